@@ -1,0 +1,1 @@
+"""Toy models: configuration in, TransformerLens-hooked module out."""

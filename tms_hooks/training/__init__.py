@@ -1,0 +1,1 @@
+"""Training many toy models at once."""
