@@ -1,0 +1,108 @@
+"""What a toy model is made of: a frozen, validated description."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tms_hooks.errors import choice_error
+
+Activation = Literal["identity", "relu", "gelu", "softmax"]
+Bottleneck = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
+UnitNorm = Literal["write", "read"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ToyConfig:
+    """Architecture of a toy model of superposition.
+
+    The plain toy is `x' = output_act(W_U^T h + b_U)`, `h = hidden_act(W_E^T x + b_hidden)`
+    (Elhage et al. 2022, "Toy Models of Superposition"; there `W = W_E^T` and tied).
+
+    Args:
+        n_features: number of input features, the tokens of a tiny vocabulary.
+        d_hidden: width of the bottleneck.
+        tied: `W_U` is the transpose of `W_E`: one Parameter. Nothing to tie in "embed->mlp.in", which has no `W_U`.
+        hidden_bias, output_bias: add `b_hidden` before the hidden activation, `b_U` before the output activation.
+        hidden_act, output_act: "identity", "relu", "gelu" (exact, erf) or "softmax" (over the last axis).
+        unit_norm: False; True: every feature direction has norm 1, with one learned `scale` in front of the unembed;
+            "write" or "read" (untied only): only the rows of `W_E`, or only the columns of `W_U`.
+        n_heads: pseudo-attention heads that score pairs of tokens by `h_query W_Q W_K^T h_key`. Inputs then have a
+            position axis.
+        d_head: rank of each head's QK circuit; `d_hidden` if not given.
+        d_mlp: width of an MLP with ReLU and no biases.
+        bottleneck: where the MLP sits. "embed->mlp.in" (the default with an MLP) reads the hidden layer and writes features:
+            features -> hidden -> MLP -> features. "mlp.out->unembed" writes the hidden layer:
+            features -> embed -> MLP -> hidden -> features. "embed->unembed" has none.
+
+    Raises:
+        ValueError: a value outside its range, or switches that exclude each other.
+    """
+
+    n_features: int
+    d_hidden: int
+    tied: bool = True
+    hidden_bias: bool = False
+    output_bias: bool = True
+    hidden_act: Activation = "identity"
+    output_act: Activation = "relu"
+    unit_norm: bool | UnitNorm = False
+    n_heads: int = 0
+    d_head: int | None = None
+    d_mlp: int | None = None
+    bottleneck: Bottleneck | None = None
+
+    def __post_init__(self) -> None:
+        """Validate, and fill in `d_head` and `bottleneck`."""
+        for name in ("n_features", "d_hidden"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        for name in ("hidden_act", "output_act"):
+            if getattr(self, name) not in get_args(Activation):
+                raise choice_error(name, getattr(self, name), get_args(Activation))
+        if self.n_heads < 0:
+            raise ValueError(f"n_heads={self.n_heads}: must be 0 (no pseudo-attention) or more")
+        if self.d_head is not None and (self.n_heads == 0 or self.d_head < 1):
+            raise ValueError(f"d_head={self.d_head} with n_heads={self.n_heads}: d_head must be at least 1 and needs n_heads >= 1")
+        if self.n_heads and self.d_head is None:
+            object.__setattr__(self, "d_head", self.d_hidden)
+        self._check_mlp()
+        if self.unit_norm not in (False, True, *get_args(UnitNorm)):
+            raise choice_error("unit_norm", self.unit_norm, ("False", "True", *get_args(UnitNorm)))
+        if self.unit_norm in get_args(UnitNorm) and self.tied:
+            raise ValueError(f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; use unit_norm=True or tied=False")
+
+    def _check_mlp(self) -> None:
+        if self.d_mlp is not None and self.d_mlp < 1:
+            raise ValueError(f"d_mlp={self.d_mlp}: must be at least 1, or None for no MLP")
+        if self.bottleneck is None:
+            object.__setattr__(self, "bottleneck", "embed->mlp.in" if self.d_mlp else "embed->unembed")
+        if self.bottleneck not in get_args(Bottleneck):
+            raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
+        if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
+            raise ValueError(f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: an MLP needs d_mlp, and d_mlp needs an MLP bottleneck")
+
+    # What TransformerLens's own tools ask of a config.
+
+    @property
+    def n_layers(self) -> int:
+        """1 if there is a block (a head or an MLP), else 0."""
+        return int(bool(self.n_heads or self.d_mlp))
+
+    @property
+    def d_model(self) -> int:
+        """TransformerLens's name for `d_hidden`."""
+        return self.d_hidden
+
+    @property
+    def d_vocab(self) -> int:
+        """TransformerLens's name for `n_features`."""
+        return self.n_features
+
+    @property
+    def n_key_value_heads(self) -> None:
+        """Every pseudo-attention head has its own keys."""
+        return None
+
+    @property
+    def device(self) -> str:
+        """Where TransformerLens's sweeps collect their results."""
+        return "cpu"

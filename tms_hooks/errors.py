@@ -1,0 +1,20 @@
+"""The two shapes that errors of a bad name take: what was given, what is allowed, what was probably meant."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+def did_you_mean(name: object, known: Iterable[object]) -> str:
+    """Suggestion for a misspelt name, or the names there are.
+
+    >>> did_you_mean("rellu", ["identity", "relu"])
+    "did you mean 'relu'?"
+    """
+    names = [str(k) for k in known]
+    close = get_close_matches(str(name), names, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+
+
+def choice_error(what: str, value: object, known: Iterable[object]) -> ValueError:
+    """Error for a value that is none of the known ones."""
+    return ValueError(f"{what}={value!r} is not known; {did_you_mean(value, known)}")

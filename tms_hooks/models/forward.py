@@ -1,0 +1,129 @@
+"""The mathematics of a toy model, once, for one model or a stack of them.
+
+`weights` are named as in `ToyModel.state_dict()`; any leading axes they share are model axes. `hook` is called on
+every named activation with (name, value) and returns the value to go on with: a `ToyModel` passes its hook
+points, training passes nothing.
+"""
+
+from collections.abc import Callable, Mapping
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.config import Activation, ToyConfig
+
+Weights = Mapping[str, Tensor]
+Hook = Callable[[str, Tensor], Tensor]
+
+W_Q, W_K = "blocks.0.attn.W_Q", "blocks.0.attn.W_K"
+W_IN, W_OUT = "blocks.0.mlp.W_in", "blocks.0.mlp.W_out"
+
+
+def no_hook(name: str, value: Tensor) -> Tensor:
+    """Go on with the value as it is."""
+    return value
+
+
+def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every parameter of one model, in the order in which they are initialised."""
+    n, m = cfg.n_features, cfg.d_hidden
+    shapes: dict[str, tuple[int, ...]] = {"W_E": (n, m)}
+    if not cfg.tied and cfg.bottleneck != "embed->mlp.in":
+        shapes["W_U"] = (m, n)
+    if cfg.d_mlp:
+        shapes[W_IN] = (m, cfg.d_mlp)
+        shapes[W_OUT] = (cfg.d_mlp, n if cfg.bottleneck == "embed->mlp.in" else m)
+    if cfg.n_heads:
+        assert cfg.d_head is not None  # ToyConfig fills it in
+        shapes[W_Q] = shapes[W_K] = (cfg.n_heads, m, cfg.d_head)
+    if cfg.hidden_bias:
+        shapes["b_hidden"] = (m,)
+    if cfg.output_bias:
+        shapes["b_U"] = (n,)
+    if cfg.unit_norm:
+        shapes["scale"] = ()
+    return shapes
+
+
+def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
+    """Initial weights of one model: Xavier normal matrices, zero biases, unit scale.
+
+    Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialised one by one.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    weights = {}
+    for name, shape in weight_shapes(cfg).items():
+        if name == "scale":
+            weights[name] = torch.ones(())
+        elif len(shape) == 1:
+            weights[name] = torch.zeros(shape)
+        else:
+            std = (2 / (shape[-1] + shape[-2])) ** 0.5
+            weights[name] = torch.randn(shape, generator=generator) * std
+    return {name: w.to(dtype) for name, w in normalize_weights(weights, cfg).items()}
+
+
+def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
+    """Give the directions that `unit_norm` speaks of norm 1; the function that the model computes stays the same."""
+    weights = dict(weights)
+    if cfg.unit_norm in (True, "write"):
+        weights["W_E"] = torch.nn.functional.normalize(weights["W_E"], dim=-1)
+    if cfg.unit_norm in (True, "read") and "W_U" in weights:
+        weights["W_U"] = torch.nn.functional.normalize(weights["W_U"], dim=-2)
+    return weights
+
+
+def reconstruct(
+    weights: Weights, x: Float[Tensor, "*batch feature"], cfg: ToyConfig, hook: Hook = no_hook
+) -> tuple[Float[Tensor, "*batch hidden"], Float[Tensor, "*batch feature"], Float[Tensor, "*batch feature"]]:
+    """Hidden layer, logits (before the output activation) and reconstruction.
+
+    With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
+    """
+    weights = normalize_weights(weights, cfg) if cfg.unit_norm else weights
+    embed = hook("hook_embed", x @ weights["W_E"])
+    if cfg.bottleneck == "mlp.out->unembed":
+        embed = _mlp(weights, embed, hook)
+    hidden = hook("hook_hidden", activation(_add(embed, weights.get("b_hidden")), cfg.hidden_act))
+    if cfg.bottleneck == "embed->mlp.in":
+        logits = _mlp(weights, hidden, hook)
+    else:
+        logits = hidden @ (weights["W_E"].mT if cfg.tied else weights["W_U"])
+    if cfg.unit_norm:
+        logits = logits * weights["scale"][..., None, None] if weights["scale"].ndim else logits * weights["scale"]
+    logits = hook("hook_unembed", _add(logits, weights.get("b_U")))
+    return hidden, logits, hook("hook_out", activation(logits, cfg.output_act))
+
+
+def attention_scores(
+    weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook
+) -> Float[Tensor, "*model batch head query_pos key_pos"]:
+    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised."""
+    q = hook("blocks.0.attn.hook_q", torch.einsum("...bpm,...hmd->...bphd", hidden, weights[W_Q]))
+    k = hook("blocks.0.attn.hook_k", torch.einsum("...bpm,...hmd->...bphd", hidden, weights[W_K]))
+    return hook("blocks.0.attn.hook_attn_scores", torch.einsum("...bqhd,...bkhd->...bhqk", q, k))
+
+
+def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*shape"]:
+    """The activation called `kind`; softmax is over the last axis."""
+    match kind:
+        case "identity":
+            return x
+        case "relu":
+            return x.relu()
+        case "gelu":
+            return torch.nn.functional.gelu(x)
+        case "softmax":
+            return x.softmax(-1)
+
+
+def _mlp(weights: Weights, x: Float[Tensor, "*batch hidden"], hook: Hook) -> Float[Tensor, "*batch d_out"]:
+    pre = hook("blocks.0.mlp.hook_pre", x @ weights[W_IN])
+    return hook("blocks.0.mlp.hook_post", pre.relu()) @ weights[W_OUT]
+
+
+def _add(x: Tensor, bias: Tensor | None) -> Tensor:
+    if bias is None:
+        return x
+    return x + (bias[..., None, :] if bias.ndim > 1 else bias)

@@ -1,0 +1,121 @@
+"""`ToyModel`: a toy model of superposition as a TransformerLens `HookedRootModule`."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from transformer_lens.hook_points import HookPoint
+
+from tms_hooks.config import ToyConfig
+from tms_hooks.models import forward
+
+try:  # its home from transformer-lens 3.x on
+    from transformer_lens import HookedRootModule
+except ImportError:
+    from transformer_lens.hook_points import HookedRootModule
+
+
+class ToyOutput(NamedTuple):
+    """What a toy with pseudo-attention heads returns."""
+
+    reconstruction: Float[Tensor, "batch pos feature"]
+    attn_scores: Float[Tensor, "batch head query_pos key_pos"]
+
+
+class ToyModel(HookedRootModule):
+    """A few features squeezed through a bottleneck, with a hook point on every activation.
+
+    >>> model = ToyModel(ToyConfig(n_features=6, d_hidden=2), seed=0)
+    >>> out, cache = model.run_with_cache(torch.eye(6))
+    >>> out.shape, cache["hook_hidden"].shape
+    (torch.Size([6, 6]), torch.Size([6, 2]))
+
+    Weights under TransformerLens's names and shapes: `W_E` (feature, hidden), `W_U` (hidden, feature), `b_hidden`,
+    `b_U`, `W_Q` and `W_K` (1, head, hidden, d_head), `W_in` (1, hidden, mlp), `W_out` (1, mlp, feature or hidden).
+    Tied means that `W_U` is a view of the one Parameter `W_E`.
+
+    Args:
+        cfg: the architecture.
+        seed: of the initial weights. Nothing else is random, and no global state is touched.
+    """
+
+    def __init__(self, cfg: ToyConfig, *, seed: int = 0) -> None:
+        super().__init__()
+        self.cfg = cfg
+        self.hook_embed, self.hook_hidden = HookPoint(), HookPoint()
+        self.hook_unembed, self.hook_out = HookPoint(), HookPoint()
+        self.blocks = nn.ModuleList([_Block(cfg)] if cfg.n_layers else [])
+        for name, value in forward.init_weights(cfg, seed).items():
+            home, _, attribute = name.rpartition(".")
+            self.get_submodule(home).register_parameter(attribute, nn.Parameter(value))
+        for bias in {"b_hidden", "b_U"} - self._parameters.keys():
+            self.register_parameter(bias, None)
+        self.setup()
+
+    @classmethod
+    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> "ToyModel":
+        """A model with these weights (copied), named and shaped as in `state_dict()`."""
+        model = cls(cfg).to(weights["W_E"].dtype)
+        model.load_state_dict(dict(weights))
+        return model
+
+    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"] | ToyOutput:
+        """Reconstruct `x`: "batch feature", or "batch pos feature" with heads, which also score each pair of positions.
+
+        Raises:
+            ValueError: another number of axes or of features.
+        """
+        axes = ("batch", "pos", "feature") if self.cfg.n_heads else ("batch", "feature")
+        if x.ndim != len(axes) or x.shape[-1] != self.cfg.n_features:
+            raise ValueError(f"input of shape {tuple(x.shape)}: this model takes {axes} with {self.cfg.n_features} features")
+        weights = dict(self.named_parameters())
+        hidden, _, out = forward.reconstruct(weights, x, self.cfg, self._hook)
+        return ToyOutput(out, forward.attention_scores(weights, hidden, self._hook)) if self.cfg.n_heads else out
+
+    def _hook(self, name: str, value: Tensor) -> Tensor:
+        return self.hook_dict[name](value)
+
+    @property
+    def W(self) -> Float[Tensor, "hidden feature"]:
+        """The paper's `W`: feature directions are its columns."""
+        return self.W_E.mT
+
+    def __getattr__(self, name: str) -> Any:
+        """Weights that are views of a Parameter: a tied `W_U`, and a block's weights with TransformerLens's layer axis."""
+        if name == "W_U" and self.cfg.tied and self.cfg.bottleneck != "embed->mlp.in":
+            return self.W_E.mT
+        if name in _BLOCK_WEIGHTS:
+            part, switch = _BLOCK_WEIGHTS[name]
+            if not getattr(self.cfg, switch):
+                raise AttributeError(f"this toy has no {name}: {switch}={getattr(self.cfg, switch)}")
+            return getattr(getattr(self.blocks[0], part), name)[None]
+        return super().__getattr__(name)
+
+    def tl_parameters(self) -> dict[str, Tensor]:
+        """Weights under the dotted names that TransformerLens's `SVDInterpreter` reads."""
+        embeds = {"W_E": "embed.W_E", "W_U": "unembed.W_U", "b_U": "unembed.b_U"}
+        named = {embeds.get(name, name): value for name, value in self.named_parameters()}
+        return named | ({"unembed.W_U": self.W_U} if hasattr(self, "W_U") else {})
+
+
+_BLOCK_WEIGHTS = {"W_Q": ("attn", "n_heads"), "W_K": ("attn", "n_heads"), "W_in": ("mlp", "d_mlp"), "W_out": ("mlp", "d_mlp")}
+
+
+class _Block(nn.Module):
+    """`blocks.0`: the pseudo-attention and the MLP that the config asks for."""
+
+    def __init__(self, cfg: ToyConfig) -> None:
+        super().__init__()
+        if cfg.n_heads:
+            self.attn = _hook_points("hook_q", "hook_k", "hook_attn_scores")
+        if cfg.d_mlp:
+            self.mlp = _hook_points("hook_pre", "hook_post")
+
+
+def _hook_points(*names: str) -> nn.Module:
+    module = nn.Module()
+    for name in names:
+        module.add_module(name, HookPoint())
+    return module
