@@ -61,14 +61,18 @@ class ToyConfig:
         if self.n_heads < 0:
             raise ValueError(f"n_heads={self.n_heads}: must be 0 (no pseudo-attention) or more")
         if self.d_head is not None and (self.n_heads == 0 or self.d_head < 1):
-            raise ValueError(f"d_head={self.d_head} with n_heads={self.n_heads}: d_head must be at least 1 and needs n_heads >= 1")
+            raise ValueError(
+                f"d_head={self.d_head} with n_heads={self.n_heads}: d_head must be at least 1 and needs n_heads >= 1"
+            )
         if self.n_heads and self.d_head is None:
             object.__setattr__(self, "d_head", self.d_hidden)
         self._check_mlp()
         if self.unit_norm not in (False, True, *get_args(UnitNorm)):
             raise choice_error("unit_norm", self.unit_norm, ("False", "True", *get_args(UnitNorm)))
         if self.unit_norm in get_args(UnitNorm) and self.tied:
-            raise ValueError(f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; use unit_norm=True or tied=False")
+            raise ValueError(
+                f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; use unit_norm=True or tied=False"
+            )
 
     def _check_mlp(self) -> None:
         if self.d_mlp is not None and self.d_mlp < 1:
@@ -78,7 +82,9 @@ class ToyConfig:
         if self.bottleneck not in get_args(Bottleneck):
             raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
         if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
-            raise ValueError(f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: an MLP needs d_mlp, and d_mlp needs an MLP bottleneck")
+            raise ValueError(
+                f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
+            )
 
     # What TransformerLens's own tools ask of a config.
 

@@ -52,9 +52,9 @@ class Distribution(ABC):
         """
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
-        one = isinstance(seed, int)
-        x = self._draw(rng.keys([seed] if one else list(seed), step, device), batch).to(dtype)
-        return x[0] if one else x
+        seeds = [seed] if isinstance(seed, int) else list(seed)
+        x = self._draw(rng.keys(seeds, step, device), batch).to(dtype)
+        return x[0] if isinstance(seed, int) else x
 
     def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"] | None:
         """Every vector of a finite, equally weighted distribution; None for a continuous one."""
@@ -93,7 +93,9 @@ class _WithProbability(Distribution):
             object.__setattr__(self, "feature_probability", tuple(float(p) for p in self.feature_probability))
         given = self.feature_probability
         if isinstance(given, tuple) and len(given) != self.n_features:
-            raise ValueError(f"feature_probability has {len(given)} entries for n_features={self.n_features}; give one number, or one a feature")
+            raise ValueError(
+                f"feature_probability has {len(given)} entries for n_features={self.n_features}; give one number, or one a feature"
+            )
         for p in given if isinstance(given, tuple) else (given,):
             if not 0 < p <= 1:
                 raise ValueError(f"feature_probability={p}: must be in (0, 1]; sparsity S is 1 - feature_probability")
@@ -144,7 +146,9 @@ class Copula(_WithProbability):
         super().__post_init__()
         lowest = -1 / (self.n_features - 1) if self.n_features > 1 else -1.0
         if not (lowest <= self.rho and abs(self.rho) < 1):
-            raise ValueError(f"rho={self.rho}: must be in [{lowest:.4g}, 1) and above -1 for {self.n_features} equally correlated features")
+            raise ValueError(
+                f"rho={self.rho}: must be in [{lowest:.4g}, 1) and above -1 for {self.n_features} equally correlated features"
+            )
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         z = torch.special.ndtri(rng.uniforms(keys, batch, self.n_features))
@@ -178,6 +182,11 @@ class _Groups(_WithProbability):
         if isinstance(self.feature_probability, tuple):
             raise ValueError("feature_probability must be one number: the members of a group share it")
 
+    @property
+    def _p(self) -> float:
+        assert not isinstance(self.feature_probability, tuple)  # refused above
+        return self.feature_probability
+
     def _same_group(self) -> Float[Tensor, "feature feature"]:
         group = torch.arange(self.n_features) // self.group_size
         return (group[:, None] == group).to(torch.float64)
@@ -190,7 +199,7 @@ class CorrelatedGroups(_Groups):
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         n, groups = self.n_features, self.n_features // self.group_size
         u = rng.uniforms(keys, batch, n + groups)
-        active = u[..., n:] < self.feature_probability
+        active = u[..., n:] < self._p
         return u[..., :n] * active.repeat_interleave(self.group_size, dim=-1)
 
     def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
@@ -210,11 +219,6 @@ class AnticorrelatedGroups(_Groups):
         super().__post_init__()
         if self.group_size * self._p > 1:
             raise ValueError(f"feature_probability={self._p}: must be at most 1/group_size = {1 / self.group_size:.4g}")
-
-    @property
-    def _p(self) -> float:
-        assert isinstance(self.feature_probability, float | int)  # _Groups allows no tuple
-        return self.feature_probability
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         n, groups = self.n_features, self.n_features // self.group_size
@@ -251,7 +255,9 @@ class KHot(Distribution):
             return None
         rows = comb(self.n_features, self.k)
         if rows > MAX_DATASET_ROWS:
-            raise ValueError(f"{self.n_features} choose {self.k} is {rows:,} vectors, more than {MAX_DATASET_ROWS:,}; give a batch_size to sample them")
+            raise ValueError(
+                f"{self.n_features} choose {self.k} is {rows:,} vectors, more than {MAX_DATASET_ROWS:,}; give a batch_size to sample them"
+            )
         active = torch.tensor(list(combinations(range(self.n_features), self.k)))
         return torch.zeros(rows, self.n_features, dtype=dtype).scatter_(1, active, 1)
 
@@ -300,7 +306,9 @@ DISTRIBUTIONS: dict[str, type[Distribution]] = {
 }
 
 
-def values_below(bits: Int64[Tensor, "*batch feature"], p: Float[Tensor, " feature"]) -> Float[Tensor, "*batch feature"]:
+def values_below(
+    bits: Int64[Tensor, "*batch feature"], p: Float[Tensor, " feature"]
+) -> Float[Tensor, "*batch feature"]:
     """Turn 32 uniform bits into activity and value at once: 0 with probability 1 - p, else uniform on (0, 1).
 
     Below the threshold `p 2^32` the bits are uniform themselves, so one draw serves both.

@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -14,7 +13,7 @@ from tms_hooks.models import forward
 try:  # its home from transformer-lens 3.x on
     from transformer_lens import HookedRootModule
 except ImportError:
-    from transformer_lens.hook_points import HookedRootModule
+    from transformer_lens.hook_points import HookedRootModule  # type: ignore[no-redef]
 
 
 class ToyOutput(NamedTuple):
@@ -69,7 +68,9 @@ class ToyModel(HookedRootModule):
         """
         axes = ("batch", "pos", "feature") if self.cfg.n_heads else ("batch", "feature")
         if x.ndim != len(axes) or x.shape[-1] != self.cfg.n_features:
-            raise ValueError(f"input of shape {tuple(x.shape)}: this model takes {axes} with {self.cfg.n_features} features")
+            raise ValueError(
+                f"input of shape {tuple(x.shape)}: this model takes {axes} with {self.cfg.n_features} features"
+            )
         weights = dict(self.named_parameters())
         hidden, _, out = forward.reconstruct(weights, x, self.cfg, self._hook)
         return ToyOutput(out, forward.attention_scores(weights, hidden, self._hook)) if self.cfg.n_heads else out
@@ -100,7 +101,12 @@ class ToyModel(HookedRootModule):
         return named | ({"unembed.W_U": self.W_U} if hasattr(self, "W_U") else {})
 
 
-_BLOCK_WEIGHTS = {"W_Q": ("attn", "n_heads"), "W_K": ("attn", "n_heads"), "W_in": ("mlp", "d_mlp"), "W_out": ("mlp", "d_mlp")}
+_BLOCK_WEIGHTS = {
+    "W_Q": ("attn", "n_heads"),
+    "W_K": ("attn", "n_heads"),
+    "W_in": ("mlp", "d_mlp"),
+    "W_out": ("mlp", "d_mlp"),
+}
 
 
 class _Block(nn.Module):

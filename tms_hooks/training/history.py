@@ -1,0 +1,56 @@
+"""What a run remembers of its training, as labelled arrays."""
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+
+from tms_hooks.models import forward
+from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import Measurement, State
+
+DIMS = {
+    "loss": ("step", "model", "feature"),
+    "grad_norm": ("step", "model", "feature"),
+    "feature_norm": ("step", "model", "feature"),
+    "qk_loss": ("step", "model", "head"),
+    "W_E": ("step", "model", "feature", "hidden"),
+}
+ATTRS = {
+    "loss": {"long_name": "importance-weighted loss of the feature on the training batch"},
+    "grad_norm": {"long_name": "norm of the gradient with respect to the feature's directions"},
+    "feature_norm": {"long_name": "norm of the feature's row of W_E"},
+    "qk_loss": {"long_name": "squared error of the head's logit"},
+    "W_E": {"long_name": "embedding directions"},
+}
+
+
+class Recorder:
+    """Collects one record after another; `dataset` labels them."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.steps: list[int] = []
+        self.records: dict[str, list[Tensor]] = {name: [] for name in DIMS}
+
+    def add(self, step: int, before: State, measured: Measurement) -> None:
+        """Record the weights before the update of `step` and what was measured on its batch."""
+        W_E = forward.normalize_weights(before.weights, self.recipe.cfg)["W_E"]
+        record = {**measured._asdict(), "feature_norm": W_E.norm(dim=-1), "W_E": W_E}
+        for name, value in record.items():
+            self.records[name].append(value.detach().cpu().clone())
+        self.steps.append(step)
+
+    def dataset(self) -> xr.Dataset:
+        """Everything recorded, over (step, model, feature, head, hidden); coordinate `seed` lies along `model`."""
+        return label(
+            {name: torch.stack(values).numpy() for name, values in self.records.items()},
+            self.steps,
+            self.recipe.seeds,
+        )
+
+
+def label(arrays: dict[str, np.ndarray], steps: list[int], seeds: tuple[int, ...]) -> xr.Dataset:
+    """The history as a Dataset, from bare arrays."""
+    variables = {name: (DIMS[name], array, ATTRS[name]) for name, array in arrays.items()}
+    return xr.Dataset(variables, coords={"step": steps, "seed": ("model", list(seeds))})

@@ -1,0 +1,221 @@
+"""`train`: from a recipe to a run, record by record."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import Distribution
+from tms_hooks.errors import choice_error
+from tms_hooks.losses import Pair
+from tms_hooks.models import forward
+from tms_hooks.run import Run, provenance
+from tms_hooks.training import torch_engine
+from tms_hooks.training.history import Recorder
+from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.recipe import Dtype, Loss, Recipe, Stage
+from tms_hooks.training.state import State
+
+log = logging.getLogger(__name__)
+
+HELD_OUT_SEED = 2**63 - 1
+HELD_OUT_ROWS = 2**16
+
+EngineName = Literal["auto", "torch"]
+
+
+def train(
+    cfg: ToyConfig,
+    data: Distribution,
+    *,
+    seeds: Iterable[int] = (0,),
+    steps: int | Sequence[int] = 10_000,
+    batch_size: int | None = None,
+    optimizer: Optimizer | None = None,
+    importance: float | Sequence[float] | Float[Tensor, " feature"] | None = None,
+    loss: Loss = "mse",
+    qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
+    qk_weight: float = 1.0,
+    stages: Sequence[Stage] = ("joint",),
+    record_every: int = 100,
+    init: "Sequence[torch.nn.Module] | None" = None,
+    engine: EngineName = "auto",
+    device: str = "cpu",
+    dtype: Dtype = "float32",
+    progress: bool | None = None,
+) -> Run:
+    """Train one toy model a seed, all at once; each is what it would be if trained alone.
+
+    >>> from tms_hooks import OneHot
+    >>> cfg = ToyConfig(n_features=3, d_hidden=2)
+    >>> run = train(cfg, OneHot(n_features=3), seeds=range(4), steps=200, optimizer=Adam(lr=0.03))
+    >>> run.W_E.shape, run.history.sizes["step"]
+    (torch.Size([4, 3, 2]), 3)
+
+    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record.
+
+    Args:
+        cfg: architecture of every model.
+        data: distribution of the features.
+        seeds: one a model.
+        steps: updates; with several stages each has that many, or one number a stage.
+        batch_size: samples a step. Default: the whole data set of a finite distribution, else 1,024.
+        optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew.
+        importance: weight of each feature's loss, finite and not negative; 1 by default.
+        loss: "mse", or "cross_entropy" for a softmax output.
+        qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to; one list for all heads, or one list a head.
+        qk_weight: lambda in `L1 + lambda L2`.
+        stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
+        record_every: steps between two records of the history.
+        init: initial models in place of each seed's own; the seeds then decide the batches only.
+        engine: "torch" is the reference; "auto" picks the fastest that applies.
+        device: where the torch engine computes, such as "cuda".
+        dtype: "float32" or "float64".
+        progress: show a progress bar; by default if standard error is a terminal.
+
+    Raises:
+        ValueError: a setting out of range or two that clash; the message names value, rule and fix.
+    """
+    stages = tuple(stages)
+    recipe = Recipe(
+        cfg=cfg,
+        data=data,
+        seeds=tuple(int(seed) for seed in seeds),
+        steps=(steps,) * len(stages) if isinstance(steps, int) else tuple(steps),
+        stages=stages,
+        optimizer=optimizer or Adam(),
+        batch_size=batch_size,
+        importance=_one_a_feature(importance, cfg.n_features),
+        loss=loss,
+        qk_pairs=_one_list_a_head(qk_pairs, cfg.n_heads),
+        qk_weight=qk_weight,
+        record_every=record_every,
+        dtype=dtype,
+    )
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}: torch sees no CUDA device here; use device='cpu'")
+    if engine not in ("auto", "torch"):
+        raise choice_error("engine", engine, ("auto", "torch"))
+    state = State.initial(recipe, None if init is None else _stack(recipe, init), device)
+    return _run(recipe, state, torch_engine, sys.stderr.isatty() if progress is None else progress)
+
+
+def _run(recipe: Recipe, state: State, engine: Any, progress: bool) -> Run:
+    """Advance from record to record, then evaluate."""
+    began = time.perf_counter()
+    recorder = Recorder(recipe)
+    marks = recipe.record_steps()
+    recorded = state.copy()
+    try:
+        with _bar(recipe, progress) as move:
+            for start, stop in zip(marks, [*marks[1:], marks[-1]], strict=True):
+                before = state.copy()
+                measured = engine.advance(recipe, state, start, stop)
+                recorder.add(start, before, measured)
+                recorded = before
+                move(stop)
+    except KeyboardInterrupt:
+        if not recorder.steps:
+            raise
+        state = recorded
+        log.warning("interrupted: returning the run as of step %d of %d", recorder.steps[-1], recipe.total_steps)
+    stopped = {recipe.seeds[i]: int(step) for i, step in enumerate(state.diverged_at.tolist()) if step >= 0}
+    for seed, step in stopped.items():
+        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
+    weights = {name: w.detach().cpu() for name, w in forward.normalize_weights(state.weights, recipe.cfg).items()}
+    feature_loss, qk_loss = evaluate(recipe, weights)
+    return Run(
+        recipe=recipe,
+        weights=weights,
+        history=recorder.dataset(),
+        final_feature_loss=feature_loss,
+        final_qk_loss=qk_loss,
+        diverged=stopped,
+        completed_steps=recorder.steps[-1],
+        provenance=provenance("torch", str(state.diverged_at.device), time.perf_counter() - began),
+    )
+
+
+def evaluate(
+    recipe: Recipe, weights: forward.Weights
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Losses of stacked models on held-out data: one sample of 65,536 rows for all of them, or the whole finite data set."""
+    x = recipe.whole_dataset("cpu")
+    if x is None:
+        x = replace(recipe, batch_size=HELD_OUT_ROWS).batch((HELD_OUT_SEED,), 0, "cpu")[0]
+    with torch.no_grad():
+        parts = [
+            torch_engine.loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
+            for i in range(len(recipe.seeds))
+        ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
+def _one_a_feature(importance: float | Sequence[float] | Tensor | None, n_features: int) -> tuple[float, ...]:
+    if importance is None:
+        return (1.0,) * n_features
+    if isinstance(importance, int | float):
+        return (float(importance),) * n_features
+    return tuple(float(value) for value in importance)
+
+
+def _one_list_a_head(pairs: Sequence[Any], n_heads: int) -> tuple[tuple[Pair, ...], ...]:
+    """Pairs as given for all heads, or for each, as one list a head."""
+    if pairs and isinstance(pairs[0][0], int):
+        pairs = [pairs] * max(n_heads, 1)
+    return tuple(tuple((int(i), int(j)) for i, j in head) for head in pairs)
+
+
+def _stack(recipe: Recipe, models: Sequence[torch.nn.Module]) -> dict[str, Tensor]:
+    if len(models) != len(recipe.seeds):
+        raise ValueError(f"init has {len(models)} models for {len(recipe.seeds)} seeds: give one a seed")
+    shapes = forward.weight_shapes(recipe.cfg)
+    for model in models:
+        found = {name: tuple(w.shape) for name, w in model.state_dict().items()}
+        if found != shapes:
+            raise ValueError(f"an init model has weights {found}, the config asks for {shapes}")
+    return {name: torch.stack([model.state_dict()[name] for model in models]) for name in shapes}
+
+
+@contextmanager
+def _bar(recipe: Recipe, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar with a rate and an end time, moved by giving the step that was reached."""
+    if not show:
+        yield lambda step: None
+        return
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+    )
+    models, began = len(recipe.seeds), time.perf_counter()
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task(f"training {models:,} model{'s' * (models > 1)}", total=recipe.total_steps, rate="")
+
+        def move(step: int) -> None:
+            rate = models * step / max(time.perf_counter() - began, 1e-9)
+            bar.update(task, completed=step, rate=f"{rate:,.0f} model steps/s")
+
+        yield move

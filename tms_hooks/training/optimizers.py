@@ -1,0 +1,114 @@
+"""Optimizers and learning-rate schedules as frozen descriptions that every engine reads alike."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from tms_hooks.errors import choice_error
+
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Optimizer:
+    """What all optimizers share: a peak learning rate and its schedule.
+
+    The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then follows `schedule`
+    down to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
+
+    Raises:
+        ValueError: a value outside its range.
+    """
+
+    lr: float = 1e-3
+    schedule: Schedule = "constant"
+    warmup: float = 0.0
+    initial_lr: float = 0.0
+    final_lr: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Validate."""
+        if self.schedule not in get_args(Schedule):
+            raise choice_error("schedule", self.schedule, get_args(Schedule))
+        if not (self.lr > 0 and math.isfinite(self.lr)):
+            raise ValueError(f"lr={self.lr}: must be positive and finite")
+        if not 0 <= self.warmup < 1:
+            raise ValueError(f"warmup={self.warmup}: the fraction of steps to warm up over must be in [0, 1)")
+        if self.initial_lr < 0 or self.final_lr < 0:
+            raise ValueError(f"initial_lr={self.initial_lr}, final_lr={self.final_lr}: must not be negative")
+        if self.schedule == "exponential" and self.final_lr == 0:
+            raise ValueError(
+                "final_lr=0.0 with schedule='exponential': a geometric decay never reaches 0; give a positive final_lr"
+            )
+
+    def learning_rate(self, step: int, steps: int) -> float:
+        """Learning rate of update number `step` (from 0) of `steps`.
+
+        >>> [SGD(lr=1.0, schedule="linear").learning_rate(t, 5) for t in range(5)]
+        [1.0, 0.75, 0.5, 0.25, 0.0]
+        """
+        rising = self.warmup * steps
+        if step < rising:
+            return self.initial_lr + (self.lr - self.initial_lr) * step / rising
+        t = min((step - rising) / max(steps - 1 - rising, 1), 1.0)
+        match self.schedule:
+            case "constant":
+                return self.lr
+            case "linear":
+                return self.lr + (self.final_lr - self.lr) * t
+            case "cosine":
+                return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * t)) / 2
+            case "exponential":
+                return self.lr * (self.final_lr / self.lr) ** t
+
+
+@dataclass(frozen=True, kw_only=True)
+class SGD(Optimizer):
+    """`torch.optim.SGD`: momentum without dampening."""
+
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay("momentum", self.momentum)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RMSprop(Optimizer):
+    """`torch.optim.RMSprop`, uncentred."""
+
+    alpha: float = 0.99
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_decay("alpha", self.alpha)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Adam(Optimizer):
+    """`torch.optim.Adam` (Kingma & Ba 2015)."""
+
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        object.__setattr__(self, "betas", tuple(self.betas))
+        for beta in self.betas:
+            _check_decay("beta", beta)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdamW(Adam):
+    """`torch.optim.AdamW`: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+
+    weight_decay: float = 1e-2
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, AdamW, SGD, RMSprop)}
+
+
+def _check_decay(name: str, value: float) -> None:
+    if not 0 <= value < 1:
+        raise ValueError(f"{name}={value}: must be in [0, 1)")

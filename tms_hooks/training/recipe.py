@@ -1,0 +1,181 @@
+"""`Recipe`: everything that decides what a training run computes, and nothing else."""
+
+import math
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import DISTRIBUTIONS, Distribution
+from tms_hooks.errors import choice_error, did_you_mean
+from tms_hooks.losses import Pair
+from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
+
+Loss = Literal["mse", "cross_entropy"]
+Stage = Literal["joint", "representation", "heads"]
+Dtype = Literal["float32", "float64"]
+
+DEFAULT_BATCH = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """A validated, serialisable description of a run: two equal recipes give the same bits on the same engine.
+
+    The arguments are those of `tms_hooks.train`, made uniform: `steps` has one entry a stage, `qk_pairs` one list a head.
+    """
+
+    cfg: ToyConfig
+    data: Distribution
+    seeds: tuple[int, ...]
+    steps: tuple[int, ...]
+    stages: tuple[Stage, ...]
+    optimizer: Optimizer
+    batch_size: int | None
+    importance: tuple[float, ...]
+    loss: Loss
+    qk_pairs: tuple[tuple[Pair, ...], ...]
+    qk_weight: float
+    record_every: int
+    dtype: Dtype
+
+    def __post_init__(self) -> None:
+        """Validate what the parts cannot see by themselves."""
+        self._check_seeds_and_steps()
+        self._check_data_and_loss()
+        self._check_heads()
+
+    def _check_seeds_and_steps(self) -> None:
+        if not self.seeds:
+            raise ValueError("seeds is empty: give at least one seed, one model each")
+        if min(self.seeds) < 0 or max(self.seeds) >= 2**63:
+            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63)")
+        if min(self.steps) < 1:
+            raise ValueError(f"steps={self.steps}: every stage needs at least 1")
+        if self.record_every < 1:
+            raise ValueError(f"record_every={self.record_every}: must be at least 1")
+        if self.dtype not in get_args(Dtype):
+            raise choice_error("dtype", self.dtype, get_args(Dtype))
+
+    def _check_data_and_loss(self) -> None:
+        n = self.cfg.n_features
+        if self.data.n_features != n:
+            raise ValueError(f"data has n_features={self.data.n_features}, the model {n}: they must be equal")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
+        if len(self.importance) != n:
+            raise ValueError(f"importance has {len(self.importance)} entries for {n} features: give one a feature")
+        for value in self.importance:
+            if not (math.isfinite(value) and value >= 0):
+                raise ValueError(f"importance={value}: must be finite and not negative")
+        if self.loss not in get_args(Loss):
+            raise choice_error("loss", self.loss, get_args(Loss))
+        if (self.loss == "cross_entropy") != (self.cfg.output_act == "softmax") and self.loss == "cross_entropy":
+            raise ValueError(
+                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: cross-entropy needs output_act='softmax'"
+            )
+
+    def _check_heads(self) -> None:
+        heads = self.cfg.n_heads
+        for stage in self.stages:
+            if stage not in get_args(Stage):
+                raise choice_error("stage", stage, get_args(Stage))
+        if len(self.stages) != len(self.steps):
+            raise ValueError(
+                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: give one number, or one a stage"
+            )
+        if heads == 0:
+            if self.qk_pairs or self.stages != ("joint",):
+                raise ValueError(
+                    f"qk_pairs={self.qk_pairs}, stages={self.stages} with n_heads=0: only a model with heads has them"
+                )
+            return
+        if len(self.qk_pairs) != heads or not all(self.qk_pairs):
+            raise ValueError(
+                f"qk_pairs={self.qk_pairs} for n_heads={heads}: every head needs at least one (query feature, key feature) pair"
+            )
+        for i, j in (pair for head in self.qk_pairs for pair in head):
+            if not (0 <= i < self.cfg.n_features and 0 <= j < self.cfg.n_features):
+                raise ValueError(f"qk pair {(i, j)}: features are numbered 0 to {self.cfg.n_features - 1}")
+        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
+            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
+
+    @property
+    def total_steps(self) -> int:
+        """Updates in all stages together."""
+        return sum(self.steps)
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """`dtype` as torch names it."""
+        dtype: torch.dtype = getattr(torch, self.dtype)
+        return dtype
+
+    def stage_at(self, step: int) -> tuple[Stage, int, int]:
+        """Stage of an update, the update's number within it, and the stage's number of updates."""
+        for stage, steps in zip(self.stages, self.steps, strict=True):
+            if step < steps:
+                return stage, step, steps
+            step -= steps
+        return self.stages[-1], self.steps[-1], self.steps[-1]
+
+    def record_steps(self) -> list[int]:
+        """Steps at which the history looks: every `record_every`, each stage's first, and the end."""
+        starts = [sum(self.steps[:i]) for i in range(len(self.steps))]
+        return sorted({*range(0, self.total_steps, self.record_every), *starts, self.total_steps})
+
+    def batch(
+        self, seeds: tuple[int, ...], step: int, device: torch.device | str
+    ) -> Float[Tensor, "model batch *pos feature"]:
+        """The training batch of each seed at a step; with heads, independent pairs of tokens."""
+        whole = self.whole_dataset(device)
+        if whole is not None:
+            return whole.expand(len(seeds), *whole.shape).contiguous()
+        rows = self.batch_size or DEFAULT_BATCH
+        if not self.cfg.n_heads:
+            return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
+        tokens = self.data.sample(2 * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
+        return tokens.unflatten(1, (rows, 2))
+
+    def whole_dataset(self, device: torch.device | str) -> Float[Tensor, "batch *pos feature"] | None:
+        """The full batch of a finite distribution (with heads: all ordered pairs), unless a batch size asks for samples."""
+        rows = self.data.dataset(self.torch_dtype) if self.batch_size is None else None
+        if rows is None or not self.cfg.n_heads:
+            return rows if rows is None else rows.to(device)
+        count = len(rows)
+        return torch.stack([rows.repeat_interleave(count, 0), rows.repeat(count, 1)], dim=1).to(device)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain data: what a run directory stores."""
+        plain = asdict(self)
+        for name in ("data", "optimizer"):
+            plain[name] = {"kind": type(getattr(self, name)).__name__} | plain[name]
+        return plain
+
+    @classmethod
+    def from_json(cls, plain: dict[str, Any]) -> "Recipe":
+        """Inverse of `to_json`.
+
+        Raises:
+            ValueError: a key that this version does not know, or lacks.
+        """
+        known = {f.name for f in fields(cls)}
+        for name in plain.keys() ^ known:
+            raise ValueError(
+                f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
+            )
+        data, optimizer = dict(plain["data"]), dict(plain["optimizer"])
+        tuples = {name: tuple(plain[name]) for name in ("seeds", "steps", "stages", "importance")}
+        return cls(
+            **plain
+            | tuples
+            | {
+                "cfg": ToyConfig(**plain["cfg"]),
+                "data": DISTRIBUTIONS[data.pop("kind")](**data),
+                "optimizer": OPTIMIZERS[optimizer.pop("kind")](**optimizer),
+                "qk_pairs": tuple(tuple((i, j) for i, j in head) for head in plain["qk_pairs"]),
+            }
+        )

@@ -1,0 +1,177 @@
+"""The reference engine: plain torch autograd on stacked weights.
+
+Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
+nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one
+at a time; and because on the CPU the matrix products run on one thread, on at least two stacked models, under MKL's
+strict reproducibility mode (`tms_hooks/__init__.py`), where neither alignment nor the stack's size changes a result.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks import losses
+from tms_hooks.models import forward
+from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tms_hooks.training.recipe import Recipe, Stage
+from tms_hooks.training.state import Measurement, State
+
+
+def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
+    """Run updates `start` to `stop - 1` in place, within one stage, and measure on the batch of step `start`.
+
+    With `start == stop` it only measures.
+    """
+    stage, count, steps = recipe.stage_at(start)
+    if count == 0:
+        state.moments = {}
+    with _one_thread(state.diverged_at.device):
+        measured = None
+        for step in range(start, stop):
+            feature_loss, qk_loss, gradients = _gradients(recipe, state, step, stage)
+            measured = measured or _measure(feature_loss, qk_loss, gradients)
+            lr = recipe.optimizer.learning_rate(count, steps)
+            _update_all(recipe.optimizer, state, gradients, feature_loss.sum(-1) + qk_loss.sum(-1), lr, step, count)
+            count += 1
+        return measured or _measure(*_gradients(recipe, state, start, stage))
+
+
+def loss_parts(
+    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Loss of each feature and of each head, on a batch. Without heads the second has no columns."""
+    cfg = recipe.cfg
+    importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
+    rows = x.flatten(1, 2) if cfg.n_heads else x
+    hidden, logits, out = forward.reconstruct(weights, rows, cfg)
+    if recipe.loss == "mse":
+        feature_loss = losses.squared_error(out, rows, importance)
+    else:
+        feature_loss = losses.cross_entropy(logits, rows, importance)
+    if not cfg.n_heads:
+        return feature_loss, feature_loss.new_zeros(len(x), 0)
+    scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]))
+    return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
+
+
+def objective(
+    recipe: Recipe,
+    feature_loss: Float[Tensor, "model feature"],
+    qk_loss: Float[Tensor, "model head"],
+    stage: Stage = "joint",
+) -> Float[Tensor, " model"]:
+    """What a stage minimises: L1, L2, or L1 + lambda L2."""
+    match stage:
+        case "representation":
+            return feature_loss.sum(-1)
+        case "heads":
+            return qk_loss.sum(-1)
+        case "joint":
+            return feature_loss.sum(-1) + recipe.qk_weight * qk_loss.sum(-1)
+
+
+def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
+    """Parameters that a stage trains: the heads are `W_Q` and `W_K`, the representation is everything else."""
+    heads = {forward.W_Q, forward.W_K}
+    return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
+
+
+def _gradients(
+    recipe: Recipe, state: State, step: int, stage: Stage
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
+    seeds, weights = recipe.seeds, state.weights
+    models = len(seeds)
+    if models == 1:  # beside a copy of itself: a stack of one takes another path through BLAS
+        seeds, weights = seeds * 2, {name: torch.cat([w, w]) for name, w in weights.items()}
+    names = trained_names(weights, stage)
+    leaves = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
+    x = recipe.batch(seeds, step, state.diverged_at.device)
+    feature_loss, qk_loss = loss_parts(recipe, leaves, x)
+    total = objective(recipe, feature_loss, qk_loss, stage).sum()
+    gradients = torch.autograd.grad(total, [leaves[name] for name in names])
+    trained = {name: g[:models] for name, g in zip(names, gradients, strict=True)}
+    return feature_loss.detach()[:models], qk_loss.detach()[:models], trained
+
+
+def _measure(
+    feature_loss: Float[Tensor, "model feature"],
+    qk_loss: Float[Tensor, "model head"],
+    gradients: dict[str, Tensor],
+) -> Measurement:
+    square = torch.zeros_like(feature_loss)
+    if "W_E" in gradients:
+        square = square + gradients["W_E"].square().sum(-1)
+    if "W_U" in gradients:
+        square = square + gradients["W_U"].square().sum(-2)
+    return Measurement(feature_loss, square.sqrt(), qk_loss)
+
+
+def _update_all(
+    optimizer: Optimizer,
+    state: State,
+    gradients: dict[str, Tensor],
+    loss: Float[Tensor, " model"],
+    lr: float,
+    step: int,
+    count: int,
+) -> None:
+    """One update of every model that is still finite; a model whose loss or next weights are not finite stays where it is."""
+    new_weights, new_moments = {}, {}
+    for name, gradient in gradients.items():
+        moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
+        new_weights[name], *moments = update(
+            optimizer, state.weights[name], gradient, moments[0], moments[1], lr, count
+        )
+        new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
+    finite = loss.isfinite()
+    for w in new_weights.values():
+        finite &= w.flatten(1).isfinite().all(-1)
+    going = finite & (state.diverged_at < 0)
+    if not going.all():
+        state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
+        for name, w in new_weights.items():
+            new_weights[name] = torch.where(going.view(-1, *[1] * (w.ndim - 1)), w, state.weights[name])
+        for name, m in new_moments.items():
+            new_moments[name] = m.nan_to_num(0.0, 0.0, 0.0)
+    state.weights.update(new_weights)
+    state.moments.update(new_moments)
+
+
+def update(
+    optimizer: Optimizer, w: Tensor, g: Tensor, first: Tensor, second: Tensor, lr: float, count: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """One optimiser step: new weights and moments. `count` is the number of updates made before this one.
+
+    The arithmetic of `torch.optim`, in single exactly rounded operations.
+    """
+    match optimizer:
+        case Adam():  # and AdamW
+            beta1, beta2 = optimizer.betas
+            if isinstance(optimizer, AdamW):
+                w = w * (1 - lr * optimizer.weight_decay)
+            first = first * beta1 + g * (1 - beta1)
+            second = second * beta2 + g * g * (1 - beta2)
+            denominator = second.sqrt() / (1 - beta2 ** (count + 1)) ** 0.5 + optimizer.eps
+            return w - first / denominator * (lr / (1 - beta1 ** (count + 1))), first, second
+        case SGD():
+            first = first * optimizer.momentum + g
+            return w - first * lr, first, second
+        case RMSprop():
+            second = second * optimizer.alpha + g * g * (1 - optimizer.alpha)
+            return w - g / (second.sqrt() + optimizer.eps) * lr, first, second
+    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+
+
+@contextmanager
+def _one_thread(device: torch.device) -> Iterator[None]:
+    """On the CPU, one thread: with more, a sum may be split by how many models there are."""
+    threads = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
