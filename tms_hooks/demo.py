@@ -1,23 +1,9 @@
 """`tms demo`: the main job. Toys beside a real transformer, through the same calls, on one page."""
 
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float
-from torch import Tensor
-
-import probes
-from tms_hooks import geometry, plots, report, stats, theory
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.run import Run
-from tms_hooks.training.loop import train
-from tms_hooks.training.optimizers import Adam
 
 INDIRECT_OBJECT = (
     ("When Mary and John went to the store, John gave a drink to", " Mary"),

@@ -98,7 +98,9 @@ def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylab
 
     fig = go.Figure()
     for name, y in curves.items():
-        fig.add_scatter(x=np.arange(1, len(y) + 1), y=y, name=name, mode="lines+markers", line_color=colors[name], marker_size=4)
+        fig.add_scatter(
+            x=np.arange(1, len(y) + 1), y=y, name=name, mode="lines+markers", line_color=colors[name], marker_size=4
+        )
     fig.add_hline(y=1, line_dash="dot", line_color=NULL)
     return fig.update_layout(
         xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, xaxis_type="log", height=360
