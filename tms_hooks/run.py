@@ -35,10 +35,11 @@ class Run:
     Attributes:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
-        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `qk_loss`, and `W_E` snapshots.
-        final_feature_loss: (model, feature), on held-out data (the whole data set if it is finite).
+        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
+            over (step, model, head): `qk_loss`.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
         final_qk_loss: (model, head), likewise.
-        diverged: seed of each model whose training stopped because its loss was no longer finite -> step at which it did.
+        diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
@@ -129,7 +130,8 @@ def load(path: str | Path) -> Run:
     if not isinstance(about, dict) or about.get("format") != FORMAT:
         found = about.get("format") if isinstance(about, dict) else type(about).__name__
         raise ValueError(
-            f"{path / RECIPE_FILE} has format {found!r}, not {FORMAT!r}; it was written by something else or another version"
+            f"{path / RECIPE_FILE} has format {found!r}, not {FORMAT!r}; "
+            "it was written by something else or another version"
         )
     weights, arrays = (_read_tensors(path / name) for name in (WEIGHTS_FILE, HISTORY_FILE))
     recipe = Recipe.from_json(about["recipe"])

@@ -84,7 +84,7 @@ class ToyModel(HookedRootModule):
         return self.W_E.mT
 
     def __getattr__(self, name: str) -> Any:
-        """Weights that are views of a Parameter: a tied `W_U`, and a block's weights with TransformerLens's layer axis."""
+        """Weights that are views of a Parameter: a tied `W_U`, and a block's weights with a layer axis."""
         if name == "W_U" and self.cfg.tied and self.cfg.bottleneck != "embed->mlp.in":
             return self.W_E.mT
         if name in _BLOCK_WEIGHTS:

@@ -71,7 +71,8 @@ def train(
         optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew.
         importance: weight of each feature's loss, finite and not negative; 1 by default.
         loss: "mse", or "cross_entropy" for a softmax output.
-        qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to; one list for all heads, or one list a head.
+        qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
+            one list a head.
         qk_weight: lambda in `L1 + lambda L2`.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
@@ -147,7 +148,7 @@ def _run(recipe: Recipe, state: State, engine: Any, progress: bool) -> Run:
 def evaluate(
     recipe: Recipe, weights: forward.Weights
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
-    """Losses of stacked models on held-out data: one sample of 65,536 rows for all of them, or the whole finite data set."""
+    """Losses of stacked models on held-out data: one sample of 65,536 rows for all, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
     if x is None:
         x = replace(recipe, batch_size=HELD_OUT_ROWS).batch((HELD_OUT_SEED,), 0, "cpu")[0]

@@ -13,8 +13,8 @@ Schedule = Literal["constant", "linear", "cosine", "exponential"]
 class Optimizer:
     """What all optimizers share: a peak learning rate and its schedule.
 
-    The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then follows `schedule`
-    down to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
+    The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then
+    follows `schedule` to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
 
     Raises:
         ValueError: a value outside its range.

@@ -25,7 +25,7 @@ DEFAULT_BATCH = 1024
 class Recipe:
     """A validated, serialisable description of a run: two equal recipes give the same bits on the same engine.
 
-    The arguments are those of `tms_hooks.train`, made uniform: `steps` has one entry a stage, `qk_pairs` one list a head.
+    The arguments are those of `tms_hooks.train`, made uniform: `steps` one entry a stage, `qk_pairs` one list a head.
     """
 
     cfg: ToyConfig
@@ -73,9 +73,9 @@ class Recipe:
                 raise ValueError(f"importance={value}: must be finite and not negative")
         if self.loss not in get_args(Loss):
             raise choice_error("loss", self.loss, get_args(Loss))
-        if (self.loss == "cross_entropy") != (self.cfg.output_act == "softmax") and self.loss == "cross_entropy":
+        if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
-                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: cross-entropy needs output_act='softmax'"
+                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
 
     def _check_heads(self) -> None:
@@ -85,7 +85,8 @@ class Recipe:
                 raise choice_error("stage", stage, get_args(Stage))
         if len(self.stages) != len(self.steps):
             raise ValueError(
-                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: give one number, or one a stage"
+                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
+                "give one number, or one a stage"
             )
         if heads == 0:
             if self.qk_pairs or self.stages != ("joint",):
@@ -95,7 +96,8 @@ class Recipe:
             return
         if len(self.qk_pairs) != heads or not all(self.qk_pairs):
             raise ValueError(
-                f"qk_pairs={self.qk_pairs} for n_heads={heads}: every head needs at least one (query feature, key feature) pair"
+                f"qk_pairs={self.qk_pairs} for n_heads={heads}: "
+                "every head needs at least one (query feature, key feature) pair"
             )
         for i, j in (pair for head in self.qk_pairs for pair in head):
             if not (0 <= i < self.cfg.n_features and 0 <= j < self.cfg.n_features):
@@ -141,7 +143,7 @@ class Recipe:
         return tokens.unflatten(1, (rows, 2))
 
     def whole_dataset(self, device: torch.device | str) -> Float[Tensor, "batch *pos feature"] | None:
-        """The full batch of a finite distribution (with heads: all ordered pairs), unless a batch size asks for samples."""
+        """Every vector of a finite distribution (with heads: every ordered pair), unless a batch size is given."""
         rows = self.data.dataset(self.torch_dtype) if self.batch_size is None else None
         if rows is None or not self.cfg.n_heads:
             return rows if rows is None else rows.to(device)
