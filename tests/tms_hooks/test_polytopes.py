@@ -41,8 +41,8 @@ def test_a_shape_in_single_precision() -> None:
 
 @pytest.mark.parametrize("name", ["tricapped triangular prism", "icosahedron", "nonagon", "5-orthoplex", "5-simplex"])
 def test_distance_is_the_size_of_the_noise(name: str) -> None:
-    """Noise s in each coordinate moves a unit vector by s in each of its d - 1 tangent directions; fitting the rotation takes
-    away d (d - 1) / 2 of those k (d - 1) degrees of freedom."""
+    # Noise s in each coordinate moves a unit vector by s in each of its d - 1 tangent directions; fitting the rotation
+    # takes away d (d - 1) / 2 of those k (d - 1) degrees of freedom.
     V, s = IDEALS[name], 0.01
     k, d = V.shape
     found = [polytopes(moved(V, seed, noise=s))[0].distance ** 2 for seed in range(40)]
@@ -51,7 +51,12 @@ def test_distance_is_the_size_of_the_noise(name: str) -> None:
 
 
 def test_heights_make_tight_frames() -> None:
-    for name in ("triangular prism", "square antiprism", "tricapped triangular prism", "gyroelongated square bipyramid"):
+    for name in (
+        "triangular prism",
+        "square antiprism",
+        "tricapped triangular prism",
+        "gyroelongated square bipyramid",
+    ):
         V = IDEALS[name]
         torch.testing.assert_close(V.mT @ V, len(V) / 3 * torch.eye(3, dtype=torch.float64))
 

@@ -2,7 +2,7 @@
 
 Everything takes feature directions as rows, `W_E`: "*model feature hidden", and imports nothing else of this project.
 
->>> hexagon = torch.tensor([[math.cos(a), math.sin(a)] for a in torch.arange(6) * math.pi / 3])
+>>> hexagon = ideal_polytopes(6)["hexagon"].float()
 >>> name_polytope(hexagon), dimensionality(hexagon)[0]
 ('hexagon', tensor(0.3333))
 """

@@ -7,9 +7,7 @@ from torch import Tensor
 from tms_hooks.geometry.measures import check_weights, feature_norms
 
 
-def represented(
-    W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5
-) -> Bool[Tensor, "*model feature"]:
+def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Bool[Tensor, "*model feature"]:
     """Features whose norm exceeds `min_norm`; the others are dead.
 
     >>> represented(torch.tensor([[1.0, 0.0], [0.0, 0.1]]))

@@ -13,7 +13,7 @@ def rotate_onto(
 ) -> Float[Tensor, "*model feature hidden"]:
     """Rotate or reflect each model so that its features lie as near as they can to the same features of `reference`.
 
-    Orthogonal Procrustes: W R with R = argmin ||W R - reference||_F over orthogonal R = U V^T, from the SVD of W^T reference.
+    Orthogonal Procrustes: W R, R = argmin ||W R - reference||_F = U V^T, from the SVD U S V^T of W^T reference.
 
     >>> quarter_turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     >>> rotate_onto(torch.eye(2) @ quarter_turn, torch.eye(2))
@@ -29,8 +29,9 @@ def rotate_onto(
 def canonical(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> Float[Tensor, "feature hidden"]:
     """The copy of a model that all its rotations and reflections share.
 
-    Its first represented feature lies on the first axis; the next one in a clearly new direction lies in the plane of the first
-    two axes, with a positive second coordinate; and so on. Nearly parallel, antipodal and dead features do not decide.
+    Its first represented feature lies on the first axis; the next one in a clearly new direction lies in the plane
+    of the first two axes, with a positive second coordinate; and so on. Nearly parallel, antipodal and dead features
+    do not decide.
 
     >>> canonical(torch.tensor([[0.0, 2.0], [0.0, -2.0], [-3.0, 0.0]]))
     tensor([[ 2.,  0.],

@@ -15,7 +15,9 @@ def check_weights(W: Float[Tensor, "*model feature hidden"]) -> None:
         raise ValueError(f"W of shape {tuple(W.shape)}: feature directions are rows of (..., feature, hidden)")
     if not W.isfinite().all():
         at = tuple((~W.isfinite()).nonzero()[0].tolist())
-        raise ValueError(f"W[{', '.join(map(str, at))}] = {W[at].item()}: weights must be finite; did the training diverge?")
+        raise ValueError(
+            f"W[{', '.join(map(str, at))}] = {W[at].item()}: weights must be finite; did the training diverge?"
+        )
 
 
 def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature feature"]:
@@ -59,7 +61,7 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
     tensor([0.5000, 0.5000])
     """
     check_weights(W)
-    # Each model in units of its longest direction: D_i has no scale, and the fourth powers of small weights would underflow.
+    # Each model in units of its longest direction: D_i has no scale, and fourth powers of small weights would underflow.
     longest = torch.linalg.vector_norm(W, dim=-1).amax(-1)[..., None, None]
     W = W / longest.clamp(min=torch.finfo(W.dtype).tiny)
     own = W.square().sum(-1)
@@ -69,8 +71,8 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
 def dimensions_per_feature(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model"]:
     """D* = d_hidden / ||W||_F^2: hidden dimensions per learned feature, if learned features have norm 1.
 
-    It over-counts features whose norm exceeds 1, as with an output bias: look at `dimensionality(W).sum(-1)` too. Infinite
-    for a model that has learned nothing. Source: Elhage et al. 2022.
+    It over-counts features whose norm exceeds 1, as with an output bias: look at `dimensionality(W).sum(-1)` too.
+    Infinite for a model that has learned nothing. Source: Elhage et al. 2022.
 
     >>> dimensions_per_feature(torch.eye(3)[:, :2])
     tensor(1.)

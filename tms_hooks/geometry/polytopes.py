@@ -1,7 +1,7 @@
 """From weights to the name of a polytope: match the feature directions with ideal shapes of as many vertices.
 
-Vertices are the distinct directions of the represented features, at unit length: features that share a direction make one
-vertex, and norms play no part.
+Vertices are the distinct directions of the represented features, at unit length: features that share a direction make
+one vertex, and norms play no part.
 """
 
 from collections import Counter
@@ -18,7 +18,16 @@ from torch import Tensor
 from tms_hooks.geometry.directions import check_single, directions, tegum_factors
 from tms_hooks.geometry.frames import rotate_onto
 
-_GON = {3: "triangle", 4: "square", 5: "pentagon", 6: "hexagon", 7: "heptagon", 8: "octagon", 9: "nonagon", 10: "decagon"}
+_GON = {
+    3: "triangle",
+    4: "square",
+    5: "pentagon",
+    6: "hexagon",
+    7: "heptagon",
+    8: "octagon",
+    9: "nonagon",
+    10: "decagon",
+}
 
 
 class Polytope(NamedTuple):
@@ -27,8 +36,8 @@ class Polytope(NamedTuple):
     name: str
     """Name of the ideal shape, or "unknown"."""
     distance: float
-    """Root-mean-square distance of the unit directions from the ideal's vertices, after the best rotation; infinite if no
-    ideal has as many vertices."""
+    """Root-mean-square distance of the unit directions from the ideal's vertices, after the best rotation; infinite if
+    no ideal with as many vertices fits into the hidden layer."""
     vertices: list[list[int]]
     """Features at each vertex."""
 
@@ -36,12 +45,13 @@ class Polytope(NamedTuple):
 def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> str:
     """Name of the polytope that the represented features of one model make.
 
-    A model whose directions, all together, lie within `max_distance` of an ideal shape has that shape's name, though it may be a
-    tegum product: "square" is two digons, "octahedron" three, "triangular bipyramid" a triangle and a digon. Otherwise its
-    tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where no ideal shape is near.
-    A "point" has its dimension to itself. A model that represents nothing is "empty".
+    A model whose directions, all together, lie within `max_distance` of an ideal shape has that shape's name, though it
+    may be a tegum product: "square" is two digons, "octahedron" three, "triangular bipyramid" a triangle and a digon.
+    Otherwise its tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where no
+    ideal shape is near. A "point" has its dimension to itself. A model that represents nothing is "empty".
 
-    The name does not change under rotation, reflection, permutation, scale, or noise well below `max_distance` (0.15: 8.6 degrees).
+    The name does not change under rotation, reflection, permutation, scale (above `min_norm`), or noise well below
+    `max_distance` (0.15: 8.6 degrees).
 
     >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     'square'
@@ -57,9 +67,7 @@ def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max
     return " + ".join(f"{counts[name]} x {name}" if counts[name] > 1 else name for name in largest_first)
 
 
-def polytopes(
-    W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15
-) -> list[Polytope]:
+def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> list[Polytope]:
     """The one shape that all represented features of a model make, or else one shape a tegum factor.
 
     >>> [shape] = polytopes(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [-1.1, 0.0], [0.0, 0.1]]))
@@ -196,7 +204,7 @@ def _matchings(
 ) -> Int64[Tensor, "start vertex"]:
     """Data vertices in the ideal's order, grown greedily by comparing cosines.
 
-    In polygons, simplices and orthoplexes any vertex will do as the first, and the second follows; else try all first pairs.
+    In polygons, simplices and orthoplexes any vertex will do as the first, and the second follows; else try all pairs.
     """
     k = len(G)
     if every_start:
