@@ -26,6 +26,7 @@ class ToyOutput(NamedTuple):
 class ToyModel(HookedRootModule):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
+    >>> import torch
     >>> model = ToyModel(ToyConfig(n_features=6, d_hidden=2), seed=0)
     >>> out, cache = model.run_with_cache(torch.eye(6))
     >>> out.shape, cache["hook_hidden"].shape
