@@ -95,6 +95,12 @@ class ToyModel(HookedRootModule):
             return getattr(getattr(self.blocks[0], part), name)[None]
         return super().__getattr__(name)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to hide a view behind a tensor that the forward pass would not read."""
+        if (name == "W_U" or name in _BLOCK_WEIGHTS) and name not in self._parameters:
+            raise AttributeError(f"{name} is a view of a Parameter and cannot be replaced; edit it in place")
+        super().__setattr__(name, value)
+
     def tl_parameters(self) -> dict[str, Tensor]:
         """Weights under the dotted names that TransformerLens's `SVDInterpreter` reads."""
         embeds = {"W_E": "embed.W_E", "W_U": "unembed.W_U", "b_U": "unembed.b_U"}
