@@ -67,6 +67,8 @@ class ToyConfig:
         if self.n_heads and self.d_head is None:
             object.__setattr__(self, "d_head", self.d_hidden)
         self._check_mlp()
+        if self.unit_norm == "read" and self.bottleneck == "embed->mlp.in":
+            raise ValueError("unit_norm='read' with bottleneck='embed->mlp.in': it has no W_U; use 'write' or True")
         if self.unit_norm not in (False, True, *get_args(UnitNorm)):
             raise choice_error("unit_norm", self.unit_norm, ("False", "True", *get_args(UnitNorm)))
         if self.unit_norm in get_args(UnitNorm) and self.tied:

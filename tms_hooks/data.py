@@ -53,6 +53,8 @@ class Distribution(ABC):
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
         seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not seeds:
+            raise ValueError("seed is an empty sequence: give at least one, one a model")
         x = self._draw(rng.keys(seeds, step, device), batch).to(dtype)
         return x[0] if isinstance(seed, int) else x
 

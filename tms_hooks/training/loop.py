@@ -21,12 +21,11 @@ from tms_hooks.run import Run, provenance
 from tms_hooks.training import torch_engine
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import Dtype, Loss, Recipe, Stage
+from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-HELD_OUT_SEED = 2**63 - 1
 HELD_OUT_ROWS = 2**16
 
 EngineName = Literal["auto", "torch"]
@@ -90,7 +89,7 @@ def train(
         cfg=cfg,
         data=data,
         seeds=tuple(int(seed) for seed in seeds),
-        steps=(steps,) * len(stages) if isinstance(steps, int) else tuple(steps),
+        steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
         stages=stages,
         optimizer=optimizer or Adam(),
         batch_size=batch_size,
@@ -114,20 +113,22 @@ def _run(recipe: Recipe, state: State, engine: Any, progress: bool) -> Run:
     began = time.perf_counter()
     recorder = Recorder(recipe)
     marks = recipe.record_steps()
-    recorded = state.copy()
+    recorded: tuple[int, State] | None = None
     try:
         with _bar(recipe, progress) as move:
             for start, stop in zip(marks, [*marks[1:], marks[-1]], strict=True):
                 before = state.copy()
                 measured = engine.advance(recipe, state, start, stop)
                 recorder.add(start, before, measured)
-                recorded = before
+                recorded = start, before
                 move(stop)
     except KeyboardInterrupt:
-        if not recorder.steps:
+        if recorded is None:
             raise
-        state = recorded
-        log.warning("interrupted: returning the run as of step %d of %d", recorder.steps[-1], recipe.total_steps)
+        completed, state = recorded
+        log.warning("interrupted: returning the run as of step %d of %d", completed, recipe.total_steps)
+    else:
+        completed = recipe.total_steps
     stopped = {recipe.seeds[i]: int(step) for i, step in enumerate(state.diverged_at.tolist()) if step >= 0}
     for seed, step in stopped.items():
         log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
@@ -136,11 +137,11 @@ def _run(recipe: Recipe, state: State, engine: Any, progress: bool) -> Run:
     return Run(
         recipe=recipe,
         weights=weights,
-        history=recorder.dataset(),
+        history=recorder.dataset(completed),
         final_feature_loss=feature_loss,
         final_qk_loss=qk_loss,
         diverged=stopped,
-        completed_steps=recorder.steps[-1],
+        completed_steps=completed,
         provenance=provenance("torch", str(state.diverged_at.device), time.perf_counter() - began),
     )
 
@@ -170,7 +171,7 @@ def _one_a_feature(importance: float | Sequence[float] | Tensor | None, n_featur
 
 def _one_list_a_head(pairs: Sequence[Any], n_heads: int) -> tuple[tuple[Pair, ...], ...]:
     """Pairs as given for all heads, or for each, as one list a head."""
-    if pairs and isinstance(pairs[0][0], int):
+    if pairs and len(pairs[0]) and not isinstance(pairs[0][0], Sequence):
         pairs = [pairs] * max(n_heads, 1)
     return tuple(tuple((int(i), int(j)) for i, j in head) for head in pairs)
 

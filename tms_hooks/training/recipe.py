@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution
+from tms_hooks.data import DISTRIBUTIONS, MAX_DATASET_ROWS, Distribution
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
@@ -19,6 +19,8 @@ Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 
 DEFAULT_BATCH = 1024
+HELD_OUT_SEED = 2**63 - 1
+"""The seed that no model may have: its samples are for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +53,11 @@ class Recipe:
     def _check_seeds_and_steps(self) -> None:
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one seed, one model each")
-        if min(self.seeds) < 0 or max(self.seeds) >= 2**63:
-            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63)")
-        if min(self.steps) < 1:
+        if min(self.seeds) < 0 or max(self.seeds) >= HELD_OUT_SEED:
+            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63 - 1)")
+        if not self.stages:
+            raise ValueError("stages is empty: give at least one of " + ", ".join(get_args(Stage)))
+        if min(self.steps, default=0) < 1:
             raise ValueError(f"steps={self.steps}: every stage needs at least 1")
         if self.record_every < 1:
             raise ValueError(f"record_every={self.record_every}: must be at least 1")
@@ -80,6 +84,8 @@ class Recipe:
 
     def _check_heads(self) -> None:
         heads = self.cfg.n_heads
+        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
+            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
         for stage in self.stages:
             if stage not in get_args(Stage):
                 raise choice_error("stage", stage, get_args(Stage))
@@ -102,8 +108,6 @@ class Recipe:
         for i, j in (pair for head in self.qk_pairs for pair in head):
             if not (0 <= i < self.cfg.n_features and 0 <= j < self.cfg.n_features):
                 raise ValueError(f"qk pair {(i, j)}: features are numbered 0 to {self.cfg.n_features - 1}")
-        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
-            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
 
     @property
     def total_steps(self) -> int:
@@ -148,6 +152,11 @@ class Recipe:
         if rows is None or not self.cfg.n_heads:
             return rows if rows is None else rows.to(device)
         count = len(rows)
+        if count**2 > MAX_DATASET_ROWS:
+            raise ValueError(
+                f"{count:,} vectors make {count**2:,} ordered pairs, more than {MAX_DATASET_ROWS:,}; "
+                "give a batch_size to sample them"
+            )
         return torch.stack([rows.repeat_interleave(count, 0), rows.repeat(count, 1)], dim=1).to(device)
 
     def to_json(self) -> dict[str, Any]:

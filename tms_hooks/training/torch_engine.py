@@ -135,7 +135,7 @@ def _update_all(
         for name, w in new_weights.items():
             new_weights[name] = torch.where(going.view(-1, *[1] * (w.ndim - 1)), w, state.weights[name])
         for name, m in new_moments.items():
-            new_moments[name] = m.nan_to_num(0.0, 0.0, 0.0)
+            new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
 
