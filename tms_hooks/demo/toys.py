@@ -25,7 +25,6 @@ def train_toys(n_models: int) -> Run:
         steps=3_000,
         optimizer=Adam(lr=1e-2, schedule="cosine"),
         record_every=1_000,
-        progress=None,
     )
 
 
@@ -42,7 +41,6 @@ def train_head_toys() -> Run:
         importance=[0.8**i for i in range(10)],
         qk_pairs=[ATTENDED],
         record_every=1_000,
-        progress=None,
     )
 
 
@@ -79,7 +77,7 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
         ],
     )
     rows = {f"toys that end as a {name}": f"{table.share[name]:.0%} ({table.share_low[name]:.0%} to {table.share_high[name]:.0%})" for name in table.index[:2]}
-    return section, _rows(rows)
+    return section, pd.DataFrame({"value": rows})
 
 
 def alignment(run: Run) -> tuple[report.Section, pd.DataFrame]:
@@ -124,4 +122,4 @@ def alignment(run: Run) -> tuple[report.Section, pd.DataFrame]:
             )
         ],
     )
-    return section, _rows({"toy heads whose first singular pair is the attended pair": f"{share:.0%} ({low:.0%} to {high:.0%})"})
+    return section, pd.DataFrame({"value": {"toy heads whose first singular pair is the attended pair": f"{share:.0%} ({low:.0%} to {high:.0%})"}})
