@@ -128,7 +128,7 @@ def _update_all(
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
-        finite &= w.flatten(1).isfinite().all(-1)
+        finite &= w.reshape(len(w), -1).isfinite().all(-1)
     going = finite & (state.diverged_at < 0)
     if not going.all():
         state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
