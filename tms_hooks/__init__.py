@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 # stacked, so that a model trained in a crowd is the model trained alone, to the bit.
 os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
+from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
@@ -37,6 +38,7 @@ __all__ = [
     "ToyConfig",
     "ToyModel",
     "ToyOutput",
+    "geometry",
     "load",
     "train",
 ]
