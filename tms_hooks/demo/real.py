@@ -82,10 +82,14 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
 
 def _toy_slices(run: Run, index: int) -> AttentionSlices:
     """The toy's head on the pairs of held-out tokens that hold its two features."""
-    x = run.recipe.data.sample(2_048, seed=run.recipe.seeds[index], step=run.recipe.total_steps).unflatten(0, (1_024, 2))
+    x = run.recipe.data.sample(2_048, seed=run.recipe.seeds[index], step=run.recipe.total_steps).unflatten(
+        0, (1_024, 2)
+    )
     query, key = ATTENDED
     examples = ((x[:, 0, query] > 0) & (x[:, 1, key] > 0)).nonzero()[:, 0]
-    pairs = torch.stack([torch.arange(len(examples)), torch.zeros(len(examples)), torch.ones(len(examples))], dim=1).long()
+    pairs = torch.stack(
+        [torch.arange(len(examples)), torch.zeros(len(examples)), torch.ones(len(examples))], dim=1
+    ).long()
     return probes.attention_slices(run.models[index], x[examples], 0, 0, pairs=pairs, n_null=NULL_ROTATIONS)
 
 

@@ -52,7 +52,9 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
         float(run.W_E[[n == name for n in names]].norm(dim=(-2, -1)).mean()) for name in table.index
     ]
     shown = list(table.index[:4])
-    best = [min((i for i, n in enumerate(names) if n == name), key=lambda i: float(run.final_loss[i])) for name in shown]
+    best = [
+        min((i for i, n in enumerate(names) if n == name), key=lambda i: float(run.final_loss[i])) for name in shown
+    ]
     top, low, high = table.iloc[0].share, table.iloc[0].share_low, table.iloc[0].share_high
     lowest = table["mean held-out loss"].idxmin()
     section = report.Section(
@@ -66,7 +68,10 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
         figures=[
             (
                 "The best model of each of the most frequent geometries: one arrow a feature.",
-                plots.feature_arrows(run.W_E[best].numpy(), [f"{name}, loss {run.final_loss[i]:.5f}" for name, i in zip(shown, best, strict=True)]),
+                plots.feature_arrows(
+                    run.W_E[best].numpy(),
+                    [f"{name}, loss {run.final_loss[i]:.5f}" for name, i in zip(shown, best, strict=True)],
+                ),
             ),
             (
                 "Share of models in each geometry.",
@@ -76,7 +81,10 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
             ),
         ],
     )
-    rows = {f"toys that end as a {name}": f"{table.share[name]:.0%} ({table.share_low[name]:.0%} to {table.share_high[name]:.0%})" for name in table.index[:2]}
+    rows = {
+        f"toys that end as a {name}": f"{table.share[name]:.0%} ({table.share_low[name]:.0%} to {table.share_high[name]:.0%})"
+        for name in table.index[:2]
+    }
     return section, pd.DataFrame({"value": rows})
 
 
@@ -122,4 +130,10 @@ def alignment(run: Run) -> tuple[report.Section, pd.DataFrame]:
             )
         ],
     )
-    return section, pd.DataFrame({"value": {"toy heads whose first singular pair is the attended pair": f"{share:.0%} ({low:.0%} to {high:.0%})"}})
+    return section, pd.DataFrame(
+        {
+            "value": {
+                "toy heads whose first singular pair is the attended pair": f"{share:.0%} ({low:.0%} to {high:.0%})"
+            }
+        }
+    )
