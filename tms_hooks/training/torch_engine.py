@@ -39,6 +39,18 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         return measured or _measure(*_gradients(recipe, state, start, stage))
 
 
+def evaluate(
+    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Losses of stacked models, all on the same batch; one model at a time, because it may be a large one."""
+    with torch.no_grad():
+        parts = [
+            loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
+            for i in range(len(weights["W_E"]))
+        ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
 def loss_parts(
     recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
@@ -128,14 +140,14 @@ def _update_all(
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
-        finite &= w.flatten(1).isfinite().all(-1)
+        finite &= w.reshape(len(w), -1).isfinite().all(-1)
     going = finite & (state.diverged_at < 0)
     if not going.all():
         state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
         for name, w in new_weights.items():
             new_weights[name] = torch.where(going.view(-1, *[1] * (w.ndim - 1)), w, state.weights[name])
         for name, m in new_moments.items():
-            new_moments[name] = m.nan_to_num(0.0, 0.0, 0.0)
+            new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
 
