@@ -29,9 +29,9 @@ class ToyConfig:
             position axis.
         d_head: rank of each head's QK circuit; `d_hidden` if not given.
         d_mlp: width of an MLP with ReLU and no biases.
-        bottleneck: where the MLP sits. "embed->mlp.in" (the default with an MLP) reads the hidden layer and writes features:
-            features -> hidden -> MLP -> features. "mlp.out->unembed" writes the hidden layer:
-            features -> embed -> MLP -> hidden -> features. "embed->unembed" has none.
+        bottleneck: where the hidden layer sits. "embed->mlp.in" (the default with an MLP):
+            features -> hidden -> MLP -> features. "mlp.out->unembed": features -> embed -> MLP -> hidden -> features.
+            "embed->unembed" (the default without) has no MLP.
 
     Raises:
         ValueError: a value outside its range, or switches that exclude each other.
@@ -67,11 +67,14 @@ class ToyConfig:
         if self.n_heads and self.d_head is None:
             object.__setattr__(self, "d_head", self.d_hidden)
         self._check_mlp()
+        if self.unit_norm == "read" and self.bottleneck == "embed->mlp.in":
+            raise ValueError("unit_norm='read' with bottleneck='embed->mlp.in': it has no W_U; use 'write' or True")
         if self.unit_norm not in (False, True, *get_args(UnitNorm)):
             raise choice_error("unit_norm", self.unit_norm, ("False", "True", *get_args(UnitNorm)))
         if self.unit_norm in get_args(UnitNorm) and self.tied:
             raise ValueError(
-                f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; use unit_norm=True or tied=False"
+                f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; "
+                "use unit_norm=True or tied=False"
             )
 
     def _check_mlp(self) -> None:
@@ -83,7 +86,8 @@ class ToyConfig:
             raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
         if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
             raise ValueError(
-                f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
+                f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: "
+                "an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
             )
 
     # What TransformerLens's own tools ask of a config.

@@ -1,4 +1,4 @@
-"""The fused engine against the torch engine on the same batches, and a model alone against the same model in a crowd."""
+"""The fused engine against the torch engine on the same batches, and a model alone against itself in a crowd."""
 
 import logging
 from dataclasses import replace
@@ -38,7 +38,7 @@ def make(cfg=None, data=None, *, seeds=range(3), optimizer=None, steps=(50,), ba
 def start(recipe, scale=1.0):
     """Fresh weights, with biases that are not zero so that every gradient matters."""
     state = State.initial(recipe, None, "cpu")
-    for name, w in state.weights.items():
+    for w in state.weights.values():
         if w.ndim == 2:
             w += torch.linspace(-0.1, 0.1, w.shape[1], dtype=w.dtype)
         w *= scale
@@ -122,7 +122,7 @@ def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
     arrays = [t.numpy().copy() for t in (w, g, first, second)]
     assert kernels.update(fused_engine._kind(optimizer), *arrays, constants)
     for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):
-        # MKL, behind torch.sqrt, rounds some square roots the other way: a unit in the last place of a step of size 0.01.
+        # MKL, behind torch.sqrt, rounds some square roots the other way: a last bit of a step of size 0.01.
         eps = torch.finfo(w.dtype).eps
         torch.testing.assert_close(torch.from_numpy(got), want, rtol=eps, atol=0.01 * eps)
 
@@ -181,7 +181,7 @@ def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
         run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2, unit_norm=True), data, steps=1)
     assert run.provenance["engine"] == "torch"
     assert "unit_norm=True" in caplog.text
-    with pytest.raises(ValueError, match="engine='fused' cannot run this: loss='cross_entropy'.*engine='auto'"):
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: loss='cross_entropy'.*engine='auto'"):
         tms.train(replace(cfg, output_act="softmax"), data, loss="cross_entropy", engine="fused")
 
 

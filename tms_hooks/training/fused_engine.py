@@ -1,4 +1,4 @@
-"""The fast engine: whole training steps in compiled code, one model after another in cache, models shared out over threads.
+"""The fast engine: whole training steps in compiled code, each model in cache, models shared out over threads.
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
 same rounded operations; only the order of the sums over a batch differs.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import Weights
-from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer
+from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import DEFAULT_BATCH, Recipe
 from tms_hooks.training.state import Measurement, State
 
@@ -143,8 +143,9 @@ def _constants(optimizer: Optimizer, count: int, steps: int) -> tuple[float, ...
             return decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, lr / (1 - beta1 ** (count + 1))
         case SGD():
             return 1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr
-        case _:
+        case RMSprop():
             return 1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr
+    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
 
 
 def _kind(optimizer: Optimizer) -> int:

@@ -1,7 +1,8 @@
 """The fused engine's inner loops, in numba: draw, forward, hand-derived backward and update of one model, all in cache.
 
-A batch is worked on in blocks of rows, features on the outer axis (`x[feature, row]`), so that every inner loop runs over
-rows with unit stride and vectorises. A model's arithmetic depends on nothing but the model: threads only share models out. `no_type_check` keeps type checkers, which wrap functions, away from numba.
+A batch is worked on in blocks of rows, features on the outer axis (`x[feature, row]`), so that every inner loop runs
+over rows with unit stride and vectorises. A model's arithmetic depends on nothing but the model: threads only share
+models out. `no_type_check` keeps numba from being handed the wrappers of a run-time type checker.
 """
 
 import math
@@ -47,7 +48,7 @@ def batch_key(seed, step):
 def draw_sparse_uniform(x, key, first_row, rows, threshold, scale):
     """Rows `first_row`, ... of a `SparseUniform` batch into `x[:, :rows]`: the numbers of `data.values_below`.
 
-    Two features come from one hash. With an odd number of features two rows share one, so the block's even rows come first.
+    Two features come from one hash. An odd number of features makes two rows share one, so even rows come first.
     """
     n = len(x)
     zero = x.dtype.type(0)
@@ -134,7 +135,7 @@ def _eight(c):
 @njit(cache=True)
 @no_type_check
 def update(kind, w, g, first, second, constants):
-    """`torch_engine.update` on flat arrays, in place: the same single rounded operations. False if a weight is no longer finite."""
+    """`torch_engine.update` on flat arrays, in place: the same rounded operations. False if a weight is not finite."""
     finite = True
     if kind == ADAM:
         decay, beta1, rest1, beta2, rest2, correction, eps, rate = _eight(constants)
@@ -183,7 +184,7 @@ def advance(
     loss_out,  # model, feature
     gradient_out,  # model, parameter
 ):
-    """Updates `start` to `stop - 1` of every model; losses and gradients at `start`, before its update, into the last two."""
+    """Updates `start` to `stop - 1` of every model; `loss_out` and `gradient_out` are those before the first."""
     for i in prange(len(weights)):
         size = weights.shape[1]
         w, g = weights[i], np.empty(size, weights.dtype)
@@ -209,9 +210,7 @@ def advance(
                     x[:, :count] = dataset[:, begin : begin + count]
                 else:
                     draw_sparse_uniform(x, key, begin, count, threshold, scale)
-                forward_backward(
-                    x, count, w_e, w_u, b, g_e, g_u, g_b, loss, weight, act, biased, h, d_out, dh
-                )
+                forward_backward(x, count, w_e, w_u, b, g_e, g_u, g_b, loss, weight, act, biased, h, d_out, dh)
             if step == start:
                 loss_out[i] = loss
                 gradient_out[i] = g

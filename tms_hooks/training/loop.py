@@ -21,12 +21,11 @@ from tms_hooks.run import Run, provenance
 from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import Dtype, Loss, Recipe, Stage
+from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-HELD_OUT_SEED = 2**63 - 1
 HELD_OUT_ROWS = 2**16
 
 EngineName = Literal["auto", "torch", "fused"]
@@ -71,13 +70,14 @@ def train(
         optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew.
         importance: weight of each feature's loss, finite and not negative; 1 by default.
         loss: "mse", or "cross_entropy" for a softmax output.
-        qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to; one list for all heads, or one list a head.
+        qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
+            one list a head.
         qk_weight: lambda in `L1 + lambda L2`.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models in place of each seed's own; the seeds then decide the batches only.
-        engine: "torch" is the reference; "fused" is compiled, many times faster, and covers most toys; "auto" picks it where it
-            applies.
+        engine: "torch" is the reference; "fused" is compiled, many times faster and covers most toys; "auto" picks it
+            where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         progress: show a progress bar; by default if standard error is a terminal.
@@ -90,7 +90,7 @@ def train(
         cfg=cfg,
         data=data,
         seeds=tuple(int(seed) for seed in seeds),
-        steps=(steps,) * len(stages) if isinstance(steps, int) else tuple(steps),
+        steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
         stages=stages,
         optimizer=optimizer or Adam(),
         batch_size=batch_size,
@@ -132,20 +132,22 @@ def _run(recipe: Recipe, state: State, engine: Literal["torch", "fused"], progre
     began = time.perf_counter()
     recorder = Recorder(recipe)
     marks = recipe.record_steps()
-    recorded = state.copy()
+    recorded: tuple[int, State] | None = None
     try:
         with _bar(recipe, progress) as move:
             for start, stop in zip(marks, [*marks[1:], marks[-1]], strict=True):
                 before = state.copy()
                 measured = advance(recipe, state, start, stop)
                 recorder.add(start, before, measured)
-                recorded = before
+                recorded = start, before
                 move(stop)
     except KeyboardInterrupt:
-        if not recorder.steps:
+        if recorded is None:
             raise
-        state = recorded
-        log.warning("interrupted: returning the run as of step %d of %d", recorder.steps[-1], recipe.total_steps)
+        completed, state = recorded
+        log.warning("interrupted: returning the run as of step %d of %d", completed, recipe.total_steps)
+    else:
+        completed = recipe.total_steps
     stopped = {recipe.seeds[i]: int(step) for i, step in enumerate(state.diverged_at.tolist()) if step >= 0}
     for seed, step in stopped.items():
         log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
@@ -154,17 +156,17 @@ def _run(recipe: Recipe, state: State, engine: Literal["torch", "fused"], progre
     return Run(
         recipe=recipe,
         weights=weights,
-        history=recorder.dataset(),
+        history=recorder.dataset(completed),
         final_feature_loss=feature_loss,
         final_qk_loss=qk_loss,
         diverged=stopped,
-        completed_steps=recorder.steps[-1],
+        completed_steps=completed,
         provenance=provenance(engine, str(state.diverged_at.device), time.perf_counter() - began),
     )
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
-    """What every model of a recipe is evaluated on: the whole finite data set, or 65,536 rows that no training batch shares."""
+    """What all models are evaluated on: 65,536 rows that no training batch shares, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
     return replace(recipe, batch_size=HELD_OUT_ROWS).batch((HELD_OUT_SEED,), 0, "cpu")[0] if x is None else x
 
@@ -179,7 +181,7 @@ def _one_a_feature(importance: float | Sequence[float] | Tensor | None, n_featur
 
 def _one_list_a_head(pairs: Sequence[Any], n_heads: int) -> tuple[tuple[Pair, ...], ...]:
     """Pairs as given for all heads, or for each, as one list a head."""
-    if pairs and isinstance(pairs[0][0], int):
+    if pairs and len(pairs[0]) and not isinstance(pairs[0][0], Sequence):
         pairs = [pairs] * max(n_heads, 1)
     return tuple(tuple((int(i), int(j)) for i, j in head) for head in pairs)
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution
+from tms_hooks.data import DISTRIBUTIONS, MAX_DATASET_ROWS, Distribution
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
@@ -19,13 +19,15 @@ Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 
 DEFAULT_BATCH = 1024
+HELD_OUT_SEED = 2**63 - 1
+"""The seed that no model may have: its samples are for evaluation."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A validated, serialisable description of a run: two equal recipes give the same bits on the same engine.
 
-    The arguments are those of `tms_hooks.train`, made uniform: `steps` has one entry a stage, `qk_pairs` one list a head.
+    The arguments are those of `tms_hooks.train`, made uniform: `steps` one entry a stage, `qk_pairs` one list a head.
     """
 
     cfg: ToyConfig
@@ -51,9 +53,11 @@ class Recipe:
     def _check_seeds_and_steps(self) -> None:
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one seed, one model each")
-        if min(self.seeds) < 0 or max(self.seeds) >= 2**63:
-            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63)")
-        if min(self.steps) < 1:
+        if min(self.seeds) < 0 or max(self.seeds) >= HELD_OUT_SEED:
+            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63 - 1)")
+        if not self.stages:
+            raise ValueError("stages is empty: give at least one of " + ", ".join(get_args(Stage)))
+        if min(self.steps, default=0) < 1:
             raise ValueError(f"steps={self.steps}: every stage needs at least 1")
         if self.record_every < 1:
             raise ValueError(f"record_every={self.record_every}: must be at least 1")
@@ -73,19 +77,22 @@ class Recipe:
                 raise ValueError(f"importance={value}: must be finite and not negative")
         if self.loss not in get_args(Loss):
             raise choice_error("loss", self.loss, get_args(Loss))
-        if (self.loss == "cross_entropy") != (self.cfg.output_act == "softmax") and self.loss == "cross_entropy":
+        if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
-                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: cross-entropy needs output_act='softmax'"
+                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
 
     def _check_heads(self) -> None:
         heads = self.cfg.n_heads
+        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
+            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
         for stage in self.stages:
             if stage not in get_args(Stage):
                 raise choice_error("stage", stage, get_args(Stage))
         if len(self.stages) != len(self.steps):
             raise ValueError(
-                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: give one number, or one a stage"
+                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
+                "give one number, or one a stage"
             )
         if heads == 0:
             if self.qk_pairs or self.stages != ("joint",):
@@ -95,13 +102,12 @@ class Recipe:
             return
         if len(self.qk_pairs) != heads or not all(self.qk_pairs):
             raise ValueError(
-                f"qk_pairs={self.qk_pairs} for n_heads={heads}: every head needs at least one (query feature, key feature) pair"
+                f"qk_pairs={self.qk_pairs} for n_heads={heads}: "
+                "every head needs at least one (query feature, key feature) pair"
             )
         for i, j in (pair for head in self.qk_pairs for pair in head):
             if not (0 <= i < self.cfg.n_features and 0 <= j < self.cfg.n_features):
                 raise ValueError(f"qk pair {(i, j)}: features are numbered 0 to {self.cfg.n_features - 1}")
-        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
-            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
 
     @property
     def total_steps(self) -> int:
@@ -141,11 +147,16 @@ class Recipe:
         return tokens.unflatten(1, (rows, 2))
 
     def whole_dataset(self, device: torch.device | str) -> Float[Tensor, "batch *pos feature"] | None:
-        """The full batch of a finite distribution (with heads: all ordered pairs), unless a batch size asks for samples."""
+        """Every vector of a finite distribution (with heads: every ordered pair), unless a batch size is given."""
         rows = self.data.dataset(self.torch_dtype) if self.batch_size is None else None
         if rows is None or not self.cfg.n_heads:
             return rows if rows is None else rows.to(device)
         count = len(rows)
+        if count**2 > MAX_DATASET_ROWS:
+            raise ValueError(
+                f"{count:,} vectors make {count**2:,} ordered pairs, more than {MAX_DATASET_ROWS:,}; "
+                "give a batch_size to sample them"
+            )
         return torch.stack([rows.repeat_interleave(count, 0), rows.repeat(count, 1)], dim=1).to(device)
 
     def to_json(self) -> dict[str, Any]:

@@ -130,7 +130,7 @@ def _update_all(
     step: int,
     count: int,
 ) -> None:
-    """One update of every model that is still finite; a model whose loss or next weights are not finite stays where it is."""
+    """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
