@@ -38,6 +38,18 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         return measured or _measure(*_gradients(recipe, state, start, stage))
 
 
+def evaluate(
+    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Losses of stacked models, all on the same batch; one model at a time, because it may be a large one."""
+    with torch.no_grad():
+        parts = [
+            loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
+            for i in range(len(weights["W_E"]))
+        ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+
+
 def loss_parts(
     recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
