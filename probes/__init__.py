@@ -1,5 +1,6 @@
 """Tools that look inside any hooked model: a toy or a real transformer, by the same calls."""
 
+from probes import render
 from probes.activations import collect_activations, stream_activations
 from probes.alignment import Alignment, align
 from probes.bottleneck import Bottleneck, bottleneck
@@ -24,6 +25,7 @@ __all__ = [
     "load_transformer",
     "ov_circuit",
     "qk_circuit",
+    "render",
     "require_live",
     "slices_needed",
     "stream_activations",
