@@ -343,7 +343,7 @@ def test_the_seed_decides_the_weights_and_touches_no_global_state():
 
 def test_initial_weights_are_xavier_of_each_matrix():
     """Standard deviation sqrt(2 / (fan_in + fan_out)), within 5 standard errors sd / sqrt(2 N)."""
-    cfg = tms.ToyConfig(n_features=300, d_hidden=100, tied=False, n_heads=3, d_head=50, hidden_bias=True)
+    cfg = tms.ToyConfig(n_features=300, d_hidden=100, tied=False, n_heads=40, d_head=50, hidden_bias=True)
     weights = forward.init_weights(cfg, seed=0)
     for name, fans in {"W_E": 400, "W_U": 400, forward.W_Q: 150, forward.W_K: 150}.items():
         std, count = (2 / fans) ** 0.5, weights[name].numel()

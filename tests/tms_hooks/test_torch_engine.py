@@ -80,6 +80,20 @@ def test_a_model_has_the_same_bits_alone_and_in_any_crowd(settings):
             assert torch.equal(mine[0], theirs[i]), seeds
 
 
+@pytest.mark.skipif(not torch.backends.mkl.is_available(), reason="another BLAS may not depend on the stack at all")
+@pytest.mark.parametrize("late", [True, False])
+def test_a_late_import_is_warned_of(run_python, late):
+    script = f"""
+import logging, sys, torch
+logging.basicConfig(stream=sys.stdout)
+if {late}: torch.ones(3, 100, 50) @ torch.ones(3, 50, 100)
+import tms_hooks as tms
+for _ in range(2):
+    tms.train(tms.ToyConfig(n_features=3, d_hidden=2), tms.OneHot(n_features=3), steps=1, engine="torch")
+"""
+    assert run_python(script).count("import tms_hooks before the first product of matrices") == late
+
+
 def test_advancing_in_pieces_equals_advancing_at_once():
     at_once, _ = train(recipe())
     pieces = State.initial(recipe(), None, "cpu")

@@ -4,10 +4,14 @@ Model `i` gets the same bits whoever is stacked beside it. That holds because th
 nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one
 at a time; and because on the CPU the matrix products run on one thread, on at least two stacked models, under MKL's
 strict reproducibility mode (`tms_hooks/__init__.py`), where neither alignment nor the stack's size changes a result.
+MKL takes that mode only before its first product, so `tms_hooks` must be imported first: where it was not, or where
+torch has another BLAS whose results depend on the stack, a warning says so.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -18,6 +22,8 @@ from tms_hooks.models import forward
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
+
+log = logging.getLogger(__name__)
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
@@ -172,6 +178,20 @@ def _one_thread(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
+        if device.type == "cpu":
+            _warn_if_the_stack_matters()
         yield
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def _warn_if_the_stack_matters() -> None:
+    """Once a process: is the product of two matrices the same to the bit in a stack of two and in one of ten?"""
+    generator = torch.Generator().manual_seed(0)
+    x, y = (torch.randn(2, 77, width, generator=generator) for width in (33, 9))  # a shape where MKL's modes differ
+    if not (torch.cat([x] * 5).mT @ torch.cat([y] * 5)).equal(torch.cat([x.mT @ y] * 5)):
+        log.warning(
+            "matrix products differ in their last bits with the number of models stacked, so a model trained alone is "
+            "not bit for bit the one trained in a crowd: import tms_hooks before the first product of matrices"
+        )
