@@ -260,3 +260,14 @@ def test_a_model_that_starts_at_nan_stops_at_step_0():
     torch_engine.advance(plan, state, 0, 10)
     assert state.diverged_at.tolist() == [0, -1]
     assert torch.equal(state.weights["W_E"][1], train(recipe([1]))[0].weights["W_E"][0])
+
+
+def test_a_stopped_model_never_moves_again():
+    plan = recipe([0, 1])
+    state = State.initial(plan, None, "cpu")
+    state.diverged_at[1] = 0
+    before = state.copy()
+    torch_engine.advance(plan, state, 1, 10)
+    assert state.diverged_at.tolist() == [-1, 0]
+    assert torch.equal(state.weights["W_E"][1], before.weights["W_E"][1])
+    assert not torch.equal(state.weights["W_E"][0], before.weights["W_E"][0])
