@@ -17,7 +17,6 @@ def run_python() -> Callable[[str], str]:
 
     def run(script: str) -> str:
         env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        env.pop("MKL_CBWR", None)  # set by tms_hooks in this process; a fresh one has yet to import it
         done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, done.stderr
         return done.stdout

@@ -323,7 +323,7 @@ def values_below(
     Below the threshold `p 2^32` the bits are uniform themselves, so one draw serves both.
     """
     threshold = (p * 2.0**32).round()
-    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) / threshold, 0.0)
+    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.reciprocal(), 0.0)
 
 
 def _moments(

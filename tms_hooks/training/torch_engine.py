@@ -1,17 +1,12 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one
-at a time; and because on the CPU the matrix products run on one thread, on at least two stacked models, under MKL's
-strict reproducibility mode (`tms_hooks/__init__.py`), where neither alignment nor the stack's size changes a result.
-MKL takes that mode only before its first product, so `tms_hooks` must be imported first: where it was not, or where
-torch has another BLAS whose results depend on the stack, a warning says so.
+nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one at
+a time; and because on the CPU matrix products are made model by model (`models/forward.py`) on one thread.
 """
 
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 
 import torch
 from jaxtyping import Float
@@ -22,8 +17,6 @@ from tms_hooks.models import forward
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
-
-log = logging.getLogger(__name__)
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
@@ -43,6 +36,18 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
             _update_all(recipe.optimizer, state, gradients, feature_loss.sum(-1) + qk_loss.sum(-1), lr, step, count)
             count += 1
         return measured or _measure(*_gradients(recipe, state, start, stage))
+
+
+def evaluate(
+    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Losses of stacked models, all on the same batch; one model at a time, because it may be a large one."""
+    with torch.no_grad():
+        parts = [
+            loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
+            for i in range(len(weights["W_E"]))
+        ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def loss_parts(
@@ -88,18 +93,13 @@ def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
 def _gradients(
     recipe: Recipe, state: State, step: int, stage: Stage
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
-    seeds, weights = recipe.seeds, state.weights
-    models = len(seeds)
-    if models == 1:  # beside a copy of itself: a stack of one takes another path through BLAS
-        seeds, weights = seeds * 2, {name: torch.cat([w, w]) for name, w in weights.items()}
-    names = trained_names(weights, stage)
-    leaves = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
-    x = recipe.batch(seeds, step, state.diverged_at.device)
-    feature_loss, qk_loss = loss_parts(recipe, leaves, x)
+    names = trained_names(state.weights, stage)
+    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
+    x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
+    feature_loss, qk_loss = loss_parts(recipe, weights, x)
     total = objective(recipe, feature_loss, qk_loss, stage).sum()
-    gradients = torch.autograd.grad(total, [leaves[name] for name in names])
-    trained = {name: g[:models] for name, g in zip(names, gradients, strict=True)}
-    return feature_loss.detach()[:models], qk_loss.detach()[:models], trained
+    gradients = torch.autograd.grad(total, [weights[name] for name in names])
+    return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
 def _measure(
@@ -178,20 +178,6 @@ def _one_thread(device: torch.device) -> Iterator[None]:
     if device.type == "cpu":
         torch.set_num_threads(1)
     try:
-        if device.type == "cpu":
-            _warn_if_the_stack_matters()
         yield
     finally:
         torch.set_num_threads(threads)
-
-
-@cache
-def _warn_if_the_stack_matters() -> None:
-    """Once a process: is the product of two matrices the same to the bit in a stack of two and in one of ten?"""
-    generator = torch.Generator().manual_seed(0)
-    x, y = (torch.randn(2, 77, width, generator=generator) for width in (33, 9))  # a shape where MKL's modes differ
-    if not (torch.cat([x] * 5).mT @ torch.cat([y] * 5)).equal(torch.cat([x.mT @ y] * 5)):
-        log.warning(
-            "matrix products differ in their last bits with the number of models stacked, so a model trained alone is "
-            "not bit for bit the one trained in a crowd: import tms_hooks before the first product of matrices"
-        )
