@@ -27,7 +27,8 @@ class ToyConfig:
             "write" or "read" (untied only): only the rows of `W_E`, or only the columns of `W_U`.
         n_heads: pseudo-attention heads that score pairs of tokens by `h_query W_Q W_K^T h_key`. Inputs then have a
             position axis.
-        d_head: rank of each head's QK circuit; `d_hidden` if not given.
+        d_head: rank of each head's QK circuit; `d_hidden` if not given. It is filled in, as is `bottleneck`: to change
+            `d_hidden`, `n_heads` or `d_mlp` with `dataclasses.replace`, give them too (None: fill in anew).
         d_mlp: width of an MLP with ReLU and no biases.
         bottleneck: where the hidden layer sits. "embed->mlp.in" (the default with an MLP):
             features -> hidden -> MLP -> features. "mlp.out->unembed": features -> embed -> MLP -> hidden -> features.

@@ -78,6 +78,8 @@ def test_defaults_are_filled_in():
     assert config(n_heads=2).d_head == 2
     assert config(n_heads=2, d_head=1).d_head == 1
     assert config().d_head is None
+    wider = dataclasses.replace(config(n_heads=1), d_hidden=5, d_mlp=3, d_head=None, bottleneck=None)
+    assert (wider.d_head, wider.bottleneck) == (5, "embed->mlp.in")
 
 
 def test_a_config_is_frozen_hashable_and_survives_json():

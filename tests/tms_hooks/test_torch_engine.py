@@ -80,6 +80,21 @@ def test_a_model_has_the_same_bits_alone_and_in_any_crowd(settings):
             assert torch.equal(mine[0], theirs[i]), seeds
 
 
+def test_bits_hold_when_torch_multiplied_before_the_import(run_python):
+    """MKL fixes its mode at its first product, before `tms_hooks` could ask for another: it must not need to."""
+    script = """
+import torch
+torch.ones(3, 100, 50) @ torch.ones(3, 50, 100)
+import tms_hooks as tms
+cfg = tms.ToyConfig(n_features=33, d_hidden=9)
+data = tms.SparseUniform(n_features=33, feature_probability=0.1)
+train = lambda seeds: tms.train(cfg, data, seeds=seeds, steps=10, batch_size=77, engine="torch").W_E
+alone = train([4])[0]
+print([torch.equal(train(seeds)[i], alone) for seeds, i in (([4, 0], 0), ([7, 5, 4], 2), (range(9), 4))])
+"""
+    assert run_python(script) == "[True, True, True]\n"
+
+
 def test_advancing_in_pieces_equals_advancing_at_once():
     at_once, _ = train(recipe())
     pieces = State.initial(recipe(), None, "cpu")
@@ -246,3 +261,14 @@ def test_a_model_that_starts_at_nan_stops_at_step_0():
     torch_engine.advance(plan, state, 0, 10)
     assert state.diverged_at.tolist() == [0, -1]
     assert torch.equal(state.weights["W_E"][1], train(recipe([1]))[0].weights["W_E"][0])
+
+
+def test_a_stopped_model_never_moves_again():
+    plan = recipe([0, 1])
+    state = State.initial(plan, None, "cpu")
+    state.diverged_at[1] = 0
+    before = state.copy()
+    torch_engine.advance(plan, state, 1, 10)
+    assert state.diverged_at.tolist() == [-1, 0]
+    assert torch.equal(state.weights["W_E"][1], before.weights["W_E"][1])
+    assert not torch.equal(state.weights["W_E"][0], before.weights["W_E"][0])
