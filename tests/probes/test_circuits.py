@@ -85,8 +85,8 @@ def test_omega_makes_the_pattern_of_a_transformer(make_bridge, name, fold_norm):
     with torch.no_grad():
         _, cache = model.run_with_cache(tokens)
     x = with_one(cache["blocks.1.ln1.hook_normalized" if fold_norm else "blocks.1.attn.hook_in"])
-    n_heads, d_head = model.blocks[1].attn.W_Q.shape[0], model.blocks[1].attn.W_Q.shape[-1]
-    for head in (0, n_heads - 1):
+    d_head = model.blocks[1].attn.W_Q.shape[-1]
+    for head in (1, 2):  # of grouped queries the second and third share no key head
         pattern = cache["blocks.1.attn.hook_pattern"][:, head].double()
         scores = torch.full_like(pattern, -torch.inf)
         for q in range(tokens.shape[1]):
@@ -97,6 +97,15 @@ def test_omega_makes_the_pattern_of_a_transformer(make_bridge, name, fold_norm):
         scores = (scores / d_head**0.5).masked_fill(pattern == 0, -torch.inf)
         # the model works in float32
         torch.testing.assert_close(scores.softmax(-1), pattern, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folded_layer_norm_leaves_nothing_along_the_ones(make_bridge):
+    """What is normalised is centred, so that part of Omega would never be seen; an RMSNorm does not centre."""
+    ones = torch.ones(64, dtype=torch.float64)
+    folded = qk_circuit(make_bridge("tiny")[0], 1, 0, fold_norm=True).matrix
+    assert (ones @ folded).abs().max() < 1e-10
+    assert (folded @ ones).abs().max() < 1e-10
+    assert (qk_circuit(make_bridge("llama")[0], 1, 0, fold_norm=True).matrix @ ones[:32]).abs().max() > 0.1
 
 
 @pytest.mark.parametrize("name", ["tiny", "llama"])

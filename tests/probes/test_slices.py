@@ -11,12 +11,13 @@ def test_slices_needed_by_hand():
             [3.0, 1.0, 0.0],  # 4 needs both
             [5.0, 1.0, -3.0],  # 3 is reached by 5
             [-5.0, 1.0, -1.0],  # -5 is reached by -5
+            [-3.0, -2.0, 1.0],  # -4 by -3 and -2
             [1.0, 1.0, 1.0],
             [0.0, 0.0, 0.0],
         ]
     )
-    assert slices_needed(slices).tolist() == [2, 1, 1, 3, 1]
-    assert slices_needed(slices[:, [2, 0, 1]]).tolist() == [2, 1, 1, 3, 1]  # the order of the slices is no matter
+    assert slices_needed(slices).tolist() == [2, 1, 1, 2, 3, 1]
+    assert slices_needed(slices[:, [2, 0, 1]]).tolist() == [2, 1, 1, 2, 3, 1]  # the order of the slices is no matter
 
 
 def test_slices_of_a_toy_sum_to_its_scores(toy):
