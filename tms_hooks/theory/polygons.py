@@ -4,10 +4,12 @@ Tied weights and a ReLU output throughout. A represented feature has the same no
 is regular; ignored features have zero weights. `gain` is a change of loss: the lower, the better.
 """
 
+from collections.abc import Sequence
 from functools import cache
 from math import cos, pi
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -48,42 +50,43 @@ def polygon_gain_nearest(F: int, literal: bool = False) -> float:
 def polygon(F: int, bias: bool = True) -> Polygon:
     """Best norm and bias of a regular F-gon when at most one feature is active: the limit p -> 0.
 
-    With g_r = l^2 cos(2 pi r/F), the active feature's output is relu(g_0 x + b) and that of the r-th neighbour relu(g_r x + b),
-    x uniform on [0, 1]; the loss is minimised over the norm l and the bias b <= 0 (a positive bias costs b^2 when nothing is
-    active, which no gain of order p repays), or over l at b = 0. Without a bias l^2 = 1/C and gain = -F/(3 C) with
-    C = sum_r max(0, cos(2 pi r/F))^2: F = 5 is best.
+    With threshold t = -b/l^2 the outputs are l^2 relu(c_r x - t), c_r = cos(2 pi r/F), x uniform on [0, 1]. The loss is
+    quadratic in l^2: with A = sum_{c_r > t} (c_r - t)^3 / (3 c_r) and B = (1 - t)^2 (2 + t) / 6 it is 1/3 - B^2/A at
+    l^2 = B/A. What is left is one number, t >= 0, found to 1e-10 (a positive bias would cost b^2 when nothing is
+    active, which no gain of order p repays); t = 0 without a bias, where gain = -F/(3 sum_r max(0, c_r)^2) and F = 5 is best.
 
     It stops being true where two features are often active together: see `best_polygon`.
 
-    >>> polygon(4)
-    Polygon(norm=1.0, bias=0.0, loss=0.0, gain=-1.333...)
     >>> min(range(2, 11), key=lambda F: polygon(F, bias=False).gain)
     5
+    >>> min(range(2, 11), key=lambda F: polygon(F).gain)  # a bias filters more neighbours
+    7
 
     Raises:
         ValueError: F < 2.
     """
-    from scipy.optimize import minimize
+    from scipy.optimize import minimize_scalar
 
     _check_corners(F)
-    cosines = _cosines(F)
-    C = float(cosines.clamp(min=0).square().sum())
-    if not bias or F <= 4:  # no neighbour is nearer than 90 degrees: b = 0 is perfect
-        return _polygon(F, 1 / C, 0.0)
-    # One valley; from the best polygon without bias, and from a perfectly filtered neighbour.
-    starts = [(1 / C, -0.01), (1 / (1 - float(cosines[1])), -float(cosines[1]) / (1 - float(cosines[1])) / 2)]
-    fits = [
-        minimize(
-            lambda z: float(_one_active_loss(z[0] * cosines, float(z[1]))),
-            start,
-            method="Nelder-Mead",
-            bounds=[(1e-6, None), (None, 0)],
-            options={"xatol": 1e-10, "fatol": 1e-14, "maxfev": 4000},
-        )
-        for start in starts
-    ]
-    best = min(fits, key=lambda fit: float(fit.fun))
-    return _polygon(F, float(best.x[0]), float(best.x[1]))
+    c = _cosines(F)
+    c = c[c > 0].numpy()
+
+    def loss_and_norm(t: float) -> tuple[float, float]:
+        A = (np.clip(c - t, 0, None) ** 3 / (3 * c)).sum()
+        B = (1 - t) ** 2 * (2 + t) / 6
+        return float(1 / 3 - B**2 / A), float(B / A) ** 0.5
+
+    t = 0.0
+    if bias:
+        # Each neighbour that falls silent opens a new valley: scan, then polish the deepest.
+        grid = np.linspace(0, 1, 1001)[:-1]
+        deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
+        bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
+        polished = minimize_scalar(lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11})
+        # The grid's own point, above all t = 0, unless polishing gains more than rounding.
+        t = float(polished.x if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest])
+    loss, norm = loss_and_norm(t)
+    return Polygon(norm, -t * norm**2, max(loss, 0.0), F * (loss - 1 / 3))
 
 
 def onehot_polygon_loss(n: int, d: int) -> float:
@@ -126,7 +129,7 @@ def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
 
     cosines, density = _cosines(F), torch.full((F,), p, dtype=torch.float64)
 
-    def loss_and_gradient(z: list[float]) -> tuple[float, list[float]]:
+    def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
         s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in z)
         loss = output_loss(s * cosines, b, density, 0)
         return float(loss.detach()), [float(g) for g in torch.autograd.grad(loss, (s, b))]
@@ -165,7 +168,6 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
     Raises:
         ValueError: the two never cost the same for p between 0.001 and 1.
     """
-    import numpy as np
     from scipy.optimize import brentq
 
     def difference(log_p: float) -> float:
@@ -179,21 +181,6 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
             return float(np.exp(brentq(difference, left, right, xtol=1e-4)))
     better = F if values[0] < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
-
-
-def _polygon(F: int, square_norm: float, b: float) -> Polygon:
-    loss = float(_one_active_loss(square_norm * _cosines(F), b))
-    return Polygon(square_norm**0.5, b, max(loss, 0.0), F * (loss - 1 / 3))
-
-
-def _one_active_loss(g: Float[Tensor, " feature"], b: float) -> Float[Tensor, ""]:
-    """sum_r E relu(g_r x + b)^2 - 2 E x relu(g_0 x + b) + 1/3 for x uniform on [0, 1]."""
-    flat = g.abs() < 1e-12
-    top, bottom = (g + b).clamp(min=0), max(b, 0.0)
-    square = torch.where(flat, bottom**2, (top**3 - bottom**3) / (3 * torch.where(flat, 1.0, g)))
-    start = min(max(-b / float(g[0]), 0.0), 1.0)
-    cross = g[0] * (1 - start**3) / 3 + b * (1 - start**2) / 2
-    return square.sum() - 2 * cross + 1 / 3
 
 
 def _cosines(F: int) -> Float[Tensor, " feature"]:
