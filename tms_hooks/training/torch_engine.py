@@ -102,6 +102,10 @@ def _gradients(
     leaves = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
     x = recipe.batch(seeds, step, state.diverged_at.device)
     feature_loss, qk_loss = loss_parts(recipe, leaves, x)
+    if recipe.empty_rows == "exact":
+        _, share = recipe.rows()
+        empty_loss, _ = loss_parts(recipe, leaves, torch.zeros_like(x[:, :1]))
+        feature_loss = share * feature_loss + (1 - share) * empty_loss
     total = objective(recipe, feature_loss, qk_loss, stage).sum()
     gradients = torch.autograd.grad(total, [leaves[name] for name in names])
     trained = {name: g[:models] for name, g in zip(names, gradients, strict=True)}
