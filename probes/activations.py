@@ -1,0 +1,137 @@
+"""Activations of named hooks: streamed batch by batch, copied, in bounded memory."""
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from probes.hooked import HookedModel, HookFn, check_hooks, temporary_hooks
+
+
+def stream_activations(
+    model: HookedModel, inputs: Any, hooks: str | Iterable[str], *, batch_size: int = 256
+) -> Iterator[dict[str, Tensor]]:
+    """Activations of the named hooks, one dictionary a batch: copies on the CPU, nothing else is kept.
+
+    Feed it to a running fit, and a million rows need no more memory than one batch.
+
+    Args:
+        model: any hooked model.
+        inputs: a tensor or a list of prompts, cut into batches along its first axis; or an iterator of them.
+        hooks: names; a bridge's aliases come back under the name asked for.
+        batch_size: examples a batch.
+
+    Raises:
+        KeyError: an unknown hook.
+        ValueError: a hook that does not fire, or no inputs.
+    """
+    names = check_hooks(model, hooks)
+    empty = True
+    for batch in _batches(inputs, batch_size):
+        empty = False
+        yield _activations(model, batch, names)
+    if empty:
+        raise ValueError("inputs is empty: give at least one example")
+
+
+def collect_activations(
+    model: HookedModel,
+    inputs: Tensor | Sequence[Any],
+    hooks: str | Iterable[str],
+    *,
+    batch_size: int = 256,
+    directory: Path | str | None = None,
+) -> dict[str, Tensor]:
+    """Activations of the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
+
+    With a `directory` each hook is written to `<name>.npy` there, batch by batch; the tensors returned are
+    maps of those files: memory stays that of one batch (bfloat16 is stored as float32).
+
+    Raises:
+        KeyError: an unknown hook.
+        ValueError: a hook that does not fire, no inputs, or a shape that changes from batch to batch.
+    """
+    if isinstance(inputs, Iterator):
+        raise TypeError(
+            "inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations"
+        )
+    stores: dict[str, _Store] = {}
+    start = 0
+    for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
+        stop = min(start + batch_size, len(inputs))
+        for name, value in activations.items():
+            if name not in stores:
+                stores[name] = _Store(
+                    name, value, len(inputs), None if directory is None else Path(directory)
+                )
+            stores[name].write(start, stop, value)
+        start = stop
+    return {name: store.finish() for name, store in stores.items()}
+
+
+class _Store:
+    """Rows of one hook, in memory or in a file that gets its name when it is complete."""
+
+    def __init__(self, name: str, first: Tensor, n_rows: int, directory: Path | None) -> None:
+        self.name, self.directory = name, directory
+        shape = (n_rows, *first.shape[1:])
+        if directory is None:
+            self.rows = torch.empty(shape, dtype=first.dtype)
+        else:
+            directory.mkdir(parents=True, exist_ok=True)
+            dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
+            self.rows = torch.from_numpy(
+                np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
+            )
+
+    @property
+    def _partial(self) -> Path:
+        assert self.directory is not None
+        return self.directory / f"{self.name}.npy.partial"
+
+    def write(self, start: int, stop: int, value: Tensor) -> None:
+        expected = (stop - start, *self.rows.shape[1:])
+        if tuple(value.shape) != expected:
+            raise ValueError(
+                f"hook {self.name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not "
+                f"{expected}; give inputs of one length, or take batch by batch with stream_activations"
+            )
+        self.rows[start:stop] = value
+
+    def finish(self) -> Tensor:
+        if self.directory is not None:
+            os.replace(self._partial, self._partial.with_suffix(""))
+        return self.rows
+
+
+def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:
+    if isinstance(inputs, Iterator):
+        return inputs
+    if isinstance(inputs, str):
+        inputs = [inputs]
+    return (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
+
+
+@torch.no_grad()
+def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, Tensor]:
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> HookFn:
+        def hook_fn(value: Tensor, hook: Any) -> None:
+            # a copy: the model may go on to change the live tensor in place
+            seen[name] = value.detach().to("cpu", copy=True)
+
+        return hook_fn
+
+    with temporary_hooks(model, [(name, keep(name)) for name in names]):
+        model(batch)
+    for name in names:
+        if name not in seen:
+            raise ValueError(
+                f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do"
+            )
+    return {name: seen[name] for name in names}
