@@ -49,7 +49,9 @@ class Site:
             raise ValueError(f"unit={self.unit!r} with directions: a site is units or a subspace; drop one of them")
         k, rank = len(self.directions), int(torch.linalg.matrix_rank(self.directions))
         if not 0 < k == rank:
-            raise ValueError(f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank or 'none'}")
+            raise ValueError(
+                f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank or 'none'}"
+            )
 
     @property
     def name(self) -> str:
@@ -74,18 +76,21 @@ def axes(hook: str, ndim: int) -> tuple[str, ...]:
     return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
 
 
-def expand_sites(sites: Iterable[Site | str], shapes: Mapping[str, tuple[int, ...]]) -> Iterator[Site]:
+def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
     """Sites with every "each" written out and negative indices counted from the front.
 
     Raises:
         ValueError: an axis that the activation lacks, an index outside it, or directions of another width.
     """
     for site in sites:
-        site = Site(hook=site) if isinstance(site, str) else site
         shape = shapes[site.hook]
+        if not shape or shape[0] != n_examples:
+            raise ValueError(f"{site.name} has shape {shape}: no axis of the {n_examples} examples to patch along")
         sizes = dict(zip(axes(site.hook, len(shape)), shape, strict=True))
         if site.directions is not None and site.directions.shape[1] != shape[-1]:
-            raise ValueError(f"{site.name}: directions have width {site.directions.shape[1]}, the activation {shape[-1]}")
+            raise ValueError(
+                f"{site.name}: directions have width {site.directions.shape[1]}, the activation {shape[-1]}"
+            )
         choices = [_choices(site, axis, sizes) for axis in ("pos", "head", "unit")]
         for pos, head, unit in product(*choices):
             yield replace(site, pos=pos, head=head, unit=unit)
@@ -107,7 +112,7 @@ def check_patch(patch: str) -> None:
         raise ValueError(f"patch={patch!r}: {nearest(patch, get_args(Patch))}")
 
 
-def replacement(patch: Patch, reference: Tensor, seed: int) -> Tensor:
+def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:
     """What `patch` writes, given the activations of the run that it takes values from, "batch ..."."""
     if patch == "zero":
         return torch.zeros_like(reference)
