@@ -127,8 +127,8 @@ def init_patching(
     table["effect"] = table.outcome - table.outcome[0]
     if (table.effect[table.condition == "self"] != 0).any():
         raise ValueError(
-            f"the self control differs from the unpatched model by {float(table.effect[1]):.3g}: retrain gives two results "
-            "for one model and one seed; make it a function of those alone"
+            f"the self control differs from the unpatched model by {float(table.effect[1]):.3g}: retrain gives two "
+            "results for one model and one seed; make it a function of those alone"
         )
     return table
 
