@@ -1,6 +1,7 @@
 """What a toy model is made of: a frozen, validated description."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 from tms_hooks.errors import choice_error
@@ -53,6 +54,11 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
+        for name in ("n_features", "d_hidden", "n_heads", "d_head", "d_mlp"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral | None):
+                raise ValueError(f"{name}={value!r}: must be a whole number")
+            object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
         for name in ("n_features", "d_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")

@@ -90,7 +90,9 @@ def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 40])
 def test_perfect_circle_reconstructs_and_is_the_shortest(n: int) -> None:
     norm, bias = theory.perfect_circle(n)
-    circle = torch.stack([torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1)
+    circle = torch.stack(
+        [torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1
+    )
 
     def loss(length: float, b: float) -> float:
         return float(((length**2 * circle @ circle.mT + b).relu() - torch.eye(n)).square().sum())

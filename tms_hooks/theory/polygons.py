@@ -82,7 +82,9 @@ def polygon(F: int, bias: bool = True) -> Polygon:
         grid = np.linspace(0, 1, 1001)[:-1]
         deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
         bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
-        polished = minimize_scalar(lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11})
+        polished = minimize_scalar(
+            lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11}
+        )
         # The grid's own point, above all t = 0, unless polishing gains more than rounding.
         t = float(polished.x if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest])
     loss, norm = loss_and_norm(t)
@@ -117,7 +119,7 @@ def polygon_loss(n: int, p: float, F: int) -> float:
     """
     _check_density(p)
     _check_corners(F)
-    if F > n or F > MAX_FEATURES:
+    if n < F or F > MAX_FEATURES:
         raise ValueError(f"F={F}: needs F <= n={n}, and exact sums stop at F={MAX_FEATURES}")
     return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import Weights
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
-from tms_hooks.training.recipe import DEFAULT_BATCH, Recipe
+from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2}
@@ -103,7 +103,10 @@ def _run(
     cfg, dtype = recipe.cfg, weights.dtype
     _, count, steps = recipe.stage_at(start)
     constants = [_constants(recipe.optimizer, count + t, steps) for t in range(max(stop - start, 1))]
-    rows = (recipe.batch_size or DEFAULT_BATCH) if dataset is None else len(dataset)
+    rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
+    importance = np.array(recipe.importance)
+    occupied = dataset is None and recipe.empty_rows == "exact"
+    jumps = recipe.data.jumps().numpy() if occupied else np.empty((0, cfg.n_features))
     threshold = (recipe.data.active_probability() * 2.0**32).round()
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     with _kernel_lock:
@@ -121,11 +124,13 @@ def _run(
             stop,
             _kind(recipe.optimizer),
             np.array(constants).astype(dtype),
-            (np.array(recipe.importance) / rows).astype(dtype),
+            (importance * share / rows).astype(dtype),
+            (importance * (1 - share)).astype(dtype),
             rows,
             np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
             threshold.numpy().astype(np.uint64),
             threshold.reciprocal().numpy(),
+            jumps.astype(np.uint64),
             loss,
             gradient,
         )

@@ -68,62 +68,228 @@ def draw_sparse_uniform(x, key, first_row, rows, threshold, scale):
             to_b[r] = x.dtype.type((np.float64(high) + 0.5) * scale_b) if high < below_b else zero
 
 
+@njit(cache=True)
+@no_type_check
+def draw_occupied(x, low, high, key, begin, rows, batch, jumps):
+    """Rows `begin`, ... of `SparseUniform.sample_occupied` into `x[:, :rows]`."""
+    n, unit = len(x), 2.0**-32
+    x[:, :rows] = 0
+    for r in range(rows):
+        bits = _mix(key + np.uint64(begin + r + 1) * GAMMA)
+        low[r] = bits & LOW
+        high[r] = bits >> S32
+    for r in range(rows):
+        feature, at, bits, value = 0, 0, low[r], high[r]
+        turn = 0
+        while bits >= jumps[at, n - 1]:
+            feature = at
+            while bits < jumps[at, feature]:
+                feature += 1
+            x[feature, r] = x.dtype.type((np.float64(value) + 0.5) * unit)
+            at = feature + 1
+            turn += 1
+            bits = _mix(key + np.uint64(turn * batch + begin + r + 1) * GAMMA)
+            value = bits >> S32
+            bits = bits & LOW
+
+
+def _combination(count):
+    """`to[:rows] += sum_j w[j] * source[j, :rows]` for a fixed count of sources, written out so that it is one pass."""
+    each = range(count)
+    body = f"""
+def add(to, w, source, first, rows):
+    {"; ".join(f"w{j} = w[first + {j}]" for j in each)}
+    {"; ".join(f"s{j} = source[first + {j}]" for j in each)}
+    for r in range(rows):
+        to[r] += {" + ".join(f"w{j} * s{j}[r]" for j in each)}
+"""
+    scope: dict = {}
+    exec(body, scope)
+    return njit(fastmath=SUMS)(scope["add"])
+
+
+def _tile(height, width):
+    """`to[i, j] += left[i, :rows] . right[j, :rows]` for a fixed tile of sums, all kept in registers."""
+    tile = [(i, j) for i in range(height) for j in range(width)]
+    body = f"""
+def add(to, left, right, top, side, rows, zero):
+    {"; ".join(f"a{i} = left[top + {i}]" for i in range(height))}
+    {"; ".join(f"b{j} = right[side + {j}]" for j in range(width))}
+    {" = ".join(f"t{i}_{j}" for i, j in tile)} = zero
+    for r in range(rows):
+        {"; ".join(f"t{i}_{j} += a{i}[r] * b{j}[r]" for i, j in tile)}
+    {"; ".join(f"to[top + {i}, side + {j}] += t{i}_{j}" for i, j in tile)}
+"""
+    scope: dict = {}
+    exec(body, scope)
+    return njit(fastmath=SUMS)(scope["add"])
+
+
+_add_1, _add_2, _add_3, _add_4, _add_8 = (_combination(count) for count in (1, 2, 3, 4, 8))
+_tile_1_1, _tile_1_2, _tile_1_4 = (_tile(1, width) for width in (1, 2, 4))
+_tile_4_1, _tile_4_2, _tile_4_4 = (_tile(4, width) for width in (1, 2, 4))
+
+
+@njit(cache=True)
+@no_type_check
+def add_product(to, w, source, rows):
+    """`to[:, :rows] += w @ source[:, :rows]`."""
+    for i in range(len(to)):
+        out, weights, j, left = to[i], w[i], 0, len(source)
+        while left >= 8:
+            _add_8(out, weights, source, j, rows)
+            j, left = j + 8, left - 8
+        if left >= 4:
+            _add_4(out, weights, source, j, rows)
+            j, left = j + 4, left - 4
+        if left == 3:
+            _add_3(out, weights, source, j, rows)
+        elif left == 2:
+            _add_2(out, weights, source, j, rows)
+        elif left == 1:
+            _add_1(out, weights, source, j, rows)
+
+
+@njit(cache=True)
+@no_type_check
+def add_outer(to, left, right, rows):
+    """`to += left[:, :rows] @ right[:, :rows].T`."""
+    zero = to.dtype.type(0)
+    height, width = to.shape
+    i = 0
+    while i < height:
+        j = 0
+        if height - i >= 4:
+            while width - j >= 4:
+                _tile_4_4(to, left, right, i, j, rows, zero)
+                j += 4
+            if width - j >= 2:
+                _tile_4_2(to, left, right, i, j, rows, zero)
+                j += 2
+            if width - j == 1:
+                _tile_4_1(to, left, right, i, j, rows, zero)
+            i += 4
+        else:
+            while width - j >= 4:
+                _tile_1_4(to, left, right, i, j, rows, zero)
+                j += 4
+            if width - j >= 2:
+                _tile_1_2(to, left, right, i, j, rows, zero)
+                j += 2
+            if width - j == 1:
+                _tile_1_1(to, left, right, i, j, rows, zero)
+            i += 1
+
+
+def _feature(m):
+    """Logit, error and sums of one feature over a block, for a fixed width and a piecewise linear output: one pass.
+
+    `out` receives the loss's slope in the logits.
+    """
+    each = range(m)
+    body = f"""
+def feature(out, x, h, w, bias, weight, floor, g_w, rows, zero):
+    slope, loss, g_bias = weight + weight, zero, zero
+    {"; ".join(f"w{k} = w[{k}]; h{k} = h[{k}]; g{k} = zero" for k in each)}
+    for r in range(rows):
+        {"; ".join(f"x{k} = h{k}[r]" for k in each)}
+        logit = bias + {" + ".join(f"w{k} * x{k}" for k in each)}
+        clipped = logit <= floor
+        error = (floor if clipped else logit) - x[r]
+        loss += error * error
+        g = zero if clipped else slope * error
+        out[r] = g
+        g_bias += g
+        {"; ".join(f"g{k} += g * x{k}" for k in each)}
+    {"; ".join(f"g_w[{k}] += g{k}" for k in each)}
+    return weight * loss, g_bias
+"""
+    scope: dict = {}
+    exec(body, scope)
+    return njit(fastmath=SUMS)(scope["feature"])
+
+
+_feature_1, _feature_2, _feature_3, _feature_4, _feature_5, _feature_6 = (_feature(m) for m in range(1, 7))
+WIDEST = 6
+
+
+@njit(cache=True)
+@no_type_check
+def feature_pass(out, x, h, w, bias, weight, floor, g_w, rows):
+    """Choose the pass by the model's width."""
+    m, zero = len(w), weight * 0
+    if m == 1:
+        return _feature_1(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+    if m == 2:
+        return _feature_2(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+    if m == 3:
+        return _feature_3(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+    if m == 4:
+        return _feature_4(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+    if m == 5:
+        return _feature_5(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+    return _feature_6(out, x, h, w, bias, weight, floor, g_w, rows, zero)
+
+
 @njit(cache=True, fastmath=SUMS)
 @no_type_check
-def forward_backward(x, rows, w_e, w_u, b, g_e, g_u, g_b, loss, weight, act, biased, h, g, dh):
+def output_error(out, x, weight, act, rows):
+    """Loss of one feature in one block and its slope in the bias; `out`, logits, becomes its slope in them."""
+    zero, one, half = weight * 0, x.dtype.type(1), x.dtype.type(0.5)
+    root_half, density = x.dtype.type(math.sqrt(0.5)), x.dtype.type(1 / math.sqrt(2 * math.pi))
+    loss, g_bias, slope = zero, zero, weight + weight
+    if act == RELU:
+        for r in range(rows):
+            clipped = out[r] <= zero
+            error = (zero if clipped else out[r]) - x[r]
+            loss += error * error
+            g = zero if clipped else slope * error
+            out[r] = g
+            g_bias += g
+    elif act == GELU:
+        for r in range(rows):
+            below = half * (one + math.erf(out[r] * root_half))
+            error = out[r] * below - x[r]
+            loss += error * error
+            g = slope * error * (below + out[r] * density * math.exp(-half * out[r] * out[r]))
+            out[r] = g
+            g_bias += g
+    else:
+        for r in range(rows):
+            error = out[r] - x[r]
+            loss += error * error
+            g = slope * error
+            out[r] = g
+            g_bias += g
+    return weight * loss, g_bias
+
+
+@njit(cache=True)
+@no_type_check
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, biased, h, g, dh):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
     n, m = w_e.shape
-    zero, one, two, half = x.dtype.type(0), x.dtype.type(1), x.dtype.type(2), x.dtype.type(0.5)
-    root_half, density = x.dtype.type(math.sqrt(0.5)), x.dtype.type(1 / math.sqrt(2 * math.pi))
-    for k in range(m):
-        h[k, :rows] = zero
-        dh[k, :rows] = zero
+    h[:, :rows] = 0
+    dh[:, :rows] = 0
+    add_product(h, w_e_t, x, rows)
+    in_one = m <= WIDEST and act != GELU
+    if not in_one:
         for i in range(n):
-            w = w_e[i, k]
-            for r in range(rows):
-                h[k, r] += w * x[i, r]
+            g[i, :rows] = b[i]
+        add_product(g, w_u, h, rows)
+    floor = x.dtype.type(0 if act == RELU else -np.inf)
     for i in range(n):
-        out = g[i]
-        out[:rows] = b[i]
-        for k in range(m):
-            w = w_u[i, k]
-            for r in range(rows):
-                out[r] += w * h[k, r]
-        total, slope = zero, two * weight[i]
-        if act == RELU:
-            for r in range(rows):
-                error = max(out[r], zero) - x[i, r]
-                total += error * error
-                out[r] = slope * error if out[r] > zero else zero
-        elif act == GELU:
-            for r in range(rows):
-                below = half * (one + math.erf(out[r] * root_half))
-                error = out[r] * below - x[i, r]
-                total += error * error
-                out[r] = slope * error * (below + out[r] * density * math.exp(-half * out[r] * out[r]))
+        if in_one:
+            feature_loss, g_bias = feature_pass(g[i], x[i], h, w_u[i], b[i], weight[i], floor, g_u[i], rows)
         else:
-            for r in range(rows):
-                error = out[r] - x[i, r]
-                total += error * error
-                out[r] = slope * error
-        loss[i] += weight[i] * total
+            feature_loss, g_bias = output_error(g[i], x[i], weight[i], act, rows)
+        loss[i] += feature_loss
         if biased:
-            total = zero
-            for r in range(rows):
-                total += out[r]
-            g_b[i] += total
-        for k in range(m):
-            w, total = w_u[i, k], zero
-            for r in range(rows):
-                dh[k, r] += w * out[r]
-                total += out[r] * h[k, r]
-            g_u[i, k] += total
-    for i in range(n):
-        for k in range(m):
-            total = zero
-            for r in range(rows):
-                total += x[i, r] * dh[k, r]
-            g_e[i, k] += total
+            g_b[i] += g_bias
+    if not in_one:
+        add_outer(g_u, g, h, rows)
+    add_product(dh, w_u_t, g, rows)
+    add_outer(g_e, x, dh, rows)
 
 
 @njit(cache=True, inline="always")
@@ -159,6 +325,104 @@ def update(kind, w, g, first, second, constants):
     return finite
 
 
+@njit(cache=True)
+@no_type_check
+def copy(to, source):
+    """`to[:] = source` for flat arrays."""
+    for j in range(len(to)):
+        to[j] = source[j]
+
+
+@njit(cache=True)
+@no_type_check
+def transpose(to, source):
+    """`to[:] = source.T`."""
+    for i in range(len(source)):
+        for k in range(len(to)):
+            to[k, i] = source[i, k]
+
+
+@njit(cache=True)
+@no_type_check
+def train_one(
+    w,
+    first,
+    second,
+    diverged_at,
+    seed,
+    n,
+    m,
+    tied,
+    biased,
+    act,
+    start,
+    stop,
+    kind,
+    constants,
+    weight,
+    empty_weight,
+    rows,
+    dataset,
+    threshold,
+    scale,
+    jumps,
+    loss_out,
+    gradient_out,
+):
+    """`advance` for one model."""
+    size, dtype, block = len(w), w.dtype, min(BLOCK, rows + rows % 2)
+    g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
+    w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
+    w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
+    w_e_t = np.empty((m, n), dtype)
+    w_u_t = w_e_t if tied else np.empty((m, n), dtype)
+    at += matrix
+    b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), g)
+    x, logits = np.empty((n, block), dtype), np.empty((n, block), dtype)
+    h, dh, loss = np.empty((m, block), dtype), np.empty((m, block), dtype), np.empty(n, dtype)
+    low, high = np.empty(block, np.uint64), np.empty(block, np.uint64)
+    old = np.empty(size, dtype)
+    for step in range(start, max(stop, start + 1)):
+        if step > start and diverged_at[0] >= 0:
+            break
+        for j in range(size):
+            g[j] = 0
+        for i in range(n):
+            loss[i] = 0
+        transpose(w_e_t, w_e)
+        if not tied:
+            transpose(w_u_t, w_u)
+        key = batch_key(seed, step)
+        for begin in range(0, rows, block):
+            count = min(block, rows - begin)
+            if dataset.shape[1]:
+                x[:, :count] = dataset[:, begin : begin + count]
+            elif len(jumps):
+                draw_occupied(x, low, high, key, begin, count, rows, jumps)
+            else:
+                draw_sparse_uniform(x, key, begin, count, threshold, scale)
+            forward_backward(
+                x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, biased, h, logits, dh
+            )
+        if len(jumps):
+            x[:, :1] = 0
+            forward_backward(
+                x, 1, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, empty_weight, act, biased, h, logits, dh
+            )
+        if step == start:
+            copy(loss_out, loss)
+            copy(gradient_out, g)
+        if step == stop or diverged_at[0] >= 0:
+            break
+        copy(old, w)
+        finite = update(kind, w, g, first, second, constants[step - start])
+        if not (finite and np.isfinite(loss.sum())):
+            diverged_at[0] = step
+            copy(w, old)
+            for j in range(size):
+                first[j] = second[j] = 0
+
+
 @njit(cache=True, parallel=True)
 @no_type_check
 def advance(
@@ -177,47 +441,39 @@ def advance(
     kind,
     constants,  # step, what `update` unpacks
     weight,
+    empty_weight,
     rows,
     dataset,  # feature, row: the whole data set; without rows, draw
     threshold,
     scale,
+    jumps,  # last, feature: as in `SparseUniform.jumps`; without rows, draw empty rows too
     loss_out,  # model, feature
     gradient_out,  # model, parameter
 ):
     """Updates `start` to `stop - 1` of every model; `loss_out` and `gradient_out` are those before the first."""
     for i in prange(len(weights)):
-        size = weights.shape[1]
-        w, g = weights[i], np.empty(size, weights.dtype)
-        matrix = n * m
-        w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
-        at = 0 if tied else matrix
-        w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
-        at += matrix
-        b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, weights.dtype), g)
-        loss = np.empty(n, weights.dtype)
-        x, d_out = np.empty((n, BLOCK + 1), weights.dtype), np.empty((n, BLOCK + 1), weights.dtype)
-        h, dh = np.empty((m, BLOCK + 1), weights.dtype), np.empty((m, BLOCK + 1), weights.dtype)
-        old = np.empty((3, size), weights.dtype)
-        for step in range(start, max(stop, start + 1)):
-            if step > start and diverged_at[i] >= 0:
-                break
-            g[:] = 0
-            loss[:] = 0
-            key = batch_key(seeds[i], step)
-            for begin in range(0, rows, BLOCK):
-                count = min(BLOCK, rows - begin)
-                if dataset.shape[1]:
-                    x[:, :count] = dataset[:, begin : begin + count]
-                else:
-                    draw_sparse_uniform(x, key, begin, count, threshold, scale)
-                forward_backward(x, count, w_e, w_u, b, g_e, g_u, g_b, loss, weight, act, biased, h, d_out, dh)
-            if step == start:
-                loss_out[i] = loss
-                gradient_out[i] = g
-            if step == stop or diverged_at[i] >= 0:
-                break
-            old[0], old[1], old[2] = w, first[i], second[i]
-            finite = update(kind, w, g, first[i], second[i], constants[step - start])
-            if not (finite and np.isfinite(loss.sum())):
-                diverged_at[i] = step
-                w[:], first[i], second[i] = old[0], 0, 0
+        train_one(
+            weights[i],
+            first[i],
+            second[i],
+            diverged_at[i : i + 1],
+            seeds[i],
+            n,
+            m,
+            tied,
+            biased,
+            act,
+            start,
+            stop,
+            kind,
+            constants,
+            weight,
+            empty_weight,
+            rows,
+            dataset,
+            threshold,
+            scale,
+            jumps,
+            loss_out[i],
+            gradient_out[i],
+        )

@@ -21,7 +21,7 @@ from tms_hooks.run import Run, provenance
 from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage
+from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage, mostly_empty
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
@@ -49,6 +49,7 @@ def train(
     engine: EngineName = "auto",
     device: str = "cpu",
     dtype: Dtype = "float32",
+    empty_rows: Literal["auto", "drawn", "exact"] = "auto",
     progress: bool | None = None,
 ) -> Run:
     """Train one toy model a seed, all at once; each is what it would be if trained alone.
@@ -80,6 +81,9 @@ def train(
             where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
+        empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
+            as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn" draws
+            all. "auto" is "exact" for `SparseUniform` data of which at least half the rows are empty.
         progress: show a progress bar; by default if standard error is a terminal.
 
     Raises:
@@ -100,6 +104,7 @@ def train(
         qk_weight=qk_weight,
         record_every=record_every,
         dtype=dtype,
+        empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
     )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: torch sees no CUDA device here; use device='cpu'")
@@ -168,7 +173,9 @@ def _run(recipe: Recipe, state: State, engine: Literal["torch", "fused"], progre
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
     """What all models are evaluated on: 65,536 rows that no training batch shares, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
-    return replace(recipe, batch_size=HELD_OUT_ROWS).batch((HELD_OUT_SEED,), 0, "cpu")[0] if x is None else x
+    if x is None:
+        x = replace(recipe, batch_size=HELD_OUT_ROWS, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
+    return x
 
 
 def _one_a_feature(importance: float | Sequence[float] | Tensor | None, n_features: int) -> tuple[float, ...]:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, MAX_DATASET_ROWS, Distribution
+from tms_hooks.data import DISTRIBUTIONS, MAX_DATASET_ROWS, Distribution, SparseUniform
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
@@ -17,10 +17,16 @@ from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 Loss = Literal["mse", "cross_entropy"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
+EmptyRows = Literal["drawn", "exact"]
 
 DEFAULT_BATCH = 1024
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
+
+
+def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
+    """Whether empty rows, more than half of all, can be left to their closed form."""
+    return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,11 +49,13 @@ class Recipe:
     qk_weight: float
     record_every: int
     dtype: Dtype
+    empty_rows: EmptyRows = "drawn"
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
         self._check_seeds_and_steps()
         self._check_data_and_loss()
+        self._check_empty_rows()
         self._check_heads()
 
     def _check_seeds_and_steps(self) -> None:
@@ -80,6 +88,15 @@ class Recipe:
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
+            )
+
+    def _check_empty_rows(self) -> None:
+        if self.empty_rows not in get_args(EmptyRows):
+            raise choice_error("empty_rows", self.empty_rows, get_args(EmptyRows))
+        if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
+            raise ValueError(
+                "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
+                "use empty_rows='drawn'"
             )
 
     def _check_heads(self) -> None:
@@ -140,11 +157,23 @@ class Recipe:
         whole = self.whole_dataset(device)
         if whole is not None:
             return whole.expand(len(seeds), *whole.shape).contiguous()
-        rows = self.batch_size or DEFAULT_BATCH
+        rows, _ = self.rows()
+        if self.empty_rows == "exact":
+            assert isinstance(self.data, SparseUniform)  # _check_empty_rows
+            return self.data.sample_occupied(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         tokens = self.data.sample(2 * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         return tokens.unflatten(1, (rows, 2))
+
+    def rows(self) -> tuple[int, float]:
+        """How many rows are drawn a step, and the share of the distribution that they stand for: without empty rows < 1."""
+        batch = self.batch_size or DEFAULT_BATCH
+        if self.empty_rows == "drawn":
+            return batch, 1.0
+        assert isinstance(self.data, SparseUniform)  # _check_empty_rows
+        share = 1 - self.data.empty_probability
+        return max(round(batch * share), 1), share
 
     def whole_dataset(self, device: torch.device | str) -> Float[Tensor, "batch *pos feature"] | None:
         """Every vector of a finite distribution (with heads: every ordered pair), unless a batch size is given."""

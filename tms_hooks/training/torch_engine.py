@@ -97,6 +97,10 @@ def _gradients(
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
     x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
     feature_loss, qk_loss = loss_parts(recipe, weights, x)
+    if recipe.empty_rows == "exact":
+        _, share = recipe.rows()
+        empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
+        feature_loss = share * feature_loss + (1 - share) * empty_loss
     total = objective(recipe, feature_loss, qk_loss, stage).sum()
     gradients = torch.autograd.grad(total, [weights[name] for name in names])
     return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
