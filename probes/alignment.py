@@ -23,16 +23,16 @@ class Alignment:
     """
 
     S: Float[Tensor, " k"]
-    left_cosines: Float[Tensor, "k feature"]
-    right_cosines: Float[Tensor, "k feature"]
+    left_cosines: Float[Tensor, "k left_feature"]
+    right_cosines: Float[Tensor, "k right_feature"]
     blocks: tuple[tuple[int, int], ...]
     """First and one past the last singular vector of each block."""
     left_features: Int[Tensor, " k"]
     """Best matching (Hungarian) of vectors to features by the cosine of feature and block; -1: none left."""
     right_features: Int[Tensor, " k"]
-    left_angles: tuple[Float[Tensor, " angle"], ...]
+    left_angles: tuple[Float[Tensor, "_"], ...]
     """Principal angles (radians, largest first) between each block and the span of the features matched to it."""
-    right_angles: tuple[Float[Tensor, " angle"], ...]
+    right_angles: tuple[Float[Tensor, "_"], ...]
     left_pvalues: Float[Tensor, " k"]
     """Corrected for all blocks of both sides; the vectors of a block share one."""
     right_pvalues: Float[Tensor, " k"]
@@ -59,8 +59,8 @@ class Alignment:
 
 def align(
     omega: Float[Tensor, "d_left d_right"] | Circuit,
-    left: Float[Tensor, "feature d_left"],
-    right: Float[Tensor, "feature d_right"],
+    left: Float[Tensor, "left_feature width"],
+    right: Float[Tensor, "right_feature right_width"],
     null: Literal["rotation"] = "rotation",
     n_null: int = 1000,
     seed: int = 0,

@@ -54,7 +54,7 @@ def qk_circuit(
     if offset:
         W_Q, b_Q = rotate(model, W_Q, offset), rotate(model, b_Q, offset)
     if fold_norm:
-        (W_Q, b_Q), (W_K, b_K) = _fold_norm(model, layer, W_Q, b_Q), _fold_norm(model, layer, W_K, b_K)
+        (W_Q, b_Q), (W_K, b_K) = _fold_ln1(model, layer, W_Q, b_Q), _fold_ln1(model, layer, W_K, b_K)
     if bias:
         W_Q, W_K = torch.cat([W_Q, b_Q[None]]), torch.cat([W_K, b_K[None]])
     return Circuit(W_Q, W_K, *factored_svd(W_Q, W_K))
@@ -72,7 +72,7 @@ def ov_circuit(model: HookedModel, layer: int, head: int, *, bias: bool = False,
     W_V, b_V = _head_weights(model, layer, head, "V")
     W_O = _attention(model, layer).W_O[head].detach().double().mT
     if fold_norm:
-        W_V, b_V = _fold_norm(model, layer, W_V, b_V)
+        W_V, b_V = _fold_ln1(model, layer, W_V, b_V)
     if bias:
         W_V = torch.cat([W_V, b_V[None]])
     return Circuit(W_V, W_O, *factored_svd(W_V, W_O))
@@ -156,17 +156,28 @@ def _head_weights(model: Any, layer: int, head: int, which: str) -> tuple[Tensor
     return weight, weight.new_zeros(weight.shape[-1]) if biases is None else biases[group].detach().double()
 
 
-def _fold_norm(model: Any, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
-    """Weight and bias that act on the normalised input, before the norm's gain (and, for LayerNorm, centred)."""
-    norm = getattr(model.blocks[layer], "ln1", None)
+def _fold_ln1(model: Any, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
+    return fold_norm_into(model, getattr(model.blocks[layer], "ln1", None), weight, bias)
+
+
+def fold_norm_into(
+    model: Any, norm: Any, weight: Float[Tensor, "d_model d_out"], bias: Float[Tensor, " d_out"]
+) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
+    """Weight and bias that act on the normalised input, before `norm`'s gain and shift (centred for a LayerNorm).
+
+    Raises:
+        ValueError: there is no norm in front of these weights.
+    """
     cfg = getattr(model, "cfg", None)
+    # BERT normalises after each part, not before it
     if norm is None or "bert" in str(getattr(cfg, "architecture", "")).lower():
-        raise ValueError(f"fold_norm=True: nothing normalises what layer {layer}'s heads read; use fold_norm=False")
+        kind = type(model).__name__
+        raise ValueError(f"fold_norm=True: this {kind} has no norm in front of these weights; use fold_norm=False")
     gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
     if shift is not None:
-        bias = bias + shift.detach().double() @ weight
+        bias = bias + shift.detach().to(weight) @ weight
     if gain is not None:
-        gain = gain.detach().double() + bool(getattr(cfg, "rmsnorm_uses_offset", False))
+        gain = gain.detach().to(weight) + bool(getattr(cfg, "rmsnorm_uses_offset", False))
         weight = gain[:, None] * weight
     if "RMS" not in str(getattr(cfg, "normalization_type", "")):
         weight = weight - weight.mean(0)  # a centred input has no part along the ones

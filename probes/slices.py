@@ -153,9 +153,10 @@ def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> fl
     scale = float((own * ours).sum() / (ours * ours).sum())
     error = (scale * form).softmax(-1) - judged if is_pattern else (scale * form - judged)[seen]
     limit = _TOLERANCE * (1 if is_pattern else max(1.0, float(judged[seen].abs().max())))
-    if not float(error.abs().max()) <= limit:
+    worst = float(error.abs().max())
+    if not worst <= limit:
         raise ValueError(
-            f"this head's scores are not x_query Omega x_key times a constant (they differ by {float(error.abs().max()):.1e}): "
+            f"this head's scores are not x_query Omega x_key times a constant (off by up to {worst:.1e}): "
             "position biases, a soft cap or normalised queries cannot be split into slices"
         )
     return scale

@@ -6,12 +6,7 @@
 >>> out, cache = run.models[0].run_with_cache(torch.eye(6))
 """
 
-import os
 from typing import TYPE_CHECKING, Any
-
-# Before the first matrix product: then MKL's results depend neither on memory alignment nor on how many models are
-# stacked, so that a model trained in a crowd is the model trained alone, to the bit.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
 
 from tms_hooks import geometry
 from tms_hooks.config import ToyConfig

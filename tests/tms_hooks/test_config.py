@@ -40,7 +40,7 @@ def test_impossible_values_are_refused(changes, message):
 UNKNOWN_NAMES = """
 import tms_hooks as tms
 for changes in ({"output_act": "rellu"}, {"hidden_act": "tanh"}, {"bottleneck": "embed->mlp", "d_mlp": 2},
-                {"unit_norm": "writes", "tied": False}):
+                {"unit_norm": "writes", "tied": False}, {"d_mlp": 2.5}):
     try:
         tms.ToyConfig(n_features=6, d_hidden=2, **changes)
     except ValueError as error:
@@ -63,6 +63,7 @@ def test_unknown_names_without_a_type_checker(run_python):
         "hidden_act='tanh' is not known; choose from identity, relu, gelu, softmax",
         "bottleneck='embed->mlp' is not known; did you mean 'embed->mlp.in'?",
         "unit_norm='writes' is not known; did you mean 'write'?",
+        "d_mlp=2.5: must be a whole number",
         "values='binry' is not known; did you mean 'binary'?",
         "schedule='cosin' is not known; did you mean 'cosine'?",
         "loss='ms' is not known; did you mean 'mse'?",
@@ -78,6 +79,8 @@ def test_defaults_are_filled_in():
     assert config(n_heads=2).d_head == 2
     assert config(n_heads=2, d_head=1).d_head == 1
     assert config().d_head is None
+    wider = dataclasses.replace(config(n_heads=1), d_hidden=5, d_mlp=3, d_head=None, bottleneck=None)
+    assert (wider.d_head, wider.bottleneck) == (5, "embed->mlp.in")
 
 
 def test_a_config_is_frozen_hashable_and_survives_json():

@@ -164,7 +164,8 @@ def test_no_hook_point_is_dead(changes):
 
 
 def test_shapes_of_activations():
-    _, cache = toy(n_heads=2, d_head=1, d_mlp=5).run_with_cache(torch.rand(6, 7, 4).double())
+    model = toy(n_heads=2, d_head=1, d_mlp=5)
+    _, cache = model.run_with_cache(inputs(model, batch=6, pos=7))
     assert {name: tuple(value.shape) for name, value in cache.items()} == {
         "hook_embed": (6, 7, 3),
         "hook_hidden": (6, 7, 3),
@@ -258,7 +259,7 @@ def test_missing_weights_say_which_switch_is_off():
 def test_W_has_features_in_columns_as_in_the_paper():
     model = toy()
     assert torch.equal(model.W, model.W_E.T)
-    x = torch.rand(4, dtype=torch.float64)
+    x = inputs(model)[0]
     assert_close(model.run_with_cache(x[None])[1]["hook_hidden"][0], model.W @ x)
 
 
@@ -342,7 +343,7 @@ def test_the_seed_decides_the_weights_and_touches_no_global_state():
 
 def test_initial_weights_are_xavier_of_each_matrix():
     """Standard deviation sqrt(2 / (fan_in + fan_out)), within 5 standard errors sd / sqrt(2 N)."""
-    cfg = tms.ToyConfig(n_features=300, d_hidden=100, tied=False, n_heads=3, d_head=50, hidden_bias=True)
+    cfg = tms.ToyConfig(n_features=300, d_hidden=100, tied=False, n_heads=40, d_head=50, hidden_bias=True)
     weights = forward.init_weights(cfg, seed=0)
     for name, fans in {"W_E": 400, "W_U": 400, forward.W_Q: 150, forward.W_K: 150}.items():
         std, count = (2 / fans) ** 0.5, weights[name].numel()

@@ -86,8 +86,9 @@ def test_unknown_and_empty() -> None:
     t = math.acos(0.8)
     assert shape.distance == pytest.approx(2 * math.sin((math.pi - t) / 4), abs=1e-6)
     assert name_polytope(torch.zeros(3, 2)) == "empty"
-    random = torch.randn(13, 4, generator=torch.Generator().manual_seed(0))
-    assert name_polytope(10 * random) == "unknown"
+    for shape_of_W in ((13, 4), (400, 30)):
+        random = torch.randn(*shape_of_W, generator=torch.Generator().manual_seed(0))
+        assert name_polytope(10 * random) == "unknown"
 
 
 def test_irregular_pentagon_is_named_within_tolerance_only() -> None:

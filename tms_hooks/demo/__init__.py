@@ -42,6 +42,6 @@ def run_demo(
         [section for section, _ in parts],
         f"tms demo: {n_models} + {toys.HEAD_TOYS} toys and {real_model} in {time.perf_counter() - began:.0f} s; seeds from "
         f"0; tms-hooks {run.provenance['tms_hooks']}, torch {run.provenance['torch']}, {run.provenance['engine']} engine.",
-        probes.render.bundle_html(),
+        probes.render.bundle(),
     )
     return page, pd.concat([rows for _, rows in parts])

@@ -25,7 +25,6 @@ FIRES = 0.5
 """A head fires on a pair of tokens if its pattern is at least this (Franco & Crovella 2024)."""
 
 
-
 class Prompt(NamedTuple):
     """A text as tokens, with the pairs of positions on which a head of its kind would fire."""
 

@@ -61,7 +61,7 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
     tensor([0.5000, 0.5000])
     """
     check_weights(W)
-    # Each model in units of its longest direction: D_i has no scale, and fourth powers of small weights would underflow.
+    # Each model in units of its longest direction: D_i has no scale, and fourth powers of small ones would underflow.
     longest = torch.linalg.vector_norm(W, dim=-1).amax(-1)[..., None, None]
     W = W / longest.clamp(min=torch.finfo(W.dtype).tiny)
     own = W.square().sum(-1)

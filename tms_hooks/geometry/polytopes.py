@@ -47,8 +47,8 @@ def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max
 
     A model whose directions, all together, lie within `max_distance` of an ideal shape has that shape's name, though it
     may be a tegum product: "square" is two digons, "octahedron" three, "triangular bipyramid" a triangle and a digon.
-    Otherwise its tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where no
-    ideal shape is near. A "point" has its dimension to itself. A model that represents nothing is "empty".
+    Otherwise its tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where
+    no ideal shape is near. A "point" has its dimension to itself. A model that represents nothing is "empty".
 
     The name does not change under rotation, reflection, permutation, scale (above `min_norm`), or noise well below
     `max_distance` (0.15: 8.6 degrees).
@@ -120,8 +120,8 @@ def ideal_polytopes(n_vertices: int) -> dict[str, Float[Tensor, "vertex hidden"]
         shapes[{4: "tetrahedron", 5: "5-cell"}.get(k, f"{k - 1}-simplex")] = _simplex(k)
     if k >= 6 and k % 2 == 0:
         shapes[{6: "octahedron", 8: "16-cell"}.get(k, f"{k // 2}-orthoplex")] = _orthoplex(k // 2)
-    if k >= 5 and k != 6:  # the square bipyramid is the octahedron
-        base = "triangular" if k == 5 else f"{_GON.get(k - 2, f'{k - 2}-gon')}al"
+    if k - 2 in _GON and k != 6:  # the square bipyramid is the octahedron
+        base = "triangular" if k == 5 else f"{_GON[k - 2]}al"
         shapes[f"{base} bipyramid"] = torch.cat([_ring(k - 2, height=0.0), _POLES])
     return shapes | {name: V for name, V in _polyhedra().items() if len(V) == k}
 

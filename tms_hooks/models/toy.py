@@ -53,6 +53,7 @@ class ToyModel(HookedRootModule):
         for bias in {"b_hidden", "b_U"} - self._parameters.keys():
             self.register_parameter(bias, None)
         self.setup()
+        self.eval()  # no layer here cares, but TransformerLens's analysis tools refuse a module in training mode
 
     @classmethod
     def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> "ToyModel":

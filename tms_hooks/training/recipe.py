@@ -207,15 +207,18 @@ class Recipe:
             raise ValueError(
                 f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
             )
-        data, optimizer = dict(plain["data"]), dict(plain["optimizer"])
-        tuples = {name: tuple(plain[name]) for name in ("seeds", "steps", "stages", "importance")}
-        return cls(
-            **plain
-            | tuples
-            | {
-                "cfg": ToyConfig(**plain["cfg"]),
-                "data": DISTRIBUTIONS[data.pop("kind")](**data),
-                "optimizer": OPTIMIZERS[optimizer.pop("kind")](**optimizer),
-                "qk_pairs": tuple(tuple((i, j) for i, j in head) for head in plain["qk_pairs"]),
-            }
-        )
+        plain = _tuples(plain)
+        data, optimizer = plain["data"], plain["optimizer"]
+        parts = {
+            "cfg": ToyConfig(**plain["cfg"]),
+            "data": DISTRIBUTIONS[data.pop("kind")](**data),
+            "optimizer": OPTIMIZERS[optimizer.pop("kind")](**optimizer),
+        }
+        return cls(**plain | parts)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

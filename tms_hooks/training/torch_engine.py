@@ -1,9 +1,8 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one
-at a time; and because on the CPU the matrix products run on one thread, on at least two stacked models, under MKL's
-strict reproducibility mode (`tms_hooks/__init__.py`), where neither alignment nor the stack's size changes a result.
+nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one at
+a time; and because on the CPU matrix products are made model by model (`models/forward.py`) on one thread.
 """
 
 from collections.abc import Iterator
@@ -94,22 +93,17 @@ def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
 def _gradients(
     recipe: Recipe, state: State, step: int, stage: Stage
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
-    seeds, weights = recipe.seeds, state.weights
-    models = len(seeds)
-    if models == 1:  # beside a copy of itself: a stack of one takes another path through BLAS
-        seeds, weights = seeds * 2, {name: torch.cat([w, w]) for name, w in weights.items()}
-    names = trained_names(weights, stage)
-    leaves = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
-    x = recipe.batch(seeds, step, state.diverged_at.device)
-    feature_loss, qk_loss = loss_parts(recipe, leaves, x)
+    names = trained_names(state.weights, stage)
+    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
+    x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
+    feature_loss, qk_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
         _, share = recipe.rows()
-        empty_loss, _ = loss_parts(recipe, leaves, torch.zeros_like(x[:, :1]))
+        empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
         feature_loss = share * feature_loss + (1 - share) * empty_loss
     total = objective(recipe, feature_loss, qk_loss, stage).sum()
-    gradients = torch.autograd.grad(total, [leaves[name] for name in names])
-    trained = {name: g[:models] for name, g in zip(names, gradients, strict=True)}
-    return feature_loss.detach()[:models], qk_loss.detach()[:models], trained
+    gradients = torch.autograd.grad(total, [weights[name] for name in names])
+    return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
 def _measure(
