@@ -57,7 +57,9 @@ def exact_loss(
         ValueError: a distribution or a model whose loss has no such sum, or more than 8 features in a sum over patterns.
     """
     if cfg.n_heads:
-        raise ValueError(f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads")
+        raise ValueError(
+            f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
+        )
     dtype = weights["W_E"].dtype
     I = torch.ones(cfg.n_features, dtype=dtype) if importance is None else importance.to(dtype)
     x = data.dataset(dtype)
@@ -80,7 +82,9 @@ def exact_loss(
     return torch.stack([expected_loss(logits, bias, p, I) for p in active]).mean()
 
 
-def affine_logits(weights: Weights, cfg: ToyConfig) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
+def affine_logits(
+    weights: Weights, cfg: ToyConfig
+) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
     """What each feature adds to the logits, and the logits of an empty input.
 
     Raises:
@@ -116,7 +120,9 @@ def estimate_loss(
     x = x[(x > 0).sum(1) >= 2]
     more = 1 - none - odds.sum()
     if len(x) < 2:
-        raise ValueError(f"n_samples={n_samples}: {len(x)} of them have two active features; draw about {100 / more:.0f}")
+        raise ValueError(
+            f"n_samples={n_samples}: {len(x)} of them have two active features; draw about {100 / more:.0f}"
+        )
     losses = (x - (x @ logits + bias).relu()).square().sum(1)
     loss = none * bias.relu().square().sum() + one + more * losses.mean()
     return LossEstimate(loss, float(more * losses.detach().std() / len(x) ** 0.5))
@@ -254,9 +260,7 @@ def linear_path(
     start, end = _laid_over(a, b, cfg)
     middle = via or {name: (start[name] + end[name]) / 2 for name in start}
     times = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
-    return torch.stack(
-        [exact_loss(_bezier(start, middle, end, t), cfg, data, importance).detach() for t in times]
-    )
+    return torch.stack([exact_loss(_bezier(start, middle, end, t), cfg, data, importance).detach() for t in times])
 
 
 def bend_path(
@@ -306,9 +310,7 @@ def _feature_share(direction: Weights, cfg: ToyConfig) -> Float[Tensor, " featur
     return share
 
 
-def _one_active(
-    logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " feature"]
-) -> Float[Tensor, " feature"]:
+def _one_active(logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
     """Summed loss of all outputs when one feature, uniform on [0, 1], is active: for each feature.
 
     Where a x + b > 0 on [lo, hi], with m_k = int x^(k-1): E relu^2 = a^2 m3 + 2 a b m2 + b^2 m1 and E x relu = a m3 + b m2.
