@@ -1,4 +1,4 @@
-"""Where a model sits on the landscape of its exact expected loss: in a minimum, on a saddle, or nowhere in particular."""
+"""Where a model sits on the landscape of its exact expected loss: in a minimum, on a saddle, or on a slope."""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -50,22 +50,26 @@ def exact_loss(
 ) -> Float[Tensor, ""]:
     """Expected sum_i I_i (x_i - x'_i)^2 without sampling; differentiable twice in the weights.
 
-    Sparse uniform features and k-hot ones with uniform values: a sum over all patterns of activity, for a linear hidden layer and a
-    ReLU output. One-hot and binary k-hot ones: a sum over the data set, for any toy without heads.
+    Sparse uniform features and k-hot ones with uniform values: a sum over all patterns of activity, for a linear
+    hidden layer and a ReLU output. One-hot and binary k-hot ones: a sum over the data set, for any toy without
+    heads.
 
     Raises:
-        ValueError: a distribution or a model whose loss has no such sum, or more than 8 features in a sum over patterns.
+        ValueError: a distribution or a model whose loss has no such sum; more than 8 features in a sum over patterns.
     """
     if cfg.n_heads:
-        raise ValueError(f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads")
+        raise ValueError(
+            f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
+        )
     dtype = weights["W_E"].dtype
-    I = torch.ones(cfg.n_features, dtype=dtype) if importance is None else importance.to(dtype)
+    weight = torch.ones(cfg.n_features, dtype=dtype) if importance is None else importance.to(dtype)
     x = data.dataset(dtype)
     if x is not None:
-        return (I * (forward.reconstruct(weights, x, cfg)[2] - x).square().mean(0)).sum()
+        return (weight * (forward.reconstruct(weights, x, cfg)[2] - x).square().mean(0)).sum()
     if not isinstance(data, SparseUniform | KHot):
         raise ValueError(
-            f"{type(data).__name__}: exact sums are known for SparseUniform, OneHot and KHot; compare held-out losses instead"
+            f"{type(data).__name__}: exact sums are known for SparseUniform, OneHot and KHot; "
+            "compare held-out losses instead"
         )
     if cfg.n_features > MAX_FEATURES:
         raise ValueError(
@@ -74,13 +78,15 @@ def exact_loss(
         )
     logits, bias = affine_logits(weights, cfg)
     if isinstance(data, SparseUniform):
-        return expected_loss(logits, bias, data.active_probability().to(dtype), I)
+        return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
     subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
     active = torch.zeros(len(subsets), data.n_features, dtype=dtype).scatter_(1, subsets, 1)
-    return torch.stack([expected_loss(logits, bias, p, I) for p in active]).mean()
+    return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()
 
 
-def affine_logits(weights: Weights, cfg: ToyConfig) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
+def affine_logits(
+    weights: Weights, cfg: ToyConfig
+) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
     """What each feature adds to the logits, and the logits of an empty input.
 
     Raises:
@@ -88,8 +94,8 @@ def affine_logits(weights: Weights, cfg: ToyConfig) -> tuple[Float[Tensor, "feat
     """
     if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
         raise ValueError(
-            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over continuous "
-            "features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
+            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
+            "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
         )
     n, dtype = cfg.n_features, weights["W_E"].dtype
     bias = forward.reconstruct(weights, torch.zeros(1, n, dtype=dtype), cfg)[1]
@@ -99,10 +105,11 @@ def affine_logits(weights: Weights, cfg: ToyConfig) -> tuple[Float[Tensor, "feat
 def estimate_loss(
     weights: Weights, cfg: ToyConfig, data: SparseUniform, n_samples: int = 2**16, seed: int = 0
 ) -> LossEstimate:
-    """Low-noise loss for any number of sparse uniform features: inputs with none or one active exactly, the others sampled.
+    """Low-noise loss for any number of sparse uniform features.
 
-    The noise has the weight of two or more active features: it vanishes as p^2. Once differentiable; a second derivative
-    would lack the term of the moving kinks.
+    Inputs with no or one active feature are summed exactly, the others sampled: the noise has the weight of two or
+    more active features: it vanishes as p^2. Once differentiable; a second derivative would lack the term of the
+    moving kinks.
 
     Raises:
         ValueError: no sample has two active features; ask for more of them.
@@ -116,7 +123,9 @@ def estimate_loss(
     x = x[(x > 0).sum(1) >= 2]
     more = 1 - none - odds.sum()
     if len(x) < 2:
-        raise ValueError(f"n_samples={n_samples}: {len(x)} of them have two active features; draw about {100 / more:.0f}")
+        raise ValueError(
+            f"n_samples={n_samples}: {len(x)} of them have two active features; draw about {100 / more:.0f}"
+        )
     losses = (x - (x @ logits + bias).relu()).square().sum(1)
     loss = none * bias.relu().square().sum() + one + more * losses.mean()
     return LossEstimate(loss, float(more * losses.detach().std() / len(x) ** 0.5))
@@ -131,11 +140,11 @@ def critical_point(
 ) -> CriticalPoint:
     """Is a trained model in a minimum of the exact expected loss, or on a saddle?
 
-    The weights are polished by Newton steps, in double precision, to the critical point they are near. Directions that no
-    loss can see are set aside: rotations of the hidden layer (any invertible map, if untied) and shifts between the biases.
-    Flat directions that are left count as those of a minimum. ReLU kinks count as they do in the expectation, which is
-    smooth for sparse uniform data unless a feature has no direction and no bias; for one-hot data it is piecewise
-    quadratic, and the answer holds within the piece.
+    The weights are polished by Newton steps, in double precision, to the critical point they are near. Directions
+    that no loss can see are set aside: rotations of the hidden layer (any invertible map, if untied) and shifts
+    between the biases. Flat directions that are left count as those of a minimum. ReLU kinks count as they do in
+    the expectation, which is smooth for sparse uniform data unless a feature has no direction and no bias; for
+    one-hot data it is piecewise quadratic, and the answer holds within the piece.
 
     Args:
         model: a toy without heads.
@@ -175,9 +184,9 @@ def critical_point(
 def polish(
     loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " parameter"], tolerance: float, steps: int = 30
 ) -> Float[Tensor, " parameter"]:
-    """Newton's method for a zero of the gradient, be it a minimum or a saddle; stops where the gradient shrinks no more.
+    """Newton's method for a zero of the gradient, be it a minimum or a saddle.
 
-    Directions of no curvature are left alone.
+    It stops where the gradient shrinks no more, and leaves directions of no curvature alone.
     """
     gradient = _gradient(loss, theta)
     for _ in range(steps):
@@ -202,7 +211,7 @@ def spectrum(
 ) -> tuple[Float[Tensor, " mode"], Float[Tensor, "parameter mode"]]:
     """Eigenvalues, ascending, and eigenvectors of a Hessian on the complement of the symmetry directions."""
     U, S, _ = torch.linalg.svd(symmetries, full_matrices=True)
-    rank = int((S > 1e-9 * S.amax()).sum()) if S.numel() else 0
+    rank = int((1e-9 * S.amax() < S).sum()) if S.numel() else 0
     rest = U[:, rank:]
     values, vectors = torch.linalg.eigh(rest.mT @ hessian @ rest)
     return values, rest @ vectors
@@ -211,8 +220,8 @@ def spectrum(
 def symmetry_directions(weights: Weights, cfg: ToyConfig) -> Float[Tensor, "parameter symmetry"]:
     """Tangents, in flattened weights, of the changes of a toy that change no output.
 
-    With a linear hidden layer and free norms: W_E -> W_E M, W_U -> M^-1 W_U, b_hidden -> b_hidden M, M a rotation if tied, any invertible
-    matrix if not; and b_hidden -> b_hidden + v, b_U -> b_U - v W_U.
+    With a linear hidden layer and free norms: W_E -> W_E M, W_U -> M^-1 W_U, b_hidden -> b_hidden M, M a rotation
+    if tied, any invertible matrix if not; and b_hidden -> b_hidden + v, b_U -> b_U - v W_U.
     """
     zero = {name: torch.zeros_like(w) for name, w in weights.items()}
     tangents: list[dict[str, Tensor]] = []
@@ -254,15 +263,13 @@ def linear_path(
     start, end = _laid_over(a, b, cfg)
     middle = via or {name: (start[name] + end[name]) / 2 for name in start}
     times = torch.linspace(0, 1, points, dtype=torch.float64).tolist()
-    return torch.stack(
-        [exact_loss(_bezier(start, middle, end, t), cfg, data, importance).detach() for t in times]
-    )
+    return torch.stack([exact_loss(_bezier(start, middle, end, t), cfg, data, importance).detach() for t in times])
 
 
 def bend_path(
     a: Weights, b: Weights, cfg: ToyConfig, data: Distribution, points: int = 7, steps: int = 20
 ) -> dict[str, Tensor]:
-    """The middle of a Bezier curve between two solutions that minimises the mean loss along it: what `linear_path` calls `via`.
+    """The middle of a Bezier curve between two solutions, of least mean loss along it: the `via` of `linear_path`.
 
     A barrier that stays although the path may bend separates the two; one that goes was the straight line's.
     """
@@ -277,7 +284,7 @@ def bend_path(
         mean.backward()
         return mean
 
-    solver.step(closure)  # type: ignore[arg-type]
+    solver.step(closure)
     return {name: w.detach() for name, w in middle.items()}
 
 
@@ -293,7 +300,7 @@ def _gradient(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
 
 
 def _hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
-    hessian: Tensor = torch.autograd.functional.hessian(loss, theta.detach())  # type: ignore[no-untyped-call, assignment]
+    hessian: Tensor = torch.autograd.functional.hessian(loss, theta.detach())
     return (hessian + hessian.mT) / 2
 
 
@@ -306,12 +313,11 @@ def _feature_share(direction: Weights, cfg: ToyConfig) -> Float[Tensor, " featur
     return share
 
 
-def _one_active(
-    logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " feature"]
-) -> Float[Tensor, " feature"]:
+def _one_active(logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
     """Summed loss of all outputs when one feature, uniform on [0, 1], is active: for each feature.
 
-    Where a x + b > 0 on [lo, hi], with m_k = int x^(k-1): E relu^2 = a^2 m3 + 2 a b m2 + b^2 m1 and E x relu = a m3 + b m2.
+    Where a x + b > 0 on [lo, hi], with m_k = int x^(k-1): E relu^2 = a^2 m3 + 2 a b m2 + b^2 m1 and E x relu = a m3
+    + b m2.
     """
     kink = (-bias / torch.where(logits == 0, 1.0, logits)).clamp(0, 1)
     lo = torch.where(logits > 0, kink, torch.where((logits == 0) & (bias <= 0), 1.0, 0.0))
