@@ -78,7 +78,8 @@ def train(
     features: Annotated[int, typer.Option("-n", "--features", help="Number of features.")] = 6,
     hidden: Annotated[int, typer.Option("-m", "--hidden", help="Hidden dimensions.")] = 2,
     probability: Annotated[
-        float, typer.Option("-p", "--probability", help="Feature probability; sparsity is 1 - p. Give 0 for one-hot data.")
+        float,
+        typer.Option("-p", "--probability", help="Feature probability; sparsity is 1 - p. Give 0 for one-hot data."),
     ] = 0.057,
     tied: Annotated[bool, typer.Option(help="W_U is the transpose of W_E.")] = True,
     output_bias: Annotated[bool, typer.Option(help="Add a bias before the output activation.")] = True,
@@ -96,7 +97,8 @@ def train(
     Example: `tms train runs/hexagon --models 1000` trains the pentagon/hexagon study. Read it back with
     `tms_hooks.load("runs/hexagon")`. Ctrl-C saves what there is.
     """
-    from tms_hooks.geometry import geometry_shares
+    from tms_hooks.geometry import name_polytope
+    from tms_hooks.stats import census
     from tms_hooks.training.loop import train as train_models
 
     try:
@@ -108,7 +110,9 @@ def train(
                 output_bias=output_bias,
                 output_act=output_act,  # type: ignore[arg-type]  # ToyConfig checks it
             ),
-            SparseUniform(n_features=features, feature_probability=probability) if probability else OneHot(n_features=features),
+            SparseUniform(n_features=features, feature_probability=probability)
+            if probability
+            else OneHot(n_features=features),
             seeds=range(models),
             steps=steps,
             batch_size=batch,
@@ -119,7 +123,7 @@ def train(
         run.save(out)
     except (ValueError, FileExistsError) as error:
         raise typer.BadParameter(str(error)) from error
-    table = geometry_shares(run.W_E, run.final_loss)
+    table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
     print_table(table, f"{models:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
     console.print(f"Saved to [bold]{out}[/bold].")
 

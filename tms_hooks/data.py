@@ -53,6 +53,8 @@ class Distribution(ABC):
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
         seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not seeds:
+            raise ValueError("seed is an empty sequence: give at least one, one a model")
         x = self._draw(rng.keys(seeds, step, device), batch).to(dtype)
         return x[0] if isinstance(seed, int) else x
 
@@ -129,6 +131,54 @@ class SparseUniform(_WithProbability):
     def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
         p = self.active_probability()
         return _moments(p, torch.outer(p, p), uniform=True)
+
+    @property
+    def empty_probability(self) -> float:
+        """P(all features are 0)."""
+        return float((1 - self.active_probability()).prod())
+
+    def sample_occupied(
+        self,
+        rows: int,
+        *,
+        seed: int | Sequence[int],
+        step: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "*model batch feature"]:
+        """Draw rows given that each has an active feature: what is left of a batch when its empty rows are known.
+
+        Hash `turn * rows + row` of the stream leads from a row's active feature to the next (low half) and holds its
+        value (high half), so a row costs one hash more than it has active features.
+
+        >>> SparseUniform(n_features=3, feature_probability=0.01).sample_occupied(4, seed=0).count_nonzero(dim=-1)
+        tensor([1, 1, 1, 1])
+        """
+        keys = rng.keys([seed] if isinstance(seed, int) else list(seed), step, device)
+        n, jumps = self.n_features, self.jumps().to(device)
+        x = torch.zeros(len(keys), rows, n + 1, dtype=torch.float64, device=device)
+        at = torch.zeros(len(keys), rows, dtype=torch.int64, device=device)
+        for turn in range(n):
+            bits, value = rng.uniform_bits(keys, 2 * rows, skip=turn * rows).unflatten(1, (rows, 2)).unbind(-1)
+            feature = (bits[..., None] < jumps[at]).sum(-1)
+            x.scatter_(-1, feature[..., None], ((value.to(torch.float64) + 0.5) * 2.0**-32)[..., None])
+            at = (feature + 1).clamp(max=n)
+            if bool((at == n).all()):
+                break
+        x = x[..., :n].to(dtype)
+        return x[0] if isinstance(seed, int) else x
+
+    def jumps(self) -> Int64[Tensor, "last feature"]:
+        """2^32 P(the next active feature comes after `feature`), given that the last one was `last - 1`.
+
+        With `last = 0`, none was active yet, but one will be. Uniform bits below this many of a row's entries lead to the
+        feature of that number, and to none if it is `n_features`.
+        """
+        logs = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.active_probability()).cumsum(0)])
+        after = (logs[None, 1:] - logs[:, None]).clamp(max=0.0).exp()
+        occupied = -torch.expm1(logs[-1])
+        after[0] *= -torch.expm1(logs[-1] - logs[1:]) / occupied
+        return (after * 2.0**32).round().to(torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +371,7 @@ def values_below(
     Below the threshold `p 2^32` the bits are uniform themselves, so one draw serves both.
     """
     threshold = (p * 2.0**32).round()
-    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) / threshold, 0.0)
+    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.reciprocal(), 0.0)
 
 
 def _moments(

@@ -31,7 +31,8 @@ def census(names: Sequence[str], values: np.ndarray, value_name: str) -> pd.Data
     if not len(names):
         raise ValueError("no models to count: give at least one name")
     table = pd.DataFrame({"geometry": list(names), value_name: values})
-    counted = table.groupby("geometry")[value_name].agg(["size", "mean"]).sort_values("size", ascending=False, kind="stable")
+    counted = table.groupby("geometry")[value_name].agg(["size", "mean"])
+    counted = counted.sort_values("size", ascending=False, kind="stable")
     rows = [
         (name, size, size / len(names), *wilson(int(size), len(names)), mean)
         for name, size, mean in counted.itertuples(index=True)
