@@ -5,7 +5,7 @@ from math import pi
 import pytest
 import torch
 
-from tms_hooks import Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
+from tms_hooks import Adam, Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
 from tms_hooks.models import forward
 from tms_hooks.models.toy import ToyModel
 
@@ -191,3 +191,16 @@ def test_paths() -> None:
 def test_what_has_no_exact_loss_is_refused(cfg: ToyConfig, data, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         landscape.critical_point(ToyModel(cfg), data)
+
+
+def test_basin_of_a_square_is_wide_but_not_endless() -> None:
+    p, cfg = 0.1, ToyConfig(n_features=4, d_hidden=2)
+    data = SparseUniform(n_features=4, feature_probability=p)
+    square = {k: w.float() for k, w in polygon(4, 4, *theory.finite_polygon(4, p)[:2], rest=0).items()}
+    shares = landscape.basin_shares(
+        ToyModel.from_weights(cfg, square), data, radii=(0.1, 30.0), trials=6, steps=300, optimizer=Adam(lr=0.01)
+    )
+    assert shares.loc[0.1, "share"] == 1
+    assert shares.loc[30.0, "share"] < 1
+    with pytest.raises(ValueError, match="tied=False"):
+        landscape.basin_shares(ToyModel(ToyConfig(n_features=4, d_hidden=2, tied=False)), data, radii=(0.1,))
