@@ -15,7 +15,7 @@ SEEDS = range(16)
 OPTIMIZER = tms.Adam(lr=1e-2, schedule="cosine")
 SPARSE = ((4, 0.3), (5, 0.3), (5, 0.1), (5, 0.03), (6, 0.1), (6, 0.057), (6, 0.03), (7, 0.03), (7, 0.005))
 ONE_HOT = (5, 6, 8, 12)
-HEADS = ((6, 3, 1), (6, 3, 2), (8, 4, 4))
+HEADS = ((6, 3, 1), (6, 3, 2), (6, 3, 3), (8, 4, 2))
 
 
 def sparse_rows() -> Iterator[tuple[object, ...]]:
@@ -49,7 +49,7 @@ def head_rows() -> Iterator[tuple[object, ...]]:
     for n, d, rank in HEADS:
         data = tms.SparseUniform(n_features=n, feature_probability=0.3)
         cfg = tms.ToyConfig(n_features=n, d_hidden=d, n_heads=1, d_head=rank)
-        pairs = [(0, 1), (2, 3)]
+        pairs = [(0, 1), (2, 5), (3, 3)]
         run = tms.train(
             cfg, data, seeds=range(2), steps=4_000, optimizer=OPTIMIZER, record_every=4_000, progress=False,
             qk_pairs=pairs, stages=("representation", "heads"),

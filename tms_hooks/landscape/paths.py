@@ -74,7 +74,7 @@ def basin_shares(
     """How often a tied model, pushed away and trained again, comes back: perturb and retrain.
 
     A push has a random direction in the space of all weights and a length of `radius`. A model is back if its feature
-    directions, rotated onto the given ones, are within `tolerance` of them, relative to their Frobenius norm. A share of
+    directions, rotated onto the given ones, are within `tolerance` of them, relative to their norm. A share of
     one says that the basin reaches that far in most directions; it can be narrow in a few.
 
     Returns:
