@@ -8,7 +8,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tms_hooks import geometry, theory
+from tms_hooks import geometry, landscape, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
@@ -34,6 +34,7 @@ __all__ = [
     "ToyModel",
     "ToyOutput",
     "geometry",
+    "landscape",
     "load",
     "theory",
     "train",
