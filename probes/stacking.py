@@ -27,7 +27,7 @@ class BaseRun:
         metrics: of this run, one number an example.
         n_examples: their number.
         shapes: of the activation at each hook that fired, in the order of firing.
-        live: hooks at which the metric has a gradient; others may still be live.
+        gradients: of the metric with respect to the activation at each hook, where there is one.
     """
 
     def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
@@ -40,7 +40,7 @@ class BaseRun:
         self._unembed_outputs: list[Any] = []
         self._unembed = getattr(model, "unembed", None)
         self._read: list[int] | None = None
-        self.live = self._record(hooks)
+        self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
         self._first_start = self._find_first_start()
@@ -82,7 +82,12 @@ class BaseRun:
                 )
         return self._metrics(output, 1)[0], seen
 
-    def _record(self, hooks: Iterable[str]) -> set[str]:
+    def live(self, hook: str) -> bool:
+        """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
+        gradient = self.gradients.get(hook)
+        return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
+
+    def _record(self, hooks: Iterable[str]) -> dict[str, Tensor]:
         zeros: dict[str, Tensor] = {}
         begun: list[bool] = []
 
@@ -111,11 +116,9 @@ class BaseRun:
                 total = self.metric(output).sum()
         self.output = map_tensors(Tensor.detach, output)
         if not (total.requires_grad and zeros):
-            return set()
+            return {}
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
-        return {
-            name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()
-        }
+        return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
     def _find_first_start(self) -> int:
         """The fewest blocks that may be skipped (and any number above); more than there are if none may."""
