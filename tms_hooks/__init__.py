@@ -1,18 +1,14 @@
 """Toy models of superposition that can be hooked, trained and compared with real transformers.
 
->>> import tms_hooks as tms
+>>> import torch, tms_hooks as tms
 >>> cfg = tms.ToyConfig(n_features=6, d_hidden=2)
 >>> run = tms.train(cfg, tms.SparseUniform(n_features=6, feature_probability=0.057), seeds=range(2), steps=10)
 >>> out, cache = run.models[0].run_with_cache(torch.eye(6))
 """
 
-import os
 from typing import TYPE_CHECKING, Any
 
-# Before the first matrix product: then MKL's results depend neither on memory alignment nor on how many models are stacked,
-# so that a model trained in a crowd is the model trained alone, to the bit.
-os.environ.setdefault("MKL_CBWR", "AUTO,STRICT")
-
+from tms_hooks import geometry, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
@@ -37,7 +33,9 @@ __all__ = [
     "ToyConfig",
     "ToyModel",
     "ToyOutput",
+    "geometry",
     "load",
+    "theory",
     "train",
 ]
 

@@ -1,6 +1,7 @@
 """What a toy model is made of: a frozen, validated description."""
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Literal, get_args
 
 from tms_hooks.errors import choice_error
@@ -27,11 +28,12 @@ class ToyConfig:
             "write" or "read" (untied only): only the rows of `W_E`, or only the columns of `W_U`.
         n_heads: pseudo-attention heads that score pairs of tokens by `h_query W_Q W_K^T h_key`. Inputs then have a
             position axis.
-        d_head: rank of each head's QK circuit; `d_hidden` if not given.
+        d_head: rank of each head's QK circuit; `d_hidden` if not given. It is filled in, as is `bottleneck`: to change
+            `d_hidden`, `n_heads` or `d_mlp` with `dataclasses.replace`, give them too (None: fill in anew).
         d_mlp: width of an MLP with ReLU and no biases.
-        bottleneck: where the MLP sits. "embed->mlp.in" (the default with an MLP) reads the hidden layer and writes features:
-            features -> hidden -> MLP -> features. "mlp.out->unembed" writes the hidden layer:
-            features -> embed -> MLP -> hidden -> features. "embed->unembed" has none.
+        bottleneck: where the hidden layer sits. "embed->mlp.in" (the default with an MLP):
+            features -> hidden -> MLP -> features. "mlp.out->unembed": features -> embed -> MLP -> hidden -> features.
+            "embed->unembed" (the default without) has no MLP.
 
     Raises:
         ValueError: a value outside its range, or switches that exclude each other.
@@ -52,6 +54,11 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
+        for name in ("n_features", "d_hidden", "n_heads", "d_head", "d_mlp"):
+            value = getattr(self, name)
+            if not isinstance(value, Integral | None):
+                raise ValueError(f"{name}={value!r}: must be a whole number")
+            object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
         for name in ("n_features", "d_hidden"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
@@ -67,11 +74,14 @@ class ToyConfig:
         if self.n_heads and self.d_head is None:
             object.__setattr__(self, "d_head", self.d_hidden)
         self._check_mlp()
+        if self.unit_norm == "read" and self.bottleneck == "embed->mlp.in":
+            raise ValueError("unit_norm='read' with bottleneck='embed->mlp.in': it has no W_U; use 'write' or True")
         if self.unit_norm not in (False, True, *get_args(UnitNorm)):
             raise choice_error("unit_norm", self.unit_norm, ("False", "True", *get_args(UnitNorm)))
         if self.unit_norm in get_args(UnitNorm) and self.tied:
             raise ValueError(
-                f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; use unit_norm=True or tied=False"
+                f"unit_norm={self.unit_norm!r} with tied=True: reads and writes are one matrix; "
+                "use unit_norm=True or tied=False"
             )
 
     def _check_mlp(self) -> None:
@@ -83,7 +93,8 @@ class ToyConfig:
             raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
         if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
             raise ValueError(
-                f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
+                f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: "
+                "an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
             )
 
     # What TransformerLens's own tools ask of a config.

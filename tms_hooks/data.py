@@ -25,7 +25,7 @@ MAX_DATASET_ROWS = 100_000
 class Distribution(ABC):
     """Base of all distributions over feature vectors with entries in [0, 1].
 
-    Subclasses are final: they give `_draw`, `active_probability` and `_pair_moments`, and those on finitely many vectors give `dataset`.
+    Subclasses are final: they give `_draw`, `active_probability` and `_pair_moments`; finite ones also `dataset`.
     """
 
     n_features: int
@@ -53,6 +53,8 @@ class Distribution(ABC):
         if batch < 1:
             raise ValueError(f"batch={batch}: must be at least 1")
         seeds = [seed] if isinstance(seed, int) else list(seed)
+        if not seeds:
+            raise ValueError("seed is an empty sequence: give at least one, one a model")
         x = self._draw(rng.keys(seeds, step, device), batch).to(dtype)
         return x[0] if isinstance(seed, int) else x
 
@@ -94,7 +96,8 @@ class _WithProbability(Distribution):
         given = self.feature_probability
         if isinstance(given, tuple) and len(given) != self.n_features:
             raise ValueError(
-                f"feature_probability has {len(given)} entries for n_features={self.n_features}; give one number, or one a feature"
+                f"feature_probability has {len(given)} entries for n_features={self.n_features}; "
+                "give one number, or one a feature"
             )
         for p in given if isinstance(given, tuple) else (given,):
             if not 0 < p <= 1:
@@ -107,6 +110,7 @@ class _WithProbability(Distribution):
         return tuple(1 - q for q in p) if isinstance(p, tuple) else 1 - p
 
     def active_probability(self) -> Float[Tensor, " feature"]:
+        """The feature probabilities, float64."""
         p = torch.tensor(self.feature_probability, dtype=torch.float64)
         return p.expand(self.n_features).clone()
 
@@ -128,16 +132,65 @@ class SparseUniform(_WithProbability):
         p = self.active_probability()
         return _moments(p, torch.outer(p, p), uniform=True)
 
+    @property
+    def empty_probability(self) -> float:
+        """P(all features are 0)."""
+        return float((1 - self.active_probability()).prod())
+
+    def sample_occupied(
+        self,
+        rows: int,
+        *,
+        seed: int | Sequence[int],
+        step: int = 0,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> Float[Tensor, "*model batch feature"]:
+        """Draw rows given that each has an active feature: what is left of a batch when its empty rows are known.
+
+        Hash `turn * rows + row` of the stream leads from a row's active feature to the next (low half) and holds its
+        value (high half), so a row costs one hash more than it has active features.
+
+        >>> SparseUniform(n_features=3, feature_probability=0.01).sample_occupied(4, seed=0).count_nonzero(dim=-1)
+        tensor([1, 1, 1, 1])
+        """
+        keys = rng.keys([seed] if isinstance(seed, int) else list(seed), step, device)
+        n, jumps = self.n_features, self.jumps().to(device)
+        x = torch.zeros(len(keys), rows, n + 1, dtype=torch.float64, device=device)
+        at = torch.zeros(len(keys), rows, dtype=torch.int64, device=device)
+        for turn in range(n):
+            bits, value = rng.uniform_bits(keys, 2 * rows, skip=turn * rows).unflatten(1, (rows, 2)).unbind(-1)
+            feature = (bits[..., None] < jumps[at]).sum(-1)
+            x.scatter_(-1, feature[..., None], ((value.to(torch.float64) + 0.5) * 2.0**-32)[..., None])
+            at = (feature + 1).clamp(max=n)
+            if bool((at == n).all()):
+                break
+        x = x[..., :n].to(dtype)
+        return x[0] if isinstance(seed, int) else x
+
+    def jumps(self) -> Int64[Tensor, "last feature"]:
+        """2^32 P(the next active feature comes after `feature`), given that the last one was `last - 1`.
+
+        With `last = 0`, none was active yet, but one will be. Uniform bits below this many of a row's entries lead to the
+        feature of that number, and to none if it is `n_features`.
+        """
+        logs = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.active_probability()).cumsum(0)])
+        after = (logs[None, 1:] - logs[:, None]).clamp(max=0.0).exp()
+        occupied = -torch.expm1(logs[-1])
+        after[0] *= -torch.expm1(logs[-1] - logs[1:]) / occupied
+        return (after * 2.0**32).round().to(torch.int64)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Copula(_WithProbability):
     """Sparse uniform features whose activity is tied by a Gaussian copula with equal correlation `rho`.
 
-    `x_i = U_i / p_i` if `U_i < p_i`, with `U_i = Phi(z_i)` and `z` normal with correlation `rho` between any two: the marginals are
-    those of `SparseUniform` for any `rho`; a feature that is active together with others tends to be small.
+    `x_i = U_i / p_i` if `U_i < p_i`, else 0, with `U_i = Phi(z_i)` and `z` normal with correlation `rho` between any
+    two. The marginals are those of `SparseUniform` for any `rho`; with `rho > 0`, a feature that is active together
+    with others tends to be small.
 
     Raises:
-        ValueError: `rho` outside [-1/(n-1), 1), or not above -1: where no such normal, or only a degenerate one, exists.
+        ValueError: `rho` outside [-1/(n-1), 1), where no such normal exists, or not above -1, where pairs degenerate.
     """
 
     rho: float
@@ -147,7 +200,8 @@ class Copula(_WithProbability):
         lowest = -1 / (self.n_features - 1) if self.n_features > 1 else -1.0
         if not (lowest <= self.rho and abs(self.rho) < 1):
             raise ValueError(
-                f"rho={self.rho}: must be in [{lowest:.4g}, 1) and above -1 for {self.n_features} equally correlated features"
+                f"rho={self.rho}: must be in [{lowest:.4g}, 1) and above -1 "
+                f"for {self.n_features} equally correlated features"
             )
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
@@ -256,12 +310,14 @@ class KHot(Distribution):
         rows = comb(self.n_features, self.k)
         if rows > MAX_DATASET_ROWS:
             raise ValueError(
-                f"{self.n_features} choose {self.k} is {rows:,} vectors, more than {MAX_DATASET_ROWS:,}; give a batch_size to sample them"
+                f"{self.n_features} choose {self.k} is {rows:,} vectors, more than {MAX_DATASET_ROWS:,}; "
+                "give a batch_size to sample them"
             )
         active = torch.tensor(list(combinations(range(self.n_features), self.k)))
         return torch.zeros(rows, self.n_features, dtype=dtype).scatter_(1, active, 1)
 
     def active_probability(self) -> Float[Tensor, " feature"]:
+        """k / n for every feature, float64."""
         return torch.full((self.n_features,), self.k / self.n_features, dtype=torch.float64)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
@@ -290,6 +346,7 @@ class OneHot(Distribution):
         return torch.eye(self.n_features, dtype=dtype)
 
     def active_probability(self) -> Float[Tensor, " feature"]:
+        """1 / n for every feature, float64."""
         return torch.full((self.n_features,), 1 / self.n_features, dtype=torch.float64)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
@@ -314,20 +371,20 @@ def values_below(
     Below the threshold `p 2^32` the bits are uniform themselves, so one draw serves both.
     """
     threshold = (p * 2.0**32).round()
-    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) / threshold, 0.0)
+    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.reciprocal(), 0.0)
 
 
 def _moments(
     p: Float[Tensor, " feature"], both: Float[Tensor, "feature feature"], uniform: bool
 ) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
-    """E[x x^T] and E[1(x > 0) x^T] from P(both active), for values that are 1 or independently uniform given activity."""
+    """E[x x^T] and E[1(x > 0) x^T] from P(both active), for active values that are 1, or independent and uniform."""
     mean, square = (1 / 2, 1 / 3) if uniform else (1.0, 1.0)
     eye = torch.eye(len(p), dtype=torch.bool)
     return torch.where(eye, p * square, both * mean**2), torch.where(eye, p * mean, both * mean)
 
 
 def _copula_moments(p: float, q: float, rho: float) -> tuple[float, float]:
-    """E[x y] and E[1(x > 0) y] of two features tied by a Gaussian copula: an integral over `x`, exact in `y` up to an inner integral."""
+    """E[x y] and E[1(x > 0) y] of two features tied by a Gaussian copula, by quadrature over both."""
     from scipy.integrate import quad
     from scipy.special import ndtr, ndtri
 

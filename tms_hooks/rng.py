@@ -31,10 +31,13 @@ def keys(seeds: Sequence[int], step: int, device: torch.device | str = "cpu") ->
     return torch.tensor([_signed(key(seed, step)) for seed in seeds], dtype=torch.int64, device=device)
 
 
-def uniform_bits(keys: Int64[Tensor, " model"], count: int) -> Int64[Tensor, "model {count}"]:
-    """`count` uniform integers in [0, 2^32) for each key, two from every 64-bit hash (low half first)."""
-    pairs = torch.arange(1, (count + 1) // 2 + 1, dtype=torch.int64, device=keys.device) * _signed(GAMMA)
-    z = keys[:, None] + pairs
+def uniform_bits(keys: Int64[Tensor, " model"], count: int, skip: int = 0) -> Int64[Tensor, "model {count}"]:
+    """`count` uniform integers in [0, 2^32) for each key, two from every 64-bit hash (low half first).
+
+    The first `skip` hashes of the stream are left out.
+    """
+    pairs = torch.arange(1, (count + 1) // 2 + 1, dtype=torch.int64, device=keys.device) + skip
+    z = keys[:, None] + pairs * _signed(GAMMA)
     z = (z ^ _shift(z, 30)) * _signed(MIX_1)
     z = (z ^ _shift(z, 27)) * _signed(MIX_2)
     z = z ^ _shift(z, 31)

@@ -1,9 +1,7 @@
 """`Run`: trained models, their history and where they came from; saved as safetensors and JSON."""
 
 import json
-import os
 import platform
-import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tms_hooks.models import forward
 from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
 
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
 
 FORMAT = "tms-hooks run, version 1"
 WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
+FINAL_FEATURE, FINAL_QK = "final.feature_loss", "final.qk_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +35,12 @@ class Run:
     Attributes:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
-        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `qk_loss`, and `W_E` snapshots.
-        final_feature_loss: (model, feature), on held-out data (the whole data set if it is finite).
+        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
+            over (step, model, head): `qk_loss`.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
         final_qk_loss: (model, head), likewise.
-        diverged: seed of each model whose training stopped because its loss was no longer finite -> step at which it did.
+        diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that. Its
+            weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
@@ -71,27 +73,29 @@ class Run:
         """Write the run directory: all of it or nothing, over an earlier run but over nothing else.
 
         Raises:
-            FileExistsError: something that is not a run stands at `path`.
+            FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
         """
         path = Path(path)
-        if path.exists() and not (path / RECIPE_FILE).is_file() and (path.is_file() or any(path.iterdir())):
-            raise FileExistsError(
-                f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path"
-            )
-        path.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
-        try:
-            self._write(scratch)
-            if path.exists():
-                shutil.rmtree(path)
-            os.replace(scratch, path)
-        except BaseException:
-            shutil.rmtree(scratch, ignore_errors=True)
-            raise
+        home = path.resolve()
+        if home.exists():
+            _check_replaceable(home)
+        home.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as scratch:
+            new, old = Path(scratch, "new"), Path(scratch, "old")
+            new.mkdir()
+            self._write(new)
+            if home.exists():
+                home.rename(old)
+            try:
+                new.rename(home)
+            except BaseException:
+                if old.exists():
+                    old.rename(home)
+                raise
         return path
 
     def _write(self, folder: Path) -> None:
-        final = {"final.feature_loss": self.final_feature_loss, "final.qk_loss": self.final_qk_loss}
+        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_QK: self.final_qk_loss}
         save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
         arrays = {
             str(name): torch.from_numpy(np.ascontiguousarray(v.values)) for name, v in self.history.data_vars.items()
@@ -105,7 +109,7 @@ class Run:
             "completed_steps": self.completed_steps,
             "provenance": self.provenance,
         }
-        (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1))
+        (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
 
 
 def load(path: str | Path) -> Run:
@@ -120,29 +124,26 @@ def load(path: str | Path) -> Run:
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
+    about = _read_about(path / RECIPE_FILE)
     try:
-        about = json.loads((path / RECIPE_FILE).read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"{path / RECIPE_FILE} is not readable JSON ({error}); the run directory is damaged"
-        ) from error
-    if not isinstance(about, dict) or about.get("format") != FORMAT:
-        found = about.get("format") if isinstance(about, dict) else type(about).__name__
-        raise ValueError(
-            f"{path / RECIPE_FILE} has format {found!r}, not {FORMAT!r}; it was written by something else or another version"
-        )
-    weights, arrays = (_read_tensors(path / name) for name in (WEIGHTS_FILE, HISTORY_FILE))
-    recipe = Recipe.from_json(about["recipe"])
-    final = {name: weights.pop(f"final.{name}") for name in ("feature_loss", "qk_loss")}
+        recipe = Recipe.from_json(about["recipe"])
+        steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
+        completed, origin = about["completed_steps"], about["provenance"]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
+    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
+    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
+    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_QK: (k, heads)})
+    arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
     return Run(
         recipe=recipe,
+        final_feature_loss=weights.pop(FINAL_FEATURE),
+        final_qk_loss=weights.pop(FINAL_QK),
         weights=weights,
-        history=history.label({k: v.numpy() for k, v in arrays.items()}, about["history_steps"], recipe.seeds),
-        final_feature_loss=final["feature_loss"],
-        final_qk_loss=final["qk_loss"],
-        diverged={int(seed): step for seed, step in about["diverged"].items()},
-        completed_steps=about["completed_steps"],
-        provenance=about["provenance"],
+        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
+        diverged=diverged,
+        completed_steps=completed,
+        provenance=origin,
     )
 
 
@@ -194,10 +195,50 @@ def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def _check_replaceable(path: Path) -> None:
+    """Saving over `path` must destroy nothing but an earlier run."""
+    if path.is_dir() and not any(path.iterdir()):
+        return
+    if not (path / RECIPE_FILE).is_file():
+        raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
     try:
-        return load_file(path)
+        _read_about(path / RECIPE_FILE)
+    except ValueError as error:
+        raise FileExistsError(f"{error}; choose another path") from error
+    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
+        raise FileExistsError(
+            f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
+        )
+
+
+def _plain(value: Any) -> Any:
+    """A numpy number as Python's own."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
+
+
+def _read_about(path: Path) -> dict[str, Any]:
+    try:
+        about = json.loads(path.read_text())
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not readable JSON ({error}); the run directory is damaged") from error
+    found = about.get("format") if isinstance(about, dict) else type(about).__name__
+    if found != FORMAT:
+        raise ValueError(
+            f"{path} has format {found!r}, not {FORMAT!r}; it was written by something else or another version"
+        )
+    return about
+
+
+def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """The tensors of one file, which must be those of `shapes`."""
+    try:
+        tensors = load_file(path)
     except FileNotFoundError:
         raise ValueError(f"{path.name} is missing from {path.parent}; the run directory is damaged") from None
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}); the run directory is damaged") from error
+    if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
+        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
+    return tensors

@@ -3,6 +3,8 @@ import weakref
 import numpy as np
 import pytest
 import torch
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
 from probes.activations import collect_activations, stream_activations
 from probes.models import load_transformer
@@ -21,15 +23,22 @@ def test_same_as_run_with_cache(subject, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_activations_are_copies(subject):
-    [batch] = stream_activations(subject.model, subject.inputs, subject.early)
-    before = batch[subject.early].clone()
-    with torch.no_grad():
-        for parameter in subject.model.parameters():
-            parameter.zero_()
-    subject.model(subject.inputs)
-    torch.testing.assert_close(batch[subject.early], before, rtol=0, atol=0)
-    assert not before.requires_grad
+def test_activations_are_copies():
+    """The model here goes on to change the hooked tensor in place, as transformers do with residuals and masks."""
+
+    class InPlace(HookedRootModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.hook_in = HookPoint()
+            self.setup()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self.hook_in(x + 0).mul_(0)
+
+    x = torch.ones(2, 3, requires_grad=True)
+    [batch] = stream_activations(InPlace(), x, "hook_in")
+    torch.testing.assert_close(batch["hook_in"], torch.ones(2, 3), rtol=0, atol=0)
+    assert not batch["hook_in"].requires_grad
 
 
 def test_stream_keeps_nothing(subject):

@@ -156,3 +156,27 @@ def test_output_tensors():
     assert [t.shape for t in output_tensors({"x": (a, [b]), "y": None})] == [(1,), (2,)]
     with pytest.raises(TypeError, match="NoneType without a tensor"):
         output_tensors(None)
+
+
+STANDARD = [
+    *("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out"),
+    *("attn.hook_q", "attn.hook_k", "attn.hook_v", "attn.hook_z", "attn.hook_attn_scores", "attn.hook_pattern"),
+    *("mlp.hook_pre", "mlp.hook_post", "ln1.hook_normalized", "ln2.hook_normalized"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "dead"),
+    [
+        ("gpt2", []),
+        ("llama", []),
+        ("gemma", []),
+        ("tiny", ["attn.hook_attn_scores"]),
+        ("bert", ["attn.hook_attn_scores", "attn.hook_pattern"]),
+    ],
+)
+def test_dead_hooks_of_each_family(make_bridge, name, dead):
+    model, tokens = make_bridge(name)
+    audit = audit_hooks(model, tokens, [f"blocks.0.{hook}" for hook in STANDARD])
+    assert audit["fires"].all()
+    assert list(audit.index[~audit["live"]]) == [f"blocks.0.{hook}" for hook in STANDARD if hook in dead]

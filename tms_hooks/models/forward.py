@@ -6,8 +6,10 @@ points, training passes nothing.
 """
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
@@ -18,6 +20,38 @@ Hook = Callable[[str, Tensor], Tensor]
 
 W_Q, W_K = "blocks.0.attn.W_Q", "blocks.0.attn.W_K"
 W_IN, W_OUT = "blocks.0.mlp.W_in", "blocks.0.mlp.W_out"
+
+
+class _StackedMatmul(torch.autograd.Function):
+    """Matrix products model by model on the CPU, each on operands and results of the same alignment.
+
+    BLAS rounds differently with the alignment of its operands and with the size of a batch of products: this way a
+    model's bits do not depend on who is stacked beside it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _each(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
+        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
+
+
+def _each(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([_aligned(x) @ _aligned(y) for x, y in zip(a, b, strict=True)])
+
+
+def _aligned(x: Tensor) -> Tensor:
+    return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
+
+
+def _matmul(x: Tensor, W: Tensor) -> Tensor:
+    """`x @ W` for one model, with any batch axes, or for a stack of them: "model batch in" @ "model in out"."""
+    product: Tensor = x @ W if W.ndim == 2 or W.is_cuda else _StackedMatmul.apply(x, W)
+    return product
 
 
 def no_hook(name: str, value: Tensor) -> Tensor:
@@ -82,27 +116,38 @@ def reconstruct(
     With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
     """
     weights = normalize_weights(weights, cfg) if cfg.unit_norm else weights
-    embed = hook("hook_embed", x @ weights["W_E"])
+    embed = hook("hook_embed", _matmul(x, weights["W_E"]))
     if cfg.bottleneck == "mlp.out->unembed":
         embed = _mlp(weights, embed, hook)
-    hidden = hook("hook_hidden", activation(_add(embed, weights.get("b_hidden")), cfg.hidden_act))
+    act = _model_by_model if weights["W_E"].ndim == 3 else activation
+    hidden = hook("hook_hidden", act(_add(embed, weights.get("b_hidden")), cfg.hidden_act))
     if cfg.bottleneck == "embed->mlp.in":
         logits = _mlp(weights, hidden, hook)
     else:
-        logits = hidden @ (weights["W_E"].mT if cfg.tied else weights["W_U"])
+        logits = _matmul(hidden, weights["W_E"].mT if cfg.tied else weights["W_U"])
     if cfg.unit_norm:
         logits = logits * weights["scale"][..., None, None] if weights["scale"].ndim else logits * weights["scale"]
     logits = hook("hook_unembed", _add(logits, weights.get("b_U")))
-    return hidden, logits, hook("hook_out", activation(logits, cfg.output_act))
+    return hidden, logits, hook("hook_out", act(logits, cfg.output_act))
 
 
 def attention_scores(
     weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook
 ) -> Float[Tensor, "*model batch head query_pos key_pos"]:
     """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised."""
-    q = hook("blocks.0.attn.hook_q", torch.einsum("...bpm,...hmd->...bphd", hidden, weights[W_Q]))
-    k = hook("blocks.0.attn.hook_k", torch.einsum("...bpm,...hmd->...bphd", hidden, weights[W_K]))
-    return hook("blocks.0.attn.hook_attn_scores", torch.einsum("...bqhd,...bkhd->...bhqk", q, k))
+    q = hook("blocks.0.attn.hook_q", _heads(hidden, weights[W_Q]))
+    k = hook("blocks.0.attn.hook_k", _heads(hidden, weights[W_K]))
+    pairs = rearrange(q, "... q h d -> ... h q 1 d") * rearrange(k, "... k h d -> ... h 1 k d")
+    return hook("blocks.0.attn.hook_attn_scores", pairs.sum(-1))
+
+
+def _heads(
+    hidden: Float[Tensor, "*model batch pos hidden"], W: Float[Tensor, "*model head hidden d_head"]
+) -> Float[Tensor, "*model batch pos head d_head"]:
+    """Every head's queries or keys."""
+    rows = rearrange(hidden, "... batch pos hidden -> ... (batch pos) hidden")
+    out = _matmul(rows, rearrange(W, "... head hidden d -> ... hidden (head d)"))
+    return rearrange(out, "... (batch pos) (head d) -> ... batch pos head d", pos=hidden.shape[-2], head=W.shape[-3])
 
 
 def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*shape"]:
@@ -118,9 +163,14 @@ def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*
             return x.softmax(-1)
 
 
+def _model_by_model(x: Float[Tensor, "model batch d"], kind: Activation) -> Float[Tensor, "model batch d"]:
+    """`activation` of a stack. GELU rounds an entry by where in memory it stands, so each model has it to itself."""
+    return torch.stack([activation(each, kind) for each in x]) if kind == "gelu" else activation(x, kind)
+
+
 def _mlp(weights: Weights, x: Float[Tensor, "*batch hidden"], hook: Hook) -> Float[Tensor, "*batch d_out"]:
-    pre = hook("blocks.0.mlp.hook_pre", x @ weights[W_IN])
-    return hook("blocks.0.mlp.hook_post", pre.relu()) @ weights[W_OUT]
+    pre = hook("blocks.0.mlp.hook_pre", _matmul(x, weights[W_IN]))
+    return _matmul(hook("blocks.0.mlp.hook_post", pre.relu()), weights[W_OUT])
 
 
 def _add(x: Tensor, bias: Tensor | None) -> Tensor:

@@ -26,6 +26,7 @@ class ToyOutput(NamedTuple):
 class ToyModel(HookedRootModule):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
+    >>> import torch
     >>> model = ToyModel(ToyConfig(n_features=6, d_hidden=2), seed=0)
     >>> out, cache = model.run_with_cache(torch.eye(6))
     >>> out.shape, cache["hook_hidden"].shape
@@ -52,6 +53,7 @@ class ToyModel(HookedRootModule):
         for bias in {"b_hidden", "b_U"} - self._parameters.keys():
             self.register_parameter(bias, None)
         self.setup()
+        self.eval()  # no layer here cares, but TransformerLens's analysis tools refuse a module in training mode
 
     @classmethod
     def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> "ToyModel":
@@ -84,7 +86,7 @@ class ToyModel(HookedRootModule):
         return self.W_E.mT
 
     def __getattr__(self, name: str) -> Any:
-        """Weights that are views of a Parameter: a tied `W_U`, and a block's weights with TransformerLens's layer axis."""
+        """Weights that are views of a Parameter: a tied `W_U`, and a block's weights with a layer axis."""
         if name == "W_U" and self.cfg.tied and self.cfg.bottleneck != "embed->mlp.in":
             return self.W_E.mT
         if name in _BLOCK_WEIGHTS:
@@ -93,6 +95,12 @@ class ToyModel(HookedRootModule):
                 raise AttributeError(f"this toy has no {name}: {switch}={getattr(self.cfg, switch)}")
             return getattr(getattr(self.blocks[0], part), name)[None]
         return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Refuse to hide a view behind a tensor that the forward pass would not read."""
+        if (name == "W_U" or name in _BLOCK_WEIGHTS) and name not in self._parameters:
+            raise AttributeError(f"{name} is a view of a Parameter and cannot be replaced; edit it in place")
+        super().__setattr__(name, value)
 
     def tl_parameters(self) -> dict[str, Tensor]:
         """Weights under the dotted names that TransformerLens's `SVDInterpreter` reads."""

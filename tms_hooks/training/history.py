@@ -30,24 +30,32 @@ class Recorder:
 
     def __init__(self, recipe: Recipe) -> None:
         self.recipe = recipe
-        self.steps: list[int] = []
-        self.records: dict[str, list[Tensor]] = {name: [] for name in DIMS}
+        self.records: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, before: State, measured: Measurement) -> None:
         """Record the weights before the update of `step` and what was measured on its batch."""
         W_E = forward.normalize_weights(before.weights, self.recipe.cfg)["W_E"]
         record = {**measured._asdict(), "feature_norm": W_E.norm(dim=-1), "W_E": W_E}
-        for name, value in record.items():
-            self.records[name].append(value.detach().cpu().clone())
-        self.steps.append(step)
+        self.records.append((step, {name: value.detach().cpu().clone() for name, value in record.items()}))
 
-    def dataset(self) -> xr.Dataset:
-        """Everything recorded, over (step, model, feature, head, hidden); coordinate `seed` lies along `model`."""
-        return label(
-            {name: torch.stack(values).numpy() for name, values in self.records.items()},
-            self.steps,
-            self.recipe.seeds,
-        )
+    def dataset(self, last: int) -> xr.Dataset:
+        """Everything recorded up to step `last`, over step, model, feature, head and hidden."""
+        kept = [(step, record) for step, record in self.records if step <= last]
+        arrays = {name: torch.stack([record[name] for _, record in kept]).numpy() for name in DIMS}
+        return label(arrays, [step for step, _ in kept], self.recipe.seeds)
+
+
+def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
+    """Shape of every array of a history with this many records."""
+    cfg = recipe.cfg
+    sizes = {
+        "step": records,
+        "model": len(recipe.seeds),
+        "feature": cfg.n_features,
+        "hidden": cfg.d_hidden,
+        "head": cfg.n_heads,
+    }
+    return {name: tuple(sizes[dim] for dim in dims) for name, dims in DIMS.items()}
 
 
 def label(arrays: dict[str, np.ndarray], steps: list[int], seeds: tuple[int, ...]) -> xr.Dataset:

@@ -13,8 +13,8 @@ Schedule = Literal["constant", "linear", "cosine", "exponential"]
 class Optimizer:
     """What all optimizers share: a peak learning rate and its schedule.
 
-    The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then follows `schedule`
-    down to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
+    The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then
+    follows `schedule` to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
 
     Raises:
         ValueError: a value outside its range.
@@ -34,8 +34,8 @@ class Optimizer:
             raise ValueError(f"lr={self.lr}: must be positive and finite")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup}: the fraction of steps to warm up over must be in [0, 1)")
-        if self.initial_lr < 0 or self.final_lr < 0:
-            raise ValueError(f"initial_lr={self.initial_lr}, final_lr={self.final_lr}: must not be negative")
+        _check_not_negative("initial_lr", self.initial_lr)
+        _check_not_negative("final_lr", self.final_lr)
         if self.schedule == "exponential" and self.final_lr == 0:
             raise ValueError(
                 "final_lr=0.0 with schedule='exponential': a geometric decay never reaches 0; give a positive final_lr"
@@ -83,6 +83,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_decay("alpha", self.alpha)
+        _check_not_negative("eps", self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +98,7 @@ class Adam(Optimizer):
         object.__setattr__(self, "betas", tuple(self.betas))
         for beta in self.betas:
             _check_decay("beta", beta)
+        _check_not_negative("eps", self.eps)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +107,17 @@ class AdamW(Adam):
 
     weight_decay: float = 1e-2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_not_negative("weight_decay", self.weight_decay)
+
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, AdamW, SGD, RMSprop)}
+
+
+def _check_not_negative(name: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
 def _check_decay(name: str, value: float) -> None:

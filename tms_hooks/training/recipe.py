@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution
+from tms_hooks.data import DISTRIBUTIONS, MAX_DATASET_ROWS, Distribution, SparseUniform
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
@@ -17,15 +17,23 @@ from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 Loss = Literal["mse", "cross_entropy"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
+EmptyRows = Literal["drawn", "exact"]
 
 DEFAULT_BATCH = 1024
+HELD_OUT_SEED = 2**63 - 1
+"""The seed that no model may have: its samples are for evaluation."""
+
+
+def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
+    """Whether empty rows, more than half of all, can be left to their closed form."""
+    return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A validated, serialisable description of a run: two equal recipes give the same bits on the same engine.
 
-    The arguments are those of `tms_hooks.train`, made uniform: `steps` has one entry a stage, `qk_pairs` one list a head.
+    The arguments are those of `tms_hooks.train`, made uniform: `steps` one entry a stage, `qk_pairs` one list a head.
     """
 
     cfg: ToyConfig
@@ -41,19 +49,23 @@ class Recipe:
     qk_weight: float
     record_every: int
     dtype: Dtype
+    empty_rows: EmptyRows = "drawn"
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
         self._check_seeds_and_steps()
         self._check_data_and_loss()
+        self._check_empty_rows()
         self._check_heads()
 
     def _check_seeds_and_steps(self) -> None:
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one seed, one model each")
-        if min(self.seeds) < 0 or max(self.seeds) >= 2**63:
-            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63)")
-        if min(self.steps) < 1:
+        if min(self.seeds) < 0 or max(self.seeds) >= HELD_OUT_SEED:
+            raise ValueError(f"seeds from {min(self.seeds)} to {max(self.seeds)}: must be in [0, 2^63 - 1)")
+        if not self.stages:
+            raise ValueError("stages is empty: give at least one of " + ", ".join(get_args(Stage)))
+        if min(self.steps, default=0) < 1:
             raise ValueError(f"steps={self.steps}: every stage needs at least 1")
         if self.record_every < 1:
             raise ValueError(f"record_every={self.record_every}: must be at least 1")
@@ -73,19 +85,31 @@ class Recipe:
                 raise ValueError(f"importance={value}: must be finite and not negative")
         if self.loss not in get_args(Loss):
             raise choice_error("loss", self.loss, get_args(Loss))
-        if (self.loss == "cross_entropy") != (self.cfg.output_act == "softmax") and self.loss == "cross_entropy":
+        if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
-                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: cross-entropy needs output_act='softmax'"
+                f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
+            )
+
+    def _check_empty_rows(self) -> None:
+        if self.empty_rows not in get_args(EmptyRows):
+            raise choice_error("empty_rows", self.empty_rows, get_args(EmptyRows))
+        if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
+            raise ValueError(
+                "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
+                "use empty_rows='drawn'"
             )
 
     def _check_heads(self) -> None:
         heads = self.cfg.n_heads
+        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
+            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
         for stage in self.stages:
             if stage not in get_args(Stage):
                 raise choice_error("stage", stage, get_args(Stage))
         if len(self.stages) != len(self.steps):
             raise ValueError(
-                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: give one number, or one a stage"
+                f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
+                "give one number, or one a stage"
             )
         if heads == 0:
             if self.qk_pairs or self.stages != ("joint",):
@@ -95,13 +119,12 @@ class Recipe:
             return
         if len(self.qk_pairs) != heads or not all(self.qk_pairs):
             raise ValueError(
-                f"qk_pairs={self.qk_pairs} for n_heads={heads}: every head needs at least one (query feature, key feature) pair"
+                f"qk_pairs={self.qk_pairs} for n_heads={heads}: "
+                "every head needs at least one (query feature, key feature) pair"
             )
         for i, j in (pair for head in self.qk_pairs for pair in head):
             if not (0 <= i < self.cfg.n_features and 0 <= j < self.cfg.n_features):
                 raise ValueError(f"qk pair {(i, j)}: features are numbered 0 to {self.cfg.n_features - 1}")
-        if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
-            raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
 
     @property
     def total_steps(self) -> int:
@@ -134,18 +157,35 @@ class Recipe:
         whole = self.whole_dataset(device)
         if whole is not None:
             return whole.expand(len(seeds), *whole.shape).contiguous()
-        rows = self.batch_size or DEFAULT_BATCH
+        rows, _ = self.rows()
+        if self.empty_rows == "exact":
+            assert isinstance(self.data, SparseUniform)  # _check_empty_rows
+            return self.data.sample_occupied(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         tokens = self.data.sample(2 * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         return tokens.unflatten(1, (rows, 2))
 
+    def rows(self) -> tuple[int, float]:
+        """How many rows are drawn a step, and the share of the distribution that they stand for: without empty rows < 1."""
+        batch = self.batch_size or DEFAULT_BATCH
+        if self.empty_rows == "drawn":
+            return batch, 1.0
+        assert isinstance(self.data, SparseUniform)  # _check_empty_rows
+        share = 1 - self.data.empty_probability
+        return max(round(batch * share), 1), share
+
     def whole_dataset(self, device: torch.device | str) -> Float[Tensor, "batch *pos feature"] | None:
-        """The full batch of a finite distribution (with heads: all ordered pairs), unless a batch size asks for samples."""
+        """Every vector of a finite distribution (with heads: every ordered pair), unless a batch size is given."""
         rows = self.data.dataset(self.torch_dtype) if self.batch_size is None else None
         if rows is None or not self.cfg.n_heads:
             return rows if rows is None else rows.to(device)
         count = len(rows)
+        if count**2 > MAX_DATASET_ROWS:
+            raise ValueError(
+                f"{count:,} vectors make {count**2:,} ordered pairs, more than {MAX_DATASET_ROWS:,}; "
+                "give a batch_size to sample them"
+            )
         return torch.stack([rows.repeat_interleave(count, 0), rows.repeat(count, 1)], dim=1).to(device)
 
     def to_json(self) -> dict[str, Any]:
@@ -167,15 +207,18 @@ class Recipe:
             raise ValueError(
                 f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
             )
-        data, optimizer = dict(plain["data"]), dict(plain["optimizer"])
-        tuples = {name: tuple(plain[name]) for name in ("seeds", "steps", "stages", "importance")}
-        return cls(
-            **plain
-            | tuples
-            | {
-                "cfg": ToyConfig(**plain["cfg"]),
-                "data": DISTRIBUTIONS[data.pop("kind")](**data),
-                "optimizer": OPTIMIZERS[optimizer.pop("kind")](**optimizer),
-                "qk_pairs": tuple(tuple((i, j) for i, j in head) for head in plain["qk_pairs"]),
-            }
-        )
+        plain = _tuples(plain)
+        data, optimizer = plain["data"], plain["optimizer"]
+        parts = {
+            "cfg": ToyConfig(**plain["cfg"]),
+            "data": DISTRIBUTIONS[data.pop("kind")](**data),
+            "optimizer": OPTIMIZERS[optimizer.pop("kind")](**optimizer),
+        }
+        return cls(**plain | parts)
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples they were."""
+    if isinstance(value, dict):
+        return {key: _tuples(entry) for key, entry in value.items()}
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value

@@ -1,9 +1,8 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one
-at a time; and because on the CPU the matrix products run on one thread, on at least two stacked models, under MKL's
-strict reproducibility mode (`tms_hooks/__init__.py`), where neither alignment nor the stack's size changes a result.
+nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one at
+a time; and because on the CPU matrix products are made model by model (`models/forward.py`) on one thread.
 """
 
 from collections.abc import Iterator
@@ -37,6 +36,18 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
             _update_all(recipe.optimizer, state, gradients, feature_loss.sum(-1) + qk_loss.sum(-1), lr, step, count)
             count += 1
         return measured or _measure(*_gradients(recipe, state, start, stage))
+
+
+def evaluate(
+    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
+) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    """Losses of stacked models, all on the same batch; one model at a time, because it may be a large one."""
+    with torch.no_grad():
+        parts = [
+            loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
+            for i in range(len(weights["W_E"]))
+        ]
+    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
 
 
 def loss_parts(
@@ -82,18 +93,17 @@ def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
 def _gradients(
     recipe: Recipe, state: State, step: int, stage: Stage
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
-    seeds, weights = recipe.seeds, state.weights
-    models = len(seeds)
-    if models == 1:  # beside a copy of itself: a stack of one takes another path through BLAS
-        seeds, weights = seeds * 2, {name: torch.cat([w, w]) for name, w in weights.items()}
-    names = trained_names(weights, stage)
-    leaves = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
-    x = recipe.batch(seeds, step, state.diverged_at.device)
-    feature_loss, qk_loss = loss_parts(recipe, leaves, x)
+    names = trained_names(state.weights, stage)
+    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
+    x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
+    feature_loss, qk_loss = loss_parts(recipe, weights, x)
+    if recipe.empty_rows == "exact":
+        _, share = recipe.rows()
+        empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
+        feature_loss = share * feature_loss + (1 - share) * empty_loss
     total = objective(recipe, feature_loss, qk_loss, stage).sum()
-    gradients = torch.autograd.grad(total, [leaves[name] for name in names])
-    trained = {name: g[:models] for name, g in zip(names, gradients, strict=True)}
-    return feature_loss.detach()[:models], qk_loss.detach()[:models], trained
+    gradients = torch.autograd.grad(total, [weights[name] for name in names])
+    return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
 def _measure(
@@ -118,7 +128,7 @@ def _update_all(
     step: int,
     count: int,
 ) -> None:
-    """One update of every model that is still finite; a model whose loss or next weights are not finite stays where it is."""
+    """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
@@ -128,14 +138,14 @@ def _update_all(
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
-        finite &= w.flatten(1).isfinite().all(-1)
+        finite &= w.reshape(len(w), -1).isfinite().all(-1)
     going = finite & (state.diverged_at < 0)
     if not going.all():
         state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
         for name, w in new_weights.items():
             new_weights[name] = torch.where(going.view(-1, *[1] * (w.ndim - 1)), w, state.weights[name])
         for name, m in new_moments.items():
-            new_moments[name] = m.nan_to_num(0.0, 0.0, 0.0)
+            new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
 

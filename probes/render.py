@@ -1,0 +1,193 @@
+"""What to look at: circuitsvis attention and token values, offline; plotly figures of spectra, cosines, slices."""
+
+import html
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from plotly.graph_objects import Figure
+
+# Okabe & Ito (2008), told apart by colour-blind readers; blue is positive and vermilion negative everywhere
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+_POSITIVE, _NEGATIVE = COLOURS[:2]
+_LAYOUT = {"template": "simple_white", "height": 380}  # without a height a figure fills its page
+_DIVERGING = [[0.0, _NEGATIVE], [0.5, "#FFFFFF"], [1.0, _POSITIVE]]
+
+
+class Visual:
+    """One circuitsvis element. In a notebook it shows itself, offline; a page takes `html()` after one `bundle()`."""
+
+    def __init__(self, element: str, width: int, **props: Any) -> None:
+        self.element, self.width, self.props = element, width, props
+
+    def html(self) -> str:
+        """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
+        name = f"circuitsvis-{uuid.uuid4()}"
+        # "</script>" inside a token would end the script
+        props = json.dumps(self.props).replace("</", "<\\/")
+        return (
+            f'<div style="width: {self.width}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
+            f'<div id="{name}"></div></div>'
+            f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {props})</script>'
+        )
+
+    def _repr_html_(self) -> str:
+        return bundle() + self.html()
+
+
+@cache
+def bundle() -> str:
+    """circuitsvis's JavaScript (1.3 MB) as a script element: once a page, before the first visual.
+
+    A classic script, not a module: `CircuitsVis` becomes global and every later element finds it.
+    """
+    source = files("circuitsvis").joinpath("dist", "cdn", "iife.js").read_text(encoding="utf-8")
+    return "<script>" + source.replace("</script", "<\\/script") + "</script>"
+
+
+def attention(
+    tokens: Sequence[str],
+    scores: Float[Tensor, "head query key"],
+    *,
+    heads: Sequence[str] | None = None,
+    width: int = 640,
+) -> Visual:
+    """Attention of some heads over one text: patterns, scores or single slices, signed about zero, nothing masked.
+
+    >>> attention(["a", "b"], torch.tensor([[[0.5, -1.0], [2.0, 0.0]]])).props["minValue"]
+    -2.0
+
+    Args:
+        tokens: one a position.
+        scores: blue where positive, vermilion where negative, white at zero. Masked scores are to be set to zero.
+        heads: their names.
+        width: in pixels.
+
+    Raises:
+        ValueError: shapes that do not fit, or scores that are infinite or masked by a huge number.
+    """
+    scores = _finite(scores, "scores")
+    if scores.shape[1:] != (len(tokens), len(tokens)):
+        raise ValueError(f"scores of shape {tuple(scores.shape)} for {len(tokens)} tokens: must be head x query x key")
+    names = list(heads) if heads is not None else [f"head {i}" for i in range(len(scores))]
+    if len(names) != len(scores):
+        raise ValueError(f"{len(names)} names for {len(scores)} heads")
+    limit = float(scores.abs().max()) or 1.0
+    shared = {
+        "tokens": list(tokens),
+        "minValue": -limit,
+        "maxValue": limit,
+        "positiveColor": _POSITIVE,
+        "negativeColor": _NEGATIVE,
+        "maskUpperTri": False,  # circuitsvis hides half of a score matrix unless told not to
+    }
+    if len(scores) == 1:
+        return Visual("AttentionPattern", width, attention=scores[0].tolist(), showAxisLabels=True, **shared)
+    return Visual("AttentionHeads", width, attention=scores.tolist(), attentionHeadNames=names, **shared)
+
+
+def token_values(
+    tokens: Sequence[str],
+    values: Float[Tensor, "pos feature"],
+    *,
+    labels: Sequence[str] | None = None,
+    width: int = 640,
+) -> Visual:
+    """A text coloured by the activation of a feature, with a button for each feature.
+
+    >>> token_values(["a", "b"], torch.eye(2)).element
+    'ColoredTokensMulti'
+
+    Args:
+        tokens: one a position.
+        values: activations of features, units or slices.
+        labels: names of the features.
+        width: in pixels.
+
+    Raises:
+        ValueError: shapes that do not fit, or values that are not finite.
+    """
+    values = _finite(values, "values")
+    names = list(labels) if labels is not None else [f"feature {i}" for i in range(values.shape[1])]
+    if values.shape != (len(tokens), len(names)):
+        raise ValueError(f"values of shape {tuple(values.shape)} for {len(tokens)} tokens and {len(names)} labels")
+    shown = [html.escape(token) for token in tokens]  # this element takes its tokens for HTML
+    return Visual("ColoredTokensMulti", width, tokens=shown, values=values.tolist(), labels=names)
+
+
+def cosine_figure(
+    cosines: Float[Tensor, "k feature"], *, title: str = "", features: Sequence[str] | None = None
+) -> "Figure":
+    """Heatmap of the cosines of singular vectors with directions, from -1 to 1."""
+    from plotly.graph_objects import Figure, Heatmap
+
+    heatmap = Heatmap(
+        z=cosines.tolist(),
+        x=list(features) if features is not None else list(range(cosines.shape[1])),
+        y=list(range(cosines.shape[0])),
+        zmin=-1,
+        zmax=1,
+        colorscale=_DIVERGING,
+        colorbar={"title": "cosine"},
+        hovertemplate="singular vector %{y}<br>feature %{x}<br>cosine %{z:.3f}<extra></extra>",
+    )
+    figure = Figure(heatmap)
+    figure.update_xaxes(title="feature", dtick=1 if cosines.shape[1] <= 20 else None)
+    figure.update_yaxes(title="singular vector", autorange="reversed", dtick=1 if cosines.shape[0] <= 20 else None)
+    return figure.update_layout(title=title, **_LAYOUT)
+
+
+def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
+    """Singular values of one or more matrices, each divided by its largest, on a logarithmic axis."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    for i, (name, S) in enumerate(spectra.items()):
+        relative = S / S.max()
+        # zeros have no place on a logarithmic axis
+        shown = [value if value > 1e-12 else None for value in relative.tolist()]
+        line = {"color": COLOURS[i % len(COLOURS)]}
+        figure.add_trace(Scatter(x=list(range(len(S))), y=shown, name=name, mode="lines+markers", line=line))
+    figure.update_xaxes(title="singular value, by size")
+    figure.update_yaxes(title="share of the largest", type="log", dtick=1)
+    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
+
+
+def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
+    """Running sum of a score's slices, largest contribution first, as a share of the score: at 1 they suffice.
+
+    Raises:
+        ValueError: slices that sum to zero have no shares.
+    """
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure()
+    for i, (name, parts) in enumerate(slices.items()):
+        total = parts.sum()
+        if total == 0:
+            raise ValueError(f"the slices of {name!r} sum to zero: a share of that score is undefined")
+        running = (parts / total).sort(descending=True).values.cumsum(0)
+        line = {"color": COLOURS[i % len(COLOURS)]}
+        figure.add_trace(
+            Scatter(x=list(range(1, len(parts) + 1)), y=running.tolist(), name=name, mode="lines+markers", line=line)
+        )
+    figure.add_hline(y=1, line={"dash": "dot", "color": COLOURS[-1], "width": 1.5}, opacity=1)
+    figure.update_xaxes(title="slices summed, largest contribution first")
+    figure.update_yaxes(title="share of the score", rangemode="tozero")
+    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
+
+
+def _finite(values: Tensor, name: str) -> Tensor:
+    values = values.detach().float().cpu()
+    # transformers masks with the smallest finite number, whose colours would leave everything else white
+    if not (values.abs() < torch.finfo(torch.float32).max / 2).all():
+        raise ValueError(f"{name} are masked or not finite somewhere: set those to 0, torch.where(pattern > 0, x, 0)")
+    return values

@@ -1,0 +1,221 @@
+"""Attention scores as sums over the singular slices of Omega."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from probes.activations import stream_activations
+from probes.circuits import Circuit, qk_circuit, rotary_frequencies, rotate
+from probes.hooked import HookedModel, check_hooks
+
+_READS = ("blocks.{}.attn.q.hook_in", "blocks.{}.attn.hook_in", "blocks.{}.ln1.hook_normalized", "hook_hidden")
+_TOLERANCE = 1e-4
+
+
+class AttentionSlices(NamedTuple):
+    """Scores of one head on pairs of positions, each split into the slices `s_k (x_query . u_k)(v_k . x_key)`."""
+
+    pairs: Int[Tensor, "pair 3"]
+    """Example, query position, key position."""
+    scores: Float[Tensor, " pair"]
+    """As the model scores the pair before the softmax (minus the query's mean, if relative): the sum of its slices."""
+    slices: Float[Tensor, "pair k"]
+    """In the order of the singular values."""
+    needed: Int[Tensor, " pair"]
+    """Slices in the shortest prefix, largest contribution first, that reaches the score."""
+    null_needed: Int[Tensor, "null pair"]
+    """The same count after random rotations of the head's factors: other exact splits of the same scores."""
+    scale: float
+    """What the model multiplies x_query Omega x_key by: 1/sqrt(d_head) in most transformers, 1 in a toy."""
+
+
+def attention_slices(
+    model: HookedModel,
+    inputs: Any,
+    layer: int,
+    head: int,
+    *,
+    pairs: Int[Tensor, "pair 3"] | None = None,
+    fold_norm: bool = False,
+    relative: bool = False,
+    hook: str | None = None,
+    n_null: int = 100,
+    seed: int = 0,
+) -> AttentionSlices:
+    """Split each attention score of a head into the contributions of Omega's singular pairs (Franco & Crovella 2024).
+
+    >>> from probes.models import load_transformer
+    >>> split = attention_slices(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), layer=1, head=0)
+    >>> split.pairs[-1], split.slices.shape
+    (tensor([0, 2, 2]), torch.Size([6, 16]))
+
+    Biases are part of Omega (an input of constant 1), grouped queries and rotary positions are handled: in a rotary
+    model Omega, and so the slices, depend on query position minus key position. The scores are checked against the
+    model's own pattern (or its scores, if it has no pattern).
+
+    Args:
+        model, layer, head: as in `qk_circuit`.
+        inputs: what the model takes.
+        pairs: which (example, query, key) to split; all that the mask allows if not given.
+        fold_norm: slices of the normalised input, with the norm's gain folded into Omega, as in the paper.
+        relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
+        hook: where the head reads; found by itself on a bridge, a `HookedTransformer` and a toy.
+        n_null: random rotations. Each splits the same scores along other directions of the same rank.
+        seed: of the rotations.
+
+    Raises:
+        IndexError: no such layer, head or position.
+        ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (position
+            biases, soft caps, normalised queries).
+    """
+    qk_circuit(model, layer, head)  # an unknown layer or head first
+    reads = hook or _reading_hook(model, layer, fold_norm)
+    judge = _judging_hook(model, layer)
+    [batch] = stream_activations(model, iter([inputs]), [reads, judge])
+    x, judged = batch[reads].double(), batch[judge][:, head].double()
+    if reads.endswith("ln1.hook_normalized") and not fold_norm:
+        x = _gained(model, layer, x)
+    is_pattern = judge.endswith("hook_pattern")
+    seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
+    visible = seen.nonzero()
+    queries, keys = _coordinates(model, layer, head, x, visible, fold_norm)
+    scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
+    if pairs is not None:
+        chosen = _rows_of(pairs, visible)
+        visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
+    if relative:
+        keys = keys - _mean_keys(model, layer, head, x, visible, seen, fold_norm)
+    slices = scale * queries * keys
+    generator = torch.Generator().manual_seed(seed)
+    null = torch.empty(n_null, len(slices), dtype=torch.long)
+    for i in range(n_null):
+        turn, _ = torch.linalg.qr(torch.randn(2 * slices.shape[-1:], generator=generator, dtype=torch.float64))
+        null[i] = slices_needed(scale * (queries @ turn) * (keys @ turn))
+    return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale)
+
+
+def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
+    """How many slices, largest contribution in the score's direction first, reach the score that all of them sum to.
+
+    >>> slices_needed(torch.tensor([[1.0, 5.0, -2.0], [1.0, 2.0, 3.0], [-4.0, 1.0, 0.0]]))
+    tensor([1, 3, 1])
+    """
+    total = slices.sum(-1, keepdim=True)
+    direction = torch.where(total < 0, -1.0, 1.0)
+    prefix = (direction * slices).sort(dim=-1, descending=True).values.cumsum(-1)
+    # the last of the slices reaches the score only up to rounding
+    slack = 1e-9 * slices.abs().sum(-1, keepdim=True)
+    return (prefix < direction * total - slack).sum(-1) + 1
+
+
+def _reading_hook(model: HookedModel, layer: int, fold_norm: bool) -> str:
+    candidates = ["blocks.{}.ln1.hook_normalized"] if fold_norm else list(_READS)
+    for candidate in candidates:
+        if (name := candidate.format(layer)) in model.hook_dict:
+            return name
+    raise ValueError(f"cannot tell where layer {layer}'s heads read: give its hook, for example hook='hook_hidden'")
+
+
+def _gained(model: Any, layer: int, normalized: Tensor) -> Tensor:
+    """What the heads of a `HookedTransformer` read: it has a hook only before the norm's gain and shift."""
+    norm = model.blocks[layer].ln1
+    gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
+    normalized = normalized if gain is None else normalized * gain.detach().double()
+    return normalized if shift is None else normalized + shift.detach().double()
+
+
+def _judging_hook(model: HookedModel, layer: int) -> str:
+    """The pattern where there is one: on BERT and native bridges `hook_attn_scores` does not hold the scores."""
+    pattern, scores = f"blocks.{layer}.attn.hook_pattern", f"blocks.{layer}.attn.hook_attn_scores"
+    return pattern if pattern in model.hook_dict else check_hooks(model, scores)[0]
+
+
+def _coordinates(
+    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, fold_norm: bool
+) -> tuple[Tensor, Tensor]:
+    """Query and key of each pair along the singular directions, each times the root of the singular value."""
+    x = _with_one(x)
+    queries = x.new_empty(len(pairs), qk_circuit(model, layer, head, bias=True).S.shape[0])
+    keys = torch.empty_like(queries)
+    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
+        example, query, key = pairs[members].T
+        queries[members] = (x[example, query] @ omega.U) * omega.S.sqrt()
+        keys[members] = (x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
+    return queries, keys
+
+
+def _mean_keys(
+    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, seen: Tensor, fold_norm: bool
+) -> Tensor:
+    """Mean over the keys that each pair's query sees, in the coordinates of `_coordinates` at that pair's offset."""
+    right = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm).right
+    keys = _with_one(x) @ right
+    example, query, key = pairs.T
+    rotary = rotary_frequencies(model, layer) is not None
+    if rotary:
+        keys = rotate(model, layer, keys, torch.arange(keys.shape[1]))
+    mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
+    if rotary:
+        mean = rotate(model, layer, mean, -key)  # as seen from the pair's own key
+    coordinates = torch.empty(len(pairs), min(right.shape), dtype=mean.dtype)
+    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
+        coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
+    return coordinates
+
+
+def _by_offset(
+    model: HookedModel, layer: int, head: int, pairs: Tensor, fold_norm: bool
+) -> Iterator[tuple[Circuit, Tensor]]:
+    """Omega and the pairs it scores: one for each distance of a rotary model, else one for all."""
+    rotary = rotary_frequencies(model, layer) is not None
+    offsets = pairs[:, 1] - pairs[:, 2] if rotary else torch.zeros_like(pairs[:, 1])
+    for offset in offsets.unique().tolist():
+        omega = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm, offset=offset)
+        yield omega, (offsets == offset).nonzero()[:, 0]
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+
+def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> float:
+    """The factor between the bilinear form and the model's own scores, once it is sure that there is one."""
+    form = torch.full_like(judged, -torch.inf)
+    form[tuple(visible.T)] = raw
+    seen = form.isfinite()
+    if is_pattern:
+        # log pattern = score - log of the row's sum: compare differences within a row
+        counted = seen & (judged > 1e-30)
+        own, ours = _centred(judged.clamp_min(1e-30).log(), counted), _centred(form, counted)
+    else:
+        own, ours = judged[seen], form[seen]
+    if not (ours != 0).any():
+        raise ValueError("every score is the same: give inputs of at least two positions that differ")
+    scale = float((own * ours).sum() / (ours * ours).sum())
+    error = (scale * form).softmax(-1) - judged if is_pattern else (scale * form - judged)[seen]
+    limit = _TOLERANCE * (1 if is_pattern else max(1.0, float(judged[seen].abs().max())))
+    worst = float(error.abs().max())
+    if not worst <= limit:
+        raise ValueError(
+            f"this head's scores are not x_query Omega x_key times a constant (off by up to {worst:.1e}): "
+            "position biases, a soft cap or normalised queries cannot be split into slices"
+        )
+    return scale
+
+
+def _centred(values: Tensor, where: Tensor) -> Tensor:
+    """Minus the row's mean over `where`; zero elsewhere."""
+    values = torch.where(where, values, 0.0)
+    return torch.where(where, values - values.sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1), 0.0)
+
+
+def _rows_of(pairs: Tensor, visible: Tensor) -> Tensor:
+    """Where each asked pair stands among the visible ones."""
+    rows = {tuple(pair): i for i, pair in enumerate(visible.tolist())}
+    hidden = [tuple(pair) for pair in pairs.tolist() if tuple(pair) not in rows]
+    if hidden:
+        raise ValueError(f"(example, query, key) {hidden[0]} is masked or outside the inputs")
+    return torch.tensor([rows[tuple(pair)] for pair in pairs.tolist()])

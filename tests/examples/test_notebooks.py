@@ -1,0 +1,37 @@
+"""The notebooks run, their halves are paired, and the README's example is true."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import jupytext
+import pytest
+
+ROOT = Path(__file__).parents[2]
+NOTEBOOKS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "run.py")
+
+
+@pytest.mark.slow
+@pytest.mark.real_weights
+def test_every_notebook_runs_in_quick_mode():
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "run.py", "--check"], capture_output=True, text=True, timeout=900, cwd=ROOT
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert len(re.findall(r"cells ran", done.stdout)) == len(NOTEBOOKS) >= 2
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_saved_notebook_is_the_script_with_its_outputs(path):
+    script, saved = jupytext.read(path), jupytext.read(path.with_suffix(".ipynb"))
+    assert [cell.source for cell in saved.cells] == [cell.source for cell in script.cells]
+    code = [cell for cell in saved.cells if cell.cell_type == "code"]
+    assert all(cell.execution_count for cell in code)
+    assert sum(bool(cell.outputs) for cell in code) >= len(code) / 2
+
+
+def test_the_readme_example_runs(capsys):
+    (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
+    exec(compile(example, "README.md", "exec"), {})
+    assert "hook_hidden" in capsys.readouterr().out

@@ -1,0 +1,114 @@
+import pytest
+import torch
+
+from probes.bottleneck import Bottleneck, bottleneck
+from tms_hooks.config import ToyConfig
+from tms_hooks.models.toy import ToyModel
+
+PATHS = ["embed->unembed", "embed->blocks.1.mlp.in", "blocks.0.mlp.out->blocks.1.mlp.in", "blocks.0.mlp.out->unembed"]
+
+
+def test_on_a_toy_it_is_W_E_and_W_U():
+    for tied in (True, False):
+        model = ToyModel(ToyConfig(n_features=6, d_hidden=2, tied=tied))
+        directions = bottleneck(model, "embed->unembed")
+        torch.testing.assert_close(directions.write, model.W_E.detach(), rtol=0, atol=0)
+        torch.testing.assert_close(directions.read, model.W_U.detach().mT, rtol=0, atol=0)
+
+
+def test_interference_is_what_a_toy_reads():
+    """Write feature i with strength 1, without bias and nonlinearity: the output is row i of write @ read.T."""
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=2, tied=False, output_bias=False, output_act="identity"))
+    rows = bottleneck(model, "embed->unembed").interference(torch.arange(6))
+    torch.testing.assert_close(rows, model(torch.eye(6)).detach())
+
+
+@pytest.mark.parametrize(
+    ("kind", "path"), [("embed->mlp.in", "embed->blocks.0.mlp.in"), ("mlp.out->unembed", "blocks.0.mlp.out->unembed")]
+)
+def test_mlp_bottlenecks_of_a_toy(kind, path):
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=2, d_mlp=5, tied=False, bottleneck=kind, hidden_bias=False))
+    directions = bottleneck(model, path)
+    write = model.W_E if kind == "embed->mlp.in" else model.W_out[0]
+    read = model.W_in[0].mT if kind == "embed->mlp.in" else model.W_U.mT
+    torch.testing.assert_close(directions.write, write.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(directions.read, read.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt2", "llama"])
+def test_shapes_on_transformers(make_bridge, name):
+    model, _ = make_bridge(name)
+    for path in PATHS:
+        directions = bottleneck(model, path)
+        assert directions.write.shape[1] == directions.read.shape[1] == model.cfg.d_model
+        assert directions.write.shape[0] == (model.cfg.d_vocab if path.startswith("embed") else model.cfg.d_mlp)
+        assert directions.read.shape[0] == (model.cfg.d_vocab if path.endswith("unembed") else model.cfg.d_mlp)
+
+
+@pytest.mark.parametrize("name", ["tiny", "gpt2", "llama", "gemma"])
+def test_reads_are_what_the_model_reads(make_bridge, name):
+    """Independent reference: the model's own unembedding and MLP input, up to the constant that biases add."""
+    model, tokens = make_bridge(name)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+    for path, before, after, hook in [
+        ("embed->unembed", "unembed.hook_in", "ln_final.hook_normalized", "unembed.hook_out"),
+        ("embed->blocks.1.mlp.in", "blocks.1.mlp.hook_in", "blocks.1.ln2.hook_normalized", "blocks.1.mlp.in.hook_out"),
+    ]:
+        for fold_norm, reads in ((False, before), (True, after)):
+            made = cache[reads] @ bottleneck(model, path, fold_norm=fold_norm).read.mT
+            constant = (cache[hook] - made).flatten(0, -2)
+            torch.testing.assert_close(constant, constant[:1].expand_as(constant), rtol=1e-4, atol=1e-4)
+
+
+def test_summary_agrees_with_the_full_matrix(subject):
+    directions = bottleneck(subject.model, "embed->unembed")
+    full = directions.write @ directions.read.mT
+    summary = directions.summary(chunk=4)
+    torch.testing.assert_close(torch.tensor(summary["gain"].to_numpy()), full.diagonal())
+    others = full - torch.diag(full.diagonal())
+    torch.testing.assert_close(torch.tensor(summary["interference"].to_numpy()), others.norm(dim=1))
+    torch.testing.assert_close(torch.tensor(summary["largest"].to_numpy()).abs(), others.abs().amax(1))
+    for i, row in summary.iterrows():
+        assert row["largest"] == pytest.approx(full[i, int(row["largest_with"])].item())
+    torch.testing.assert_close(torch.tensor(summary["write_norm"].to_numpy()), directions.write.norm(dim=1))
+    some = directions.summary(sample=3, seed=2)
+    assert len(some) == 3
+    # another number of rows at once may differ in the last bit
+    torch.testing.assert_close(torch.tensor(some.to_numpy()), torch.tensor(summary.loc[some.index].to_numpy()))
+
+
+def test_summary_of_unpaired_reads(subject):
+    write, read = torch.eye(3), torch.tensor([[2.0, 0.0, 0.0], [0.0, -3.0, 1.0]])
+    summary = Bottleneck("blocks.0.mlp.out->unembed", write, read).summary()
+    assert list(summary.columns) == ["write_norm", "interference", "largest", "largest_with"]
+    assert summary["largest"].tolist() == [2.0, -3.0, 1.0]
+    assert summary["largest_with"].tolist() == [0, 1, 1]
+
+
+def test_unit_directions_interfere_by_their_cosine():
+    square = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+    unit = Bottleneck("embed->unembed", square, square).unit()
+    torch.testing.assert_close(unit.summary()["gain"].to_list(), [1.0, 1.0, 1.0])
+    assert unit.summary().loc[0, "largest"] == pytest.approx(0.5**0.5)
+
+
+def test_bad_requests(subject):
+    for path in ("unembed->embed", "embed->blocks.0.mlp.out", "embed"):
+        with pytest.raises(ValueError, match=r"no bottleneck .*; choose 'embed->unembed'"):
+            bottleneck(subject.model, path)
+    with pytest.raises(ValueError, match="runs backwards: block 1's MLP writes after block 0's has read"):
+        bottleneck(subject.model, "blocks.1.mlp.out->blocks.0.mlp.in")
+    with pytest.raises(IndexError, match=r"layer 7: this .* has layers 0 to"):
+        bottleneck(subject.model, "embed->blocks.7.mlp.in")
+    with pytest.raises(ValueError, match="sample=0: 'embed->unembed' writes"):
+        bottleneck(subject.model, "embed->unembed").summary(sample=0)
+
+
+def test_an_end_that_is_not_there(toy, make_bridge):
+    with pytest.raises(ValueError, match="no W_in here"):
+        bottleneck(toy.model, "embed->blocks.0.mlp.in")
+    with pytest.raises(ValueError, match="no norm in front"):
+        bottleneck(toy.model, "embed->unembed", fold_norm=True)
+    with pytest.raises(ValueError, match="no norm in front"):
+        bottleneck(make_bridge("bert")[0], "embed->blocks.0.mlp.in", fold_norm=True)

@@ -1,0 +1,168 @@
+import pytest
+import torch
+from transformer_lens import FactoredMatrix
+
+from probes.circuits import factored_svd, ov_circuit, qk_circuit, rotate
+
+FAMILIES = ["tiny", "gpt2", "llama", "gemma", "neox"]
+
+
+def randn(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def with_one(x: torch.Tensor) -> torch.Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], -1).double()
+
+
+@pytest.mark.parametrize("shape", [(64, 64, 8), (5, 9, 3), (3, 5, 4), (5, 3, 4), (2, 2, 6)])
+def test_factored_svd_is_the_svd_of_the_product(shape):
+    """Independent references: the dense SVD, and TransformerLens's FactoredMatrix."""
+    d_left, d_right, rank = shape
+    left, right = randn(7, d_left, rank), randn(7, d_right, rank, seed=1)
+    U, S, Vh = factored_svd(left, right)
+    k = S.shape[-1]
+    assert k == min(shape)
+    torch.testing.assert_close(U @ torch.diag_embed(S) @ Vh, left @ right.mT)
+    torch.testing.assert_close(S, torch.linalg.svdvals(left @ right.mT)[..., :k])
+    torch.testing.assert_close(S, FactoredMatrix(left, right.mT).S[..., :k])
+    eye = torch.eye(k, dtype=torch.float64).expand(7, k, k)
+    torch.testing.assert_close(U.mT @ U, eye)
+    torch.testing.assert_close(Vh @ Vh.mT, eye)
+
+
+def test_factored_svd_by_hand():
+    # [[3, 0], [0, 4]] [[0, 1], [1, 0]]^T = [[0, 3], [4, 0]]
+    U, S, Vh = factored_svd(torch.diag(torch.tensor([3.0, 4.0])), torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    torch.testing.assert_close(S, torch.tensor([4.0, 3.0]))
+    torch.testing.assert_close(U[:, 0].abs(), torch.tensor([0.0, 1.0]))
+    torch.testing.assert_close(Vh[0].abs(), torch.tensor([1.0, 0.0]))
+
+
+def test_factored_svd_of_a_rank_deficient_product():
+    left = randn(6, 4)
+    left[:, 3] = left[:, 2]
+    U, S, Vh = factored_svd(left, randn(5, 4, seed=1))
+    torch.testing.assert_close((U * S) @ Vh, left @ randn(5, 4, seed=1).mT)
+    _, S, _ = factored_svd(torch.zeros(6, 4), torch.zeros(5, 4))
+    assert not S.any()
+
+
+def test_a_decomposition_that_fails_is_not_returned(monkeypatch):
+    svd = torch.linalg.svd
+
+    def misconverged(*args, **kwargs):
+        U, S, Vh = svd(*args, **kwargs)
+        return U, S * torch.tensor([1.0, 1.01, 1.0], dtype=S.dtype), Vh
+
+    monkeypatch.setattr(torch.linalg, "svd", misconverged)
+    with pytest.raises(ArithmeticError, match="does not reconstruct"):
+        factored_svd(randn(6, 3), randn(5, 3))
+
+
+def test_omega_of_a_head_is_W_Q_W_K(subject):
+    attention = subject.model.blocks[0].attn
+    for head in range(attention.W_Q.shape[0]):
+        omega = qk_circuit(subject.model, 0, head)
+        torch.testing.assert_close(omega.matrix, attention.W_Q[head].double() @ attention.W_K[head].double().mT)
+        torch.testing.assert_close((omega.U * omega.S) @ omega.Vh, omega.matrix)
+
+
+def test_omega_makes_the_scores_of_a_toy(toy):
+    (_, scores), cache = toy.model.run_with_cache(toy.inputs)
+    h = cache["hook_hidden"].double()
+    for head in range(2):
+        made = h @ qk_circuit(toy.model, 0, head).matrix @ h.mT
+        torch.testing.assert_close(made.float(), scores[:, head])
+
+
+@pytest.mark.parametrize(
+    ("name", "fold_norm"), [(name, fold) for name in FAMILIES for fold in (False, True)] + [("bert", False)]
+)
+def test_omega_makes_the_pattern_of_a_transformer(make_bridge, name, fold_norm):
+    """Biases, both norms (with offset), grouped queries, rotary (partial too): the model's own softmax is the judge."""
+    model, tokens = make_bridge(name)
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+    x = with_one(cache["blocks.1.ln1.hook_normalized" if fold_norm else "blocks.1.attn.hook_in"])
+    d_head = model.blocks[1].attn.W_Q.shape[-1]
+    for head in (1, 2):  # of grouped queries the second and third share no key head
+        pattern = cache["blocks.1.attn.hook_pattern"][:, head].double()
+        scores = torch.full_like(pattern, -torch.inf)
+        for q in range(tokens.shape[1]):
+            for k in range(tokens.shape[1]):
+                offset = q - k if hasattr(model, "rotary_emb") else 0
+                omega = qk_circuit(model, 1, head, bias=True, fold_norm=fold_norm, offset=offset)
+                scores[:, q, k] = torch.einsum("bi,ij,bj->b", x[:, q], omega.matrix, x[:, k])
+        scores = (scores / d_head**0.5).masked_fill(pattern == 0, -torch.inf)
+        # the model works in float32
+        torch.testing.assert_close(scores.softmax(-1), pattern, rtol=1e-5, atol=1e-6)
+
+
+def test_a_folded_layer_norm_leaves_nothing_along_the_ones(make_bridge):
+    """What is normalised is centred, so that part of Omega would never be seen; an RMSNorm does not centre."""
+    ones = torch.ones(64, dtype=torch.float64)
+    folded = qk_circuit(make_bridge("tiny")[0], 1, 0, fold_norm=True).matrix
+    assert (ones @ folded).abs().max() < 1e-10
+    assert (folded @ ones).abs().max() < 1e-10
+    assert (qk_circuit(make_bridge("llama")[0], 1, 0, fold_norm=True).matrix @ ones[:32]).abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", ["tiny", "llama"])
+def test_ov_makes_what_a_head_writes(make_bridge, name):
+    """Independent reference: the head's own output when everything else is ablated."""
+    model, tokens = make_bridge(name)
+    head, read, z = 3, "blocks.1.attn.hook_in", "blocks.1.attn.hook_z"
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens)
+    written = cache[z][:, :, head].double() @ model.blocks[1].attn.W_O[head].double()
+    pattern = cache["blocks.1.attn.hook_pattern"][:, head].double()
+    made = pattern @ with_one(cache[read]) @ ov_circuit(model, 1, head, bias=True).matrix
+    torch.testing.assert_close(made, written, rtol=1e-5, atol=1e-6)
+    normalized = with_one(cache["blocks.1.ln1.hook_normalized"])
+    made = pattern @ normalized @ ov_circuit(model, 1, head, bias=True, fold_norm=True).matrix
+    torch.testing.assert_close(made, written, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["llama", "neox"])
+def test_rotation_is_a_group(make_bridge, name):
+    model, _ = make_bridge(name)
+    x = randn(3, 8)
+    torch.testing.assert_close(rotate(model, 1, x, 0), x)
+    torch.testing.assert_close(rotate(model, 1, rotate(model, 1, x, 3), -5), rotate(model, 1, x, -2))
+    torch.testing.assert_close(rotate(model, 1, x, 7).norm(dim=-1), x.norm(dim=-1))
+
+
+def test_unknown_layer_and_head(subject):
+    layers, heads = len(subject.model.blocks), subject.model.blocks[0].attn.W_Q.shape[0]
+    with pytest.raises(IndexError, match=f"layer 7: this .* has layers 0 to {layers - 1}"):
+        qk_circuit(subject.model, 7, 0)
+    with pytest.raises(IndexError, match=f"head {heads}: layer 0 .* has heads 0 to {heads - 1}"):
+        qk_circuit(subject.model, 0, heads)
+    with pytest.raises(IndexError, match="head -1"):
+        qk_circuit(subject.model, 0, -1)
+
+
+def test_what_a_model_lacks(subject):
+    with pytest.raises(ValueError, match=r"offset=2: .* has no rotary embedding .*; use offset=0"):
+        qk_circuit(subject.model, 0, 0, offset=2)
+    if hasattr(subject.model, "W"):
+        with pytest.raises(ValueError, match="no norm in front of these weights; use fold_norm=False"):
+            qk_circuit(subject.model, 0, 0, fold_norm=True)
+        with pytest.raises(ValueError, match=r"no W_V: its heads only score pairs"):
+            ov_circuit(subject.model, 0, 0)
+
+
+def test_a_norm_behind_the_head_is_not_folded(make_bridge):
+    with pytest.raises(ValueError, match="no norm in front"):
+        qk_circuit(make_bridge("bert")[0], 0, 0, fold_norm=True)
+
+
+def test_a_toy_without_heads():
+    from tms_hooks.config import ToyConfig
+    from tms_hooks.models.toy import ToyModel
+
+    with pytest.raises(IndexError, match="layer 0: this ToyModel has no layers"):
+        qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2)), 0, 0)
+    with pytest.raises(IndexError, match="layer 0 of this ToyModel has no attention heads"):
+        qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2, d_mlp=4)), 0, 0)

@@ -1,0 +1,73 @@
+import re
+
+import pytest
+import torch
+
+from probes.render import attention, bundle, cosine_figure, slices_figure, spectrum_figure, token_values
+
+TOKENS = ["When", " Mary", "</script><b>"]
+
+
+def test_a_page_holds_the_bundle_once_and_each_visual_after_it():
+    scores = torch.tensor([[[0.0, 1.0, -2.0]] * 3, [[0.5, 0.0, 0.0]] * 3])
+    visuals = [attention(TOKENS, scores), attention(TOKENS, scores[:1]), token_values(TOKENS, torch.randn(3, 2))]
+    page = bundle() + "".join(v.html() for v in visuals) + visuals[0].html()
+    assert page.count("var CircuitsVis=") == 1
+    names = re.findall(r'CircuitsVis\.render\("([^"]+)"', page)
+    assert len(names) == len(set(names)) == 4  # the same visual twice: two elements
+    # a token cannot end the script that it stands in
+    assert page.count("<script") - bundle().count("<script") == 4
+    assert page.count("</script>") == 5
+
+
+def test_nothing_is_fetched():
+    page = attention(TOKENS, torch.zeros(1, 3, 3))._repr_html_()
+    outside = page.replace(bundle(), "")
+    assert "http" not in outside
+    assert "src=" not in outside
+    assert "import " not in outside
+    assert "unpkg.com" not in bundle()
+
+
+def test_a_notebook_gets_bundle_and_visual():
+    visual = attention(TOKENS, torch.zeros(1, 3, 3))
+    assert visual._repr_html_().startswith(bundle())
+    assert visual._repr_html_() != visual._repr_html_()
+
+
+def test_colours_are_symmetric_about_zero_and_nothing_is_masked():
+    props = attention(TOKENS, torch.tensor([[[0.0, 1.0, -2.0]] * 3])).props
+    assert (props["minValue"], props["maxValue"]) == (-2.0, 2.0)
+    assert props["maskUpperTri"] is False
+    assert attention(TOKENS, torch.zeros(1, 3, 3)).props["maxValue"] == 1.0
+
+
+def test_figures_hold_the_arrays():
+    cosines = torch.tensor([[1.0, -0.5], [0.0, 0.25]])
+    heatmap = cosine_figure(cosines, features=["a", "b"]).data[0]
+    assert [list(row) for row in heatmap.z] == cosines.tolist()
+    assert (heatmap.zmin, heatmap.zmax) == (-1, 1)
+    spectrum = spectrum_figure({"toy": torch.tensor([4.0, 2.0, 0.0]), "real": torch.tensor([10.0])})
+    assert spectrum.data[0].y == (1.0, 0.5, None)
+    assert spectrum.layout.yaxis.type == "log"
+    # 4 = 5 + 1 - 2, largest first: 5/4, 6/4, 4/4; the same of a negative score
+    for sign in (1, -1):
+        assert slices_figure({"head": sign * torch.tensor([1.0, -2.0, 5.0])}).data[0].y == (1.25, 1.5, 1.0)
+    for figure in (cosine_figure(cosines), spectrum, slices_figure({"x": torch.ones(2)})):
+        assert figure.layout.xaxis.title.text
+        assert figure.layout.yaxis.title.text
+
+
+def test_bad_input():
+    with pytest.raises(ValueError, match=r"scores of shape \(1, 2, 2\) for 3 tokens"):
+        attention(TOKENS, torch.zeros(1, 2, 2))
+    with pytest.raises(ValueError, match="scores are masked or not finite somewhere"):
+        attention(TOKENS, torch.full((1, 3, 3), torch.finfo(torch.float32).min))
+    with pytest.raises(ValueError, match="values are masked or not finite"):
+        token_values(TOKENS, torch.full((3, 1), torch.nan))
+    with pytest.raises(ValueError, match="2 names for 1 heads"):
+        attention(TOKENS, torch.zeros(1, 3, 3), heads=["a", "b"])
+    with pytest.raises(ValueError, match="for 3 tokens and 1 labels"):
+        token_values(TOKENS, torch.zeros(3, 2), labels=["a"])
+    with pytest.raises(ValueError, match="slices of 'x' sum to zero"):
+        slices_figure({"x": torch.tensor([1.0, -1.0])})

@@ -1,0 +1,151 @@
+import pytest
+import torch
+
+from probes.circuits import qk_circuit
+from probes.slices import attention_slices, slices_needed
+
+
+def test_slices_needed_by_hand():
+    slices = torch.tensor(
+        [
+            [3.0, 1.0, 0.0],  # 4 needs both
+            [5.0, 1.0, -3.0],  # 3 is reached by 5
+            [-5.0, 1.0, -1.0],  # -5 is reached by -5
+            [-3.0, -2.0, 1.0],  # -4 by -3 and -2
+            [1.0, 1.0, 1.0],
+            [0.0, 0.0, 0.0],
+        ]
+    )
+    assert slices_needed(slices).tolist() == [2, 1, 1, 2, 3, 1]
+    assert slices_needed(slices[:, [2, 0, 1]]).tolist() == [2, 1, 1, 2, 3, 1]  # the order of the slices is no matter
+
+
+def test_slices_of_a_toy_sum_to_its_scores(toy):
+    _, scores = toy.model(toy.inputs)
+    for head in range(2):
+        split = attention_slices(toy.model, toy.inputs, 0, head)
+        assert split.scale == pytest.approx(1, abs=1e-6)
+        assert len(split.pairs) == 5 * 3 * 3
+        torch.testing.assert_close(split.scores.float(), scores[:, head][tuple(split.pairs.T)].detach())
+        torch.testing.assert_close(split.slices.sum(-1), split.scores)
+
+
+@pytest.mark.parametrize("fold_norm", [False, True])
+@pytest.mark.parametrize("name", ["gpt2", "llama", "gemma", "neox"])
+def test_slices_of_a_transformer_sum_to_its_scores(make_bridge, name, fold_norm):
+    """The model's own `hook_attn_scores`, biases, norms, grouped queries and rotary positions and all."""
+    model, tokens = make_bridge(name)
+    _, cache = model.run_with_cache(tokens)
+    for head in (0, 3):
+        split = attention_slices(model, tokens, 1, head, fold_norm=fold_norm)
+        assert len(split.pairs) == 2 * 21  # causal: 6 * 7 / 2 pairs each
+        scores = cache["blocks.1.attn.hook_attn_scores"][:, head].detach()[tuple(split.pairs.T)]
+        torch.testing.assert_close(split.scores, scores.double(), rtol=0, atol=1e-4)
+        assert split.scale == pytest.approx(8**-0.5, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", ["tiny", "bert"])
+def test_where_the_scores_hook_holds_no_scores_the_pattern_judges(make_bridge, name):
+    model, tokens = make_bridge(name)
+    _, cache = model.run_with_cache(tokens)
+    split = attention_slices(model, tokens, 1, 2)
+    scores = torch.full((2, 6, 6), -torch.inf, dtype=torch.float64)
+    scores[tuple(split.pairs.T)] = split.scores
+    pattern = cache["blocks.1.attn.hook_pattern"][:, 2].detach()
+    torch.testing.assert_close(scores.softmax(-1).float(), pattern, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["toy", "gpt2", "llama", "neox"])
+def test_relative_slices_sum_to_what_the_softmax_feels(make_bridge, toy, name):
+    """Score minus the mean over the keys that the query sees, from the model's own scores."""
+    model, inputs = (toy.model, toy.inputs) if name == "toy" else make_bridge(name)
+    layer = 0 if name == "toy" else 1
+    _, cache = model.run_with_cache(inputs)
+    scores = cache[f"blocks.{layer}.attn.hook_attn_scores"][:, 1].detach().double()
+    seen = scores > -1e30
+    mean = torch.where(seen, scores, 0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
+    for fold_norm in (False, True) if name != "toy" else (False,):
+        split = attention_slices(model, inputs, layer, 1, relative=True, fold_norm=fold_norm, n_null=1)
+        torch.testing.assert_close(split.slices.sum(-1), (scores - mean)[tuple(split.pairs.T)], rtol=0, atol=1e-5)
+    # what is the same for every key is gone: a query that sees one key has nothing to say
+    if name != "toy":
+        alone = split.pairs[:, 1] == 0
+        assert split.slices[alone].abs().max() < 1e-9
+
+
+def test_slices_are_what_their_names_say(subject):
+    """Slice k is the score that Omega would give with singular pair k alone."""
+    reads = "hook_hidden" if hasattr(subject.model, "W") else "blocks.0.attn.hook_in"
+    _, cache = subject.model.run_with_cache(subject.inputs)
+    x = cache[reads].detach().double()
+    x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    omega = qk_circuit(subject.model, 0, 1, bias=True)
+    split = attention_slices(subject.model, subject.inputs, 0, 1)
+    alone = omega.S[1] * torch.outer(omega.U[:, 1], omega.Vh[1])
+    e, q, k = split.pairs.T
+    expected = split.scale * torch.einsum("pi,ij,pj->p", x[e, q], alone, x[e, k])
+    torch.testing.assert_close(split.slices[:, 1], expected)
+
+
+def test_chosen_pairs_are_those_of_all_pairs(subject):
+    every = attention_slices(subject.model, subject.inputs, 0, 0)
+    chosen = torch.tensor([[4, 2, 1], [0, 2, 2], [4, 2, 1]])
+    some = attention_slices(subject.model, subject.inputs, 0, 0, pairs=chosen)
+    assert torch.equal(some.pairs, chosen)
+    rows = [every.pairs.tolist().index(pair) for pair in chosen.tolist()]
+    torch.testing.assert_close(some.slices, every.slices[rows])
+    assert torch.equal(some.needed, every.needed[rows])
+
+
+def test_a_planted_direction_is_one_slice_and_not_one_of_the_null(toy):
+    """Inputs along one singular pair of a full-rank Omega: one slice says it all, a rotation spreads it."""
+    from tms_hooks.config import ToyConfig
+    from tms_hooks.models.toy import ToyModel
+
+    m = 16
+    model = ToyModel(ToyConfig(n_features=m, d_hidden=m, n_heads=1, d_head=m, tied=True), seed=0)
+    generator = torch.Generator().manual_seed(0)
+    U, V = (torch.linalg.qr(torch.randn(m, m, generator=generator))[0] for _ in range(2))
+    with torch.no_grad():
+        model.W_E.copy_(torch.eye(m))
+        model.blocks[0].attn.W_Q.copy_((U * torch.linspace(2, 1, m))[None])
+        model.blocks[0].attn.W_K.copy_(V[None])
+    x = torch.stack([U[:, 5], V[:, 5]])[None]  # identity embedding: the hidden layer is the input
+    split = attention_slices(model, x, 0, 0, pairs=torch.tensor([[0, 0, 1]]), n_null=200)
+    assert split.needed.tolist() == [1]
+    # rotated by R the parts are squares R_5j^2 of one sign: none of the sixteen can be left out
+    assert (split.null_needed == m).all()
+
+
+def test_scores_that_are_not_bilinear_are_refused(make_bridge):
+    model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance
+    with pytest.raises(ValueError, match=r"not x_query Omega x_key times a constant.*position biases"):
+        attention_slices(model, tokens, 1, 0)
+    model, tokens = make_bridge("qwen3")
+    with pytest.raises(ValueError, match="normalises queries and keys"):
+        attention_slices(model, tokens, 1, 0)
+
+
+def test_bad_requests(subject):
+    with pytest.raises(IndexError, match="head 9"):
+        attention_slices(subject.model, subject.inputs, 0, 9)
+    with pytest.raises(ValueError, match=r"\(0, 0, 99\) is masked or outside the inputs"):
+        attention_slices(subject.model, subject.inputs, 0, 0, pairs=torch.tensor([[0, 0, 99]]))
+    with pytest.raises(KeyError, match="no hook 'hook_hid'"):
+        attention_slices(subject.model, subject.inputs, 0, 0, hook="hook_hid")
+    with pytest.raises(ValueError, match="at least two positions"):
+        attention_slices(subject.model, subject.inputs[:, :1] * 0, 0, 0)
+
+
+@pytest.mark.real_weights
+def test_slices_of_smollm2():
+    """Rotary and grouped queries on real weights: head 0 of layer 23 moves the name."""
+    from probes.models import load_transformer
+
+    model = load_transformer("smollm2")
+    tokens = model.to_tokens("When Mary and John went to the store, John gave a drink to")
+    with torch.no_grad():
+        _, cache = model.run_with_cache(tokens, names_filter=["blocks.23.attn.hook_attn_scores"])
+    split = attention_slices(model, tokens, 23, 0)
+    scores = cache["blocks.23.attn.hook_attn_scores"][:, 0][tuple(split.pairs.T)]
+    torch.testing.assert_close(split.scores, scores.double(), rtol=0, atol=1e-4)

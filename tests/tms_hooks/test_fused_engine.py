@@ -1,0 +1,196 @@
+"""The fused engine against the torch engine on the same batches, and a model alone against itself in a crowd."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+
+import tms_hooks as tms
+from tms_hooks.training import fused_engine, torch_engine
+from tms_hooks.training.loop import held_out
+from tms_hooks.training.state import State
+
+pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
+
+TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
+IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
+
+
+def make(cfg=None, data=None, *, seeds=range(3), optimizer=None, steps=(50,), batch_size=300, dtype="float64", **more):
+    """A recipe with a little of everything: an odd number of features, a batch that is no multiple of a block."""
+    cfg = cfg or tms.ToyConfig(n_features=5, d_hidden=2)
+    n = cfg.n_features
+    settings = {"stages": ("joint",), "qk_pairs": (), "qk_weight": 1.0, "loss": "mse", "importance": IMPORTANCE[:n]}
+    return tms.training.recipe.Recipe(
+        cfg=cfg,
+        data=data or tms.SparseUniform(n_features=n, feature_probability=0.3),
+        seeds=tuple(seeds),
+        steps=steps,
+        optimizer=optimizer or tms.Adam(lr=0.01),
+        batch_size=batch_size,
+        record_every=10,
+        dtype=dtype,
+        **settings | more,
+    )
+
+
+def start(recipe, scale=1.0):
+    """Fresh weights, with biases that are not zero so that every gradient matters."""
+    state = State.initial(recipe, None, "cpu")
+    for w in state.weights.values():
+        if w.ndim == 2:
+            w += torch.linspace(-0.1, 0.1, w.shape[1], dtype=w.dtype)
+        w *= scale
+    return state
+
+
+def gradients(engine, recipe, step=3):
+    """What one step of plain SGD at rate 1 takes away."""
+    recipe = replace(recipe, optimizer=tms.SGD(lr=1.0))
+    state = start(recipe)
+    before = state.copy().weights
+    engine.advance(recipe, state, step, step + 1)
+    return {name: before[name] - w for name, w in state.weights.items()}
+
+
+def assert_close(got, wanted, tolerance):
+    torch.testing.assert_close(got, wanted, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("probability", [1.0, 0.2, (0.9, 0.5, 1.0, 0.1, 0.01)])
+@pytest.mark.parametrize("output_bias", [True, False])
+@pytest.mark.parametrize("output_act", ["identity", "relu", "gelu"])
+@pytest.mark.parametrize("tied", [True, False])
+def test_losses_and_gradients_agree_with_torch(tied, output_act, output_bias, probability, dtype):
+    cfg = tms.ToyConfig(n_features=5, d_hidden=3, tied=tied, output_act=output_act, output_bias=output_bias)
+    recipe = make(cfg, tms.SparseUniform(n_features=5, feature_probability=probability), dtype=dtype)
+    got, wanted = (engine.advance(recipe, start(recipe), 7, 7) for engine in (fused_engine, torch_engine))
+    assert_close(got, wanted, TOLERANCE[dtype])
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize(
+    "data", [tms.OneHot(n_features=4), tms.KHot(n_features=4, k=2)], ids=lambda data: type(data).__name__
+)
+def test_full_batches_agree_with_torch(data):
+    recipe = make(tms.ToyConfig(n_features=4, d_hidden=2), data, batch_size=None)
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), 1e-10)
+
+
+@pytest.mark.parametrize("n_features", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize("batch_size", [1, 2, 255, 256, 257, 1024])
+def test_batches_of_every_shape_agree_with_torch(n_features, batch_size):
+    recipe = make(
+        tms.ToyConfig(n_features=n_features, d_hidden=2), batch_size=batch_size, importance=(1.0,) * n_features
+    )
+    got, wanted = (engine.advance(recipe, start(recipe), 2, 2) for engine in (fused_engine, torch_engine))
+    assert_close(got, wanted, 1e-12)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
+        tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+        tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
+        tms.RMSprop(lr=0.01, alpha=0.9),
+    ],
+    ids=lambda optimizer: type(optimizer).__name__,
+)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
+    recipe = make(optimizer=optimizer, dtype=dtype)
+    ours, theirs = start(recipe), start(recipe)
+    for begin, end in ((0, 20), (20, 50)):
+        fused_engine.advance(recipe, ours, begin, end)
+        torch_engine.advance(recipe, theirs, begin, end)
+    # Fifty steps carry the rounding of the batch sums along.
+    assert_close((ours.weights, ours.moments), (theirs.weights, theirs.moments), 10 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("optimizer", [tms.Adam(), tms.AdamW(), tms.SGD(momentum=0.9), tms.RMSprop()])
+def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
+    kernels = pytest.importorskip("tms_hooks.training.fused_kernels")
+    generator = torch.Generator().manual_seed(0)
+    w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
+    second = second.square()
+    wanted = torch_engine.update(optimizer, w, g, first, second, optimizer.learning_rate(41, 100), 41)
+    constants = torch.tensor(fused_engine._constants(optimizer, 41, 100), dtype=torch.float64).to(w.dtype).numpy()
+    arrays = [t.numpy().copy() for t in (w, g, first, second)]
+    assert kernels.update(fused_engine._kind(optimizer), *arrays, constants)
+    for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):
+        # MKL, behind torch.sqrt, rounds some square roots the other way: a last bit of a step of size 0.01.
+        eps = torch.finfo(w.dtype).eps
+        torch.testing.assert_close(torch.from_numpy(got), want, rtol=eps, atol=0.01 * eps)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype):
+    import numba
+
+    crowd = make(seeds=range(20), dtype=dtype)
+    together = start(crowd)
+    fused_engine.advance(crowd, together, 0, 30)
+    threads = numba.get_num_threads()
+    for index, workers in ((0, 1), (13, threads)):
+        alone = replace(crowd, seeds=(index,))
+        state = start(alone)
+        numba.set_num_threads(workers)
+        try:
+            for begin in range(0, 30, 10):
+                fused_engine.advance(alone, state, begin, begin + 10)
+        finally:
+            numba.set_num_threads(threads)
+        for name, w in state.weights.items():
+            assert w[0].equal(together.weights[name][index])
+
+
+def test_divergence_stops_the_model_where_torch_stops_it_and_no_other():
+    recipe = make(optimizer=tms.SGD(lr=0.01), seeds=range(3))
+    finals = []
+    for engine in (fused_engine, torch_engine):
+        state = start(recipe)
+        state.weights["W_E"][1] *= 1e60
+        engine.advance(recipe, state, 0, 50)
+        finals.append(state)
+        quiet = start(recipe)
+        engine.advance(recipe, quiet, 0, 50)
+        for name, w in state.weights.items():
+            assert w.isfinite().all()
+            assert w[[0, 2]].equal(quiet.weights[name][[0, 2]])
+    ours, theirs = finals
+    assert ours.diverged_at.equal(theirs.diverged_at)
+    assert ours.diverged_at[1] >= 0
+    assert_close(ours.moments, theirs.moments, 1e-10)
+
+
+def test_held_out_losses_agree_with_torch():
+    recipe = make(dtype="float32")
+    x, weights = held_out(recipe), start(recipe).weights
+    assert_close(fused_engine.evaluate(recipe, weights, x), torch_engine.evaluate(recipe, weights, x), 1e-6)
+
+
+def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
+    data = tms.SparseUniform(n_features=3, feature_probability=0.5)
+    cfg = tms.ToyConfig(n_features=3, d_hidden=2)
+    assert tms.train(cfg, data, steps=1).provenance["engine"] == "fused"
+    with caplog.at_level(logging.INFO):
+        run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2, unit_norm=True), data, steps=1)
+    assert run.provenance["engine"] == "torch"
+    assert "unit_norm=True" in caplog.text
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: loss='cross_entropy'.*engine='auto'"):
+        tms.train(replace(cfg, output_act="softmax"), data, loss="cross_entropy", engine="fused")
+
+
+def test_everything_works_on_torch_without_numba(run_python):
+    code = """
+import sys
+sys.modules["numba"] = None
+import tms_hooks as tms
+run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2), tms.OneHot(n_features=3), steps=2)
+assert run.provenance["engine"] == "torch"
+"""
+    run_python(code)

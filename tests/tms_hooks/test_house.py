@@ -1,0 +1,231 @@
+"""The house rules that a program can check: one-way rooms, light imports, no global seeding."""
+
+import ast
+from collections.abc import Iterator, Mapping
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+ANY = {"*"}
+
+# What each room may import of ours. A room is a module or a package; the longest name that fits decides. Its own
+# modules may always use each other. `tms_hooks` itself, the public face, is for users: no room imports from it.
+ROOMS: dict[str, set[str]] = {
+    "tms_hooks": ANY,
+    "tms_hooks.errors": set(),
+    "tms_hooks.rng": set(),
+    "tms_hooks.stats": {"errors", "rng"},
+    "tms_hooks.config": {"errors", "rng"},
+    "tms_hooks.data": {"errors", "rng"},
+    "tms_hooks.losses": {"errors", "rng"},
+    "tms_hooks.geometry": {"errors", "rng"},
+    "tms_hooks.training.optimizers": {"errors", "rng"},
+    "tms_hooks.models": {"errors", "rng", "config"},
+    "tms_hooks.theory": {"errors", "rng", "data", "geometry"},
+    "tms_hooks.landscape": {"errors", "rng", "config", "data", "losses", "geometry", "models", "theory"},
+    "tms_hooks.training": {"errors", "rng", "config", "data", "losses", "models", "training.optimizers"},
+    "tms_hooks.run": {"errors", "config", "data", "models", "training", "training.optimizers"},
+    "tms_hooks.training.loop": {
+        "errors",
+        "rng",
+        "config",
+        "data",
+        "losses",
+        "models",
+        "training.optimizers",
+        "training",
+        "run",
+    },
+    "tms_hooks.sweep": {"errors", "config", "data", "training.optimizers", "training", "training.loop", "run"},
+    "tms_hooks.plots": {"errors"},
+    "tms_hooks.report": {"errors", "plots"},
+    "tms_hooks.claims": ANY,
+    "tms_hooks.demo": ANY,
+    "tms_hooks.compare": ANY,
+    "tms_hooks.cli": ANY,
+    "probes": {"probes"},
+}
+SEE_BOTH_PACKAGES = ("tms_hooks.claims", "tms_hooks.demo", "tms_hooks.compare", "tms_hooks.cli")
+MAY_IMPORT_TRANSFORMERS = ("tms_hooks.models", "probes.models")
+HEAVY = {"transformer_lens", "transformers", "plotly", "circuitsvis", "sklearn", "numba", "dask", "joblib"}
+
+
+def room_of(module: str) -> str:
+    rooms = [room for room in ROOMS if module == room or module.startswith(f"{room}.")]
+    room = max(rooms, key=len, default="")
+    is_new = room == "tms_hooks" and module != "tms_hooks"
+    return "" if is_new else room
+
+
+def imports(module: str, source: str, is_package: bool, modules: Mapping[str, str]) -> Iterator[tuple[str, bool]]:
+    """Every module that `source` imports, wherever the statement stands, and whether it runs at import time."""
+    tree = ast.parse(source)
+    in_functions = {
+        id(inner)
+        for outer in ast.walk(tree)
+        if isinstance(outer, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for inner in ast.walk(outer)
+    }
+    for node in ast.walk(tree):
+        at_import = id(node) not in in_functions
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield alias.name, at_import
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = module.split(".")[: len(module.split(".")) - node.level + is_package]
+                base = ".".join([*above, *([base] if base else [])])
+            for alias in node.names:
+                name = f"{base}.{alias.name}"
+                yield (name if name in modules else base), at_import
+
+
+def violations(modules: Mapping[str, str]) -> list[str]:
+    """Imports against the rules, of sources by module name (packages end in `.__init__`)."""
+    sources = {name.removesuffix(".__init__"): source for name, source in modules.items()}
+    packages = {name.removesuffix(".__init__") for name in modules if name.endswith(".__init__")}
+    found = []
+    for module, source in sources.items():
+        room = room_of(module)
+        if not room:
+            found.append(f"{module} is in no room: add it to ROOMS with what it may import")
+            continue
+        allowed = {f"tms_hooks.{name}" for name in ROOMS[room]} | ({"probes"} if room == "probes" else set())
+        for target, at_import in imports(module, source, module in packages, sources):
+            top = target.split(".")[0]
+            slow = top in ("transformer_lens", "transformers") and (at_import or room != "probes")
+            if slow and not module.startswith(MAY_IMPORT_TRANSFORMERS):
+                found.append(f"{module} imports {target}: only {' and '.join(MAY_IMPORT_TRANSFORMERS)} may")
+            if top == "probes" and room != "probes" and not module.startswith(SEE_BOTH_PACKAGES):
+                found.append(f"{module} imports {target}: only {', '.join(SEE_BOTH_PACKAGES)} see both packages")
+            if top == "tms_hooks" and room_of(target) != room and ROOMS[room] != ANY and room_of(target) not in allowed:
+                found.append(f"{module} imports {target}: {room} may not")
+    return found
+
+
+def our_modules() -> dict[str, str]:
+    return {
+        ".".join(path.relative_to(ROOT).with_suffix("").parts): path.read_text()
+        for package in ("tms_hooks", "probes")
+        for path in (ROOT / package).rglob("*.py")
+    }
+
+
+def test_dependencies_between_rooms_run_one_way():
+    assert violations(our_modules()) == []
+
+
+def test_the_rooms_have_an_order():
+    below = {room: {f"tms_hooks.{name}" for name in rooms - ANY} & ROOMS.keys() for room, rooms in ROOMS.items()}
+    assert len(list(TopologicalSorter(below).static_order())) == len(ROOMS)  # raises CycleError if there is none
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("tms_hooks.geometry", "from tms_hooks.config import ToyConfig"),
+        ("tms_hooks.geometry.frames", "def f():\n    from tms_hooks import data"),
+        ("tms_hooks.losses", "import tms_hooks.models.forward"),
+        ("tms_hooks.data", "from .config import ToyConfig"),
+        ("tms_hooks.config", "from tms_hooks import ToyModel"),
+        ("tms_hooks.models.toy", "from ..training import loop"),
+        ("tms_hooks.models.__init__", "from ..training import loop"),
+        ("tms_hooks.training.recipe", "from tms_hooks.run import Run"),
+        ("tms_hooks.training.optimizers", "from tms_hooks.training.recipe import Recipe"),
+        ("tms_hooks.plots", "from tms_hooks.run import Run"),
+        ("tms_hooks.training.loop", "import probes"),
+        ("tms_hooks.geometry", "from probes.alignment import align"),
+        ("probes.hooked", "from tms_hooks.errors import did_you_mean"),
+        ("probes.models", "import tms_hooks"),
+        ("probes.hooked", "import transformer_lens"),
+        ("tms_hooks.run", "def f():\n    from transformer_lens.hook_points import HookPoint"),
+        ("tms_hooks.cli", "from transformers import AutoModel"),
+        ("tms_hooks.attic", ""),
+    ],
+)
+def test_the_rule_can_be_broken(module, source):
+    modules = our_modules()
+    modules[module] = source
+    assert len(violations(modules)) == 1
+    assert violations(modules)[0].startswith(module.removesuffix(".__init__"))
+
+
+def test_what_the_rule_allows():
+    assert (
+        violations(our_modules() | {"tms_hooks.claims.x": "import probes\nfrom tms_hooks.training.loop import train"})
+        == []
+    )
+    assert violations(our_modules() | {"probes.linear": "from probes.hooked import HookedModel\nimport sklearn"}) == []
+    # TransformerLens's own tools, when they are asked for.
+    assert violations(our_modules() | {"probes.x": "def f():\n    from transformer_lens import FactoredMatrix"}) == []
+
+
+# Imports that a user waits for
+
+WHAT_IS_LOADED = "\nimport sys; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+
+
+def test_imports_are_light(run_python):
+    loaded = set(run_python(f"import tms_hooks, probes, tms_hooks.cli{WHAT_IS_LOADED}").split())
+    assert not loaded & HEAVY
+
+
+def test_the_check_of_light_imports_can_fail(run_python):
+    loaded = set(run_python(f"import tms_hooks, sklearn; tms_hooks.ToyModel{WHAT_IS_LOADED}").split())
+    assert {"transformer_lens", "sklearn"} <= loaded & HEAVY
+
+
+# Randomness
+
+DRAWS = {"rand", "randn", "randint", "randperm", "normal", "bernoulli", "multinomial"}
+IN_PLACE = {"normal_", "uniform_", "bernoulli_", "random_", "exponential_"}
+NUMPY_LOCAL = {"default_rng", "Generator", "SeedSequence", "Philox", "PCG64", "BitGenerator"}
+
+
+def global_randomness(source: str) -> list[str]:
+    """Calls that seed or draw from a generator that everybody shares."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)):
+            continue
+        text, name = ast.unparse(node.func), node.func.attr
+        given = {keyword.arg for keyword in node.keywords}
+        seeds = text in ("torch.manual_seed", "torch.seed", "random.seed", "np.random.seed", "numpy.random.seed")
+        seeds = seeds or text.startswith(("torch.cuda.manual_seed", "torch.random.manual_seed"))
+        draws = (text == f"torch.{name}" and name in DRAWS) or name in IN_PLACE
+        legacy = text in (f"np.random.{name}", f"numpy.random.{name}") and name not in NUMPY_LOCAL
+        if seeds or legacy or (draws and "generator" not in given) or text.startswith("random."):
+            found.append(text)
+    return found
+
+
+def test_no_global_seeding_and_no_global_draws():
+    assert {name: found for name, source in our_modules().items() if (found := global_randomness(source))} == {}
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.manual_seed(0)",
+        "np.random.seed(0)",
+        "numpy.random.rand(3)",
+        "random.seed(1)",
+        "torch.cuda.manual_seed_all(0)",
+        "torch.randn(3)",
+        "torch.empty(3).normal_()",
+        "random.random()",
+    ],
+)
+def test_the_check_of_randomness_can_fail(source):
+    assert len(global_randomness(source)) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["torch.Generator().manual_seed(0)", "torch.randn(3, generator=g)", "np.random.default_rng(0).normal(size=3)"],
+)
+def test_local_randomness_is_fine(source):
+    assert global_randomness(source) == []

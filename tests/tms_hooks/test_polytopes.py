@@ -1,0 +1,109 @@
+"""Names of polytopes: every ideal shape, moved and shaken, keeps its name; what is near none is unknown."""
+
+import math
+
+import pytest
+import torch
+
+from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes, shape_history
+
+IDEALS = {name: V for k in range(1, 13) for name, V in ideal_polytopes(k).items()} | {
+    "dodecahedron": ideal_polytopes(20)["dodecahedron"]
+}
+
+
+def moved(V: torch.Tensor, seed: int, noise: float = 0.0, spare_dims: int = 0) -> torch.Tensor:
+    """Rotated or reflected, permuted, rescaled row by row, shaken, put into a wider space."""
+    g = torch.Generator().manual_seed(seed)
+    V = torch.nn.functional.pad(V, (0, spare_dims))
+    rotation = torch.linalg.qr(torch.randn(V.shape[1], V.shape[1], generator=g, dtype=torch.float64)).Q
+    scale = 0.7 + torch.rand(len(V), 1, generator=g, dtype=torch.float64)
+    shaken = V + noise * torch.randn(V.shape, generator=g, dtype=torch.float64)
+    return (scale * shaken @ rotation)[torch.randperm(len(V), generator=g)]
+
+
+@pytest.mark.parametrize("name", IDEALS)
+def test_ideal_shapes_are_recognised(name: str) -> None:
+    V = IDEALS[name]
+    torch.testing.assert_close(V.norm(dim=1), torch.ones(len(V), dtype=torch.float64))
+    [exact] = polytopes(moved(V, seed=0))
+    assert exact.name == name
+    assert exact.distance < 1e-6
+    for seed in range(3):
+        assert name_polytope(moved(V, seed)) == name
+        assert name_polytope(moved(V, seed, spare_dims=2)) == name
+        assert name_polytope(moved(V, seed, noise=0.03)) == name
+
+
+def test_a_shape_in_single_precision() -> None:
+    assert name_polytope(IDEALS["square antiprism"].float()) == "square antiprism"
+
+
+@pytest.mark.parametrize("name", ["tricapped triangular prism", "icosahedron", "nonagon", "5-orthoplex", "5-simplex"])
+def test_distance_is_the_size_of_the_noise(name: str) -> None:
+    # Noise s in each coordinate moves a unit vector by s in each of its d - 1 tangent directions; fitting the rotation
+    # takes away d (d - 1) / 2 of those k (d - 1) degrees of freedom.
+    V, s = IDEALS[name], 0.01
+    k, d = V.shape
+    found = [polytopes(moved(V, seed, noise=s))[0].distance ** 2 for seed in range(40)]
+    expected = s**2 * (d - 1) * (1 - d / (2 * k))
+    assert sum(found) / 40 == pytest.approx(expected, rel=0.15)  # 40 x k (d - 1) squares: three standard errors
+
+
+def test_heights_make_tight_frames() -> None:
+    for name in (
+        "triangular prism",
+        "square antiprism",
+        "tricapped triangular prism",
+        "gyroelongated square bipyramid",
+    ):
+        V = IDEALS[name]
+        torch.testing.assert_close(V.mT @ V, len(V) / 3 * torch.eye(3, dtype=torch.float64))
+
+
+def test_features_that_share_a_direction_make_one_vertex() -> None:
+    pentagon = IDEALS["pentagon"]
+    W = torch.cat([pentagon, 0.9 * pentagon[:2], 0.1 * pentagon])
+    [shape] = polytopes(W)
+    assert (shape.name, shape.vertices) == ("pentagon", [[0, 5], [1, 6], [2], [3], [4]])
+
+
+def test_tegum_products() -> None:
+    digon, triangle, tetrahedron, point = (IDEALS[n] for n in ("digon", "triangle", "tetrahedron", "point"))
+    assert name_polytope(torch.block_diag(digon, digon)) == "square"
+    assert name_polytope(torch.block_diag(digon, triangle)) == "triangular bipyramid"
+    assert name_polytope(torch.block_diag(digon, digon, digon, digon)) == "16-cell"
+    assert name_polytope(torch.block_diag(triangle, tetrahedron, triangle)) == "tetrahedron + 2 x triangle"
+    assert name_polytope(torch.block_diag(point, point, point)) == "3 x point"
+    assert name_polytope(torch.block_diag(point, digon, IDEALS["pentagon"])) == "pentagon + digon + point"
+
+
+def test_unknown_and_empty() -> None:
+    right_angle_and_half = torch.tensor([[1.0, 0.0], [0.8, 0.6]])
+    assert name_polytope(right_angle_and_half) == "unknown"
+    [shape] = polytopes(right_angle_and_half)
+    # Two unit vectors at an angle t are each (pi - t) / 2 from the nearest antipodal pair.
+    t = math.acos(0.8)
+    assert shape.distance == pytest.approx(2 * math.sin((math.pi - t) / 4), abs=1e-6)
+    assert name_polytope(torch.zeros(3, 2)) == "empty"
+    for shape_of_W in ((13, 4), (400, 30)):
+        random = torch.randn(*shape_of_W, generator=torch.Generator().manual_seed(0))
+        assert name_polytope(10 * random) == "unknown"
+
+
+def test_irregular_pentagon_is_named_within_tolerance_only() -> None:
+    def stretched(by: float) -> torch.Tensor:
+        return IDEALS["pentagon"] * torch.tensor([1.0, by], dtype=torch.float64)
+
+    assert name_polytope(stretched(1.1)) == "pentagon"
+    assert name_polytope(stretched(2.5)) == "unknown"
+    assert name_polytope(stretched(2.5), max_distance=0.5) == "pentagon"
+
+
+def test_shape_history() -> None:
+    digon, square = IDEALS["digon"] @ torch.tensor([[1.0, 0.0]], dtype=torch.float64), IDEALS["square"]
+    first = torch.cat([digon, 0 * digon])
+    W = torch.stack([0 * first, first, 0.9 * first, square, square])
+    assert shape_history(W, [0, 10, 20, 30, 40]) == [(0, "empty"), (10, "digon"), (30, "square")]
+    with pytest.raises(ValueError, match="5 snapshots"):
+        shape_history(W, [0, 1])

@@ -1,0 +1,125 @@
+"""The optimal head against least squares on samples, gradient descent at low rank, and a case worked by hand."""
+
+import pytest
+import torch
+
+from tms_hooks import AnticorrelatedGroups, CorrelatedGroups, KHot, OneHot, SparseUniform, theory
+
+F64 = torch.float64
+PAIRS = [(0, 1), (2, 2), (3, 0)]
+
+
+def weights(n: int, d: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(n, d, generator=torch.Generator().manual_seed(seed), dtype=F64)
+
+
+def rotation(d: int) -> torch.Tensor:
+    return torch.linalg.qr(weights(d, d, seed=9)).Q
+
+
+def score(x: torch.Tensor, y: torch.Tensor, pairs: list[tuple[int, int]]) -> torch.Tensor:
+    return sum(((x[:, i] > 0) & (y[:, j] > 0)).double() for i, j in pairs)  # type: ignore[return-value]
+
+
+def test_one_pair_by_hand() -> None:
+    # Identity weights, p = 1/2: C = E x x^T has 1/6 on the diagonal and 1/16 off it (two features), E[1(x_0) x] = (1/4, 1/8).
+    C = torch.tensor([[1 / 6, 1 / 16], [1 / 16, 1 / 6]], dtype=F64)
+    left, right = torch.tensor([1 / 4, 1 / 8], dtype=F64), torch.tensor([1 / 8, 1 / 4], dtype=F64)
+    expected = torch.outer(torch.linalg.solve(C, left), torch.linalg.solve(C, right))
+    data = SparseUniform(n_features=2, feature_probability=0.5)
+    torch.testing.assert_close(theory.qk_optimum(torch.eye(2), data, [(0, 1)], rank=2), expected)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        SparseUniform(n_features=4, feature_probability=(0.2, 0.5, 0.4, 0.9)),
+        CorrelatedGroups(n_features=4, feature_probability=0.4),
+        AnticorrelatedGroups(n_features=4, feature_probability=0.4),
+    ],
+)
+def test_full_rank_is_least_squares_on_samples(data) -> None:
+    """The regression of s on h g^T over samples; its coefficients' standard errors are the yardstick."""
+    W, n = weights(4, 3), 100_000
+    x, y = data.sample(n, seed=1, dtype=F64), data.sample(n, seed=2, dtype=F64)
+    design = torch.einsum("bi,bj->bij", x @ W, y @ W).flatten(1)
+    s = score(x, y, PAIRS)
+    fitted = torch.linalg.lstsq(design, s[:, None]).solution[:, 0]
+    residual = s - design @ fitted
+    bread = torch.linalg.inv(design.mT @ design)
+    covariance = bread @ (design * residual[:, None].square()).mT @ design @ bread
+    deviation = theory.qk_optimum(W, data, PAIRS, rank=3).flatten() - fitted
+    mahalanobis = deviation @ torch.linalg.solve(covariance, deviation)
+    assert mahalanobis < 9 + 3 * 18**0.5  # chi-squared with nine degrees of freedom: mean + 3 sd
+
+
+@pytest.mark.parametrize("rank", [1, 2])
+def test_low_rank_is_the_best_that_many_starts_find(rank: int) -> None:
+    W, data = weights(5, 3), SparseUniform(n_features=5, feature_probability=0.3)
+    optimum = theory.qk_optimum(W, data, PAIRS, rank)
+    assert torch.linalg.matrix_rank(optimum, rtol=1e-9) == rank
+    least = theory.qk_excess_loss(optimum, W, data, PAIRS)
+    found = []
+    for seed in range(5):
+        factors = [weights(3, rank, seed=10 * seed + i).requires_grad_() for i in (1, 2)]
+        solver = torch.optim.LBFGS(factors, max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+
+        def closure(factors=factors, solver=solver) -> torch.Tensor:
+            solver.zero_grad()
+            loss = theory.qk_excess_loss(factors[0] @ factors[1].mT, W, data, PAIRS)
+            loss.backward()
+            return loss
+
+        solver.step(closure)
+        found.append(float(closure().detach()))
+    assert min(found) == pytest.approx(float(least), abs=1e-6)
+
+
+def test_excess_loss_is_the_difference_of_losses() -> None:
+    """On a finite data set the expectation is a mean over all pairs of tokens."""
+    data, W = KHot(n_features=4, k=2), weights(4, 2)
+    tokens = data.dataset(F64)
+    assert tokens is not None
+    x, y = tokens.repeat_interleave(len(tokens), 0), tokens.repeat(len(tokens), 1)
+
+    def loss(omega: torch.Tensor) -> torch.Tensor:
+        return (score(x, y, PAIRS) - ((x @ W @ omega) * (y @ W)).sum(1)).square().mean()
+
+    optimum, other = theory.qk_optimum(W, data, PAIRS, rank=2), weights(2, 2, seed=5)
+    torch.testing.assert_close(loss(other) - loss(optimum), theory.qk_excess_loss(other, W, data, PAIRS))
+
+
+def test_rotating_the_hidden_space_rotates_omega() -> None:
+    W, R, data = weights(5, 3), rotation(3), SparseUniform(n_features=5, feature_probability=0.3)
+    rotated = theory.qk_optimum(W @ R, data, PAIRS, rank=2)
+    torch.testing.assert_close(rotated, R.mT @ theory.qk_optimum(W, data, PAIRS, rank=2) @ R)
+
+
+def test_isotropic_features_are_the_singular_vectors() -> None:
+    W = rotation(4)
+    omega = theory.qk_optimum(W, OneHot(n_features=4), [(0, 1)], rank=4)
+    U, S, Vh = torch.linalg.svd(omega)
+    torch.testing.assert_close((W[0] @ U[:, 0]).abs(), torch.tensor(1.0, dtype=F64))
+    torch.testing.assert_close((W[1] @ Vh[0]).abs(), torch.tensor(1.0, dtype=F64))
+    assert S[1] < 1e-12
+
+
+def test_an_unused_dimension_stays_unused() -> None:
+    W = torch.nn.functional.pad(weights(4, 2), (0, 1))
+    omega = theory.qk_optimum(W, SparseUniform(n_features=4, feature_probability=0.3), PAIRS)
+    assert omega.isfinite().all()
+    assert omega[2].abs().max() < 1e-9
+
+
+def test_bad_input() -> None:
+    data = OneHot(n_features=3)
+    with pytest.raises(ValueError, match="rank=0"):
+        theory.qk_optimum(torch.eye(3), data, [(0, 1)], rank=0)
+    with pytest.raises(ValueError, match="no pairs"):
+        theory.qk_optimum(torch.eye(3), data, [])
+    with pytest.raises(ValueError, match=r"pair \(0, 3\)"):
+        theory.qk_optimum(torch.eye(3), data, [(0, 3)])
+    with pytest.raises(ValueError, match="3 features and W_E has 4"):
+        theory.qk_optimum(torch.eye(4), data, [(0, 1)])
+    with pytest.raises(ValueError, match="nan"):
+        theory.qk_optimum(torch.full((3, 2), torch.nan), data, [(0, 1)])

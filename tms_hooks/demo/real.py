@@ -1,0 +1,229 @@
+"""The demo's real transformer beside its toys: singular slices of attention scores, the embed -> unembed bottleneck."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+import probes
+from tms_hooks import plots, report
+from tms_hooks.demo.prompts import FIRES, Prompt, firing, indirect_object_prompts, patterns, repeated_prompts
+from tms_hooks.demo.toys import ATTENDED
+from tms_hooks.run import Run
+
+SLICED_TOYS = 12
+HEADS_A_KIND = 3
+NULL_ROTATIONS = 20
+SAMPLED_TOKENS = 1_500
+
+
+def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.DataFrame]:
+    """How many singular slices carry the score of a pair on which a head fires.
+
+    Raises:
+        RuntimeError: no head of the real model fires on either kind of prompt.
+    """
+    splits = {"toy heads": [_toy_slices(run, i) for i in range(min(SLICED_TOYS, len(run.models)))]}
+    kinds = {"indirect object": indirect_object_prompts(real), "repeated sequence": repeated_prompts(real)}
+    share = {"toy heads": 1.0}
+    shown: list[tuple[float, int, int, Prompt]] = []
+    for kind, prompts in kinds.items():
+        fired = firing(real, prompts)
+        pairs = sum(len(prompt.pairs) for prompt in prompts)
+        counts = fired.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable").head(HEADS_A_KIND)
+        for (layer, head), count in counts.items():
+            name = f"L{layer}H{head}, {kind}"
+            share[name] = count / pairs
+            here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
+            splits[name] = _real_slices(real, prompts, here, layer, head)
+            shown.append((share[name], layer, head, prompts[0]))
+    if not shown:
+        raise RuntimeError(f"no head of {real_name} fires (pattern >= {FIRES}) on any pair of either kind of prompt")
+    table = pd.DataFrame({name: _summary(split, share[name]) for name, split in splits.items()}).T.rename_axis("head")
+    toy, sparsest = table.iloc[0], table.iloc[1:].sort_values("slices needed").iloc[0]
+    _, layer, head, prompt = max(shown, key=lambda entry: entry[0])
+    section = report.Section(
+        short="Singular slices",
+        title="How many singular slices carry a head's score?",
+        text="A score is a sum over the singular pairs of Omega, its slices. A head fires on a pair of tokens if its "
+        f"pattern is at least {FIRES}. Prompts for {real_name}: the last token attends to the indirect object, and each "
+        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first, "
+        f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head.",
+        finding=f"The toys' heads need {toy['slices needed']:.1f} of {toy['of']:.0f} slices (null {toy['null']:.1f}). "
+        f"Of the real heads shown, {sparsest.name} is the sparsest: {sparsest['slices needed']:.1f} of "
+        f"{sparsest['of']:.0f} (null {sparsest['null']:.1f}).",
+        table=table,
+        figures=[
+            (
+                "Cumulative share of the score, largest slices first; mean over the pairs on which the head fires.",
+                plots.cumulative(
+                    {name: _cumulative_share(split) for name, split in splits.items()},
+                    dict(zip(splits, plots.PALETTE, strict=False)),
+                    "share of the score",
+                    "slices",
+                ),
+            )
+        ],
+        visuals=[_toy_attention(run), _real_attention(real, real_name, prompt, layer, head)],
+    )
+    rows = {
+        f"slices needed, {name}": f"{row['slices needed']:.1f} of {row['of']:.0f} (null {row['null']:.1f})"
+        for name, row in table.iterrows()
+    }
+    return section, pd.DataFrame({"value": rows})
+
+
+def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.DataFrame]:
+    """Norms and interference of the embed -> unembed bottleneck, by the same calls on both."""
+    both = {
+        "toys": [_represented(probes.bottleneck(model, "embed->unembed")) for model in run.models],
+        real_name: [_represented(probes.bottleneck(real, "embed->unembed"))],
+    }
+    colors = {"toys": plots.TOY, real_name: plots.REAL}
+    crowding, norms, nearest = {}, {}, {}
+    for name, parts in both.items():
+        cosines = [_cosines(part) for part in parts]
+        measured = [_crowding(part, table) for part, table in zip(parts, cosines, strict=True)]
+        crowding[name] = pd.DataFrame(measured).mean()
+        norms[name] = np.concatenate([_relative_norms(part) for part in parts])
+        nearest[name] = np.concatenate([table["largest"].abs() for table in cosines])
+    table = pd.DataFrame(crowding).T.rename_axis("model")
+    toy, other = table.loc["toys"], table.loc[real_name]
+    section = report.Section(
+        short="Bottlenecks",
+        title="How crowded is the way from embedding to unembedding?",
+        text="Each feature (token) is written along its row of W_E and read along its column of W_U. Interference is "
+        "the root-mean-square cosine between one feature's write and another's read. Directions of equal norm cannot "
+        "have less than the Welch bound on average; random ones have 1/sqrt(d). Features below a tenth of the largest "
+        f"norm are left out. For {real_name}: {SAMPLED_TOKENS:,} tokens drawn at random, against the whole vocabulary.",
+        finding=f"The toys hold {toy['features per dimension']:.1f} features in each dimension at "
+        f"{toy['interference / Welch']:.2f} times the least possible interference; {real_name} holds "
+        f"{other['features per dimension']:.0f} at {other['interference / Welch']:.1f} times the least, and at "
+        f"{other['interference / Welch, mean removed']:.1f} times once the direction that all its tokens share is removed.",
+        table=table.T,
+        figures=[
+            (
+                "Norms of the write directions, relative to their mean in each model.",
+                plots.distributions(norms, "norm / mean norm", colors),
+            ),
+            (
+                "For each feature, the largest |cosine| between its write and another feature's read.",
+                plots.distributions(nearest, "largest |cosine| with another feature", colors),
+            ),
+        ],
+    )
+    rows = {
+        f"interference / Welch bound, {name} (mean removed)": f"{row['interference / Welch']:.2f} "
+        f"({row['interference / Welch, mean removed']:.2f})"
+        for name, row in table.iterrows()
+    }
+    return section, pd.DataFrame({"value": rows})
+
+
+def _represented(part: probes.Bottleneck) -> probes.Bottleneck:
+    """Without the features that are as good as ignored."""
+    norms = part.write.norm(dim=-1)
+    keep = norms > norms.max() / 10
+    return probes.Bottleneck(part.path, part.write[keep], part.read[keep])
+
+
+def _relative_norms(part: probes.Bottleneck) -> np.ndarray:
+    norms = part.write.norm(dim=-1).numpy()
+    return norms / norms.mean()
+
+
+def _cosines(part: probes.Bottleneck) -> pd.DataFrame:
+    """Between writes and others' reads: for every feature, or for a sample of a vocabulary."""
+    return part.unit().summary(sample=min(SAMPLED_TOKENS, len(part.write)))
+
+
+def _centred(part: probes.Bottleneck) -> probes.Bottleneck:
+    """Without the direction that all features share."""
+    return probes.Bottleneck(part.path, part.write - part.write.mean(0), part.read - part.read.mean(0))
+
+
+def _rms(cosines: pd.DataFrame, n: int) -> float:
+    return float(np.sqrt((cosines["interference"] ** 2).mean() / (n - 1)))
+
+
+def _crowding(part: probes.Bottleneck, cosines: pd.DataFrame) -> dict[str, float]:
+    n, d = part.write.shape
+    rms, centred = _rms(cosines, n), _rms(_cosines(_centred(part)), n)
+    welch = float(np.sqrt((n - d) / (d * (n - 1))))
+    return {
+        "features": n,
+        "dimensions": d,
+        "features per dimension": n / d,
+        "sd of norm / mean": float(_relative_norms(part).std()),
+        "interference": rms,
+        "interference, mean removed": centred,
+        "interference of random directions": d**-0.5,
+        "Welch bound": welch,
+        "interference / Welch": rms / welch,
+        "interference / Welch, mean removed": centred / welch,
+    }
+
+
+def _toy_slices(run: Run, index: int) -> probes.AttentionSlices:
+    """The toy's head on held-out pairs of tokens that hold its two features."""
+    tokens = run.recipe.data.sample(2_048, seed=run.recipe.seeds[index], step=run.recipe.total_steps)
+    x = tokens.unflatten(0, (1_024, 2))
+    query, key = ATTENDED
+    x = x[(x[:, 0, query] > 0) & (x[:, 1, key] > 0)]
+    pairs = torch.tensor([[example, 0, 1] for example in range(len(x))])
+    return probes.attention_slices(run.models[index], x, 0, 0, pairs=pairs, n_null=NULL_ROTATIONS)
+
+
+def _real_slices(
+    real: Any, prompts: Sequence[Prompt], fired: pd.DataFrame, layer: int, head: int
+) -> list[probes.AttentionSlices]:
+    """A head on the pairs of positions where it fires, prompt by prompt."""
+    splits = []
+    for number, prompt in enumerate(prompts):
+        where = fired.loc[fired["prompt"] == number, ["query", "key"]].to_numpy().tolist()
+        if where:
+            pairs = torch.tensor([[0, query, key] for query, key in where])
+            split = probes.attention_slices(real, prompt.tokens[None], layer, head, pairs=pairs, n_null=NULL_ROTATIONS)
+            splits.append(split)
+    return splits
+
+
+def _summary(splits: Sequence[probes.AttentionSlices], share: float) -> dict[str, float]:
+    needed = torch.cat([split.needed for split in splits]).double()
+    null = torch.cat([split.null_needed.flatten() for split in splits]).double()
+    return {
+        "pairs": len(needed),
+        "share of pairs that fire": share,
+        "slices needed": float(needed.mean()),
+        "null": float(null.mean()),
+        "of": splits[0].slices.shape[1],
+    }
+
+
+def _cumulative_share(splits: Sequence[probes.AttentionSlices]) -> np.ndarray:
+    """Mean running sum of the slices, largest first, as a share of the score."""
+    parts = torch.cat([split.slices for split in splits])
+    running = parts.sort(dim=-1, descending=True).values.cumsum(-1)
+    return (running / parts.sum(-1, keepdim=True)).mean(0).numpy()
+
+
+def _toy_attention(run: Run) -> tuple[str, str]:
+    """The first toy's pseudo-attention between single features, as circuitsvis draws it."""
+    model, n = run.models[0], run.recipe.cfg.n_features
+    with torch.no_grad():
+        scores = model(torch.eye(n, dtype=model.W_E.dtype)[None]).attn_scores[0]
+    query, key = ATTENDED
+    caption = (
+        "A toy's head: the score of every pair of tokens that hold one feature each. It was trained to respond to query "
+        f"f{query}, key f{key}. Blue is positive, vermilion negative."
+    )
+    return caption, probes.render.attention([f"f{i}" for i in range(n)], scores).html()
+
+
+def _real_attention(real: Any, real_name: str, prompt: Prompt, layer: int, head: int) -> tuple[str, str]:
+    """The pattern of the real head that fires most often, on the first prompt of its kind."""
+    pattern = patterns(real, prompt.tokens)[layer, head]
+    caption = f"{real_name}, layer {layer}, head {head}: attention pattern on one of the prompts."
+    return caption, probes.render.attention(real.to_str_tokens(prompt.tokens), pattern[None]).html()

@@ -1,0 +1,226 @@
+"""From weights to the name of a polytope: match the feature directions with ideal shapes of as many vertices.
+
+Vertices are the distinct directions of the represented features, at unit length: features that share a direction make
+one vertex, and norms play no part.
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from functools import cache
+from itertools import groupby, product
+from math import pi
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from tms_hooks.geometry.directions import check_single, directions, tegum_factors
+from tms_hooks.geometry.frames import rotate_onto
+
+_GON = {
+    3: "triangle",
+    4: "square",
+    5: "pentagon",
+    6: "hexagon",
+    7: "heptagon",
+    8: "octagon",
+    9: "nonagon",
+    10: "decagon",
+}
+
+
+class Polytope(NamedTuple):
+    """A shape that some features of a model make."""
+
+    name: str
+    """Name of the ideal shape, or "unknown"."""
+    distance: float
+    """Root-mean-square distance of the unit directions from the ideal's vertices, after the best rotation; infinite if
+    no ideal with as many vertices fits into the hidden layer."""
+    vertices: list[list[int]]
+    """Features at each vertex."""
+
+
+def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> str:
+    """Name of the polytope that the represented features of one model make.
+
+    A model whose directions, all together, lie within `max_distance` of an ideal shape has that shape's name, though it
+    may be a tegum product: "square" is two digons, "octahedron" three, "triangular bipyramid" a triangle and a digon.
+    Otherwise its tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where
+    no ideal shape is near. A "point" has its dimension to itself. A model that represents nothing is "empty".
+
+    The name does not change under rotation, reflection, permutation, scale (above `min_norm`), or noise well below
+    `max_distance` (0.15: 8.6 degrees).
+
+    >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
+    'square'
+    >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
+    'digon + point'
+    """
+    shapes = polytopes(W, min_norm, max_distance)
+    if not shapes:
+        return "empty"
+    sizes = {shape.name: len(shape.vertices) for shape in reversed(shapes)}
+    counts = Counter(shape.name for shape in shapes)
+    largest_first = sorted(counts, key=lambda name: (-sizes[name], name))
+    return " + ".join(f"{counts[name]} x {name}" if counts[name] > 1 else name for name in largest_first)
+
+
+def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> list[Polytope]:
+    """The one shape that all represented features of a model make, or else one shape a tegum factor.
+
+    >>> [shape] = polytopes(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [-1.1, 0.0], [0.0, 0.1]]))
+    >>> shape.name, shape.vertices
+    ('digon', [[0], [1, 2]])
+    """
+    check_single(W)
+    vertices = directions(W, min_norm)
+    if not vertices:
+        return []
+    whole = _nearest(W, vertices)
+    if whole.distance <= max_distance:
+        return [whole]
+    factors = [set(factor) for factor in tegum_factors(W, min_norm)]
+    shapes = [_nearest(W, [v for v in vertices if not factor.isdisjoint(v)]) for factor in factors]
+    return [shape if shape.distance <= max_distance else shape._replace(name="unknown") for shape in shapes]
+
+
+def shape_history(
+    W: Float[Tensor, "step feature hidden"], steps: Sequence[int], min_norm: float = 0.5
+) -> list[tuple[int, str]]:
+    """When one model took which shape: the first of every stretch of steps with one name.
+
+    >>> pair = torch.tensor([[1.0], [-1.0]])
+    >>> shape_history(torch.stack([0 * pair, 0.6 * pair, pair]), steps=[0, 100, 200])
+    [(0, 'empty'), (100, 'digon')]
+    """
+    if len(W) != len(steps):
+        raise ValueError(f"{len(W)} snapshots of weights for {len(steps)} steps; give one step a snapshot")
+    named = [(int(step), name_polytope(w, min_norm)) for step, w in zip(steps, W, strict=True)]
+    return [next(stretch) for _, stretch in groupby(named, key=lambda entry: entry[1])]
+
+
+@cache
+def ideal_polytopes(n_vertices: int) -> dict[str, Float[Tensor, "vertex hidden"]]:
+    """Ideal shapes of that many vertices, as unit vectors in the space they span.
+
+    Where symmetry leaves a free height, it is the one that makes all D_i equal: the vertices are a tight frame.
+
+    >>> sorted(ideal_polytopes(6))
+    ['5-simplex', 'hexagon', 'octahedron', 'triangular prism']
+    """
+    k = n_vertices
+    if k < 1:
+        raise ValueError(f"n_vertices={k}: must be at least 1")
+    if k <= 2:
+        return {"point": _tensor([[1]])} if k == 1 else {"digon": _tensor([[1], [-1]])}
+    shapes = {_GON.get(k, f"{k}-gon"): _ring(k)}
+    if k > 3:
+        shapes[{4: "tetrahedron", 5: "5-cell"}.get(k, f"{k - 1}-simplex")] = _simplex(k)
+    if k >= 6 and k % 2 == 0:
+        shapes[{6: "octahedron", 8: "16-cell"}.get(k, f"{k // 2}-orthoplex")] = _orthoplex(k // 2)
+    if k - 2 in _GON and k != 6:  # the square bipyramid is the octahedron
+        base = "triangular" if k == 5 else f"{_GON[k - 2]}al"
+        shapes[f"{base} bipyramid"] = torch.cat([_ring(k - 2, height=0.0), _POLES])
+    return shapes | {name: V for name, V in _polyhedra().items() if len(V) == k}
+
+
+def _polyhedra() -> dict[str, Float[Tensor, "vertex hidden"]]:
+    """Three-dimensional shapes that belong to no family above. Heights follow from sum z^2 = vertices / 3."""
+    golden = (1 + 5**0.5) / 2
+    corners = _tensor(list(product((1, -1), repeat=3)))
+    return {
+        "triangular prism": torch.cat([_ring(3, 3**-0.5), _ring(3, -(3**-0.5))]),
+        "square antiprism": torch.cat([_ring(4, 3**-0.5), _ring(4, -(3**-0.5), turn=pi / 4)]),
+        "cube": corners / 3**0.5,
+        "tricapped triangular prism": torch.cat(
+            [_ring(3, 2**-0.5), _ring(3, -(2**-0.5)), _ring(3, height=0.0, turn=pi / 3)]
+        ),
+        "gyroelongated square bipyramid": torch.cat([_ring(4, 6**-0.5), _ring(4, -(6**-0.5), turn=pi / 4), _POLES]),
+        "icosahedron": _rectangles(1.0, golden),
+        "cuboctahedron": _rectangles(1.0, 1.0),
+        "dodecahedron": torch.cat([corners / 3**0.5, _rectangles(1 / golden, golden)]),
+    }
+
+
+def _tensor(rows: Sequence[Sequence[float | int]]) -> Float[Tensor, "vertex hidden"]:
+    return torch.tensor(rows, dtype=torch.float64)
+
+
+def _ring(k: int, height: float | None = None, turn: float = 0.0) -> Float[Tensor, "vertex hidden"]:
+    """Regular polygon, in the plane or at a height of the unit sphere."""
+    angle = turn + 2 * pi / k * torch.arange(k, dtype=torch.float64)
+    circle = torch.stack([angle.cos(), angle.sin()], dim=1)
+    if height is None:
+        return circle
+    return torch.cat([(1 - height**2) ** 0.5 * circle, torch.full((k, 1), height, dtype=torch.float64)], dim=1)
+
+
+def _simplex(k: int) -> Float[Tensor, "vertex hidden"]:
+    """The k centred unit vectors of R^k, in coordinates of the k - 1 dimensions that they span."""
+    centred = torch.eye(k, dtype=torch.float64) - 1 / k
+    return torch.nn.functional.normalize(centred @ torch.linalg.eigh(centred).eigenvectors[:, 1:], dim=1)
+
+
+def _orthoplex(d: int) -> Float[Tensor, "vertex hidden"]:
+    eye = torch.eye(d, dtype=torch.float64)
+    return torch.stack([eye, -eye], dim=1).flatten(0, 1)
+
+
+def _rectangles(a: float, b: float) -> Float[Tensor, "vertex hidden"]:
+    """(0, +-a, +-b) and its cyclic permutations, at unit length."""
+    corners = _tensor([[0, i * a, j * b] for i, j in product((1, -1), repeat=2)])
+    return torch.nn.functional.normalize(torch.cat([corners.roll(shift, dims=1) for shift in range(3)]), dim=1)
+
+
+_POLES = _tensor([[0, 0, 1], [0, 0, -1]])
+
+
+def _nearest(W: Float[Tensor, "feature hidden"], vertices: list[list[int]]) -> Polytope:
+    """The ideal shape nearest to these directions."""
+    unit = torch.nn.functional.normalize(W.detach().double().cpu(), dim=1)
+    V = torch.nn.functional.normalize(torch.stack([unit[features].mean(0) for features in vertices]), dim=1)
+    ideals = {name: ideal for name, ideal in ideal_polytopes(len(V)).items() if ideal.shape[1] <= V.shape[1]}
+    distances = {name: _distance(V, ideal) for name, ideal in ideals.items()}
+    name = min(distances, key=distances.__getitem__, default="unknown")
+    return Polytope(name, distances.get(name, float("inf")), vertices)
+
+
+def _distance(V: Float[Tensor, "vertex hidden"], ideal: Float[Tensor, "vertex axis"]) -> float:
+    """Root-mean-square distance between the rows of `V` and of `ideal`, after the best matching and rotation found."""
+    from scipy.optimize import linear_sum_assignment
+
+    spatial = ideal.shape[1] == 3
+    ideal = torch.nn.functional.pad(ideal, (0, V.shape[1] - ideal.shape[1]))
+    laid_over, rms = _lay_over(V[_matchings(V @ V.mT, ideal @ ideal.mT, every_start=spatial)], ideal)
+    best = laid_over[rms.argmin()]
+    _, order = linear_sum_assignment(ideal @ best.mT, maximize=True)
+    return min(float(rms.min()), float(_lay_over(best[order], ideal)[1]))
+
+
+def _matchings(
+    G: Float[Tensor, "vertex vertex"], ideal: Float[Tensor, "vertex vertex"], every_start: bool
+) -> Int64[Tensor, "start vertex"]:
+    """Data vertices in the ideal's order, grown greedily by comparing cosines.
+
+    In polygons, simplices and orthoplexes any vertex will do as the first, and the second follows; else try all pairs.
+    """
+    k = len(G)
+    if every_start:
+        order = torch.cartesian_prod(torch.arange(k), torch.arange(k))
+        order = order[order[:, 0] != order[:, 1]]
+    else:
+        order = torch.tensor([[0]])
+    while (placed := order.shape[1]) < k:
+        misfit = (G[order] - ideal[:placed, placed, None]).square().sum(1)
+        order = torch.cat([order, misfit.scatter(1, order, torch.inf).argmin(1, keepdim=True)], dim=1)
+    return order
+
+
+def _lay_over(
+    V: Float[Tensor, "*start vertex hidden"], ideal: Float[Tensor, "vertex hidden"]
+) -> tuple[Float[Tensor, "*start vertex hidden"], Float[Tensor, "*start"]]:
+    """Each copy of `V` rotated onto the ideal, and the root-mean-square distance that is left."""
+    laid_over = rotate_onto(V, ideal)
+    return laid_over, (laid_over - ideal).square().sum(-1).mean(-1).sqrt()

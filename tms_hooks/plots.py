@@ -1,0 +1,122 @@
+"""Arrays in, plotly figures out. Colours are colour-blind safe; signed scales are symmetric about zero."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B2A500", "#808080")
+"""Okabe & Ito 2008, with its yellow and black made visible on white and on dark."""
+
+TOY, REAL, NULL = PALETTE[0], PALETTE[5], PALETTE[7]
+"""A toy's measurement, a real model's, and the null's: the same colours in every figure."""
+
+
+def feature_arrows(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
+    """Feature directions of two-dimensional models, one panel a model; the dotted circle has radius 1.
+
+    Args:
+        W: (model, feature, 2).
+        titles: one a model.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.03)
+    reach = 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max()))
+    turn = np.linspace(0, 2 * np.pi, 100)
+    for col, model in enumerate(W, start=1):
+        circle = {"color": NULL, "dash": "dot", "width": 1}
+        fig.add_scatter(x=np.cos(turn), y=np.sin(turn), mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
+        for i, (x, y) in enumerate(model):
+            fig.add_scatter(
+                x=[0, x],
+                y=[0, y],
+                mode="lines+markers",
+                line={"color": PALETTE[i % len(PALETTE)], "width": 3},
+                marker={"size": [0, 9]},
+                name=f"feature {i}",
+                hovertemplate=f"feature {i}: norm {np.hypot(x, y):.2f}<extra></extra>",
+                row=1,
+                col=col,
+            )
+        anchor = "x" if col == 1 else f"x{col}"
+        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
+        fig.update_xaxes(title_text="hidden 0", **axis)
+        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+    return fig.update_layout(showlegend=False, height=340)
+
+
+def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
+    """Shares of models with their 95 % intervals, one bar a name, in [0, 1]."""
+    import plotly.graph_objects as go
+
+    bars = go.Bar(
+        x=list(names),
+        y=share,
+        marker_color=TOY,
+        error_y={"type": "data", "array": high - share, "arrayminus": share - low},
+        hovertemplate="%{x}: %{y:.1%}<extra></extra>",
+    )
+    fig = go.Figure(bars)
+    return fig.update_layout(yaxis={"title": "share of models (95 % interval)", "tickformat": ".0%"}, height=340)
+
+
+def distributions(
+    values: Mapping[str, np.ndarray], xlabel: str, colors: Mapping[str, str], nbins: int = 40, density: bool = True
+) -> "go.Figure":
+    """Overlaid histograms on common bins, one a name."""
+    import plotly.graph_objects as go
+
+    finite = np.concatenate([v[np.isfinite(v)] for v in values.values()])
+    low, high = float(finite.min()), float(finite.max())
+    size = (high - low) / nbins or 1.0
+    fig = go.Figure()
+    for name, v in values.items():
+        fig.add_histogram(
+            x=v,
+            name=f"{name} (n = {len(v):,})",
+            marker_color=colors[name],
+            opacity=0.6,
+            histnorm="probability" if density else "",
+            xbins={"start": low, "end": high + size, "size": size},
+        )
+    return fig.update_layout(
+        barmode="overlay",
+        xaxis_title=xlabel,
+        yaxis_title="share" if density else "count",
+        legend={"orientation": "h", "y": 1.15},
+        height=340,
+    )
+
+
+def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylabel: str, xlabel: str) -> "go.Figure":
+    """Cumulative curves against their rank (from 1), one a name, with a line at 1."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    for name, y in curves.items():
+        fig.add_scatter(
+            x=np.arange(1, len(y) + 1), y=y, name=name, mode="lines+markers", line_color=colors[name], marker_size=4
+        )
+    fig.add_hline(y=1, line_dash="dot", line_color=NULL)
+    return fig.update_layout(
+        xaxis={"title": xlabel, "type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100]},
+        yaxis_title=ylabel,
+        legend={"orientation": "h", "y": 1.2},
+        height=380,
+    )
+
+
+def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) -> "go.Figure":
+    """A matrix with entries of either sign, red to blue through white at zero."""
+    import plotly.graph_objects as go
+
+    limit = float(np.abs(matrix).max()) or 1.0
+    fig = go.Figure(
+        go.Heatmap(z=matrix, zmin=-limit, zmax=limit, colorscale="RdBu", colorbar={"title": {"text": colorbar}})
+    )
+    fig.update_yaxes(autorange="reversed", title_text=ylabel)
+    return fig.update_xaxes(title_text=xlabel).update_layout(height=380)

@@ -1,0 +1,55 @@
+"""Closed forms to hold trained models against. Each says what it assumes, where it comes from, and where it stops being true."""
+
+from tms_hooks.theory.circles import PerfectCircle, perfect_angle, perfect_circle, ray_bias_interval
+from tms_hooks.theory.expected import expected_loss, output_loss
+from tms_hooks.theory.packing import (
+    Interference,
+    johnson_lindenstrauss_count,
+    sphere_max_interference,
+    sphere_mean_interference,
+    tegum_interference,
+    welch_bound,
+)
+from tms_hooks.theory.phases import phase_losses
+from tms_hooks.theory.polygons import (
+    Polygon,
+    best_polygon,
+    finite_polygon,
+    onehot_polygon_loss,
+    polygon,
+    polygon_crossing,
+    polygon_gain_nearest,
+    polygon_loss,
+)
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
+from tms_hooks.theory.readouts import dual_frame, matched_filter, pretty_good_measurement, readout_cosines
+
+__all__ = [
+    "Interference",
+    "PerfectCircle",
+    "Polygon",
+    "best_polygon",
+    "dual_frame",
+    "expected_loss",
+    "finite_polygon",
+    "johnson_lindenstrauss_count",
+    "matched_filter",
+    "onehot_polygon_loss",
+    "output_loss",
+    "perfect_angle",
+    "perfect_circle",
+    "phase_losses",
+    "polygon",
+    "polygon_crossing",
+    "polygon_gain_nearest",
+    "polygon_loss",
+    "pretty_good_measurement",
+    "qk_excess_loss",
+    "qk_optimum",
+    "ray_bias_interval",
+    "readout_cosines",
+    "sphere_max_interference",
+    "sphere_mean_interference",
+    "tegum_interference",
+    "welch_bound",
+]

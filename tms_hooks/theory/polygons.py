@@ -1,0 +1,201 @@
+"""Regular polygons in a two-dimensional hidden layer: which number of corners costs least, under which assumptions.
+
+Tied weights and a ReLU output throughout. A represented feature has the same norm and bias as the others and every polygon
+is regular; ignored features have zero weights. `gain` is a change of loss: the lower, the better.
+"""
+
+from collections.abc import Sequence
+from functools import cache
+from math import cos, pi
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.theory.expected import MAX_FEATURES, output_loss
+
+
+class Polygon(NamedTuple):
+    """Best regular polygon with a given number of corners, in the limit of one active feature."""
+
+    norm: float
+    """Length of each feature direction."""
+    bias: float
+    """Output bias of each represented feature."""
+    loss: float
+    """Expected squared error over all represented outputs when one represented feature is active, uniform on [0, 1]."""
+    gain: float
+    """Change of the expected loss against ignoring all F features, in units of the feature probability."""
+
+
+def polygon_gain_nearest(F: int, literal: bool = False) -> float:
+    """The textbook argument whose optimum is F = 5: change of loss by representing F features, in units of p.
+
+    (F/3) (2 max(0, c)^2 - 1), c = cos(2 pi/F): unit norms, no bias, one active feature, two nearest neighbours. It ignores
+    second neighbours, wrong from F = 9, where they too have an angle below 90 degrees. At F = 2 the two neighbours are
+    one. Source: the notebook of Elhage et al. 2022, as in the pentagon-and-hexagon study. As printed there (`literal=True`)
+    the square is taken before the max, which then never acts and counts negative interference too: wrong for F < 4.
+
+    >>> min(range(2, 9), key=polygon_gain_nearest)
+    5
+    """
+    _check_corners(F)
+    c = cos(2 * pi / F)
+    return F / 3 * (2 * (c if literal else max(0.0, c)) ** 2 - 1)
+
+
+@cache
+def polygon(F: int, bias: bool = True) -> Polygon:
+    """Best norm and bias of a regular F-gon when at most one feature is active: the limit p -> 0.
+
+    With threshold t = -b/l^2 the outputs are l^2 relu(c_r x - t), c_r = cos(2 pi r/F), x uniform on [0, 1]. The loss is
+    quadratic in l^2: with A = sum_{c_r > t} (c_r - t)^3 / (3 c_r) and B = (1 - t)^2 (2 + t) / 6 it is 1/3 - B^2/A at
+    l^2 = B/A. What is left is one number, t >= 0, found to 1e-10 (a positive bias would cost b^2 when nothing is
+    active, which no gain of order p repays); t = 0 without a bias, where gain = -F/(3 sum_r max(0, c_r)^2) and F = 5 is best.
+
+    It stops being true where two features are often active together: see `best_polygon`.
+
+    >>> min(range(2, 11), key=lambda F: polygon(F, bias=False).gain)
+    5
+    >>> min(range(2, 11), key=lambda F: polygon(F).gain)  # a bias filters more neighbours
+    7
+
+    Raises:
+        ValueError: F < 2.
+    """
+    from scipy.optimize import minimize_scalar
+
+    _check_corners(F)
+    c = _cosines(F)
+    c = c[c > 0].numpy()
+
+    def loss_and_norm(t: float) -> tuple[float, float]:
+        A = (np.clip(c - t, 0, None) ** 3 / (3 * c)).sum()
+        B = (1 - t) ** 2 * (2 + t) / 6
+        return float(1 / 3 - B**2 / A), float(B / A) ** 0.5
+
+    t = 0.0
+    if bias:
+        # Each neighbour that falls silent opens a new valley: scan, then polish the deepest.
+        grid = np.linspace(0, 1, 1001)[:-1]
+        deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
+        bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
+        polished = minimize_scalar(
+            lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11}
+        )
+        # The grid's own point, above all t = 0, unless polishing gains more than rounding.
+        t = float(polished.x if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest])
+    loss, norm = loss_and_norm(t)
+    return Polygon(norm, -t * norm**2, max(loss, 0.0), F * (loss - 1 / 3))
+
+
+def onehot_polygon_loss(n: int, d: int) -> float:
+    """Loss, summed over n binary one-hot inputs, of n features that share d directions of a regular polygon; best norms.
+
+    n - d / sum_{|r| <= d/4} cos^2(2 pi r/d). No bias. Exact however the features are dealt out to the directions, as long as
+    each direction has one: only the sum of |W_i|^2 on a direction counts, and it is the inverse of that sum of cosines. The
+    bottleneck document's sum lacks the 1/d. Lowest at d = 5 whatever n >= 5.
+
+    >>> round(onehot_polygon_loss(10, 5), 4)
+    5.8018
+
+    Raises:
+        ValueError: d < 2, or d > n.
+    """
+    _check_corners(d)
+    if d > n:
+        raise ValueError(f"d={d} directions for n={n} features: every direction needs a feature, d <= n")
+    return n - d / float(_cosines(d).clamp(min=0).square().sum())
+
+
+@cache
+def polygon_loss(n: int, p: float, F: int) -> float:
+    """Exact expected loss of n sparse uniform features of which F form the best regular polygon and n - F are ignored.
+
+    All 2^F patterns of activity are in it; norm and bias are the best ones at this p. An ignored feature costs p/3 - p^2/4,
+    with the best constant output p/2. Every feature has importance 1.
+    """
+    _check_density(p)
+    _check_corners(F)
+    if n < F or F > MAX_FEATURES:
+        raise ValueError(f"F={F}: needs F <= n={n}, and exact sums stop at F={MAX_FEATURES}")
+    return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
+
+
+@cache
+def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
+    """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss of one of its features."""
+    from scipy.optimize import minimize
+
+    cosines, density = _cosines(F), torch.full((F,), p, dtype=torch.float64)
+
+    def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
+        s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in z)
+        loss = output_loss(s * cosines, b, density, 0)
+        return float(loss.detach()), [float(g) for g in torch.autograd.grad(loss, (s, b))]
+
+    limit = polygon(F)
+    fits = [
+        minimize(
+            loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[(1e-4, 9), (-4, 1)], options={"ftol": 1e-13}
+        )
+        for start in ((limit.norm**2, limit.bias - 0.05), (1.0, p / 4))
+    ]
+    best = min(fits, key=lambda fit: float(fit.fun))
+    return float(best.x[0]) ** 0.5, float(best.x[1]), float(best.fun)
+
+
+def best_polygon(n: int, p: float) -> int:
+    """The F of the regular F-gon of lowest exact expected loss, for n sparse uniform features of equal importance, d_hidden = 2.
+
+    It compares regular polygons with F = 2 ... n corners and the other features ignored. Where features are dense two
+    dedicated dimensions, unequal norms or irregular shapes can cost less still: compare a trained model's loss.
+
+    Raises:
+        ValueError: p outside (0, 1], n < 2 or n > 12.
+    """
+    _check_density(p)
+    if not 2 <= n <= MAX_FEATURES:
+        raise ValueError(f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over all patterns stops")
+    return min(range(2, n + 1), key=lambda F: polygon_loss(n, p, F))
+
+
+def polygon_crossing(n: int, F: int, G: int) -> float:
+    """The p at which n features cost the same as an F-gon and as a G-gon, the others ignored; to a relative 1e-4.
+
+    Ignored features cost the same in both, so n only bounds F and G.
+
+    Raises:
+        ValueError: the two never cost the same for p between 0.001 and 1.
+    """
+    from scipy.optimize import brentq
+
+    def difference(log_p: float) -> float:
+        p = float(np.exp(log_p))
+        return (polygon_loss(n, p, F) - polygon_loss(n, p, G)) / p
+
+    grid = np.linspace(np.log(1e-3), 0, 15)
+    values = [difference(x) for x in grid]
+    for left, right, a, b in zip(grid, grid[1:], values, values[1:], strict=False):
+        if a * b < 0:
+            return float(np.exp(brentq(difference, left, right, xtol=1e-4)))
+    better = F if values[0] < 0 else G
+    raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
+
+
+def _cosines(F: int) -> Float[Tensor, " feature"]:
+    """Cosines of all corners with the first, exactly 0 at a right angle."""
+    c = (2 * pi / F * torch.arange(F, dtype=torch.float64)).cos()
+    return torch.where(c.abs() < 1e-15, 0.0, c)
+
+
+def _check_corners(F: int) -> None:
+    if F < 2:
+        raise ValueError(f"F={F}: a polygon has at least 2 corners (2 is the digon)")
+
+
+def _check_density(p: float) -> None:
+    if not 0 < p <= 1:
+        raise ValueError(f"p={p}: the feature probability must be in (0, 1]; sparsity S is 1 - p")

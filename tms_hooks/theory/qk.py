@@ -1,0 +1,88 @@
+"""The best pseudo-attention head: minimising E (s - h^T Omega g)^2 is linear regression."""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.data import Distribution
+from tms_hooks.geometry import gram
+
+
+def qk_optimum(
+    W_E: Float[Tensor, "feature hidden"],
+    data: Distribution,
+    pairs: Sequence[tuple[int, int]],
+    rank: int | None = None,
+) -> Float[Tensor, "hidden hidden"]:
+    """The Omega, of at most that rank, that minimises the expected squared error of the attention score exactly.
+
+    Target: s = number of the pairs (i, j) with feature i active in the query token and j in the key token; tokens independent
+    and both from `data`; h = W_E^T x without bias or activation. Omega* = C^-1 E[s h g^T] C^-1 with C = E[h h^T], uncentred. At
+    rank r the SVD of C^(1/2) Omega* C^(1/2) is cut after r values and mapped back (reduced-rank regression). Singular
+    vectors of Omega* are whitened feature directions: equal to feature directions only if C is isotropic.
+
+    Where the cut falls between equal singular values (two pairs of equal weight, rank 1) the optimum is not unique: one is
+    returned. If C is singular, as with fewer represented features than dimensions, Omega* is the one of least norm.
+
+    >>> from tms_hooks import SparseUniform
+    >>> omega = qk_optimum(torch.eye(2), SparseUniform(n_features=2, feature_probability=0.5), [(0, 1)], rank=1)
+    >>> omega.shape, int(torch.linalg.matrix_rank(omega))
+    (torch.Size([2, 2]), 1)
+
+    Args:
+        W_E: feature directions.
+        data: distribution of one token.
+        pairs: (query feature, key feature).
+        rank: highest rank; d_head of a head. None: no limit.
+
+    Raises:
+        ValueError: no pairs, a pair that names no feature, a rank below 1, another number of features in `data`, weights
+            that are not finite.
+    """
+    if rank is not None and rank < 1:
+        raise ValueError(f"rank={rank}: must be at least 1, or None for no limit")
+    whiten, target = _whitening_and_target(W_E, data, pairs)
+    U, S, Vh = torch.linalg.svd(target)
+    return whiten @ (U[:, :rank] * S[:rank]) @ Vh[:rank] @ whiten
+
+
+def qk_excess_loss(
+    omega: Float[Tensor, "hidden hidden"],
+    W_E: Float[Tensor, "feature hidden"],
+    data: Distribution,
+    pairs: Sequence[tuple[int, int]],
+) -> Float[Tensor, ""]:
+    """How much more a head with this Omega loses than the best of full rank: ||C^(1/2) (Omega - Omega*) C^(1/2)||_F^2."""
+    whiten, target = _whitening_and_target(W_E, data, pairs)
+    root = torch.linalg.pinv(whiten, hermitian=True)
+    return (root @ omega.double() @ root - target).square().sum()
+
+
+def _whitening_and_target(
+    W_E: Float[Tensor, "feature hidden"], data: Distribution, pairs: Sequence[tuple[int, int]]
+) -> tuple[Float[Tensor, "hidden hidden"], Float[Tensor, "hidden hidden"]]:
+    """C^(-1/2), and C^(-1/2) E[s h g^T] C^(-1/2)."""
+    gram(W_E)  # refuses weights that are not finite
+    n = len(W_E)
+    if data.n_features != n:
+        raise ValueError(f"data has {data.n_features} features and W_E has {n}")
+    if not pairs:
+        raise ValueError("no pairs: give at least one (query feature, key feature)")
+    for pair in pairs:
+        if not all(0 <= i < n for i in pair):
+            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {n - 1}")
+    W = W_E.detach().double().cpu()
+    whiten = inverse_root(W.mT @ data.second_moment() @ W)
+    mean_hidden_if_active = data.active_moment() @ W
+    query, key = torch.tensor(pairs).T
+    return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten
+
+
+def inverse_root(C: Float[Tensor, "*model k k"]) -> Float[Tensor, "*model k k"]:
+    """C^(-1/2) of a symmetric positive semidefinite matrix; zero where C is."""
+    values, vectors = torch.linalg.eigh(C)
+    cutoff = values.amax(-1, keepdim=True) * C.shape[-1] * torch.finfo(C.dtype).eps
+    scale = torch.where(values > cutoff, values.clamp(min=cutoff), torch.inf).rsqrt()
+    return (vectors * scale[..., None, :]) @ vectors.mT

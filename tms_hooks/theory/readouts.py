@@ -1,0 +1,54 @@
+"""Reading non-orthogonal directions: the measurements of quantum state discrimination, for real vectors of any norm.
+
+Rows in, rows out: a toy's `W_U` holds its readouts as columns, so compare with `W_U.mT`. They are answers to linear questions; a ReLU
+behind the readout lets a trained one do better than all three.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.geometry import gram
+from tms_hooks.theory.qk import inverse_root
+
+
+def matched_filter(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
+    """Read every direction along itself, as tied weights do: best against isotropic noise, blind to interference."""
+    gram(V)
+    return V
+
+
+def dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
+    """Readers U with U V^T the projection nearest to the identity: pinv(V)^T.
+
+    With linearly independent directions each reader is orthogonal to every other direction, and reads 1 on its own (unambiguous
+    discrimination); with more directions than dimensions that cannot be, and this is the canonical dual frame.
+
+    >>> V = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
+    >>> torch.allclose(dual_frame(V) @ V.mT, torch.eye(2), atol=1e-6)
+    True
+    """
+    gram(V)
+    return torch.linalg.pinv(V).mT
+
+
+def pretty_good_measurement(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
+    """(V V^T)^(-1/2) V: the tight frame nearest to the directions, halfway between the matched filter and the dual frame.
+
+    Its readers resolve the identity on the span of V, sum_i u_i u_i^T = 1, as a measurement's must. Source: Hausladen &
+    Wootters 1994, "A 'pretty good' measurement for distinguishing quantum states".
+    """
+    gram(V)
+    return V @ inverse_root(V.mT @ V)
+
+
+def readout_cosines(
+    W_E: Float[Tensor, "feature hidden"], W_U: Float[Tensor, "hidden feature"]
+) -> dict[str, Float[Tensor, " feature"]]:
+    """Cosine of each trained readout with each of the three measurements of the written directions."""
+    readouts = {
+        "matched filter": matched_filter(W_E),
+        "dual frame": dual_frame(W_E),
+        "pretty good measurement": pretty_good_measurement(W_E),
+    }
+    return {name: torch.cosine_similarity(U, W_U.mT, dim=-1) for name, U in readouts.items()}
