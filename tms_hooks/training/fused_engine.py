@@ -105,8 +105,10 @@ def _run(
     constants = [_constants(recipe.optimizer, count + t, steps) for t in range(max(stop - start, 1))]
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
-    occupied = dataset is None and recipe.empty_rows == "exact"
-    jumps = recipe.data.jumps().numpy() if occupied else np.empty((0, cfg.n_features))
+    jumps = np.empty((0, cfg.n_features))
+    if dataset is None and recipe.empty_rows == "exact":
+        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
+        jumps = recipe.data.jumps().numpy()
     threshold = (recipe.data.active_probability() * 2.0**32).round()
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     with _kernel_lock:

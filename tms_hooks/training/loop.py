@@ -94,7 +94,7 @@ def train(
         progress: show a progress bar; by default if standard error is a terminal.
 
     Raises:
-        ValueError: a setting out of range or two that clash, or a checkpoint of other settings; the message names value,
+        ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
             rule and fix.
     """
     stages = tuple(stages)
