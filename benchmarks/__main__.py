@@ -71,7 +71,7 @@ def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
 
 
 def engine_of(setting: Setting) -> tuple[str, Callable[[int], None], int]:
-    """Name of the engine that `engine="auto"` picks, a function that makes so many more steps, a first number of steps."""
+    """Name of the engine that "auto" picks, a function that makes so many more steps, and a first number of steps."""
     recipes = setting.recipes()
     engine = fused_engine if fused_engine.obstacle(recipes[0]) is None else torch_engine
     states = [State.initial(recipe, None, "cpu") for recipe in recipes]

@@ -13,7 +13,7 @@ from tms_hooks.training.recipe import Recipe, mostly_empty
 
 @dataclass(frozen=True, kw_only=True)
 class Setting:
-    """`models` toys of n features and m hidden units, with feature probabilities spaced geometrically from p to p_last."""
+    """`models` toys of n features and m hidden units, with feature probabilities from p to p_last, geometrically."""
 
     name: str
     n: int

@@ -8,7 +8,7 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tms_hooks import geometry
+from tms_hooks import geometry, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
@@ -38,6 +38,7 @@ __all__ = [
     "load",
     "sweep",
     "sweep_toml",
+    "theory",
     "train",
 ]
 

@@ -51,11 +51,11 @@ def sweep(
     >>> import tempfile
     >>> base = {"n_features": 5, "d_hidden": 2, "feature_probability": 0.1, "steps": 5}
     >>> with tempfile.TemporaryDirectory() as store:
-    ...     sweep(base, {"lr": [0.01, 0.1], "tied": [True, False]}, seeds=range(3), store=store, n_jobs=1).final_loss.sizes
+    ...     sweep(base, {"lr": [0.01, 0.1], "tied": [True, False]}, seeds=range(3), store=store).final_loss.sizes
     Frozen({'lr': 2, 'tied': 2, 'seed': 3})
 
-    Settings are named as in `ToyConfig`, the data distribution (`data="OneHot"` names another than `SparseUniform`), the
-    optimizer (`optimizer="SGD"` names another than `Adam`) and `train`; an axis may be any of them.
+    Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the
+    optimizer (`Adam` unless `optimizer` names another) and `train`; an axis may be any of them.
 
     Args:
         base: settings that all runs share.
@@ -67,8 +67,8 @@ def sweep(
         address: of the cluster's scheduler; workers must see `store` under the same path.
 
     Returns:
-        `final_loss` and `final_feature_loss` (held-out), `W_E`, the step at which a model `diverged_at` (-1: never), along
-        the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN.
+        Held-out `final_loss` and `final_feature_loss`, `W_E`, and the step at which a model `diverged_at` (-1: never),
+        along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN.
 
     Raises:
         ValueError: an unknown setting, an empty axis, or one that `base` sets too.

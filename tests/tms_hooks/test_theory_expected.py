@@ -79,7 +79,11 @@ def test_by_hand() -> None:
 def test_samples_agree_within_three_standard_errors() -> None:
     g = torch.Generator().manual_seed(0)
     W_E, W_U = torch.randn(8, 3, generator=g, dtype=F64), torch.randn(3, 8, generator=g, dtype=F64)
-    b, p, importance = 0.3 * torch.randn(8, generator=g, dtype=F64), torch.rand(8, generator=g, dtype=F64), t(*range(1, 9))
+    b, p, importance = (
+        0.3 * torch.randn(8, generator=g, dtype=F64),
+        torch.rand(8, generator=g, dtype=F64),
+        t(*range(1, 9)),
+    )
     x = SparseUniform(n_features=8, feature_probability=tuple(p.tolist())).sample(400_000, seed=1, dtype=F64)
     losses = (importance * (x - (x @ W_E @ W_U + b).relu()).square()).sum(1)
     error = losses.std() / len(x) ** 0.5
@@ -109,10 +113,7 @@ def test_derivatives_are_those_of_the_expectation() -> None:
     numeric = torch.stack([(loss(z + e) - loss(z - e)) / (2 * step) for e in eye])
     torch.testing.assert_close(gradient, numeric, rtol=0, atol=2e-6)
     numeric = torch.stack(
-        [
-            torch.autograd.functional.jacobian(loss, z + e) - torch.autograd.functional.jacobian(loss, z - e)
-            for e in eye
-        ]
+        [torch.autograd.functional.jacobian(loss, z + e) - torch.autograd.functional.jacobian(loss, z - e) for e in eye]
     ) / (2 * step)
     torch.testing.assert_close(hessian, numeric, rtol=0, atol=1e-3)
 

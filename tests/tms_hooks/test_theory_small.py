@@ -90,7 +90,9 @@ def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 40])
 def test_perfect_circle_reconstructs_and_is_the_shortest(n: int) -> None:
     norm, bias = theory.perfect_circle(n)
-    circle = torch.stack([torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1)
+    circle = torch.stack(
+        [torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1
+    )
 
     def loss(length: float, b: float) -> float:
         return float(((length**2 * circle @ circle.mT + b).relu() - torch.eye(n)).square().sum())
@@ -114,7 +116,7 @@ def test_ray_bias_interval_is_where_argmax_is_right() -> None:
     outer, inner = 1.7, 0.6
     low, high = theory.ray_bias_interval(outer, inner)
     W = torch.tensor([outer, inner], dtype=F64)
-    for b in np.linspace(-1, 4, 501):
+    for b in np.linspace(-1, 4, 500):
         logits = torch.outer(W, W) + torch.tensor([0.0, b], dtype=F64)
         assert (logits.argmax(1).tolist() == [0, 1]) == (low < b < high)
     with pytest.raises(ValueError, match="inner=2"):

@@ -51,9 +51,9 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
         f"pattern is at least {FIRES}. Prompts for {real_name}: the last token attends to the indirect object, and each "
         "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first, "
         f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head.",
-        finding=f"The toys' heads need {toy['slices needed']:.1f} of {toy['of']:.0f} slices (null {toy['null']:.1f}). Of "
-        f"the real heads shown, {sparsest.name} is the sparsest: {sparsest['slices needed']:.1f} of {sparsest['of']:.0f} "
-        f"(null {sparsest['null']:.1f}).",
+        finding=f"The toys' heads need {toy['slices needed']:.1f} of {toy['of']:.0f} slices (null {toy['null']:.1f}). "
+        f"Of the real heads shown, {sparsest.name} is the sparsest: {sparsest['slices needed']:.1f} of "
+        f"{sparsest['of']:.0f} (null {sparsest['null']:.1f}).",
         table=table,
         figures=[
             (
@@ -84,9 +84,9 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
     colors = {"toys": plots.TOY, real_name: plots.REAL}
     crowding, norms, nearest = {}, {}, {}
     for name, parts in both.items():
-        cosines = [part.unit().summary(sample=min(SAMPLED_TOKENS, len(part.write))) for part in parts]
-        rows = [_crowding(part, table) for part, table in zip(parts, cosines, strict=True)]
-        crowding[name] = pd.DataFrame(rows).mean()
+        cosines = [_cosines(part) for part in parts]
+        measured = [_crowding(part, table) for part, table in zip(parts, cosines, strict=True)]
+        crowding[name] = pd.DataFrame(measured).mean()
         norms[name] = np.concatenate([_relative_norms(part) for part in parts])
         nearest[name] = np.concatenate([table["largest"].abs() for table in cosines])
     table = pd.DataFrame(crowding).T.rename_axis("model")
@@ -94,14 +94,15 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
     section = report.Section(
         short="Bottlenecks",
         title="How crowded is the way from embedding to unembedding?",
-        text="Each feature (token) is written along its row of W_E and read along its column of W_U. Interference is the "
-        "root-mean-square cosine between one feature's write and another's read. Directions of equal norm cannot have less "
-        "than the Welch bound on average; random ones have 1/sqrt(d). Features below a tenth of the largest norm are left "
-        f"out. For {real_name}: {SAMPLED_TOKENS:,} tokens drawn at random, against the whole vocabulary.",
+        text="Each feature (token) is written along its row of W_E and read along its column of W_U. Interference is "
+        "the root-mean-square cosine between one feature's write and another's read. Directions of equal norm cannot "
+        "have less than the Welch bound on average; random ones have 1/sqrt(d). Features below a tenth of the largest "
+        f"norm are left out. For {real_name}: {SAMPLED_TOKENS:,} tokens drawn at random, against the whole vocabulary.",
         finding=f"The toys hold {toy['features per dimension']:.1f} features in each dimension at "
         f"{toy['interference / Welch']:.2f} times the least possible interference; {real_name} holds "
-        f"{other['features per dimension']:.0f} at {other['interference / Welch']:.2f} times the least.",
-        table=table,
+        f"{other['features per dimension']:.0f} at {other['interference / Welch']:.1f} times the least, and at "
+        f"{other['interference / Welch, mean removed']:.1f} times once the direction that all its tokens share is removed.",
+        table=table.T,
         figures=[
             (
                 "Norms of the write directions, relative to their mean in each model.",
@@ -114,7 +115,9 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
         ],
     )
     rows = {
-        f"interference / Welch bound, {name}": f"{row['interference / Welch']:.2f}" for name, row in table.iterrows()
+        f"interference / Welch bound, {name} (mean removed)": f"{row['interference / Welch']:.2f} "
+        f"({row['interference / Welch, mean removed']:.2f})"
+        for name, row in table.iterrows()
     }
     return section, pd.DataFrame({"value": rows})
 
@@ -131,9 +134,23 @@ def _relative_norms(part: probes.Bottleneck) -> np.ndarray:
     return norms / norms.mean()
 
 
+def _cosines(part: probes.Bottleneck) -> pd.DataFrame:
+    """Between writes and others' reads: for every feature, or for a sample of a vocabulary."""
+    return part.unit().summary(sample=min(SAMPLED_TOKENS, len(part.write)))
+
+
+def _centred(part: probes.Bottleneck) -> probes.Bottleneck:
+    """Without the direction that all features share."""
+    return probes.Bottleneck(part.path, part.write - part.write.mean(0), part.read - part.read.mean(0))
+
+
+def _rms(cosines: pd.DataFrame, n: int) -> float:
+    return float(np.sqrt((cosines["interference"] ** 2).mean() / (n - 1)))
+
+
 def _crowding(part: probes.Bottleneck, cosines: pd.DataFrame) -> dict[str, float]:
     n, d = part.write.shape
-    rms = float(np.sqrt((cosines["interference"] ** 2).mean() / (n - 1)))
+    rms, centred = _rms(cosines, n), _rms(_cosines(_centred(part)), n)
     welch = float(np.sqrt((n - d) / (d * (n - 1))))
     return {
         "features": n,
@@ -141,9 +158,11 @@ def _crowding(part: probes.Bottleneck, cosines: pd.DataFrame) -> dict[str, float
         "features per dimension": n / d,
         "sd of norm / mean": float(_relative_norms(part).std()),
         "interference": rms,
-        "of random directions": d**-0.5,
+        "interference, mean removed": centred,
+        "interference of random directions": d**-0.5,
         "Welch bound": welch,
         "interference / Welch": rms / welch,
+        "interference / Welch, mean removed": centred / welch,
     }
 
 

@@ -52,6 +52,7 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
     table["mean Frobenius norm"] = [
         float(run.W_E[[n == name for n in names]].norm(dim=(-2, -1)).mean()) for name in table.index
     ]
+    table = table.rename(columns={"share_low": "95 % from", "share_high": "95 % to"})
     shown = [(name, _best(run, names, name)) for name in table.index[:4]]
     titles = [f"{name}, loss {run.final_loss[i]:.5f}" for name, i in shown]
     first, lowest = table.iloc[0], table["mean held-out loss"].idxmin()
@@ -60,8 +61,8 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
         title="Which geometry do six features take in two dimensions?",
         text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed a model; Adam, "
         "learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
-        finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first.share_low:.0%} to "
-        f"{first.share_high:.0%}); the lowest mean held-out loss is the {lowest}'s "
+        finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first['95 % from']:.0%} to "
+        f"{first['95 % to']:.0%}); the lowest mean held-out loss is the {lowest}'s "
         f"({table['mean held-out loss'].min():.5f}, the {first.name}'s {first['mean held-out loss']:.5f}).",
         table=table,
         figures=[
@@ -71,12 +72,12 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
             ),
             (
                 "Share of models in each geometry.",
-                plots.shares(list(table.index), *(table[c].to_numpy() for c in ("share", "share_low", "share_high"))),
+                plots.shares(list(table.index), *(table[c].to_numpy() for c in ("share", "95 % from", "95 % to"))),
             ),
         ],
     )
     rows = {
-        f"toys that end as a {name}": f"{row.share:.0%} ({row.share_low:.0%} to {row.share_high:.0%})"
+        f"toys that end as a {name}": f"{row.share:.0%} ({row['95 % from']:.0%} to {row['95 % to']:.0%})"
         for name, row in table.head(2).iterrows()
     }
     return section, pd.DataFrame({"value": rows})

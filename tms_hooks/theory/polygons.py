@@ -82,7 +82,9 @@ def polygon(F: int, bias: bool = True) -> Polygon:
         grid = np.linspace(0, 1, 1001)[:-1]
         deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
         bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
-        polished = minimize_scalar(lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11})
+        polished = minimize_scalar(
+            lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11}
+        )
         # The grid's own point, above all t = 0, unless polishing gains more than rounding.
         t = float(polished.x if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest])
     loss, norm = loss_and_norm(t)
@@ -117,7 +119,7 @@ def polygon_loss(n: int, p: float, F: int) -> float:
     """
     _check_density(p)
     _check_corners(F)
-    if F > n or F > MAX_FEATURES:
+    if n < F or F > MAX_FEATURES:
         raise ValueError(f"F={F}: needs F <= n={n}, and exact sums stop at F={MAX_FEATURES}")
     return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
 
@@ -131,18 +133,17 @@ def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
 
     def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
         s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in z)
-        loss = output_loss(s * cosines, b, density, 0)
+        loss = output_loss(s * cosines, b, density, 0) / p  # of order 1 whatever p, as the solver's tolerances assume
         return float(loss.detach()), [float(g) for g in torch.autograd.grad(loss, (s, b))]
 
     limit = polygon(F)
+    options = {"ftol": 1e-14, "gtol": 1e-9}
     fits = [
-        minimize(
-            loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[(1e-4, 9), (-4, 1)], options={"ftol": 1e-13}
-        )
+        minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[(1e-4, 9), (-4, 1)], options=options)
         for start in ((limit.norm**2, limit.bias - 0.05), (1.0, p / 4))
     ]
     best = min(fits, key=lambda fit: float(fit.fun))
-    return float(best.x[0]) ** 0.5, float(best.x[1]), float(best.fun)
+    return float(best.x[0]) ** 0.5, float(best.x[1]), float(best.fun) * p
 
 
 def best_polygon(n: int, p: float) -> int:
@@ -161,7 +162,7 @@ def best_polygon(n: int, p: float) -> int:
 
 
 def polygon_crossing(n: int, F: int, G: int) -> float:
-    """The p at which n features cost the same as an F-gon and as a G-gon, the others ignored; to a relative 1e-4.
+    """The p at which n features cost the same as an F-gon and as a G-gon, the others ignored; to a relative 1e-3.
 
     Ignored features cost the same in both, so n only bounds F and G.
 
@@ -174,11 +175,11 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
         p = float(np.exp(log_p))
         return (polygon_loss(n, p, F) - polygon_loss(n, p, G)) / p
 
-    grid = np.linspace(np.log(1e-3), 0, 15)
+    grid = np.linspace(np.log(1e-3), 0, 8)
     values = [difference(x) for x in grid]
     for left, right, a, b in zip(grid, grid[1:], values, values[1:], strict=False):
         if a * b < 0:
-            return float(np.exp(brentq(difference, left, right, xtol=1e-4)))
+            return float(np.exp(brentq(difference, left, right, xtol=5e-4)))
     better = F if values[0] < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
 
