@@ -12,6 +12,7 @@ from tms_hooks import geometry, landscape, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
+from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
@@ -36,6 +37,8 @@ __all__ = [
     "geometry",
     "landscape",
     "load",
+    "sweep",
+    "sweep_toml",
     "theory",
     "train",
 ]

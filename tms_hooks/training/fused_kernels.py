@@ -6,7 +6,7 @@ models out. `no_type_check` keeps numba from being handed the wrappers of a run-
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit, prange
@@ -114,14 +114,14 @@ def draw_occupied(x, low, value, feature, going, key, begin, rows, batch, jumps)
 # over rows. They index whole arrays because taking a row of one costs an atomic reference count.
 
 
-def _compile(source):
+def _compile(source: str) -> Any:
     """The function `loop` of a source."""
-    scope: dict = {}
+    scope: dict[str, Any] = {}
     exec(source, scope)
     return njit(fastmath=SUMS, forceinline=True)(scope["loop"])
 
 
-def _combination(count):
+def _combination(count: int) -> Any:
     """`to[:, :rows] += w[:, part] @ source[part, :rows]` for the part of `count` sources from `first` on."""
     each = range(count)
     return _compile(f"""
@@ -133,7 +133,7 @@ def loop(to, w, source, first, rows):
 """)
 
 
-def _tile(height, width):
+def _tile(height: int, width: int) -> Any:
     """`to[i, j] += left[i, :rows] . right[j, :rows]` for a tile of sums from (top, side) on."""
     tile = [(i, j) for i in range(height) for j in range(width)]
     return _compile(f"""
@@ -147,7 +147,7 @@ def loop(to, left, right, top, side, rows, zero):
 """)
 
 
-def _features(m):
+def _features(m: int) -> Any:
     """Logits, errors and sums of all features for hidden width `m` and a piecewise linear output, one pass a feature.
 
     `out` receives the loss's slope in the logits.
