@@ -20,7 +20,7 @@ SAMPLED_TOKENS = 1_500
 
 
 class Head(NamedTuple):
-    """A real head, its scores on some pairs split into slices, and the share of all pairs of its kind on which it fires."""
+    """A real head, its scores on some pairs split into slices, and on which share of pairs it fires."""
 
     layer: int
     head: int
@@ -54,8 +54,8 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
         short="Singular slices",
         title="How many singular slices carry a head's score?",
         text="A score is a sum over the singular pairs of Omega, its slices. A head fires on a pair of tokens if its "
-        f"pattern is at least {FIRES}. Prompts for {real_name}: the last token attends to the indirect object, and each "
-        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first, "
+        f"pattern is at least {FIRES}. In {real_name}'s prompts the last token attends to the indirect object, or each "
+        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first "
         f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
         "Control: a head of the same layer that fires on none of these pairs, on the same pairs.",
         finding=f"The toys' heads need {rows['toy heads']['slices needed']:.1f} of 5 slices, "
@@ -88,7 +88,7 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
 
 
 def heads_that_fire(real: Any, prompts: Sequence[Prompt]) -> list[Head]:
-    """The heads that fire most often, and last, with share 0, a control: a head of the first one's layer that never does."""
+    """The heads that fire most often; last, with share 0, one of the first one's layer that never does: a control."""
     fired = firing(real, prompts)
     counts = fired.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable")
     pairs = sum(len(prompt.pairs) for prompt in prompts)
@@ -130,7 +130,7 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
         finding=f"The toys hold {toy['features per dimension']:.1f} features in each dimension at "
         f"{toy['interference / Welch']:.2f} times the least possible interference; {real_name} holds "
         f"{other['features per dimension']:.0f} at {other['interference / Welch']:.1f} times the least, and at "
-        f"{other['interference / Welch, mean removed']:.1f} times once the direction that all its tokens share is removed.",
+        f"{other['interference / Welch, mean removed']:.1f} times once the mean of all its tokens is removed.",
         table=table.T,
         figures=[
             (
@@ -246,8 +246,8 @@ def _toy_attention(run: Run) -> tuple[str, str]:
         scores = model(torch.eye(n, dtype=model.W_E.dtype)[None]).attn_scores[0]
     query, key = ATTENDED
     caption = (
-        "A toy's head: the score of every pair of tokens that hold one feature each. It was trained to respond to query "
-        f"f{query}, key f{key}. Blue is positive, vermilion negative."
+        "A toy's head: the score of every pair of tokens that hold one feature each. It was trained to respond "
+        f"to query f{query}, key f{key}. Blue is positive, vermilion negative."
     )
     return caption, probes.render.attention([f"f{i}" for i in range(n)], scores).html()
 
