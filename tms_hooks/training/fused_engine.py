@@ -7,6 +7,7 @@ same rounded operations; only the order of the sums over a batch differs.
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -156,6 +157,7 @@ def _share_out(work: Callable[[slice], None], models: int) -> None:
 def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
     lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
             beta1, beta2 = optimizer.betas
