@@ -117,6 +117,41 @@ def train(
     console.print(f"Saved to [bold]{out}[/bold].")
 
 
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
+    store: Annotated[Path, typer.Option(help="Folder of finished runs; what it has is not trained again.")],
+    backend: Annotated[Literal["loky", "dask", "ray"], typer.Option(help="Processes here, or a cluster.")] = "loky",
+    jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
+    address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
+) -> None:
+    """Train every combination of a grid, on this machine or a cluster. Stop and start it as you like.
+
+    The file has a table `[base]` of settings that all runs share, a table `[grid]` of lists, and `seeds`, a count or a
+    list. Settings are those of ToyConfig, the data, the optimizer and train, by name:
+
+        seeds = 10
+
+        [base]
+        n_features = 6
+        d_hidden = 2
+
+        [grid]
+        feature_probability = [0.02, 0.057, 0.2]
+        tied = [true, false]
+    """
+    from tms_hooks.sweep import sweep_toml
+
+    try:
+        found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=jobs, address=address)
+    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    loss = found["final_loss"]
+    table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
+    print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
+    console.print(f"Every run is in [bold]{store}[/bold]; read one with tms_hooks.load.")
+
+
 def print_table(table: pd.DataFrame, title: str) -> None:
     """A DataFrame as a table on the terminal."""
     shown = Table(title=title, title_justify="left")
