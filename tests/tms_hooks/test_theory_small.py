@@ -114,7 +114,7 @@ def test_ray_bias_interval_is_where_argmax_is_right() -> None:
     outer, inner = 1.7, 0.6
     low, high = theory.ray_bias_interval(outer, inner)
     W = torch.tensor([outer, inner], dtype=F64)
-    for b in np.linspace(-1, 4, 501):
+    for b in np.linspace(-1, 4, 500):
         logits = torch.outer(W, W) + torch.tensor([0.0, b], dtype=F64)
         assert (logits.argmax(1).tolist() == [0, 1]) == (low < b < high)
     with pytest.raises(ValueError, match="inner=2"):

@@ -131,18 +131,17 @@ def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
 
     def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
         s, b = (torch.tensor(v, dtype=torch.float64, requires_grad=True) for v in z)
-        loss = output_loss(s * cosines, b, density, 0)
+        loss = output_loss(s * cosines, b, density, 0) / p  # of order 1 whatever p, as the solver's tolerances assume
         return float(loss.detach()), [float(g) for g in torch.autograd.grad(loss, (s, b))]
 
     limit = polygon(F)
+    options = {"ftol": 1e-14, "gtol": 1e-9}
     fits = [
-        minimize(
-            loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[(1e-4, 9), (-4, 1)], options={"ftol": 1e-13}
-        )
+        minimize(loss_and_gradient, start, jac=True, method="L-BFGS-B", bounds=[(1e-4, 9), (-4, 1)], options=options)
         for start in ((limit.norm**2, limit.bias - 0.05), (1.0, p / 4))
     ]
     best = min(fits, key=lambda fit: float(fit.fun))
-    return float(best.x[0]) ** 0.5, float(best.x[1]), float(best.fun)
+    return float(best.x[0]) ** 0.5, float(best.x[1]), float(best.fun) * p
 
 
 def best_polygon(n: int, p: float) -> int:
@@ -161,7 +160,7 @@ def best_polygon(n: int, p: float) -> int:
 
 
 def polygon_crossing(n: int, F: int, G: int) -> float:
-    """The p at which n features cost the same as an F-gon and as a G-gon, the others ignored; to a relative 1e-4.
+    """The p at which n features cost the same as an F-gon and as a G-gon, the others ignored; to a relative 1e-3.
 
     Ignored features cost the same in both, so n only bounds F and G.
 
@@ -174,11 +173,11 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
         p = float(np.exp(log_p))
         return (polygon_loss(n, p, F) - polygon_loss(n, p, G)) / p
 
-    grid = np.linspace(np.log(1e-3), 0, 15)
+    grid = np.linspace(np.log(1e-3), 0, 8)
     values = [difference(x) for x in grid]
     for left, right, a, b in zip(grid, grid[1:], values, values[1:], strict=False):
         if a * b < 0:
-            return float(np.exp(brentq(difference, left, right, xtol=1e-4)))
+            return float(np.exp(brentq(difference, left, right, xtol=5e-4)))
     better = F if values[0] < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
 
