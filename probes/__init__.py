@@ -1,13 +1,18 @@
 """Tools that look inside any hooked model: a toy or a real transformer, by the same calls."""
 
 from probes import render
+from probes.activation_patching import attribution_sweep, patch_sweep, path_patch
 from probes.activations import collect_activations, stream_activations
 from probes.alignment import Alignment, align
 from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel, audit_hooks, check_hooks, require_live
+from probes.linear import linear_probe
 from probes.models import load_transformer
+from probes.sites import Site
 from probes.slices import AttentionSlices, attention_slices, slices_needed
+from probes.tangent import TangentSpace, tangent_space
+from probes.weight_patching import init_patching, patch_weights, patched_copy
 
 __all__ = [
     "Alignment",
@@ -15,18 +20,28 @@ __all__ = [
     "Bottleneck",
     "Circuit",
     "HookedModel",
+    "Site",
+    "TangentSpace",
     "align",
     "attention_slices",
+    "attribution_sweep",
     "audit_hooks",
     "bottleneck",
     "check_hooks",
     "collect_activations",
     "factored_svd",
+    "init_patching",
+    "linear_probe",
     "load_transformer",
     "ov_circuit",
+    "patch_sweep",
+    "patch_weights",
+    "patched_copy",
+    "path_patch",
     "qk_circuit",
     "render",
     "require_live",
     "slices_needed",
     "stream_activations",
+    "tangent_space",
 ]

@@ -1,0 +1,204 @@
+"""Linear probes: what can be read off the activations at a hook, beside what chance and a control task would give."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Shaped
+from torch import Tensor
+
+from probes.activations import collect_activations
+from probes.hooked import HookedModel, audit_hooks
+from probes.sites import axes
+
+Array = Shaped[np.ndarray, "..."]
+
+
+def linear_probe(
+    model: HookedModel,
+    inputs: Any,
+    targets: Any,
+    hooks: str | Iterable[str] | None = None,
+    estimator: Any = None,
+    cv: Any = 5,
+    control: bool = True,
+    *,
+    pos: int | Literal["mean"] = -1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Predict targets from the activations at each hook, cross-validated, with a control task and a baseline.
+
+    >>> from probes.models import load_transformer
+    >>> tokens = torch.randint(0, 101, (40, 8), generator=torch.Generator().manual_seed(0))
+    >>> table = linear_probe(load_transformer("tiny"), tokens, tokens < 50, hooks="hook_embed")
+    >>> bool(table.score["hook_embed"] > 0.85), table.directions["hook_embed"].shape
+    (True, torch.Size([1, 64]))
+
+    Scores are of predictions for examples held out: accuracy for classes, R^2 (1 - squared error / variance) for real
+    targets, the mean of it over several targets. The control task has the targets of another example, at
+    random; selectivity is the score less the control's (Hewitt and Liang 2019, "Designing and Interpreting Probes").
+
+    Args:
+        model: any hooked model.
+        inputs: what it takes, a tensor or a list of prompts of one length.
+        targets: one an example, "batch", or one a position, "batch pos". Integers, booleans and strings are classes,
+            floats are real; real targets may have a last axis "target", and share one factorisation a fold.
+        hooks: names; by default the residual stream after every block, or every hook that fires where there is none.
+        estimator: any scikit-learn classifier or regressor. Default: `RidgeCV` for real targets (penalty chosen by
+            leave-one-out, target by target), logistic regression on standardised activations for classes.
+        cv: number of folds (shuffled; stratified for one class an example), or a scikit-learn splitter. Positions of
+            one example share a fold.
+        control: run the control task too.
+        pos: with one target an example, the position to read, or "mean" over positions. Heads are concatenated.
+        seed: of folds, control and intervals.
+
+    Returns:
+        Indexed by hook: `score`, its 95 % interval `low`, `high` (percentile bootstrap over examples, 1,000 draws),
+        `baseline` (of the majority class; 0, the mean's, for real targets), `scores` (one a target), `control` and
+        `selectivity`, and `directions`, rows "target d_in" or "class d_in" (one row for two classes) fitted to all
+        data; None if the estimator has no `coef_`.
+
+    Raises:
+        KeyError: an unknown hook.
+        ValueError: targets with NaN, of one class, constant, or of another number of examples or positions; a hook that
+            does not fire, or whose shape changes with the prompt.
+    """
+    activations = collect_activations(model, inputs, _default_hooks(model, inputs) if hooks is None else hooks)
+    y = _targets(targets, len(inputs))
+    shuffled = y[np.random.default_rng(seed).permutation(len(y))]
+    rows = []
+    for name, value in activations.items():
+        x, of_row, example = _rows(name, value, y, pos)
+        probe = _Probe(estimator, cv, of_row, example, seed)
+        row = probe.scores(x, of_row)
+        if control:
+            row["control"] = probe.scores(x, _rows(name, value, shuffled, pos)[1])["score"]
+            row["selectivity"] = row["score"] - row["control"]
+        rows.append(row | {"directions": probe.directions(x, of_row)})
+    return pd.DataFrame(rows, index=pd.Index(activations, name="hook"))
+
+
+class _Probe:
+    """An estimator and its folds."""
+
+    def __init__(self, estimator: Any, cv: Any, y: Array, example: Array, seed: int) -> None:
+        from sklearn.base import is_classifier
+        from sklearn.linear_model import LogisticRegression, RidgeCV
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+
+        real = y.dtype.kind == "f"
+        if estimator is None and real:
+            estimator = RidgeCV(alphas=np.logspace(-4, 4, 9), alpha_per_target=y.ndim > 1)
+        elif estimator is None:
+            estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+        self.estimator, self.classify = estimator, is_classifier(estimator)
+        self.example, self.seed = example, seed
+        if self.classify == real:
+            kind = "classes (integers, booleans, strings)" if self.classify else "real targets (floats)"
+            raise ValueError(f"{type(estimator).__name__} predicts {kind}, the targets are {y.dtype}: convert them")
+        self.folds = list(_folds(cv, y, example, self.classify, seed))
+
+    def scores(self, x: Float[np.ndarray, "row d_in"], y: Array) -> dict[str, Any]:
+        """Score of out-of-fold predictions, its interval, and the baseline's."""
+        predicted, baseline = np.empty_like(y), 0.0
+        for train, test in self.folds:
+            predicted[test] = self._fit(x[train], y[train]).predict(x[test])
+            if self.classify:
+                classes, counts = np.unique(y[train], return_counts=True)
+                baseline += float((y[test] == classes[counts.argmax()]).sum()) / len(y)
+        error = 1.0 - (predicted == y) if self.classify else (predicted - y) ** 2
+        scale = np.ones(y.shape) if self.classify else (y - y.mean(0)) ** 2
+        error, scale = self._by_example(error), self._by_example(scale)
+        scores = 1 - error.sum(0) / scale.sum(0)
+        n = len(error)
+        draws = np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=1000)
+        draws = draws[((draws @ scale) > 0).all(1)]  # where a target is constant it has no R^2
+        low, high = np.percentile((1 - (draws @ error) / (draws @ scale)).mean(1), [2.5, 97.5])
+        return {"score": scores.mean(), "low": low, "high": high, "baseline": baseline, "scores": scores}
+
+    def directions(self, x: Float[np.ndarray, "row d_in"], y: Array) -> Float[Tensor, "k d_in"] | None:
+        """Rows of weights on the activations, fitted to all data; None if the estimator has none."""
+        from sklearn.pipeline import Pipeline
+
+        fitted = self._fit(x, y)
+        steps = [step for _, step in fitted.steps] if isinstance(fitted, Pipeline) else [fitted]
+        rows = getattr(steps[-1], "coef_", None)
+        for step in steps[:-1]:
+            rows = rows / step.scale_ if rows is not None and getattr(step, "scale_", None) is not None else None
+        return None if rows is None else torch.from_numpy(np.atleast_2d(rows))
+
+    def _fit(self, x: Array, y: Array) -> Any:
+        from sklearn.base import clone
+
+        return clone(self.estimator).fit(x, y)
+
+    def _by_example(self, values: Array) -> Float[np.ndarray, "batch target"]:
+        """Sums over the rows of each example, which are drawn together: they are not independent."""
+        values = values.reshape(len(values), -1)
+        sums = np.zeros((self.example.max() + 1, values.shape[1]))
+        np.add.at(sums, self.example, values)
+        return sums
+
+
+def _folds(cv: Any, y: Array, example: Array, classify: bool, seed: int) -> Iterator[tuple[Array, Array]]:
+    """Rows to fit and rows to predict; the rows of one example are on one side."""
+    from sklearn.model_selection import KFold, StratifiedKFold
+
+    n = int(example.max()) + 1
+    if not isinstance(cv, int):
+        yield from cv.split(np.empty((len(y), 1)), y, None if n == len(y) else example)
+        return
+    if not 2 <= cv <= n:
+        raise ValueError(f"cv={cv} with {n} examples: must be from 2 to the number of examples")
+    stratify = classify and n == len(y)
+    splitter = (StratifiedKFold if stratify else KFold)(cv, shuffle=True, random_state=seed)
+    for _, test in splitter.split(np.empty((n, 1)), y if stratify else None):
+        held_out = np.isin(example, test)
+        yield np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def _targets(targets: Any, n_examples: int) -> Array:
+    y = targets.detach().cpu().numpy() if isinstance(targets, Tensor) else np.asarray(targets)
+    if len(y) != n_examples:
+        raise ValueError(f"{len(y)} targets for {n_examples} inputs: give one, or one row, for each")
+    if y.dtype.kind == "f":
+        y = y.astype(np.float64)
+        if not np.isfinite(y).all():
+            raise ValueError(f"{int((~np.isfinite(y)).sum())} targets are NaN or infinite: drop those examples")
+        if (np.ptp(y.reshape(-1, y.shape[-1]) if y.ndim > 2 else y.reshape(-1), axis=0) == 0).any():
+            raise ValueError("a target is the same everywhere: there is nothing to predict; drop it")
+    elif len(np.unique(y)) == 1:
+        raise ValueError(f"targets have one class, {np.unique(y).item()!r}: give at least two")
+    return y
+
+
+def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Array, Array]:
+    """Activations "row d_in", targets of the rows, and the example that each row is of."""
+    names = axes(name, value.ndim)
+    if names[-1] != "unit" or names[1] == "head":
+        raise ValueError(f"hook {name!r} has shape {tuple(value.shape)}: probe one that is batch (pos) (head) unit")
+    n = len(value)
+    if value.ndim == 2:
+        return value.double().numpy(), y, np.arange(n)
+    value = value.flatten(2)
+    if y.ndim > 1 and y.shape[1] == value.shape[1]:
+        x = value.flatten(0, 1).double().numpy()
+        return x, y.reshape(len(x), *y.shape[2:]), np.repeat(np.arange(n), value.shape[1])
+    if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind != "f"):
+        raise ValueError(
+            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one a position or one an example"
+        )
+    return (value.mean(1) if pos == "mean" else value[:, int(pos)]).double().numpy(), y, np.arange(n)
+
+
+def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:
+    """The residual stream after every block, or whatever fires and is batch (pos) (head) unit."""
+    names = [f"blocks.{i}.hook_resid_post" for i in range(len(getattr(model, "blocks", ())))]
+    if names and all(name in model.hook_dict for name in names):
+        return names
+    audit = audit_hooks(model, inputs[:2])
+    shapes = audit["shape"][audit["fires"]].dropna()
+    return [str(name) for name, shape in shapes.items() if axes(str(name), len(shape))[1:2] in (("unit",), ("pos",))]

@@ -1,0 +1,143 @@
+"""Sites: which part of which activation an intervention replaces."""
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any, Literal, get_args
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.hooked import nearest
+
+Index = int | Literal["each"] | None
+Patch = Literal["clean->corrupted", "corrupted->clean", "zero", "mean", "resample"]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Site:
+    """A part of the activation at one hook; an axis left None is taken whole, "each" makes one site of every entry.
+
+    >>> Site(hook="blocks.0.attn.hook_z", head=3).name
+    'blocks.0.attn.hook_z[head=3]'
+
+    An activation is read as (batch, unit), (batch, pos, unit) or (batch, pos, head, unit); attention scores and
+    patterns as (batch, head, pos, unit), where pos is the query's position and unit the key's.
+
+    Args:
+        hook: name of a hook point.
+        pos, head, unit: an index (negative: from the end), "each", or None.
+        directions: rows that span the subspace to replace, "k unit"; the rest of the activation stays.
+        label: what to call the site in tables, where its indices do not say it.
+
+    Raises:
+        ValueError: directions together with a unit, or linearly dependent (then k is larger than their rank).
+    """
+
+    hook: str
+    pos: Index = None
+    head: Index = None
+    unit: Index = None
+    directions: Float[Tensor, "k d_in"] | None = None
+    label: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.directions is None:
+            return
+        if self.unit is not None:
+            raise ValueError(f"unit={self.unit!r} with directions: a site is units or a subspace; drop one of them")
+        k, rank = len(self.directions), int(torch.linalg.matrix_rank(self.directions))
+        if not 0 < k == rank:
+            raise ValueError(
+                f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank or 'none'}"
+            )
+
+    @property
+    def name(self) -> str:
+        """Its label, or the hook with its indices."""
+        if self.label is not None:
+            return self.label
+        at = [f"{axis}={getattr(self, axis)}" for axis in ("pos", "head", "unit") if getattr(self, axis) is not None]
+        at += [] if self.directions is None else [f"directions={len(self.directions)}"]
+        return f"{self.hook}[{', '.join(at)}]" if at else self.hook
+
+    def index(self, ndim: int) -> tuple[int | slice, ...]:
+        """Where it lies in an activation of that many axes."""
+        chosen = [getattr(self, axis, None) for axis in axes(self.hook, ndim)]
+        return tuple(i if isinstance(i, int) else slice(None) for i in chosen)
+
+
+def axes(hook: str, ndim: int) -> tuple[str, ...]:
+    """Names of an activation's axes, as `Site` reads them."""
+    if ndim == 4 and hook.endswith(("hook_attn_scores", "hook_pattern")):
+        return ("batch", "head", "pos", "unit")
+    known = {2: ("batch", "unit"), 3: ("batch", "pos", "unit"), 4: ("batch", "pos", "head", "unit")}
+    return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
+
+
+def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
+    """Sites with every "each" written out and negative indices counted from the front.
+
+    Raises:
+        ValueError: an axis that the activation lacks, an index outside it, or directions of another width.
+    """
+    for site in sites:
+        shape = shapes[site.hook]
+        if not shape or shape[0] != n_examples:
+            raise ValueError(f"{site.name} has shape {shape}: no axis of the {n_examples} examples to patch along")
+        sizes = dict(zip(axes(site.hook, len(shape)), shape, strict=True))
+        if site.directions is not None and site.directions.shape[1] != shape[-1]:
+            raise ValueError(
+                f"{site.name}: directions have width {site.directions.shape[1]}, the activation {shape[-1]}"
+            )
+        choices = [_choices(site, axis, sizes) for axis in ("pos", "head", "unit")]
+        for pos, head, unit in product(*choices):
+            yield replace(site, pos=pos, head=head, unit=unit)
+
+
+def replace_part(value: Tensor, source: Tensor, site: Site) -> None:
+    """Write the site's part of `source` into `value`, in place; of a subspace, only the component in it."""
+    index = site.index(value.ndim)
+    new = source[index].to(value)
+    if site.directions is not None:
+        directions = site.directions.to(value)
+        new = value[index] + (new - value[index]) @ torch.linalg.pinv(directions) @ directions
+    value[index] = new
+
+
+def check_patch(patch: str) -> None:
+    """Raise ValueError unless `patch` is a kind of patch."""
+    if patch not in get_args(Patch):
+        raise ValueError(f"patch={patch!r}: {nearest(patch, get_args(Patch))}")
+
+
+def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:
+    """What `patch` writes, given the activations of the run that it takes values from, "batch ..."."""
+    if patch == "zero":
+        return torch.zeros_like(reference)
+    if patch == "mean":
+        return reference.mean(0, keepdim=True).expand_as(reference)
+    if patch == "resample":
+        if len(reference) < 2:
+            raise ValueError("patch='resample' with 1 example: it takes another example's activation; give at least 2")
+        order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
+        # each example gets its successor on a random ring: never itself
+        partner = torch.empty_like(order)
+        partner[order] = order.roll(1)
+        return reference[partner]
+    return reference
+
+
+def _choices(site: Site, axis: str, sizes: Mapping[str, int]) -> list[Any]:
+    index: Index = getattr(site, axis)
+    if index is None:
+        return [None]
+    if axis not in sizes:
+        raise ValueError(f"{site.name}: the activation has no {axis} axis, only {', '.join(a for a in sizes if a)}")
+    size = sizes[axis]
+    if index == "each":
+        return list(range(size))
+    if not -size <= index < size:
+        raise ValueError(f"{site.name}: {axis}={index} is outside 0 to {size - 1}")
+    return [index % size]

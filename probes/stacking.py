@@ -1,0 +1,274 @@
+"""Many interventions in one batch, each started at the block where it acts."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from probes.hooked import HookedModel, HookFn, output_tensors, temporary_hooks
+
+Metric = Callable[[Any], Tensor]
+"""The model's output on the examples -> one number an example, such as a difference of two logits."""
+
+
+class BaseRun:
+    """One run without interventions, remembered so that runs with some need not repeat what those cannot change.
+
+    Blocks before an intervention return what they returned in this run (a bridge's own `start_at_layer` gives the
+    same numbers, but computes the earlier blocks and throws their output away). That is exact if blocks hear of each
+    other only through the residual stream, which is tested: each block alone, with all others skipped, must return
+    what it returned here. The unembedding is computed at the positions that the metric reads. A model that fails a
+    test, or has no blocks, is run as a whole.
+
+    Attributes:
+        metrics: of this run, one number an example.
+        n_examples: their number.
+        shapes: of the activation at each hook that fired, in the order of firing.
+        gradients: of the metric with respect to the activation at each hook, where there is one.
+    """
+
+    def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
+        self.model, self.inputs, self.metric = model, inputs, metric
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        self._starts: dict[str, int] = {}
+        self._before_unembed: set[str] = set()
+        self._blocks = _blocks(model)
+        self._block_outputs: list[Any] = []
+        self._unembed_outputs: list[Any] = []
+        self._unembed = getattr(model, "unembed", None)
+        self._read: list[int] | None = None
+        self.gradients = self._record(hooks)
+        self.n_examples = len(output_tensors(self.output)[0])
+        self.metrics = self._metrics(self.output, 1)[0]
+        self._first_start = self._find_first_start()
+
+    def start(self, hook: str) -> int:
+        """How many blocks a run that intervenes at this hook skips."""
+        return self._starts[hook] if self._starts[hook] >= self._first_start else 0
+
+    def rerun(self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]]) -> Float[Tensor, "copy batch"]:
+        """Metrics of a run with hooks on `copies` of the examples, one whole copy after the other."""
+        start = min(self.start(name) for name, _ in fwd_hooks)
+        trimmed = self._read is not None and all(name in self._before_unembed for name, _ in fwd_hooks)
+        with temporary_hooks(self.model, fwd_hooks):
+            return self._metrics(self._run(copies, range(start), trimmed), copies, trimmed)
+
+    @torch.no_grad()
+    def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
+        """Metrics and activations of a run without interventions on as many other inputs.
+
+        Raises:
+            ValueError: an activation of another shape than in this run.
+        """
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> HookFn:
+            def hook_fn(value: Tensor, hook: Any) -> None:
+                seen[name] = value.clone()
+
+            return hook_fn
+
+        with temporary_hooks(self.model, [(name, keep(name)) for name in hooks]):
+            output = self.model(inputs)
+        for name in hooks:
+            shape = tuple(seen[name].shape) if name in seen else None
+            if shape != self.shapes[name]:
+                raise ValueError(
+                    f"hook {name!r}: shape {self.shapes[name]} in the patched run, {shape} in the other; "
+                    "give clean and corrupted inputs of one shape (as many examples, as many tokens)"
+                )
+        return self._metrics(output, 1)[0], seen
+
+    def live(self, hook: str) -> bool:
+        """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
+        gradient = self.gradients.get(hook)
+        return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
+
+    def _record(self, hooks: Iterable[str]) -> dict[str, Tensor]:
+        zeros: dict[str, Tensor] = {}
+        begun: list[bool] = []
+
+        def observe(name: str) -> HookFn:
+            def hook_fn(value: Tensor, hook: Any) -> Tensor | None:
+                self.shapes.setdefault(name, tuple(value.shape))
+                self._starts.setdefault(name, len(self._block_outputs))
+                if not begun:
+                    self._before_unembed.add(name)
+                if name in zeros or not value.is_floating_point():
+                    return None
+                zeros[name] = torch.zeros_like(value, requires_grad=True)
+                return value + zeros[name]
+
+            return hook_fn
+
+        with ExitStack() as stack:
+            for block in self._blocks:
+                stack.enter_context(_collecting(block, self._block_outputs))
+            if isinstance(self._unembed, nn.Module):
+                stack.enter_context(_hooked(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True))))
+                stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
+            stack.enter_context(temporary_hooks(self.model, [(name, observe(name)) for name in hooks]))
+            with torch.enable_grad():
+                output = self.model(self.inputs)
+                total = self.metric(output).sum()
+        self.output = map_tensors(Tensor.detach, output)
+        if not (total.requires_grad and zeros):
+            return {}
+        gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
+        return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
+
+    def _find_first_start(self) -> int:
+        """The fewest blocks that may be skipped (and any number above); more than there are if none may."""
+        n = len(self._blocks)
+        if not n or len(self._block_outputs) != n:
+            return n + 1
+        self._read = self._positions_read()
+        if not self._reproduces(None):
+            self._read = None
+            if not self._reproduces(None):
+                return n + 1
+        used = min((s for s in self._starts.values() if s), default=n)
+        return next((block + 1 for block in range(n - 1, used - 1, -1) if not self._reproduces(block)), used)
+
+    def _reproduces(self, block: int | None) -> bool:
+        """Whether this block, with the others and the unembedding skipped, returns what it did; None: the model."""
+        others = [i for i in range(len(self._blocks)) if i != block]
+        if block is None:
+            again, before = self._run(1, others, self._read is not None), self.output
+            before = before if self._read is None else before[:, self._read]
+        else:
+            seen: list[Any] = []
+            unembedded = {self._unembed: self._unembed_outputs[0]} if self._unembed_outputs else {}
+            with _collecting(self._blocks[block], seen), _returning(unembedded):
+                self._run(1, others, trimmed=False)
+            again, before = seen, self._block_outputs[block]
+        return all(
+            a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
+            for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
+        )
+
+    @torch.no_grad()
+    def _run(self, copies: int, skip: Iterable[int], trimmed: bool) -> Any:
+        """Output on copies of the examples, skipping some blocks; trimmed, at the positions that the metric reads."""
+        values = {self._blocks[i]: map_tensors(lambda t: repeat(t, copies), self._block_outputs[i]) for i in skip}
+        with _returning(values), self._trimming(trimmed):
+            return self.model(repeat(self.inputs, copies))
+
+    def _metrics(self, output: Any, copies: int, trimmed: bool = False) -> Float[Tensor, "copy batch"]:
+        """The metric, called on one copy of the examples at a time."""
+        full = self.output.clone() if trimmed else None
+        rows = []
+        for copy in range(copies):
+            part = map_tensors(lambda t, i=copy: t[i * self.n_examples : (i + 1) * self.n_examples], output)
+            if full is not None:
+                full[:, self._read] = part
+                part = full
+            with torch.no_grad():
+                value = self.metric(part)
+            if tuple(value.shape) != (self.n_examples,):
+                raise ValueError(
+                    f"the metric has shape {tuple(value.shape)}, not ({self.n_examples},): return one number an "
+                    "example, without a mean over them"
+                )
+            if not value.isfinite().all():
+                raise ValueError(f"the metric is not finite: {value.tolist()}")
+            rows.append(value.to("cpu", torch.float64, copy=True))
+        return torch.stack(rows)
+
+    def _positions_read(self) -> list[int] | None:
+        """Positions at which the metric reads the output; None if that is all of them, or cannot be told."""
+        output = self.output
+        if not isinstance(output, Tensor) or output.ndim != 3 or not isinstance(self._unembed, nn.Module):
+            return None
+        watched = output.as_subclass(_Watched)
+        watched.positions = set()
+        self.metric(watched)
+        return sorted(watched.positions) if 0 < len(watched.positions) < output.shape[1] else None
+
+    def _trimming(self, trimmed: bool) -> AbstractContextManager[Any]:
+        if not trimmed:
+            return nullcontext()
+        assert self._unembed is not None
+        return _hooked(self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:])))
+
+
+class _Watched(Tensor):
+    """An output "batch pos vocab" that notes at which positions it is indexed; any other use reads all of them."""
+
+    positions: set[int]
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Note what is read, and return plain tensors."""
+        with torch._C.DisableTorchFunctionSubclass():
+            for watched in output_tensors((args, kwargs or {})):
+                if isinstance(watched, _Watched) and func not in _ABOUT_SHAPE:
+                    positions = torch.arange(watched.shape[1])[None, :, None].expand(watched.shape)
+                    read = (
+                        positions[args[1]] if func is Tensor.__getitem__ and args[0] is watched else positions[0, :, 0]
+                    )
+                    watched.positions.update(read.unique().tolist())
+            return func(*args, **(kwargs or {}))
+
+
+# the property getters and methods that read no entry
+_ABOUT_SHAPE = {getattr(Tensor, n).__get__ for n in ("shape", "ndim", "dtype", "device")} | {
+    Tensor.size,
+    Tensor.dim,
+    Tensor.__len__,
+}
+
+
+def map_tensors(fn: Callable[[Tensor], Any], output: Any) -> Any:
+    """The same structure of tuples and mappings with `fn` applied to every tensor in it."""
+    if isinstance(output, Tensor):
+        return fn(output)
+    if isinstance(output, Mapping):
+        return type(output)(**{key: map_tensors(fn, part) for key, part in output.items()})
+    if isinstance(output, tuple | list):
+        parts = [map_tensors(fn, part) for part in output]
+        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
+    return output
+
+
+def _blocks(model: Any) -> list[nn.Module]:
+    blocks = getattr(model, "blocks", None)
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
+
+
+def repeat(inputs: Any, copies: int) -> Any:
+    """The examples, a tensor or a list of prompts, once more for every copy."""
+    if isinstance(inputs, Tensor):
+        return inputs.repeat(copies, *[1] * (inputs.ndim - 1))
+    return [inputs] * copies if isinstance(inputs, str) else list(inputs) * copies
+
+
+@contextmanager
+def _hooked(handle: Any) -> Iterator[None]:
+    """A torch hook that is there already, for as long as the context."""
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _collecting(block: nn.Module, store: list[Any]) -> AbstractContextManager[None]:
+    return _hooked(block.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1]))))
+
+
+@contextmanager
+def _returning(values: Mapping[nn.Module, Any]) -> Iterator[None]:
+    """Make each of these modules return its value, without computing anything."""
+    before = {module: vars(module).get("forward") for module in values}
+    try:
+        for module, value in values.items():
+            vars(module)["forward"] = lambda *args, value=value, **kwargs: value
+        yield
+    finally:
+        for module, forward in before.items():
+            vars(module).pop("forward", None)
+            if forward is not None:
+                vars(module)["forward"] = forward

@@ -1,0 +1,135 @@
+"""Tangent spaces: which directions at one hook move the activation at a later one, around given inputs."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from probes.hooked import HookedModel, check_hooks, output_tensors, require_live, temporary_hooks
+
+
+@dataclass(frozen=True)
+class TangentSpace:
+    """Jacobian of a later activation with respect to an earlier one, and its singular value decomposition.
+
+    Attributes:
+        jacobian: d out / d in at each example.
+        singular_values: in descending order.
+        in_directions: rows; right singular vectors, the directions at the earlier hook that matter, most first.
+        out_directions: rows; left singular vectors, what they do at the later one.
+    """
+
+    jacobian: Float[Tensor, "batch d_out d_in"]
+    singular_values: Float[Tensor, "batch k"]
+    in_directions: Float[Tensor, "batch k d_in"]
+    out_directions: Float[Tensor, "batch k d_out"]
+
+    def angles(self, directions: Float[Tensor, "direction d_in"], k: int) -> Float[Tensor, "batch direction"]:
+        """Angle in radians between each direction and the span of the first `k` `in_directions`: 0 inside it.
+
+        Raises:
+            ValueError: `k` larger than the rank at some example, or directions of another width or of norm 0.
+        """
+        scale = self.singular_values[:, :1] * torch.finfo(self.singular_values.dtype).eps * max(self.jacobian.shape[1:])
+        rank = int((self.singular_values > scale).sum(1).min())
+        if not 1 <= k <= rank:
+            raise ValueError(f"k={k}: the Jacobian has rank {rank}; choose k from 1 to that")
+        if directions.shape[1] != self.jacobian.shape[2] or not directions.norm(dim=1).all():
+            shape = tuple(directions.shape)
+            raise ValueError(f"directions {shape}: give rows of width {self.jacobian.shape[2]}, none of them zero")
+        unit = torch.nn.functional.normalize(directions.to(self.in_directions), dim=1)
+        inside = torch.einsum("bki,di->bdk", self.in_directions[:, :k], unit)
+        outside = unit - torch.einsum("bdk,bki->bdi", inside, self.in_directions[:, :k])
+        # by both parts: the arc cosine alone loses half the digits near 0
+        return torch.atan2(outside.norm(dim=2), inside.norm(dim=2))
+
+
+def tangent_space(
+    model: HookedModel,
+    inputs: Any,
+    hook: str,
+    out_hook: str | None = None,
+    *,
+    pos: int = -1,
+    out_pos: int = -1,
+    batch_size: int = 64,
+) -> TangentSpace:
+    """The Jacobian of one activation with respect to an earlier one, at each example.
+
+    >>> from probes.models import load_transformer
+    >>> model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3]])
+    >>> space = tangent_space(model, tokens, "hook_embed", "blocks.1.hook_resid_post")
+    >>> space.jacobian.shape
+    torch.Size([1, 64, 64])
+
+    Local where a linear probe is global: a probe fits one direction to all inputs, this is the linear map around each
+    of them. By vectorised reverse-mode differentiation, one row an output unit.
+
+    Args:
+        model: any hooked model, in eval mode.
+        inputs: examples; the model must treat them independently.
+        hook: the earlier hook, "batch unit", "batch pos unit" or "batch pos head unit" (heads are concatenated).
+        out_hook: the later one, likewise; None is the output (its first tensor).
+        pos, out_pos: the positions to differentiate at, where there are any.
+        batch_size: output units differentiated at once; lower it if memory is short.
+
+    Raises:
+        KeyError: an unknown hook.
+        ValueError: a dead or silent `hook`; an `out_hook` that does not depend on it at these positions.
+    """
+    names = check_hooks(model, [hook] if out_hook is None else [hook, out_hook])
+    if hook == out_hook:
+        raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
+    require_live(model, inputs, [hook])
+    delta: list[Tensor] = []
+    out: list[Tensor] = []
+
+    def add_zero(value: Tensor, hook: Any) -> Tensor:
+        delta.append(torch.zeros_like(_rows(value, pos), requires_grad=True))
+        moved = value.clone()
+        if value.ndim == 2:
+            return moved + delta[0]
+        moved[:, pos] += delta[0].view_as(moved[:, pos])
+        return moved
+
+    def keep(value: Tensor, hook: Any) -> None:
+        out.append(_rows(value, out_pos))
+
+    hooks = list(zip(names, [add_zero, keep], strict=False))
+    with torch.enable_grad(), temporary_hooks(model, hooks):
+        output = model(inputs)
+        # summed over examples: each output depends on its own example's activation only
+        total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else _only(out, out_hook)).sum(0)
+    connected = total.requires_grad and torch.autograd.grad(total.sum(), delta, retain_graph=True, allow_unused=True)[0]
+    if connected is None or connected is False:
+        raise ValueError(
+            f"{out_hook or 'the output'!r} does not depend on {hook!r}: name the earlier hook first, then the later"
+        )
+    basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
+    rows = [
+        torch.autograd.grad(total, delta[0], units, retain_graph=True, is_grads_batched=True)[0]
+        for units in basis.split(batch_size)
+    ]
+    jacobian = torch.cat(rows).transpose(0, 1)
+    if not jacobian.any():
+        raise ValueError(
+            f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: "
+            "a causal model looks back only; choose out_pos >= pos"
+        )
+    u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
+    return TangentSpace(jacobian, s, vh, u.mT)
+
+
+def _rows(value: Tensor, pos: int) -> Float[Tensor, "batch d"]:
+    """One row an example: at the position, heads concatenated."""
+    if not 2 <= value.ndim <= 4:
+        raise ValueError(f"an activation of shape {tuple(value.shape)}: name hooks that are batch (pos) (head) unit")
+    return value if value.ndim == 2 else value[:, pos].flatten(1)
+
+
+def _only(values: list[Tensor], hook: str) -> Tensor:
+    if not values:
+        raise ValueError(f"hook {hook!r} does not fire on these inputs; probes.audit_hooks tells which do")
+    return values[-1]

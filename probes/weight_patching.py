@@ -1,0 +1,188 @@
+"""Weight patching: slices of one model's parameters put into another, for a while, in a copy, or before training."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from operator import attrgetter
+from typing import Any, TypeVar
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from probes.hooked import nearest
+
+M = TypeVar("M", bound=nn.Module)
+CONTROLS = ("self", "redraw", "rerun")
+Slices = Mapping[str, Any]
+"""Parameter name -> what stands in the brackets after it: `{"W_E": 3, "blocks.0.mlp.W_in": (..., 5)}`; `...` is all."""
+
+
+@contextmanager
+def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> Iterator[M]:
+    """Put slices of the source's parameters into the model, in place, until the context ends, however it ends.
+
+    >>> from probes.models import load_transformer
+    >>> model, donor = load_transformer("tiny", seed=0), load_transformer("tiny", seed=1)
+    >>> with patch_weights(model, donor, {"W_E": 3, "blocks.0.mlp.W_out": slice(2)}):
+    ...     bool((model.W_E[3] == donor.W_E[3]).all())
+    True
+    >>> bool((model.W_E[3] == donor.W_E[3]).any())
+    False
+
+    Tied weights are one parameter: to patch a row of a tied `W_E` is to patch that column of `W_U`.
+
+    Args:
+        model: any module, toy or bridge.
+        source: a model with the same parameters, or values by name, whole parameters both.
+        slices: which part of which parameter, by its name as an attribute of the model, TransformerLens's or its own.
+
+    Raises:
+        AttributeError: an unknown parameter.
+        ValueError: no slices; a source of another shape; a name that gives a copy (a bridge's stacked `W_Q`).
+        IndexError: a slice outside the parameter.
+    """
+    if not slices:
+        raise ValueError('slices is empty: name at least one, such as {"W_E": 3}')
+    parts = [(name, _weight(model, name), index) for name, index in slices.items()]
+    values = [_donated(source, name, weight, index) for name, weight, index in parts]
+    saved = [_part(name, weight, index).clone() for name, weight, index in parts]
+    try:
+        with torch.no_grad():
+            for (_, weight, index), value in zip(parts, values, strict=True):
+                weight[index] = value
+        yield model
+    finally:
+        with torch.no_grad():
+            # in reverse: slices may overlap, as those of tied weights do
+            for (_, weight, index), before in reversed(list(zip(parts, saved, strict=True))):
+                weight[index] = before
+
+
+def patched_copy(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> M:
+    """A copy of the model with slices of the source's parameters: the pure form of `patch_weights`."""
+    copy = deepcopy(model)
+    with patch_weights(copy, source, slices):
+        return deepcopy(copy)
+
+
+def init_patching(
+    initial: M,
+    donor: nn.Module | Sequence[nn.Module],
+    slices: Slices,
+    retrain: Callable[[list[M], list[int]], Sequence[Any]],
+    compare: Callable[[Any], float],
+    controls: Sequence[str] = CONTROLS,
+    *,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """Does a part of the initial weights decide what is learned? Patch it, train again, compare.
+
+    Args:
+        initial: the recipient as it was before training.
+        donor: initial model or models that give their slices, each to a recipient of its own.
+        slices: as in `patch_weights`.
+        retrain: (initial models, seed of each one's data) -> trained models. It may train these copies in place.
+            For toys `lambda models, seeds: tms.train(cfg, data, init=models, seeds=seeds).models`.
+        compare: trained model -> the number of interest (1 if it is a hexagon, else 0; the loss; ...).
+        controls:
+            "self": the recipient is its own donor; must change nothing, or training is not reproducible.
+            "redraw": in place of each donor's slice a random one of the same norm: is it the donor, or just a new draw?
+            "rerun": the recipient as it was, trained on other data, once for each donor: would it have changed anyway?
+        seed: of the data of all but "rerun", and of the redraws.
+
+    Returns:
+        One row a trained model: `condition` ("unpatched", "patched", or a control), `donor` (its number, or NA), the
+        data's `seed`, `outcome`, and `effect`, the outcome less that of the unpatched recipient.
+
+    Raises:
+        ValueError: an unknown control, no donors, another number of trained models, a "self" that differs from
+            "unpatched"; and what `patch_weights` raises.
+    """
+    donors = [donor] if isinstance(donor, nn.Module) else list(donor)
+    if not donors:
+        raise ValueError("donor is empty: give at least one initial model")
+    for control in controls:
+        if control not in CONTROLS:
+            raise ValueError(f"control {control!r}: {nearest(control, CONTROLS)}")
+    rows: list[tuple[str, int | None, int]] = [("unpatched", None, seed)]
+    models = [deepcopy(initial)]
+    if "self" in controls:
+        rows.append(("self", None, seed))
+        models.append(patched_copy(initial, initial, slices))
+    for i, one in enumerate(donors):
+        rows.append(("patched", i, seed))
+        models.append(patched_copy(initial, one, slices))
+        if "redraw" in controls:
+            rows.append(("redraw", i, seed))
+            models.append(patched_copy(initial, _redrawn(initial, one, slices, seed + i), slices))
+        if "rerun" in controls:
+            rows.append(("rerun", i, seed + 1 + i))
+            models.append(deepcopy(initial))
+    trained = retrain(models, [row[2] for row in rows])
+    if len(trained) != len(rows):
+        raise ValueError(f"retrain returned {len(trained)} models for {len(rows)}: return one for each, in order")
+    table = pd.DataFrame(rows, columns=["condition", "donor", "seed"]).astype({"donor": "Int64"})
+    table["outcome"] = [float(compare(model)) for model in trained]
+    table["effect"] = table.outcome - table.outcome[0]
+    if (table.effect[table.condition == "self"] != 0).any():
+        raise ValueError(
+            f"the self control differs from the unpatched model by {float(table.effect[1]):.3g}: retrain gives two "
+            "results for one model and one seed; make it a function of those alone"
+        )
+    return table
+
+
+def _weight(model: nn.Module, name: str) -> Tensor:
+    """The parameter, or the view of one, that the model has under this name."""
+    try:
+        weight = attrgetter(name)(model)
+    except AttributeError as error:
+        known = [n for n, _ in model.named_parameters()] + ["W_E", "W_U", "W_Q", "W_K", "W_in", "W_out"]
+        raise AttributeError(f"no parameter {name!r}; {nearest(name, known)}") from error
+    if not isinstance(weight, Tensor):
+        raise AttributeError(f"{name!r} is {type(weight).__name__}, not a parameter; name a tensor such as 'W_E'")
+    storages = {p.untyped_storage().data_ptr() for p in model.parameters()}
+    if weight.untyped_storage().data_ptr() not in storages:
+        raise ValueError(
+            f"{name!r} of this model is a copy, not its parameter: writing there is lost; name one layer's own, such "
+            f"as 'blocks.0.attn.{name}' or 'blocks.0.mlp.{name}'"
+        )
+    return weight
+
+
+def _donated(source: nn.Module | Mapping[str, Tensor], name: str, weight: Tensor, index: Any) -> Tensor:
+    if isinstance(source, nn.Module):
+        whole = attrgetter(name)(source)
+    elif name in source:
+        whole = source[name]
+    else:
+        raise KeyError(f"the source has no {name!r}; {nearest(name, source)}")
+    if whole.shape != weight.shape:
+        raise ValueError(
+            f"{name}: the source has shape {tuple(whole.shape)}, the model {tuple(weight.shape)}; use a like model"
+        )
+    return _part(name, whole, index).detach().to(weight, copy=True)
+
+
+def _part(name: str, weight: Tensor, index: Any) -> Tensor:
+    try:
+        part = weight[index]
+    except IndexError as error:
+        raise IndexError(f"{name}[{index}]: {error}; its shape is {tuple(weight.shape)}") from error
+    if not part.numel():
+        raise ValueError(f"{name}[{index}] is empty: its shape is {tuple(weight.shape)}")
+    return part
+
+
+def _redrawn(initial: nn.Module, donor: nn.Module, slices: Slices, seed: int) -> dict[str, Tensor]:
+    """Parameters of the recipient with Gaussian slices of the norm of the donor's."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = {}
+    for name, index in slices.items():
+        weight = _weight(initial, name)
+        donated = _donated(donor, name, weight, index)
+        noise = torch.randn(donated.shape, generator=generator, dtype=torch.float64).to(donated)
+        drawn[name] = weight.detach().clone()
+        drawn[name][index] = noise * donated.norm() / noise.norm()
+    return drawn

@@ -1,0 +1,172 @@
+"""Probes: equal to scikit-learn, on planted targets, with controls that score nothing, and loud about bad input."""
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.dummy import DummyClassifier
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.metrics import accuracy_score, r2_score
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+import tms_hooks as tms
+from probes.activations import collect_activations
+from probes.linear import linear_probe
+from probes.models import load_transformer
+
+CASES = {"toy": ["hook_hidden", "hook_unembed"], "tiny": ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"]}
+
+
+@pytest.fixture(params=["toy", "tiny"])
+def case(request: pytest.FixtureRequest) -> tuple[Any, Any, list[str]]:
+    """Sixty examples."""
+    generator = torch.Generator().manual_seed(1)
+    if request.param == "toy":
+        model = tms.ToyModel(tms.ToyConfig(n_features=6, d_hidden=4, n_heads=1), seed=0)
+        return model, torch.rand(60, 3, 6, generator=generator), CASES["toy"]
+    return load_transformer("tiny"), torch.randint(0, 101, (60, 5), generator=generator), CASES["tiny"]
+
+
+def at(model: Any, inputs: Any, hook: str) -> Any:
+    return collect_activations(model, inputs, hook)[hook].double()
+
+
+def noise(*shape: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(7), dtype=torch.float64)
+
+
+def test_real_targets_equal_scikit_learn(case: Any) -> None:
+    model, inputs, hooks = case
+    y = at(model, inputs, hooks[0])[:, -1, :2] + 0.1 * noise(60, 2)
+    cv = KFold(4, shuffle=True, random_state=3)
+    table = linear_probe(model, inputs, y, hooks, Ridge(alpha=0.3), cv=cv, control=False)
+    assert list(table.index) == hooks
+    for hook in hooks:
+        x = at(model, inputs, hook)[:, -1].numpy()
+        predicted = cross_val_predict(Ridge(alpha=0.3), x, y.numpy(), cv=cv)
+        expected = r2_score(y.numpy(), predicted, multioutput="raw_values")
+        np.testing.assert_allclose(table.scores[hook], expected, atol=1e-6)
+        assert table.score[hook] == pytest.approx(expected.mean(), abs=1e-6)
+        np.testing.assert_allclose(table.directions[hook], Ridge(alpha=0.3).fit(x, y).coef_, atol=1e-6)
+
+
+def test_classes_a_position_equal_scikit_learn_with_positions_kept_together(case: Any) -> None:
+    model, inputs, hooks = case
+    value = at(model, inputs, hooks[0])
+    y = value[..., 0] > value[..., 0].median()
+    table = linear_probe(model, inputs, y, hooks[0], control=False)
+    x, labels = value.flatten(0, 1).numpy(), y.flatten().numpy()
+    example = np.repeat(np.arange(60), inputs.shape[1])
+    folds = [
+        (np.flatnonzero(~np.isin(example, test)), np.flatnonzero(np.isin(example, test)))
+        for _, test in KFold(5, shuffle=True, random_state=0).split(np.empty((60, 1)))
+    ]
+    estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+    expected = accuracy_score(labels, cross_val_predict(estimator, x, labels, cv=folds))
+    assert table.score[hooks[0]] == pytest.approx(expected, abs=1e-6)
+    fitted = estimator.fit(x, labels)
+    margin = fitted.decision_function(x)
+    direction = table.directions[hooks[0]].numpy()[0]
+    projected = x @ direction
+    np.testing.assert_allclose(projected - projected.mean(), margin - margin.mean(), atol=1e-6)
+
+
+def test_majority_baseline_is_the_dummy_classifier(case: Any) -> None:
+    model, inputs, hooks = case
+    y = np.where(np.arange(60) % 3 == 0, "rare", "common")
+    table = linear_probe(model, inputs, y, hooks[0], cv=6)
+    folds = StratifiedKFold(6, shuffle=True, random_state=0)
+    predicted = cross_val_predict(DummyClassifier(strategy="most_frequent"), np.zeros((60, 1)), y, cv=folds)
+    assert table.baseline[hooks[0]] == pytest.approx((predicted == y).mean())
+
+
+def test_planted_direction_is_found_and_the_control_is_not(case: Any) -> None:
+    model, inputs, hooks = case
+    value = at(model, inputs, hooks[0])
+    direction = noise(value.shape[-1])
+    y = value @ direction
+    table = linear_probe(model, inputs, y, hooks[0])
+    row = table.loc[hooks[0]]
+    assert row.score > 0.999
+    # shuffled examples keep their positions, and the bridge's position embeddings tell something: no more than that
+    assert row.control < y.mean(0).var() / y.var() + 0.05
+    assert row.selectivity == row.score - row.control
+    assert row.low <= row.score <= row.high
+    found = row.directions[0]
+    cosine = torch.nn.functional.cosine_similarity(found, direction, dim=0)
+    # the toy's hidden layer spans all its directions, the bridge's 300 rows those of its 64
+    assert cosine > 0.999
+
+
+def test_a_thousand_targets_are_a_thousand_probes(case: Any) -> None:
+    model, inputs, hooks = case
+    x = at(model, inputs, hooks[0])[:, -1]
+    y = x @ noise(x.shape[1], 1000) + noise(60, 1000)
+    table = linear_probe(model, inputs, y, hooks[0], control=False)
+    assert table.scores[hooks[0]].shape == (1000,)
+    assert table.directions[hooks[0]].shape == (1000, x.shape[1])
+    for target in (0, 999):
+        alone = linear_probe(model, inputs, y[:, target], hooks[0], control=False)
+        np.testing.assert_allclose(alone.scores[hooks[0]], table.scores[hooks[0]][[target]], atol=1e-6)
+        np.testing.assert_allclose(alone.directions[hooks[0]], table.directions[hooks[0]][[target]], atol=1e-6)
+
+
+def test_mean_over_positions_and_an_early_position(case: Any) -> None:
+    model, inputs, hooks = case
+    value = at(model, inputs, hooks[0])
+    for pos, x in (("mean", value.mean(1)), (1, value[:, 1])):
+        y = x[:, 0] + noise(60)
+        table = linear_probe(model, inputs, y, hooks[0], Ridge(), pos=pos, control=False)
+        predicted = cross_val_predict(Ridge(), x.numpy(), y.numpy(), cv=KFold(5, shuffle=True, random_state=0))
+        assert table.score[hooks[0]] == pytest.approx(r2_score(y.numpy(), predicted), abs=1e-6)
+
+
+def test_any_estimator_without_weights_has_no_directions(case: Any) -> None:
+    model, inputs, hooks = case
+    value = at(model, inputs, hooks[0])[:, -1, 0]
+    y = value > value.median()
+    table = linear_probe(model, inputs, y, hooks, KNeighborsClassifier(3))
+    assert table.directions.isna().all()
+    assert table.score[hooks[0]] > table.control[hooks[0]]
+
+
+def test_default_hooks(case: Any) -> None:
+    model, inputs, _ = case
+    table = linear_probe(model, inputs, noise(60), control=False)
+    if inputs.is_floating_point():
+        assert set(CASES["toy"]) < set(table.index)
+        assert "blocks.0.attn.hook_attn_scores" not in table.index
+    else:
+        assert list(table.index) == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]
+    assert (table.score < 0.2).all()  # noise is not predicted
+
+
+@pytest.mark.parametrize(
+    ("targets", "options", "match"),
+    [
+        (torch.ones(60, dtype=torch.int64), {}, "one class, 1"),
+        (torch.full((60,), torch.nan), {}, "60 targets are NaN"),
+        (torch.ones(60), {}, "same everywhere"),
+        (torch.arange(59) % 2, {}, "59 targets for 60 inputs"),
+        (torch.arange(60 * 4).reshape(60, 4) % 2, {}, r"targets \(60, 4\) for . positions"),
+        (torch.arange(60) % 2, {"cv": 61}, "cv=61 with 60 examples"),
+        (torch.arange(60) % 2, {"estimator": Ridge()}, "Ridge predicts real targets"),
+        (torch.arange(60).float(), {"estimator": LogisticRegression()}, "predicts classes"),
+    ],
+)
+def test_bad_targets(case: Any, targets: torch.Tensor, options: dict[str, Any], match: str) -> None:
+    model, inputs, hooks = case
+    with pytest.raises(ValueError, match=match):
+        linear_probe(model, inputs, targets, hooks, **options)
+
+
+def test_unknown_hook_and_attention_scores(case: Any) -> None:
+    model, inputs, _ = case
+    with pytest.raises(KeyError, match="hook_embd"):
+        linear_probe(model, inputs, torch.arange(60) % 2, "hook_embd")
+    with pytest.raises(ValueError, match="probe one that is batch"):
+        linear_probe(model, inputs, torch.arange(60) % 2, "blocks.0.attn.hook_attn_scores")

@@ -1,0 +1,119 @@
+"""Tangent spaces: the Jacobian by finite differences and by hand, its decomposition, angles on known subspaces."""
+
+import math
+from typing import Any
+
+import pytest
+import torch
+
+import tms_hooks as tms
+from probes.activations import collect_activations
+from probes.hooked import temporary_hooks
+from probes.models import load_transformer
+from probes.tangent import TangentSpace, tangent_space
+
+
+@pytest.fixture(params=["toy", "tiny"])
+def case(request: pytest.FixtureRequest) -> tuple[Any, Any, str, str]:
+    """Model in float64, inputs, an earlier and a later hook."""
+    if request.param == "toy":
+        cfg = tms.ToyConfig(n_features=6, d_hidden=4, d_mlp=5)
+        x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        return tms.ToyModel(cfg, seed=0).double(), x, "hook_hidden", "blocks.0.mlp.hook_post"
+    model = load_transformer("tiny").double()
+    return model, torch.tensor([[1, 2, 3], [7, 9, 11]]), "blocks.0.attn.hook_z", "blocks.1.hook_resid_post"
+
+
+def at(model: Any, inputs: Any, hook: str) -> torch.Tensor:
+    value = collect_activations(model, inputs, hook)[hook]
+    return value if value.ndim == 2 else value[:, -1].flatten(1)
+
+
+def moved_by(model: Any, inputs: Any, hook: str, out_hook: str, step: torch.Tensor) -> torch.Tensor:
+    """The later activation with the earlier one moved by `step` at the last position."""
+
+    def add(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        value = value.clone()
+        part = value if value.ndim == 2 else value[:, -1]
+        part += step.view(part.shape[1:])
+        return value
+
+    with temporary_hooks(model, [(hook, add)]):
+        return at(model, inputs, out_hook)
+
+
+def test_jacobian_by_finite_differences(case: Any) -> None:
+    model, inputs, hook, out_hook = case
+    space = tangent_space(model, inputs, hook, out_hook, batch_size=3)
+    step = torch.randn(space.jacobian.shape[2], generator=torch.Generator().manual_seed(0), dtype=torch.float64) * 1e-6
+    difference = moved_by(model, inputs, hook, out_hook, step) - moved_by(model, inputs, hook, out_hook, -step)
+    torch.testing.assert_close(space.jacobian @ step, difference / 2, atol=1e-13, rtol=1e-6)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+def test_svd_rebuilds_it_with_orthonormal_rows(case: Any) -> None:
+    model, inputs, hook, out_hook = case
+    space = tangent_space(model, inputs, hook, out_hook)
+    rebuilt = space.out_directions.mT @ (space.singular_values[..., None] * space.in_directions)
+    torch.testing.assert_close(rebuilt, space.jacobian)
+    eye = torch.eye(space.in_directions.shape[1], dtype=torch.float64).expand(len(inputs), -1, -1)
+    torch.testing.assert_close(space.in_directions @ space.in_directions.mT, eye)
+    assert (space.singular_values.diff() <= 0).all()
+
+
+def test_a_toy_by_hand() -> None:
+    # x' = relu(W_E h): where the ReLU is on, the Jacobian with respect to h has the rows of W_E, elsewhere zeros
+    model = tms.ToyModel(tms.ToyConfig(n_features=3, d_hidden=2, output_bias=False)).double()
+    with torch.no_grad():
+        model.W_E.copy_(torch.tensor([[2.0, 0.0], [0.0, 1.0], [-1.0, -1.0]]))
+    for space in (
+        tangent_space(model, torch.tensor([[1.0, 1.0, 0.0]]).double(), "hook_hidden"),
+        tangent_space(model, torch.tensor([[1.0, 1.0, 0.0]]).double(), "hook_hidden", "hook_out"),
+    ):
+        torch.testing.assert_close(space.jacobian[0], torch.tensor([[2.0, 0.0], [0.0, 1.0], [0.0, 0.0]]).double())
+        torch.testing.assert_close(space.singular_values[0], torch.tensor([2.0, 1.0]).double())
+        angles = space.angles(torch.tensor([[3.0, 0.0], [0.0, -1.0], [1.0, 1.0], [1.0, math.sqrt(3)]]), k=1)
+        expected = torch.tensor([[0.0, math.pi / 2, math.pi / 4, math.pi / 3]]).double()
+        torch.testing.assert_close(angles, expected)
+
+
+def test_a_bridges_skip_connection_is_the_identity() -> None:
+    model = load_transformer("tiny").double()
+    with torch.no_grad():
+        for block in model.blocks:
+            block.attn.W_O.zero_()
+            block.mlp.W_out.zero_()
+    space = tangent_space(model, torch.tensor([[1, 2]]), "blocks.0.hook_resid_pre", "blocks.1.hook_resid_post")
+    torch.testing.assert_close(space.jacobian[0], torch.eye(64).double())
+
+
+def test_angle_is_exact_near_zero_and_free_of_scale() -> None:
+    eye = torch.eye(3, dtype=torch.float64)[None]
+    space = TangentSpace(eye, torch.ones(1, 3, dtype=torch.float64), eye, eye)
+    directions = torch.tensor([[1.0, 0.0, 1e-9], [5.0, 0.0, 5e-9]], dtype=torch.float64)
+    torch.testing.assert_close(space.angles(directions, k=2), torch.full((1, 2), 1e-9).double(), atol=0, rtol=1e-6)
+
+
+def test_bad_input(case: Any) -> None:
+    model, inputs, hook, out_hook = case
+    with pytest.raises(KeyError, match="no hook 'hook_hiden'"):
+        tangent_space(model, inputs, "hook_hiden", out_hook)
+    with pytest.raises(ValueError, match="are both"):
+        tangent_space(model, inputs, hook, hook)
+    with pytest.raises(ValueError, match="does not depend on"):
+        tangent_space(model, inputs, out_hook, hook)
+    space = tangent_space(model, inputs, hook, out_hook)
+    with pytest.raises(ValueError, match="the Jacobian has rank"):
+        space.angles(torch.ones(1, space.jacobian.shape[2]), k=65)
+    with pytest.raises(ValueError, match="rows of width"):
+        space.angles(torch.ones(1, 3), k=1)
+    with pytest.raises(ValueError, match="none of them zero"):
+        space.angles(torch.zeros(1, space.jacobian.shape[2]), k=1)
+
+
+def test_looking_ahead_in_a_causal_model_and_dead_hooks() -> None:
+    model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3]])
+    with pytest.raises(ValueError, match="out_pos >= pos"):
+        tangent_space(model, tokens, "hook_embed", "blocks.1.hook_resid_post", pos=2, out_pos=0)
+    with pytest.raises(ValueError, match="fires in vain"):
+        tangent_space(model, tokens, "blocks.0.attn.hook_attn_scores", "blocks.1.hook_resid_post")

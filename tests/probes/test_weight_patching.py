@@ -1,0 +1,224 @@
+"""Weights: patched slices act, come from the donor, and go away; initial states are patched with their controls."""
+
+from copy import deepcopy
+from typing import Any
+
+import pytest
+import torch
+
+import tms_hooks as tms
+from probes.models import load_transformer
+from probes.weight_patching import init_patching, patch_weights, patched_copy
+
+CFG = tms.ToyConfig(n_features=6, d_hidden=2)
+SLICES = {
+    "toy": {"W_E": 3, "b_U": slice(1, 3)},
+    "tiny": {"W_E": [3, 5], "blocks.0.attn.W_Q": 2, "blocks.1.mlp.W_out": slice(4, 9), "blocks.1.mlp.W_in": (..., 7)},
+}
+
+
+def toy(seed: int) -> Any:
+    model = tms.ToyModel(CFG, seed=seed)
+    with torch.no_grad():
+        model.b_U += seed  # biases start at zero in every model
+    return model
+
+
+def tiny(seed: int) -> Any:
+    return load_transformer("tiny", seed=seed)
+
+
+@pytest.fixture(params=["toy", "tiny"])
+def case(request: pytest.FixtureRequest) -> tuple[Any, Any, Any, dict[str, Any]]:
+    """Recipient, donor, inputs, slices."""
+    make, inputs = (toy, torch.eye(6)) if request.param == "toy" else (tiny, torch.tensor([[1, 3, 5], [5, 4, 3]]))
+    return make(0), make(1), inputs, SLICES[request.param]
+
+
+def snapshot(model: Any) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_patch_acts_and_is_undone(case: Any) -> None:
+    model, donor, inputs, slices = case
+    before, output = snapshot(model), model(inputs).detach()
+    with patch_weights(model, donor, slices) as patched:
+        assert patched is model
+        assert not torch.allclose(model(inputs), output)
+        inside = snapshot(model)
+    assert same(snapshot(model), before)
+    torch.testing.assert_close(model(inputs), output, rtol=0, atol=0)
+    changed = sum(int((inside[name] != before[name]).sum()) for name in before)
+    toy_count, tiny_count = 2 + 2, 2 * 64 + 64 * 16 + 5 * 64 + 64
+    assert changed == (toy_count if "b_U" in slices else tiny_count)
+
+
+def test_undone_after_an_error(case: Any) -> None:
+    model, donor, _, slices = case
+    before = snapshot(model)
+    with pytest.raises(RuntimeError, match="inside"), patch_weights(model, donor, slices):
+        raise RuntimeError("inside")
+    assert same(snapshot(model), before)
+
+
+def test_pure_form_is_the_context(case: Any) -> None:
+    model, donor, inputs, slices = case
+    before = snapshot(model)
+    copy = patched_copy(model, donor, slices)
+    assert same(snapshot(model), before)
+    with patch_weights(model, donor, slices):
+        torch.testing.assert_close(copy(inputs), model(inputs), rtol=0, atol=0)
+
+
+def test_everything_patched_is_the_donor(case: Any) -> None:
+    model, donor, inputs, _ = case
+    everything = {name: ... for name, _ in donor.named_parameters()}
+    torch.testing.assert_close(patched_copy(model, donor, everything)(inputs), donor(inputs), rtol=0, atol=0)
+
+
+def test_overlapping_slices_of_tied_weights_are_restored() -> None:
+    model, donor = toy(0), toy(1)
+    before = snapshot(model)
+    with patch_weights(model, donor, {"W_E": slice(0, 4), "W_U": (..., slice(2, 6))}):
+        torch.testing.assert_close(model.W_E, donor.W_E, rtol=0, atol=0)
+        torch.testing.assert_close(model.W_U, donor.W_U, rtol=0, atol=0)
+    assert same(snapshot(model), before)
+
+
+def test_gpt2_bridge_shares_its_tied_embedding() -> None:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    def gpt2(seed: int) -> Any:
+        with torch.random.fork_rng():
+            torch.random.manual_seed(seed)
+            config = GPT2Config(
+                n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8, attn_implementation="eager"
+            )
+            hf = GPT2LMHeadModel(config).eval()
+        return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
+
+    model, donor, tokens = gpt2(0), gpt2(1), torch.tensor([[3, 4, 5]])
+    before, output = snapshot(model), model(tokens).detach()
+    for slices in ({"W_E": 7}, {"blocks.0.attn.W_V": 1}, {"blocks.0.attn.W_Q": 0}, {"blocks.0.mlp.W_in": (..., 2)}):
+        with patch_weights(model, donor, slices):
+            assert not torch.equal(model(tokens), output), slices
+        assert same(snapshot(model), before)
+    with patch_weights(model, donor, {"W_E": 7}):
+        changed = (model(tokens) != output).any(0).any(0).nonzero().flatten().tolist()
+        assert changed == [7]  # not among the prompt's tokens: only its logit moves
+
+
+@pytest.mark.parametrize(
+    ("slices", "error", "match"),
+    [
+        ({}, ValueError, "slices is empty"),
+        ({"W_EE": 0}, AttributeError, "did you mean 'W_E'"),
+        ({"W_E": 200}, IndexError, r"W_E\[200\]"),
+        ({"W_E": slice(3, 3)}, ValueError, "empty"),
+        ({"W_Q": 0}, ValueError, "is a copy.*blocks.0.attn.W_Q"),
+        ({"blocks": 0}, AttributeError, "not a parameter"),
+    ],
+)
+def test_bad_slices(slices: dict[str, Any], error: type[Exception], match: str) -> None:
+    model = tiny(0)
+    with pytest.raises(error, match=match), patch_weights(model, tiny(1), slices):
+        pass
+
+
+def test_donor_of_another_shape_or_without_the_name() -> None:
+    model = toy(0)
+    other = tms.ToyModel(tms.ToyConfig(n_features=7, d_hidden=2))
+    with pytest.raises(ValueError, match=r"\(7, 2\).*\(6, 2\)"), patch_weights(model, other, {"W_E": 0}):
+        pass
+    with pytest.raises(KeyError, match="W_E"), patch_weights(model, {"W_U": torch.zeros(1)}, {"W_E": 0}):
+        pass
+
+
+def train_toys(models: list[Any], seeds: list[int]) -> Any:
+    data = tms.SparseUniform(n_features=6, feature_probability=0.3)
+    return tms.train(CFG, data, init=models, seeds=seeds, steps=30, batch_size=64, optimizer=tms.Adam(lr=0.01)).models
+
+
+def test_init_patching_of_a_toys_feature_row() -> None:
+    initial, donors = toy(0), [toy(1), toy(2)]
+    before = snapshot(initial)
+    table = init_patching(initial, donors, {"W_E": 3}, train_toys, lambda m: m.W_E[3, 0].item())
+    assert table.condition.tolist() == ["unpatched", "self", *["patched", "redraw", "rerun"] * 2]
+    assert table.seed.tolist() == [0, 0, 0, 0, 1, 0, 0, 2]
+    effect = table.groupby("condition").effect.apply(lambda e: e.abs().min())
+    assert effect["self"] == 0
+    assert (effect[["patched", "redraw", "rerun"]] > 0).all()
+    assert same(snapshot(initial), before)
+    by_hand = deepcopy(initial)
+    with torch.no_grad():
+        by_hand.W_E[3] = donors[1].W_E[3]
+    expected = train_toys([by_hand], [0])[0].W_E[3, 0].item()
+    assert table.outcome[(table.condition == "patched") & (table.donor == 1)].item() == expected
+
+
+def test_redraw_has_the_donors_norm_and_no_other_direction_in_common() -> None:
+    initial, donor = toy(0), toy(1)
+    table = init_patching(initial, donor, {"W_E": 3}, lambda models, seeds: models, lambda m: m.W_E[3].norm().item())
+    outcome = table.set_index("condition").outcome
+    assert outcome["redraw"] == pytest.approx(outcome["patched"], rel=1e-6)
+    table = init_patching(initial, donor, {"W_E": 3}, lambda models, seeds: models, lambda m: m.W_E[3, 0].item())
+    outcome = table.set_index("condition").outcome
+    assert outcome["patched"] == donor.W_E[3, 0].item() != outcome["redraw"]
+
+
+def train_bridges(models: list[Any], seeds: list[int]) -> list[Any]:
+    """A few steps of next-token prediction on random tokens."""
+    for model, seed in zip(models, seeds, strict=True):
+        generator = torch.Generator().manual_seed(seed)
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
+        for _ in range(3):
+            tokens = torch.randint(0, 101, (4, 8), generator=generator)
+            loss = torch.nn.functional.cross_entropy(model(tokens)[:, :-1].flatten(0, 1), tokens[:, 1:].flatten())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return models
+
+
+@pytest.mark.parametrize(
+    "slices",
+    [{"W_E": 3}, {"blocks.0.attn.W_Q": 1, "blocks.0.attn.W_K": 1}, {"blocks.1.mlp.W_in": (..., 5)}],
+    ids=["embedding", "head", "neuron"],
+)
+def test_init_patching_of_a_bridge_that_is_then_trained(slices: dict[str, Any]) -> None:
+    initial = tiny(0)
+    before = snapshot(initial)
+    tokens = torch.randint(0, 101, (4, 8), generator=torch.Generator().manual_seed(9))
+    tokens[:, 0] = 3
+    table = init_patching(initial, tiny(1), slices, train_bridges, lambda m: m(tokens)[0, 5, 7].item())
+    effect = table.set_index("condition").effect
+    assert effect["self"] == 0
+    assert (effect[["patched", "redraw", "rerun"]] != 0).all()
+    assert same(snapshot(initial), before)
+
+
+def test_a_retrain_that_is_not_reproducible_is_found_out() -> None:
+    state = torch.Generator().manual_seed(0)
+
+    def noisy(models: list[Any], seeds: list[int]) -> list[Any]:
+        with torch.no_grad():
+            for model in models:
+                model.W_E += torch.rand(6, 2, generator=state)
+        return models
+
+    with pytest.raises(ValueError, match="self control differs"):
+        init_patching(toy(0), toy(1), {"W_E": 3}, noisy, lambda m: m.W_E.sum().item())
+
+
+@pytest.mark.parametrize(
+    ("donor", "controls", "match"), [([], ("self",), "donor is empty"), (None, ("rerum",), "did you mean 'rerun'")]
+)
+def test_bad_experiments(donor: Any, controls: Any, match: str) -> None:
+    donor = toy(1) if donor is None else donor
+    with pytest.raises(ValueError, match=match):
+        init_patching(toy(0), donor, {"W_E": 3}, train_toys, float, controls)
