@@ -1,11 +1,11 @@
 """Claims of "Pentagon vs Hexagon": polygons that features of equal importance take in two hidden dimensions.
 
 Each claim trains, then hands plain arrays to a `judge_...` function: the deciding middle, which can be fed any world.
-Settings of the document: importance 1, feature probability p = 0.057 (its "sparsity"; its norms only fit that way), ReLU, tied
-weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 steps, seeds from 0.
+Settings of the document: importance 1, feature probability p = 0.057 (its "sparsity"; its norms only fit that way),
+ReLU, tied weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 steps, seeds from 0.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cache
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, stats, theory
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -61,18 +61,21 @@ def exact_losses(run: Run) -> np.ndarray:
     )
 
 
-@claim("polygons-by-n", "H", quick=30, full=200)
+@claim("polygons-by-n", "H", quick=30, full=150)
 def polygons_by_n(n_models: int) -> Verdict:
     """Four features make a square, five a pentagon, six and seven a pentagon with the rest ignored or overlapping.
 
-    Statistic: share of models with the stated polygon; the smallest of the four n. The polygon is named from the distinct
-    directions of the learned features (norm > 0.5), so features that overlap make one corner.
+    Statistic: share of models with the stated polygon; the smallest of the four n. The polygon is named from the
+    distinct directions of the learned features (norm > 0.5), so features that overlap make one corner.
     Threshold: above 1/2, for each n ("most models").
-    Size: 30 models for each n (quick), 200 (full).
+    Size: 30 models for each n (quick), 150 (full).
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output (n = 6), which cannot superpose.
     """
     runs = {n: train_polygons(n, n_models) for n in POLYGONS}
-    untrained = {n: torch.stack([init_weights(run.recipe.cfg, seed)["W_E"] for seed in range(n_models)]) for n, run in runs.items()}
+    untrained = {
+        n: torch.stack([init_weights(run.recipe.cfg, seed)["W_E"] for seed in range(n_models)])
+        for n, run in runs.items()
+    }
     linear = train_polygons(6, n_models, output_act="identity").W_E
     return judge_polygons({n: run.W_E for n, run in runs.items()}, untrained, linear)
 
@@ -81,12 +84,17 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     """The stated polygon's share for each number of features, and the smallest of them."""
 
     def weakest(weights: Mapping[int, Stacked], learned: float = LEARNED) -> stats.Weakest:
-        counts = {f"n = {n}": (int((polygon_names(W, learned) == POLYGONS[n]).sum()), len(W)) for n, W in weights.items()}
+        counts = {
+            f"n = {n}": (int((polygon_names(W, learned) == POLYGONS[n]).sum()), len(W)) for n, W in weights.items()
+        }
         return stats.weakest_share(counts)
 
     found, names = weakest(trained), {n: polygon_names(W) for n, W in trained.items()}
     tables = {n: stats.census(list(names[n]), np.zeros(len(W)), "_") for n, W in trained.items()}
-    seen = "; ".join(f"n = {n}: {', '.join(f'{row.share:.0%} {row.name}' for _, row in t.head(3).iterrows())}" for n, t in tables.items())
+    seen = "; ".join(
+        f"n = {n}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(3).iterrows())
+        for n, table in tables.items()
+    )
     best = ", ".join(f"{theory.best_polygon(n, P)} for n = {n}" for n in trained)
     return Verdict(
         measured=f"The smallest share of models with the stated polygon ({found.part})",
@@ -108,15 +116,16 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     )
 
 
-@claim("pentagon-by-theory", "H", quick=50, full=600)
+@claim("pentagon-by-theory", "H", quick=50, full=400)
 def pentagon_by_theory(n_models: int) -> Verdict:
     """Five is the best polygon, however many features there are.
 
     Statistic: mean exact expected loss of trained hexagons, relative to that of trained pentagons, less 1, at n = 6.
     Threshold: above 0 (pentagons are better).
-    Size: 50 models (quick), 600 (full).
-    Controls: the corners of the best polygon by each closed form (the textbook argument; one active feature without and with
-    bias; exact at this p for n = 6, 7, 8), the p where pentagon and hexagon cost the same, models trained without bias.
+    Size: 50 models (quick), 400 (full).
+    Controls: the corners of the best polygon by each closed form (the textbook argument; one active feature without and
+    with bias; exact at this p for n = 6, 7, 8), the p where pentagon and hexagon cost the same, models trained without
+    bias.
     """
     run = train_polygons(6, n_models)
     bare = train_polygons(6, n_models, output_bias=False)
@@ -150,8 +159,8 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
             "share of pentagons, trained without bias": float((names_without_bias == "pentagon").mean()),
         },
         theory=theory.polygon_loss(6, P, 6) / theory.polygon_loss(6, P, 5) - 1,
-        detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two regular polygons "
-        f"cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
+        detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two regular "
+        f"polygons cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
         figures=[
             (
                 "Exact expected loss of trained models.",
@@ -167,15 +176,15 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
     )
 
 
-@claim("hexagon-norms", "H", quick=50, full=600)
+@claim("hexagon-norms", "H", quick=50, full=400)
 def hexagon_norms(n_models: int) -> Verdict:
     """The Frobenius norm of W is near 3 in hexagons and near 2.5 in pentagons.
 
     Statistic: relative deviation of the mean norm of hexagons from 3, or of pentagons from 2.5, the larger.
     Threshold: below 0.05 ("near").
-    Size: 50 models (quick), 600 (full).
-    Controls: the share of models beyond sqrt(5), which the document calls the theoretical limit; the norms of the best regular
-    polygons at this p, and how far the trained means are from them; learned > 0.3 and > 0.7.
+    Size: 50 models (quick), 400 (full).
+    Controls: the share of models beyond sqrt(5), which the document calls the theoretical limit; the norms of the best
+    regular polygons at this p, and how far the trained means are from them; learned > 0.3 and > 0.7.
     """
     return judge_norms(train_polygons(6, n_models).W_E)
 
@@ -212,8 +221,8 @@ def judge_norms(W: Stacked) -> Verdict:
             "share of models beyond sqrt(5)": float((norms > 5**0.5).mean()),
         },
         theory=max(abs(ideal[name] / claimed[name] - 1) for name in claimed),
-        detail=f"Pentagons have {means['mean norm of pentagons']:.3f} (best regular one {ideal['pentagon']:.3f}), hexagons "
-        f"{means['mean norm of hexagons']:.3f} ({ideal['hexagon']:.3f}); {(norms > 5**0.5).mean():.0%} of all models exceed sqrt(5).",
+        detail=f"Pentagons have {_mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons {_mean(six):.3f} "
+        f"({ideal['hexagon']:.3f}); {(norms > 5**0.5).mean():.0%} of all models exceed sqrt(5).",
         figures=[
             (
                 "Frobenius norm of trained models.",
@@ -241,7 +250,7 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else float("nan")
 
 
-def _measure(statistic, *samples: np.ndarray) -> tuple[float, tuple[float, float]]:
+def _measure(statistic: Callable[..., float], *samples: np.ndarray) -> tuple[float, Interval]:
     """A statistic with its bootstrap interval; unknown where a sample has fewer than two models."""
     if min(map(len, samples)) < 2:
         return float("nan"), UNKNOWN

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 
 from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.hexagons import LEARNED, P, STEPS, polygon_names
+from tms_hooks.claims.hexagons import LEARNED, STEPS, P, polygon_names
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
@@ -16,24 +16,26 @@ ADAPTIVE = ("Adam", "AdamW", "RMSprop")
 
 
 def settings() -> list[tuple[str, Optimizer]]:
-    """Each optimizer at five learning rates over four decades; SGD, whose rate has another scale, with and without momentum."""
+    """Each optimizer at five learning rates over four decades; SGD, of another scale, with and without momentum."""
     low, high = np.logspace(-5, -1, 5).tolist(), np.logspace(-3, 1, 5).tolist()
     adaptive: list[tuple[str, Optimizer]] = [(c.__name__, c(lr=lr)) for c in (Adam, AdamW, RMSprop) for lr in low]
     return adaptive + [("SGD", SGD(lr=lr, momentum=momentum)) for momentum in (0.0, 0.9) for lr in high]
 
 
-@claim("optimizer-geometry", "H", quick=8, full=40)
+@claim("optimizer-geometry", "H", quick=6, full=40)
 def optimizer_geometry(n_models: int) -> Verdict:
     """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
 
-    Statistic: the smallest of four shares: models that do not superpose under SGD, and models that do under each of the others. A model
-    superposes if it has learned more than two features (norm > 0.5, n = 6, m = 2). Each optimizer is judged at its own best
-    setting (most models superpose; among equals the lowest mean loss), chosen on the first half of the models and judged on the second.
+    Statistic: the smallest of four shares: models that do not superpose under SGD, and models that do under each of the
+    others. A model superposes if it has learned more than two features (norm > 0.5, n = 6, m = 2). Each optimizer is
+    judged at its own best setting (most models superpose; among equals the lowest mean loss), chosen on the first half
+    of the models and judged on the second.
     Threshold: above 1/2, for each.
-    Size: 8 models for each of 25 settings (quick), 40 (full): learning rates over four decades, 1e-5 to 0.1 for the adaptive
-    optimizers, 1e-3 to 10 for SGD, without momentum and with 0.9; constant; 10,000 steps. A model that diverged does not superpose.
-    Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7, and pentagons and
-    hexagons there.
+    Size: 6 models for each of 25 settings (quick), 40 (full): learning rates over four decades, 1e-5 to 0.1 for the
+    adaptive optimizers, 1e-3 to 10 for SGD, without momentum and with 0.9; constant; 10,000 steps. A model that
+    diverged does not superpose.
+    Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7,
+    and pentagons and hexagons there.
     """
     rows = []
     for name, optimizer in settings():

@@ -71,7 +71,9 @@ def claim(name: str, source: Source, *, quick: int, full: int) -> Callable[[Call
         if name in _claims:
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
         if missing := [part for part in PARTS if part not in made.design]:
-            raise ValueError(f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result")
+            raise ValueError(
+                f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result"
+            )
         _claims[name] = made
         return made
 

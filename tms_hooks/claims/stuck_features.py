@@ -1,4 +1,4 @@
-"""Claims of "Pentagon vs Hexagon" about the feature that a pentagon leaves out: is it stuck, and did its start decide it?
+"""Claims of "Pentagon vs Hexagon" about the feature that a pentagon leaves out: is it stuck, did its start decide?
 
 Setting, models and names are those of `tms_hooks.claims.hexagons`.
 """
@@ -8,11 +8,10 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 
 import probes
 from tms_hooks import geometry, landscape, plots, stats
-from tms_hooks.claims.hexagons import LEARNED, P, polygon_names, train_polygons
+from tms_hooks.claims.hexagons import LEARNED, polygon_names, train_polygons
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.run import Run
@@ -33,24 +32,27 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[Stuck]:
     return [Stuck(int(i), int(dead[i].nonzero()[0, 0])) for i in pentagons.nonzero()[0]]
 
 
-@claim("stuck-feature", "H", quick=5, full=60)
+@claim("stuck-feature", "H", quick=5, full=40)
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
-    Statistic: share of pentagons with exactly one unlearned feature (norm up to 0.5) that lie on a saddle of the exact expected
-    loss: polished by Newton steps to the critical point they are near, its Hessian, symmetries set aside, has a negative
-    eigenvalue. A model that is near no critical point counts as not on a saddle.
+    Statistic: share of pentagons with exactly one unlearned feature (norm up to 0.5) that lie on a saddle of the
+    exact expected loss: polished by Newton steps to the critical point they are near, its Hessian, symmetries set
+    aside, has a negative eigenvalue. A model that is near no critical point counts as not on a saddle.
     Threshold: above 1/2.
-    Size: 5 such pentagons (quick), 60 (full), the first among ten times as many models with n = 6.
-    Controls: the same share of hexagons; models near no critical point; the unlearned feature's loss at the end, and gradient norm
-    over training, relative to the other features'; how many pentagons have one unlearned feature at cut-offs 0.3, 0.5 and 0.7.
+    Size: 5 such pentagons (quick), 40 (full), the first among ten times as many models with n = 6.
+    Controls: the same share of hexagons, half as many; models near no critical point; the unlearned feature's loss at
+    the end, and gradient norm over training, relative to the other features'; how many pentagons have one unlearned
+    feature at cut-offs 0.3, 0.5 and 0.7.
     """
     run = train_polygons(6, 10 * n_models)
     stuck = stuck_features(run)[:n_models]
-    hexagons = (polygon_names(run.W_E) == "hexagon").nonzero()[0][:n_models]
+    hexagons = (polygon_names(run.W_E) == "hexagon").nonzero()[0][: n_models // 2]
     symptoms = {
         "loss of the unlearned feature, others' = 1": _relative(run.final_feature_loss.numpy(), stuck),
-        "gradient norm of the unlearned feature, others' = 1": _relative(run.history.grad_norm.mean("step").values, stuck),
+        "gradient norm of the unlearned feature, others' = 1": _relative(
+            run.history.grad_norm.mean("step").values, stuck
+        ),
         **{f"pentagons with one feature up to {cut}": float(len(stuck_features(run, cut))) for cut in (0.3, 0.5, 0.7)},
     }
     return judge_stuck(places(run, [s.model for s in stuck]), places(run, hexagons), symptoms)
@@ -101,17 +103,17 @@ def judge_stuck(
     )
 
 
-@claim("hexagon-patching", "H", quick=10, full=120)
+@claim("hexagon-patching", "H", quick=10, full=80)
 def hexagon_patching(n_models: int) -> Verdict:
     """Giving a pentagon's unlearned feature the initial weights that it has in a hexagon's start yields a hexagon.
 
-    Statistic: the smallest of three shares: patched models that end as a hexagon; of the recipients where patched and redrawn differ,
-    those where the patched one is the hexagon; of those where patched and re-run differ, likewise.
-    Threshold: above 1/2, for each: the patch works, better than random weights of the same norm, better than new data.
-    Size: 10 recipients (quick), 120 (full), fewer if not as many pentagons with exactly one unlearned feature are among 5 times as many
-    models with n = 6; each with a hexagon donor of its own, in turn, and trained on its own data.
-    Controls: unpatched; self (its own weights put back: must change nothing); redraw (random initial weights of the donor's norm);
-    rerun (unpatched, other data).
+    Statistic: the smallest of three shares: patched models that end as a hexagon; of the recipients where patched and
+    redrawn differ, those where the patched one is the hexagon; of those where patched and re-run differ, likewise.
+    Threshold: above 1/2, for each: the patch works, better than random weights of the same norm, and than new data.
+    Size: 10 recipients (quick), 80 (full), fewer if not as many pentagons with exactly one unlearned feature are among
+    5 times as many models with n = 6; each with one hexagon donor, in turn, and trained on its own data.
+    Controls: unpatched; self (its own weights put back: must change nothing); redraw (random initial weights of the
+    donor's norm); rerun (unpatched, other data).
     """
     return judge_patching(patch_hexagons(train_polygons(6, 5 * n_models), n_models))
 
@@ -124,24 +126,22 @@ def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
     donors = (polygon_names(run.W_E) == "hexagon").nonzero()[0]
     tables = []
     for i, (model, feature) in enumerate(stuck_features(run)[:n_recipients] if len(donors) else []):
-
-        def retrain(models: list[torch.nn.Module], seeds: list[int]) -> Sequence[torch.nn.Module]:
-            return train(
-                recipe.cfg,
-                recipe.data,
-                init=models,
-                seeds=seeds,
-                steps=recipe.total_steps,
-                optimizer=recipe.optimizer,
-                record_every=recipe.total_steps,
-                progress=False,
-            ).models
-
         table = probes.init_patching(
             ToyModel(recipe.cfg, seed=recipe.seeds[model]),
             ToyModel(recipe.cfg, seed=recipe.seeds[donors[i % len(donors)]]),
             {"W_E": feature},
-            retrain,
+            lambda models, seeds: (
+                train(
+                    recipe.cfg,
+                    recipe.data,
+                    init=models,
+                    seeds=seeds,
+                    steps=recipe.total_steps,
+                    optimizer=recipe.optimizer,
+                    record_every=recipe.total_steps,
+                    progress=False,
+                ).models
+            ),
             compare=lambda trained: geometry.name_polytope(trained.W_E.detach()) == "hexagon",
             seed=recipe.seeds[model],
         )
@@ -177,8 +177,7 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         interval=found.interval,
         threshold=0.5,
         n_models=2 * n,
-        controls={f"hexagons, {condition}": rate for condition, rate in rates.items()}
-        | {"recipients": float(n)},
+        controls={f"hexagons, {condition}": rate for condition, rate in rates.items()} | {"recipients": float(n)},
         detail=f"Hexagons among {n} recipients: {', '.join(f'{rate:.0%} {condition}' for condition, rate in rates.items())}.",
         figures=[
             (
