@@ -146,8 +146,8 @@ def reproduce(
 ) -> None:
     """Measure claims of the source documents over many models: supported, refuted or inconclusive.
 
-    Finished claims are kept in the output folder and not measured again until the code or the size changes: an interrupted
-    run goes on where it stopped.
+    Finished claims are kept in the output folder and not measured again until the code or the size changes: an
+    interrupted run goes on where it stopped.
     """
     from rich.live import Live
 

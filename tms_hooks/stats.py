@@ -31,9 +31,9 @@ class Weakest(NamedTuple):
 def weakest_share(counts: Mapping[str, tuple[int, int]]) -> Weakest:
     """The smallest of several proportions, with a 95 % interval that allows for having picked it.
 
-    Each proportion gets a Wilson interval at the level 1 - 0.05 / (number of proportions), so that all hold together (Bonferroni);
-    the smallest true share then lies between the smallest lower and the smallest upper end. For a claim of several parts, all of
-    which must hold.
+    Each proportion gets a Wilson interval at the level 1 - 0.05 / (number of proportions), so that all hold together
+    (Bonferroni); the smallest true share then lies between the smallest lower and the smallest upper end. For a claim
+    of several parts, all of which must hold.
 
     >>> weakest_share({"square": (90, 100), "pentagon": (30, 100)})[:2]
     ('pentagon', 0.3)

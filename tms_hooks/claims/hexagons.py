@@ -159,8 +159,8 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
             "share of pentagons, trained without bias": float((names_without_bias == "pentagon").mean()),
         },
         theory=theory.polygon_loss(6, P, 6) / theory.polygon_loss(6, P, 5) - 1,
-        detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two regular "
-        f"polygons cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
+        detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two "
+        f"regular polygons cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
         figures=[
             (
                 "Exact expected loss of trained models.",
@@ -221,8 +221,8 @@ def judge_norms(W: Stacked) -> Verdict:
             "share of models beyond sqrt(5)": float((norms > 5**0.5).mean()),
         },
         theory=max(abs(ideal[name] / claimed[name] - 1) for name in claimed),
-        detail=f"Pentagons have {_mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons {_mean(six):.3f} "
-        f"({ideal['hexagon']:.3f}); {(norms > 5**0.5).mean():.0%} of all models exceed sqrt(5).",
+        detail=f"Pentagons have {_mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons "
+        f"{_mean(six):.3f} ({ideal['hexagon']:.3f}); {(norms > 5**0.5).mean():.0%} of all models exceed sqrt(5).",
         figures=[
             (
                 "Frobenius norm of trained models.",

@@ -120,8 +120,8 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
     overview = report.Section(
         short="All claims",
         title="What became of each claim",
-        text="A claim is supported if the whole 95 % interval of its statistic lies on the stated side of the threshold, "
-        "refuted if it lies on the other, else inconclusive. Sources: "
+        text="A claim is supported if the whole 95 % interval of its statistic lies on the stated side of the "
+        "threshold, refuted if it lies on the other, else inconclusive. Sources: "
         f"{'; '.join(f'{key}, {name}' for key, name in SOURCES.items())}.",
         finding=", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + ".",
         table=table(results),

@@ -89,9 +89,9 @@ def judge_stuck(
             "pentagons near no critical point": count(pentagons, "not critical") / n if n else float("nan"),
             **symptoms,
         },
-        detail=f"Of {n} pentagons {count(pentagons, 'minimum')} lie in a minimum, {count(pentagons, 'saddle')} on a saddle, "
-        f"{count(pentagons, 'not critical')} near no critical point; of {len(hexagons)} hexagons {count(hexagons, 'minimum')} lie in a "
-        f"minimum. {'; '.join(f'{name}: {value:.3g}' for name, value in symptoms.items())}.",
+        detail=f"Of {n} pentagons {count(pentagons, 'minimum')} lie in a minimum, {count(pentagons, 'saddle')} on a "
+        f"saddle, {count(pentagons, 'not critical')} near no critical point; of {len(hexagons)} hexagons "
+        f"{count(hexagons, 'minimum')} lie in a minimum. {'; '.join(f'{name}: {value:.3g}' for name, value in symptoms.items())}.",
         figures=[
             (
                 "Lowest eigenvalue of the Hessian of the exact loss, symmetries set aside: negative on a saddle.",
@@ -119,7 +119,7 @@ def hexagon_patching(n_models: int) -> Verdict:
 
 
 def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
-    """Patch recipients of a run from its hexagons and train again: `recipient`, `condition`, `outcome` (1: a hexagon)."""
+    """Patch recipients from hexagons and train again: `recipient`, `condition`, `outcome` (1: a hexagon)."""
     from tms_hooks.models.toy import ToyModel
 
     recipe = run.recipe
@@ -178,10 +178,12 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         threshold=0.5,
         n_models=2 * n,
         controls={f"hexagons, {condition}": rate for condition, rate in rates.items()} | {"recipients": float(n)},
-        detail=f"Hexagons among {n} recipients: {', '.join(f'{rate:.0%} {condition}' for condition, rate in rates.items())}.",
+        detail=f"Hexagons among {n} recipients: "
+        + ", ".join(f"{rate:.0%} {condition}" for condition, rate in rates.items())
+        + ".",
         figures=[
             (
-                "Share of recipients that end as a hexagon, by what was done to the initial weights of the unlearned feature.",
+                "Share of recipients that end as a hexagon, by what was done to the unlearned feature's initial weights.",
                 plots.shares(list(rates), np.array(list(rates.values())), low, high),
             )
         ]

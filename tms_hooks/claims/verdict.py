@@ -18,7 +18,7 @@ UNKNOWN: Interval = (-math.inf, math.inf)
 
 
 def decide(interval: Interval, threshold: float, side: Side = "above") -> Outcome:
-    """Supported if the whole interval lies on the claim's side of the threshold, refuted if on the other, else inconclusive.
+    """Supported if the interval lies on the claim's side of the threshold, refuted if on the other, else inconclusive.
 
     >>> decide((0.6, 0.8), 0.5), decide((0.4, 0.8), 0.5), decide((0.6, 0.8), 0.5, side="below")
     ('supported', 'inconclusive', 'refuted')
@@ -70,8 +70,8 @@ class Verdict:
         low, high = self.interval
         theory = "" if self.theory is None else f" Theory: {self.theory:.3g}."
         found = (
-            f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; the claim needs it {self.side} "
-            f"{self.threshold:.3g})"
+            f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; the claim needs it "
+            f"{self.side} {self.threshold:.3g})"
             if math.isfinite(self.statistic)
             else f"{self.measured} could not be measured"
         )
