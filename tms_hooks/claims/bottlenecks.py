@@ -1,8 +1,8 @@
 """Claims of "Superposition and bottlenecks" about binary one-hot features: the identity matrix is the whole data set.
 
-Tied weights, no bias, all gradients exact: Adam at 0.01 with cosine decay over 5,000 steps, seeds from 0. Where n features
-share few directions only the sum of their squared norms on each is fixed, so single norms fall with n: "learned" here
-means a norm above 0.1.
+Tied weights, no bias, all gradients exact: Adam at 0.01 with cosine decay over 5,000 steps, seeds from 0. Where n
+features share few directions only the sum of their squared norms on each is fixed, so single norms fall with n:
+"learned" here means a norm above 0.1.
 """
 
 from collections.abc import Mapping
@@ -83,7 +83,7 @@ def judge_directions(
     """Do models learn five directions whatever the number of features, and at the closed form's loss?"""
     found = direction_share(W, 5)
     excess = [
-        float(np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)
+        float(n * np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
         for n, w in W.items()
         if (five := geometry.count_directions(w, LEARNED).eq(5).numpy()).any()
     ]

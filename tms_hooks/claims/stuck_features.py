@@ -91,7 +91,9 @@ def judge_stuck(
         },
         detail=f"Of {n} pentagons {count(pentagons, 'minimum')} lie in a minimum, {count(pentagons, 'saddle')} on a "
         f"saddle, {count(pentagons, 'not critical')} near no critical point; of {len(hexagons)} hexagons "
-        f"{count(hexagons, 'minimum')} lie in a minimum. {'; '.join(f'{name}: {value:.3g}' for name, value in symptoms.items())}.",
+        f"{count(hexagons, 'minimum')} lie in a minimum. "
+        + "; ".join(f"{name}: {value:.3g}" for name, value in symptoms.items())
+        + ".",
         figures=[
             (
                 "Lowest eigenvalue of the Hessian of the exact loss, symmetries set aside: negative on a saddle.",
@@ -183,7 +185,7 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         + ".",
         figures=[
             (
-                "Share of recipients that end as a hexagon, by what was done to the unlearned feature's initial weights.",
+                "Share of recipients that end as a hexagon, by what its unlearned feature started from.",
                 plots.shares(list(rates), np.array(list(rates.values())), low, high),
             )
         ]
