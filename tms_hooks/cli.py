@@ -190,7 +190,9 @@ def list_claims(out: Out = Path("reproduction")) -> None:
 
 def _verdicts(chosen: "Sequence[Claim]", results: "Sequence[Result]") -> Table:
     """The claims so far, the one being measured, and those to come."""
-    shown = Table("claim", "source", "verdict", title="Claims", title_justify="left")
+    shown = Table(title="Claims", title_justify="left")
+    for column in ("claim", "source", "verdict"):
+        shown.add_column(column, no_wrap=True)
     for column in ("statistic", "95 % interval", "models", "seconds"):
         shown.add_column(column, justify="right")
     for claim, verdict, _, kept in results:

@@ -27,7 +27,7 @@ from tms_hooks.training.optimizers import Adam
 LEARNED = 0.1
 CUTS = (0.05, 0.2)
 STEPS = 5_000
-Stacked = Float[Tensor, "model feature hidden"]
+Stacked = Float[Tensor, "model _ hidden"]  # the number of features differs within one claim
 
 
 @cache

@@ -29,7 +29,7 @@ STEPS = 10_000
 LEARNED = 0.5
 POLYGONS = {4: "square", 5: "pentagon", 6: "pentagon", 7: "pentagon"}
 """What the document sees for each number of features."""
-Stacked = Float[Tensor, "model feature hidden"]
+Stacked = Float[Tensor, "model _ hidden"]  # the number of features differs within one claim
 
 
 @cache
@@ -142,6 +142,11 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
     statistic, interval = _measure(difference, pentagons, hexagons)
     crossing = theory.polygon_crossing(6, 5, 6)
     corners = range(2, 11)
+    arguments: dict[str, Callable[[int], float]] = {
+        "textbook argument": theory.polygon_gain_nearest,
+        "one active feature, no bias": lambda F: theory.polygon(F, bias=False).gain,
+        "one active feature, bias": lambda F: theory.polygon(F).gain,
+    }
     return Verdict(
         measured="The loss of trained hexagons, relative to trained pentagons, less 1,",
         statistic=statistic,
@@ -149,10 +154,8 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
         threshold=0.0,
         n_models=len(pentagons) + len(hexagons),
         controls={
-            "best corners, textbook argument": min(corners, key=theory.polygon_gain_nearest),
-            "best corners, one active feature, no bias": min(corners, key=lambda F: theory.polygon(F, bias=False).gain),
-            "best corners, one active feature, bias": min(corners, key=lambda F: theory.polygon(F).gain),
-            **{f"best corners at p = {P}, n = {n}": theory.best_polygon(n, P) for n in (6, 7, 8)},
+            **{f"best corners, {argument}": float(min(corners, key=gain)) for argument, gain in arguments.items()},
+            **{f"best corners at p = {P}, n = {n}": float(theory.best_polygon(n, P)) for n in (6, 7, 8)},
             "p where pentagon and hexagon cost the same": crossing,
             "share of hexagons, trained with bias": float((names == "hexagon").mean()),
             "share of hexagons, trained without bias": float((names_without_bias == "hexagon").mean()),

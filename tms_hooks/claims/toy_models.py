@@ -54,8 +54,8 @@ def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
     Statistic: the smallest of three shares, n = 5, m = 2, importance 0.9^i: models at p = 1 that have learned (norm >
-    0.5) the first two features and no other, with |cosine| below 0.1; models that are two antipodal pairs (a square) at the
-    density in between where most are, chosen on the first half of the models and judged on the second; models at
+    0.5) the first two features and no other, with |cosine| below 0.1; models that are two antipodal pairs (a square) at
+    the density in between where most are, chosen on the first half of the models and judged on the second; models at
     p = 0.05 that are a pentagon.
     Threshold: above 1/2, for each.
     Size: 6 models (quick), 50 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
