@@ -14,7 +14,7 @@
 # %% [markdown]
 # # Quickstart: train toys, look inside one, patch it, see its geometry
 #
-# Six features are squeezed through two dimensions and read back with a ReLU. Each feature is active with probability 0.057.
+# Six features are squeezed through two dimensions and read back with a ReLU. Each is active with probability 0.057.
 # What do the directions look like that training finds, and does it always find the same?
 
 # %%
@@ -103,7 +103,7 @@ plots.signed_heatmap(gram.numpy(), "feature read", "feature written", "W_i . W_j
 # The same as a circuitsvis render, which works when this notebook is opened without a network.
 
 # %%
-probes.render.attention_patterns([f"f{i}" for i in range(6)], gram[None], names=["W W^T"])
+probes.render.attention([f"f{i}" for i in range(6)], gram[None])
 
 # %% [markdown]
 # ## Keep it

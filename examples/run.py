@@ -9,12 +9,13 @@ from pathlib import Path
 
 import jupytext
 from nbclient import NotebookClient
+from nbformat import NotebookNode
 
 HERE = Path(__file__).parent
 NOTEBOOKS = sorted(path for path in HERE.glob("*.py") if path.name != "run.py")
 
 
-def execute(path: Path, quick: bool) -> jupytext.NotebookNode:
+def execute(path: Path, quick: bool) -> NotebookNode:
     """Run one notebook in a kernel of its own; an exception in any cell is raised."""
     notebook = jupytext.read(path)
     env = os.environ | ({"TMS_QUICK": "1"} if quick else {})

@@ -3,7 +3,7 @@
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.hooked import HookedModel
@@ -52,7 +52,7 @@ def qk_circuit(
     W_Q, b_Q = _head_weights(model, layer, head, "Q")
     W_K, b_K = _head_weights(model, layer, head, "K")
     if offset:
-        W_Q, b_Q = rotate(model, W_Q, offset), rotate(model, b_Q, offset)
+        W_Q, b_Q = rotate(model, layer, W_Q, offset), rotate(model, layer, b_Q, offset)
     if fold_norm:
         (W_Q, b_Q), (W_K, b_K) = _fold_ln1(model, layer, W_Q, b_Q), _fold_ln1(model, layer, W_K, b_K)
     if bias:
@@ -103,29 +103,48 @@ def factored_svd(
     return U, S, Vh
 
 
-def rotate(model: HookedModel, vectors: Float[Tensor, "*row d_head"], position: int) -> Float[Tensor, "*row d_head"]:
-    """Head vectors turned as the model's rotary embedding turns a query or key at `position`.
+def rotate(
+    model: HookedModel, layer: int, vectors: Float[Tensor, "*row d_head"], position: int | Int[Tensor, "..."]
+) -> Float[Tensor, "*row d_head"]:
+    """Head vectors turned as the model's rotary embedding turns a query or key at `position` (one, or one a row).
 
     The score of positions (q, k) is (M_q query) . (M_k key) = (M_{q-k} query) . key with M orthogonal (Su et al. 2021).
 
     Raises:
         ValueError: the model has no rotary embedding, or not one frequency for each pair of coordinates.
     """
-    rotary: Any = getattr(model, "rotary_emb", None)
-    frequencies = None if rotary is None else dict(rotary.named_buffers()).get("_original_component.inv_freq")
+    frequencies = rotary_frequencies(model, layer)
     if frequencies is None:
-        raise ValueError(
-            f"offset={position}: {type(model).__name__} has no rotary embedding with frequencies to read; use offset=0"
-        )
-    angles = position * frequencies.double()
-    turned, rest = vectors.tensor_split([2 * len(angles)], dim=-1)
-    if getattr(getattr(model, "cfg", None), "rotary_adjacent_pairs", False):
+        kind = type(model).__name__
+        raise ValueError(f"offset={position}: {kind} has no rotary embedding with frequencies to read; use offset=0")
+    angles = torch.as_tensor(position)[..., None] * frequencies
+    cos, sin = angles.cos(), angles.sin()
+    turned, rest = vectors.tensor_split([2 * len(frequencies)], dim=-1)
+    if _adjacent_pairs(model):
         x, y = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack([x * angles.cos() - y * angles.sin(), y * angles.cos() + x * angles.sin()], -1).flatten(-2)
+        turned = torch.stack([x * cos - y * sin, y * cos + x * sin], -1).flatten(-2)
     else:
         x, y = turned.chunk(2, dim=-1)
-        turned = torch.cat([x * angles.cos() - y * angles.sin(), y * angles.cos() + x * angles.sin()], -1)
+        turned = torch.cat([x * cos - y * sin, y * cos + x * sin], -1)
     return torch.cat([turned, rest], -1)
+
+
+def rotary_frequencies(model: Any, layer: int) -> Float[Tensor, " pair"] | None:
+    """Radians a position for each pair of coordinates that is turned; None for a model without rotary positions."""
+    rotary = getattr(model, "rotary_emb", None)
+    if rotary is not None:
+        found = dict(rotary.named_buffers()).get("_original_component.inv_freq")
+        return None if found is None else found.double()
+    sin = getattr(_attention(model, layer), "rotary_sin", None)
+    if sin is None:
+        return None
+    # a HookedTransformer keeps tables "pos coordinate" with each pair's angle twice
+    angles = torch.atan2(sin[1].double(), model.blocks[layer].attn.rotary_cos[1].double())
+    return angles[0::2] if _adjacent_pairs(model) else angles[: len(angles) // 2]
+
+
+def _adjacent_pairs(model: Any) -> bool:
+    return bool(getattr(getattr(model, "cfg", None), "rotary_adjacent_pairs", False))
 
 
 def _attention(model: Any, layer: int) -> Any:

@@ -52,23 +52,28 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
 
 
 def _tiny(seed: int, device: str) -> Any:
+    cfg: dict[str, Any] = {"n_layers": 2, "d_model": 64, "n_heads": 4, "d_head": 16, "d_mlp": 256, "n_ctx": 32}
+    cfg |= {"d_vocab": 101, "act_fn": "gelu_new", "normalization_type": "LN"}
+    try:
+        from transformer_lens.model_bridge.sources import boot_native
+    except ImportError:  # transformer-lens 3.x
+        return _tiny_hooked_transformer(cfg, seed, device)
     from transformer_lens.config import TransformerBridgeConfig
-    from transformer_lens.model_bridge.sources import boot_native
 
-    cfg = TransformerBridgeConfig(
-        d_model=64,
-        d_head=16,
-        n_layers=2,
-        n_ctx=32,
-        n_heads=4,
-        d_vocab=101,
-        d_mlp=256,
-        act_fn="gelu_new",
-        normalization_type="LN",
-        seed=seed,
-        architecture=None,
-    )
-    return boot_native(cfg, device=device).eval()
+    return boot_native(TransformerBridgeConfig(**cfg, seed=seed, architecture=None), device=device).eval()
+
+
+def _tiny_hooked_transformer(cfg: dict[str, Any], seed: int, device: str) -> Any:
+    import transformer_lens as tl
+
+    with torch.random.fork_rng(devices=[]):
+        model: Any = tl.HookedTransformer(tl.HookedTransformerConfig(**cfg, device=device)).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1 and parameter.any():  # biases start at zero and stay there
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+    return model
 
 
 def _smollm2(seed: int, device: str) -> Any:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 # Okabe & Ito (2008), told apart by colour-blind readers; blue is positive and vermilion negative everywhere
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 _POSITIVE, _NEGATIVE = COLOURS[:2]
+_LAYOUT = {"template": "simple_white", "height": 380}  # without a height a figure fills its page
 _DIVERGING = [[0.0, _NEGATIVE], [0.5, "#FFFFFF"], [1.0, _POSITIVE]]
 
 
@@ -141,7 +142,7 @@ def cosine_figure(
     figure = Figure(heatmap)
     figure.update_xaxes(title="feature", dtick=1 if cosines.shape[1] <= 20 else None)
     figure.update_yaxes(title="singular vector", autorange="reversed", dtick=1 if cosines.shape[0] <= 20 else None)
-    return figure.update_layout(title=title, template="simple_white")
+    return figure.update_layout(title=title, **_LAYOUT)
 
 
 def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
@@ -156,8 +157,8 @@ def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = 
         line = {"color": COLOURS[i % len(COLOURS)]}
         figure.add_trace(Scatter(x=list(range(len(S))), y=shown, name=name, mode="lines+markers", line=line))
     figure.update_xaxes(title="singular value, by size")
-    figure.update_yaxes(title="share of the largest", type="log")
-    return figure.update_layout(title=title, template="simple_white", showlegend=True)
+    figure.update_yaxes(title="share of the largest", type="log", dtick=1)
+    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
 
 
 def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
@@ -178,10 +179,10 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
         figure.add_trace(
             Scatter(x=list(range(1, len(parts) + 1)), y=running.tolist(), name=name, mode="lines+markers", line=line)
         )
-    figure.add_hline(y=1, line={"dash": "dot", "color": COLOURS[-1]})
+    figure.add_hline(y=1, line={"dash": "dot", "color": COLOURS[-1], "width": 1.5}, opacity=1)
     figure.update_xaxes(title="slices summed, largest contribution first")
     figure.update_yaxes(title="share of the score", rangemode="tozero")
-    return figure.update_layout(title=title, template="simple_white", showlegend=True)
+    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
 
 
 def _finite(values: Tensor, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Attention scores as sums over the singular slices of Omega."""
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -7,7 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.activations import stream_activations
-from probes.circuits import qk_circuit
+from probes.circuits import Circuit, qk_circuit, rotary_frequencies, rotate
 from probes.hooked import HookedModel, check_hooks
 
 _READS = ("blocks.{}.attn.q.hook_in", "blocks.{}.attn.hook_in", "blocks.{}.ln1.hook_normalized", "hook_hidden")
@@ -20,7 +21,7 @@ class AttentionSlices(NamedTuple):
     pairs: Int[Tensor, "pair 3"]
     """Example, query position, key position."""
     scores: Float[Tensor, " pair"]
-    """As the model scores the pair before the softmax: the sum of its slices."""
+    """As the model scores the pair before the softmax (minus the query's mean, if relative): the sum of its slices."""
     slices: Float[Tensor, "pair k"]
     """In the order of the singular values."""
     needed: Int[Tensor, " pair"]
@@ -39,6 +40,7 @@ def attention_slices(
     *,
     pairs: Int[Tensor, "pair 3"] | None = None,
     fold_norm: bool = False,
+    relative: bool = False,
     hook: str | None = None,
     n_null: int = 100,
     seed: int = 0,
@@ -59,6 +61,7 @@ def attention_slices(
         inputs: what the model takes.
         pairs: which (example, query, key) to split; all that the mask allows if not given.
         fold_norm: slices of the normalised input, with the norm's gain folded into Omega, as in the paper.
+        relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
         hook: where the head reads; found by itself on a bridge, a `HookedTransformer` and a toy.
         n_null: random rotations. Each splits the same scores along other directions of the same rank.
         seed: of the rotations.
@@ -73,13 +76,18 @@ def attention_slices(
     judge = _judging_hook(model, layer)
     [batch] = stream_activations(model, iter([inputs]), [reads, judge])
     x, judged = batch[reads].double(), batch[judge][:, head].double()
+    if reads.endswith("ln1.hook_normalized") and not fold_norm:
+        x = _gained(model, layer, x)
     is_pattern = judge.endswith("hook_pattern")
-    visible = (judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2).nonzero()
+    seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
+    visible = seen.nonzero()
     queries, keys = _coordinates(model, layer, head, x, visible, fold_norm)
     scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
     if pairs is not None:
         chosen = _rows_of(pairs, visible)
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
+    if relative:
+        keys = keys - _mean_keys(model, layer, head, x, visible, seen, fold_norm)
     slices = scale * queries * keys
     generator = torch.Generator().manual_seed(seed)
     null = torch.empty(n_null, len(slices), dtype=torch.long)
@@ -111,6 +119,14 @@ def _reading_hook(model: HookedModel, layer: int, fold_norm: bool) -> str:
     raise ValueError(f"cannot tell where layer {layer}'s heads read: give its hook, for example hook='hook_hidden'")
 
 
+def _gained(model: Any, layer: int, normalized: Tensor) -> Tensor:
+    """What the heads of a `HookedTransformer` read: it has a hook only before the norm's gain and shift."""
+    norm = model.blocks[layer].ln1
+    gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
+    normalized = normalized if gain is None else normalized * gain.detach().double()
+    return normalized if shift is None else normalized + shift.detach().double()
+
+
 def _judging_hook(model: HookedModel, layer: int) -> str:
     """The pattern where there is one: on BERT and native bridges `hook_attn_scores` does not hold the scores."""
     pattern, scores = f"blocks.{layer}.attn.hook_pattern", f"blocks.{layer}.attn.hook_attn_scores"
@@ -121,20 +137,48 @@ def _coordinates(
     model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, fold_norm: bool
 ) -> tuple[Tensor, Tensor]:
     """Query and key of each pair along the singular directions, each times the root of the singular value."""
-    x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    x = _with_one(x)
+    queries = x.new_empty(len(pairs), qk_circuit(model, layer, head, bias=True).S.shape[0])
+    keys = torch.empty_like(queries)
+    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
+        example, query, key = pairs[members].T
+        queries[members] = (x[example, query] @ omega.U) * omega.S.sqrt()
+        keys[members] = (x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
+    return queries, keys
+
+
+def _mean_keys(
+    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, seen: Tensor, fold_norm: bool
+) -> Tensor:
+    """Mean over the keys that each pair's query sees, in the coordinates of `_coordinates` at that pair's offset."""
+    right = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm).right
+    keys = _with_one(x) @ right
     example, query, key = pairs.T
-    rotary = getattr(model, "rotary_emb", None) is not None
-    offsets = query - key if rotary else torch.zeros_like(query)
-    queries, keys, order = [], [], []
+    rotary = rotary_frequencies(model, layer) is not None
+    if rotary:
+        keys = rotate(model, layer, keys, torch.arange(keys.shape[1]))
+    mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
+    if rotary:
+        mean = rotate(model, layer, mean, -key)  # as seen from the pair's own key
+    coordinates = torch.empty(len(pairs), min(right.shape), dtype=mean.dtype)
+    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
+        coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
+    return coordinates
+
+
+def _by_offset(
+    model: HookedModel, layer: int, head: int, pairs: Tensor, fold_norm: bool
+) -> Iterator[tuple[Circuit, Tensor]]:
+    """Omega and the pairs it scores: one for each distance of a rotary model, else one for all."""
+    rotary = rotary_frequencies(model, layer) is not None
+    offsets = pairs[:, 1] - pairs[:, 2] if rotary else torch.zeros_like(pairs[:, 1])
     for offset in offsets.unique().tolist():
-        members = (offsets == offset).nonzero()[:, 0]
         omega = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm, offset=offset)
-        root = omega.S.sqrt()
-        queries.append((x[example[members], query[members]] @ omega.U) * root)
-        keys.append((x[example[members], key[members]] @ omega.Vh.mT) * root)
-        order.append(members)
-    back = torch.cat(order).argsort()
-    return torch.cat(queries)[back], torch.cat(keys)[back]
+        yield omega, (offsets == offset).nonzero()[:, 0]
+
+
+def _with_one(x: Tensor) -> Tensor:
+    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
 
 
 def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> float:

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Sequence
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pandas as pd
 import typer
@@ -12,9 +11,9 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.table import Table
 
-from tms_hooks.config import ToyConfig
+from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
-from tms_hooks.training.optimizers import OPTIMIZERS
+from tms_hooks.training.optimizers import OPTIMIZERS, Schedule
 
 if TYPE_CHECKING:
     from tms_hooks.claims.registry import Claim
@@ -33,21 +32,7 @@ COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 Seeds = Annotated[int, typer.Option("--models", min=1, help="How many models to train, with seeds 0, 1, 2, ...")]
 
 
-class OptimizerName(StrEnum):
-    """Optimizers by name."""
-
-    Adam = "Adam"
-    AdamW = "AdamW"
-    SGD = "SGD"
-    RMSprop = "RMSprop"
-
-
-class ScheduleName(StrEnum):
-    """Learning-rate schedules by name."""
-
-    constant = "constant"
-    linear = "linear"
-    cosine = "cosine"
+OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
 
 
 @app.callback()
@@ -73,7 +58,10 @@ def demo(
     """
     from tms_hooks.demo import run_demo
 
-    page, table = run_demo(out, real_model=model, n_models=models, say=lambda what: console.print(f"[dim]{what}[/dim]"))
+    try:
+        page, table = run_demo(out, model, models, say=lambda what: console.print(f"[dim]{what}[/dim]"))
+    except (ValueError, ModuleNotFoundError, ConnectionError) as error:
+        raise typer.BadParameter(str(error), param_hint="--model") from error
     print_table(table, "What the demo measured")
     console.print(f"\nOpen [bold]{page}[/bold] in a browser: figures, attention, and what each number means.")
 
@@ -89,13 +77,14 @@ def train(
     ] = 0.057,
     tied: Annotated[bool, typer.Option(help="W_U is the transpose of W_E.")] = True,
     output_bias: Annotated[bool, typer.Option(help="Add a bias before the output activation.")] = True,
-    output_act: Annotated[str, typer.Option(help="identity, relu or gelu.")] = "relu",
+    output_act: Annotated[Activation, typer.Option(help="Output activation.")] = "relu",
     models: Seeds = 100,
     steps: Annotated[int, typer.Option(help="Updates.")] = 10_000,
     batch: Annotated[int | None, typer.Option(help="Samples a step; default 1024, or all of one-hot data.")] = None,
-    optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer.")] = OptimizerName.Adam,
+    optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer.")] = "Adam",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    schedule: Annotated[ScheduleName, typer.Option(help="Learning-rate schedule.")] = ScheduleName.constant,
+    schedule: Annotated[Schedule, typer.Option(help="Learning-rate schedule.")] = "constant",
+    final_lr: Annotated[float, typer.Option(help="Where the schedule ends.")] = 0.0,
     importance_decay: Annotated[float, typer.Option(help="Importance of feature i is this to the power i.")] = 1.0,
 ) -> None:
     """Train many toy models at once and write a run directory.
@@ -114,7 +103,7 @@ def train(
                 d_hidden=hidden,
                 tied=tied,
                 output_bias=output_bias,
-                output_act=output_act,  # type: ignore[arg-type]  # ToyConfig checks it
+                output_act=output_act,
             ),
             SparseUniform(n_features=features, feature_probability=probability)
             if probability
@@ -122,7 +111,7 @@ def train(
             seeds=range(models),
             steps=steps,
             batch_size=batch,
-            optimizer=OPTIMIZERS[optimizer](lr=lr, schedule=schedule.value),
+            optimizer=OPTIMIZERS[optimizer](lr=lr, schedule=schedule, final_lr=final_lr),
             importance=[importance_decay**i for i in range(features)],
             progress=console.is_terminal,
         )

@@ -103,17 +103,20 @@ def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylab
         )
     fig.add_hline(y=1, line_dash="dot", line_color=NULL)
     return fig.update_layout(
-        xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, xaxis_type="log", height=360
+        xaxis={"title": xlabel, "type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100]},
+        yaxis_title=ylabel,
+        legend={"orientation": "h", "y": 1.2},
+        height=380,
     )
 
 
 def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) -> "go.Figure":
-    """A matrix with entries of either sign, blue to red through white at zero."""
+    """A matrix with entries of either sign, red to blue through white at zero."""
     import plotly.graph_objects as go
 
     limit = float(np.abs(matrix).max()) or 1.0
     fig = go.Figure(
-        go.Heatmap(z=matrix, zmin=-limit, zmax=limit, colorscale="RdBu_r", colorbar={"title": {"text": colorbar}})
+        go.Heatmap(z=matrix, zmin=-limit, zmax=limit, colorscale="RdBu", colorbar={"title": {"text": colorbar}})
     )
     fig.update_yaxes(autorange="reversed", title_text=ylabel)
     return fig.update_xaxes(title_text=xlabel).update_layout(height=380)

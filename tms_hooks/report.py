@@ -72,6 +72,7 @@ def write(
     ]
     environment = Environment(loader=PackageLoader("tms_hooks", "."), autoescape=True)
     page = environment.get_template("report.html.j2").render(
+        number=_number,
         title=title,
         lead=lead,
         sections=plain,
@@ -86,6 +87,10 @@ def write(
     scratch.write_text(page, encoding="utf-8")
     os.replace(scratch, path)
     return path
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) else f"{value:,.4g}"
 
 
 def _figure_json(figure: "go.Figure") -> str:

@@ -128,9 +128,9 @@ def test_ov_makes_what_a_head_writes(make_bridge, name):
 def test_rotation_is_a_group(make_bridge, name):
     model, _ = make_bridge(name)
     x = randn(3, 8)
-    torch.testing.assert_close(rotate(model, x, 0), x)
-    torch.testing.assert_close(rotate(model, rotate(model, x, 3), -5), rotate(model, x, -2))
-    torch.testing.assert_close(rotate(model, x, 7).norm(dim=-1), x.norm(dim=-1))
+    torch.testing.assert_close(rotate(model, 1, x, 0), x)
+    torch.testing.assert_close(rotate(model, 1, rotate(model, 1, x, 3), -5), rotate(model, 1, x, -2))
+    torch.testing.assert_close(rotate(model, 1, x, 7).norm(dim=-1), x.norm(dim=-1))
 
 
 def test_unknown_layer_and_head(subject):

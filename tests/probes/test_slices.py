@@ -55,6 +55,24 @@ def test_where_the_scores_hook_holds_no_scores_the_pattern_judges(make_bridge, n
     torch.testing.assert_close(scores.softmax(-1).float(), pattern, rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["toy", "gpt2", "llama", "neox"])
+def test_relative_slices_sum_to_what_the_softmax_feels(make_bridge, toy, name):
+    """Score minus the mean over the keys that the query sees, from the model's own scores."""
+    model, inputs = (toy.model, toy.inputs) if name == "toy" else make_bridge(name)
+    layer = 0 if name == "toy" else 1
+    _, cache = model.run_with_cache(inputs)
+    scores = cache[f"blocks.{layer}.attn.hook_attn_scores"][:, 1].detach().double()
+    seen = scores > -1e30
+    mean = torch.where(seen, scores, 0).sum(-1, keepdim=True) / seen.sum(-1, keepdim=True)
+    for fold_norm in (False, True) if name != "toy" else (False,):
+        split = attention_slices(model, inputs, layer, 1, relative=True, fold_norm=fold_norm, n_null=1)
+        torch.testing.assert_close(split.slices.sum(-1), (scores - mean)[tuple(split.pairs.T)], rtol=0, atol=1e-5)
+    # what is the same for every key is gone: a query that sees one key has nothing to say
+    if name != "toy":
+        alone = split.pairs[:, 1] == 0
+        assert split.slices[alone].abs().max() < 1e-9
+
+
 def test_slices_are_what_their_names_say(subject):
     """Slice k is the score that Omega would give with singular pair k alone."""
     reads = "hook_hidden" if hasattr(subject.model, "W") else "blocks.0.attn.hook_in"

@@ -1,6 +1,6 @@
 """The exact expected loss against nested quadrature, against brute force over patterns, and against samples."""
 
-from itertools import product
+from itertools import pairwise, product
 from math import factorial, prod
 
 import pytest
@@ -28,7 +28,7 @@ def by_quadrature(a: list[float], b: float, p: list[float], target: int) -> floa
         kinks = [k for k in kinks if 0 < k < 1]
         edges = [0.0, *kinks, 1.0]
         f = lambda u: inside(y + a[j] * u, rest, u if j == target else x_target)  # noqa: E731
-        return sum(quad(f, lo, hi, epsabs=1e-11, epsrel=1e-10)[0] for lo, hi in zip(edges, edges[1:], strict=False))
+        return sum(quad(f, lo, hi, epsabs=1e-11, epsrel=1e-10)[0] for lo, hi in pairwise(edges))
 
     def sums(rest: list[int]) -> list[float]:
         return [sum(a[j] for j, on in zip(rest, bits, strict=True) if on) for bits in product((0, 1), repeat=len(rest))]
@@ -72,14 +72,18 @@ def test_all_active_square_is_the_printed_sum() -> None:
 
 
 def test_by_hand() -> None:
-    # One feature, x' = relu(x - 1/2), p = 1/2: E (x - x')^2 = 1/2 (int_0^.5 x^2 + int_.5^1 1/4) = 1/2 (1/24 + 1/8) = 1/12.
+    # x' = relu(x - 1/2), p = 1/2: E (x - x')^2 = 1/2 (int_0^.5 x^2 + int_.5^1 1/4) = 1/2 (1/24 + 1/8) = 1/12.
     assert output_loss(t(1.0), t(-0.5)[0], t(0.5), 0).item() == pytest.approx(1 / 12, abs=1e-14)
 
 
 def test_samples_agree_within_three_standard_errors() -> None:
     g = torch.Generator().manual_seed(0)
     W_E, W_U = torch.randn(8, 3, generator=g, dtype=F64), torch.randn(3, 8, generator=g, dtype=F64)
-    b, p, importance = 0.3 * torch.randn(8, generator=g, dtype=F64), torch.rand(8, generator=g, dtype=F64), t(*range(1, 9))
+    b, p, importance = (
+        0.3 * torch.randn(8, generator=g, dtype=F64),
+        torch.rand(8, generator=g, dtype=F64),
+        t(*range(1, 9)),
+    )
     x = SparseUniform(n_features=8, feature_probability=tuple(p.tolist())).sample(400_000, seed=1, dtype=F64)
     losses = (importance * (x - (x @ W_E @ W_U + b).relu()).square()).sum(1)
     error = losses.std() / len(x) ** 0.5
@@ -109,10 +113,7 @@ def test_derivatives_are_those_of_the_expectation() -> None:
     numeric = torch.stack([(loss(z + e) - loss(z - e)) / (2 * step) for e in eye])
     torch.testing.assert_close(gradient, numeric, rtol=0, atol=2e-6)
     numeric = torch.stack(
-        [
-            torch.autograd.functional.jacobian(loss, z + e) - torch.autograd.functional.jacobian(loss, z - e)
-            for e in eye
-        ]
+        [torch.autograd.functional.jacobian(loss, z + e) - torch.autograd.functional.jacobian(loss, z - e) for e in eye]
     ) / (2 * step)
     torch.testing.assert_close(hessian, numeric, rtol=0, atol=1e-3)
 

@@ -46,7 +46,7 @@ def test_phase_losses_by_hand_and_on_a_grid() -> None:
     grid = theory.phase_losses(np.array([[0.1], [0.5]]), np.array([0.5, 1.0, 2.0]), n=3)
     assert np.broadcast_shapes(*(np.shape(v) for v in grid.values())) == (2, 3)
     for bad in ((0.0, 1.0, 2), (1.1, 1.0, 2), (0.5, 0.0, 2), (0.5, 1.0, 4)):
-        with pytest.raises(ValueError, match="[=]"):
+        with pytest.raises(ValueError, match="="):
             theory.phase_losses(*bad)
 
 
@@ -90,7 +90,9 @@ def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 40])
 def test_perfect_circle_reconstructs_and_is_the_shortest(n: int) -> None:
     norm, bias = theory.perfect_circle(n)
-    circle = torch.stack([torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1)
+    circle = torch.stack(
+        [torch.arange(n, dtype=F64).mul(2 * pi / n).cos(), torch.arange(n, dtype=F64).mul(2 * pi / n).sin()], 1
+    )
 
     def loss(length: float, b: float) -> float:
         return float(((length**2 * circle @ circle.mT + b).relu() - torch.eye(n)).square().sum())

@@ -32,7 +32,7 @@ class Head(NamedTuple):
     W_E: Float[Tensor, "feature hidden"]
 
 
-@claim("qk-recovers-features", "A", quick=4, full=32)
+@claim("qk-recovers-features", "A", quick=4, full=16)
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 
@@ -40,7 +40,7 @@ def qk_recovers_features(n_models: int) -> Verdict:
     first right one with the key feature; n = 10, m = 5, importance 0.8^i, p = 0.5, pair (0, 1). Only models whose
     attended features are within 5.7 degrees of orthogonal to every other learned one count (|cosine| < 0.1).
     Threshold: above 0.9.
-    Size: 4 models (quick), 32 (full).
+    Size: 4 models (quick), 16 (full).
     Controls: the optimal head by the closed form (whitened feature directions); untrained heads; features that are not
     attended to, (2, 3); random directions in five dimensions; how many models count.
     """

@@ -55,14 +55,14 @@ def direction_share(W: Mapping[int, Stacked], wanted: int, learned: float = LEAR
     return stats.weakest_share({f"n = {n}": (int(is_right.sum()), len(is_right)) for n, is_right in counts.items()})
 
 
-@claim("pentagon-one-hot", "B", quick=20, full=200)
+@claim("pentagon-one-hot", "B", quick=20, full=60)
 def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
 
     Statistic: share of models with five distinct directions among learned features (norm > 0.1); the smallest over
     n = 5, 8, 12, 20 and 40.
     Threshold: above 1/2, for each n.
-    Size: 20 models for each n (quick), 200 (full).
+    Size: 20 models for each n (quick), 60 (full).
     Controls: learned > 0.05 and > 0.2; untrained weights; a linear output; the median loss of five-direction models
     relative to the closed form n - 5 / sum cos^2, less 1, where it is furthest from it.
     """
@@ -120,7 +120,7 @@ def judge_directions(
     )
 
 
-@claim("relu-degenerate-gelu-not", "B", quick=20, full=200)
+@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
 def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
 
@@ -128,7 +128,7 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     on one direction; GELU models with none such; seeds for which GELU's norms of learned features are nearer to 1 (mean
     absolute difference); seeds for which GELU comes within 1 % of its final loss in fewer steps than ReLU of its own.
     Threshold: above 1/2, for each.
-    Size: 20 seeds (quick), 200 (full), for each activation.
+    Size: 20 seeds (quick), 60 (full), for each activation.
     Controls: the four shares; features per direction, mean norm and median steps of each; learned > 0.05 and > 0.2.
     """
     runs = {act: train_onehot(10, 2, n_models, act) for act in ("relu", "gelu")}
@@ -198,14 +198,14 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     )
 
 
-@claim("nine-in-three-d", "B", quick=20, full=200)
+@claim("nine-in-three-d", "B", quick=20, full=60)
 def nine_in_three_d(n_models: int) -> Verdict:
     """One-hot features in three dimensions are learned in nine directions under ReLU, always.
 
     Statistic: share of ReLU models with nine distinct directions among learned features (norm > 0.1); the smallest over
     n = 10, 12 and 20.
     Threshold: above 0.9, for each n ("always").
-    Size: 20 models for each n (quick), 200 (full).
+    Size: 20 models for each n (quick), 60 (full).
     Controls: learned > 0.05 and > 0.2; untrained weights; the same under GELU, which the document says learns a variety
     of shapes: the number of shapes and the share of the most frequent, of both activations.
     """

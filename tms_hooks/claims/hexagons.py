@@ -61,14 +61,14 @@ def exact_losses(run: Run) -> np.ndarray:
     )
 
 
-@claim("polygons-by-n", "H", quick=30, full=150)
+@claim("polygons-by-n", "H", quick=30, full=100)
 def polygons_by_n(n_models: int) -> Verdict:
     """Four features make a square, five a pentagon, six and seven a pentagon with the rest ignored or overlapping.
 
     Statistic: share of models with the stated polygon; the smallest of the four n. The polygon is named from the
     distinct directions of the learned features (norm > 0.5), so features that overlap make one corner.
     Threshold: above 1/2, for each n ("most models").
-    Size: 30 models for each n (quick), 150 (full).
+    Size: 30 models for each n (quick), 100 (full).
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output (n = 6), which cannot superpose.
     """
     runs = {n: train_polygons(n, n_models) for n in POLYGONS}
@@ -116,13 +116,13 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     )
 
 
-@claim("pentagon-by-theory", "H", quick=50, full=400)
+@claim("pentagon-by-theory", "H", quick=50, full=200)
 def pentagon_by_theory(n_models: int) -> Verdict:
     """Five is the best polygon, however many features there are.
 
     Statistic: mean exact expected loss of trained hexagons, relative to that of trained pentagons, less 1, at n = 6.
     Threshold: above 0 (pentagons are better).
-    Size: 50 models (quick), 400 (full).
+    Size: 50 models (quick), 200 (full).
     Controls: the corners of the best polygon by each closed form (the textbook argument; one active feature without and
     with bias; exact at this p for n = 6, 7, 8), the p where pentagon and hexagon cost the same, models trained without
     bias.
@@ -179,13 +179,13 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
     )
 
 
-@claim("hexagon-norms", "H", quick=50, full=400)
+@claim("hexagon-norms", "H", quick=50, full=200)
 def hexagon_norms(n_models: int) -> Verdict:
     """The Frobenius norm of W is near 3 in hexagons and near 2.5 in pentagons.
 
     Statistic: relative deviation of the mean norm of hexagons from 3, or of pentagons from 2.5, the larger.
     Threshold: below 0.05 ("near").
-    Size: 50 models (quick), 400 (full).
+    Size: 50 models (quick), 200 (full).
     Controls: the share of models beyond sqrt(5), which the document calls the theoretical limit; the norms of the best
     regular polygons at this p, and how far the trained means are from them; learned > 0.3 and > 0.7.
     """

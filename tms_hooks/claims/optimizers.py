@@ -22,7 +22,7 @@ def settings() -> list[tuple[str, Optimizer]]:
     return adaptive + [("SGD", SGD(lr=lr, momentum=momentum)) for momentum in (0.0, 0.9) for lr in high]
 
 
-@claim("optimizer-geometry", "H", quick=6, full=40)
+@claim("optimizer-geometry", "H", quick=6, full=20)
 def optimizer_geometry(n_models: int) -> Verdict:
     """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
 
@@ -31,7 +31,7 @@ def optimizer_geometry(n_models: int) -> Verdict:
     judged at its own best setting (most models superpose; among equals the lowest mean loss), chosen on the first half
     of the models and judged on the second.
     Threshold: above 1/2, for each.
-    Size: 6 models for each of 25 settings (quick), 40 (full): learning rates over four decades, 1e-5 to 0.1 for the
+    Size: 6 models for each of 25 settings (quick), 20 (full): learning rates over four decades, 1e-5 to 0.1 for the
     adaptive optimizers, 1e-3 to 10 for SGD, without momentum and with 0.9; constant; 10,000 steps. A model that
     diverged does not superpose.
     Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7,

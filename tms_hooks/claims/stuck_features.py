@@ -32,7 +32,7 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[Stuck]:
     return [Stuck(int(i), int(dead[i].nonzero()[0, 0])) for i in pentagons.nonzero()[0]]
 
 
-@claim("stuck-feature", "H", quick=5, full=40)
+@claim("stuck-feature", "H", quick=5, full=20)
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
@@ -40,7 +40,7 @@ def stuck_feature(n_models: int) -> Verdict:
     exact expected loss: polished by Newton steps to the critical point they are near, its Hessian, symmetries set
     aside, has a negative eigenvalue. A model that is near no critical point counts as not on a saddle.
     Threshold: above 1/2.
-    Size: 5 such pentagons (quick), 40 (full), the first among ten times as many models with n = 6.
+    Size: 5 such pentagons (quick), 20 (full), the first among ten times as many models with n = 6.
     Controls: the same share of hexagons, half as many; models near no critical point; the unlearned feature's loss at
     the end, and gradient norm over training, relative to the other features'; how many pentagons have one unlearned
     feature at cut-offs 0.3, 0.5 and 0.7.
@@ -105,14 +105,14 @@ def judge_stuck(
     )
 
 
-@claim("hexagon-patching", "H", quick=10, full=80)
+@claim("hexagon-patching", "H", quick=10, full=40)
 def hexagon_patching(n_models: int) -> Verdict:
     """Giving a pentagon's unlearned feature the initial weights that it has in a hexagon's start yields a hexagon.
 
     Statistic: the smallest of three shares: patched models that end as a hexagon; of the recipients where patched and
     redrawn differ, those where the patched one is the hexagon; of those where patched and re-run differ, likewise.
     Threshold: above 1/2, for each: the patch works, better than random weights of the same norm, and than new data.
-    Size: 10 recipients (quick), 80 (full), fewer if not as many pentagons with exactly one unlearned feature are among
+    Size: 10 recipients (quick), 40 (full), fewer if not as many pentagons with exactly one unlearned feature are among
     5 times as many models with n = 6; each with one hexagon donor, in turn, and trained on its own data.
     Controls: unpatched; self (its own weights put back: must change nothing); redraw (random initial weights of the
     donor's norm); rerun (unpatched, other data).

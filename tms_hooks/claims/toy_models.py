@@ -49,7 +49,7 @@ def train_sparse(
     ).W_E
 
 
-@claim("superposition-emerges", "N", quick=6, full=50)
+@claim("superposition-emerges", "N", quick=6, full=40)
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
@@ -58,7 +58,7 @@ def superposition_emerges(n_models: int) -> Verdict:
     the density in between where most are, chosen on the first half of the models and judged on the second; models at
     p = 0.05 that are a pentagon.
     Threshold: above 1/2, for each.
-    Size: 6 models (quick), 50 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
+    Size: 6 models (quick), 40 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output, which should never superpose.
     """
     cfg = ToyConfig(n_features=5, d_hidden=2)
@@ -124,14 +124,14 @@ def judge_emergence(
     )
 
 
-@claim("cosine-misleads", "N", quick=10, full=100)
+@claim("cosine-misleads", "N", quick=10, full=50)
 def cosine_misleads(n_models: int) -> Verdict:
     """Under superposition hidden states of inputs that share no feature have cosine similarities far from 0.
 
     Statistic: mean over models of the mean |cosine| between the hidden states of all pairs of inputs that hold one
     learned feature each (norm > 0.5), not the same; n = 20, m = 5, importance 1, p = 0.01.
     Threshold: above 0.1, from where this library counts directions as interfering.
-    Size: 10 models (quick), 100 (full), at each density.
+    Size: 10 models (quick), 50 (full), at each density.
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
     """

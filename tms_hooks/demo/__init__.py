@@ -40,8 +40,9 @@ def run_demo(
         "Superposition, measured",
         "How a network stores more features than it has dimensions: on toys, and in a real transformer.",
         [section for section, _ in parts],
-        f"tms demo: {n_models} + {toys.HEAD_TOYS} toys and {real_model} in {time.perf_counter() - began:.0f} s; seeds from "
-        f"0; tms-hooks {run.provenance['tms_hooks']}, torch {run.provenance['torch']}, {run.provenance['engine']} engine.",
+        f"tms demo: {n_models} + {toys.HEAD_TOYS} toys and {real_model} in {time.perf_counter() - began:.0f} s; "
+        f"seeds from 0; tms-hooks {run.provenance['tms_hooks']}, torch {run.provenance['torch']}, "
+        f"{run.provenance['engine']} engine.",
         probes.render.bundle(),
     )
     return page, pd.concat([rows for _, rows in parts])

@@ -1,6 +1,7 @@
 """Prompts on which real heads are known to fire, and the heads that do."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, NamedTuple
 
 import pandas as pd
@@ -8,14 +9,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-INDIRECT_OBJECT = (
-    ("When Mary and John went to the store, John gave a drink to", " Mary"),
-    ("When Tom and Anna went to the park, Tom gave a ball to", " Anna"),
-    ("After Sarah and Paul arrived at the office, Paul handed a letter to", " Sarah"),
-    ("While James and Emma were at the beach, Emma threw a ball to", " James"),
-    ("When Kate and Mark sat in the garden, Mark passed a plate to", " Kate"),
-    ("Then Lucy and Peter had a long argument, and Peter said sorry to", " Lucy"),
+STORIES = (
+    "When {other} and {giver} went to the store, {giver} gave a drink to",
+    "While {other} and {giver} were at the beach, {giver} threw a ball to",
+    "After {other} and {giver} sat down in the garden, {giver} passed a plate to",
+    "Then {other} and {giver} had a long argument, and {giver} said sorry to",
 )
+NAMES = (("Mary", "John"), ("Anna", "Tom"), ("Sarah", "Paul"), ("Kate", "Mark"), ("Emma", "James"))
+"""The indirect object, who is to be named next, and the giver, who is named twice."""
 REPEATED = (
     " red fish seven moon table green river stone",
     " window paper cloud eight horse yellow bread lamp",
@@ -36,9 +37,9 @@ class Prompt(NamedTuple):
 def indirect_object_prompts(model: Any) -> list[Prompt]:
     """Last token -> the indirect object's name (Wang et al. 2022, "Interpretability in the Wild")."""
     prompts = []
-    for text, name in INDIRECT_OBJECT:
-        tokens = model.to_tokens(text)[0]
-        [position] = (tokens == model.to_tokens(name, prepend_bos=False)[0, 0]).nonzero()
+    for story, (other, giver) in product(STORIES, NAMES):
+        tokens = model.to_tokens(story.format(other=other, giver=giver))[0]
+        [position] = (tokens == model.to_tokens(f" {other}", prepend_bos=False)[0, 0]).nonzero()
         prompts.append(Prompt(tokens, torch.tensor([[len(tokens) - 1, int(position)]])))
     return prompts
 

@@ -52,16 +52,17 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
     table["mean Frobenius norm"] = [
         float(run.W_E[[n == name for n in names]].norm(dim=(-2, -1)).mean()) for name in table.index
     ]
+    table = table.rename(columns={"share_low": "95 % from", "share_high": "95 % to"})
     shown = [(name, _best(run, names, name)) for name in table.index[:4]]
     titles = [f"{name}, loss {run.final_loss[i]:.5f}" for name, i in shown]
     first, lowest = table.iloc[0], table["mean held-out loss"].idxmin()
     section = report.Section(
         short="Geometries",
         title="Which geometry do six features take in two dimensions?",
-        text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed a model; Adam, "
+        text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed each; Adam, "
         "learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
-        finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first.share_low:.0%} to "
-        f"{first.share_high:.0%}); the lowest mean held-out loss is the {lowest}'s "
+        finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first['95 % from']:.0%} to "
+        f"{first['95 % to']:.0%}); the lowest mean held-out loss is the {lowest}'s "
         f"({table['mean held-out loss'].min():.5f}, the {first.name}'s {first['mean held-out loss']:.5f}).",
         table=table,
         figures=[
@@ -71,12 +72,12 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
             ),
             (
                 "Share of models in each geometry.",
-                plots.shares(list(table.index), *(table[c].to_numpy() for c in ("share", "share_low", "share_high"))),
+                plots.shares(list(table.index), *(table[c].to_numpy() for c in ("share", "95 % from", "95 % to"))),
             ),
         ],
     )
     rows = {
-        f"toys that end as a {name}": f"{row.share:.0%} ({row.share_low:.0%} to {row.share_high:.0%})"
+        f"toys that end as a {name}": f"{row.share:.0%} ({row['95 % from']:.0%} to {row['95 % to']:.0%})"
         for name, row in table.head(2).iterrows()
     }
     return section, pd.DataFrame({"value": rows})
@@ -109,14 +110,14 @@ def alignment(run: Run) -> tuple[report.Section, pd.DataFrame]:
     section = report.Section(
         short="A head's singular vectors",
         title="Do the singular vectors of a head recover the features it attends to?",
-        text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then a "
-        f"pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
+        text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then "
+        f"a pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
         f"feature {key}. It never sees the features, only the hidden states. Omega = W_Q W_K^T. Null: both sets of "
-        f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among the "
-        "other features are those antipodal to the attended ones, whose |cosine| is as large: Omega cannot tell them apart.",
-        finding=f"In {share:.0%} of the toys (95 % interval {low:.0%} to {high:.0%}) the first singular pair lies nearer to "
-        f"the attended pair than 95 % of random rotations do; median |cosine| {np.median(attended):.2f}, under rotation "
-        f"{np.median(rotated):.2f}.",
+        f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among "
+        "the other features are those antipodal to the attended ones: Omega cannot tell the two apart.",
+        finding=f"In {share:.0%} of the toys ({low:.0%} to {high:.0%}) the first singular pair lies nearer "
+        f"to the attended pair than 95 % of random rotations do; median |cosine| {np.median(attended):.2f}, under "
+        f"rotation {np.median(rotated):.2f}.",
         table=table,
         figures=[
             (

@@ -102,11 +102,13 @@ def _run(
 
     cfg, dtype = recipe.cfg, weights.dtype
     _, count, steps = recipe.stage_at(start)
-    constants = [_constants(recipe.optimizer, count + t, steps) for t in range(max(stop - start, 1))]
+    constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps)
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
-    occupied = dataset is None and recipe.empty_rows == "exact"
-    jumps = recipe.data.jumps().numpy() if occupied else np.empty((0, cfg.n_features))
+    jumps = np.empty((0, cfg.n_features))
+    if dataset is None and recipe.empty_rows == "exact":
+        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
+        jumps = recipe.data.jumps().numpy()
     threshold = (recipe.data.active_probability() * 2.0**32).round()
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     with _kernel_lock:
@@ -123,7 +125,7 @@ def _run(
             start,
             stop,
             _kind(recipe.optimizer),
-            np.array(constants).astype(dtype),
+            constants.astype(dtype),
             (importance * share / rows).astype(dtype),
             (importance * (1 - share)).astype(dtype),
             rows,
@@ -137,20 +139,22 @@ def _run(
     return loss, gradient
 
 
-def _constants(optimizer: Optimizer, count: int, steps: int) -> tuple[float, ...]:
-    """The scalars of update number `count`, in double precision, as `torch_engine.update` makes them."""
-    lr = optimizer.learning_rate(count, steps)
+def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
+    """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
+    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
     match optimizer:
         case Adam():  # and AdamW
             beta1, beta2 = optimizer.betas
             decay = 1 - lr * optimizer.weight_decay if isinstance(optimizer, AdamW) else 1.0
-            correction = (1 - beta2 ** (count + 1)) ** 0.5
-            return decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, lr / (1 - beta1 ** (count + 1))
+            correction, rate = (1 - beta2 ** (counts + 1)) ** 0.5, lr / (1 - beta1 ** (counts + 1))
+            row = (decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, rate)
         case SGD():
-            return 1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr
+            row = (1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr)
         case RMSprop():
-            return 1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr
-    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+            row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
+        case _:
+            raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+    return np.stack(np.broadcast_arrays(*row), axis=1)
 
 
 def _kind(optimizer: Optimizer) -> int:

@@ -6,7 +6,7 @@ models out. `no_type_check` keeps numba from being handed the wrappers of a run-
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
 from numba import njit, prange
@@ -70,84 +70,134 @@ def draw_sparse_uniform(x, key, first_row, rows, threshold, scale):
 
 @njit(cache=True)
 @no_type_check
-def draw_occupied(x, low, high, key, begin, rows, batch, jumps):
-    """Rows `begin`, ... of `SparseUniform.sample_occupied` into `x[:, :rows]`."""
+def draw_occupied(x, low, value, feature, going, key, begin, rows, batch, jumps):
+    """Rows `begin`, ... of `SparseUniform.sample_occupied` into `x[:, :rows]`.
+
+    All rows get their first active feature in vectorised loops, the others are found row by row.
+    """
     n, unit = len(x), 2.0**-32
-    x[:, :rows] = 0
+    for i in range(n):
+        for r in range(rows):
+            x[i, r] = 0
     for r in range(rows):
         bits = _mix(key + np.uint64(begin + r + 1) * GAMMA)
         low[r] = bits & LOW
-        high[r] = bits >> S32
+        value[r] = x.dtype.type((np.float64(bits >> S32) + 0.5) * unit)
+        feature[r] = 0
+    for j in range(n - 1):
+        threshold = jumps[0, j]
+        for r in range(rows):
+            feature[r] += low[r] < threshold
     for r in range(rows):
-        feature, at, bits, value = 0, 0, low[r], high[r]
-        turn = 0
-        while bits >= jumps[at, n - 1]:
-            feature = at
-            while bits < jumps[at, feature]:
-                feature += 1
-            x[feature, r] = x.dtype.type((np.float64(value) + 0.5) * unit)
-            at = feature + 1
-            turn += 1
-            bits = _mix(key + np.uint64(turn * batch + begin + r + 1) * GAMMA)
-            value = bits >> S32
-            bits = bits & LOW
+        low[r] = _mix(key + np.uint64(batch + begin + r + 1) * GAMMA)
+        x[feature[r], r] = value[r]
+    turn, count = 1, 0
+    for r in range(rows):
+        going[count] = r
+        count += low[r] & LOW >= jumps[feature[r] + 1, n - 1]
+    while count:
+        turn, left = turn + 1, 0
+        for c in range(count):
+            r, bits = going[c], low[going[c]]
+            at, j = feature[r] + 1, feature[r] + 1
+            while bits & LOW < jumps[at, j]:
+                j += 1
+            x[j, r] = x.dtype.type((np.float64(bits >> S32) + 0.5) * unit)
+            low[r] = _mix(key + np.uint64(turn * batch + begin + r + 1) * GAMMA)
+            feature[r] = j
+            going[left] = r
+            left += low[r] & LOW >= jumps[j + 1, n - 1]
+        count = left
 
 
-def _combination(count):
-    """`to[:rows] += sum_j w[j] * source[j, :rows]` for a fixed count of sources, written out so that it is one pass."""
+# Loops over rows with everything else written out: the compiler keeps weights and sums in registers and vectorises
+# over rows. They index whole arrays because taking a row of one costs an atomic reference count.
+
+
+def _compile(source: str) -> Any:
+    """The function `loop` of a source."""
+    scope: dict[str, Any] = {}
+    exec(source, scope)
+    return njit(fastmath=SUMS, forceinline=True)(scope["loop"])
+
+
+def _combination(count: int) -> Any:
+    """`to[:, :rows] += w[:, part] @ source[part, :rows]` for the part of `count` sources from `first` on."""
     each = range(count)
-    body = f"""
-def add(to, w, source, first, rows):
-    {"; ".join(f"w{j} = w[first + {j}]" for j in each)}
-    {"; ".join(f"s{j} = source[first + {j}]" for j in each)}
-    for r in range(rows):
-        to[r] += {" + ".join(f"w{j} * s{j}[r]" for j in each)}
-"""
-    scope: dict = {}
-    exec(body, scope)
-    return njit(fastmath=SUMS)(scope["add"])
+    return _compile(f"""
+def loop(to, w, source, first, rows):
+    for i in range(len(to)):
+        {"; ".join(f"w{j} = w[i, first + {j}]" for j in each)}
+        for r in range(rows):
+            to[i, r] += {" + ".join(f"w{j} * source[first + {j}, r]" for j in each)}
+""")
 
 
-def _tile(height, width):
-    """`to[i, j] += left[i, :rows] . right[j, :rows]` for a fixed tile of sums, all kept in registers."""
+def _tile(height: int, width: int) -> Any:
+    """`to[i, j] += left[i, :rows] . right[j, :rows]` for a tile of sums from (top, side) on."""
     tile = [(i, j) for i in range(height) for j in range(width)]
-    body = f"""
-def add(to, left, right, top, side, rows, zero):
-    {"; ".join(f"a{i} = left[top + {i}]" for i in range(height))}
-    {"; ".join(f"b{j} = right[side + {j}]" for j in range(width))}
+    return _compile(f"""
+def loop(to, left, right, top, side, rows, zero):
     {" = ".join(f"t{i}_{j}" for i, j in tile)} = zero
     for r in range(rows):
-        {"; ".join(f"t{i}_{j} += a{i}[r] * b{j}[r]" for i, j in tile)}
+        {"; ".join(f"a{i} = left[top + {i}, r]" for i in range(height))}
+        {"; ".join(f"b{j} = right[side + {j}, r]" for j in range(width))}
+        {"; ".join(f"t{i}_{j} += a{i} * b{j}" for i, j in tile)}
     {"; ".join(f"to[top + {i}, side + {j}] += t{i}_{j}" for i, j in tile)}
-"""
-    scope: dict = {}
-    exec(body, scope)
-    return njit(fastmath=SUMS)(scope["add"])
+""")
+
+
+def _features(m: int) -> Any:
+    """Logits, errors and sums of all features for hidden width `m` and a piecewise linear output, one pass a feature.
+
+    `out` receives the loss's slope in the logits.
+    """
+    each = range(m)
+    return _compile(f"""
+def loop(out, x, h, w, b, weight, floor, loss, g_w, g_b, rows, zero):
+    for i in range(len(x)):
+        bias, slope, square, g_bias = b[i], weight[i] + weight[i], zero, zero
+        {"; ".join(f"w{k} = w[i, {k}]; g{k} = zero" for k in each)}
+        for r in range(rows):
+            {"; ".join(f"x{k} = h[{k}, r]" for k in each)}
+            logit = bias + {" + ".join(f"w{k} * x{k}" for k in each)}
+            clipped = logit <= floor
+            error = (floor if clipped else logit) - x[i, r]
+            square += error * error
+            g = zero if clipped else slope * error
+            out[i, r] = g
+            g_bias += g
+            {"; ".join(f"g{k} += g * x{k}" for k in each)}
+        {"; ".join(f"g_w[i, {k}] += g{k}" for k in each)}
+        loss[i] += weight[i] * square
+        g_b[i] += g_bias
+""")
 
 
 _add_1, _add_2, _add_3, _add_4, _add_8 = (_combination(count) for count in (1, 2, 3, 4, 8))
 _tile_1_1, _tile_1_2, _tile_1_4 = (_tile(1, width) for width in (1, 2, 4))
 _tile_4_1, _tile_4_2, _tile_4_4 = (_tile(4, width) for width in (1, 2, 4))
+_features_1, _features_2, _features_3, _features_4, _features_5, _features_6 = (_features(m) for m in range(1, 7))
+WIDEST = 6
 
 
 @njit(cache=True)
 @no_type_check
 def add_product(to, w, source, rows):
     """`to[:, :rows] += w @ source[:, :rows]`."""
-    for i in range(len(to)):
-        out, weights, j, left = to[i], w[i], 0, len(source)
-        while left >= 8:
-            _add_8(out, weights, source, j, rows)
-            j, left = j + 8, left - 8
-        if left >= 4:
-            _add_4(out, weights, source, j, rows)
-            j, left = j + 4, left - 4
-        if left == 3:
-            _add_3(out, weights, source, j, rows)
-        elif left == 2:
-            _add_2(out, weights, source, j, rows)
-        elif left == 1:
-            _add_1(out, weights, source, j, rows)
+    first, left = 0, len(source)
+    while left >= 8:
+        _add_8(to, w, source, first, rows)
+        first, left = first + 8, left - 8
+    if left >= 4:
+        _add_4(to, w, source, first, rows)
+        first, left = first + 4, left - 4
+    if left == 3:
+        _add_3(to, w, source, first, rows)
+    elif left == 2:
+        _add_2(to, w, source, first, rows)
+    elif left == 1:
+        _add_1(to, w, source, first, rows)
 
 
 @njit(cache=True)
@@ -181,115 +231,79 @@ def add_outer(to, left, right, rows):
             i += 1
 
 
-def _feature(m):
-    """Logit, error and sums of one feature over a block, for a fixed width and a piecewise linear output: one pass.
-
-    `out` receives the loss's slope in the logits.
-    """
-    each = range(m)
-    body = f"""
-def feature(out, x, h, w, bias, weight, floor, g_w, rows, zero):
-    slope, loss, g_bias = weight + weight, zero, zero
-    {"; ".join(f"w{k} = w[{k}]; h{k} = h[{k}]; g{k} = zero" for k in each)}
-    for r in range(rows):
-        {"; ".join(f"x{k} = h{k}[r]" for k in each)}
-        logit = bias + {" + ".join(f"w{k} * x{k}" for k in each)}
-        clipped = logit <= floor
-        error = (floor if clipped else logit) - x[r]
-        loss += error * error
-        g = zero if clipped else slope * error
-        out[r] = g
-        g_bias += g
-        {"; ".join(f"g{k} += g * x{k}" for k in each)}
-    {"; ".join(f"g_w[{k}] += g{k}" for k in each)}
-    return weight * loss, g_bias
-"""
-    scope: dict = {}
-    exec(body, scope)
-    return njit(fastmath=SUMS)(scope["feature"])
-
-
-_feature_1, _feature_2, _feature_3, _feature_4, _feature_5, _feature_6 = (_feature(m) for m in range(1, 7))
-WIDEST = 6
-
-
-@njit(cache=True)
-@no_type_check
-def feature_pass(out, x, h, w, bias, weight, floor, g_w, rows):
-    """Choose the pass by the model's width."""
-    m, zero = len(w), weight * 0
-    if m == 1:
-        return _feature_1(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-    if m == 2:
-        return _feature_2(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-    if m == 3:
-        return _feature_3(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-    if m == 4:
-        return _feature_4(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-    if m == 5:
-        return _feature_5(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-    return _feature_6(out, x, h, w, bias, weight, floor, g_w, rows, zero)
-
-
 @njit(cache=True, fastmath=SUMS)
 @no_type_check
-def output_error(out, x, weight, act, rows):
-    """Loss of one feature in one block and its slope in the bias; `out`, logits, becomes its slope in them."""
-    zero, one, half = weight * 0, x.dtype.type(1), x.dtype.type(0.5)
+def output_errors(out, x, weight, act, loss, g_b, rows):
+    """Losses of one block and their slopes in the biases; `out`, logits, becomes their slope in the logits."""
+    zero, one, half = x.dtype.type(0), x.dtype.type(1), x.dtype.type(0.5)
     root_half, density = x.dtype.type(math.sqrt(0.5)), x.dtype.type(1 / math.sqrt(2 * math.pi))
-    loss, g_bias, slope = zero, zero, weight + weight
-    if act == RELU:
-        for r in range(rows):
-            clipped = out[r] <= zero
-            error = (zero if clipped else out[r]) - x[r]
-            loss += error * error
-            g = zero if clipped else slope * error
-            out[r] = g
-            g_bias += g
-    elif act == GELU:
-        for r in range(rows):
-            below = half * (one + math.erf(out[r] * root_half))
-            error = out[r] * below - x[r]
-            loss += error * error
-            g = slope * error * (below + out[r] * density * math.exp(-half * out[r] * out[r]))
-            out[r] = g
-            g_bias += g
-    else:
-        for r in range(rows):
-            error = out[r] - x[r]
-            loss += error * error
-            g = slope * error
-            out[r] = g
-            g_bias += g
-    return weight * loss, g_bias
+    floor = x.dtype.type(0 if act == RELU else -np.inf)
+    for i in range(len(x)):
+        square, g_bias, slope = zero, zero, weight[i] + weight[i]
+        if act == GELU:
+            for r in range(rows):
+                logit = out[i, r]
+                below = half * (one + math.erf(logit * root_half))
+                error = logit * below - x[i, r]
+                square += error * error
+                g = slope * error * (below + logit * density * math.exp(-half * logit * logit))
+                out[i, r] = g
+                g_bias += g
+        else:
+            for r in range(rows):
+                logit = out[i, r]
+                clipped = logit <= floor
+                error = (floor if clipped else logit) - x[i, r]
+                square += error * error
+                g = zero if clipped else slope * error
+                out[i, r] = g
+                g_bias += g
+        loss[i] += weight[i] * square
+        g_b[i] += g_bias
 
 
 @njit(cache=True)
 @no_type_check
-def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, biased, h, g, dh):
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, g, dh):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
     n, m = w_e.shape
-    h[:, :rows] = 0
-    dh[:, :rows] = 0
-    add_product(h, w_e_t, x, rows)
-    in_one = m <= WIDEST and act != GELU
-    if not in_one:
-        for i in range(n):
-            g[i, :rows] = b[i]
-        add_product(g, w_u, h, rows)
+    zero = x.dtype.type(0)
     floor = x.dtype.type(0 if act == RELU else -np.inf)
-    for i in range(n):
-        if in_one:
-            feature_loss, g_bias = feature_pass(g[i], x[i], h, w_u[i], b[i], weight[i], floor, g_u[i], rows)
-        else:
-            feature_loss, g_bias = output_error(g[i], x[i], weight[i], act, rows)
-        loss[i] += feature_loss
-        if biased:
-            g_b[i] += g_bias
-    if not in_one:
+    for k in range(m):
+        for r in range(rows):
+            h[k, r] = zero
+            dh[k, r] = zero
+    add_product(h, w_e_t, x, rows)
+    if m > WIDEST or act == GELU:
+        for i in range(n):
+            for r in range(rows):
+                g[i, r] = b[i]
+        add_product(g, w_u, h, rows)
+        output_errors(g, x, weight, act, loss, g_b, rows)
         add_outer(g_u, g, h, rows)
+    elif m == 1:
+        _features_1(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+    elif m == 2:
+        _features_2(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+    elif m == 3:
+        _features_3(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+    elif m == 4:
+        _features_4(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+    elif m == 5:
+        _features_5(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+    else:
+        _features_6(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
     add_product(dh, w_u_t, g, rows)
     add_outer(g_e, x, dh, rows)
+
+
+@njit(cache=True)
+@no_type_check
+def empty_row(x, b, g_b, loss, weight, act, g):
+    """`forward_backward` for a row without active features: only the biases matter."""
+    for i in range(len(b)):
+        x[i, 0], g[i, 0] = 0, b[i]
+    output_errors(g, x, weight, act, loss, g_b, 1)
 
 
 @njit(cache=True, inline="always")
@@ -298,30 +312,29 @@ def _eight(c):
     return c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
 
 
-@njit(cache=True)
+@njit(cache=True, error_model="numpy")  # a branch on division by zero would keep it from vectorising
 @no_type_check
 def update(kind, w, g, first, second, constants):
     """`torch_engine.update` on flat arrays, in place: the same rounded operations. False if a weight is not finite."""
-    finite = True
     if kind == ADAM:
         decay, beta1, rest1, beta2, rest2, correction, eps, rate = _eight(constants)
         for j in range(len(w)):
             first[j] = first[j] * beta1 + g[j] * rest1
             second[j] = second[j] * beta2 + g[j] * g[j] * rest2
             w[j] = w[j] * decay - first[j] / (np.sqrt(second[j]) / correction + eps) * rate
-            finite &= np.isfinite(w[j])
     elif kind == SGD:
         _, momentum, _, _, _, _, _, rate = _eight(constants)
         for j in range(len(w)):
             first[j] = first[j] * momentum + g[j]
             w[j] = w[j] - first[j] * rate
-            finite &= np.isfinite(w[j])
     else:
         _, _, _, alpha, rest, _, eps, rate = _eight(constants)
         for j in range(len(w)):
             second[j] = second[j] * alpha + g[j] * g[j] * rest
             w[j] = w[j] - g[j] / (np.sqrt(second[j]) + eps) * rate
-            finite &= np.isfinite(w[j])
+    finite = True
+    for j in range(len(w)):
+        finite &= np.isfinite(w[j])
     return finite
 
 
@@ -377,10 +390,11 @@ def train_one(
     w_e_t = np.empty((m, n), dtype)
     w_u_t = w_e_t if tied else np.empty((m, n), dtype)
     at += matrix
-    b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), g)
+    b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
     x, logits = np.empty((n, block), dtype), np.empty((n, block), dtype)
     h, dh, loss = np.empty((m, block), dtype), np.empty((m, block), dtype), np.empty(n, dtype)
-    low, high = np.empty(block, np.uint64), np.empty(block, np.uint64)
+    low, value = np.empty(block, np.uint64), np.empty(block, dtype)
+    feature, going = np.empty(block, np.int64), np.empty(block + 1, np.int64)
     old = np.empty(size, dtype)
     for step in range(start, max(stop, start + 1)):
         if step > start and diverged_at[0] >= 0:
@@ -398,17 +412,12 @@ def train_one(
             if dataset.shape[1]:
                 x[:, :count] = dataset[:, begin : begin + count]
             elif len(jumps):
-                draw_occupied(x, low, high, key, begin, count, rows, jumps)
+                draw_occupied(x, low, value, feature, going, key, begin, count, rows, jumps)
             else:
                 draw_sparse_uniform(x, key, begin, count, threshold, scale)
-            forward_backward(
-                x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, biased, h, logits, dh
-            )
+            forward_backward(x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh)
         if len(jumps):
-            x[:, :1] = 0
-            forward_backward(
-                x, 1, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, empty_weight, act, biased, h, logits, dh
-            )
+            empty_row(x, b, g_b, loss, empty_weight, act, logits)
         if step == start:
             copy(loss_out, loss)
             copy(gradient_out, g)
