@@ -147,6 +147,8 @@ def reproduce(
         chosen = find(names)
     except KeyError as error:
         raise typer.BadParameter(str(error.args[0])) from error
+    # Where models are made to diverge the claim counts them; a warning for each would tear the table.
+    logging.getLogger("tms_hooks.training.loop").setLevel(logging.ERROR)
     results: list[runner.Result] = []
     with Live(_verdicts(chosen, results), console=console, auto_refresh=False) as live:
         for result in runner.reproduce(chosen, out, quick):
@@ -157,6 +159,7 @@ def reproduce(
             console.print(f"[bold]{result.claim.name}[/bold] was not run: {result.not_run}")
     if json_file:
         runner.write_json(results, json_file)
+    runner.write_markdown(results, out, quick)
     console.print(
         f"Open [bold]{runner.write_page(results, out, quick)}[/bold] in a browser: each claim's figures and controls."
     )

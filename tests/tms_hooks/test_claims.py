@@ -253,6 +253,16 @@ def test_the_page_has_the_table_and_every_figure(tmp_path):
         assert part in page
 
 
+def test_the_plain_text_has_the_same(tmp_path):
+    not_run = Counted(fails=ConnectionError).named("b")
+    results = list(runner.reproduce([Counted().named("a"), not_run], tmp_path))
+    text = runner.write_markdown(results, tmp_path, quick=True).read_text()
+    assert "| [a](#a) | H | A claim that says how often" in text
+    assert "| untrained | 0.1 |" in text
+    assert results[0].verdict.paragraph in text
+    assert "Not run: not here" in text
+
+
 # The command line
 
 

@@ -13,7 +13,7 @@ from tms_hooks.geometry.polytopes import ideal_polytopes
 from tms_hooks.landscape import critical_point
 from tms_hooks.models.toy import ToyModel
 
-MODELS = 20
+MODELS = 16
 
 
 def worlds() -> set[str]:
@@ -145,10 +145,10 @@ def test_pentagon_one_hot():
         losses = {n: np.ones(MODELS) for n in W}
         return bottlenecks.judge_directions(W, losses, {"untrained": {n: 0 * w for n, w in W.items()}})
 
-    right = {n: shared(5, n) for n in (5, 8, 40)}
+    right = {n: shared(5, n) for n in (5, 20)}
     assert judge(right).verdict == "supported"
     assert judge(right).controls["untrained"] == 0
-    assert judge(right | {40: shared(8, 40)}).verdict == "refuted"
+    assert judge(right | {20: shared(8, 20)}).verdict == "refuted"
     assert judge({n: random_directions(W, n) for n, W in right.items() if n > 5}).verdict == "refuted"
 
 
@@ -176,7 +176,8 @@ def test_nine_in_three_d():
     assert bottlenecks.judge_nine(nine, eight, eight).verdict == "supported"
     assert bottlenecks.judge_nine(eight, nine, nine).verdict == "refuted"
     assert bottlenecks.judge_nine(nine | {10: solid(8, 10)}, eight, eight).verdict == "refuted"  # one n is enough
-    assert bottlenecks.judge_nine({10: random_directions(solid(10, 10))}, eight, eight).verdict == "refuted"
+    few = {10: eight[10][:1]}  # naming ten random directions takes long, and the controls decide nothing
+    assert bottlenecks.judge_nine({10: random_directions(solid(10, 10))[:4]}, few, few).verdict == "refuted"
 
 
 def test_superposition_emerges():

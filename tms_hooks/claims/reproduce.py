@@ -136,6 +136,33 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
     )
 
 
+def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
+    """The same in plain text: the table, then each claim's paragraph and controls, for `docs/claims.md`."""
+    rows = table(results).reset_index()
+    rows["claim"] = [f"[{name}](#{name})" for name in rows["claim"]]
+    cells = [list(rows.columns), ["---"] * len(rows.columns), *rows.to_numpy().tolist()]
+    lines = [
+        "# Claims, measured",
+        "",
+        f"Written by `tms reproduce all{' --quick' if quick else ''}`, which leaves it in its output folder as "
+        f"`claims.md`; code {code_version()}. Every number is that run's. A claim is supported if the whole 95 % interval "
+        "lies on the stated side of the threshold, refuted if on the other, else inconclusive. Sources: "
+        + "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
+        + ".",
+        "",
+        *(f"| {' | '.join(row)} |" for row in cells),
+    ]
+    for result in results:
+        lines += ["", f"## {result.claim.name}", "", result.claim.design]
+        lines += ["", f"**{result.verdict.paragraph if result.verdict else f'Not run: {result.not_run}'}**"]
+        if result.verdict:
+            controls = (f"| {name} | {value:.4g} |" for name, value in result.verdict.controls.items())
+            lines += ["", "| control | value |", "|---|---|", *controls]
+    path = out / "claims.md"
+    _write(path, "\n".join(lines) + "\n")
+    return path
+
+
 def _section(result: Result) -> report.Section:
     claim, verdict = result.claim, result.verdict
     controls = pd.Series(dict(verdict.controls), name="value").to_frame() if verdict and verdict.controls else None
