@@ -145,8 +145,8 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
         "# Claims, measured",
         "",
         f"Written by `tms reproduce all{' --quick' if quick else ''}`, which leaves it in its output folder as "
-        f"`claims.md`; code {code_version()}. Every number is that run's. A claim is supported if the whole 95 % interval "
-        "lies on the stated side of the threshold, refuted if on the other, else inconclusive. Sources: "
+        f"`claims.md`; code {code_version()}. Every number is that run's. A claim is supported if the whole 95 % "
+        "interval lies on the stated side of the threshold, refuted if on the other, else inconclusive. Sources: "
         + "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
         + ".",
         "",
