@@ -124,7 +124,7 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
         "threshold, refuted if it lies on the other, else inconclusive. Sources: "
         f"{'; '.join(f'{key}, {name}' for key, name in SOURCES.items())}.",
         finding=", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + ".",
-        table=table(results),
+        table=table(results).drop(columns="statement"),  # each is the title of its section
     )
     size = "quick" if quick else "full"
     return report.write(
