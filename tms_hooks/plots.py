@@ -120,3 +120,16 @@ def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) 
     )
     fig.update_yaxes(autorange="reversed", title_text=ylabel)
     return fig.update_xaxes(title_text=xlabel).update_layout(height=380)
+
+
+def curves(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, log_x: bool = False
+) -> "go.Figure":
+    """Lines with markers through (x, y), one a name."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=PALETTE[i % len(PALETTE)])
+    fig.update_xaxes(title_text=xlabel, type="log" if log_x else "linear")
+    return fig.update_layout(yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=360)
