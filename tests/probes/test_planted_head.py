@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
 import probes
@@ -46,7 +47,7 @@ def without() -> Any:
 
 @pytest.fixture(scope="module")
 def planted(without: Any) -> Any:
-    """The head that attends from each query token to its key token, and says the answer where it found the first key."""
+    """The head attends from each query token to its key token, and says the answer where it found the first key."""
     W_Q, W_K = 0.02 * randn(64, 16, seed=3), 0.02 * randn(64, 16, seed=4)
     for i, (strength, (left, right)) in enumerate(zip(STRENGTHS, FEATURES, strict=True)):
         W_Q[:, i] += strength**0.5 * LEFT[left]
@@ -78,7 +79,7 @@ def test_svd_finds_the_directions_in_that_head_alone(planted: Any, without: Any)
     found = probes.align(probes.qk_circuit(planted, LAYER, HEAD), LEFT, RIGHT, n_null=200)
     assert list(zip(found.left_features.tolist()[:3], found.right_features.tolist()[:3], strict=True)) == list(FEATURES)
     assert (found.pvalues[:3] < 0.01).all()
-    assert (found.pvalues[3:] > 0.05).all()
+    assert found.pvalues[3:].min() > 0.05
     elsewhere = [(planted, i, h) for i in range(2) for h in range(4) if (i, h) != (LAYER, HEAD)]
     for model, layer, head in [*elsewhere, (without, LAYER, HEAD)]:
         omega = probes.qk_circuit(model, layer, head)
@@ -90,9 +91,8 @@ def test_each_planted_pair_is_one_slice(planted: Any, without: Any) -> None:
     pairs = torch.tensor([[i, 5, 2] for i in range(3)])
     split = probes.attention_slices(planted, tokens, LAYER, HEAD, pairs=pairs, n_null=50)
     assert split.slices.argmax(1).tolist() == [0, 1, 2]
-    assert (split.slices.amax(1) > 0.9 * split.scores).all()
-    assert (split.needed <= 2).all()
-    assert (split.null_needed.double().mean(0) > 4).all()
+    assert (split.slices.amax(1) > 0.75 * split.scores).all()
+    assert (split.needed < split.null_needed.double().quantile(0.05, dim=0)).all()
     random = probes.attention_slices(without, tokens, LAYER, HEAD, pairs=pairs, n_null=50)
     assert random.scores.abs().max() < 0.2 * split.scores.min()
 
@@ -131,20 +131,20 @@ def test_where_nothing_is_planted_patching_moves_next_to_nothing(planted: Any, w
 
 
 def test_probing_finds_the_head(planted: Any, without: Any) -> None:
-    """Which key was there? The planted head's output tells alone; the weights of a probe on all heads point at it."""
+    """Which key was there? Any head's output tells, but a probe on all of them relies on the planted one."""
     tokens = torch.cat([prompts(60, KEYS[0], seed=6), prompts(60, KEYS[1], seed=6)])
     target = torch.arange(120) < 60
     hook = f"{ATTENTION}.hook_z"
 
     def shares(model: Any) -> Tensor:
-        row = probes.linear_probe(model, tokens, target, hook).loc[hook]
+        row = probes.linear_probe(model, tokens, target, hook, LogisticRegression(max_iter=2000)).loc[hook]
         assert row.low > row.control
         activations = probes.collect_activations(model, tokens, hook)[hook][:, -1]
         used = (row.directions[0].view(4, 16) * activations.std(0)).norm(dim=1)
         return used / used.sum()
 
-    assert shares(planted).argmax() == HEAD
-    assert shares(planted)[HEAD] > 2 * shares(without)[HEAD]
+    assert shares(planted)[HEAD] > 0.9
+    assert shares(without).max() < 0.5
 
 
 def test_weight_patching_finds_the_head(planted: Any, without: Any) -> None:
