@@ -179,7 +179,13 @@ class _Pair:
         asked = _as_sites(model, base_inputs, sites)
         hooks = list(dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
-        self.base = BaseRun(model, base_inputs, names, metric)
+        try:
+            self.base = BaseRun(model, base_inputs, names, metric)
+        except ValueError:
+            require_live(
+                model, base_inputs, names
+            )  # a bridge refuses hooks that are switched off; this says which are on
+            raise
         if unproven := [name for name in names if name not in self.base.live]:
             require_live(model, base_inputs, unproven)
         self.sites = list(expand_sites(asked, self.base.shapes, self.base.n_examples))
