@@ -133,8 +133,9 @@ def test_an_induction_head_is_found_by_attention_and_slices_and_confirmed_by_pat
     Slices: four of 64, chosen on half the sequences, score repeated pairs by more than 2 (e^2: sevenfold odds) above
     unrepeated ones on the other half. That is more than any of 50 rotations of the head's factors gives, and twice
     what any idle head (pattern there below 0.1) of another key head does in that layer. Idle heads that share its key
-    head are no control here: they may look for the same keys. (How *many* slices a score needs tells nothing: heads
-    that do not fire need fewer still.)
+    head are no control here: they may look for the same keys. How *many* slices a score needs tells nothing by itself
+    (idle heads need fewest), but scores less the query's mean do beside their null: the head needs less than 3/4 of
+    the slices that random rotations do, each of three of those idle heads more than 0.85 of them.
     Patching: with the head's output from the unrepeated sequences the log-probability of repeated tokens falls by more
     than a tenth of what repetition gives, and three times as far as with any idle head's, whichever key head it has.
     """
@@ -170,6 +171,13 @@ def test_an_induction_head_is_found_by_attention_and_slices_and_confirmed_by_pat
     assert carried > 2 * max(contrast(q * k) for q, k in map(coordinates, strangers))
 
     repeated, unrepeated = sequences(smollm2, 4, seed=22)
+    pairs = torch.tensor([[i, q, k] for i in range(4) for q, k in zip(QUERIES.tolist(), KEYS.tolist(), strict=True)])
+    needs = []
+    for h in (head, *strangers[:3]):
+        split = probes.attention_slices(smollm2, repeated, layer, h, pairs=pairs, relative=True, n_null=20)
+        needs.append(float(split.needed.double().mean() / split.null_needed.double().mean()))
+    assert needs[0] < 0.75
+    assert min(needs[1:]) > 0.85
 
     def repeated_tokens(logits: Tensor) -> Tensor:
         scores = logits[:, HALF:-1].log_softmax(-1)
