@@ -136,9 +136,7 @@ def curves(x: np.ndarray, ys: Mapping[str, np.ndarray], xlabel: str, ylabel: str
             line_color=PALETTE[i % len(PALETTE)],
             marker={"size": 9, "symbol": ["circle", "square", "diamond", "cross", "x"][i % 5]},
         )
-    return fig.update_layout(
-        xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380
-    )
+    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
 
 
 def counts_map(
