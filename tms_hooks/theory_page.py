@@ -120,7 +120,7 @@ def landscapes(resolution: int) -> report.Section:
         title="Can a feature that was not learned still find its place?",
         text=f"Six features at p = {DENSITY}. The sixth feature moves over the plane, all other weights stay those of "
         "the critical point (polished by Newton steps on the exact loss; the kind is read off all eigenvalues of the "
-        "Hessian, not off this plane). Losses above three times the pentagon's share the last colour.",
+        "Hessian, not off this plane). Losses above twice the pentagon's share the last colour.",
         finding="; ".join(
             f"{name} (sixth feature {'ignored' if norm < 0.5 else 'learned'}): loss {point.loss:.5f}, a {point.kind}, "
             f"least curvature {float(point.eigenvalues[0]):.2g}"
@@ -139,7 +139,7 @@ def landscapes(resolution: int) -> report.Section:
                     [f"around a {name}" for name in points],
                     "hidden 0",
                     "hidden 1",
-                    3 * worst,
+                    2 * worst,
                 ),
             )
         ],
