@@ -238,6 +238,36 @@ def _verdicts(chosen: "Sequence[Claim]", results: "Sequence[Result]") -> Table:
     return shown
 
 
+@app.command()
+def theory(
+    out: Annotated[Path | None, typer.Option(help="Folder for a page with figures.")] = None,
+) -> None:
+    """Which polygon theory expects in two dimensions, on paper: nothing is trained.
+
+    The first table holds each F-gon in the limit of one active feature: its change of loss per unit of feature
+    probability (gain: the lower, the better), best norm and bias; the textbook argument has unit norms and nearest
+    neighbours only. The second holds the corners of the best polygon for n features at feature probability p, from
+    exact sums over all patterns of activity.
+
+    Example: `tms theory --out paper` adds a page with the figures, and with the loss landscapes around a pentagon and a
+    hexagon. Takes under a minute.
+    """
+    from rich.progress import track
+
+    from tms_hooks.theory import best_polygon_table, polygon_table
+
+    polygons = polygon_table()
+    print_table(polygons, "One active feature: gain, norm and bias of the best F-gon")
+    features = track(range(4, 11), "summing all patterns", console=Console(stderr=True), transient=True)
+    best = best_polygon_table(features)
+    print_table(best, "Corners of the best polygon: n features (rows), feature probability p (columns)")
+    if out is not None:
+        from tms_hooks.theory_page import write_page
+
+        page = write_page(out, polygons, best, say=lambda what: console.print(f"[dim]{what}[/dim]"))
+        console.print(f"\nOpen [bold]{page}[/bold] in a browser.")
+
+
 def print_table(table: pd.DataFrame, title: str) -> None:
     """A DataFrame as a table on the terminal."""
     shown = Table(title=title, title_justify="left")

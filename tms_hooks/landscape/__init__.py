@@ -9,7 +9,7 @@ from tms_hooks.landscape.critical import (
     unflatten,
 )
 from tms_hooks.landscape.exact import LossEstimate, affine_logits, estimate_loss, exact_loss
-from tms_hooks.landscape.paths import basin_shares, bend_path, linear_path
+from tms_hooks.landscape.paths import basin_shares, bend_path, linear_path, loss_plane
 
 __all__ = [
     "CriticalPoint",
@@ -21,6 +21,7 @@ __all__ = [
     "estimate_loss",
     "exact_loss",
     "linear_path",
+    "loss_plane",
     "polish",
     "spectrum",
     "symmetry_directions",

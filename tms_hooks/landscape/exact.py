@@ -36,12 +36,14 @@ def exact_loss(
     heads.
 
     Raises:
-        ValueError: a distribution or a model whose loss has no such sum; more than 8 features in a sum over patterns.
+        ValueError: a distribution or a model whose loss has no such sum; more than 8 features in a sum over patterns;
+            weights that are not finite.
     """
     if cfg.n_heads:
         raise ValueError(
             f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
         )
+    _check_finite(weights)
     dtype = weights["W_E"].dtype
     weight = torch.ones(cfg.n_features, dtype=dtype) if importance is None else importance.to(dtype)
     x = data.dataset(dtype)
@@ -93,8 +95,9 @@ def estimate_loss(
     moving kinks.
 
     Raises:
-        ValueError: no sample has two active features; ask for more of them.
+        ValueError: no sample has two active features, ask for more of them; weights that are not finite.
     """
+    _check_finite(weights)
     logits, bias = affine_logits(weights, cfg)
     p = data.active_probability().to(bias.dtype)
     none = (1 - p).prod()
@@ -124,3 +127,9 @@ def _one_active(logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " 
     m1, m2, m3 = hi - lo, (hi**2 - lo**2) / 2, (hi**3 - lo**3) / 3
     square = (logits**2 * m3 + 2 * logits * bias * m2 + bias**2 * m1).sum(1)
     return square - 2 * (logits * m3 + bias * m2).diagonal() + 1 / 3
+
+
+def _check_finite(weights: Weights) -> None:
+    for name, w in weights.items():
+        if not w.isfinite().all():
+            raise ValueError(f"{name} has a NaN or an infinity: weights must be finite; did the training diverge?")

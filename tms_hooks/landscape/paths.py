@@ -39,6 +39,30 @@ def linear_path(
     return torch.stack([exact_loss(_bezier(start, middle, end, t), cfg, data, importance).detach() for t in times])
 
 
+def loss_plane(
+    center: Weights,
+    first: Weights,
+    second: Weights,
+    cfg: ToyConfig,
+    data: Distribution,
+    steps: Sequence[float],
+    importance: Float[Tensor, " feature"] | None = None,
+) -> Float[Tensor, "second first"]:
+    """Exact loss at `center + s first + t second` for all s and t of `steps`: the plane spanned by two directions.
+
+    Args:
+        center: weights, such as a `CriticalPoint`'s.
+        first, second: directions; weights that one lacks stay.
+        steps: in units of the directions' own length; rows of the result are steps along `second`.
+    """
+
+    def at(s: float, t: float) -> dict[str, Tensor]:
+        return {name: w + s * first.get(name, 0 * w) + t * second.get(name, 0 * w) for name, w in center.items()}
+
+    rows = [[exact_loss(at(s, t), cfg, data, importance).detach() for s in steps] for t in steps]
+    return torch.stack([torch.stack(row) for row in rows])
+
+
 def bend_path(
     a: Weights, b: Weights, cfg: ToyConfig, data: Distribution, points: int = 7, steps: int = 20
 ) -> dict[str, Tensor]:

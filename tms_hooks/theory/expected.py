@@ -8,7 +8,7 @@ many for every feature. (Repeated for k active features this is E relu(b + sum a
 Gauss-Legendre nodes take its place: the function is smooth there.
 """
 
-from math import factorial
+from math import factorial, isfinite
 from typing import NamedTuple
 
 import torch
@@ -45,11 +45,12 @@ def expected_loss(
     Args:
         logits_of: row j is what a feature of value 1 adds to the logits, `W_E @ W_U` ("feature feature").
         bias: what is added to all.
-        feature_probability: probability that each feature is active.
+        feature_probability: probability that each feature is active; 0 and 1 are allowed, so a given pattern is too.
         importance: weight of each output's loss; 1 by default.
 
     Raises:
-        ValueError: more than 12 features; `tms_hooks.landscape.estimate_loss` samples.
+        ValueError: more than 12 features (`tms_hooks.landscape.estimate_loss` samples), a probability outside [0, 1],
+            weights that are not finite.
     """
     n = len(bias)
     if n > MAX_FEATURES:
@@ -65,7 +66,21 @@ def expected_loss(
 def output_loss(
     a: Float[Tensor, " feature"], b: Float[Tensor, ""], p: Float[Tensor, " feature"], target: int
 ) -> Float[Tensor, ""]:
-    """Exact E (x_target - relu(b + a . x))^2 for independent sparse uniform features."""
+    """Exact E (x_target - relu(b + a . x))^2 for independent sparse uniform features.
+
+    Raises:
+        ValueError: a probability outside [0, 1], a coefficient or a bias that is not finite.
+    """
+    for i, (coefficient, chance) in enumerate(zip(a.tolist(), p.tolist(), strict=True)):
+        if not isfinite(coefficient):
+            raise ValueError(
+                f"coefficient of feature {i} in output {target} = {coefficient}: weights must be finite; "
+                "did the training diverge?"
+            )
+        if not 0 <= chance <= 1:
+            raise ValueError(f"feature_probability[{i}] = {chance}: must be between 0 and 1; sparsity S is 1 - p")
+    if not b.isfinite():
+        raise ValueError(f"bias of output {target} = {b.item()}: weights must be finite; did the training diverge?")
     order = a.detach().abs().argsort().tolist()
     square = (1 - p).prod() * b.relu().square()  # nothing is active
     cross = torch.zeros_like(b)

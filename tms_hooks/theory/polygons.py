@@ -120,19 +120,28 @@ def polygon_loss(n: int, p: float, F: int) -> float:
     All 2^F patterns of activity are in it; norm and bias are the best ones at this p. An ignored feature costs p/3
     - p^2/4, with the best constant output p/2. Every feature has importance 1.
     """
-    _check_density(p)
-    _check_corners(F)
-    if n < F or F > MAX_FEATURES:
-        raise ValueError(f"F={F}: needs F <= n={n}, and exact sums stop at F={MAX_FEATURES}")
+    if n < F:
+        raise ValueError(f"F={F}: every corner needs a feature, F <= n={n}")
     return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
 
 
 @cache
 def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
     """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss of one of its
-    features."""
+    features.
+
+    Raises:
+        ValueError: F < 2 or F > 12, p outside (0, 1].
+    """
     from scipy.optimize import minimize
 
+    _check_density(p)
+    _check_corners(F)
+    if F > MAX_FEATURES:
+        raise ValueError(
+            f"F={F}: the exact sum doubles with every corner and stops at {MAX_FEATURES}; "
+            "use polygon(F), the limit p -> 0, for any F"
+        )
     cosines, density = _cosines(F), torch.full((F,), p, dtype=torch.float64)
 
     def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
@@ -162,7 +171,11 @@ def best_polygon(n: int, p: float) -> int:
     """
     _check_density(p)
     if not 2 <= n <= MAX_FEATURES:
-        raise ValueError(f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over all patterns stops")
+        raise ValueError(
+            f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over patterns stops; for more features "
+            f"use n={MAX_FEATURES} (an ignored feature costs the same beside every polygon), or polygon(F), the limit "
+            "p -> 0, for any F"
+        )
     return min(range(2, n + 1), key=lambda F: polygon_loss(n, p, F))
 
 

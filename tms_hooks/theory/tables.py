@@ -20,7 +20,7 @@ def polygon_table(corners: Iterable[int] = range(3, 11)) -> pd.DataFrame:
         without, best = polygon(F, bias=False), polygon(F)
         rows.append((F, polygon_gain_nearest(F), without.gain, without.norm, best.gain, best.norm, best.bias))
     columns = ["F", "gain, textbook", "gain, no bias", "norm, no bias", "gain, bias", "norm, bias", "bias"]
-    return pd.DataFrame(rows, columns=columns).set_index("F")
+    return pd.DataFrame(rows, columns=columns).set_index("F").round(9)  # norms are found to 1e-10
 
 
 def best_polygon_table(
