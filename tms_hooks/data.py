@@ -171,8 +171,8 @@ class SparseUniform(_WithProbability):
     def jumps(self) -> Int64[Tensor, "last feature"]:
         """2^32 P(the next active feature comes after `feature`), given that the last one was `last - 1`.
 
-        With `last = 0`, none was active yet, but one will be. Uniform bits below this many of a row's entries lead to the
-        feature of that number, and to none if it is `n_features`.
+        With `last = 0`, none was active yet, but one will be. The next feature's number is how many of a row's entries
+        32 uniform bits are below; `n_features` means that there is none.
         """
         logs = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.active_probability()).cumsum(0)])
         after = (logs[None, 1:] - logs[:, None]).clamp(max=0.0).exp()

@@ -120,3 +120,113 @@ def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) 
     )
     fig.update_yaxes(autorange="reversed", title_text=ylabel)
     return fig.update_xaxes(title_text=xlabel).update_layout(height=380)
+
+
+def curves(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, log_x: bool = False
+) -> "go.Figure":
+    """Lines through (x, y), one a name, told apart by colour and by marker."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        marker = {"size": 8, "symbol": ("circle", "square", "diamond", "cross", "x")[i % 5]}
+        fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=PALETTE[i % len(PALETTE)], marker=marker)
+    fig.update_xaxes(title_text=xlabel, type="log" if log_x else "linear")
+    return fig.update_layout(yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
+
+
+def counts_map(
+    counts: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: str, ylabel: str, unit: str
+) -> "go.Figure":
+    """A small whole number in each cell: one colour a number, and the number itself.
+
+    Args:
+        counts: (y, x).
+        unit: what the numbers count, for the hover text.
+    """
+    import plotly.graph_objects as go
+
+    low, n = int(counts.min()), int(counts.max() - counts.min()) + 1
+    colors = [PALETTE[i % len(PALETTE)] for i in range(n)]
+    steps = [(edge / n, color) for i, color in enumerate(colors) for edge in (i, i + 1)]
+    heatmap = go.Heatmap(
+        z=counts,
+        x=list(x),
+        y=list(y),
+        zmin=low - 0.5,
+        zmax=low + n - 0.5,
+        colorscale=steps,
+        showscale=False,
+        texttemplate="%{z}",
+        hovertemplate=f"{xlabel} %{{x}}, {ylabel} %{{y}}: %{{z}} {unit}<extra></extra>",
+        xgap=2,
+        ygap=2,
+    )
+    axis = {"type": "category"}
+    return go.Figure(heatmap).update_layout(
+        xaxis=axis | {"title": xlabel}, yaxis=axis | {"title": ylabel, "autorange": "reversed"}, height=380
+    )
+
+
+def loss_landscapes(
+    losses: np.ndarray,
+    x: np.ndarray,
+    y: np.ndarray,
+    centers: np.ndarray,
+    others: np.ndarray,
+    titles: Sequence[str],
+    xlabel: str,
+    ylabel: str,
+    ceiling: float,
+) -> "go.Figure":
+    """Contours of the loss over one feature's direction, one panel a model, on one colour scale.
+
+    Args:
+        losses: (model, y, x).
+        x, y: where the feature is.
+        centers: (model, 2), where it is in the model itself: a cross.
+        others: (model, feature, 2), the features that stay: dots.
+        titles: one a model.
+        ceiling: losses above it share the last colour.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(losses), subplot_titles=titles, horizontal_spacing=0.1)
+    low = float(losses.min())
+    for col, (loss, center, rest) in enumerate(zip(losses, centers, others, strict=True), start=1):
+        fig.add_contour(
+            z=np.minimum(loss, ceiling),
+            customdata=loss,
+            x=x,
+            y=y,
+            coloraxis="coloraxis",
+            contours={"start": low, "end": ceiling, "size": (ceiling - low) / 15},
+            line={"width": 0.5, "color": NULL},
+            hovertemplate="(%{x:.2f}, %{y:.2f}): loss %{customdata:.5f}<extra></extra>",
+            row=1,
+            col=col,
+        )
+        for points, name, marker in (
+            (rest, "the other features", {"color": PALETTE[1], "size": 11}),
+            (center[None], "the feature itself", {"color": PALETTE[5], "size": 13, "symbol": "x"}),
+        ):
+            fig.add_scatter(
+                x=points[:, 0],
+                y=points[:, 1],
+                mode="markers",
+                marker=marker | {"line": {"color": "white", "width": 1.5}},
+                name=name,
+                showlegend=col == 1,
+                hovertemplate=f"{name}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
+                row=1,
+                col=col,
+            )
+        fig.update_xaxes(title_text=xlabel, range=[x[0], x[-1]], constrain="domain", row=1, col=col)
+        anchor = "x" if col == 1 else f"x{col}"
+        fig.update_yaxes(title_text=ylabel, range=[y[0], y[-1]], scaleanchor=anchor, constrain="domain", row=1, col=col)
+    return fig.update_layout(
+        coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": ceiling, "colorbar": {"title": {"text": "loss"}}},
+        legend={"orientation": "h", "y": -0.2},
+        height=480,
+    )

@@ -3,6 +3,7 @@
 import logging
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -118,7 +119,7 @@ def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()
     wanted = torch_engine.update(optimizer, w, g, first, second, optimizer.learning_rate(41, 100), 41)
-    constants = torch.tensor(fused_engine._constants(optimizer, 41, 100), dtype=torch.float64).to(w.dtype).numpy()
+    constants = fused_engine._constants(optimizer, np.array([41]), 100)[0].astype(dtype)
     arrays = [t.numpy().copy() for t in (w, g, first, second)]
     assert kernels.update(fused_engine._kind(optimizer), *arrays, constants)
     for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):
@@ -128,10 +129,28 @@ def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype):
+@pytest.mark.parametrize("probability", [0.01, (0.3, 0.001, 0.02, 0.1, 0.05)])
+@pytest.mark.parametrize("output_act", ["identity", "relu", "gelu"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("d_hidden", [1, 2, 3, 4, 5, 6, 9, 14])
+def test_with_empty_rows_in_closed_form_the_engines_agree_at_every_width(
+    d_hidden, tied, output_act, probability, dtype
+):
+    cfg = tms.ToyConfig(n_features=5, d_hidden=d_hidden, tied=tied, output_act=output_act)
+    data = tms.SparseUniform(n_features=5, feature_probability=probability)
+    recipe = make(cfg, data, dtype=dtype, empty_rows="exact", batch_size=1500)
+    got, wanted = (engine.advance(recipe, start(recipe), 7, 7) for engine in (fused_engine, torch_engine))
+    assert_close(got, wanted, TOLERANCE[dtype])
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("empty_rows", ["drawn", "exact"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype, empty_rows):
     import numba
 
-    crowd = make(seeds=range(20), dtype=dtype)
+    data = tms.SparseUniform(n_features=5, feature_probability=0.1)
+    crowd = make(None, data, seeds=range(20), dtype=dtype, empty_rows=empty_rows)
     together = start(crowd)
     fused_engine.advance(crowd, together, 0, 30)
     threads = numba.get_num_threads()

@@ -41,6 +41,7 @@ ROOMS: dict[str, set[str]] = {
     "tms_hooks.sweep": {"errors", "config", "data", "training.optimizers", "training", "training.loop", "run"},
     "tms_hooks.plots": {"errors"},
     "tms_hooks.report": {"errors", "plots"},
+    "tms_hooks.theory_page": {"config", "data", "models", "theory", "landscape", "plots", "report"},
     "tms_hooks.claims": ANY,
     "tms_hooks.demo": ANY,
     "tms_hooks.compare": ANY,

@@ -1,6 +1,6 @@
 """The exact expected loss against nested quadrature, against brute force over patterns, and against samples."""
 
-from itertools import product
+from itertools import pairwise, product
 from math import factorial, prod
 
 import pytest
@@ -28,7 +28,7 @@ def by_quadrature(a: list[float], b: float, p: list[float], target: int) -> floa
         kinks = [k for k in kinks if 0 < k < 1]
         edges = [0.0, *kinks, 1.0]
         f = lambda u: inside(y + a[j] * u, rest, u if j == target else x_target)  # noqa: E731
-        return sum(quad(f, lo, hi, epsabs=1e-11, epsrel=1e-10)[0] for lo, hi in zip(edges, edges[1:], strict=False))
+        return sum(quad(f, lo, hi, epsabs=1e-11, epsrel=1e-10)[0] for lo, hi in pairwise(edges))
 
     def sums(rest: list[int]) -> list[float]:
         return [sum(a[j] for j, on in zip(rest, bits, strict=True) if on) for bits in product((0, 1), repeat=len(rest))]
@@ -72,7 +72,7 @@ def test_all_active_square_is_the_printed_sum() -> None:
 
 
 def test_by_hand() -> None:
-    # One feature, x' = relu(x - 1/2), p = 1/2: E (x - x')^2 = 1/2 (int_0^.5 x^2 + int_.5^1 1/4) = 1/2 (1/24 + 1/8) = 1/12.
+    # x' = relu(x - 1/2), p = 1/2: E (x - x')^2 = 1/2 (int_0^.5 x^2 + int_.5^1 1/4) = 1/2 (1/24 + 1/8) = 1/12.
     assert output_loss(t(1.0), t(-0.5)[0], t(0.5), 0).item() == pytest.approx(1 / 12, abs=1e-14)
 
 

@@ -22,7 +22,7 @@ def score(x: torch.Tensor, y: torch.Tensor, pairs: list[tuple[int, int]]) -> tor
 
 
 def test_one_pair_by_hand() -> None:
-    # Identity weights, p = 1/2: C = E x x^T has 1/6 on the diagonal and 1/16 off it (two features), E[1(x_0) x] = (1/4, 1/8).
+    # Identity weights, p = 1/2: C = E x x^T is 1/6 on the diagonal and 1/16 off it; E[1(x_0 > 0) x] = (1/4, 1/8).
     C = torch.tensor([[1 / 6, 1 / 16], [1 / 16, 1 / 6]], dtype=F64)
     left, right = torch.tensor([1 / 4, 1 / 8], dtype=F64), torch.tensor([1 / 8, 1 / 4], dtype=F64)
     expected = torch.outer(torch.linalg.solve(C, left), torch.linalg.solve(C, right))

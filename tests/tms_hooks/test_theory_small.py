@@ -46,7 +46,7 @@ def test_phase_losses_by_hand_and_on_a_grid() -> None:
     grid = theory.phase_losses(np.array([[0.1], [0.5]]), np.array([0.5, 1.0, 2.0]), n=3)
     assert np.broadcast_shapes(*(np.shape(v) for v in grid.values())) == (2, 3)
     for bad in ((0.0, 1.0, 2), (1.1, 1.0, 2), (0.5, 0.0, 2), (0.5, 1.0, 4)):
-        with pytest.raises(ValueError, match="[=]"):
+        with pytest.raises(ValueError, match="="):
             theory.phase_losses(*bad)
 
 

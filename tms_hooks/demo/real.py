@@ -1,7 +1,7 @@
 """The demo's real transformer beside its toys: singular slices of attention scores, the embed -> unembed bottleneck."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,7 +9,7 @@ import torch
 
 import probes
 from tms_hooks import plots, report
-from tms_hooks.demo.prompts import FIRES, Prompt, firing, indirect_object_prompts, patterns, repeated_prompts
+from tms_hooks.demo.prompts import FIRES, Prompts, firing, indirect_object_prompts, patterns, repeated_prompts
 from tms_hooks.demo.toys import ATTENDED
 from tms_hooks.run import Run
 
@@ -19,60 +19,89 @@ NULL_ROTATIONS = 20
 SAMPLED_TOKENS = 1_500
 
 
+class Head(NamedTuple):
+    """A real head, its scores on some pairs split into slices, and on which share of pairs it fires."""
+
+    layer: int
+    head: int
+    share: float
+    splits: list[probes.AttentionSlices]
+
+
 def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.DataFrame]:
     """How many singular slices carry the score of a pair on which a head fires.
 
     Raises:
         RuntimeError: no head of the real model fires on either kind of prompt.
     """
-    splits = {"toy heads": [_toy_slices(run, i) for i in range(min(SLICED_TOYS, len(run.models)))]}
     kinds = {"indirect object": indirect_object_prompts(real), "repeated sequence": repeated_prompts(real)}
-    share = {"toy heads": 1.0}
-    shown: list[tuple[float, int, int, Prompt]] = []
-    for kind, prompts in kinds.items():
-        fired = firing(real, prompts)
-        pairs = sum(len(prompt.pairs) for prompt in prompts)
-        counts = fired.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable").head(HEADS_A_KIND)
-        for (layer, head), count in counts.items():
-            name = f"L{layer}H{head}, {kind}"
-            share[name] = count / pairs
-            here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
-            splits[name] = _real_slices(real, prompts, here, layer, head)
-            shown.append((share[name], layer, head, prompts[0]))
-    if not shown:
+    heads = {kind: heads_that_fire(real, prompts) for kind, prompts in kinds.items()}
+    if not any(heads.values()):
         raise RuntimeError(f"no head of {real_name} fires (pattern >= {FIRES}) on any pair of either kind of prompt")
-    table = pd.DataFrame({name: _summary(split, share[name]) for name, split in splits.items()}).T.rename_axis("head")
-    toy, sparsest = table.iloc[0], table.iloc[1:].sort_values("slices needed").iloc[0]
-    _, layer, head, prompt = max(shown, key=lambda entry: entry[0])
+    splits = {"toy heads": [_toy_slices(run, i) for i in range(min(SLICED_TOYS, len(run.models)))]}
+    rows = {"toy heads": _summary(splits["toy heads"], 1.0)}
+    for kind, found in heads.items():
+        for entry in found:
+            name = f"L{entry.layer}H{entry.head}, {kind if entry.share else f'control for {kind}'}"
+            splits[name] = entry.splits
+            rows[name] = _summary(entry.splits, entry.share)
+    table = pd.DataFrame(rows).T.rename_axis("head")
+    ratio = table["needed / null"]
+    fire, control = ratio[table["share of pairs that fire"] > 0].iloc[1:], ratio[table["share of pairs that fire"] == 0]
+    strongest = max((entry for found in heads.values() for entry in found), key=lambda entry: entry.share)
+    batch = next(kinds[kind][0] for kind, found in heads.items() if strongest in found)
     section = report.Section(
         short="Singular slices",
         title="How many singular slices carry a head's score?",
         text="A score is a sum over the singular pairs of Omega, its slices. A head fires on a pair of tokens if its "
-        f"pattern is at least {FIRES}. Prompts for {real_name}: the last token attends to the indirect object, and each "
-        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first, "
-        f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head.",
-        finding=f"The toys' heads need {toy['slices needed']:.1f} of {toy['of']:.0f} slices (null {toy['null']:.1f}). "
-        f"Of the real heads shown, {sparsest.name} is the sparsest: {sparsest['slices needed']:.1f} of "
-        f"{sparsest['of']:.0f} (null {sparsest['null']:.1f}).",
+        f"pattern is at least {FIRES}. In {real_name}'s prompts the last token attends to the indirect object, or each "
+        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first "
+        f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
+        "Control: a head of the same layer that fires on none of these pairs, on the same pairs.",
+        finding=f"The toys' heads need {rows['toy heads']['slices needed']:.1f} of 5 slices, "
+        f"{ratio.iloc[0]:.0%} of what random rotations need. {real_name}'s heads that fire need "
+        f"{fire.min():.0%} to {fire.max():.0%} of theirs, the controls {control.min():.0%} to {control.max():.0%}: "
+        + (
+            "firing heads are sparser than the controls."
+            if fire.max() < control.min()
+            else "few slices alone do not tell a firing head."
+        ),
         table=table,
         figures=[
             (
-                "Cumulative share of the score, largest slices first; mean over the pairs on which the head fires.",
+                "Cumulative share of the score, largest slices first; mean over the pairs.",
                 plots.cumulative(
                     {name: _cumulative_share(split) for name, split in splits.items()},
-                    dict(zip(splits, plots.PALETTE, strict=False)),
+                    {name: plots.PALETTE[i % len(plots.PALETTE)] for i, name in enumerate(splits)},
                     "share of the score",
                     "slices",
                 ),
             )
         ],
-        visuals=[_toy_attention(run), _real_attention(real, real_name, prompt, layer, head)],
+        visuals=[_toy_attention(run), _real_attention(real, real_name, batch, strongest)],
     )
-    rows = {
+    short = {
         f"slices needed, {name}": f"{row['slices needed']:.1f} of {row['of']:.0f} (null {row['null']:.1f})"
         for name, row in table.iterrows()
     }
-    return section, pd.DataFrame({"value": rows})
+    return section, pd.DataFrame({"value": short})
+
+
+def heads_that_fire(real: Any, batches: Sequence[Prompts]) -> list[Head]:
+    """The heads that fire most often; last, with share 0, one of the first one's layer that never does: a control."""
+    fired = firing(real, batches)
+    counts = fired.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable")
+    pairs = sum(len(batch.pairs) for batch in batches)
+    found = []
+    for (layer, head), count in counts.head(HEADS_A_KIND).items():
+        here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
+        found.append(Head(layer, head, count / pairs, _real_slices(real, batches, here, layer, head)))
+    if found:
+        layer, head = found[0].layer, found[0].head
+        silent = sorted(set(range(real.cfg.n_heads)) - set(fired.loc[fired["layer"] == layer, "head"]))
+        here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
+        found += [Head(layer, other, 0.0, _real_slices(real, batches, here, layer, other)) for other in silent[:1]]
+    return found
 
 
 def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.DataFrame]:
@@ -101,7 +130,7 @@ def bottlenecks(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd
         finding=f"The toys hold {toy['features per dimension']:.1f} features in each dimension at "
         f"{toy['interference / Welch']:.2f} times the least possible interference; {real_name} holds "
         f"{other['features per dimension']:.0f} at {other['interference / Welch']:.1f} times the least, and at "
-        f"{other['interference / Welch, mean removed']:.1f} times once the direction that all its tokens share is removed.",
+        f"{other['interference / Welch, mean removed']:.1f} times once the mean of all its tokens is removed.",
         table=table.T,
         figures=[
             (
@@ -153,8 +182,8 @@ def _crowding(part: probes.Bottleneck, cosines: pd.DataFrame) -> dict[str, float
     rms, centred = _rms(cosines, n), _rms(_cosines(_centred(part)), n)
     welch = float(np.sqrt((n - d) / (d * (n - 1))))
     return {
-        "features": n,
-        "dimensions": d,
+        "features": float(n),
+        "dimensions": float(d),
         "features per dimension": n / d,
         "sd of norm / mean": float(_relative_norms(part).std()),
         "interference": rms,
@@ -177,28 +206,32 @@ def _toy_slices(run: Run, index: int) -> probes.AttentionSlices:
 
 
 def _real_slices(
-    real: Any, prompts: Sequence[Prompt], fired: pd.DataFrame, layer: int, head: int
+    real: Any, batches: Sequence[Prompts], fired: pd.DataFrame, layer: int, head: int
 ) -> list[probes.AttentionSlices]:
-    """A head on the pairs of positions where it fires, prompt by prompt."""
-    splits = []
-    for number, prompt in enumerate(prompts):
-        where = fired.loc[fired["prompt"] == number, ["query", "key"]].to_numpy().tolist()
-        if where:
-            pairs = torch.tensor([[0, query, key] for query, key in where])
-            split = probes.attention_slices(real, prompt.tokens[None], layer, head, pairs=pairs, n_null=NULL_ROTATIONS)
-            splits.append(split)
-    return splits
+    """A head's scores on the pairs in `fired`, batch by batch."""
+    return [
+        probes.attention_slices(
+            real,
+            batches[int(str(number))].tokens,
+            layer,
+            head,
+            pairs=batches[int(str(number))].pairs[rows["pair"].tolist()],
+            n_null=NULL_ROTATIONS,
+        )
+        for number, rows in fired.groupby("batch")
+    ]
 
 
 def _summary(splits: Sequence[probes.AttentionSlices], share: float) -> dict[str, float]:
     needed = torch.cat([split.needed for split in splits]).double()
     null = torch.cat([split.null_needed.flatten() for split in splits]).double()
     return {
-        "pairs": len(needed),
+        "pairs": float(len(needed)),
         "share of pairs that fire": share,
         "slices needed": float(needed.mean()),
         "null": float(null.mean()),
-        "of": splits[0].slices.shape[1],
+        "needed / null": float(needed.mean() / null.mean()),
+        "of": float(splits[0].slices.shape[1]),
     }
 
 
@@ -216,14 +249,15 @@ def _toy_attention(run: Run) -> tuple[str, str]:
         scores = model(torch.eye(n, dtype=model.W_E.dtype)[None]).attn_scores[0]
     query, key = ATTENDED
     caption = (
-        "A toy's head: the score of every pair of tokens that hold one feature each. It was trained to respond to query "
-        f"f{query}, key f{key}. Blue is positive, vermilion negative."
+        "A toy's head: the score of every pair of tokens that hold one feature each. It was trained to respond "
+        f"to query f{query}, key f{key}. Blue is positive, vermilion negative."
     )
     return caption, probes.render.attention([f"f{i}" for i in range(n)], scores).html()
 
 
-def _real_attention(real: Any, real_name: str, prompt: Prompt, layer: int, head: int) -> tuple[str, str]:
+def _real_attention(real: Any, real_name: str, batch: Prompts, entry: Head) -> tuple[str, str]:
     """The pattern of the real head that fires most often, on the first prompt of its kind."""
-    pattern = patterns(real, prompt.tokens)[layer, head]
-    caption = f"{real_name}, layer {layer}, head {head}: attention pattern on one of the prompts."
-    return caption, probes.render.attention(real.to_str_tokens(prompt.tokens), pattern[None]).html()
+    tokens = batch.tokens[:1]
+    pattern = patterns(real, tokens)[entry.layer, 0, entry.head]
+    caption = f"{real_name}, layer {entry.layer}, head {entry.head}: attention pattern on one of the prompts."
+    return caption, probes.render.attention(real.to_str_tokens(tokens[0]), pattern[None]).html()

@@ -11,7 +11,7 @@ from tms_hooks.run import Run
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
 
-HEAD_TOYS = 48
+HEAD_TOYS = 32
 ATTENDED = (0, 1)
 """The pair of features that the toys' heads are trained to respond to: query feature, key feature."""
 NULL_DRAWS = 4_000
@@ -59,7 +59,7 @@ def geometries(run: Run) -> tuple[report.Section, pd.DataFrame]:
     section = report.Section(
         short="Geometries",
         title="Which geometry do six features take in two dimensions?",
-        text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed a model; Adam, "
+        text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed each; Adam, "
         "learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
         finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first['95 % from']:.0%} to "
         f"{first['95 % to']:.0%}); the lowest mean held-out loss is the {lowest}'s "
@@ -110,14 +110,14 @@ def alignment(run: Run) -> tuple[report.Section, pd.DataFrame]:
     section = report.Section(
         short="A head's singular vectors",
         title="Do the singular vectors of a head recover the features it attends to?",
-        text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then a "
-        f"pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
+        text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then "
+        f"a pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
         f"feature {key}. It never sees the features, only the hidden states. Omega = W_Q W_K^T. Null: both sets of "
-        f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among the "
-        "other features are those antipodal to the attended ones, whose |cosine| is as large: Omega cannot tell them apart.",
-        finding=f"In {share:.0%} of the toys (95 % interval {low:.0%} to {high:.0%}) the first singular pair lies nearer to "
-        f"the attended pair than 95 % of random rotations do; median |cosine| {np.median(attended):.2f}, under rotation "
-        f"{np.median(rotated):.2f}.",
+        f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among "
+        "the other features are those antipodal to the attended ones: Omega cannot tell the two apart.",
+        finding=f"In {share:.0%} of the toys ({low:.0%} to {high:.0%}) the first singular pair lies nearer "
+        f"to the attended pair than 95 % of random rotations do; median |cosine| {np.median(attended):.2f}, under "
+        f"rotation {np.median(rotated):.2f}.",
         table=table,
         figures=[
             (

@@ -1,4 +1,4 @@
-"""Closed forms to hold trained models against. Each says what it assumes, where it comes from, and where it stops being true."""
+"""Closed forms to hold trained models against, each with its assumptions, its source and its range of validity."""
 
 from tms_hooks.theory.circles import PerfectCircle, perfect_angle, perfect_circle, ray_bias_interval
 from tms_hooks.theory.expected import expected_loss, output_loss
@@ -23,12 +23,14 @@ from tms_hooks.theory.polygons import (
 )
 from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
 from tms_hooks.theory.readouts import dual_frame, matched_filter, pretty_good_measurement, readout_cosines
+from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
 __all__ = [
     "Interference",
     "PerfectCircle",
     "Polygon",
     "best_polygon",
+    "best_polygon_table",
     "dual_frame",
     "expected_loss",
     "finite_polygon",
@@ -43,6 +45,7 @@ __all__ = [
     "polygon_crossing",
     "polygon_gain_nearest",
     "polygon_loss",
+    "polygon_table",
     "pretty_good_measurement",
     "qk_excess_loss",
     "qk_optimum",

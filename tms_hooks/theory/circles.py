@@ -1,4 +1,4 @@
-"""Solutions for one-hot features on circles, with an output bias: exact ones under ReLU, separable ones under softmax."""
+"""One-hot features on circles, with an output bias: exact under ReLU, separable under softmax."""
 
 from math import acos, cos, inf, pi
 from typing import NamedTuple
@@ -14,10 +14,11 @@ class PerfectCircle(NamedTuple):
 def perfect_circle(n: int) -> PerfectCircle:
     """Norm and common bias with which n features, evenly on a circle, reconstruct all n one-hot inputs exactly.
 
-    relu(l^2 + b) = 1 on itself and l^2 cos(2 pi/n) + b <= 0 on the neighbours: b = 1 - l^2 and l^2 >= 1/(1 - cos(2 pi/n)). This is the
-    least norm; any longer one with b = 1 - l^2 is perfect too, and a flat minimum: every logit but one is below its kink. At the
-    least norm the neighbours sit on their kinks. Tied weights, ReLU, values of exactly 1: with uniform values the same bias
-    loses the small ones (see `polygon`). The norm grows as n / (sqrt(2) pi).
+    relu(l^2 + b) = 1 on itself and l^2 c + b <= 0 on the neighbours, c = cos(2 pi/n): b = 1 - l^2 and l^2 >= 1/(1 -
+    c). This is the least norm; any longer one with b = 1 - l^2 is perfect too, and a flat minimum: every logit but
+    one is below its kink. At the least norm the neighbours sit on their kinks. Tied weights, ReLU, values of
+    exactly 1: with uniform values the same bias loses the small ones (see `polygon`). The norm grows as n /
+    (sqrt(2) pi).
 
     >>> perfect_circle(4).norm
     1.0
@@ -29,7 +30,7 @@ def perfect_circle(n: int) -> PerfectCircle:
 
 
 def perfect_angle(norm: float) -> float:
-    """Least angle, in radians, between neighbours at which features of that norm, with bias 1 - norm^2, are still reconstructed exactly.
+    """Least angle between neighbours, in radians, that keeps features of that norm and bias 1 - norm^2 exact.
 
     arccos(1 - 1/norm^2): a start whose angles all exceed it has zero loss and zero gradient, and stays.
     Infinite where not even antipodal features are apart, norm^2 < 1/2.
@@ -42,8 +43,9 @@ def perfect_angle(norm: float) -> float:
 def ray_bias_interval(outer: float, inner: float) -> tuple[float, float]:
     """Biases of the inner of two features on one ray that let a tied softmax tell them apart.
 
-    With norms w2 < w1, bias 0 on the outer and b on the inner feature, each one-hot input's own logit is the largest iff
-    w2 (w1 - w2) < b < w1 (w1 - w2): never empty, and never containing 0. Other features are not considered.
+    With norms w2 < w1, bias 0 on the outer and b on the inner feature, each one-hot input's own logit is the
+    largest iff w2 (w1 - w2) < b < w1 (w1 - w2): never empty, and never containing 0. Other features are not
+    considered.
 
     >>> ray_bias_interval(2.0, 1.0)
     (1.0, 2.0)

@@ -1,13 +1,14 @@
-"""Exact expected loss of a ReLU reconstruction of sparse uniform features: no sample, so no noise in it or its derivatives.
+"""Exact expected loss of a ReLU reconstruction of sparse uniform features, and by autograd its derivatives.
 
-With independent `x_j` (0 with probability 1 - p_j, else uniform on [0, 1]) an output is `relu(Y)`, `Y = b + sum_j a_j x_j`.
-The average over one active `x_j` of a function of Y is a difference of its antiderivatives, `[I f(y + a) - I f(y)] / a`, and powers of
-ReLU integrate to powers of ReLU: so an expectation is a sum of ReLU powers, twice as many for every feature. (Repeated for k active
-features this is E relu(b + sum a_j u_j)^2 = 2/((k+2)! prod a) sum_T (-1)^(k-|T|) relu(b + sum_T a)^(k+2).) Where `a` is small beside the
-largest active one the difference cancels, and Gauss-Legendre nodes take its place: the function is smooth there.
+With independent `x_j` (0 with probability 1 - p_j, else uniform on [0, 1]) an output is `relu(Y)`, `Y = b + sum_j
+a_j x_j`. The average over one active `x_j` of a function of Y is a difference of its antiderivatives, `[I f(y + a)
+- I f(y)] / a`, and powers of ReLU integrate to powers of ReLU: so an expectation is a sum of ReLU powers, twice as
+many for every feature. (Repeated for k active features this is E relu(b + sum a_j u_j)^2 = 2/((k+2)! prod a) sum_T
+(-1)^(k-|T|) relu(b + sum_T a)^(k+2).) Where `a` is small beside the largest active one the difference cancels, and
+Gauss-Legendre nodes take its place: the function is smooth there.
 """
 
-from math import factorial
+from math import factorial, isfinite
 from typing import NamedTuple
 
 import torch
@@ -18,8 +19,9 @@ MAX_FEATURES = 12
 """Terms double with every feature."""
 
 _SMALL = 0.01
-"""Relative to the largest active coefficient. Seven active features of this size beside one of 1 lose fourteen digits in the
-differences, of which 2/10! gives six back; on an interval so short three Gauss nodes are wrong by less than 1e-8."""
+"""Relative to the largest active coefficient. Seven active features of this size beside one of 1 lose fourteen
+digits in the differences, of which 2/10! gives six back; on an interval so short three Gauss nodes are wrong by
+less than 1e-8."""
 _NODES = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
 _NODE_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
 
@@ -30,10 +32,11 @@ def expected_loss(
     feature_probability: Float[Tensor, " feature"],
     importance: Float[Tensor, " output"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Exact E sum_i I_i (x_i - relu(b_i + sum_j A_ji x_j))^2 for independent sparse uniform features; differentiable twice.
+    """Exact E sum_i I_i (x_i - relu(b_i + sum_j A_ji x_j))^2 for independent sparse uniform features.
 
-    Holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`. Differentiating it gives the
-    derivatives of the expectation, with the term from moving kinks that second derivatives of a sampled loss lack.
+    Differentiable twice. Holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`.
+    Differentiating it gives the derivatives of the expectation, with the term from moving kinks that second
+    derivatives of a sampled loss lack.
 
     >>> one = torch.ones(1, 1, dtype=torch.float64)
     >>> expected_loss(0 * one, one[0] / 4, one[0] / 2)  # ignored, p = 1/2, best constant p/2: p/3 - p^2/4
@@ -42,11 +45,12 @@ def expected_loss(
     Args:
         logits_of: row j is what a feature of value 1 adds to the logits, `W_E @ W_U` ("feature feature").
         bias: what is added to all.
-        feature_probability: probability that each feature is active.
+        feature_probability: probability that each feature is active; 0 and 1 are allowed, so a given pattern is too.
         importance: weight of each output's loss; 1 by default.
 
     Raises:
-        ValueError: more than 12 features; `tms_hooks.landscape.estimate_loss` samples.
+        ValueError: more than 12 features (`tms_hooks.landscape.estimate_loss` samples), a probability outside [0, 1],
+            weights that are not finite.
     """
     n = len(bias)
     if n > MAX_FEATURES:
@@ -62,7 +66,21 @@ def expected_loss(
 def output_loss(
     a: Float[Tensor, " feature"], b: Float[Tensor, ""], p: Float[Tensor, " feature"], target: int
 ) -> Float[Tensor, ""]:
-    """Exact E (x_target - relu(b + a . x))^2 for independent sparse uniform features."""
+    """Exact E (x_target - relu(b + a . x))^2 for independent sparse uniform features.
+
+    Raises:
+        ValueError: a probability outside [0, 1], a coefficient or a bias that is not finite.
+    """
+    for i, (coefficient, chance) in enumerate(zip(a.tolist(), p.tolist(), strict=True)):
+        if not isfinite(coefficient):
+            raise ValueError(
+                f"coefficient of feature {i} in output {target} = {coefficient}: weights must be finite; "
+                "did the training diverge?"
+            )
+        if not 0 <= chance <= 1:
+            raise ValueError(f"feature_probability[{i}] = {chance}: must be between 0 and 1; sparsity S is 1 - p")
+    if not b.isfinite():
+        raise ValueError(f"bias of output {target} = {b.item()}: weights must be finite; did the training diverge?")
     order = a.detach().abs().argsort().tolist()
     square = (1 - p).prod() * b.relu().square()  # nothing is active
     cross = torch.zeros_like(b)

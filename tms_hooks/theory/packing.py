@@ -22,8 +22,8 @@ class Interference(NamedTuple):
 def welch_bound(n: int, d: int) -> float:
     """Least possible maximum interference, and least root-mean-square one: sqrt((n - d) / (d (n - 1))), 0 if n <= d.
 
-    Every set of directions obeys it. The root mean square reaches it in any tight frame of equal norms, the maximum only in
-    an equiangular one, so only if n <= d (d + 1)/2. Source: Welch 1974.
+    Every set of directions obeys it. The root mean square reaches it in any tight frame of equal norms, the maximum
+    only in an equiangular one, so only if n <= d (d + 1)/2. Source: Welch 1974.
 
     >>> welch_bound(3, 2)  # the triangle: cosines of -1/2
     0.5
@@ -57,10 +57,11 @@ def sphere_max_interference(n: int, d: int) -> float:
 
 
 def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
-    """Directions that certainly fit into d dimensions with all interference at most epsilon: exp(d epsilon^2 / 4), rounded down.
+    """Directions that certainly fit into d dimensions with all interference at most epsilon.
 
-    Random directions do it: P(|cos| > e) <= 2 exp(-d e^2 / 2), and fewer than n^2 / 2 pairs. Exponential in d, while a tegum
-    product of one polytope fits a number linear in d. A poor bound for small d: at least d orthogonal directions fit.
+    exp(d epsilon^2 / 4), rounded down: random directions do it: P(|cos| > e) <= 2 exp(-d e^2 / 2), and fewer than
+    n^2 / 2 pairs. Exponential in d, while a tegum product of one polytope fits a number linear in d. A poor bound
+    for small d: at least d orthogonal directions fit.
     """
     _check(2, d)
     if not 0 < epsilon < 1:
@@ -69,7 +70,7 @@ def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
 
 
 def tegum_interference(V: Float[Tensor, "vertex axis"], d: int) -> Interference:
-    """Mean and maximum interference of d / axis orthogonal copies of one polytope, such as `ideal_polytopes(5)["pentagon"]`.
+    """Mean and maximum interference of d / axis orthogonal copies of one polytope.
 
     The maximum is the polytope's own and does not fall with d; the mean falls as 1/d, against 1/sqrt(d) on the sphere.
 

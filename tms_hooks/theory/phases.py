@@ -6,12 +6,13 @@ Number = float | int | np.ndarray
 
 
 def phase_losses(density: Number, relative_importance: Number, n: int = 2) -> dict[str, Number]:
-    """Expected loss of each arrangement of n features in n - 1 dimensions, the last of which weighs `relative_importance`.
+    """Expected loss of each arrangement of n features in n - 1 dimensions, the last of which weighs
+    `relative_importance`.
 
-    Sparse uniform features of density d, tied unit weights, ReLU; no bias but the best constant d/2 of an ignored feature. An
-    ignored feature costs d/3 - d^2/4, and each of an antipodal pair d^2/6 = d^2 E min(u, v)^2. The region of a phase diagram is the
-    arrangement that costs least. Near the boundaries a trained model does better, with norms and biases in between.
-    Source: Elhage et al. 2022, "Toy Models of Superposition", phase change.
+    Sparse uniform features of density d, tied unit weights, ReLU; no bias but the best constant d/2 of an ignored
+    feature. An ignored feature costs d/3 - d^2/4, and each of an antipodal pair d^2/6 = d^2 E min(u, v)^2. The
+    region of a phase diagram is the arrangement that costs least. Near the boundaries a trained model does better,
+    with norms and biases in between. Source: Elhage et al. 2022, "Toy Models of Superposition", phase change.
 
     >>> losses = phase_losses(0.1, 1.0)
     >>> min(losses, key=losses.get)

@@ -1,7 +1,7 @@
 """Regular polygons in a two-dimensional hidden layer: which number of corners costs least, under which assumptions.
 
-Tied weights and a ReLU output throughout. A represented feature has the same norm and bias as the others and every polygon
-is regular; ignored features have zero weights. `gain` is a change of loss: the lower, the better.
+Tied weights and a ReLU output throughout. A represented feature has the same norm and bias as the others and every
+polygon is regular; ignored features have zero weights. `gain` is a change of loss: the lower, the better.
 """
 
 from collections.abc import Sequence
@@ -33,10 +33,11 @@ class Polygon(NamedTuple):
 def polygon_gain_nearest(F: int, literal: bool = False) -> float:
     """The textbook argument whose optimum is F = 5: change of loss by representing F features, in units of p.
 
-    (F/3) (2 max(0, c)^2 - 1), c = cos(2 pi/F): unit norms, no bias, one active feature, two nearest neighbours. It ignores
-    second neighbours, wrong from F = 9, where they too have an angle below 90 degrees. At F = 2 the two neighbours are
-    one. Source: the notebook of Elhage et al. 2022, as in the pentagon-and-hexagon study. As printed there (`literal=True`)
-    the square is taken before the max, which then never acts and counts negative interference too: wrong for F < 4.
+    (F/3) (2 max(0, c)^2 - 1), c = cos(2 pi/F): unit norms, no bias, one active feature, two nearest neighbours. It
+    ignores second neighbours, wrong from F = 9, where they too have an angle below 90 degrees. At F = 2 the two
+    neighbours are one. Source: the notebook of Elhage et al. 2022, as in the pentagon-and-hexagon study. As printed
+    there (`literal=True`) the square is taken before the max, which then never acts and counts negative
+    interference too: wrong for F < 4.
 
     >>> min(range(2, 9), key=polygon_gain_nearest)
     5
@@ -50,10 +51,11 @@ def polygon_gain_nearest(F: int, literal: bool = False) -> float:
 def polygon(F: int, bias: bool = True) -> Polygon:
     """Best norm and bias of a regular F-gon when at most one feature is active: the limit p -> 0.
 
-    With threshold t = -b/l^2 the outputs are l^2 relu(c_r x - t), c_r = cos(2 pi r/F), x uniform on [0, 1]. The loss is
-    quadratic in l^2: with A = sum_{c_r > t} (c_r - t)^3 / (3 c_r) and B = (1 - t)^2 (2 + t) / 6 it is 1/3 - B^2/A at
-    l^2 = B/A. What is left is one number, t >= 0, found to 1e-10 (a positive bias would cost b^2 when nothing is
-    active, which no gain of order p repays); t = 0 without a bias, where gain = -F/(3 sum_r max(0, c_r)^2) and F = 5 is best.
+    With threshold t = -b/l^2 the outputs are l^2 relu(c_r x - t), c_r = cos(2 pi r/F), x uniform on [0, 1]. The
+    loss is quadratic in l^2: with A = sum_{c_r > t} (c_r - t)^3 / (3 c_r) and B = (1 - t)^2 (2 + t) / 6 it is 1/3 -
+    B^2/A at l^2 = B/A. What is left is one number, t >= 0, found to 1e-10 (a positive bias would cost b^2 when
+    nothing is active, which no gain of order p repays); t = 0 without a bias, where gain = -F/(3 sum_r max(0,
+    c_r)^2) and F = 5 is best.
 
     It stops being true where two features are often active together: see `best_polygon`.
 
@@ -68,8 +70,8 @@ def polygon(F: int, bias: bool = True) -> Polygon:
     from scipy.optimize import minimize_scalar
 
     _check_corners(F)
-    c = _cosines(F)
-    c = c[c > 0].numpy()
+    cosines = _cosines(F).numpy()
+    c = cosines[cosines > 0]
 
     def loss_and_norm(t: float) -> tuple[float, float]:
         A = (np.clip(c - t, 0, None) ** 3 / (3 * c)).sum()
@@ -79,24 +81,25 @@ def polygon(F: int, bias: bool = True) -> Polygon:
     t = 0.0
     if bias:
         # Each neighbour that falls silent opens a new valley: scan, then polish the deepest.
-        grid = np.linspace(0, 1, 1001)[:-1]
+        grid = np.linspace(0, 1, 1001)[:-1].tolist()
         deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
         bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
         polished = minimize_scalar(
             lambda t: loss_and_norm(t)[0], bounds=bounds, method="bounded", options={"xatol": 1e-11}
         )
         # The grid's own point, above all t = 0, unless polishing gains more than rounding.
-        t = float(polished.x if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest])
+        t = float(polished.x) if polished.fun < loss_and_norm(grid[deepest])[0] - 1e-15 else grid[deepest]
     loss, norm = loss_and_norm(t)
-    return Polygon(norm, -t * norm**2, max(loss, 0.0), F * (loss - 1 / 3))
+    return Polygon(norm, 0.0 - t * norm**2, max(loss, 0.0), F * (loss - 1 / 3))
 
 
 def onehot_polygon_loss(n: int, d: int) -> float:
-    """Loss, summed over n binary one-hot inputs, of n features that share d directions of a regular polygon; best norms.
+    """Loss, summed over n binary one-hot inputs, of n features that share d directions of a regular polygon; best
+    norms.
 
-    n - d / sum_{|r| <= d/4} cos^2(2 pi r/d). No bias. Exact however the features are dealt out to the directions, as long as
-    each direction has one: only the sum of |W_i|^2 on a direction counts, and it is the inverse of that sum of cosines. The
-    bottleneck document's sum lacks the 1/d. Lowest at d = 5 whatever n >= 5.
+    n - d / sum_{|r| <= d/4} cos^2(2 pi r/d). No bias. Exact however the features are dealt out to the directions,
+    as long as each direction has one: only the sum of |W_i|^2 on a direction counts, and it is the inverse of that
+    sum of cosines. The bottleneck document's sum lacks the 1/d. Lowest at d = 5 whatever n >= 5.
 
     >>> round(onehot_polygon_loss(10, 5), 4)
     5.8018
@@ -114,21 +117,31 @@ def onehot_polygon_loss(n: int, d: int) -> float:
 def polygon_loss(n: int, p: float, F: int) -> float:
     """Exact expected loss of n sparse uniform features of which F form the best regular polygon and n - F are ignored.
 
-    All 2^F patterns of activity are in it; norm and bias are the best ones at this p. An ignored feature costs p/3 - p^2/4,
-    with the best constant output p/2. Every feature has importance 1.
+    All 2^F patterns of activity are in it; norm and bias are the best ones at this p. An ignored feature costs p/3
+    - p^2/4, with the best constant output p/2. Every feature has importance 1.
     """
-    _check_density(p)
-    _check_corners(F)
-    if n < F or F > MAX_FEATURES:
-        raise ValueError(f"F={F}: needs F <= n={n}, and exact sums stop at F={MAX_FEATURES}")
+    if n < F:
+        raise ValueError(f"F={F}: every corner needs a feature, F <= n={n}")
     return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
 
 
 @cache
 def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
-    """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss of one of its features."""
+    """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss of one of its
+    features.
+
+    Raises:
+        ValueError: F < 2 or F > 12, p outside (0, 1].
+    """
     from scipy.optimize import minimize
 
+    _check_density(p)
+    _check_corners(F)
+    if F > MAX_FEATURES:
+        raise ValueError(
+            f"F={F}: the exact sum doubles with every corner and stops at {MAX_FEATURES}; "
+            "use polygon(F), the limit p -> 0, for any F"
+        )
     cosines, density = _cosines(F), torch.full((F,), p, dtype=torch.float64)
 
     def loss_and_gradient(z: Sequence[float] | np.ndarray) -> tuple[float, list[float]]:
@@ -147,7 +160,8 @@ def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
 
 
 def best_polygon(n: int, p: float) -> int:
-    """The F of the regular F-gon of lowest exact expected loss, for n sparse uniform features of equal importance, d_hidden = 2.
+    """The F of the regular F-gon of lowest exact expected loss, for n sparse uniform features of equal importance,
+    d_hidden = 2.
 
     It compares regular polygons with F = 2 ... n corners and the other features ignored. Where features are dense two
     dedicated dimensions, unequal norms or irregular shapes can cost less still: compare a trained model's loss.
@@ -157,7 +171,11 @@ def best_polygon(n: int, p: float) -> int:
     """
     _check_density(p)
     if not 2 <= n <= MAX_FEATURES:
-        raise ValueError(f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over all patterns stops")
+        raise ValueError(
+            f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over patterns stops; for more features "
+            f"use n={MAX_FEATURES} (an ignored feature costs the same beside every polygon), or polygon(F), the limit "
+            "p -> 0, for any F"
+        )
     return min(range(2, n + 1), key=lambda F: polygon_loss(n, p, F))
 
 

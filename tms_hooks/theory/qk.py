@@ -18,13 +18,15 @@ def qk_optimum(
 ) -> Float[Tensor, "hidden hidden"]:
     """The Omega, of at most that rank, that minimises the expected squared error of the attention score exactly.
 
-    Target: s = number of the pairs (i, j) with feature i active in the query token and j in the key token; tokens independent
-    and both from `data`; h = W_E^T x without bias or activation. Omega* = C^-1 E[s h g^T] C^-1 with C = E[h h^T], uncentred. At
-    rank r the SVD of C^(1/2) Omega* C^(1/2) is cut after r values and mapped back (reduced-rank regression). Singular
-    vectors of Omega* are whitened feature directions: equal to feature directions only if C is isotropic.
+    Target: s = number of the pairs (i, j) with feature i active in the query token and j in the key token; tokens
+    independent and both from `data`; h = W_E^T x without bias or activation. Omega* = C^-1 E[s h g^T] C^-1 with C =
+    E[h h^T], uncentred. At rank r the SVD of C^(1/2) Omega* C^(1/2) is cut after r values and mapped back
+    (reduced-rank regression). Singular vectors of Omega* are whitened feature directions: equal to feature
+    directions only if C is isotropic.
 
-    Where the cut falls between equal singular values (two pairs of equal weight, rank 1) the optimum is not unique: one is
-    returned. If C is singular, as with fewer represented features than dimensions, Omega* is the one of least norm.
+    Where the cut falls between equal singular values (two pairs of equal weight, rank 1) the optimum is not unique:
+    one is returned. If C is singular, as with fewer represented features than dimensions, Omega* is the one of
+    least norm.
 
     >>> from tms_hooks import SparseUniform
     >>> omega = qk_optimum(torch.eye(2), SparseUniform(n_features=2, feature_probability=0.5), [(0, 1)], rank=1)
@@ -38,7 +40,8 @@ def qk_optimum(
         rank: highest rank; d_head of a head. None: no limit.
 
     Raises:
-        ValueError: no pairs, a pair that names no feature, a rank below 1, another number of features in `data`, weights
+        ValueError: no pairs, a pair that names no feature, a rank below 1, another number of features in `data`,
+        weights
             that are not finite.
     """
     if rank is not None and rank < 1:
@@ -54,7 +57,8 @@ def qk_excess_loss(
     data: Distribution,
     pairs: Sequence[tuple[int, int]],
 ) -> Float[Tensor, ""]:
-    """How much more a head with this Omega loses than the best of full rank: ||C^(1/2) (Omega - Omega*) C^(1/2)||_F^2."""
+    """How much more a head with this Omega loses than the best of full rank: ||C^(1/2) (Omega - Omega*)
+    C^(1/2)||_F^2."""
     whiten, target = _whitening_and_target(W_E, data, pairs)
     root = torch.linalg.pinv(whiten, hermitian=True)
     return (root @ omega.double() @ root - target).square().sum()

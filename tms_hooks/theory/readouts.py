@@ -1,7 +1,7 @@
 """Reading non-orthogonal directions: the measurements of quantum state discrimination, for real vectors of any norm.
 
-Rows in, rows out: a toy's `W_U` holds its readouts as columns, so compare with `W_U.mT`. They are answers to linear questions; a ReLU
-behind the readout lets a trained one do better than all three.
+Rows in, rows out: a toy's `W_U` holds its readouts as columns, so compare with `W_U.mT`. They are answers to linear
+questions; a ReLU behind the readout lets a trained one do better than all three.
 """
 
 import torch
@@ -21,8 +21,9 @@ def matched_filter(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
 def dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
     """Readers U with U V^T the projection nearest to the identity: pinv(V)^T.
 
-    With linearly independent directions each reader is orthogonal to every other direction, and reads 1 on its own (unambiguous
-    discrimination); with more directions than dimensions that cannot be, and this is the canonical dual frame.
+    With linearly independent directions each reader is orthogonal to every other direction, and reads 1 on its own
+    (unambiguous discrimination); with more directions than dimensions that cannot be, and this is the canonical
+    dual frame.
 
     >>> V = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     >>> torch.allclose(dual_frame(V) @ V.mT, torch.eye(2), atol=1e-6)
@@ -33,7 +34,8 @@ def dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*mod
 
 
 def pretty_good_measurement(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
-    """(V V^T)^(-1/2) V: the tight frame nearest to the directions, halfway between the matched filter and the dual frame.
+    """(V V^T)^(-1/2) V: the tight frame nearest to the directions, halfway between the matched filter and the dual
+    frame.
 
     Its readers resolve the identity on the span of V, sum_i u_i u_i^T = 1, as a measurement's must. Source: Hausladen &
     Wootters 1994, "A 'pretty good' measurement for distinguishing quantum states".

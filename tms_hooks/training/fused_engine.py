@@ -4,9 +4,10 @@ It draws the batches of `torch_engine` from the same stream of random bits, diff
 same rounded operations; only the order of the sums over a batch differs.
 """
 
-import threading
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,6 @@ from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2}
-
-# numba's own thread pool ends the process when two Python threads enter it at once.
-_kernel_lock = threading.Lock()
 
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
@@ -102,55 +100,77 @@ def _run(
 
     cfg, dtype = recipe.cfg, weights.dtype
     _, count, steps = recipe.stage_at(start)
-    constants = [_constants(recipe.optimizer, count + t, steps) for t in range(max(stop - start, 1))]
+    constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps)
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
-    occupied = dataset is None and recipe.empty_rows == "exact"
-    jumps = recipe.data.jumps().numpy() if occupied else np.empty((0, cfg.n_features))
+    jumps = np.empty((0, cfg.n_features))
+    if dataset is None and recipe.empty_rows == "exact":
+        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
+        jumps = recipe.data.jumps().numpy()
     threshold = (recipe.data.active_probability() * 2.0**32).round()
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    with _kernel_lock:
-        fused_kernels.advance(
-            weights,
-            *moments,
-            diverged_at,
-            seeds,
-            cfg.n_features,
-            cfg.d_hidden,
-            cfg.tied,
-            cfg.output_bias,
-            ACTIVATIONS[cfg.output_act],
-            start,
-            stop,
-            _kind(recipe.optimizer),
-            np.array(constants).astype(dtype),
-            (importance * share / rows).astype(dtype),
-            (importance * (1 - share)).astype(dtype),
-            rows,
-            np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
-            threshold.numpy().astype(np.uint64),
-            threshold.reciprocal().numpy(),
-            jumps.astype(np.uint64),
-            loss,
-            gradient,
-        )
+    settings = (
+        cfg.n_features,
+        cfg.d_hidden,
+        cfg.tied,
+        cfg.output_bias,
+        ACTIVATIONS[cfg.output_act],
+        start,
+        stop,
+        _kind(recipe.optimizer),
+        constants.astype(dtype),
+        (importance * share / rows).astype(dtype),
+        (importance * (1 - share)).astype(dtype),
+        rows,
+        np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
+        threshold.numpy().astype(np.uint64),
+        threshold.reciprocal().numpy(),
+        jumps.astype(np.uint64),
+    )
+
+    def work(part: slice) -> None:
+        own = (array[part] for array in (weights, *moments, diverged_at, seeds))
+        fused_kernels.advance(*own, *settings, loss[part], gradient[part])
+
+    _share_out(work, len(weights))
     return loss, gradient
 
 
-def _constants(optimizer: Optimizer, count: int, steps: int) -> tuple[float, ...]:
-    """The scalars of update number `count`, in double precision, as `torch_engine.update` makes them."""
-    lr = optimizer.learning_rate(count, steps)
+def _share_out(work: Callable[[slice], None], models: int) -> None:
+    """Call `work` on slices of the models, on as many threads as numba may use.
+
+    The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
+    several threads at once, survive a fork, and cost nothing when there is one model.
+    """
+    import numba
+
+    parts = min(numba.get_num_threads(), models)
+    if parts == 1:
+        return work(slice(None))
+    # A few slices a thread, so that a thread that was held up leaves its share to the others.
+    edges = np.linspace(0, models, min(4 * parts, models) + 1).astype(int)
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, (slice(a, b) for a, b in pairwise(edges))))
+    return None
+
+
+def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
+    """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
+    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
             beta1, beta2 = optimizer.betas
             decay = 1 - lr * optimizer.weight_decay if isinstance(optimizer, AdamW) else 1.0
-            correction = (1 - beta2 ** (count + 1)) ** 0.5
-            return decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, lr / (1 - beta1 ** (count + 1))
+            correction, rate = (1 - beta2 ** (counts + 1)) ** 0.5, lr / (1 - beta1 ** (counts + 1))
+            row = (decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, rate)
         case SGD():
-            return 1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr
+            row = (1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr)
         case RMSprop():
-            return 1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr
-    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+            row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
+        case _:
+            raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+    return np.stack(np.broadcast_arrays(*row), axis=1)
 
 
 def _kind(optimizer: Optimizer) -> int:

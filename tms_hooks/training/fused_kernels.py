@@ -6,10 +6,10 @@ models out. `no_type_check` keeps numba from being handed the wrappers of a run-
 """
 
 import math
-from typing import no_type_check
+from typing import Any, no_type_check
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from tms_hooks import rng
 
@@ -114,14 +114,14 @@ def draw_occupied(x, low, value, feature, going, key, begin, rows, batch, jumps)
 # over rows. They index whole arrays because taking a row of one costs an atomic reference count.
 
 
-def _compile(source):
+def _compile(source: str) -> Any:
     """The function `loop` of a source."""
-    scope: dict = {}
+    scope: dict[str, Any] = {}
     exec(source, scope)
     return njit(fastmath=SUMS, forceinline=True)(scope["loop"])
 
 
-def _combination(count):
+def _combination(count: int) -> Any:
     """`to[:, :rows] += w[:, part] @ source[part, :rows]` for the part of `count` sources from `first` on."""
     each = range(count)
     return _compile(f"""
@@ -133,7 +133,7 @@ def loop(to, w, source, first, rows):
 """)
 
 
-def _tile(height, width):
+def _tile(height: int, width: int) -> Any:
     """`to[i, j] += left[i, :rows] . right[j, :rows]` for a tile of sums from (top, side) on."""
     tile = [(i, j) for i in range(height) for j in range(width)]
     return _compile(f"""
@@ -147,7 +147,7 @@ def loop(to, left, right, top, side, rows, zero):
 """)
 
 
-def _features(m):
+def _features(m: int) -> Any:
     """Logits, errors and sums of all features for hidden width `m` and a piecewise linear output, one pass a feature.
 
     `out` receives the loss's slope in the logits.
@@ -432,7 +432,7 @@ def train_one(
                 first[j] = second[j] = 0
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 @no_type_check
 def advance(
     weights,  # model, parameter: W_E, then untied W_U transposed, then b_U
@@ -460,7 +460,7 @@ def advance(
     gradient_out,  # model, parameter
 ):
     """Updates `start` to `stop - 1` of every model; `loss_out` and `gradient_out` are those before the first."""
-    for i in prange(len(weights)):
+    for i in range(len(weights)):
         train_one(
             weights[i],
             first[i],

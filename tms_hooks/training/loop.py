@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -19,6 +20,7 @@ from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.run import Run, provenance
 from tms_hooks.training import fused_engine, torch_engine
+from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
 from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage, mostly_empty
@@ -50,6 +52,8 @@ def train(
     device: str = "cpu",
     dtype: Dtype = "float32",
     empty_rows: Literal["auto", "drawn", "exact"] = "auto",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 30.0,
     progress: bool | None = None,
 ) -> Run:
     """Train one toy model a seed, all at once; each is what it would be if trained alone.
@@ -81,13 +85,17 @@ def train(
             where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
+        checkpoint: a folder to write checkpoints to, and to go on from if it holds some of this run: the result is, bit
+            for bit, that of a run that was never stopped.
+        checkpoint_every: least seconds between two checkpoints; they are written when the history is.
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
-            as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn" draws
-            all. "auto" is "exact" for `SparseUniform` data of which at least half the rows are empty.
+            as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn"
+            draws all. "auto" is "exact" for `SparseUniform` data of which at least half the rows are empty.
         progress: show a progress bar; by default if standard error is a terminal.
 
     Raises:
-        ValueError: a setting out of range or two that clash; the message names value, rule and fix.
+        ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
+            rule and fix.
     """
     stages = tuple(stages)
     recipe = Recipe(
@@ -110,7 +118,8 @@ def train(
         raise ValueError(f"device={device!r}: torch sees no CUDA device here; use device='cpu'")
     chosen = _choose_engine(engine, recipe, device)
     state = State.initial(recipe, None if init is None else _stack(recipe, init), device)
-    return _run(recipe, state, chosen, sys.stderr.isatty() if progress is None else progress)
+    saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, chosen, state, checkpoint_every)
+    return _run(recipe, state, chosen, saved, sys.stderr.isatty() if progress is None else progress)
 
 
 def _choose_engine(name: EngineName, recipe: Recipe, device: str) -> Literal["torch", "fused"]:
@@ -128,7 +137,9 @@ def _choose_engine(name: EngineName, recipe: Recipe, device: str) -> Literal["to
     return "torch"
 
 
-def _run(recipe: Recipe, state: State, engine: Literal["torch", "fused"], progress: bool) -> Run:
+def _run(
+    recipe: Recipe, state: State, engine: Literal["torch", "fused"], saved: Checkpoints | None, progress: bool
+) -> Run:
     """Advance from record to record, then evaluate."""
     advance, evaluate = {
         "torch": (torch_engine.advance, torch_engine.evaluate),
@@ -137,14 +148,17 @@ def _run(recipe: Recipe, state: State, engine: Literal["torch", "fused"], progre
     began = time.perf_counter()
     recorder = Recorder(recipe)
     marks = recipe.record_steps()
-    recorded: tuple[int, State] | None = None
+    done = saved.resume(state, recorder) if saved else 0
+    recorded = (marks[min(done, len(marks) - 1)], state.copy()) if done else None
     try:
         with _bar(recipe, progress) as move:
-            for start, stop in zip(marks, [*marks[1:], marks[-1]], strict=True):
+            for start, stop in list(zip(marks, [*marks[1:], marks[-1]], strict=True))[done:]:
                 before = state.copy()
                 measured = advance(recipe, state, start, stop)
                 recorder.add(start, before, measured)
                 recorded = start, before
+                if saved:
+                    saved.save(state, recorder, last=start == marks[-1])
                 move(stop)
     except KeyboardInterrupt:
         if recorded is None:

@@ -167,7 +167,7 @@ class Recipe:
         return tokens.unflatten(1, (rows, 2))
 
     def rows(self) -> tuple[int, float]:
-        """How many rows are drawn a step, and the share of the distribution that they stand for: without empty rows < 1."""
+        """How many rows are drawn a step, and the share of the distribution that they stand for."""
         batch = self.batch_size or DEFAULT_BATCH
         if self.empty_rows == "drawn":
             return batch, 1.0

@@ -1,0 +1,88 @@
+"""What is compared: the plain loop and our engine on the same task."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+import tms_hooks as tms
+from benchmarks.plain_loop import PlainHeads, PlainOneHot, PlainToys
+from tms_hooks.data import Distribution
+from tms_hooks.training.recipe import Recipe, mostly_empty
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """`models` toys of n features and m hidden units, with feature probabilities from p to p_last, geometrically."""
+
+    name: str
+    n: int
+    m: int
+    models: int
+    p: float
+    p_last: float
+    plain_steps: int
+    """How many steps of the plain loop make a timing of a fraction of a second."""
+    one_hot: bool = False
+    rank: int = 0
+    target: float | None = None
+    """The ratio to reach."""
+
+    @property
+    def probabilities(self) -> torch.Tensor:
+        return torch.logspace(
+            torch.tensor(self.p).log10().item(), torch.tensor(self.p_last).log10().item(), self.models
+        )
+
+    def plain(self) -> PlainToys:
+        """The loop, ready to train."""
+        if self.one_hot:
+            return PlainOneHot(self.n, self.m, self.probabilities)
+        if self.rank:
+            pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
+            return PlainHeads(self.n, self.m, self.rank, self.probabilities, pairs)
+        return PlainToys(self.n, self.m, self.probabilities)
+
+    def recipes(self) -> list[Recipe]:
+        """The same models for our engines: a recipe for each feature probability."""
+        cfg = tms.ToyConfig(n_features=self.n, d_hidden=self.m, n_heads=int(self.rank > 0), d_head=self.rank or None)
+        if self.one_hot:
+            return [self._recipe(cfg, tms.OneHot(n_features=self.n), range(self.models))]
+        if self.p == self.p_last:
+            data = tms.SparseUniform(n_features=self.n, feature_probability=self.p)
+            return [self._recipe(cfg, data, range(self.models))]
+        return [
+            self._recipe(cfg, tms.SparseUniform(n_features=self.n, feature_probability=min(p, 1.0)), [seed])
+            for seed, p in enumerate(self.probabilities.tolist())
+        ]
+
+    def _recipe(self, cfg: tms.ToyConfig, data: Distribution, seeds: Sequence[int]) -> Recipe:
+        return Recipe(
+            cfg=cfg,
+            data=data,
+            seeds=tuple(seeds),
+            steps=(10**9,),
+            stages=("joint",),
+            optimizer=tms.Adam(lr=1e-3),
+            batch_size=None,
+            importance=(1.0,) * self.n,
+            loss="mse",
+            qk_pairs=(tuple((i, (i + 1) % self.n) for i in range(self.rank)),) if self.rank else (),
+            qk_weight=1.0,
+            record_every=100,
+            dtype="float32",
+            empty_rows="exact" if mostly_empty(data, cfg) else "drawn",
+        )
+
+
+SETTINGS = (
+    Setting(name="b5", n=5, m=2, models=8, p=1.0, p_last=0.02, plain_steps=100, target=60),
+    Setting(name="s5", n=5, m=2, models=10, p=0.01, p_last=0.01, plain_steps=100, target=300),
+    Setting(name="d6", n=6, m=2, models=1000, p=0.057, p_last=0.057, plain_steps=2, target=100),
+    Setting(name="a20", n=20, m=5, models=10, p=1.0, p_last=0.05, plain_steps=40, target=20),
+    Setting(name="a100", n=100, m=20, models=20, p=1.0, p_last=0.05, plain_steps=6, target=4),
+    Setting(name="s100", n=100, m=20, models=20, p=0.001, p_last=0.001, plain_steps=6, target=80),
+    Setting(name="c400", n=400, m=30, models=20, p=1.0, p_last=0.01, plain_steps=1, target=5),
+    Setting(name="one-hot", n=40, m=2, models=50, p=1.0, p_last=1.0, plain_steps=100, one_hot=True),
+    Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20),
+)

@@ -1,0 +1,392 @@
+"""Activation patching: equal to one plain run a site, to TransformerLens, and to what is known by hand."""
+
+from collections.abc import Callable
+from copy import deepcopy
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+import torch
+
+import tms_hooks as tms
+from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
+from probes.activations import collect_activations
+from probes.hooked import temporary_hooks
+from probes.models import load_transformer
+from probes.sites import Site
+from probes.stacking import BaseRun
+
+
+class Case(NamedTuple):
+    """A pair of runs in float64."""
+
+    model: Any
+    clean: torch.Tensor
+    corrupted: torch.Tensor
+    metric: Callable[[Any], torch.Tensor]
+    sites: list[Site]
+    early: str
+    late: str
+
+
+def directions(width: int) -> torch.Tensor:
+    return torch.randn(2, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def toy() -> Case:
+    cfg = tms.ToyConfig(n_features=6, d_hidden=4, n_heads=2, d_head=3)
+    clean, corrupted = torch.rand(2, 3, 3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    sites = [
+        Site(hook="hook_hidden", pos="each", unit="each"),
+        Site(hook="hook_hidden", directions=directions(4)),
+        Site(hook="hook_unembed"),
+        Site(hook="blocks.0.attn.hook_q", pos=-1, head="each"),
+        Site(hook="blocks.0.attn.hook_attn_scores", head=1, pos=0, unit=2),
+        Site(hook="hook_embed", pos=1),
+    ]
+
+    def metric(out: Any) -> torch.Tensor:
+        return out.reconstruction[:, 1, 2] + out.reconstruction[:, 0].sum(-1) + out.attn_scores[:, :, 0, 2].sum(1)
+
+    return Case(tms.ToyModel(cfg, seed=0).double(), clean, corrupted, metric, sites, "hook_embed", "hook_hidden")
+
+
+def tiny() -> Case:
+    clean, corrupted = torch.randint(0, 101, (2, 3, 5), generator=torch.Generator().manual_seed(1))
+    sites = [
+        Site(hook="blocks.1.attn.hook_z", pos="each", head="each"),
+        Site(hook="blocks.0.hook_resid_pre", pos="each"),
+        Site(hook="blocks.1.mlp.hook_post", pos=-1, unit=7),
+        Site(hook="blocks.0.hook_mlp_out", directions=directions(64)),
+        Site(hook="blocks.0.attn.hook_pattern", head=2, pos=3, unit=0),
+        Site(hook="ln_final.hook_normalized", pos=4),
+        Site(hook="unembed.hook_out", pos=4, unit=3),
+        Site(hook="hook_embed", pos=0),
+    ]
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, -1, 3] - logits[:, -1, 4]
+
+    early, late = "blocks.0.attn.hook_z", "blocks.1.attn.hook_q"
+    return Case(load_transformer("tiny").double(), clean, corrupted, metric, sites, early, late)
+
+
+def gpt2() -> Any:
+    """A small random GPT-2 from Hugging Face, whose attention TransformerLens can split by input."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        torch.random.manual_seed(0)
+        config = GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=101, n_positions=8, attn_implementation="eager")
+        hf = GPT2LMHeadModel(config).eval().double()
+    return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
+
+
+@pytest.fixture(params=[toy, tiny])
+def case(request: pytest.FixtureRequest) -> Case:
+    return request.param()
+
+
+def one_run(case: Case, inputs: torch.Tensor, values: torch.Tensor, row: Any, subspace: torch.Tensor | None) -> float:
+    """The plain way: one whole run with one hook, indexed by hand."""
+
+    def patch(value: torch.Tensor, hook: Any) -> torch.Tensor:
+        value = value.clone()
+        pos, head, unit = (
+            slice(None) if np.isscalar(i) and i < 0 else int(i) for i in row[["pos", "head", "unit"]].fillna(-1)
+        )
+        attention = "scores" in row.hook or "pattern" in row.hook
+        index = {2: (unit,), 3: (pos, unit), 4: (head, pos, unit) if attention else (pos, head, unit)}[value.ndim]
+        index = (slice(None), *index)
+        new = values[index]
+        if subspace is not None:
+            projector = torch.linalg.qr(subspace.T).Q
+            new = value[index] + (new - value[index]) @ projector @ projector.T
+        value[index] = new
+        return value
+
+    with torch.no_grad(), temporary_hooks(case.model, [(row.hook, patch)]):
+        return case.metric(case.model(inputs)).mean().item()
+
+
+@pytest.mark.parametrize("patch", ["clean->corrupted", "corrupted->clean", "zero", "mean"])
+@pytest.mark.parametrize("batch_size", [1, 8, 500])
+def test_stacked_is_one_run_a_site(case: Case, patch: str, batch_size: int) -> None:
+    model, clean, corrupted, metric, sites, *_ = case
+    table = patch_sweep(model, clean, corrupted, metric, sites, patch=patch, batch_size=batch_size)
+    base, other = (corrupted, clean) if patch == "clean->corrupted" else (clean, corrupted)
+    for _, row in table.iterrows():
+        values = collect_activations(model, other, row.hook)[row.hook]
+        if patch == "zero":
+            values = torch.zeros_like(values)
+        elif patch == "mean":
+            values = values.mean(0, keepdim=True).expand_as(values)
+        subspace = next((s.directions for s in sites if s.hook == row.hook and s.name == row.site), None)
+        assert row.metric == pytest.approx(one_run(case, base, values, row, subspace), rel=1e-10, abs=1e-10), row.site
+    m_clean, m_corrupted = (metric(model(x)).mean().item() for x in (clean, corrupted))
+    expected = (table.metric - m_corrupted) / (m_clean - m_corrupted)
+    np.testing.assert_allclose(table.recovered, expected, rtol=1e-9, atol=1e-12)
+    assert table.attrs == {"clean": pytest.approx(m_clean), "corrupted": pytest.approx(m_corrupted), "patch": patch}
+
+
+def test_a_whole_early_activation_recovers_all(case: Case) -> None:
+    model, clean, corrupted, metric, *_ = case
+    hook = "hook_embed" if clean.is_floating_point() else "blocks.0.hook_resid_pre"
+    for patch, recovered in (("clean->corrupted", 1.0), ("corrupted->clean", 0.0)):
+        table = patch_sweep(model, clean, corrupted, metric, hook, patch=patch)
+        row = table.iloc[0]
+        assert (row.recovered, row.low, row.high) == pytest.approx((recovered,) * 3, abs=1e-10)
+
+
+def test_all_directions_are_the_whole_activation(case: Case) -> None:
+    model, clean, corrupted, metric, *_, late = case
+    width = collect_activations(model, clean, late)[late].shape[-1]
+    generator = torch.Generator().manual_seed(0)
+    basis = torch.randn(width, width, generator=generator, dtype=torch.float64)
+    subspace = Site(hook=late, directions=basis, label="all")
+    table = patch_sweep(model, clean, corrupted, metric, [late, subspace, Site(hook=late, directions=basis[:1])])
+    assert table.site.tolist() == [late, "all", f"{late}[directions=1]"]
+    assert table.recovered[0] == pytest.approx(table.recovered[1], abs=1e-9)
+    assert table.recovered[0] != pytest.approx(table.recovered[2], abs=1e-6)
+
+
+def test_resampling_takes_another_corrupted_example(case: Case) -> None:
+    model, clean, corrupted, metric, *_ = case
+    hook = "hook_embed" if clean.is_floating_point() else "blocks.0.hook_resid_pre"
+    same = torch.stack([corrupted[0]] * 3)  # whatever example is taken, it is this one
+    table = patch_sweep(model, clean, same, metric, hook, patch="resample")
+    assert table.metric[0] == pytest.approx(metric(model(same)).mean().item())
+    seeds = [0, 1, 2, 3, 0]
+    part = Site(hook=hook, pos=0)  # not the whole: a mean over examples would not notice
+    found = [patch_sweep(model, clean, corrupted, metric, part, patch="resample", seed=s).metric[0] for s in seeds]
+    assert len({round(m, 9) for m in found}) == 2  # three examples can be passed on in two ways
+    assert found[0] == found[-1]
+    with pytest.raises(ValueError, match="at least 2"):
+        patch_sweep(model, clean[:1], corrupted[:1], metric, hook, patch="resample")
+
+
+def test_default_sites(case: Case) -> None:
+    model, clean, corrupted, metric, *_ = case
+    table = patch_sweep(model, clean, corrupted, metric)
+    if clean.is_floating_point():
+        assert set(table.hook) == set(model.hook_dict)
+    else:
+        assert len(table) == 2 * 3 * 5
+        assert set(table.hook) == {f"blocks.{i}.hook_{n}" for i in (0, 1) for n in ("resid_pre", "attn_out", "mlp_out")}
+
+
+def test_model_is_left_as_it_was(case: Case) -> None:
+    model, clean, corrupted, metric, sites, *_ = case
+    before = deepcopy(model.state_dict())
+    output = model(clean)
+
+    def breaks(out: Any) -> torch.Tensor:
+        calls.append(1)
+        if len(calls) > 3:
+            raise RuntimeError("inside")
+        return metric(out)
+
+    calls: list[int] = []
+    with pytest.raises(RuntimeError, match="inside"):
+        patch_sweep(model, clean, corrupted, breaks, sites)
+    assert not any(point.fwd_hooks or point.bwd_hooks for point in model.hook_dict.values())
+    assert all("forward" not in vars(module) for module in model.modules())
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in getattr(model, "blocks", ()))
+    for a, b in zip(output, model(clean), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+
+
+def test_blocks_are_skipped_and_only_read_positions_unembedded() -> None:
+    model, _, corrupted, metric, *_ = tiny()
+    ran: list[int] = []
+    widths: list[int] = []
+    base = BaseRun(model, corrupted, ["hook_embed", "blocks.1.attn.hook_z", "ln_final.hook_normalized"], metric)
+    assert [base.start(hook) for hook in base.shapes] == [0, 1, 2]
+    handles = [model.blocks[i].attn.register_forward_hook(lambda *_, i=i: ran.append(i)) for i in (0, 1)]
+    handles.append(model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1])))
+    for hook, expected in (("hook_embed", [0, 1]), ("blocks.1.attn.hook_z", [1]), ("ln_final.hook_normalized", [])):
+        ran.clear()
+        base.rerun(2, [(hook, lambda value, hook: None)])
+        assert ran == expected
+    assert widths == [1, 1, 1]
+    for handle in handles:
+        handle.remove()
+
+
+@pytest.mark.parametrize(
+    ("metric", "positions"),
+    [
+        (lambda logits: logits[:, -1, 3], 1),
+        (lambda logits: logits[torch.arange(3), torch.tensor([1, 4, 1]), 0], 2),
+        (lambda logits: logits[:, 1:3].log_softmax(-1)[..., 0].sum(-1), 2),
+        (lambda logits: logits.log_softmax(-1)[:, -1, 3], 5),  # every position is read first
+        (lambda logits: (logits.argmax(-1) == 3).float().mean(-1) + logits[:, -1, 0], 5),
+        (lambda logits: torch.stack([logits, logits])[0, :, 0, 0], 5),
+    ],
+)
+def test_positions_that_a_metric_reads(metric: Any, positions: int) -> None:
+    model, clean, corrupted, *_ = tiny()
+    base = BaseRun(model, corrupted, ["blocks.0.hook_resid_pre"], metric)
+    widths: list[int] = []
+    value = collect_activations(model, clean, "blocks.0.hook_resid_pre")["blocks.0.hook_resid_pre"]
+    handle = model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1]))
+    patched = base.rerun(1, [("blocks.0.hook_resid_pre", lambda _, hook: value)])[0]
+    handle.remove()
+    assert widths == [positions]
+    torch.testing.assert_close(patched, metric(model(clean)).detach().double())
+
+
+def test_a_model_whose_blocks_talk_past_the_residual_stream_is_run_whole() -> None:
+    model, clean, corrupted, metric, *_ = tiny()
+    said: list[torch.Tensor] = []
+
+    def say(module: Any, args: Any, out: torch.Tensor) -> None:
+        said.append(out)
+
+    def hear(module: Any, args: Any, out: torch.Tensor) -> torch.Tensor:
+        return out + said.pop() if said else out
+
+    handles = [model.blocks[0].mlp.register_forward_hook(say), model.blocks[1].mlp.register_forward_hook(hear)]
+    hook = "blocks.1.hook_resid_pre"
+    base = BaseRun(model, corrupted, [hook], metric)
+    assert base.start(hook) == 0
+    table = patch_sweep(model, clean, corrupted, metric, hook)
+    value = collect_activations(model, clean, hook)[hook]
+    with temporary_hooks(model, [(hook, lambda _, hook: value)]):
+        assert table.metric[0] == pytest.approx(metric(model(corrupted)).mean().item())
+    for handle in handles:
+        handle.remove()
+    assert BaseRun(model, corrupted, [hook], metric).start(hook) == 1
+
+
+@pytest.mark.parametrize("architecture", [lambda: tiny().model, gpt2])
+def test_equals_generic_activation_patch(architecture: Callable[[], Any]) -> None:
+    from transformer_lens import patching
+
+    _, clean, corrupted, metric, *_ = tiny()
+    model = architecture()
+    _, cache = model.run_with_cache(clean)
+    with torch.no_grad():
+        theirs = patching.get_act_patch_attn_head_out_by_pos(model, corrupted, cache, lambda out: metric(out).mean())
+    sites = [Site(hook=f"blocks.{i}.attn.hook_z", pos="each", head="each") for i in (0, 1)]
+    ours = patch_sweep(model, clean, corrupted, metric, sites)
+    torch.testing.assert_close(torch.tensor(ours.metric).view(2, 5, 4).float(), theirs.float())
+
+
+def test_interval_by_hand_and_its_coverage() -> None:
+    # equal gaps: a bootstrap of a mean; two examples, 0 and 1, average 0, 1/2 or 1
+    found = recovered_fraction(np.array([[0.0, 1.0]]), np.ones(2), np.zeros(2))
+    assert [float(found[k][0]) for k in ("recovered", "low", "high")] == [0.5, 0.0, 1.0]
+    rng = np.random.default_rng(0)
+    inside = 0
+    for seed in range(200):
+        clean = 2 + rng.normal(size=40)
+        found = recovered_fraction((0.3 * clean + rng.normal(size=40))[None], clean, np.zeros(40), seed)
+        inside += bool(found["low"][0] <= 0.3 <= found["high"][0])
+    assert 0.88 <= inside / 200 <= 0.98
+    assert set(recovered_fraction(np.ones((1, 1)), np.ones(1), np.zeros(1))) == {"recovered"}
+
+
+def test_path_through_everything_or_nothing(case: Case) -> None:
+    model, clean, corrupted, metric, *_, early, late = case
+    if clean.is_floating_point():
+        # all goes through the hidden layer
+        whole = patch_sweep(model, clean, corrupted, metric, early).recovered[0]
+        assert path_patch(model, clean, corrupted, metric, early, late).recovered[0] == pytest.approx(whole, abs=1e-9)
+    else:
+        table = path_patch(
+            model,
+            clean,
+            corrupted,
+            metric,
+            early,
+            "blocks.1.attn.hook_q",
+            frozen=["blocks.0.hook_attn_out", "blocks.0.hook_mlp_out"],
+        )
+        assert table.recovered[0] == pytest.approx(0.0, abs=1e-10)
+    assert path_patch(model, clean, corrupted, metric, early, late).attrs["receiver"] == late
+
+
+def test_direct_path_equals_transformer_lens() -> None:
+    from transformer_lens import patching
+
+    _, clean, corrupted, metric, *_ = tiny()
+    model = gpt2()
+    caches = [model.run_with_cache(tokens)[1] for tokens in (clean, corrupted)]
+    with torch.no_grad():
+        theirs = patching.get_act_patch_direct_path_all_sources(
+            model, corrupted, *caches, lambda out: metric(out).mean(), component="v", verbose=False
+        )
+    for head in range(4):
+        sender, receiver = Site(hook="blocks.0.attn.hook_z", head="each"), Site(hook="blocks.1.attn.hook_v", head=head)
+        ours = path_patch(model, clean, corrupted, metric, sender, receiver, frozen=["blocks.0.hook_mlp_out"])
+        torch.testing.assert_close(torch.tensor(ours.metric).float(), theirs[0, :, 1, head].float())
+
+
+def test_attribution_is_the_exact_sweep_in_the_small(case: Case) -> None:
+    model, clean, corrupted, metric, sites, *_ = case
+    if clean.is_floating_point():
+        near = corrupted + 1e-6 * (clean - corrupted)
+        exact = patch_sweep(model, near, corrupted, metric, sites)
+        estimate = attribution_sweep(model, near, corrupted, metric, sites)
+        np.testing.assert_allclose(estimate.recovered, exact.recovered, atol=1e-4)
+    exact = patch_sweep(model, clean, corrupted, metric, sites)
+    estimate = attribution_sweep(model, clean, corrupted, metric, sites)
+    assert estimate.site.tolist() == exact.site.tolist()
+    assert estimate.recovered.corr(exact.recovered) > 0.8
+
+
+def test_attribution_equals_transformer_lens() -> None:
+    from transformer_lens.tools.analysis.attribution_patching import attribution_patch
+
+    model, clean, corrupted, metric, *_ = tiny()
+    theirs = attribution_patch(model, clean, corrupted, lambda out: metric(out).sum()).node_scores
+    sites = [Site(hook=f"blocks.{i}.attn.hook_z", pos="each", head="each") for i in (0, 1)]
+    ours = attribution_sweep(model, clean, corrupted, metric, sites)
+    effects = {(n.layer, n.position, n.head): score for n, score in theirs.items() if n.kind == "attn_head_out"}
+    assert len(effects) == len(ours) == 40
+    for _, row in ours.iterrows():
+        expected = effects[int(row.hook.split(".")[1]), row.pos, row["head"]]
+        assert row.metric - ours.attrs["corrupted"] == pytest.approx(expected, abs=1e-6)
+
+
+def test_dead_silent_and_unknown_hooks() -> None:
+    model, clean, corrupted, metric, *_ = tiny()
+    with pytest.raises(ValueError, match=r"fires in vain.*live hooks around it: blocks\.0\."):
+        patch_sweep(model, clean, corrupted, metric, "blocks.0.attn.hook_attn_scores")
+    with pytest.raises(ValueError, match="does not fire"):
+        patch_sweep(model, clean, corrupted, metric, ["blocks.0.hook_resid_pre", "blocks.0.attn.hook_result"])
+    with pytest.raises(KeyError, match="did you mean"):
+        patch_sweep(model, clean, corrupted, metric, "blocks.0.hook_resid_prr")
+
+
+def test_bad_input(case: Case) -> None:
+    model, clean, corrupted, metric, *_, early, late = case
+
+    def sweep(sites: Any, clean: Any = clean, metric: Any = metric, **options: Any) -> None:
+        patch_sweep(model, clean, corrupted, metric, sites, **options)
+
+    with pytest.raises(ValueError, match="pos=9 is outside 0 to"):
+        sweep(Site(hook=early, pos=9))
+    with pytest.raises(ValueError, match="drop one of them"):
+        Site(hook=early, unit=1, directions=torch.eye(2))
+    with pytest.raises(ValueError, match="2 directions of rank 1"):
+        Site(hook=early, directions=torch.ones(2, 3))
+    with pytest.raises(ValueError, match="directions have width 3"):
+        sweep(Site(hook=early, directions=torch.eye(3)))
+    with pytest.raises(ValueError, match="give clean and corrupted inputs of one shape"):
+        sweep(early, clean=clean[:2])
+    with pytest.raises(ValueError, match="nothing to recover"):
+        sweep(early, clean=corrupted)
+    with pytest.raises(ValueError, match=r"shape \(\), not \(3,\)"):
+        sweep(early, metric=lambda out: metric(out).mean())
+    with pytest.raises(ValueError, match="not finite"):
+        sweep(early, metric=lambda out: metric(out) * torch.nan)
+    with pytest.raises(ValueError, match="did you mean 'zero'"):
+        sweep(early, patch="zeros")
+    with pytest.raises(ValueError, match="does not come before the receiver"):
+        path_patch(model, clean, corrupted, metric, late, early)
+    with pytest.raises(ValueError, match="nothing reaches it"):
+        path_patch(model, clean, corrupted, metric, early, late, frozen=[late])

@@ -1,0 +1,92 @@
+import re
+
+import pytest
+from typer.testing import CliRunner
+
+import tms_hooks as tms
+from tms_hooks.cli import app
+
+plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(a) for a in args], env=plain)
+
+
+def test_help_teaches_every_command():
+    shown = invoke("--help").output
+    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert {"demo", "train"} <= commands
+    for name in commands:
+        assert name in shown
+        assert "--help" in invoke(name, "--help").output
+
+
+def test_train_writes_a_run_that_loads_and_prints_its_geometries(tmp_path):
+    done = invoke("train", tmp_path / "run", "--models", 5, "--steps", 40, "-n", 4, "--batch", 64, "--lr", 0.01)
+    assert done.exit_code == 0, done.output
+    run = tms.load(tmp_path / "run")
+    assert run.W_E.shape == (5, 4, 2)
+    assert run.recipe.optimizer == tms.Adam(lr=0.01)
+    assert run.recipe.data == tms.SparseUniform(n_features=4, feature_probability=0.057)
+    counts = [int(n) for n in re.findall(r"│ \S.*?│ +(\d+) │", done.output)]
+    assert sum(counts) == 5
+
+
+def test_train_on_one_hot_data(tmp_path):
+    done = invoke("train", tmp_path / "run", "-p", 0, "--models", 2, "--steps", 5, "--no-output-bias")
+    assert done.exit_code == 0, done.output
+    recipe = tms.load(tmp_path / "run").recipe
+    assert recipe.data == tms.OneHot(n_features=6)
+    assert not recipe.cfg.output_bias
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["-p", 1.5], "must be in (0, 1]"),
+        (["-m", 0], "must be at least 1"),
+        (["--output-act", "rellu"], "'rellu' is not one of 'identity', 'relu'"),
+        (["--lr", -1], "must be positive"),
+        (["--schedule", "exponential"], "give a positive final_lr"),
+    ],
+)
+def test_bad_options_are_told_with_their_rule(tmp_path, options, rule):
+    done = invoke("train", tmp_path / "run", "--models", 2, "--steps", 2, *options)
+    assert done.exit_code == 2
+    assert rule in re.sub(r"[\s│]+", " ", done.output)
+    assert not (tmp_path / "run").exists()
+
+
+def test_train_refuses_to_overwrite_what_is_no_run(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    done = invoke("train", tmp_path, "--models", 1, "--steps", 1)
+    assert done.exit_code == 2
+    assert "no run" in re.sub(r"[\s│]+", " ", done.output)
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_demo_names_the_models_there_are(tmp_path):
+    done = invoke("demo", "--model", "smollm", "--out", tmp_path)
+    assert done.exit_code == 2
+    assert "did you mean 'smollm2'?" in re.sub(r"[\s│]+", " ", done.output)
+
+
+def test_sweep_trains_a_grid_once(tmp_path):
+    (tmp_path / "grid.toml").write_text(
+        "seeds = 2\n[base]\nn_features = 4\nd_hidden = 2\nsteps = 3\nbatch_size = 16\n"
+        "[grid]\nfeature_probability = [0.1, 0.5]\ntied = [true, false]\n"
+    )
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1)
+    assert done.exit_code == 0, done.output
+    runs = {folder: folder.stat().st_mtime_ns for folder in (tmp_path / "store").iterdir() if folder.is_dir()}
+    assert len(runs) == 4
+    assert invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1).output == done.output
+    assert runs == {folder: folder.stat().st_mtime_ns for folder in runs}
+
+
+def test_sweep_names_an_unknown_key(tmp_path):
+    (tmp_path / "grid.toml").write_text("[grid]\nd_hiden = [1, 2]\n")
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
+    assert done.exit_code == 2
+    assert "did you mean 'd_hidden'?" in re.sub(r"[\s│]+", " ", done.output)

@@ -1,0 +1,206 @@
+"""The landscape: exact sums against samples, symmetry modes against finite motions, spectra worked by hand."""
+
+from math import pi
+
+import pytest
+import torch
+
+from tms_hooks import Adam, Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
+from tms_hooks.models import forward
+from tms_hooks.models.toy import ToyModel
+
+F64 = torch.float64
+
+
+def random_weights(cfg: ToyConfig, seed: int = 0) -> dict[str, torch.Tensor]:
+    g = torch.Generator().manual_seed(seed)
+    return {k: 0.6 * torch.randn(s, generator=g, dtype=F64) for k, s in forward.weight_shapes(cfg).items()}
+
+
+def polygon(F: int, n: int, norm: float, bias: float, rest: float) -> dict[str, torch.Tensor]:
+    angle = 2 * pi / F * torch.arange(F, dtype=F64)
+    W = torch.zeros(n, 2, dtype=F64)
+    W[:F] = norm * torch.stack([angle.cos(), angle.sin()], dim=1)
+    b = torch.full((n,), rest, dtype=F64)
+    b[:F] = bias
+    return {"W_E": W, "b_U": b}
+
+
+def sampled(weights: dict[str, torch.Tensor], cfg: ToyConfig, data, n: int = 200_000) -> tuple[float, float]:
+    x = data.sample(n, seed=1, dtype=F64)
+    losses = (forward.reconstruct(weights, x, cfg)[2] - x).square().sum(1)
+    return float(losses.mean()), float(losses.std()) / n**0.5
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "data",
+    [
+        SparseUniform(n_features=4, feature_probability=0.4),
+        SparseUniform(n_features=4, feature_probability=(0.1, 0.4, 0.9, 1.0)),
+        KHot(n_features=4, k=2),
+        KHot(n_features=4, k=2, values="uniform"),
+        OneHot(n_features=4),
+    ],
+)
+def test_exact_loss_agrees_with_samples(data, tied: bool) -> None:
+    cfg = ToyConfig(n_features=4, d_hidden=2, tied=tied, hidden_bias=True)
+    weights = random_weights(cfg)
+    mean, error = sampled(weights, cfg, data)
+    assert abs(float(landscape.exact_loss(weights, cfg, data)) - mean) < 3 * error
+
+
+def test_exact_loss_of_a_scaled_unit_norm_toy() -> None:
+    cfg, data = (
+        ToyConfig(n_features=4, d_hidden=2, unit_norm=True),
+        SparseUniform(n_features=4, feature_probability=0.4),
+    )
+    weights = random_weights(cfg)
+    mean, error = sampled(weights, cfg, data)
+    assert abs(float(landscape.exact_loss(weights, cfg, data)) - mean) < 3 * error
+
+
+def test_estimate_is_unbiased_and_less_noisy_than_samples() -> None:
+    data, cfg = SparseUniform(n_features=6, feature_probability=0.05), ToyConfig(n_features=6, d_hidden=2)
+    weights = random_weights(cfg)
+    estimate = landscape.estimate_loss(weights, cfg, data, n_samples=200_000)
+    exact = landscape.exact_loss(weights, cfg, data)
+    assert abs(float(estimate.loss - exact)) < 3 * estimate.standard_error
+    assert estimate.standard_error < sampled(weights, cfg, data)[1] / 1.5
+
+
+def test_estimate_for_many_features_and_its_gradient() -> None:
+    data, cfg = SparseUniform(n_features=30, feature_probability=0.02), ToyConfig(n_features=30, d_hidden=5)
+    weights = {name: (w / 2).requires_grad_() for name, w in random_weights(cfg).items()}
+    estimate = landscape.estimate_loss(weights, cfg, data)
+    mean, error = sampled({name: w.detach() for name, w in weights.items()}, cfg, data, n=100_000)
+    assert abs(float(estimate.loss.detach()) - mean) < 3 * (error**2 + estimate.standard_error**2) ** 0.5
+    gradient = torch.autograd.grad(estimate.loss, list(weights.values()))
+    step = 1e-5
+    shifted = [
+        {k: (w + s * step * g).detach() for (k, w), g in zip(weights.items(), gradient, strict=True)} for s in (1, -1)
+    ]
+    up, down = (float(landscape.estimate_loss(w, cfg, data).loss) for w in shifted)
+    squared = float(sum(g.square().sum() for g in gradient))
+    assert (up - down) / (2 * step) == pytest.approx(squared, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("switches", "expected"),
+    [
+        ({"tied": True}, 1),
+        ({"tied": False}, 4),
+        ({"tied": True, "hidden_bias": True}, 3),
+        ({"tied": False, "hidden_bias": True}, 6),
+        ({"tied": True, "hidden_act": "relu"}, 0),
+        ({"tied": False, "hidden_bias": True, "output_bias": False}, 4),
+    ],
+)
+def test_symmetries_leave_every_output_alone(switches: dict, expected: int) -> None:
+    cfg = ToyConfig(n_features=5, d_hidden=2, **switches)
+    weights = random_weights(cfg)
+    tangents = landscape.symmetry_directions(weights, cfg)
+    assert tangents.shape[1] == expected == (torch.linalg.matrix_rank(tangents) if expected else 0)
+    shapes = {k: w.shape for k, w in weights.items()}
+    theta, x = torch.cat([w.flatten() for w in weights.values()]), torch.rand(20, 5, dtype=F64)
+
+    def out(step: torch.Tensor) -> torch.Tensor:
+        return forward.reconstruct(landscape.unflatten(theta + step, shapes), x, cfg)[2]
+
+    for tangent in tangents.unbind(1):
+        h = 1e-6
+        assert ((out(h * tangent) - out(-h * tangent)) / (2 * h)).abs().max() < 1e-8
+
+
+def test_an_empty_model_is_a_saddle_with_a_spectrum_by_hand() -> None:
+    # At W = 0, b = p/2, L = const - 2 v sum_i I_i |W_i|^2 + sum_i I_i (b_i - p/2)^2, with v = Var x = p/3 - p^2/4.
+    p, cfg = 0.2, ToyConfig(n_features=3, d_hidden=2)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(cfg, {"W_E": torch.zeros(3, 2), "b_U": torch.full((3,), p / 2)})
+    data, importance = SparseUniform(n_features=3, feature_probability=p), torch.tensor([1.0, 1.0, 3.0])
+    point = landscape.critical_point(model, data, importance)
+    assert (point.kind, point.escape) == ("saddle", 2)
+    assert point.loss == pytest.approx(5 * v)
+    expected = torch.tensor([-12 * v] * 2 + [-4 * v] * 4 + [2.0] * 2 + [6.0], dtype=F64)
+    torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_pentagon_beside_an_ignored_feature_is_a_true_minimum() -> None:
+    """n = 6, p = 0.057: the stuck feature of the pentagon-and-hexagon study."""
+    p, cfg = 0.057, ToyConfig(n_features=6, d_hidden=2)
+    norm, bias, _ = theory.finite_polygon(5, p)
+    data = SparseUniform(n_features=6, feature_probability=p)
+    point = landscape.critical_point(ToyModel.from_weights(cfg, polygon(5, 6, norm, bias, p / 2)), data)
+    assert point.kind == "minimum"
+    assert point.gradient_norm < 1e-7
+    assert len(point.eigenvalues) == 18 - 1
+    assert point.loss == pytest.approx(theory.polygon_loss(6, p, 5), abs=1e-12)
+    g = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        nearby = {k: w + 0.01 * torch.randn(w.shape, generator=g, dtype=F64) for k, w in point.weights.items()}
+        assert landscape.exact_loss(nearby, cfg, data) > point.loss
+
+
+def test_onehot_pentagon_is_a_minimum_of_known_loss() -> None:
+    cfg = ToyConfig(n_features=5, d_hidden=2, output_bias=False)
+    W = polygon(5, 5, 0.93, 0, 0)["W_E"]
+    point = landscape.critical_point(ToyModel.from_weights(cfg, {"W_E": W}), OneHot(n_features=5))
+    assert point.kind == "minimum"
+    assert point.loss == pytest.approx(theory.onehot_polygon_loss(5, 5) / 5, abs=1e-12)
+
+
+def test_an_untrained_model_is_not_critical() -> None:
+    model = ToyModel(ToyConfig(n_features=3, d_hidden=2), seed=0)
+    point = landscape.critical_point(model, SparseUniform(n_features=3, feature_probability=0.1))
+    assert (point.kind, point.escape) == ("not critical", None)
+    assert point.gradient_norm > 1e-3
+    assert point.weights["W_E"].equal(model.W_E.detach().double())
+
+
+def test_paths() -> None:
+    p, cfg = 0.057, ToyConfig(n_features=4, d_hidden=2)
+    data = SparseUniform(n_features=4, feature_probability=p)
+    square = polygon(4, 4, *theory.finite_polygon(4, p)[:2], rest=p / 2)
+    triangle = polygon(3, 4, *theory.finite_polygon(3, p)[:2], rest=p / 2)
+    c, s = 0.6, 0.8
+    turned = square | {"W_E": square["W_E"] @ torch.tensor([[c, s], [-s, c]], dtype=F64)}
+    flat = landscape.linear_path(square, turned, cfg, data, points=5)
+    torch.testing.assert_close(flat, flat[:1].expand(5))
+    straight = landscape.linear_path(triangle, square, cfg, data, points=7)
+    torch.testing.assert_close(straight[0], landscape.exact_loss(triangle, cfg, data))
+    torch.testing.assert_close(straight[-1], landscape.exact_loss(square, cfg, data))
+    via = landscape.bend_path(triangle, square, cfg, data, points=5, steps=8)
+    bent = landscape.linear_path(triangle, square, cfg, data, points=7, via=via)
+    assert bent.mean() < straight.mean()
+    torch.testing.assert_close(bent[[0, -1]], straight[[0, -1]])
+
+
+@pytest.mark.parametrize(
+    ("cfg", "data", "message"),
+    [
+        (ToyConfig(n_features=9, d_hidden=2), SparseUniform(n_features=9, feature_probability=0.1), "estimate_loss"),
+        (ToyConfig(n_features=4, d_hidden=2), Copula(n_features=4, feature_probability=0.1, rho=0.2), "Copula"),
+        (
+            ToyConfig(n_features=4, d_hidden=2, output_act="gelu"),
+            SparseUniform(n_features=4, feature_probability=0.1),
+            "gelu",
+        ),
+        (ToyConfig(n_features=4, d_hidden=2, n_heads=1), OneHot(n_features=4), "n_heads=1"),
+    ],
+)
+def test_what_has_no_exact_loss_is_refused(cfg: ToyConfig, data, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        landscape.critical_point(ToyModel(cfg), data)
+
+
+def test_basin_of_a_square_is_wide_but_not_endless() -> None:
+    p, cfg = 0.1, ToyConfig(n_features=4, d_hidden=2)
+    data = SparseUniform(n_features=4, feature_probability=p)
+    square = {k: w.float() for k, w in polygon(4, 4, *theory.finite_polygon(4, p)[:2], rest=0).items()}
+    shares = landscape.basin_shares(
+        ToyModel.from_weights(cfg, square), data, radii=(0.1, 30.0), trials=6, steps=300, optimizer=Adam(lr=0.01)
+    )
+    assert shares.loc[0.1, "share"] == 1
+    assert shares.loc[30.0, "share"] < 1
+    with pytest.raises(ValueError, match="tied=False"):
+        landscape.basin_shares(ToyModel(ToyConfig(n_features=4, d_hidden=2, tied=False)), data, radii=(0.1,))

@@ -1,0 +1,76 @@
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tms_hooks import plots, report
+
+
+@pytest.fixture
+def section():
+    figure = plots.shares(["pentagon", "</script>"], np.array([0.9, 0.1]), np.array([0.8, 0.05]), np.array([0.95, 0.2]))
+    return report.Section(
+        short="shares",
+        title="Is <b> escaped?",
+        text="a & b",
+        finding="90% of them",
+        table=pd.DataFrame({"n": [1234567.0, 0.123456]}, index=["x", "<i>y</i>"]),
+        figures=[("a figure's caption", figure)],
+        visuals=[("a visual", "<em id='mine'>kept as it is</em>")],
+    )
+
+
+def test_page_has_everything_once_and_asks_for_nothing(tmp_path, section):
+    path = report.write(
+        tmp_path / "deep" / "index.html", "Title", "Lead", [section], "Footer", "<script>BUNDLE</script>"
+    )
+    page = path.read_text()
+    assert page.count("BUNDLE") == 1
+    assert "<em id='mine'>kept as it is</em>" in page
+    assert "Is &lt;b&gt; escaped?" in page
+    assert "1,234,567" in page
+    assert "0.1235" in page
+    assert "&lt;i&gt;y" in page
+    loaded = re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)=", page)
+    assert loaded == []  # nothing is fetched: it works offline
+
+
+def test_figures_are_whole_and_carry_no_theme_of_their_own(tmp_path, section):
+    from html import unescape
+
+    page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
+    (encoded,) = re.findall(r'data-figure="([^"]+)"', page)
+    figure = json.loads(unescape(encoded))
+    assert figure["data"][0]["x"] == ["pentagon", "</script>"]
+    assert "template" not in figure["layout"]
+
+
+def test_a_failed_write_leaves_the_page_before_it(tmp_path, section, monkeypatch):
+    path = report.write(tmp_path / "index.html", "Old", "L", [section], "F")
+    broken = report.Section(short="s", title="t", text="x", finding="f", figures=[("c", object())])
+    with pytest.raises(AttributeError):
+        report.write(path, "New", "L", [broken], "F")
+    assert "<title>Old</title>" in path.read_text()
+    assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_signed_heatmap_is_symmetric_about_zero():
+    (heatmap,) = plots.signed_heatmap(np.array([[0.5, -2.0], [1.0, 0.0]]), "x", "y", "c").data
+    assert (heatmap.zmin, heatmap.zmax) == (-2.0, 2.0)
+
+
+def test_distributions_share_their_bins():
+    values = {"a": np.array([0.0, 1.0]), "b": np.array([5.0, 10.0])}
+    first, second = plots.distributions(values, "x", {"a": "#000", "b": "#111"}).data
+    assert first.xbins == second.xbins
+    assert first.xbins.start == 0
+    assert first.xbins.end > 10
+
+
+def test_feature_arrows_run_from_the_origin_to_each_feature():
+    W = np.array([[[1.0, 0.0], [0.0, 2.0]]])
+    arrows = [t for t in plots.feature_arrows(W, ["m"]).data if t.name]
+    assert [(t.x[1], t.y[1]) for t in arrows] == [(1.0, 0.0), (0.0, 2.0)]
+    assert all((t.x[0], t.y[0]) == (0, 0) for t in arrows)

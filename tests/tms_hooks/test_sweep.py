@@ -1,0 +1,170 @@
+"""Sweeps: every point is the run it would be alone, on any backend, killed or not."""
+
+import logging
+import os
+import signal
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import tms_hooks as tms
+from tms_hooks.sweep import sweep, sweep_toml
+
+pytest.importorskip("joblib", reason="sweeps are the optional extra 'sweep'")
+
+BASE = {"n_features": 4, "d_hidden": 2, "steps": 20, "batch_size": 64, "engine": "torch"}
+GRID = {"feature_probability": [0.1, 0.5], "lr": [0.01, 0.1]}
+
+
+def run(tmp_path, base=BASE, grid=GRID, **how):
+    return sweep(base, grid, **{"seeds": range(2), "store": tmp_path / "store", "n_jobs": 1} | how)
+
+
+def test_a_point_is_the_run_that_train_gives(tmp_path):
+    found = run(tmp_path)
+    assert found.final_loss.sizes == {"feature_probability": 2, "lr": 2, "seed": 2}
+    alone = tms.train(
+        tms.ToyConfig(n_features=4, d_hidden=2),
+        tms.SparseUniform(n_features=4, feature_probability=0.5),
+        seeds=[1],
+        steps=20,
+        batch_size=64,
+        optimizer=tms.Adam(lr=0.1),
+        engine="torch",
+    )
+    point = found.sel(feature_probability=0.5, lr=0.1, seed=1)
+    assert float(point.final_loss) == float(alone.final_loss[0])
+    assert np.array_equal(point.W_E, alone.W_E[0])
+    assert int(point.diverged_at) == -1
+
+
+def test_axes_may_be_of_config_data_optimizer_and_training_and_shapes_are_filled_up(tmp_path):
+    base = {"feature_probability": 0.5, "d_hidden": 2, "steps": 2, "batch_size": 8, "engine": "torch"}
+    grid = {"n_features": [3, 5], "optimizer": ["Adam", "SGD"], "output_bias": [True, False], "importance": [1.0, 2.0]}
+    found = run(tmp_path, base, grid)
+    assert found.W_E.shape == (2, 2, 2, 2, 2, 5, 2)
+    assert np.isnan(found.W_E.sel(n_features=3)[..., 3:, :]).all()
+    assert not np.isnan(found.W_E.sel(n_features=5)).any()
+    assert found.optimizer.values.tolist() == ["Adam", "SGD"]
+
+
+def test_a_second_sweep_trains_only_what_is_new(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        first = run(tmp_path)
+        assert run(tmp_path).identical(first)
+        wider = run(tmp_path, grid=GRID | {"lr": [0.1, 0.01, 0.3]})
+    said = [record.message for record in caplog.records if "shards to train" in record.message]
+    assert said == ["4 of 4 shards to train", "0 of 4 shards to train", "2 of 6 shards to train"]
+    assert wider.sel(lr=first.lr).identical(first)
+
+
+def test_a_damaged_shard_is_trained_again(tmp_path, caplog):
+    first = run(tmp_path)
+    shard = sorted((tmp_path / "store").iterdir())[0]
+    (shard / "weights.safetensors").write_bytes(b"torn")
+    assert run(tmp_path).identical(first)
+    assert "is damaged" in caplog.text
+
+
+@pytest.mark.slow
+def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path):
+    psutil = pytest.importorskip("psutil")
+    base = BASE | {"steps": 300}
+    wanted = run(tmp_path, base)
+    other = tmp_path / "other"
+
+    def kill_one():
+        deadline = time.monotonic() + 60
+        while not list(other.glob("store/*/run.json")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        workers = [p for p in psutil.Process().children() if "popen_loky_posix" in " ".join(p.cmdline())]
+        workers[0].kill()
+
+    killer = threading.Thread(target=kill_one)
+    killer.start()
+    with pytest.raises(RuntimeError, match="worker"):  # joblib's TerminatedWorkerError
+        run(other, base, n_jobs=2)
+    killer.join()
+    assert 1 <= len(list(other.glob("store/*/run.json"))) < 4
+    assert run(other, base, n_jobs=2).identical(wanted)
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
+    distributed = pytest.importorskip("distributed")
+    base = BASE | {"steps": 300}
+    wanted = run(tmp_path, base)
+    other = tmp_path / "other"
+    killed = []
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=logging.CRITICAL
+    ) as cluster:
+
+        def kill_one():
+            deadline = time.monotonic() + 60
+            while not list(other.glob("store/*/run.json")) and time.monotonic() < deadline:
+                time.sleep(0.01)
+            with distributed.Client(cluster.scheduler_address) as client:
+                pid = next(iter(client.run(os.getpid).values()))
+            os.kill(pid, signal.SIGKILL)
+            killed.append(pid)
+
+        killer = threading.Thread(target=kill_one)
+        killer.start()
+        found = run(other, base, backend="dask", address=cluster.scheduler_address, n_jobs=-1)
+        killer.join()
+    assert killed
+    assert found.identical(wanted)
+
+
+@pytest.mark.parametrize(
+    ("base", "grid", "message"),
+    [
+        (BASE, {"lern_rate": [1], "feature_probability": [0.1]}, r"'lern_rate' is not known"),
+        (BASE, GRID | {"lr": []}, r"axis 'lr' is empty"),
+        (BASE, GRID | {"steps": [1, 2]}, r"axis 'steps' is set in base too \(20\)"),
+        (BASE, GRID | {"lr": 0.1}, r"axis 'lr' is 0\.1: give a list"),
+        (BASE, GRID | {"lr": [0.1, 0.1]}, r"axis 'lr' has a value twice"),
+        (BASE, GRID | {"seeds": [1]}, r"give them as seeds="),
+        (BASE, GRID | {"optimizer": ["Adagrad"]}, r"optimizer='Adagrad' is not known; choose from Adam"),
+        (BASE, {"lr": [0.1]}, r"feature_probability"),
+        (BASE, GRID | {"lr": [-1.0]}, r"lr=-1\.0: must be positive"),
+    ],
+)
+def test_a_bad_grid_says_which_key_before_any_work(base, grid, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, base, grid)
+    assert not (tmp_path / "store").exists()
+
+
+def test_a_backend_that_cannot_be_reached_fails_before_any_work(tmp_path):
+    pytest.importorskip("distributed")
+    with pytest.raises(ConnectionError, match=r"no dask scheduler answers at tcp://127\.0\.0\.1:9"):
+        run(tmp_path, backend="dask", address="tcp://127.0.0.1:9")
+    with pytest.raises(ValueError, match="backend='slurm' is not known"):
+        run(tmp_path, backend="slurm")
+    with pytest.raises(ValueError, match="only a dask or ray cluster has one"):
+        run(tmp_path, address="tcp://127.0.0.1:9")
+    assert not list((tmp_path / "store").glob("*"))
+
+
+def test_toml(tmp_path):
+    text = """
+seeds = 2
+[base]
+n_features = 4
+d_hidden = 2
+steps = 20
+batch_size = 64
+engine = "torch"
+[grid]
+feature_probability = [0.1, 0.5]
+lr = [0.01, 0.1]
+"""
+    assert sweep_toml(text, store=tmp_path / "toml", n_jobs=1).identical(run(tmp_path))
+    with pytest.raises(ValueError, match="key 'gird' of the grid file is not known; did you mean 'grid'"):
+        sweep_toml("[gird]\nlr = [1]", store=tmp_path)
+    with pytest.raises(ValueError, match="is not TOML"):
+        sweep_toml("seeds = = 2", store=tmp_path)

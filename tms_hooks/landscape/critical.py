@@ -1,0 +1,171 @@
+"""Minimum, saddle or slope: Newton polishing, and the Hessian's spectrum without its symmetry modes."""
+
+from collections.abc import Callable, Mapping
+from itertools import combinations
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import Distribution
+from tms_hooks.landscape.exact import Weights, exact_loss
+
+if TYPE_CHECKING:
+    from tms_hooks.models.toy import ToyModel
+
+
+class CriticalPoint(NamedTuple):
+    """A model's place on the landscape; all but `moved` at the polished weights (the given ones if "not critical")."""
+
+    kind: Literal["minimum", "saddle", "not critical"]
+    loss: float
+    gradient_norm: float
+    eigenvalues: Float[Tensor, " mode"]
+    """Of the Hessian, ascending, without the directions along which symmetry keeps the loss constant."""
+    escape: int | None
+    """At a saddle, the feature that moves most along the direction of most negative curvature."""
+    moved: float
+    """Distance from the given weights to the critical point."""
+    weights: dict[str, Tensor]
+
+
+def critical_point(
+    model: "ToyModel",
+    data: Distribution,
+    importance: Float[Tensor, " feature"] | None = None,
+    tolerance: float = 1e-7,
+    reach: float = 0.5,
+) -> CriticalPoint:
+    """Is a trained model in a minimum of the exact expected loss, or on a saddle?
+
+    The weights are polished by Newton steps, in double precision, to the critical point they are near. Directions
+    that no loss can see are set aside: rotations of the hidden layer (any invertible map, if untied) and shifts
+    between the biases. Flat directions that are left count as those of a minimum. ReLU kinks count as they do in
+    the expectation, which is smooth for sparse uniform data unless a feature has no direction and no bias; for
+    one-hot data it is piecewise quadratic, and the answer holds within the piece.
+
+    Args:
+        model: a toy without heads.
+        data: what it was trained on.
+        importance: weight of each feature's loss; 1 by default.
+        tolerance: gradient norm below which a point is critical.
+        reach: a critical point further away than this (in weight space) is not the model's own.
+
+    Raises:
+        ValueError: no exact loss for this model and data; see `exact_loss`.
+    """
+    given = {name: w.detach().double().cpu() for name, w in model.named_parameters()}
+    shapes = {name: w.shape for name, w in given.items()}
+    start = torch.cat([w.flatten() for w in given.values()])
+
+    def loss(theta: Tensor) -> Tensor:
+        return exact_loss(unflatten(theta, shapes), model.cfg, data, importance)
+
+    theta = polish(loss, start, tolerance)
+    moved = float((theta - start).norm())
+    gradient = _gradient(loss, theta)
+    critical = moved <= reach and float(gradient.norm()) <= tolerance
+    if not critical:
+        theta, gradient = start, _gradient(loss, start)
+    weights = unflatten(theta, shapes)
+    values, vectors = spectrum(_hessian(loss, theta), symmetry_directions(weights, model.cfg))
+    saddle = bool(values[0] < -1e-6 * values.abs().max())
+    escape = None
+    if critical and saddle:
+        escape = int(_feature_share(unflatten(vectors[:, 0], shapes), model.cfg).argmax())
+    kind: Literal["minimum", "saddle", "not critical"] = (
+        "not critical" if not critical else "saddle" if saddle else "minimum"
+    )
+    return CriticalPoint(kind, float(loss(theta)), float(gradient.norm()), values, escape, moved, weights)
+
+
+def polish(
+    loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " parameter"], tolerance: float, steps: int = 30
+) -> Float[Tensor, " parameter"]:
+    """Newton's method for a zero of the gradient, be it a minimum or a saddle.
+
+    It stops where the gradient shrinks no more, and leaves directions of no curvature alone.
+    """
+    gradient = _gradient(loss, theta)
+    for _ in range(steps):
+        if gradient.norm() <= tolerance:
+            break
+        values, vectors = torch.linalg.eigh(_hessian(loss, theta))
+        curved = values.abs() > 1e-6 * values.abs().max()
+        step = -vectors[:, curved] @ ((vectors[:, curved].mT @ gradient) / values[curved])
+        for fraction in (1.0, 0.3, 0.1, 0.03):
+            candidate = theta + fraction * step
+            new = _gradient(loss, candidate)
+            if new.norm() < gradient.norm():
+                break
+        else:
+            break
+        theta, gradient = candidate, new
+    return theta
+
+
+def spectrum(
+    hessian: Float[Tensor, "parameter parameter"], symmetries: Float[Tensor, "parameter symmetry"]
+) -> tuple[Float[Tensor, " mode"], Float[Tensor, "parameter mode"]]:
+    """Eigenvalues, ascending, and eigenvectors of a Hessian on the complement of the symmetry directions."""
+    U, S, _ = torch.linalg.svd(symmetries, full_matrices=True)
+    rank = int((1e-9 * S.amax() < S).sum()) if S.numel() else 0
+    rest = U[:, rank:]
+    values, vectors = torch.linalg.eigh(rest.mT @ hessian @ rest)
+    return values, rest @ vectors
+
+
+def symmetry_directions(weights: Weights, cfg: ToyConfig) -> Float[Tensor, "parameter symmetry"]:
+    """Tangents, in flattened weights, of the changes of a toy that change no output.
+
+    With a linear hidden layer and free norms: W_E -> W_E M, W_U -> M^-1 W_U, b_hidden -> b_hidden M, M a rotation
+    if tied, any invertible matrix if not; and b_hidden -> b_hidden + v, b_U -> b_U - v W_U.
+    """
+    zero = {name: torch.zeros_like(w) for name, w in weights.items()}
+    tangents: list[dict[str, Tensor]] = []
+    if cfg.hidden_act == "identity" and cfg.bottleneck == "embed->unembed":
+        rotations_only = cfg.tied or bool(cfg.unit_norm)
+        eye = torch.eye(cfg.d_hidden, dtype=weights["W_E"].dtype)
+        pairs = combinations(eye, 2) if rotations_only else ((i, j) for i in eye for j in eye)
+        for i, j in pairs:
+            M = torch.outer(i, j) - torch.outer(j, i) if rotations_only else torch.outer(i, j)
+            change = {"W_E": weights["W_E"] @ M}
+            if "W_U" in weights:
+                change["W_U"] = -M @ weights["W_U"]
+            if "b_hidden" in weights:
+                change["b_hidden"] = weights["b_hidden"] @ M
+            tangents.append(zero | change)
+        if "b_hidden" in weights and "b_U" in weights:
+            W_U = weights["W_E"].mT if cfg.tied else weights["W_U"]
+            scale = weights.get("scale", torch.ones((), dtype=W_U.dtype))
+            tangents += [zero | {"b_hidden": v, "b_U": -scale * v @ W_U} for v in eye] if not cfg.unit_norm else []
+    n_parameters = sum(w.numel() for w in weights.values())
+    columns = [torch.cat([t.flatten() for t in tangent.values()]) for tangent in tangents]
+    return torch.stack(columns, dim=1) if columns else weights["W_E"].new_zeros(n_parameters, 0)
+
+
+def unflatten(theta: Float[Tensor, " parameter"], shapes: Mapping[str, torch.Size]) -> dict[str, Tensor]:
+    """Named weights from one vector."""
+    parts = theta.split([shape.numel() for shape in shapes.values()])
+    return {name: part.reshape(shape) for part, (name, shape) in zip(parts, shapes.items(), strict=True)}
+
+
+def _gradient(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    theta = theta.detach().requires_grad_()
+    return torch.autograd.grad(loss(theta), theta)[0]
+
+
+def _hessian(loss: Callable[[Tensor], Tensor], theta: Tensor) -> Tensor:
+    hessian: Tensor = torch.autograd.functional.hessian(loss, theta.detach())
+    return (hessian + hessian.mT) / 2
+
+
+def _feature_share(direction: Weights, cfg: ToyConfig) -> Float[Tensor, " feature"]:
+    """How much of a direction in weight space is change of each feature's own weights."""
+    share = direction["W_E"].square().sum(1)
+    for name in ("W_U", "b_U"):
+        if name in direction and direction[name].shape[-1] == cfg.n_features:
+            share = share + direction[name].square().reshape(-1, cfg.n_features).sum(0)
+    return share

@@ -1,0 +1,134 @@
+"""Checkpoints: what a run needs to go on to the same bits, written so that no moment to be killed at is a bad one.
+
+A checkpoint is a safetensors file and, written after it, a JSON file with its checksum, each moved into place whole.
+The last two are kept: if one is torn, by a lost disk block say, the one before it serves.
+"""
+
+import hashlib
+import json
+import logging
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load, save
+from torch import Tensor
+
+from tms_hooks.training.history import DIMS, Recorder
+from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import State
+
+log = logging.getLogger(__name__)
+
+FORMAT = "tms-hooks checkpoint, version 1"
+KEPT = 2
+
+
+class Checkpoints:
+    """The checkpoints of one run in one folder.
+
+    Args:
+        folder: made if it is not there.
+        recipe, engine, initial: what decides the run's bits. A folder with checkpoints of anything else is refused.
+        every: least seconds between two checkpoints. The last is always written.
+
+    Raises:
+        ValueError: the folder holds another run's checkpoints; the message shows the difference.
+    """
+
+    def __init__(self, folder: str | Path, recipe: Recipe, engine: str, initial: State, every: float) -> None:
+        self.folder, self.recipe, self.every = Path(folder), recipe, every
+        weights = save({name: w.cpu().contiguous() for name, w in initial.weights.items()})
+        run = recipe.to_json() | {"engine": engine, "initial_weights": hashlib.sha256(weights).hexdigest()}
+        self.run: dict[str, Any] = json.loads(json.dumps(run))
+        self.written_at = time.monotonic()
+        self.folder.mkdir(parents=True, exist_ok=True)
+
+    def save(self, state: State, recorder: Recorder, last: bool) -> None:
+        """Write a checkpoint if it is time for one."""
+        if not last and time.monotonic() - self.written_at < self.every:
+            return
+        tensors = {f"weights.{name}": w for name, w in state.weights.items()}
+        tensors |= {f"moments.{name}": m for name, m in state.moments.items()}
+        tensors["diverged_at"] = state.diverged_at
+        for name in DIMS:
+            tensors[f"history.{name}"] = torch.stack([record[name] for _, record in recorder.records])
+        data = save({name: t.cpu().contiguous() for name, t in tensors.items()})
+        about = {
+            "format": FORMAT,
+            "run": self.run,
+            "steps": [step for step, _ in recorder.records],
+            "sha256": hashlib.sha256(data).hexdigest(),
+        }
+        path = self.folder / f"{len(recorder.records):08}.json"
+        _write_whole(path.with_suffix(".safetensors"), data)
+        _write_whole(path, json.dumps(about, indent=1).encode())
+        for old in self._newest_first()[KEPT:]:
+            old.unlink()
+            old.with_suffix(".safetensors").unlink(missing_ok=True)
+        self.written_at = time.monotonic()
+
+    def resume(self, state: State, recorder: Recorder) -> int:
+        """Bring state and history to the newest whole checkpoint; how many records that has, 0 without one."""
+        for path in self._newest_first():
+            try:
+                about, tensors = _read(path)
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
+                continue
+            if about["run"] != self.run:
+                raise ValueError(
+                    f"{self.folder} holds checkpoints of another run: {_difference(about['run'], self.run)}; "
+                    "use its settings, or another checkpoint folder"
+                )
+            device = state.diverged_at.device
+            part = {name: t.to(device) for name, t in tensors.items()}
+            state.weights = {name: part[f"weights.{name}"] for name in state.weights}
+            state.moments = {n.removeprefix("moments."): t for n, t in part.items() if n.startswith("moments.")}
+            state.diverged_at = part["diverged_at"]
+            for i, step in enumerate(about["steps"]):
+                recorder.records.append((step, {name: tensors[f"history.{name}"][i] for name in DIMS}))
+            log.info("resuming from %s", path)
+            return len(about["steps"])
+        return 0
+
+    def _newest_first(self) -> list[Path]:
+        return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """The file is there whole, or not at all."""
+    scratch = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with open(scratch, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    about = json.loads(path.read_text())
+    if about["format"] != FORMAT:
+        raise ValueError(f"format {about['format']!r} is not {FORMAT!r}")
+    data = path.with_suffix(".safetensors").read_bytes()
+    if hashlib.sha256(data).hexdigest() != about["sha256"]:
+        raise ValueError("checksum does not match")
+    return about, load(data)
+
+
+def _difference(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:
+    """Every setting that differs, as `name=saved there, given here`."""
+    parts = []
+    for name in sorted(saved.keys() | given.keys()):
+        there, here = saved.get(name), given.get(name)
+        if isinstance(there, dict) and isinstance(here, dict):
+            if there != here:
+                parts.append(_difference(there, here, f"{prefix}{name}."))
+        elif there != here:
+            parts.append(f"{prefix}{name}={there!r} there, {here!r} here")
+    return "; ".join(parts)
