@@ -182,9 +182,8 @@ class _Pair:
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
         except ValueError:
-            require_live(
-                model, base_inputs, names
-            )  # a bridge refuses hooks that are switched off; this says which are on
+            # a bridge refuses hooks that are switched off; this says which are on
+            require_live(model, base_inputs, names)
             raise
         if unproven := [name for name in names if not self.base.live(name)]:
             require_live(model, base_inputs, unproven)

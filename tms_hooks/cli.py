@@ -1,8 +1,9 @@
 """`tms`: the command line. Thin: it parses, calls the library and prints tables."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import pandas as pd
 import typer
@@ -14,6 +15,10 @@ from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
 from tms_hooks.training.optimizers import OPTIMIZERS, Schedule
 
+if TYPE_CHECKING:
+    from tms_hooks.claims.registry import Claim
+    from tms_hooks.claims.reproduce import Result
+
 app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
@@ -22,6 +27,7 @@ app = typer.Typer(
     "Start with `tms demo`.",
 )
 console = Console()
+COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 Seeds = Annotated[int, typer.Option("--models", min=1, help="How many models to train, with seeds 0, 1, 2, ...")]
 
@@ -115,6 +121,121 @@ def train(
     table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
     print_table(table, f"{models:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
     console.print(f"Saved to [bold]{out}[/bold].")
+
+
+@app.command()
+def sweep(
+    grid: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
+    store: Annotated[Path, typer.Option(help="Folder of finished runs; what it has is not trained again.")],
+    backend: Annotated[Literal["loky", "dask", "ray"], typer.Option(help="Processes here, or a cluster.")] = "loky",
+    jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
+    address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
+) -> None:
+    """Train every combination of a grid, on this machine or a cluster. Stop and start it as you like.
+
+    The file has a table `[base]` of settings that all runs share, a table `[grid]` of lists, and `seeds`, a count or a
+    list. Settings are those of ToyConfig, the data, the optimizer and train, by name:
+
+        seeds = 10
+
+        [base]
+        n_features = 6
+        d_hidden = 2
+
+        [grid]
+        feature_probability = [0.02, 0.057, 0.2]
+        tied = [true, false]
+    """
+    from tms_hooks.sweep import sweep_toml
+
+    try:
+        found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=jobs, address=address)
+    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
+        raise typer.BadParameter(str(error)) from error
+    loss = found["final_loss"]
+    table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
+    print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
+    console.print(f"Every run is in [bold]{store}[/bold]; read one with tms_hooks.load.")
+
+
+Out = Annotated[Path, typer.Option(help="Folder of the finished claims and the page.")]
+
+
+@app.command()
+def reproduce(
+    names: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="Names of claims, or all; see `tms list`.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer models, wider intervals, the same code.")] = False,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file.")] = None,
+    out: Out = Path("reproduction"),
+) -> None:
+    """Measure claims of the source documents over many models: supported, refuted or inconclusive.
+
+    Finished claims are kept in the output folder and not measured again until the code or the size changes: an
+    interrupted run goes on where it stopped.
+    """
+    from rich.live import Live
+
+    from tms_hooks.claims import find
+    from tms_hooks.claims import reproduce as runner
+
+    try:
+        chosen = find(names)
+    except KeyError as error:
+        raise typer.BadParameter(str(error.args[0])) from error
+    # Where models are made to diverge the claim counts them; a warning for each would tear the table.
+    logging.getLogger("tms_hooks.training.loop").setLevel(logging.ERROR)
+    results: list[runner.Result] = []
+    with Live(_verdicts(chosen, results), console=console, auto_refresh=False) as live:
+        for result in runner.reproduce(chosen, out, quick):
+            results.append(result)
+            live.update(_verdicts(chosen, results), refresh=True)
+    for result in results:
+        if result.not_run:
+            console.print(f"[bold]{result.claim.name}[/bold] was not run: {result.not_run}")
+    if json_file:
+        runner.write_json(results, json_file)
+    runner.write_markdown(results, out, quick)
+    console.print(
+        f"Open [bold]{runner.write_page(results, out, quick)}[/bold] in a browser: each claim's figures and controls."
+    )
+
+
+@app.command(name="list")
+def list_claims(out: Out = Path("reproduction")) -> None:
+    """All claims, with their source and last verdict."""
+    from tms_hooks.claims import claims
+    from tms_hooks.claims.reproduce import last
+
+    kept = {name: last(claim, out) for name, claim in claims().items()}
+    rows = [
+        (claim.source, claim.statement, found.verdict.verdict if (found := kept[name]) else "")
+        for name, claim in claims().items()
+    ]
+    index = pd.Index(kept, name="claim")
+    print_table(pd.DataFrame(rows, columns=["source", "statement", "last verdict"], index=index), f"{len(rows)} claims")
+
+
+def _verdicts(chosen: "Sequence[Claim]", results: "Sequence[Result]") -> Table:
+    """The claims so far, the one being measured, and those to come."""
+    shown = Table(title="Claims", title_justify="left")
+    for column in ("claim", "source", "verdict"):
+        shown.add_column(column, no_wrap=True)
+    for column in ("statistic", "95 % interval", "models", "seconds"):
+        shown.add_column(column, justify="right")
+    for claim, verdict, _, kept in results:
+        if verdict is None:
+            shown.add_row(claim.name, claim.source, "[dim]not run[/dim]")
+            continue
+        numbers = (
+            f"{verdict.statistic:.3g}",
+            f"{verdict.interval[0]:.3g} to {verdict.interval[1]:.3g}",
+            f"{verdict.n_models:,}",
+        )
+        outcome = f"[{COLORS[verdict.verdict]}]{verdict.verdict}[/]" + (" (kept)" if kept else "")
+        shown.add_row(claim.name, claim.source, outcome, *numbers, f"{verdict.seconds:.1f}")
+    for i, claim in enumerate(chosen[len(results) :]):
+        shown.add_row(claim.name, claim.source, "[dim]measuring[/dim]" if i == 0 else "")
+    return shown
 
 
 @app.command()

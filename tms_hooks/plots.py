@@ -122,21 +122,18 @@ def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) 
     return fig.update_xaxes(title_text=xlabel).update_layout(height=380)
 
 
-def curves(x: np.ndarray, ys: Mapping[str, np.ndarray], xlabel: str, ylabel: str) -> "go.Figure":
-    """Several quantities over the same x, told apart by colour and by marker."""
+def curves(
+    lines: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, log_x: bool = False
+) -> "go.Figure":
+    """Lines through (x, y), one a name, told apart by colour and by marker."""
     import plotly.graph_objects as go
 
     fig = go.Figure()
-    for i, (name, y) in enumerate(ys.items()):
-        fig.add_scatter(
-            x=x,
-            y=y,
-            name=name,
-            mode="lines+markers",
-            line_color=PALETTE[i % len(PALETTE)],
-            marker={"size": 9, "symbol": ["circle", "square", "diamond", "cross", "x"][i % 5]},
-        )
-    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
+    for i, (name, (x, y)) in enumerate(lines.items()):
+        marker = {"size": 8, "symbol": ("circle", "square", "diamond", "cross", "x")[i % 5]}
+        fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=PALETTE[i % len(PALETTE)], marker=marker)
+    fig.update_xaxes(title_text=xlabel, type="log" if log_x else "linear")
+    return fig.update_layout(yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
 
 
 def counts_map(

@@ -51,8 +51,9 @@ def sweep(
     >>> import tempfile
     >>> base = {"n_features": 5, "d_hidden": 2, "feature_probability": 0.1, "steps": 5}
     >>> with tempfile.TemporaryDirectory() as store:
-    ...     sweep(base, {"lr": [0.01, 0.1], "tied": [True, False]}, seeds=range(3), store=store).final_loss.sizes
-    Frozen({'lr': 2, 'tied': 2, 'seed': 3})
+    ...     found = sweep(base, {"lr": [0.01, 0.1], "tied": [True, False]}, seeds=range(3), store=store, n_jobs=1)
+    >>> dict(found.final_loss.sizes)
+    {'lr': 2, 'tied': 2, 'seed': 3}
 
     Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the
     optimizer (`Adam` unless `optimizer` names another) and `train`; an axis may be any of them.
@@ -195,7 +196,7 @@ def _finished(folder: Path) -> bool:
     return True
 
 
-def _share_out(todo: Sequence[tuple[_Shard, Path]], backend: str, n_jobs: int, address: str | None) -> None:
+def _share_out(todo: Sequence[tuple[Any, Path]], backend: str, n_jobs: int, address: str | None) -> None:
     """Train shards on a joblib backend."""
     import joblib
 

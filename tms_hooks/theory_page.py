@@ -66,7 +66,11 @@ def one_active(polygons: pd.DataFrame) -> report.Section:
         figures=[
             (
                 "Gain against the number of corners.",
-                plots.curves(polygons.index.to_numpy(), gains, "corners F", "change of loss / feature probability"),
+                plots.curves(
+                    {name: (polygons.index.to_numpy(), gain) for name, gain in gains.items()},
+                    "corners F",
+                    "change of loss / feature probability",
+                ),
             )
         ],
     )

@@ -120,6 +120,17 @@ def test_pvalues_are_uniform_under_the_null():
     assert 0.04 <= rejected / 400 <= 0.145
 
 
+def test_a_planted_pair_among_many_singular_vectors_is_significant():
+    """As many as a real head has: 128 chances to be lucky, and fewer rotations are enough to correct for them."""
+    left, right = orthonormal(64, 80), orthonormal(64, 80, seed=1)
+    noise = randn(80, 63, seed=2) @ randn(63, 80, seed=3) / 800
+    found = align(5 * torch.outer(left[3], right[9]) + noise, left[:8], right[:12], n_null=100)
+    assert len(found.S) == 64
+    assert (found.left_features[0], found.right_features[0]) == (3, 9)
+    assert found.pvalues[0] < 0.05
+    assert found.pvalues[1:].min() > 0.05
+
+
 def test_invariance():
     """Rotating everything changes nothing, nor do signs and lengths of directions; order of features permutes."""
     left, right, omega = randn(7, 5), randn(7, 5, seed=1), randn(5, 5, seed=2)

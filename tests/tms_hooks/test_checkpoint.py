@@ -52,6 +52,7 @@ def drop_last(folder, count):
         path.with_suffix(".safetensors").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["torch", "fused"])
 def test_killed_at_random_moments_a_run_ends_with_the_bits_of_an_uninterrupted_one(engine, tmp_path):
     if engine == "fused":

@@ -82,3 +82,23 @@ def test_demo_names_the_models_there_are(tmp_path):
     done = invoke("demo", "--model", "smollm", "--out", tmp_path)
     assert done.exit_code == 2
     assert "did you mean 'smollm2'?" in re.sub(r"[\s│]+", " ", done.output)
+
+
+def test_sweep_trains_a_grid_once(tmp_path):
+    (tmp_path / "grid.toml").write_text(
+        "seeds = 2\n[base]\nn_features = 4\nd_hidden = 2\nsteps = 3\nbatch_size = 16\n"
+        "[grid]\nfeature_probability = [0.1, 0.5]\ntied = [true, false]\n"
+    )
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1)
+    assert done.exit_code == 0, done.output
+    runs = {folder: folder.stat().st_mtime_ns for folder in (tmp_path / "store").iterdir() if folder.is_dir()}
+    assert len(runs) == 4
+    assert invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1).output == done.output
+    assert runs == {folder: folder.stat().st_mtime_ns for folder in runs}
+
+
+def test_sweep_names_an_unknown_key(tmp_path):
+    (tmp_path / "grid.toml").write_text("[grid]\nd_hiden = [1, 2]\n")
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
+    assert done.exit_code == 2
+    assert "did you mean 'd_hidden'?" in re.sub(r"[\s│]+", " ", done.output)

@@ -69,25 +69,36 @@ def test_bottleneck_interference_of_a_tight_frame_is_the_welch_bound():
 
 @pytest.mark.real_weights
 def test_prompts_point_at_the_names_and_repetitions(smollm2):
-    for prompt in prompts.indirect_object_prompts(smollm2):
-        query, key = prompt.pairs[0].tolist()
-        words = smollm2.to_str_tokens(prompt.tokens)
-        assert query == len(words) - 1
-        assert words.count(words[key]) == 1  # the indirect object is named once, the giver twice
-    for prompt in prompts.repeated_prompts(smollm2):
-        for query, key in prompt.pairs.tolist():
-            assert prompt.tokens[query] == prompt.tokens[key - 1]
+    for batch in prompts.indirect_object_prompts(smollm2):
+        for example, query, key in batch.pairs.tolist():
+            words = smollm2.to_str_tokens(batch.tokens[example])
+            assert query == len(words) - 1
+            assert words.count(words[key]) == 1  # the indirect object is named once, the giver twice
+    for batch in prompts.repeated_prompts(smollm2):
+        example, query, key = batch.pairs.T
+        assert batch.tokens[example, query].equal(batch.tokens[example, key - 1])
 
 
 @pytest.mark.real_weights
 def test_indirect_objects_are_what_the_model_says_next(smollm2):
-    right = 0
-    asked = prompts.indirect_object_prompts(smollm2)
-    for prompt in asked:
+    right, asked = 0, 0
+    for batch in prompts.indirect_object_prompts(smollm2):
+        example, query, key = batch.pairs.T
         with torch.no_grad():
-            said = smollm2(prompt.tokens[None])[0, -1].argmax()
-        right += int(said == prompt.tokens[prompt.pairs[0, 1]])
-    assert right / len(asked) > 0.5  # chance is one in 49,152
+            said = smollm2(batch.tokens)[example, query].argmax(-1)
+        right, asked = right + int((said == batch.tokens[example, key]).sum()), asked + len(said)
+    assert asked == 20
+    assert right / asked > 0.5  # chance is one in 49,152
+
+
+@pytest.mark.real_weights
+def test_heads_fire_where_their_pattern_says(smollm2):
+    batches = prompts.repeated_prompts(smollm2)
+    fired = prompts.firing(smollm2, batches)
+    for layer, head, number, pair in fired.sample(5, random_state=0).itertuples(index=False):
+        example, query, key = batches[number].pairs[pair].tolist()
+        _, cache = smollm2.run_with_cache(batches[number].tokens[example : example + 1])
+        assert cache[f"blocks.{layer}.attn.hook_pattern"][0, head, query, key] >= 0.5
 
 
 @pytest.mark.slow

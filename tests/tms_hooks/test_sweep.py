@@ -68,6 +68,7 @@ def test_a_damaged_shard_is_trained_again(tmp_path, caplog):
     assert "is damaged" in caplog.text
 
 
+@pytest.mark.slow
 def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path):
     psutil = pytest.importorskip("psutil")
     base = BASE | {"steps": 300}
@@ -90,6 +91,7 @@ def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path
     assert run(other, base, n_jobs=2).identical(wanted)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
     distributed = pytest.importorskip("distributed")
     base = BASE | {"steps": 300}

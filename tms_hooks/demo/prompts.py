@@ -26,48 +26,57 @@ FIRES = 0.5
 """A head fires on a pair of tokens if its pattern is at least this (Franco & Crovella 2024)."""
 
 
-class Prompt(NamedTuple):
-    """A text as tokens, with the pairs of positions on which a head of its kind would fire."""
+class Prompts(NamedTuple):
+    """Texts of one length as tokens, with the pairs of positions on which a head of their kind would fire."""
 
-    tokens: Int[Tensor, " pos"]
-    pairs: Int[Tensor, "pair 2"]
-    """Query position, key position."""
+    tokens: Int[Tensor, "example pos"]
+    pairs: Int[Tensor, "pair 3"]
+    """Example, query position, key position."""
 
 
-def indirect_object_prompts(model: Any) -> list[Prompt]:
+def indirect_object_prompts(model: Any) -> list[Prompts]:
     """Last token -> the indirect object's name (Wang et al. 2022, "Interpretability in the Wild")."""
-    prompts = []
+    texts = []
     for story, (other, giver) in product(STORIES, NAMES):
         tokens = model.to_tokens(story.format(other=other, giver=giver))[0]
         [position] = (tokens == model.to_tokens(f" {other}", prepend_bos=False)[0, 0]).nonzero()
-        prompts.append(Prompt(tokens, torch.tensor([[len(tokens) - 1, int(position)]])))
-    return prompts
+        texts.append((tokens, torch.tensor([[len(tokens) - 1, int(position)]])))
+    return _by_length(texts)
 
 
-def repeated_prompts(model: Any) -> list[Prompt]:
+def repeated_prompts(model: Any) -> list[Prompts]:
     """Each token of a sequence's second run -> the token after its first occurrence (Olsson et al. 2022, induction)."""
-    prompts = []
+    texts = []
     for text in REPEATED:
         once = model.to_tokens(text, prepend_bos=False)[0]
         tokens = torch.cat([model.to_tokens(text)[0], once])
         second = torch.arange(len(tokens) - len(once), len(tokens) - 1)
-        prompts.append(Prompt(tokens, torch.stack([second, second - len(once) + 1], dim=1)))
-    return prompts
+        texts.append((tokens, torch.stack([second, second - len(once) + 1], dim=1)))
+    return _by_length(texts)
 
 
-def patterns(model: Any, tokens: Int[Tensor, " pos"]) -> Float[Tensor, "layer head query_pos key_pos"]:
-    """Attention of every head on one prompt."""
+def _by_length(texts: Sequence[tuple[Tensor, Tensor]]) -> list[Prompts]:
+    """Texts of equal length in one batch each, their pairs numbered by example."""
+    batches = []
+    for length in sorted({len(tokens) for tokens, _ in texts}):
+        same = [(tokens, pairs) for tokens, pairs in texts if len(tokens) == length]
+        numbered = [torch.nn.functional.pad(pairs, (1, 0), value=i) for i, (_, pairs) in enumerate(same)]
+        batches.append(Prompts(torch.stack([tokens for tokens, _ in same]), torch.cat(numbered)))
+    return batches
+
+
+def patterns(model: Any, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "layer example head query_pos key_pos"]:
+    """Attention of every head on texts of one length."""
     with torch.no_grad():
-        _, cache = model.run_with_cache(tokens[None], names_filter=lambda name: name.endswith("attn.hook_pattern"))
-    return torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(model.cfg.n_layers)])
+        _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("attn.hook_pattern"))
+    return torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.cfg.n_layers)])
 
 
-def firing(model: Any, prompts: Sequence[Prompt]) -> pd.DataFrame:
-    """Every (head, prompt, pair) whose pattern is at least 0.5: layer, head, prompt, query, key, pattern."""
+def firing(model: Any, batches: Sequence[Prompts]) -> pd.DataFrame:
+    """Every (head, batch, pair) whose pattern is at least 0.5; `pair` is its row in the batch's `pairs`."""
     found = []
-    for number, prompt in enumerate(prompts):
-        at_pairs = patterns(model, prompt.tokens)[:, :, prompt.pairs[:, 0], prompt.pairs[:, 1]]
-        for layer, head, pair in (at_pairs >= FIRES).nonzero().tolist():
-            query, key = prompt.pairs[pair].tolist()
-            found.append((layer, head, number, query, key, float(at_pairs[layer, head, pair])))
-    return pd.DataFrame(found, columns=["layer", "head", "prompt", "query", "key", "pattern"])
+    for number, batch in enumerate(batches):
+        example, query, key = batch.pairs.T
+        at_pairs = patterns(model, batch.tokens)[:, example, :, query, key]  # pair first: the indices are not adjacent
+        found += [(layer, head, number, pair) for pair, layer, head in (at_pairs >= FIRES).nonzero().tolist()]
+    return pd.DataFrame(found, columns=["layer", "head", "batch", "pair"])

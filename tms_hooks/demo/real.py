@@ -9,7 +9,7 @@ import torch
 
 import probes
 from tms_hooks import plots, report
-from tms_hooks.demo.prompts import FIRES, Prompt, firing, indirect_object_prompts, patterns, repeated_prompts
+from tms_hooks.demo.prompts import FIRES, Prompts, firing, indirect_object_prompts, patterns, repeated_prompts
 from tms_hooks.demo.toys import ATTENDED
 from tms_hooks.run import Run
 
@@ -49,7 +49,7 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
     ratio = table["needed / null"]
     fire, control = ratio[table["share of pairs that fire"] > 0].iloc[1:], ratio[table["share of pairs that fire"] == 0]
     strongest = max((entry for found in heads.values() for entry in found), key=lambda entry: entry.share)
-    prompt = next(kinds[kind][0] for kind, found in heads.items() if strongest in found)
+    batch = next(kinds[kind][0] for kind, found in heads.items() if strongest in found)
     section = report.Section(
         short="Singular slices",
         title="How many singular slices carry a head's score?",
@@ -78,7 +78,7 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
                 ),
             )
         ],
-        visuals=[_toy_attention(run), _real_attention(real, real_name, prompt, strongest)],
+        visuals=[_toy_attention(run), _real_attention(real, real_name, batch, strongest)],
     )
     short = {
         f"slices needed, {name}": f"{row['slices needed']:.1f} of {row['of']:.0f} (null {row['null']:.1f})"
@@ -87,20 +87,20 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
     return section, pd.DataFrame({"value": short})
 
 
-def heads_that_fire(real: Any, prompts: Sequence[Prompt]) -> list[Head]:
+def heads_that_fire(real: Any, batches: Sequence[Prompts]) -> list[Head]:
     """The heads that fire most often; last, with share 0, one of the first one's layer that never does: a control."""
-    fired = firing(real, prompts)
+    fired = firing(real, batches)
     counts = fired.groupby(["layer", "head"]).size().sort_values(ascending=False, kind="stable")
-    pairs = sum(len(prompt.pairs) for prompt in prompts)
+    pairs = sum(len(batch.pairs) for batch in batches)
     found = []
     for (layer, head), count in counts.head(HEADS_A_KIND).items():
         here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
-        found.append(Head(layer, head, count / pairs, _real_slices(real, prompts, here, layer, head)))
+        found.append(Head(layer, head, count / pairs, _real_slices(real, batches, here, layer, head)))
     if found:
         layer, head = found[0].layer, found[0].head
         silent = sorted(set(range(real.cfg.n_heads)) - set(fired.loc[fired["layer"] == layer, "head"]))
         here = fired[(fired["layer"] == layer) & (fired["head"] == head)]
-        found += [Head(layer, other, 0.0, _real_slices(real, prompts, here, layer, other)) for other in silent[:1]]
+        found += [Head(layer, other, 0.0, _real_slices(real, batches, here, layer, other)) for other in silent[:1]]
     return found
 
 
@@ -206,17 +206,20 @@ def _toy_slices(run: Run, index: int) -> probes.AttentionSlices:
 
 
 def _real_slices(
-    real: Any, prompts: Sequence[Prompt], fired: pd.DataFrame, layer: int, head: int
+    real: Any, batches: Sequence[Prompts], fired: pd.DataFrame, layer: int, head: int
 ) -> list[probes.AttentionSlices]:
-    """A head on the pairs of positions where it fires, prompt by prompt."""
-    splits = []
-    for number, prompt in enumerate(prompts):
-        where = fired.loc[fired["prompt"] == number, ["query", "key"]].to_numpy().tolist()
-        if where:
-            pairs = torch.tensor([[0, query, key] for query, key in where])
-            split = probes.attention_slices(real, prompt.tokens[None], layer, head, pairs=pairs, n_null=NULL_ROTATIONS)
-            splits.append(split)
-    return splits
+    """A head's scores on the pairs in `fired`, batch by batch."""
+    return [
+        probes.attention_slices(
+            real,
+            batches[int(str(number))].tokens,
+            layer,
+            head,
+            pairs=batches[int(str(number))].pairs[rows["pair"].tolist()],
+            n_null=NULL_ROTATIONS,
+        )
+        for number, rows in fired.groupby("batch")
+    ]
 
 
 def _summary(splits: Sequence[probes.AttentionSlices], share: float) -> dict[str, float]:
@@ -252,8 +255,9 @@ def _toy_attention(run: Run) -> tuple[str, str]:
     return caption, probes.render.attention([f"f{i}" for i in range(n)], scores).html()
 
 
-def _real_attention(real: Any, real_name: str, prompt: Prompt, entry: Head) -> tuple[str, str]:
+def _real_attention(real: Any, real_name: str, batch: Prompts, entry: Head) -> tuple[str, str]:
     """The pattern of the real head that fires most often, on the first prompt of its kind."""
-    pattern = patterns(real, prompt.tokens)[entry.layer, entry.head]
+    tokens = batch.tokens[:1]
+    pattern = patterns(real, tokens)[entry.layer, 0, entry.head]
     caption = f"{real_name}, layer {entry.layer}, head {entry.head}: attention pattern on one of the prompts."
-    return caption, probes.render.attention(real.to_str_tokens(prompt.tokens), pattern[None]).html()
+    return caption, probes.render.attention(real.to_str_tokens(tokens[0]), pattern[None]).html()

@@ -11,7 +11,7 @@ from tms_hooks.run import Run
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
 
-HEAD_TOYS = 48
+HEAD_TOYS = 32
 ATTENDED = (0, 1)
 """The pair of features that the toys' heads are trained to respond to: query feature, key feature."""
 NULL_DRAWS = 4_000

@@ -45,7 +45,7 @@ def expected_loss(
     Args:
         logits_of: row j is what a feature of value 1 adds to the logits, `W_E @ W_U` ("feature feature").
         bias: what is added to all.
-        feature_probability: probability that each feature is active; 0 and 1 are allowed, so that a given pattern is too.
+        feature_probability: probability that each feature is active; 0 and 1 are allowed, so a given pattern is too.
         importance: weight of each output's loss; 1 by default.
 
     Raises:

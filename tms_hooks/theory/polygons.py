@@ -172,7 +172,7 @@ def best_polygon(n: int, p: float) -> int:
     _check_density(p)
     if not 2 <= n <= MAX_FEATURES:
         raise ValueError(
-            f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over all patterns stops; for more features "
+            f"n={n}: must be between 2 and {MAX_FEATURES}, where the exact sum over patterns stops; for more features "
             f"use n={MAX_FEATURES} (an ignored feature costs the same beside every polygon), or polygon(F), the limit "
             "p -> 0, for any F"
         )

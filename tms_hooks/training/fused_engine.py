@@ -4,9 +4,10 @@ It draws the batches of `torch_engine` from the same stream of random bits, diff
 same rounded operations; only the order of the sums over a batch differs.
 """
 
-import threading
-from collections.abc import Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import accumulate, pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -20,9 +21,6 @@ from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2}
-
-# numba's own thread pool ends the process when two Python threads enter it at once.
-_kernel_lock = threading.Lock()
 
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
@@ -111,37 +109,55 @@ def _run(
         jumps = recipe.data.jumps().numpy()
     threshold = (recipe.data.active_probability() * 2.0**32).round()
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    with _kernel_lock:
-        fused_kernels.advance(
-            weights,
-            *moments,
-            diverged_at,
-            seeds,
-            cfg.n_features,
-            cfg.d_hidden,
-            cfg.tied,
-            cfg.output_bias,
-            ACTIVATIONS[cfg.output_act],
-            start,
-            stop,
-            _kind(recipe.optimizer),
-            constants.astype(dtype),
-            (importance * share / rows).astype(dtype),
-            (importance * (1 - share)).astype(dtype),
-            rows,
-            np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
-            threshold.numpy().astype(np.uint64),
-            threshold.reciprocal().numpy(),
-            jumps.astype(np.uint64),
-            loss,
-            gradient,
-        )
+    settings = (
+        cfg.n_features,
+        cfg.d_hidden,
+        cfg.tied,
+        cfg.output_bias,
+        ACTIVATIONS[cfg.output_act],
+        start,
+        stop,
+        _kind(recipe.optimizer),
+        constants.astype(dtype),
+        (importance * share / rows).astype(dtype),
+        (importance * (1 - share)).astype(dtype),
+        rows,
+        np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
+        threshold.numpy().astype(np.uint64),
+        threshold.reciprocal().numpy(),
+        jumps.astype(np.uint64),
+    )
+
+    def work(part: slice) -> None:
+        own = (array[part] for array in (weights, *moments, diverged_at, seeds))
+        fused_kernels.advance(*own, *settings, loss[part], gradient[part])
+
+    _share_out(work, len(weights))
     return loss, gradient
+
+
+def _share_out(work: Callable[[slice], None], models: int) -> None:
+    """Call `work` on slices of the models, on as many threads as numba may use.
+
+    The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
+    several threads at once, survive a fork, and cost nothing when there is one model.
+    """
+    import numba
+
+    parts = min(numba.get_num_threads(), models)
+    if parts == 1:
+        return work(slice(None))
+    # A few slices a thread, so that a thread that was held up leaves its share to the others.
+    edges = np.linspace(0, models, min(4 * parts, models) + 1).astype(int)
+    with ThreadPoolExecutor(parts) as pool:
+        list(pool.map(work, (slice(a, b) for a, b in pairwise(edges))))
+    return None
 
 
 def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
     lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
             beta1, beta2 = optimizer.betas

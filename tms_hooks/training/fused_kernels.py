@@ -9,7 +9,7 @@ import math
 from typing import Any, no_type_check
 
 import numpy as np
-from numba import njit, prange
+from numba import njit
 
 from tms_hooks import rng
 
@@ -432,7 +432,7 @@ def train_one(
                 first[j] = second[j] = 0
 
 
-@njit(cache=True, parallel=True)
+@njit(cache=True, nogil=True)
 @no_type_check
 def advance(
     weights,  # model, parameter: W_E, then untied W_U transposed, then b_U
@@ -460,7 +460,7 @@ def advance(
     gradient_out,  # model, parameter
 ):
     """Updates `start` to `stop - 1` of every model; `loss_out` and `gradient_out` are those before the first."""
-    for i in prange(len(weights)):
+    for i in range(len(weights)):
         train_one(
             weights[i],
             first[i],

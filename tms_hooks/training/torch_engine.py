@@ -1,8 +1,9 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below use only operations that IEEE 754 rounds exactly, one at
-a time; and because on the CPU matrix products are made model by model (`models/forward.py`) on one thread.
+nothing is shared between them; because the optimisers below are single elementwise operations, whose results do not
+depend on where in memory an entry stands; and because on the CPU matrix products are made model by model
+(`models/forward.py`) on one thread.
 """
 
 from collections.abc import Iterator
@@ -155,7 +156,7 @@ def update(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """One optimiser step: new weights and moments. `count` is the number of updates made before this one.
 
-    The arithmetic of `torch.optim`, in single exactly rounded operations.
+    The arithmetic of `torch.optim`, in single elementwise operations.
     """
     match optimizer:
         case Adam():  # and AdamW

@@ -1,0 +1,169 @@
+"""What every tool refuses, on a toy and on a bridge alike; and that a refusal leaves no hook and no changed weight."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+import probes
+from probes import Site
+
+
+def last(output: Any) -> Tensor:
+    """One number an example, of a toy with heads or of a bridge."""
+    return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1, 0]
+
+
+def shorter(x: Tensor) -> Tensor:
+    return x[:, :-1]
+
+
+def constant(n: int) -> Tensor:
+    return torch.ones(n, dtype=torch.int64)
+
+
+BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    # an unknown hook
+    "audit": (lambda s: probes.audit_hooks(s.model, s.inputs, "hook_emed"), KeyError, "did you mean 'hook_embed'"),
+    "collect": (lambda s: probes.collect_activations(s.model, s.inputs, "hook_emed"), KeyError, "did you mean"),
+    "probe": (lambda s: probes.linear_probe(s.model, s.inputs, constant(5), "hook_emed"), KeyError, "did you mean"),
+    "sweep": (
+        lambda s: probes.patch_sweep(s.model, s.inputs, s.inputs.flip(0), last, "hook_emed"),
+        KeyError,
+        "did you mean",
+    ),
+    "path": (
+        lambda s: probes.path_patch(s.model, s.inputs, s.inputs.flip(0), last, s.early, "hook_emed"),
+        KeyError,
+        "did you mean",
+    ),
+    "attribution": (
+        lambda s: probes.attribution_sweep(s.model, s.inputs, s.inputs.flip(0), last, "hook_emed"),
+        KeyError,
+        "did you mean",
+    ),
+    "tangent": (lambda s: probes.tangent_space(s.model, s.inputs, s.early, "hook_emed"), KeyError, "did you mean"),
+    "slices": (lambda s: probes.attention_slices(s.model, s.inputs, 0, 0, hook="hook_emed"), KeyError, "did you mean"),
+    # mismatched batches
+    "batches": (
+        lambda s: probes.patch_sweep(s.model, s.inputs, s.inputs[:3], last, s.early),
+        ValueError,
+        "as many examples, as many tokens",
+    ),
+    "positions": (
+        lambda s: probes.patch_sweep(s.model, s.inputs, shorter(s.inputs), last, s.early),
+        ValueError,
+        "as many examples, as many tokens",
+    ),
+    "batches of a path": (
+        lambda s: probes.path_patch(s.model, s.inputs, s.inputs[:3], last, s.early, s.late),
+        ValueError,
+        "as many examples, as many tokens",
+    ),
+    "batches of an attribution": (
+        lambda s: probes.attribution_sweep(s.model, s.inputs, s.inputs[:3], last, s.early),
+        ValueError,
+        "as many examples, as many tokens",
+    ),
+    # targets
+    "one class": (
+        lambda s: probes.linear_probe(s.model, s.inputs, constant(5), s.early),
+        ValueError,
+        "one class, 1: give at least two",
+    ),
+    "NaN": (
+        lambda s: probes.linear_probe(s.model, s.inputs, torch.tensor([1.0, 2, 3, 4, torch.nan]), s.early),
+        ValueError,
+        "1 targets are NaN or infinite: drop",
+    ),
+    "too few targets": (
+        lambda s: probes.linear_probe(s.model, s.inputs, torch.arange(4.0), s.early),
+        ValueError,
+        "4 targets for 5 inputs: give one",
+    ),
+    # k larger than the rank
+    "k of a tangent space": (
+        lambda s: probes.tangent_space(s.model, s.inputs, s.early, s.late).angles(torch.eye(s.width), s.width + 1),
+        ValueError,
+        r"k=\d+: the Jacobian has rank \d+; choose k",
+    ),
+    "dependent directions": (
+        lambda s: Site(hook=s.early, directions=torch.ones(3, s.width)),
+        ValueError,
+        "3 directions of rank 1: rows must be linearly independent; drop 2",
+    ),
+    # a donor of another shape
+    "donor": (
+        lambda s: probes.patched_copy(s.model, {"W_E": torch.zeros(2, 2)}, {"W_E": 0}),
+        ValueError,
+        r"W_E: the source has shape \(2, 2\), the model .*; use a like model",
+    ),
+    "initial donor": (
+        lambda s: probes.init_patching(s.model, torch.nn.Linear(2, 2), {"weight": 0}, lambda m, seeds: m, float),
+        AttributeError,
+        "no parameter 'weight'",
+    ),
+    # a hook whose shape changes with the prompt
+    "ragged prompts": (
+        lambda s: probes.collect_activations(s.model, Ragged([s.inputs[:1], shorter(s.inputs[1:2])]), s.early),
+        ValueError,
+        "give inputs of one length",
+    ),
+    "ragged probe": (
+        lambda s: probes.linear_probe(s.model, Ragged([s.inputs[:1], shorter(s.inputs[1:2])]), [0, 1], s.early),
+        ValueError,
+        "give inputs of one length",
+    ),
+}
+
+
+class Ragged(list[Tensor]):
+    """Prompts of several lengths, which come one a batch."""
+
+    def __getitem__(self, index: Any) -> Any:
+        return super().__getitem__(index.start // 256)
+
+    def __len__(self) -> int:
+        return 512
+
+
+class Case:
+    """A subject with the width of its early hook."""
+
+    def __init__(self, subject: Any) -> None:
+        self.model, self.inputs, self.early, self.late = subject
+        self.width = probes.collect_activations(self.model, self.inputs, self.early)[self.early].shape[-1]
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_is_refused_and_leaves_no_trace(subject: Any, bad: str) -> None:
+    call, error, match = BAD[bad]
+    case = Case(subject)
+    weights = [p.detach().clone() for p in case.model.parameters()]
+    with pytest.raises(error, match=match):
+        call(case)
+    assert all(torch.equal(p, w) for p, w in zip(case.model.parameters(), weights, strict=True))
+    for point in case.model.hook_dict.values():
+        assert not point.fwd_hooks
+        assert not point._forward_hooks
+    assert not any(vars(module).get("forward") for module in case.model.modules())
+
+
+@pytest.mark.parametrize("name", ["blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_result"])
+@pytest.mark.parametrize("tool", ["sweep", "sender", "receiver", "attribution", "tangent"])
+def test_every_patching_tool_refuses_a_dead_or_silent_hook_and_names_live_ones(name: str, tool: str) -> None:
+    model = probes.load_transformer("tiny")
+    clean = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    other = clean + 10
+    early, late = "blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"
+    calls = {
+        "sweep": lambda: probes.patch_sweep(model, clean, other, last, name),
+        "sender": lambda: probes.path_patch(model, clean, other, last, name, late),
+        "receiver": lambda: probes.path_patch(model, clean, other, last, early, name),
+        "attribution": lambda: probes.attribution_sweep(model, clean, other, last, name),
+        "tangent": lambda: probes.tangent_space(model, clean, name, late),
+    }
+    with pytest.raises(ValueError, match=r"(fires in vain|does not fire).*live hooks around it: blocks\.1\."):
+        calls[tool]()

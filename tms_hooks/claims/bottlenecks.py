@@ -1,0 +1,264 @@
+"""Claims of "Superposition and bottlenecks" about binary one-hot features: the identity matrix is the whole data set.
+
+Tied weights, no bias, all gradients exact: Adam at 0.01 with cosine decay over 5,000 steps, seeds from 0. Where n
+features share few directions only the sum of their squared norms on each is fixed, so single norms fall with n:
+"learned" here means a norm above 0.1.
+"""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks import geometry, plots, stats, theory
+from tms_hooks.claims.registry import claim
+from tms_hooks.claims.verdict import Verdict
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import OneHot
+from tms_hooks.models.forward import init_weights
+from tms_hooks.run import Run
+from tms_hooks.training.loop import train
+from tms_hooks.training.optimizers import Adam
+
+LEARNED = 0.1
+CUTS = (0.05, 0.2)
+STEPS = 5_000
+Stacked = Float[Tensor, "model _ hidden"]  # the number of features differs within one claim
+
+
+@cache
+def train_onehot(n_features: int, d_hidden: int, n_models: int, output_act: Literal["relu", "gelu", "identity"]) -> Run:
+    """One-hot toys, tied and without bias. Kept: several claims look at the same ones."""
+    return train(
+        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act),
+        OneHot(n_features=n_features),
+        seeds=range(n_models),
+        steps=STEPS,
+        optimizer=Adam(lr=1e-2, schedule="cosine"),
+        record_every=50,
+    )
+
+
+def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
+    """The weights that the same models start from."""
+    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False)
+    return torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)])
+
+
+def direction_share(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> stats.Weakest:
+    """The smallest share, over the numbers of features, of models that learn this many directions."""
+    counts = {n: geometry.count_directions(w, learned).eq(wanted) for n, w in W.items()}
+    return stats.weakest_share({f"n = {n}": (int(is_right.sum()), len(is_right)) for n, is_right in counts.items()})
+
+
+@claim("pentagon-one-hot", "B", quick=20, full=60)
+def pentagon_one_hot(n_models: int) -> Verdict:
+    """One-hot features in two dimensions are learned in five directions, however many features there are.
+
+    Statistic: share of models with five distinct directions among learned features (norm > 0.1); the smallest over
+    n = 5, 8, 12, 20 and 40.
+    Threshold: above 1/2, for each n.
+    Size: 20 models for each n (quick), 60 (full).
+    Controls: learned > 0.05 and > 0.2; untrained weights; a linear output; the median loss of five-direction models
+    relative to the closed form n - 5 / sum cos^2, less 1, where it is furthest from it.
+    """
+    runs = {n: train_onehot(n, 2, n_models, "relu") for n in (5, 8, 12, 20, 40)}
+    return judge_directions(
+        {n: run.W_E for n, run in runs.items()},
+        {n: run.final_loss.numpy() for n, run in runs.items()},
+        {
+            "untrained": {n: untrained(n, 2, n_models) for n in runs},
+            "linear output": {n: train_onehot(n, 2, n_models, "identity").W_E for n in runs},
+        },
+    )
+
+
+def judge_directions(
+    W: Mapping[int, Stacked], losses: Mapping[int, np.ndarray], others: Mapping[str, Mapping[int, Stacked]]
+) -> Verdict:
+    """Do models learn five directions whatever the number of features, and at the closed form's loss?"""
+    found = direction_share(W, 5)
+    excess = [
+        float(n * np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
+        for n, w in W.items()
+        if (five := geometry.count_directions(w, LEARNED).eq(5).numpy()).any()
+    ]
+    seen = {n: np.bincount(geometry.count_directions(w, LEARNED), minlength=1) / len(w) for n, w in W.items()}
+    text = "; ".join(
+        f"n = {n}: " + ", ".join(f"{share:.0%} {d}" for d, share in enumerate(shares) if share)
+        for n, shares in seen.items()
+    )
+    return Verdict(
+        measured=f"The smallest share of models with five directions ({found.part})",
+        statistic=found.share,
+        interval=found.interval,
+        threshold=0.5,
+        n_models=sum(map(len, W.values())),
+        controls={f"learned > {cut}": direction_share(W, 5, cut).share for cut in CUTS}
+        | {name: direction_share(other, 5).share for name, other in others.items()}
+        | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
+        detail=f"Number of directions learned: {text}.",
+        figures=[
+            (
+                "Mean number of directions learned against the number of features.",
+                plots.curves(
+                    {
+                        "ReLU": (
+                            np.array(list(W)),
+                            np.array([geometry.count_directions(w, LEARNED).double().mean() for w in W.values()]),
+                        )
+                    },
+                    "features",
+                    "directions",
+                ),
+            )
+        ],
+    )
+
+
+@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
+def relu_degenerate_gelu_not(n_models: int) -> Verdict:
+    """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
+
+    Statistic: the smallest of four shares, n = 10 in two dimensions: ReLU models with two learned features (norm > 0.1)
+    on one direction; GELU models with none such; seeds for which GELU's norms of learned features are nearer to 1 (mean
+    absolute difference); seeds for which GELU comes within 1 % of its final loss in fewer steps than ReLU of its own.
+    Threshold: above 1/2, for each.
+    Size: 20 seeds (quick), 60 (full), for each activation.
+    Controls: the four shares; features per direction, mean norm and median steps of each; learned > 0.05 and > 0.2.
+    """
+    runs = {act: train_onehot(10, 2, n_models, act) for act in ("relu", "gelu")}
+    return judge_degeneracy(
+        {act: run.W_E for act, run in runs.items()}, {a: learning_steps(r) for a, r in runs.items()}
+    )
+
+
+def learning_steps(run: Run) -> np.ndarray:
+    """First recorded step from which each model stays within 1 % of its final loss."""
+    loss = run.history.loss.sum("feature").values
+    outside = loss > 1.01 * run.final_loss.numpy()
+    after_last = outside.shape[0] - outside[::-1].argmax(0)
+    return np.append(run.history.step.values, np.inf)[np.where(outside.any(0), after_last, 0)]
+
+
+def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) -> Verdict:
+    """ReLU against GELU, seed by seed."""
+
+    def parts(learned: float) -> dict[str, tuple[int, int]]:
+        shared = {
+            act: np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in weights])
+            for act, weights in W.items()
+        }
+        off = {act: _off_unit(weights, learned) for act, weights in W.items()}
+        n = len(W["relu"])
+        return {
+            "ReLU shares a direction": (int(shared["relu"].sum()), n),
+            "GELU shares none": (int((~shared["gelu"]).sum()), n),
+            "GELU's norms are nearer to 1": (int((off["gelu"] < off["relu"]).sum()), n),
+            "GELU learns faster": (int((steps["gelu"] < steps["relu"]).sum()), n),
+        }
+
+    at = parts(LEARNED)
+    found = stats.weakest_share(at)
+    shares = {name: k / n for name, (k, n) in at.items()}
+    alive = {act: geometry.represented(w, LEARNED) for act, w in W.items()}
+    norms = {act: float(geometry.feature_norms(w)[alive[act]].mean()) for act, w in W.items()}
+    per_direction = {
+        act: float((alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean())
+        for act, w in W.items()
+    }
+    return Verdict(
+        measured=f"The smallest of four shares ({found.part})",
+        statistic=found.share,
+        interval=found.interval,
+        threshold=0.5,
+        n_models=sum(map(len, W.values())),
+        controls=shares
+        | {f"features per direction, {act}": value for act, value in per_direction.items()}
+        | {f"mean norm, {act}": value for act, value in norms.items()}
+        | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
+        | {f"smallest share at learned > {cut}": stats.weakest_share(parts(cut)).share for cut in CUTS},
+        detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
+        figures=[
+            (
+                "Norms of the learned features.",
+                plots.distributions(
+                    {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
+                    "feature norm",
+                    dict(zip(W, plots.PALETTE, strict=False)),
+                ),
+            )
+        ]
+        if all(map(Tensor.any, alive.values()))
+        else (),
+    )
+
+
+@claim("nine-in-three-d", "B", quick=20, full=60)
+def nine_in_three_d(n_models: int) -> Verdict:
+    """One-hot features in three dimensions are learned in nine directions under ReLU, always.
+
+    Statistic: share of ReLU models with nine distinct directions among learned features (norm > 0.1); the smallest over
+    n = 10, 12 and 20.
+    Threshold: above 0.9, for each n ("always").
+    Size: 20 models for each n (quick), 60 (full).
+    Controls: learned > 0.05 and > 0.2; untrained weights; the same under GELU, which the document says learns a variety
+    of shapes: the number of shapes and the share of the most frequent, of both activations.
+    """
+    sizes = (10, 12, 20)
+    return judge_nine(
+        {n: train_onehot(n, 3, n_models, "relu").W_E for n in sizes},
+        {n: train_onehot(n, 3, n_models, "gelu").W_E for n in sizes},
+        {n: untrained(n, 3, n_models) for n in sizes},
+    )
+
+
+def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: Mapping[int, Stacked]) -> Verdict:
+    """Do ReLU models always learn nine directions?"""
+    found = direction_share(relu, 9)
+    shapes = {
+        name: stats.census(shape_names(weights), np.zeros(sum(map(len, weights.values()))), "_")
+        for name, weights in (("ReLU", relu), ("GELU", gelu))
+    }
+    text = "; ".join(
+        f"{name}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(4).iterrows())
+        for name, table in shapes.items()
+    )
+    return Verdict(
+        measured=f"The smallest share of ReLU models with nine directions ({found.part})",
+        statistic=found.share,
+        interval=found.interval,
+        threshold=0.9,
+        n_models=sum(map(len, relu.values())),
+        controls={f"learned > {cut}": direction_share(relu, 9, cut).share for cut in CUTS}
+        | {"GELU": direction_share(gelu, 9).share, "untrained": direction_share(start, 9).share}
+        | {f"shapes, {name}": float(len(table)) for name, table in shapes.items()}
+        | {f"most frequent shape, {name}": float(table.share.iloc[0]) for name, table in shapes.items()},
+        detail=f"Directions and nearest polytope, all n: {text}.",
+        figures=[
+            (
+                f"{name}: directions and nearest polytope, all n.",
+                plots.shares(list(t.index), *(t[c].to_numpy() for c in ("share", "share_low", "share_high"))),
+            )
+            for name, t in shapes.items()
+        ],
+    )
+
+
+def shape_names(weights: Mapping[int, Stacked]) -> list[str]:
+    """Number of directions and nearest polytope of every model."""
+    return [
+        f"{len(geometry.directions(w, LEARNED))}: {geometry.name_polytope(w, LEARNED)}"
+        for stacked in weights.values()
+        for w in stacked
+    ]
+
+
+def _off_unit(W: Stacked, learned: float) -> np.ndarray:
+    """Mean absolute difference of the learned features' norms from 1; infinite where nothing is learned."""
+    norms = geometry.feature_norms(W)
+    return np.array([float((n[n > learned] - 1).abs().mean()) if (n > learned).any() else np.inf for n in norms])
