@@ -16,7 +16,7 @@ def invoke(*args):
 def test_help_teaches_every_command():
     shown = invoke("--help").output
     commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert {"demo", "train"} <= commands
+    assert {"demo", "theory", "train"} <= commands
     for name in commands:
         assert name in shown
         assert "--help" in invoke(name, "--help").output
@@ -64,6 +64,18 @@ def test_train_refuses_to_overwrite_what_is_no_run(tmp_path):
     assert done.exit_code == 2
     assert "no run" in re.sub(r"[\s│]+", " ", done.output)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_theory_prints_polygons_and_the_map():
+    shown = invoke("theory")
+    assert shown.exit_code == 0, shown.output
+    rows = [re.findall(r"[-\d.]+", line) for line in shown.output.splitlines() if line.startswith("│")]
+    polygons, best = rows[:8], rows[8:]
+    assert [row[0] for row in polygons] == [str(F) for F in range(3, 11)]
+    assert [float(v) for v in polygons[2]] == [5, -1.348, -1.399, 0.9163, -1.588, 1.17, -0.2823]
+    assert [row[0] for row in best] == [str(n) for n in range(4, 11)]
+    assert best[0][1:] == ["4"] * 6
+    assert best[-1][1:] == ["7", "7", "7", "6", "5", "4"]
 
 
 def test_demo_names_the_models_there_are(tmp_path):

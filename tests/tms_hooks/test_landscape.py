@@ -193,6 +193,44 @@ def test_what_has_no_exact_loss_is_refused(cfg: ToyConfig, data, message: str) -
         landscape.critical_point(ToyModel(cfg), data)
 
 
+def test_weights_that_are_not_finite_are_refused() -> None:
+    cfg, data = ToyConfig(n_features=3, d_hidden=2), SparseUniform(n_features=3, feature_probability=0.1)
+    bad = random_weights(cfg)
+    bad["W_E"][1, 0] = float("nan")
+    for call in (
+        lambda: landscape.exact_loss(bad, cfg, data),
+        lambda: landscape.exact_loss(bad, cfg, OneHot(n_features=3)),
+        lambda: landscape.estimate_loss(bad, cfg, data),
+        lambda: landscape.critical_point(ToyModel.from_weights(cfg, bad), data),
+        lambda: landscape.linear_path(random_weights(cfg), bad, cfg, data),
+    ):
+        with pytest.raises(ValueError, match="weights must be finite; did the training diverge"):
+            call()
+
+
+def test_loss_plane_is_the_loss_and_curves_as_the_hessian_does() -> None:
+    cfg, data = ToyConfig(n_features=3, d_hidden=2), SparseUniform(n_features=3, feature_probability=0.3)
+    center = random_weights(cfg)
+    theta = torch.cat([w.flatten() for w in center.values()])
+    shapes = {name: w.shape for name, w in center.items()}
+    along = torch.randn(2, len(theta), generator=torch.Generator().manual_seed(3), dtype=F64)
+    first, second = (landscape.unflatten(v, shapes) for v in along)
+    h = 1e-3
+    plane = landscape.loss_plane(center, first, second, cfg, data, steps=(-h, 0.0, h))
+    torch.testing.assert_close(plane[1, 1], landscape.exact_loss(center, cfg, data))
+    hessian = torch.autograd.functional.hessian(
+        lambda t: landscape.exact_loss(landscape.unflatten(t, shapes), cfg, data), theta
+    )
+    curvature = torch.stack([plane[1, 0] + plane[1, 2], plane[0, 1] + plane[2, 1]]) - 2 * plane[1, 1]
+    mixed = (plane[2, 2] - plane[2, 0] - plane[0, 2] + plane[0, 0]) / 4
+    expected = along @ hessian @ along.mT
+    torch.testing.assert_close(curvature / h**2, expected.diagonal(), rtol=1e-3, atol=1e-4)  # differences err by h^2
+    torch.testing.assert_close(mixed / h**2, expected[0, 1], rtol=1e-3, atol=1e-4)
+    lifted = landscape.loss_plane(center, {"b_U": torch.ones(3, dtype=F64)}, {}, cfg, data, steps=(0.0, 0.5))
+    up = landscape.exact_loss(center | {"b_U": center["b_U"] + 0.5}, cfg, data)
+    torch.testing.assert_close(lifted[:, 1], up.expand(2))  # rows are steps along the second direction
+
+
 def test_basin_of_a_square_is_wide_but_not_endless() -> None:
     p, cfg = 0.1, ToyConfig(n_features=4, d_hidden=2)
     data = SparseUniform(n_features=4, feature_probability=p)

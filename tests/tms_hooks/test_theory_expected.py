@@ -121,3 +121,13 @@ def test_derivatives_are_those_of_the_expectation() -> None:
 def test_too_many_features() -> None:
     with pytest.raises(ValueError, match="estimate_loss"):
         expected_loss(torch.zeros(13, 13, dtype=F64), torch.zeros(13, dtype=F64), torch.ones(13, dtype=F64))
+
+
+@pytest.mark.parametrize(("at", "value"), [("A", float("nan")), ("b", float("inf")), ("p", 1.5), ("p", -0.1)])
+def test_what_has_no_expectation_is_refused(at: str, value: float) -> None:
+    given = {"A": torch.eye(3), "b": torch.zeros(3), "p": torch.full((3,), 0.1)}
+    given = {name: tensor.double() for name, tensor in given.items()}
+    given[at].view(-1)[-1] = value
+    rule = "must be between 0 and 1" if at == "p" else "must be finite"
+    with pytest.raises(ValueError, match=f"2.* = {value}: .*{rule}"):
+        expected_loss(given["A"], given["b"], given["p"])

@@ -164,13 +164,25 @@ def test_bad_input() -> None:
         lambda: theory.best_polygon(13, 0.1),
         lambda: theory.polygon_loss(4, 0.1, 5),
         lambda: theory.polygon_crossing(5, 2, 3),
+        lambda: theory.finite_polygon(4, 0.0),
+        lambda: theory.finite_polygon(4, float("nan")),
+        lambda: theory.finite_polygon(0, 0.1),
+        lambda: theory.finite_polygon(14, 0.1),
     ):
         with pytest.raises(ValueError, match="="):
             call()
 
 
+def test_too_many_features_are_told_what_to_use_instead() -> None:
+    with pytest.raises(ValueError, match=r"use n=12 .*, or polygon\(F\)"):
+        theory.best_polygon(13, 0.1)
+    with pytest.raises(ValueError, match=r"use polygon\(F\), the limit p -> 0"):
+        theory.polygon_loss(13, 0.1, 13)
+
+
 def test_tables_hold_the_functions_they_name() -> None:
     table = theory.polygon_table([4, 7])
-    assert table.loc[7, "gain, bias"] == theory.polygon(7).gain
+    assert table.loc[7, "gain, bias"] == pytest.approx(theory.polygon(7).gain, abs=1e-9)
+    assert theory.polygon_table([8]).loc[8, "gain, textbook"] == 0  # 2 cos^2 45 - 1, not its rounding error
     assert table.loc[4].tolist() == pytest.approx([-4 / 3, -4 / 3, 1, -4 / 3, 1, 0])
     assert theory.best_polygon_table([4, 6], [0.057, 0.3]).to_numpy().tolist() == [[4, 4], [6, 4]]

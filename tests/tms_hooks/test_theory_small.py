@@ -87,6 +87,16 @@ def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
     assert cosines["matched filter"].min() < 0.99
 
 
+def test_readouts_refuse_what_is_not_finite() -> None:
+    good, bad = directions(3, 2), directions(3, 2)
+    bad[1, 0] = float("nan")
+    for call in (theory.matched_filter, theory.dual_frame, theory.pretty_good_measurement):
+        with pytest.raises(ValueError, match="nan: weights must be finite"):
+            call(bad)
+    with pytest.raises(ValueError, match="nan: weights must be finite"):
+        theory.readout_cosines(good, bad.mT)
+
+
 @pytest.mark.parametrize("n", [2, 3, 4, 5, 10, 40])
 def test_perfect_circle_reconstructs_and_is_the_shortest(n: int) -> None:
     norm, bias = theory.perfect_circle(n)

@@ -59,6 +59,7 @@ def qk_excess_loss(
 ) -> Float[Tensor, ""]:
     """How much more a head with this Omega loses than the best of full rank: ||C^(1/2) (Omega - Omega*)
     C^(1/2)||_F^2."""
+    gram(omega)  # refuses weights that are not finite
     whiten, target = _whitening_and_target(W_E, data, pairs)
     root = torch.linalg.pinv(whiten, hermitian=True)
     return (root @ omega.double() @ root - target).square().sum()

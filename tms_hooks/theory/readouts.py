@@ -48,6 +48,7 @@ def readout_cosines(
     W_E: Float[Tensor, "feature hidden"], W_U: Float[Tensor, "hidden feature"]
 ) -> dict[str, Float[Tensor, " feature"]]:
     """Cosine of each trained readout with each of the three measurements of the written directions."""
+    gram(W_U.mT)  # refuses weights that are not finite
     readouts = {
         "matched filter": matched_filter(W_E),
         "dual frame": dual_frame(W_E),
