@@ -124,6 +124,29 @@ def train(
 
 
 @app.command()
+def compare(
+    run: Annotated[Path, typer.Argument(help="Run directory, such as `tms train` writes.")],
+    model: Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2 or a local folder.")] = "smollm2",
+    out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("comparison"),
+) -> None:
+    """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and interference."""
+    import probes
+    from tms_hooks import report
+    from tms_hooks.demo.real import bottlenecks
+    from tms_hooks.run import load
+
+    try:
+        toys, real = load(run), probes.load_transformer(model)
+        section, table = bottlenecks(toys, real, model)
+    except (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError) as error:
+        raise typer.BadParameter(str(error)) from error
+    print_table(table, f"{run.name} beside {model}")
+    lead = f"{len(toys.models):,} toys of {run} and {model}, measured by the same calls."
+    page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
+    console.print(f"Open [bold]{page}[/bold] in a browser.")
+
+
+@app.command()
 def sweep(
     grid: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     store: Annotated[Path, typer.Option(help="Folder of finished runs; what it has is not trained again.")],

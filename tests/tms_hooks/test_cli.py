@@ -102,3 +102,19 @@ def test_sweep_names_an_unknown_key(tmp_path):
     done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
     assert done.exit_code == 2
     assert "did you mean 'd_hidden'?" in re.sub(r"[\s│]+", " ", done.output)
+
+
+@pytest.mark.real_weights
+def test_compare_sets_a_run_beside_a_real_model(tmp_path):
+    assert invoke("train", tmp_path / "run", "--models", 3, "--steps", 30, "--batch", 64).exit_code == 0
+    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
+    assert done.exit_code == 0, done.output
+    assert "toys" in done.output
+    assert "smollm2" in done.output
+    assert "Welch" in (tmp_path / "page" / "index.html").read_text()
+
+
+def test_compare_without_a_run_says_what_writes_one(tmp_path):
+    done = invoke("compare", tmp_path / "nothing", "--model", "tiny")
+    assert done.exit_code == 2
+    assert "tms train" in re.sub(r"[\s│]+", " ", done.output)
