@@ -27,7 +27,7 @@ demo: $(READY) ## The main job: toys beside a real transformer -> report/index.h
 	$(BIN)/tms demo
 
 test: $(READY) ## Every test, with shapes and types checked at run time
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
 check: $(READY) ## Lint, format and strict types: each can fail
 	$(BIN)/ruff check .
