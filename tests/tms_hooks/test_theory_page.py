@@ -40,7 +40,8 @@ def test_counts_map_gives_each_number_a_colour_of_its_own():
 
 
 def test_curves_differ_by_more_than_colour():
-    figure = plots.curves(np.arange(3), {"a": np.arange(3), "b": np.arange(3)}, "x", "y")
+    x = np.arange(3)
+    figure = plots.curves({"a": (x, x), "b": (x, x)}, "x", "y")
     assert [t.name for t in figure.data] == ["a", "b"]
     assert len({t.marker.symbol for t in figure.data}) == 2
 
