@@ -133,7 +133,7 @@ def test_page_draws_everything_with_the_network_off(demo, scheme):
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_context(color_scheme=scheme).new_page()
-        page.on("pageerror", complaints.append)
+        page.on("pageerror", lambda error: complaints.append(error))  # playwright cannot wrap a list's own method
         page.route("**/*", offline)
         page.goto(demo[0].as_uri())
         page.wait_for_function("document.querySelectorAll('.plot .main-svg').length > 0")

@@ -287,6 +287,7 @@ INTERRUPTED = """
 import sys, time, torch, tms_hooks as tms
 cfg = tms.ToyConfig(n_features=4, d_hidden=2)
 data = tms.SparseUniform(n_features=4, feature_probability=0.3)
+tms.train(cfg, data, seeds=range(2), steps=1, batch_size=64)  # a first call compiles, with nothing to save yet
 print("ready", flush=True)
 run = tms.train(cfg, data, seeds=range(2), steps=10**6, batch_size=64, record_every=10)
 run.save(sys.argv[1])
