@@ -8,6 +8,7 @@ from functools import cache
 from importlib.resources import files
 from typing import TYPE_CHECKING, Any
 
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -183,6 +184,42 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
     figure.update_xaxes(title="slices summed, largest contribution first")
     figure.update_yaxes(title="share of the score", rangemode="tozero")
     return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
+
+
+def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
+    """What `patch_sweep` recovers: one row a hook, one column a position, head or unit; 0 corrupted, 1 clean.
+
+    Args:
+        table: of `patch_sweep`, `path_patch` or `attribution_sweep`, with sites of one kind of index.
+        title: above the figure.
+
+    Raises:
+        ValueError: sites indexed by several of position, head and unit: select rows of one value first.
+    """
+    from plotly.graph_objects import Figure, Heatmap
+
+    kinds = [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
+    if len(kinds) > 1:
+        raise ValueError(f"sites vary in {' and '.join(kinds)}: select the rows of one value of all but one of them")
+    [column] = kinds or ["pos"]
+    grid = table.assign(**{column: table[column].astype(object).where(table[column].notna(), "all")})
+    grid = grid.pivot(index="hook", columns=column, values="recovered").reindex(table["hook"].unique())
+    limit = max(1.0, float(grid.abs().max().max()))
+    heatmap = Heatmap(
+        z=grid.to_numpy(),
+        x=[str(name) for name in grid.columns],
+        y=list(grid.index),
+        zmin=-limit,
+        zmax=limit,
+        colorscale=_DIVERGING,
+        colorbar={"title": "recovered"},
+        hovertemplate="%{y}<br>" + column + " %{x}<br>recovered %{z:.3f}<extra></extra>",
+    )
+    figure = Figure(heatmap)
+    names = {"pos": "position", "head": "head", "unit": "unit"}
+    figure.update_xaxes(title=names[column], type="category")
+    figure.update_yaxes(title="hook", autorange="reversed", automargin=True)
+    return figure.update_layout(title=title, template="simple_white", height=max(300, 60 + 26 * len(grid)))
 
 
 def _finite(values: Tensor, name: str) -> Tensor:

@@ -1,5 +1,6 @@
 """Arrays in, plotly figures out. Colours are colour-blind safe; signed scales are symmetric about zero."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -93,14 +94,15 @@ def distributions(
 
 
 def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylabel: str, xlabel: str) -> "go.Figure":
-    """Cumulative curves against their rank (from 1), one a name, with a line at 1."""
+    """Cumulative curves against their rank (from 1), with a line at 1; names of one colour differ in dash."""
     import plotly.graph_objects as go
 
     fig = go.Figure()
+    seen: Counter[str] = Counter()
     for name, y in curves.items():
-        fig.add_scatter(
-            x=np.arange(1, len(y) + 1), y=y, name=name, mode="lines+markers", line_color=colors[name], marker_size=4
-        )
+        line = {"color": colors[name], "dash": ("solid", "dash", "dot")[seen[colors[name]] % 3]}
+        seen[colors[name]] += 1
+        fig.add_scatter(x=np.arange(1, len(y) + 1), y=y, name=name, mode="lines+markers", line=line, marker_size=4)
     fig.add_hline(y=1, line_dash="dot", line_color=NULL)
     return fig.update_layout(
         xaxis={"title": xlabel, "type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100]},

@@ -3,7 +3,17 @@ import re
 import pytest
 import torch
 
-from probes.render import attention, bundle, cosine_figure, slices_figure, spectrum_figure, token_values
+from probes import Site, patch_sweep
+from probes.models import load_transformer
+from probes.render import (
+    attention,
+    bundle,
+    cosine_figure,
+    slices_figure,
+    spectrum_figure,
+    sweep_figure,
+    token_values,
+)
 
 TOKENS = ["When", " Mary", "</script><b>"]
 
@@ -71,3 +81,25 @@ def test_bad_input():
         token_values(TOKENS, torch.zeros(3, 2), labels=["a"])
     with pytest.raises(ValueError, match="slices of 'x' sum to zero"):
         slices_figure({"x": torch.tensor([1.0, -1.0])})
+
+
+def test_a_sweep_is_drawn_hook_by_position():
+    clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [8, 5, 6]])
+    sites = [Site(hook=f"blocks.{layer}.hook_resid_pre", pos="each") for layer in (0, 1)]
+    table = patch_sweep(load_transformer("tiny"), clean, corrupted, lambda logits: logits[:, -1, 0], sites)
+    (heatmap,) = sweep_figure(table).data
+    assert list(heatmap.y) == ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_pre"]
+    assert list(heatmap.x) == ["0", "1", "2"]
+    assert heatmap.z.flatten().tolist() == table.recovered.tolist()
+    assert heatmap.zmin == -heatmap.zmax
+    both = patch_sweep(
+        load_transformer("tiny"),
+        clean,
+        corrupted,
+        lambda logits: logits[:, -1, 0],
+        Site(hook="blocks.0.attn.hook_q", pos="each", head="each"),
+    )
+    with pytest.raises(ValueError, match="pos and head"):
+        sweep_figure(both)
+    (one_head,) = sweep_figure(both[both["head"] == 2]).data
+    assert one_head.z.shape == (1, 3)

@@ -55,8 +55,8 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
         title="How many singular slices carry a head's score?",
         text="A score is a sum over the singular pairs of Omega, its slices. A head fires on a pair of tokens if its "
         f"pattern is at least {FIRES}. In {real_name}'s prompts the last token attends to the indirect object, or each "
-        "repeated token to the one after its first occurrence. Counted is the shortest prefix of slices, largest first "
-        f"that reaches the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
+        "repeated token to the one after its first occurrence. Counted are the fewest slices, taken by size, "
+        f"that reach the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
         "Control: a head of the same layer that fires on none of these pairs, on the same pairs.",
         finding=f"The toys' heads need {rows['toy heads']['slices needed']:.1f} of 5 slices, "
         f"{ratio.iloc[0]:.0%} of what random rotations need. {real_name}'s heads that fire need "
@@ -72,7 +72,10 @@ def slices(run: Run, real: Any, real_name: str) -> tuple[report.Section, pd.Data
                 "Cumulative share of the score, largest slices first; mean over the pairs.",
                 plots.cumulative(
                     {name: _cumulative_share(split) for name, split in splits.items()},
-                    {name: plots.PALETTE[i % len(plots.PALETTE)] for i, name in enumerate(splits)},
+                    {
+                        name: plots.NULL if "control" in name else plots.PALETTE[i % (len(plots.PALETTE) - 1)]
+                        for i, name in enumerate(splits)
+                    },
                     "share of the score",
                     "slices",
                 ),
