@@ -1,12 +1,15 @@
 """`train`: from a recipe to a run, record by record."""
 
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from types import FrameType
 from typing import Any, Literal, get_args
 
 import torch
@@ -64,7 +67,8 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record.
+    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record;
+    pressed twice, at once.
 
     Args:
         cfg: architecture of every model.
@@ -151,7 +155,7 @@ def _run(
     done = saved.resume(state, recorder) if saved else 0
     recorded = (marks[min(done, len(marks) - 1)], state.copy()) if done else None
     try:
-        with _bar(recipe, progress) as move:
+        with _bar(recipe, progress) as move, _interrupts() as interrupted:
             for start, stop in list(zip(marks, [*marks[1:], marks[-1]], strict=True))[done:]:
                 before = state.copy()
                 measured = advance(recipe, state, start, stop)
@@ -160,6 +164,8 @@ def _run(
                 if saved:
                     saved.save(state, recorder, last=start == marks[-1])
                 move(stop)
+                if interrupted():
+                    raise KeyboardInterrupt
     except KeyboardInterrupt:
         if recorded is None:
             raise
@@ -182,6 +188,26 @@ def _run(
         completed_steps=completed,
         provenance=provenance(engine, str(state.diverged_at.device), time.perf_counter() - began),
     )
+
+
+@contextmanager
+def _interrupts() -> Iterator[Callable[[], bool]]:
+    """Whether Ctrl-C was pressed, asked between records: raised anywhere, a thread pool can lose it. Twice raises."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals go to the main thread
+        return
+    pressed: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
