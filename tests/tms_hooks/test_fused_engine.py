@@ -114,7 +114,7 @@ def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [tms.Adam(), tms.AdamW(), tms.SGD(momentum=0.9), tms.RMSprop()])
 def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
-    kernels = pytest.importorskip("tms_hooks.training.fused_kernels")
+    kernels = pytest.importorskip("tms_hooks.training.kernels.updates")
     generator = torch.Generator().manual_seed(0)
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()

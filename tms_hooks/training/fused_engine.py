@@ -96,7 +96,7 @@ def _run(
     dataset: Tensor | None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Call the kernel, which changes the arrays in place; losses (model, feature) and flat gradients at `start`."""
-    from tms_hooks.training import fused_kernels
+    from tms_hooks.training import kernels
 
     cfg, dtype = recipe.cfg, weights.dtype
     _, count, steps = recipe.stage_at(start)
@@ -130,7 +130,7 @@ def _run(
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        fused_kernels.advance(*own, *settings, loss[part], gradient[part])
+        kernels.advance(*own, *settings, loss[part], gradient[part])
 
     _share_out(work, len(weights))
     return loss, gradient

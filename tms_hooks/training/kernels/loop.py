@@ -1,0 +1,162 @@
+"""Whole training runs of one model: draw, forward, backward, update, all in cache."""
+
+from typing import no_type_check
+
+import numpy as np
+from numba import njit
+
+from tms_hooks.training.kernels.draws import batch_key, draw_occupied, draw_sparse_uniform
+from tms_hooks.training.kernels.model import empty_row, forward_backward
+from tms_hooks.training.kernels.updates import update
+
+BLOCK = 256
+
+
+@njit(cache=True)
+@no_type_check
+def copy(to, source):
+    """`to[:] = source` for flat arrays."""
+    for j in range(len(to)):
+        to[j] = source[j]
+
+
+@njit(cache=True)
+@no_type_check
+def transpose(to, source):
+    """`to[:] = source.T`."""
+    for i in range(len(source)):
+        for k in range(len(to)):
+            to[k, i] = source[i, k]
+
+
+@njit(cache=True)
+@no_type_check
+def train_one(
+    w,
+    first,
+    second,
+    diverged_at,
+    seed,
+    n,
+    m,
+    tied,
+    biased,
+    act,
+    start,
+    stop,
+    kind,
+    constants,
+    weight,
+    empty_weight,
+    rows,
+    dataset,
+    threshold,
+    scale,
+    jumps,
+    loss_out,
+    gradient_out,
+):
+    """`advance` for one model."""
+    size, dtype, block = len(w), w.dtype, min(BLOCK, rows + rows % 2)
+    g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
+    w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
+    w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
+    w_e_t = np.empty((m, n), dtype)
+    w_u_t = w_e_t if tied else np.empty((m, n), dtype)
+    at += matrix
+    b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
+    x, logits = np.empty((n, block), dtype), np.empty((n, block), dtype)
+    h, dh, loss = np.empty((m, block), dtype), np.empty((m, block), dtype), np.empty(n, dtype)
+    low, value = np.empty(block, np.uint64), np.empty(block, dtype)
+    feature, going = np.empty(block, np.int64), np.empty(block + 1, np.int64)
+    old = np.empty(size, dtype)
+    for step in range(start, max(stop, start + 1)):
+        if step > start and diverged_at[0] >= 0:
+            break
+        for j in range(size):
+            g[j] = 0
+        for i in range(n):
+            loss[i] = 0
+        transpose(w_e_t, w_e)
+        if not tied:
+            transpose(w_u_t, w_u)
+        key = batch_key(seed, step)
+        for begin in range(0, rows, block):
+            count = min(block, rows - begin)
+            if dataset.shape[1]:
+                x[:, :count] = dataset[:, begin : begin + count]
+            elif len(jumps):
+                draw_occupied(x, low, value, feature, going, key, begin, count, rows, jumps)
+            else:
+                draw_sparse_uniform(x, key, begin, count, threshold, scale)
+            forward_backward(x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh)
+        if len(jumps):
+            empty_row(x, b, g_b, loss, empty_weight, act, logits)
+        if step == start:
+            copy(loss_out, loss)
+            copy(gradient_out, g)
+        if step == stop or diverged_at[0] >= 0:
+            break
+        copy(old, w)
+        finite = update(kind, w, g, first, second, constants[step - start])
+        if not (finite and np.isfinite(loss.sum())):
+            diverged_at[0] = step
+            copy(w, old)
+            for j in range(size):
+                first[j] = second[j] = 0
+
+
+@njit(cache=True, nogil=True)
+@no_type_check
+def advance(
+    weights,  # model, parameter: W_E, then untied W_U transposed, then b_U
+    first,
+    second,
+    diverged_at,
+    seeds,
+    n,
+    m,
+    tied,
+    biased,
+    act,
+    start,
+    stop,
+    kind,
+    constants,  # step, what `update` unpacks
+    weight,
+    empty_weight,
+    rows,
+    dataset,  # feature, row: the whole data set; without rows, draw
+    threshold,
+    scale,
+    jumps,  # last, feature: as in `SparseUniform.jumps`; without rows, draw empty rows too
+    loss_out,  # model, feature
+    gradient_out,  # model, parameter
+):
+    """Updates `start` to `stop - 1` of every model; `loss_out` and `gradient_out` are those before the first."""
+    for i in range(len(weights)):
+        train_one(
+            weights[i],
+            first[i],
+            second[i],
+            diverged_at[i : i + 1],
+            seeds[i],
+            n,
+            m,
+            tied,
+            biased,
+            act,
+            start,
+            stop,
+            kind,
+            constants,
+            weight,
+            empty_weight,
+            rows,
+            dataset,
+            threshold,
+            scale,
+            jumps,
+            loss_out[i],
+            gradient_out[i],
+        )
