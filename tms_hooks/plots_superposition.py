@@ -90,17 +90,31 @@ def gram_matrices(grams: np.ndarray, titles: Sequence[str]) -> "go.Figure":
         grams: (model, feature, feature).
         titles: one a model.
     """
+    return _matrices(grams, titles, "feature", "feature", "W_i . W_j")
+
+
+def weight_matrices(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
+    """W_E side by side, on one scale symmetric about zero.
+
+    Args:
+        W: (model, feature, neuron).
+        titles: one a model.
+    """
+    return _matrices(W, titles, "neuron", "feature", "weight")
+
+
+def _matrices(values: np.ndarray, titles: Sequence[str], xlabel: str, ylabel: str, bar: str) -> "go.Figure":
     from plotly.subplots import make_subplots
 
-    fig = make_subplots(1, len(grams), subplot_titles=titles, horizontal_spacing=0.04)
-    limit = float(np.abs(grams).max()) or 1.0
-    for col, matrix in enumerate(grams, start=1):
+    fig = make_subplots(1, len(values), subplot_titles=titles, horizontal_spacing=0.04)
+    limit = float(np.abs(values).max()) or 1.0
+    for col, matrix in enumerate(values, start=1):
         fig.add_heatmap(z=matrix, coloraxis="coloraxis", row=1, col=col)
         anchor = "x" if col == 1 else f"x{col}"
         fig.update_yaxes(autorange="reversed", scaleanchor=anchor, constrain="domain", row=1, col=col)
-        fig.update_xaxes(title_text="feature", constrain="domain", row=1, col=col)
-    bar = {"title": {"text": "W_i . W_j"}}
-    fig.update_yaxes(title_text="feature", row=1, col=1)
+        fig.update_xaxes(title_text=xlabel, constrain="domain", row=1, col=col)
+    fig.update_yaxes(title_text=ylabel, row=1, col=1)
     return fig.update_layout(
-        coloraxis={"colorscale": SIGNED, "cmin": -limit, "cmax": limit, "colorbar": bar}, height=320
+        coloraxis={"colorscale": SIGNED, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": bar}}},
+        height=320,
     )
