@@ -61,7 +61,7 @@ class Readout(NamedTuple):
     """What one model's readout makes of absent features, and its loss, with ReLU and without."""
 
     removed: float
-    """Share of the squared outputs at absent features that ReLU, with the trained bias, removes from a linear readout."""
+    """Share of squared outputs at absent features that ReLU, with the trained bias, removes from a linear readout."""
     removed_negative: float
     """The same where the interference is negative."""
     removed_positive: float
@@ -196,7 +196,7 @@ def judge_filter(main: list[Readout], others: Mapping[str, list[Readout]], inter
     )
 
 
-@claim("privileged-basis", "N", quick=6, full=30)
+@claim("privileged-basis", "N", quick=4, full=30)
 def privileged_basis(n_models: int) -> Verdict:
     """A ReLU on the hidden layer makes features align with neurons.
 
@@ -204,21 +204,37 @@ def privileged_basis(n_models: int) -> Verdict:
     direction, on a scale from 0 (its mean under random rotations of the same directions) to 1 (every feature on one
     neuron); mean over models, the smallest over three densities; n = 10, m = 5, importance 0.75^i.
     Threshold: above 1/2, more than half-way to perfect alignment.
-    Size: 6 models (quick), 30 (full), at each of p = 1, 0.1 and 0.01. 1,000 steps, batch 256, 200 rotations.
+    Size: 4 models (quick), 30 (full), at each of p = 1, 0.1 and 0.01. 1,000 steps, batch 256, 200 rotations.
     Controls: the same at each density; a linear hidden layer, which has no basis of its own; untrained weights; learned
-    > 0.3 and > 0.7; the share of neurons that serve one learned feature only.
+    > 0.3 and > 0.7; the share of neurons that serve one learned feature only; the model of lowest loss at each density,
+    its alignment and its loss relative to that of five dedicated neurons, sum_{i >= 5} I_i (p/3 - p^2/4).
     """
-    settings = {"decay": 0.75, "steps": 1_000, "batch_size": 256}
-    relu, linear = (
-        {p: train_act(10, 5, p, n_models, hidden_act=act, **settings).W_E for p in DENSITIES}
-        for act in ("relu", "identity")
+
+    def trained(act: Literal["relu", "identity"]) -> dict[float, Run]:
+        return {
+            p: train_act(10, 5, p, n_models, decay=0.75, hidden_act=act, steps=1_000, batch_size=256) for p in DENSITIES
+        }
+
+    relu, cfg = trained("relu"), ToyConfig(n_features=10, d_hidden=5, hidden_act="relu")
+    dedicated = {p: sum(0.75**i for i in range(5, 10)) * (p / 3 - p**2 / 4) for p in DENSITIES}
+    return judge_basis(
+        {p: run.W_E for p, run in relu.items()},
+        {p: run.final_loss.numpy() / dedicated[p] for p, run in relu.items()},
+        {p: run.W_E for p, run in trained("identity").items()},
+        torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)]),
     )
-    cfg = ToyConfig(n_features=10, d_hidden=5, hidden_act="relu")
-    return judge_basis(relu, linear, torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)]))
 
 
-def judge_basis(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], start: Stacked) -> Verdict:
-    """How far are features from a random rotation, on the way to one neuron each?"""
+def judge_basis(
+    relu: Mapping[float, Stacked], losses: Mapping[float, np.ndarray], linear: Mapping[float, Stacked], start: Stacked
+) -> Verdict:
+    """How far are features from a random rotation, on the way to one neuron each?
+
+    Args:
+        relu, linear: models by density, with a ReLU on the hidden layer and without.
+        losses: those of the former, relative to the loss of one dedicated neuron for each of the first features.
+        start: untrained models.
+    """
 
     def smallest(*scores: np.ndarray) -> float:
         return float(min(score.mean() for score in scores))
@@ -227,6 +243,7 @@ def judge_basis(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], 
     measurable = all(len(score) > 1 for score in scores.values())
     alone = {p: float(np.mean([monosemantic(w) for w in W])) for p, W in relu.items()}
     plain = np.concatenate([alignment(W) for W in linear.values()])
+    best = {p: int(loss.argmin()) for p, loss in losses.items()}
     return Verdict(
         measured="The alignment of features with neurons at the density where it is smallest",
         statistic=smallest(*scores.values()) if measurable else float("nan"),
@@ -239,7 +256,9 @@ def judge_basis(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], 
             "untrained": float(alignment(start, 0.0).mean()),
         }
         | {f"learned > {cut}": smallest(*(alignment(W, cut) for W in relu.values())) for cut in (0.3, 0.7)}
-        | {f"neurons with one feature at p = {p:g}": share for p, share in alone.items()},
+        | {f"neurons with one feature at p = {p:g}": share for p, share in alone.items()}
+        | {f"lowest loss at p = {p:g}, alignment": _first(alignment(relu[p][best[p], None])) for p in relu}
+        | {f"lowest loss at p = {p:g} / dedicated neurons": float(loss.min()) for p, loss in losses.items()},
         detail="Share of neurons that serve one learned feature: "
         + ", ".join(f"{share:.0%} at p = {p:g}" for p, share in alone.items())
         + ".",
@@ -254,9 +273,9 @@ def judge_basis(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], 
                 ),
             ),
             (
-                "W_E of the first model at each density: a row a feature, a column a neuron.",
+                "W_E of the model of lowest loss at each density: a row a feature, a column a neuron.",
                 plots_superposition.weight_matrices(
-                    np.stack([W[0].numpy() for W in relu.values()]), [f"p = {p:g}" for p in relu]
+                    np.stack([W[best[p]].numpy() for p, W in relu.items()]), [f"p = {p:g}" for p in relu]
                 ),
             ),
         ]
@@ -277,6 +296,10 @@ def alignment(W: Stacked, learned: float = LEARNED) -> np.ndarray:
             null = (unit @ rotations).square().amax(-1).mean()
             found.append(float((unit.square().amax(-1).mean() - null) / (1 - null)))
     return np.array(found)
+
+
+def _first(values: np.ndarray) -> float:
+    return float(values[0]) if len(values) else float("nan")
 
 
 def monosemantic(W: Float[Tensor, "feature hidden"]) -> float:
