@@ -32,13 +32,12 @@ def phase_map(
     import plotly.graph_objects as go
 
     fig = go.Figure()
-    rows, columns = np.indices(trained.shape)
     side = 330 / max(trained.shape)
     for i, name in enumerate(names):
-        chosen = trained == i
+        rows, columns = np.nonzero(trained == i)
         fig.add_scatter(
-            x=x[0][columns[chosen]],
-            y=y[0][rows[chosen]],
+            x=x[0][columns],
+            y=y[0][rows],
             mode="markers",
             name=f"trained: {name}",
             marker={"symbol": "square", "size": side, "color": PALETTE[i % len(PALETTE)]},

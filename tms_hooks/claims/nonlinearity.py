@@ -136,15 +136,18 @@ def readouts(W: Stacked, b: Biases, x: Float[Tensor, "batch feature"]) -> list[R
         loss = float((x - relu).square().sum(1).mean())
         affine = torch.cat([hidden, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
         best = affine @ torch.linalg.lstsq(affine, x, driver="gelsd").solution
-        kept = [
-            float(relu[where].square().sum() / linear[where].square().sum()) for where in (absent, negative, positive)
-        ]
+
+        def removed(where: Tensor) -> float:
+            return 1 - float(relu[where].square().sum() / linear[where].square().sum())
+
         found.append(
             Readout(
-                *(1 - share for share in kept),
-                float(cross[negative].square().sum() / cross[absent].square().sum()),
-                float((x - linear).square().sum(1).mean()) / loss,
-                float((x - best).square().sum(1).mean()) / loss,
+                removed=removed(absent),
+                removed_negative=removed(negative),
+                removed_positive=removed(positive),
+                negative=float(cross[negative].square().sum() / cross[absent].square().sum()),
+                linear_loss=float((x - linear).square().sum(1).mean()) / loss,
+                best_linear_loss=float((x - best).square().sum(1).mean()) / loss,
             )
         )
     return found
