@@ -19,6 +19,11 @@ SOURCES: dict[Source, str] = {
 }
 FAMILIES = (
     "toy_models",
+    "phases",
+    "correlations",
+    "nonlinearity",
+    "dimensionality",
+    "dynamics",
     "bottlenecks",
     "hexagons",
     "stuck_features",
