@@ -1,4 +1,4 @@
-"""Figures of bottlenecks: what is written beside what is read, and every model as a dot."""
+"""Figures of bottlenecks: what is written beside what is read, the way there, and every model as a dot."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -65,3 +65,35 @@ def strips(values: Mapping[str, np.ndarray], ylabel: str, log_y: bool = False) -
         )
     fig.update_yaxes(title_text=ylabel, type="log" if log_y else "linear")
     return fig.update_layout(showlegend=False, height=400)
+
+
+def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
+    """Paths of two-dimensional feature directions over training, one panel a model; a dot marks the end of each.
+
+    Args:
+        W: (model, step, feature, 2).
+        titles: one a model.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.06)
+    for col, model in enumerate(W, start=1):
+        reach = 1.1 * max(1.0, float(np.abs(model).max()))
+        for i in range(model.shape[1]):
+            x, y = model[:, i].T
+            fig.add_scatter(
+                x=x,
+                y=y,
+                mode="lines+markers",
+                line={"color": PALETTE[i % len(PALETTE)], "width": 1.5},
+                marker={"size": [0] * (len(x) - 1) + [9]},
+                name=f"feature {i}",
+                hovertemplate=f"feature {i}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
+                row=1,
+                col=col,
+            )
+        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
+        fig.update_xaxes(title_text="hidden 0", **axis)
+        anchor = "x" if col == 1 else f"x{col}"
+        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+    return fig.update_layout(showlegend=False, height=360)
