@@ -17,7 +17,18 @@ SOURCES: dict[Source, str] = {
     "H": "pentagon vs hexagon",
     "A": "pseudo-attention",
 }
-FAMILIES = ("toy_models", "bottlenecks", "untied", "biases", "hexagons", "stuck_features", "optimizers", "attention")
+FAMILIES = (
+    "toy_models",
+    "bottlenecks",
+    "shapes",
+    "untied",
+    "perfect_circles",
+    "biases",
+    "hexagons",
+    "stuck_features",
+    "optimizers",
+    "attention",
+)
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
 """What a claim's docstring states after its first line, the claim itself."""
 
