@@ -62,8 +62,11 @@ def kicked(weights: Weights, noise: float) -> list[Weights]:
 
 
 def gap_variation(W: Float[Tensor, "feature hidden"]) -> float:
-    """Coefficient of variation of the gaps between neighbouring directions: 0 for a regular polygon."""
+    """Coefficient of variation of the gaps between neighbouring directions: 0 for a regular polygon; infinite if there
+    are no two."""
     groups = geometry.directions(W, LEARNED)
+    if len(groups) < 2:
+        return float("inf")
     centres = torch.stack([W[group].mean(0) for group in groups])
     turns = torch.atan2(centres[:, 1], centres[:, 0]).double().sort().values
     gaps = torch.diff(torch.cat([turns, turns[:1] + 2 * torch.pi]))

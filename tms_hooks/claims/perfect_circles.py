@@ -23,7 +23,7 @@ MARGIN = 1.05
 """Norm of a perfect start, the least perfect norm = 1: neighbours stand a little below their kinks."""
 
 
-def documented(divided_by: float) -> SGD:
+def documented(divided_by: int) -> SGD:
     """The document's schedule, its learning rates divided by this."""
     rates = {"lr": 2 / divided_by, "initial_lr": 0.005 / divided_by, "final_lr": 0.1 / divided_by}
     return SGD(schedule="exponential", warmup=0.05, **rates)
