@@ -172,8 +172,9 @@ def write_is_not_read(n_models: int) -> Verdict:
     in two dimensions and 9 in three, one-hot.
     Threshold: above 1/2, for each.
     Size: 20 models (quick), 60 (full), for each.
-    Controls: the same with learned > 0.3 and > 0.7; tied; GELU; untrained; pairing one to one by the
-    largest sum of cosines; pairing by inner product; the share of features mispaired.
+    Controls: the same with learned > 0.3 and > 0.7; tied; GELU; untrained (all features count as learned); among models
+    that learned all features; pairing one to one by the largest sum of cosines; pairing by inner product; the share of
+    features mispaired.
     """
     return judge_pairing(
         {
@@ -218,7 +219,12 @@ def judge_pairing(arms: Mapping[str, Mapping[str, Bottleneck]]) -> Verdict:
         threshold=0.5,
         n_models=sum(len(b.write) for b in untied.values()),
         controls={f"learned > {cut}": weakest(untied, cut).share for cut in CUTS}
-        | {name: weakest(models).share for name, models in arms.items() if name != "untied"}
+        | {
+            name: weakest(models, -np.inf if name == "untrained" else LEARNED).share
+            for name, models in arms.items()
+            if name != "untied"
+        }
+        | {f"models that learned all features, {name}": _share_where_all(b) for name, b in untied.items()}
         | {f"one to one, {name}": _share_misassigned(b) for name, b in untied.items()}
         | {f"by inner product, {name}": _share_wrong_product(b) for name, b in untied.items()}
         | {f"features mispaired, {name}": value for name, value in features.items()}
@@ -232,6 +238,12 @@ def judge_pairing(arms: Mapping[str, Mapping[str, Bottleneck]]) -> Verdict:
             for name, b in untied.items()
         ],
     )
+
+
+def _share_where_all(models: Bottleneck) -> float:
+    """Share of mispairing models among those that learned all features."""
+    complete = models.learned().all(-1)
+    return float(mispaired(models).any(-1)[complete].double().mean())
 
 
 def _share_misassigned(models: Bottleneck) -> float:
@@ -262,9 +274,9 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
     features in two dimensions and 9 in three, one-hot.
     Threshold: above 1/2, for each.
     Size: 20 models (quick), 60 (full), for each.
-    Controls: the mean cosine with each measurement, and with the one-sided dual frame, the best readout behind a ReLU,
-    which also gives its loss, the trained one's = 1; the same of models with a linear output, where the dual frame is
-    optimal, and of untrained ones; |cosine| with the neighbours (written within 84 degrees, cosine > 0.1) of what
+    Controls: both shares; the mean cosine with each measurement, and with the one-sided dual frame, the best readout
+    behind a ReLU, with its loss, the trained one's = 1; the same of models with a linear output, where the dual frame
+    is optimal, and of untrained ones; |cosine| with the neighbours (written within 84 degrees, cosine > 0.1) of what
     is written and of what is read: perpendicular would be 0.
     """
 
@@ -321,7 +333,11 @@ def judge_readouts(relu: Mapping[str, Bottleneck], others: Mapping[str, Mapping[
         interval=found.interval,
         threshold=0.5,
         n_models=sum(map(len, found_in.values())),
-        controls=means | losses | near | other_means,
+        controls={f"nearest to the dual frame, {n}": float(is_dual.double().mean()) for n, is_dual in nearest.items()}
+        | means
+        | losses
+        | near
+        | other_means,
         detail="Mean cosine with " + ", ".join(f"{name}: {value:.3f}" for name, value in means.items()) + ".",
         figures=[
             (

@@ -80,10 +80,11 @@ def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hid
     import numpy as np
     from scipy.optimize import nnls
 
-    inverse = torch.linalg.pinv(V)
-    unreachable = (torch.eye(len(V)) - V @ inverse).numpy()  # the part of a wish V u = w that no u can fulfil
+    U, S, _ = torch.linalg.svd(V)
+    rank = int((S > S[0] * max(V.shape) * torch.finfo(V.dtype).eps).sum())
+    blind = U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfil
     wishes = np.eye(len(V))
-    for i in range(len(V)):
+    for i in range(len(V) if len(blind) else 0):
         others = np.arange(len(V)) != i
-        wishes[others, i] = -nnls(unreachable[:, others], unreachable[:, i])[0]
-    return (inverse @ torch.from_numpy(wishes)).mT
+        wishes[others, i] = -nnls(blind[:, others], blind[:, i])[0]
+    return (torch.linalg.pinv(V) @ torch.from_numpy(wishes)).mT
