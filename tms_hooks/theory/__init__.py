@@ -22,7 +22,13 @@ from tms_hooks.theory.polygons import (
     polygon_loss,
 )
 from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
-from tms_hooks.theory.readouts import dual_frame, matched_filter, pretty_good_measurement, readout_cosines
+from tms_hooks.theory.readouts import (
+    dual_frame,
+    matched_filter,
+    one_sided_dual_frame,
+    pretty_good_measurement,
+    readout_cosines,
+)
 from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
 __all__ = [
@@ -36,6 +42,7 @@ __all__ = [
     "finite_polygon",
     "johnson_lindenstrauss_count",
     "matched_filter",
+    "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",
     "perfect_angle",
