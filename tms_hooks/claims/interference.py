@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, Stacked, direction_share, train_onehot, untrained
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, direction_share, train_onehot, untrained
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 WIDTHS = (2, 4, 8, 16)
 FEATURES_A_DIMENSION = 4
+Stacked = Float[Tensor, "_ _ _"]  # (model, feature, hidden), of any sizes within one claim
 
 
 class Interferences(NamedTuple):

@@ -22,6 +22,7 @@ FAMILIES = (
     "bottlenecks",
     "softmax",
     "softmax_untied",
+    "interference",
     "hexagons",
     "stuck_features",
     "optimizers",
