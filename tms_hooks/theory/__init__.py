@@ -1,6 +1,12 @@
 """Closed forms to hold trained models against, each with its assumptions, its source and its range of validity."""
 
-from tms_hooks.theory.circles import PerfectCircle, perfect_angle, perfect_circle, ray_bias_interval
+from tms_hooks.theory.circles import (
+    PerfectCircle,
+    perfect_angle,
+    perfect_circle,
+    ray_bias_interval,
+    softmax_trap_radius,
+)
 from tms_hooks.theory.expected import expected_loss, output_loss
 from tms_hooks.theory.packing import (
     Interference,
@@ -58,6 +64,7 @@ __all__ = [
     "qk_optimum",
     "ray_bias_interval",
     "readout_cosines",
+    "softmax_trap_radius",
     "sphere_max_interference",
     "sphere_mean_interference",
     "tegum_interference",
