@@ -30,6 +30,7 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     for name, value, supported in (
         ("loss", recipe.loss, ("mse",)),
+        ("qk_loss", recipe.qk_loss, ("mse",)),
         ("hidden_act", cfg.hidden_act, ("identity",)),
         ("output_act", cfg.output_act, tuple(ACTIVATIONS)),
         ("hidden_bias", cfg.hidden_bias, (False,)),

@@ -26,7 +26,7 @@ from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage, mostly_empty
+from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, QKLoss, Recipe, Stage, mostly_empty
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def train(
     loss: Loss = "mse",
     qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
     qk_weight: float = 1.0,
+    qk_loss: QKLoss = "mse",
     stages: Sequence[Stage] = ("joint",),
     record_every: int = 100,
     init: "Sequence[torch.nn.Module] | None" = None,
@@ -82,6 +83,8 @@ def train(
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list a head.
         qk_weight: lambda in `L1 + lambda L2`.
+        qk_loss: L2: "mse", the squared error of the score for one query and one key token; "softmax", the cross-entropy
+            of attention as a softmax over eight key tokens, of which those that form attended pairs share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models in place of each seed's own; the seeds then decide the batches only.
@@ -114,6 +117,7 @@ def train(
         loss=loss,
         qk_pairs=_one_list_a_head(qk_pairs, cfg.n_heads),
         qk_weight=qk_weight,
+        qk_loss=qk_loss,
         record_every=record_every,
         dtype=dtype,
         empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
