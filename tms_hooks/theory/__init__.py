@@ -21,7 +21,7 @@ from tms_hooks.theory.polygons import (
     polygon_gain_nearest,
     polygon_loss,
 )
-from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
 from tms_hooks.theory.readouts import dual_frame, matched_filter, pretty_good_measurement, readout_cosines
 from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
@@ -49,6 +49,8 @@ __all__ = [
     "pretty_good_measurement",
     "qk_excess_loss",
     "qk_optimum",
+    "qk_orthonormal_cosine",
+    "qk_readers",
     "ray_bias_interval",
     "readout_cosines",
     "sphere_max_interference",

@@ -26,7 +26,7 @@ from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, QKLoss, Recipe, Stage, mostly_empty
+from tms_hooks.training.recipe import HELD_OUT_SEED, QK_KEYS, Dtype, Loss, QKLoss, Recipe, Stage, mostly_empty
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
@@ -215,10 +215,11 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
-    """What all models are evaluated on: 65,536 rows that no training batch shares, or the data set they trained on."""
+    """What all models are evaluated on: 65,536 rows or keys that no batch shares, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
     if x is None:
-        x = replace(recipe, batch_size=HELD_OUT_ROWS, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
+        rows = HELD_OUT_ROWS if recipe.qk_loss == "mse" else HELD_OUT_ROWS // QK_KEYS
+        x = replace(recipe, batch_size=rows, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
     return x
 
 
