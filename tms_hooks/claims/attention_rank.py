@@ -47,10 +47,11 @@ def qk_rank(n_models: int) -> Verdict:
     learned and orthogonal to each other (|cosine| < 0.1) count.
     Threshold: above 1/2, for both.
     Size: 8 models (quick), 24 (full).
-    Controls: the optimal heads by the closed form; unequal weights 5, 4, 3, 2, 1, which tell singular values apart,
-    on these toys and (closed form) on five orthonormal features at p = 0.05; untrained heads; random rotations in place of the singular vectors; the same at |cosine| > 0.8; how many of the five
-    pairs the only slice serves at r = 1 (participation ratio); two pairs: the largest angle between the span of the
-    two leading left singular vectors and that of the two query features.
+    Controls: the optimal heads by the closed form; unequal weights 5, 4, 3, 2, 1, which tell singular values apart, on
+    these toys and (closed form) on five orthonormal features at p = 0.05; untrained heads; random rotations in place of
+    the singular vectors; the same at |cosine| > 0.8; how many of the five pairs the only slice serves at r = 1
+    (participation ratio); two pairs: the largest angle between the span of the two leading left singular vectors and
+    that of the two query features.
     """
     toys = representation(N, M, P, n_models, decay=0.8)
     lists = [*(PAIRS[:count] for count in COUNTS), UNEQUAL]
@@ -66,8 +67,6 @@ def qk_rank(n_models: int) -> Verdict:
         others={
             "unequal weights": full["unequal"],
             "unequal weights, optimal": best_heads(W, data, UNEQUAL),
-            "orthonormal, p = 0.05, unequal weights, optimal": _orthonormal(UNEQUAL, n_models),
-            "orthonormal, p = 0.05, equal weights, optimal": _orthonormal(RING, n_models),
             "untrained": untrained(toys, 1, M)[0],
         },
         by_count={count: full[str(count)] for count in COUNTS},
@@ -105,6 +104,12 @@ def judge_rank(
         **{
             f"{name}, r = 5: pairs recovered, of 5": _recovered(omega[kept], W)
             for name, omega in (("optimal", best[M]), *others.items())
+        },
+        **{
+            f"orthonormal features, p = 0.05, {name} weights, optimal: pairs recovered, of 5": _recovered(
+                _orthonormal(pairs), torch.eye(M)[None]
+            )
+            for name, pairs in (("equal", RING), ("unequal", UNEQUAL))
         },
         "random rotations": chance.share,
         "|cosine| > 0.8": share(trained, 0.8).share,
@@ -172,9 +177,8 @@ def _recovered(omegas: Omegas, W_E: Stacked) -> float:
     return _mean((_cosines(o, w) > ALIGNED).sum() for o, w in zip(omegas, W_E, strict=True))
 
 
-def _orthonormal(pairs: Sequence[Pair], models: int) -> Omegas:
-    data = SparseUniform(n_features=M, feature_probability=0.05)
-    return best_heads(torch.eye(M)[None], data, pairs).expand(models, M, M)
+def _orthonormal(pairs: Sequence[Pair]) -> Omegas:
+    return best_heads(torch.eye(M)[None], SparseUniform(n_features=M, feature_probability=0.05), pairs)
 
 
 def _turned(models: int, rank: int) -> Omegas:

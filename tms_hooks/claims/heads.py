@@ -58,7 +58,7 @@ def representation(
     cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden)
     init, lr = None, 1e-2
     if start == "two triangles":
-        lr, W = 3e-3, torch.block_diag(_triangle(), _triangle())
+        lr, W = 3e-3, torch.block_diag(triangle(), triangle())
         starts = [forward.init_weights(cfg, seed) for seed in range(n_models)]
         init = [ToyModel.from_weights(cfg, w | {"W_E": W + 0.1 * w["W_E"]}) for w in starts]
     return train(
@@ -204,6 +204,7 @@ def random_rotations(d: int, count: int, seed: int = 0) -> Float[Tensor, "count 
     return frames * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]
 
 
-def _triangle() -> Float[Tensor, "feature hidden"]:
+def triangle() -> Float[Tensor, "feature hidden"]:
+    """Three unit features in a plane."""
     angles = 2 * pi / 3 * torch.arange(3)
     return torch.stack([angles.cos(), angles.sin()], dim=-1)

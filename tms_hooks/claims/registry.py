@@ -25,6 +25,8 @@ FAMILIES = (
     "optimizers",
     "attention",
     "attention_rank",
+    "attention_subspaces",
+    "attention_training",
 )
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
 """What a claim's docstring states after its first line, the claim itself."""
