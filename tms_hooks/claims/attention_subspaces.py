@@ -373,7 +373,7 @@ def _mean(values: object) -> float:
 def _map(omega: Tensor, W_E: Tensor) -> "tuple[str, go.Figure]":
     cosines = singular_vectors(omega)[0] @ unit(W_E).mT
     return (
-        "Cosines of the left singular vectors of one head with the six features: a slice that kept to one triangle "
+        "Cosines of the left singular vectors of one head with the six features: one that keeps to one triangle "
         f"would be white in the other. The attended query features, 0 and 3, would have {1 / sqrt(2):.2f} each if the first "
         "slice served them alike.",
         plots.signed_heatmap(cosines.numpy(), "feature", "left singular vector", "cosine"),

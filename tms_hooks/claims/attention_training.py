@@ -115,15 +115,15 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
             "|cosine| of the best head at the end": float(best[-1].mean()),
         },
         theory=_mean(controls["best head for W at each record"]) if len(found) else None,
-        detail=f"In the median model columns are orthogonal from step {_median(steps, when_orthogonal):.0f} and singular "
-        f"vectors aligned from step {_median(steps, when_aligned):.0f}."
+        detail=f"In the median model columns are orthogonal from step {_median(steps, when_orthogonal):.0f} on and "
+        f"singular vectors aligned from step {_median(steps, when_aligned):.0f} on."
         if len(found)
         else "",
         figures=[
             (
-                "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
-                "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two "
-                "of the first m columns.",
+                "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first "
+                "singular pair with the attended features, that of the best head for the same W, and the largest "
+                "|cosine| of two of the first m columns.",
                 plots.curves(
                     {
                         name: (steps, np.median(curve, axis=1))
@@ -266,8 +266,8 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
             **{f"lambda = {w:g}: change of D_i": float(moved(outcome).mean()) for w, outcome in joint.items()},
             **{f"{name}: {number}": value for name, all_of in numbers.items() for number, value in all_of.items()},
         },
-        detail=f"At lambda = 1 the attended features have D_i = {numbers['lambda = 1']['D_i, attended']:.3g} and the head's "
-        f"loss is {numbers['lambda = 1']['head loss']:.3g}; in stages {numbers['staged']['D_i, attended']:.3g} and "
+        detail=f"At lambda = 1 the attended features have D_i = {numbers['lambda = 1']['D_i, attended']:.3g} and the "
+        f"head's loss is {numbers['lambda = 1']['head loss']:.3g}; in stages {numbers['staged']['D_i, attended']:.3g} and "
         f"{numbers['staged']['head loss']:.3g}.",
         figures=[
             figure(

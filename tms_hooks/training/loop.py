@@ -104,33 +104,60 @@ def train(
         ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
             rule and fix.
     """
-    stages = tuple(stages)
-    recipe = Recipe(
-        cfg=cfg,
-        data=data,
-        seeds=tuple(int(seed) for seed in seeds),
-        steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
-        stages=stages,
-        optimizer=optimizer or Adam(),
+    recipe = make_recipe(
+        cfg,
+        data,
+        seeds=seeds,
+        steps=steps,
         batch_size=batch_size,
-        importance=_one_a_feature(importance, cfg.n_features),
+        optimizer=optimizer,
+        importance=importance,
         loss=loss,
-        qk_pairs=_one_list_a_head(qk_pairs, cfg.n_heads),
+        qk_pairs=qk_pairs,
         qk_weight=qk_weight,
         qk_loss=qk_loss,
+        stages=stages,
         record_every=record_every,
         dtype=dtype,
-        empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
+        empty_rows=empty_rows,
     )
     if device.startswith("cuda") and not torch.cuda.is_available():
         raise ValueError(f"device={device!r}: torch sees no CUDA device here; use device='cpu'")
-    chosen = _choose_engine(engine, recipe, device)
+    chosen = choose_engine(engine, recipe, device)
     state = State.initial(recipe, None if init is None else _stack(recipe, init), device)
     saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, chosen, state, checkpoint_every)
     return _run(recipe, state, chosen, saved, sys.stderr.isatty() if progress is None else progress)
 
 
-def _choose_engine(name: EngineName, recipe: Recipe, device: str) -> Literal["torch", "fused"]:
+def make_recipe(
+    cfg: ToyConfig,
+    data: Distribution,
+    *,
+    seeds: Iterable[int],
+    steps: int | Sequence[int],
+    optimizer: Optimizer | None,
+    importance: float | Sequence[float] | Float[Tensor, " feature"] | None,
+    qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]],
+    stages: Sequence[Stage],
+    empty_rows: Literal["auto", "drawn", "exact"],
+    **same: Any,
+) -> Recipe:
+    """What `train` would compute with these arguments, validated; nothing is trained."""
+    return Recipe(
+        cfg=cfg,
+        data=data,
+        seeds=tuple(int(seed) for seed in seeds),
+        steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
+        stages=tuple(stages),
+        optimizer=optimizer or Adam(),
+        importance=_one_a_feature(importance, cfg.n_features),
+        qk_pairs=_one_list_a_head(qk_pairs, cfg.n_heads),
+        empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
+        **same,
+    )
+
+
+def choose_engine(name: EngineName, recipe: Recipe, device: str) -> Literal["torch", "fused"]:
     """The engine to use. The choice never depends on how many models there are."""
     if name not in get_args(EngineName):
         raise choice_error("engine", name, get_args(EngineName))
