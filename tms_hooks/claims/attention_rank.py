@@ -1,6 +1,7 @@
 """A claim about the rank of a head: how many attended pairs do its singular vectors recover, one each or shared?"""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -25,6 +26,9 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 N, M, P = 10, 5, 0.5
 RING: list[Pair] = [(i, (i + 1) % M) for i in range(M)]
@@ -135,7 +139,7 @@ def judge_rank(
         detail="Of the score's mean square the best head explains "
         + ", ".join(f"{_mean(value[counts]):.1%} at r = {rank}" for rank, value in explained_by_rank.items())
         + ".",
-        figures=_figures(trained[M][kept], W, by_count, best_by_count, kept, W_E, explained_by_rank, counts)
+        figures=_figures(trained, best, W, by_count, best_by_count, kept, explained_by_rank, counts)
         if measurable
         else (),
     )
@@ -186,52 +190,65 @@ def _turned(models: int, rank: int) -> Omegas:
     return left[..., :rank] @ right[..., :rank].mT
 
 
-def _mean(values: object) -> float:
-    array = np.array(list(values), dtype=float)  # type: ignore[call-overload]
+def _mean(values: Iterable[float]) -> float:
+    array = np.array(list(values), dtype=float)
     return float(array.mean()) if len(array) else float("nan")
 
 
 def _figures(
-    omegas: Omegas,
+    trained: Mapping[int, Omegas],
+    best: Mapping[int, Omegas],
     W: Stacked,
     by_count: Mapping[int, Omegas],
     best_by_count: Mapping[int, Omegas],
     kept: Tensor,
-    W_E: Stacked,
     explained_by_rank: Mapping[int, np.ndarray],
     counts: np.ndarray,
-) -> list[tuple[str, object]]:
-    def line(heads: Mapping[int, Omegas]) -> tuple[np.ndarray, np.ndarray]:
-        means = [
-            _mean(
-                np.sort(_cosines(o, w, PAIRS[:count]))[-min(count, M) :].mean()
-                for o, w in zip(heads[count][kept], W, strict=True)
-            )
-            for count in heads
-        ]
-        return np.array(list(heads)), np.array(means)
+) -> "list[tuple[str, go.Figure]]":
+    def cosine(omegas: Omegas, count: int, slices: int) -> float:
+        """Mean over the pairs that have a slice."""
+        sorted_ = (np.sort(_cosines(o, w, PAIRS[:count])) for o, w in zip(omegas[kept], W, strict=True))
+        return _mean(cosines[-min(count, slices) :].mean() for cosines in sorted_)
 
-    null = {count: torch.stack([r.diag() if r.ndim == 1 else r for r in _turned(len(W_E), M)]) for count in by_count}
-    ranks = np.array(list(explained_by_rank))
+    def line(values: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
+        return np.array(sorted(values)), np.array([values[x] for x in sorted(values)])
+
+    null = _turned(len(kept), M)
     return [
         (
             "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
             "features. A slice of one pair would be one dark cell in its row.",
-            plots.signed_heatmap(contributions(omegas[0], W[0]), "attended pair", "singular slice", "score"),
+            plots.signed_heatmap(contributions(trained[M][kept][0], W[0]), "attended pair", "singular slice", "score"),
         ),
         (
             "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
             "more), against the number of pairs at r = m = 5.",
             plots.curves(
-                {"trained": line(by_count), "optimal": line(best_by_count), "random rotations": line(null)},
+                {
+                    "trained": line({count: cosine(omega, count, M) for count, omega in by_count.items()}),
+                    "optimal": line({count: cosine(omega, count, M) for count, omega in best_by_count.items()}),
+                    "random rotations": line({count: cosine(null, count, M) for count in by_count}),
+                },
                 "attended pairs",
+                "mean |cosine|",
+            ),
+        ),
+        (
+            "The same against the rank r for five pairs, of the r pairs that are matched best.",
+            plots.curves(
+                {
+                    "trained": line({rank: cosine(omega, M, rank) for rank, omega in trained.items()}),
+                    "optimal": line({rank: cosine(omega, M, rank) for rank, omega in best.items()}),
+                    "random rotations": line({rank: cosine(_turned(len(kept), rank), M, rank) for rank in best}),
+                },
+                "rank r",
                 "mean |cosine|",
             ),
         ),
         (
             "Share of the mean square of the score for five pairs that the best head of each rank explains.",
             plots.curves(
-                {"optimal": (ranks, np.array([_mean(explained_by_rank[r][counts]) for r in ranks.tolist()]))},
+                {"optimal": line({rank: _mean(values[counts]) for rank, values in explained_by_rank.items()})},
                 "rank r",
                 "share explained",
             ),

@@ -4,7 +4,7 @@ Six features in four dimensions, p = 0.05, trained from starts near a product of
 to 5); only models that are such a product in the end count.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import sqrt
 from typing import TYPE_CHECKING
 
@@ -365,8 +365,8 @@ def _each(omegas: Omegas, W_E: Stacked) -> "zip[tuple[Tensor, Tensor]]":
     return zip(omegas, W_E, strict=True)
 
 
-def _mean(values: object) -> float:
-    array = np.array(list(values), dtype=float)  # type: ignore[call-overload]
+def _mean(values: Iterable[float]) -> float:
+    array = np.array(list(values), dtype=float)
     return float(array.mean()) if len(array) else float("nan")
 
 
@@ -374,7 +374,7 @@ def _map(omega: Tensor, W_E: Tensor) -> "tuple[str, go.Figure]":
     cosines = singular_vectors(omega)[0] @ unit(W_E).mT
     return (
         "Cosines of the left singular vectors of one head with the six features: one that keeps to one triangle "
-        f"would be white in the other. The attended query features, 0 and 3, would have {1 / sqrt(2):.2f} each if the first "
-        "slice served them alike.",
+        "would be white in the other. The attended query features, 0 and 3, would have "
+        f"{1 / sqrt(2):.2f} each if the first slice served them alike.",
         plots.signed_heatmap(cosines.numpy(), "feature", "left singular vector", "cosine"),
     )

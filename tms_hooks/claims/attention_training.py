@@ -1,7 +1,7 @@
 """Claims about when a head learns: before or after the features settle, and together with them or later."""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -16,6 +16,9 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M = 5
@@ -251,7 +254,7 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
     def level(number: str) -> tuple[np.ndarray, np.ndarray]:
         return x[[0, -1]], np.full(2, numbers["staged"][number])
 
-    def figure(caption: str, ylabel: str, *wanted: str) -> "tuple[str, object]":
+    def figure(caption: str, ylabel: str, *wanted: str) -> "tuple[str, go.Figure]":
         lines = {name: line(name) for name in wanted} | {f"{name}, staged": level(name) for name in wanted}
         return caption, plots.curves(lines, "lambda", ylabel, log_x=True)
 
@@ -266,9 +269,10 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
             **{f"lambda = {w:g}: change of D_i": float(moved(outcome).mean()) for w, outcome in joint.items()},
             **{f"{name}: {number}": value for name, all_of in numbers.items() for number, value in all_of.items()},
         },
-        detail=f"At lambda = 1 the attended features have D_i = {numbers['lambda = 1']['D_i, attended']:.3g} and the "
-        f"head's loss is {numbers['lambda = 1']['head loss']:.3g}; in stages {numbers['staged']['D_i, attended']:.3g} and "
-        f"{numbers['staged']['head loss']:.3g}.",
+        detail="At lambda = 1 the attended features have D_i = {:.3g} and the head's loss is {:.3g}; in stages {:.3g} "
+        "and {:.3g}.".format(
+            *(numbers[kind][name] for kind in ("lambda = 1", "staged") for name in ("D_i, attended", "head loss"))
+        ),
         figures=[
             figure(
                 "Dimensionality of the attended features and of the others against lambda; level lines: W first.",
