@@ -36,6 +36,9 @@ FAMILIES = (
     "stuck_features",
     "optimizers",
     "attention",
+    "attention_rank",
+    "attention_subspaces",
+    "attention_training",
 )
 """The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")

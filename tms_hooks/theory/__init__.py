@@ -27,7 +27,7 @@ from tms_hooks.theory.polygons import (
     polygon_gain_nearest,
     polygon_loss,
 )
-from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
 from tms_hooks.theory.readouts import (
     dual_frame,
     matched_filter,
@@ -62,6 +62,8 @@ __all__ = [
     "pretty_good_measurement",
     "qk_excess_loss",
     "qk_optimum",
+    "qk_orthonormal_cosine",
+    "qk_readers",
     "ray_bias_interval",
     "readout_cosines",
     "softmax_trap_radius",

@@ -38,6 +38,7 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     for name, value, supported in (
         ("loss", recipe.loss, ("mse",)),
+        ("qk_loss", recipe.qk_loss, ("mse",)),
         ("hidden_act", cfg.hidden_act, tuple(ACTIVATIONS)),
         ("output_act", cfg.output_act, tuple(ACTIVATIONS)),
         ("unit_norm", cfg.unit_norm, (False,)),
