@@ -103,11 +103,10 @@ def _run(
     constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps)
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
-    jumps = np.empty((0, cfg.n_features))
-    if dataset is None and recipe.empty_rows == "exact":
-        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
-        jumps = recipe.data.jumps().numpy()
-    threshold = (recipe.data.active_probability() * 2.0**32).round()
+    thresholds = np.ones((1, cfg.n_features))
+    if dataset is None:
+        assert isinstance(recipe.data, SparseUniform)  # `obstacle` sees to it
+        thresholds = recipe.data.thresholds().numpy()[0 if recipe.empty_rows == "exact" else 1 :]
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     settings = (
         cfg.n_features,
@@ -123,9 +122,8 @@ def _run(
         (importance * (1 - share)).astype(dtype),
         rows,
         np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
-        threshold.numpy().astype(np.uint64),
-        threshold.reciprocal().numpy(),
-        jumps.astype(np.uint64),
+        (thresholds - 1).astype(np.uint32),
+        (1 / thresholds).astype(dtype),
     )
 
     def work(part: slice) -> None:

@@ -5,14 +5,17 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.draws import batch_key, draw_occupied, draw_sparse_uniform
+from tms_hooks.training.kernels.draws import batch_key, draw_sparse_uniform
+from tms_hooks.training.kernels.lanes import LANES
 from tms_hooks.training.kernels.model import empty_row, forward_backward
 from tms_hooks.training.kernels.updates import update
 
-BLOCK = 256
+BLOCK = 256  # rows worked on together, or more,
+LINE = 64
+SMALL = 8192  # if that leaves no more entries than this
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
 def copy(to, source):
     """`to[:] = source` for flat arrays."""
@@ -20,13 +23,22 @@ def copy(to, source):
         to[j] = source[j]
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
 def transpose(to, source):
     """`to[:] = source.T`."""
     for i in range(len(source)):
         for k in range(len(to)):
             to[k, i] = source[i, k]
+
+
+@njit(cache=True)
+@no_type_check
+def aligned(rows, columns, like):
+    """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
+    flat = np.zeros(rows * columns + LINE, like.dtype)
+    skip = -flat.ctypes.data % LINE // flat.itemsize
+    return flat[skip : skip + rows * columns].reshape((rows, columns))
 
 
 @njit(cache=True)
@@ -50,14 +62,14 @@ def train_one(
     empty_weight,
     rows,
     dataset,
-    threshold,
+    largest,
     scale,
-    jumps,
     loss_out,
     gradient_out,
 ):
     """`advance` for one model."""
-    size, dtype, block = len(w), w.dtype, min(BLOCK, rows + rows % 2)
+    size, dtype = len(w), w.dtype
+    block = -(-min(max(SMALL // n, BLOCK), rows) // LANES) * LANES
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
     w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
     w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
@@ -65,10 +77,8 @@ def train_one(
     w_u_t = w_e_t if tied else np.empty((m, n), dtype)
     at += matrix
     b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
-    x, logits = np.empty((n, block), dtype), np.empty((n, block), dtype)
-    h, dh, loss = np.empty((m, block), dtype), np.empty((m, block), dtype), np.empty(n, dtype)
-    low, value = np.empty(block, np.uint64), np.empty(block, dtype)
-    feature, going = np.empty(block, np.int64), np.empty(block + 1, np.int64)
+    x, logits, sums = aligned(n, block, w), aligned(n, block, w), aligned(n * (2 * m + 2), LANES, w)
+    h, dh, loss = aligned(m, block, w), aligned(m, block, w), np.empty(n, dtype)
     old = np.empty(size, dtype)
     for step in range(start, max(stop, start + 1)):
         if step > start and diverged_at[0] >= 0:
@@ -84,13 +94,15 @@ def train_one(
         for begin in range(0, rows, block):
             count = min(block, rows - begin)
             if dataset.shape[1]:
-                x[:, :count] = dataset[:, begin : begin + count]
-            elif len(jumps):
-                draw_occupied(x, low, value, feature, going, key, begin, count, rows, jumps)
+                if step == start or count < rows:
+                    for i in range(n):
+                        copy(x[i, :count], dataset[i, begin : begin + count])
             else:
-                draw_sparse_uniform(x, key, begin, count, threshold, scale)
-            forward_backward(x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh)
-        if len(jumps):
+                draw_sparse_uniform(x, key, begin, count, largest, scale)
+            forward_backward(
+                x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums
+            )
+        if len(largest) == 2:
             empty_row(x, b, g_b, loss, empty_weight, act, logits)
         if step == start:
             copy(loss_out, loss)
@@ -127,9 +139,8 @@ def advance(
     empty_weight,
     rows,
     dataset,  # feature, row: the whole data set; without rows, draw
-    threshold,
+    largest,
     scale,
-    jumps,  # last, feature: as in `SparseUniform.jumps`; without rows, draw empty rows too
     loss_out,  # model, feature
     gradient_out,  # model, parameter
 ):
@@ -154,9 +165,8 @@ def advance(
             empty_weight,
             rows,
             dataset,
-            threshold,
+            largest,
             scale,
-            jumps,
             loss_out[i],
             gradient_out[i],
         )

@@ -6,23 +6,24 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from tms_hooks.training.kernels.lanes import load, splat, store, total
 from tms_hooks.training.kernels.products import (
     SUMS,
     WIDEST,
     add_outer,
     add_product,
-    features_1,
-    features_2,
-    features_3,
-    features_4,
-    features_5,
-    features_6,
+    strips_1,
+    strips_2,
+    strips_3,
+    strips_4,
+    strips_5,
+    strips_6,
 )
 
 IDENTITY, RELU, GELU = 0, 1, 2
 
 
-@njit(cache=True, fastmath=SUMS)
+@njit(cache=True, _nrt=False, fastmath=SUMS)
 @no_type_check
 def output_errors(out, x, weight, act, loss, g_b, rows):
     """Losses of one block and their slopes in the biases; `out`, logits, becomes their slope in the logits."""
@@ -53,42 +54,55 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
-def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, g, dh):
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, g, dh, sums):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
     n, m = w_e.shape
     zero = x.dtype.type(0)
     floor = x.dtype.type(0 if act == RELU else -np.inf)
-    for k in range(m):
-        for r in range(rows):
-            h[k, r] = zero
-            dh[k, r] = zero
-    add_product(h, w_e_t, x, rows)
     if m > WIDEST or act == GELU:
+        for k in range(m):
+            for r in range(rows):
+                h[k, r] = zero
+                dh[k, r] = zero
+        add_product(h, w_e_t, x, rows)
         for i in range(n):
             for r in range(rows):
                 g[i, r] = b[i]
         add_product(g, w_u, h, rows)
         output_errors(g, x, weight, act, loss, g_b, rows)
         add_outer(g_u, g, h, rows)
-    elif m == 1:
-        features_1(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        add_product(dh, w_u_t, g, rows)
+        add_outer(g_e, x, dh, rows)
+        return
+    nought = splat(zero)
+    for j in range(len(sums)):
+        store(sums, j, 0, nought)
+    if m == 1:
+        strips_1(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 2:
-        features_2(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_2(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 3:
-        features_3(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_3(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 4:
-        features_4(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_4(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 5:
-        features_5(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_5(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     else:
-        features_6(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
-    add_product(dh, w_u_t, g, rows)
-    add_outer(g_e, x, dh, rows)
+        strips_6(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
+    for i in range(n):
+        at = i * (2 * m + 2)
+        for k in range(m):
+            g_u[i, k] += total(load(sums, at + k, 0))
+        if not tied:
+            for k in range(m):
+                g_e[i, k] += total(load(sums, at + m + k, 0))
+        g_b[i] += total(load(sums, at + 2 * m, 0))
+        loss[i] += weight[i] * total(load(sums, at + 2 * m + 1, 0))
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
 def empty_row(x, b, g_b, loss, weight, act, g):
     """`forward_backward` for a row without active features: only the biases matter."""

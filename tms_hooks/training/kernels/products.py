@@ -4,6 +4,8 @@ from typing import Any, no_type_check
 
 from numba import njit
 
+from tms_hooks.training.kernels import lanes
+
 # Sums over a batch may be reassociated, and products fused into them: without that they do not vectorise.
 # NaN and infinity keep their meaning, because divergence is detected by them.
 SUMS = {"reassoc", "contract", "nsz"}
@@ -14,9 +16,9 @@ SUMS = {"reassoc", "contract", "nsz"}
 
 def _compile(source: str) -> Any:
     """The function `loop` of a source."""
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
-    return njit(fastmath=SUMS, forceinline=True)(scope["loop"])
+    return njit(fastmath=SUMS, forceinline=True, _nrt=False)(scope["loop"])
 
 
 def _combination(count: int) -> Any:
@@ -45,41 +47,56 @@ def loop(to, left, right, top, side, rows, zero):
 """)
 
 
-def _features(m: int) -> Any:
-    """Logits, errors and sums of all features for hidden width `m` and a piecewise linear output, one pass a feature.
+def _strips(m: int) -> Any:
+    """Losses and gradients for hidden width `m` and a piecewise linear output, a strip of `LANES` rows at a time.
 
-    `out` receives the loss's slope in the logits.
+    Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
+    then of W_E; of both, if they are one), of its bias, and its squared error; `errors` the slopes in the logits.
     """
     each = range(m)
     return _compile(f"""
-def loop(out, x, h, w, b, weight, floor, loss, g_w, g_b, rows, zero):
-    for i in range(len(x)):
-        bias, slope, square, g_bias = b[i], weight[i] + weight[i], zero, zero
-        {"; ".join(f"w{k} = w[i, {k}]; g{k} = zero" for k in each)}
-        for r in range(rows):
-            {"; ".join(f"x{k} = h[{k}, r]" for k in each)}
-            logit = bias + {" + ".join(f"w{k} * x{k}" for k in each)}
-            clipped = logit <= floor
-            error = (floor if clipped else logit) - x[i, r]
-            square += error * error
-            g = zero if clipped else slope * error
-            out[i, r] = g
-            g_bias += g
-            {"; ".join(f"g{k} += g * x{k}" for k in each)}
-        {"; ".join(f"g_w[i, {k}] += g{k}" for k in each)}
-        loss[i] += weight[i] * square
-        g_b[i] += g_bias
+def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
+    lowest, nought = splat(floor), splat(zero)
+    for r in range(0, rows, LANES):
+        live = first_lanes(rows - r)
+        {" = ".join(f"h{k} = d{k}" for k in each)} = nought
+        for i in range(len(x)):
+            value = load(x, i, r)
+            {"; ".join(f"h{k} = fma(value, splat(w_e[i, {k}]), h{k})" for k in each)}
+        for i in range(len(x)):
+            logit, at = splat(b[i]), i * {2 * m + 2}
+            {"; ".join(f"w{k} = splat(w_u[i, {k}]); logit = fma(h{k}, w{k}, logit)" for k in each)}
+            clipped = at_most(logit, lowest)
+            error = where(live, sub(where(clipped, lowest, logit), load(x, i, r)), nought)
+            slope = where(clipped, nought, mul(error, splat(weight[i] + weight[i])))
+            {"; ".join(f"d{k} = fma(slope, w{k}, d{k})" for k in each)}
+            store(errors, i, 0, slope)
+            store(sums, at + {2 * m}, 0, add(load(sums, at + {2 * m}, 0), slope))
+            store(sums, at + {2 * m + 1}, 0, fma(error, error, load(sums, at + {2 * m + 1}, 0)))
+        for i in range(len(x)):
+            value, slope, at = load(x, i, r), load(errors, i, 0), i * {2 * m + 2}
+            if tied:
+                {
+        "; ".join(
+            f"store(sums, at + {k}, 0, fma(slope, h{k}, fma(value, d{k}, load(sums, at + {k}, 0))))" for k in each
+        )
+    }
+            else:
+                {"; ".join(f"store(sums, at + {k}, 0, fma(slope, h{k}, load(sums, at + {k}, 0)))" for k in each)}
+                {
+        "; ".join(f"store(sums, at + {m + k}, 0, fma(value, d{k}, load(sums, at + {m + k}, 0)))" for k in each)
+    }
 """)
 
 
 _add_1, _add_2, _add_3, _add_4, _add_8 = (_combination(count) for count in (1, 2, 3, 4, 8))
 _tile_1_1, _tile_1_2, _tile_1_4 = (_tile(1, width) for width in (1, 2, 4))
 _tile_4_1, _tile_4_2, _tile_4_4 = (_tile(4, width) for width in (1, 2, 4))
-features_1, features_2, features_3, features_4, features_5, features_6 = (_features(m) for m in range(1, 7))
+strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m) for m in range(1, 7))
 WIDEST = 6
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
 def add_product(to, w, source, rows):
     """`to[:, :rows] += w @ source[:, :rows]`."""
@@ -98,7 +115,7 @@ def add_product(to, w, source, rows):
         _add_1(to, w, source, first, rows)
 
 
-@njit(cache=True)
+@njit(cache=True, _nrt=False)
 @no_type_check
 def add_outer(to, left, right, rows):
     """`to += left[:, :rows] @ right[:, :rows].T`."""
