@@ -163,8 +163,11 @@ class Recipe:
             return self.data.sample_occupied(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        tokens = self.data.sample(2 * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        return tokens.unflatten(1, (rows, 2))
+        tokens = [
+            self.data.sample(rows, seed=seeds, step=2 * step + position, dtype=self.torch_dtype, device=device)
+            for position in range(2)
+        ]
+        return torch.stack(tokens, dim=2)
 
     def rows(self) -> tuple[int, float]:
         """How many rows are drawn a step, and the share of the distribution that they stand for."""
