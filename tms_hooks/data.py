@@ -7,6 +7,7 @@ second is the first with seed `i`. Every distribution also gives its exact momen
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from math import comb
 from typing import Literal
@@ -127,7 +128,7 @@ class SparseUniform(_WithProbability):
     """
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        return values_below(self._bits(keys, batch), self.thresholds()[1].to(keys.device))
+        return values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
 
     def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
         """32 random bits an entry, feature by feature in strips of `STRIP` rows: what vectors in compiled code like."""
@@ -139,7 +140,7 @@ class SparseUniform(_WithProbability):
         p = self.active_probability()
         return _moments(p, torch.outer(p, p), uniform=True)
 
-    @property
+    @cached_property
     def empty_probability(self) -> float:
         """P(all features are 0)."""
         return float((1 - self.active_probability()).prod())
@@ -162,11 +163,12 @@ class SparseUniform(_WithProbability):
         """
         keys = rng.keys([seed] if isinstance(seed, int) else list(seed), step, device)
         bits = self._bits(keys, rows)
-        alone, after = self.thresholds().to(device)
+        alone, after = self.thresholds.to(device)
         hits = bits < alone
         x = values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone)).to(dtype)
         return x[0] if isinstance(seed, int) else x
 
+    @cached_property
     def thresholds(self) -> Int64[Tensor, "2 feature"]:
         """2^32 P(a feature of a row that is not empty is active) if none before it is (first row), or one (second).
 
@@ -362,7 +364,7 @@ DISTRIBUTIONS: dict[str, type[Distribution]] = {
 def values_below(
     bits: Int64[Tensor, "*batch feature"], threshold: Int64[Tensor, "*#batch feature"]
 ) -> Float[Tensor, "*batch feature"]:
-    """Turn 32 uniform bits into activity and value at once: uniform on (0, 1) with probability threshold / 2^32, else 0.
+    """Turn 32 uniform bits into activity and value at once: uniform with probability threshold / 2^32, else 0.
 
     Below the threshold the bits are uniform themselves, so one draw serves both.
     """

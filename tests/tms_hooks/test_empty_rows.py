@@ -64,7 +64,7 @@ def test_thresholds_worked_by_hand():
     # p = 1/2, 1/4: P(occupied) = 5/8. The first feature is active in 1/2 / (5/8) = 4/5 of them; if not, the second is.
     data = tms.SparseUniform(n_features=2, feature_probability=(0.5, 0.25))
     wanted = torch.tensor([[4 / 5, 1], [1 / 2, 1 / 4]], dtype=torch.float64)
-    torch.testing.assert_close(data.thresholds().double() / 2**32, wanted, rtol=0, atol=1e-9)
+    torch.testing.assert_close(data.thresholds.double() / 2**32, wanted, rtol=0, atol=1e-9)
 
 
 def test_samples_depend_on_seed_step_and_nothing_else():

@@ -106,7 +106,7 @@ def _run(
     thresholds = np.ones((1, cfg.n_features))
     if dataset is None:
         assert isinstance(recipe.data, SparseUniform)  # `obstacle` sees to it
-        thresholds = recipe.data.thresholds().numpy()[0 if recipe.empty_rows == "exact" else 1 :]
+        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     settings = (
         cfg.n_features,
@@ -154,7 +154,8 @@ def _share_out(work: Callable[[slice], None], models: int) -> None:
 
 def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
-    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    varies = optimizer.schedule != "constant" or optimizer.warmup
+    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
     row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
@@ -168,7 +169,10 @@ def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarr
             row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
         case _:
             raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
-    return np.stack(np.broadcast_arrays(*row), axis=1)
+    table = np.empty((len(counts), len(row)))
+    for column, value in enumerate(row):
+        table[:, column] = value
+    return table
 
 
 def _kind(optimizer: Optimizer) -> int:

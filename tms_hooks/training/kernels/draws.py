@@ -11,6 +11,7 @@ from tms_hooks.training.kernels.lanes import (
     LANES,
     add,
     at_most,
+    compiled,
     either,
     first_lanes,
     mul,
@@ -36,7 +37,7 @@ def _mix(z):
     return z ^ (z >> S31)
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def batch_key(seed, step):
     """`rng.key` in 64-bit arithmetic."""
@@ -44,7 +45,7 @@ def batch_key(seed, step):
     return _mix(_mix(z + np.uint64(step) + GAMMA) + GAMMA)
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def draw_sparse_uniform(x, key, first_row, rows, largest, scale):
     """Rows `first_row`, ... of a `SparseUniform` batch into `x[:, :rows]`, zeros up to a whole number of strips.

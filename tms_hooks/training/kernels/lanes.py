@@ -3,13 +3,18 @@
 LLVM turns them into whatever registers a processor has: one or two of AVX-512, four of AVX2, eight of NEON.
 """
 
+from functools import partial
 from typing import Any, no_type_check
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit
 from numba.core import cgutils, types
 from numba.extending import intrinsic, models, register_model
 
 from tms_hooks import rng
+
+# For functions that allocate nothing: passing an array on then costs no atomic reference count.
+compiled: Any = partial(njit, cache=True, _nrt=False)
 
 LANES = 16
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.
@@ -137,8 +142,8 @@ def first_lanes(typing, count):
     """The lanes whose number is below `count`."""
 
     def code(context, builder, sig, args):
-        wide = _splat(builder, context.cast(builder, args[0], count, types.int64))
-        return builder.icmp_signed(">", wide, _constant(list(range(LANES)), 64))
+        wide = _splat(builder, context.cast(builder, args[0], count, types.int32))
+        return builder.icmp_signed(">", wide, _constant(list(range(LANES)), 32))
 
     return Vector(types.boolean)(count), code
 

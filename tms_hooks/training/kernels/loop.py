@@ -6,7 +6,7 @@ import numpy as np
 from numba import njit
 
 from tms_hooks.training.kernels.draws import batch_key, draw_sparse_uniform
-from tms_hooks.training.kernels.lanes import LANES
+from tms_hooks.training.kernels.lanes import LANES, compiled
 from tms_hooks.training.kernels.model import empty_row, forward_backward
 from tms_hooks.training.kernels.updates import update
 
@@ -15,7 +15,7 @@ LINE = 64
 SMALL = 8192  # if that leaves no more entries than this
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def copy(to, source):
     """`to[:] = source` for flat arrays."""
@@ -23,7 +23,7 @@ def copy(to, source):
         to[j] = source[j]
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def transpose(to, source):
     """`to[:] = source.T`."""

@@ -4,9 +4,8 @@ import math
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
-from tms_hooks.training.kernels.lanes import load, splat, store, total
+from tms_hooks.training.kernels.lanes import compiled, load, splat, store, total
 from tms_hooks.training.kernels.products import (
     SUMS,
     WIDEST,
@@ -23,7 +22,7 @@ from tms_hooks.training.kernels.products import (
 IDENTITY, RELU, GELU = 0, 1, 2
 
 
-@njit(cache=True, _nrt=False, fastmath=SUMS)
+@compiled(fastmath=SUMS)
 @no_type_check
 def output_errors(out, x, weight, act, loss, g_b, rows):
     """Losses of one block and their slopes in the biases; `out`, logits, becomes their slope in the logits."""
@@ -54,7 +53,7 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, g, dh, sums):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
@@ -76,7 +75,7 @@ def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, lo
         add_product(dh, w_u_t, g, rows)
         add_outer(g_e, x, dh, rows)
         return
-    nought = splat(zero)
+    nought, two = splat(zero), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, nought)
     if m == 1:
@@ -94,15 +93,15 @@ def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, lo
     for i in range(n):
         at = i * (2 * m + 2)
         for k in range(m):
-            g_u[i, k] += total(load(sums, at + k, 0))
+            g_u[i, k] += two * total(load(sums, at + k, 0))
         if not tied:
             for k in range(m):
-                g_e[i, k] += total(load(sums, at + m + k, 0))
-        g_b[i] += total(load(sums, at + 2 * m, 0))
+                g_e[i, k] += two * total(load(sums, at + m + k, 0))
+        g_b[i] += two * total(load(sums, at + 2 * m, 0))
         loss[i] += weight[i] * total(load(sums, at + 2 * m + 1, 0))
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def empty_row(x, b, g_b, loss, weight, act, g):
     """`forward_backward` for a row without active features: only the biases matter."""

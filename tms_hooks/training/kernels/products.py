@@ -2,9 +2,8 @@
 
 from typing import Any, no_type_check
 
-from numba import njit
-
 from tms_hooks.training.kernels import lanes
+from tms_hooks.training.kernels.lanes import compiled
 
 # Sums over a batch may be reassociated, and products fused into them: without that they do not vectorise.
 # NaN and infinity keep their meaning, because divergence is detected by them.
@@ -18,7 +17,7 @@ def _compile(source: str) -> Any:
     """The function `loop` of a source."""
     scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
-    return njit(fastmath=SUMS, forceinline=True, _nrt=False)(scope["loop"])
+    return compiled(cache=False, fastmath=SUMS, forceinline=True)(scope["loop"])
 
 
 def _combination(count: int) -> Any:
@@ -51,7 +50,8 @@ def _strips(m: int) -> Any:
     """Losses and gradients for hidden width `m` and a piecewise linear output, a strip of `LANES` rows at a time.
 
     Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
-    then of W_E; of both, if they are one), of its bias, and its squared error; `errors` the slopes in the logits.
+    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the slopes in the
+    logits, halved too.
     """
     each = range(m)
     return _compile(f"""
@@ -68,7 +68,7 @@ def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
             {"; ".join(f"w{k} = splat(w_u[i, {k}]); logit = fma(h{k}, w{k}, logit)" for k in each)}
             clipped = at_most(logit, lowest)
             error = where(live, sub(where(clipped, lowest, logit), load(x, i, r)), nought)
-            slope = where(clipped, nought, mul(error, splat(weight[i] + weight[i])))
+            slope = where(clipped, nought, mul(error, splat(weight[i])))
             {"; ".join(f"d{k} = fma(slope, w{k}, d{k})" for k in each)}
             store(errors, i, 0, slope)
             store(sums, at + {2 * m}, 0, add(load(sums, at + {2 * m}, 0), slope))
@@ -96,7 +96,7 @@ strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m) for m i
 WIDEST = 6
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def add_product(to, w, source, rows):
     """`to[:, :rows] += w @ source[:, :rows]`."""
@@ -115,7 +115,7 @@ def add_product(to, w, source, rows):
         _add_1(to, w, source, first, rows)
 
 
-@njit(cache=True, _nrt=False)
+@compiled()
 @no_type_check
 def add_outer(to, left, right, rows):
     """`to += left[:, :rows] @ right[:, :rows].T`."""
