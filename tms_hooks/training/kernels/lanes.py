@@ -180,18 +180,30 @@ def real(typing, whole, like):
 
 @intrinsic
 @no_type_check
-def total(typing, a):
-    """The sum of all lanes, in halves."""
+def totals(typing, vectors):
+    """Lane `j` is the sum over the lanes of the `j`-th of `LANES` vectors.
+
+    Halves of two vectors are added into one, and so on: a quarter of the work of summing them one by one.
+    """
 
     def code(context, builder, sig, args):
-        value, count = args[0], LANES
-        while count > 1:
-            count //= 2
-            parts = [
-                builder.shuffle_vector(value, value, _constant(list(range(start, start + count)), 32))
-                for start in (0, count)
-            ]
-            value = builder.fadd(*parts, flags=FLAGS)
-        return builder.extract_element(value, ir.IntType(32)(0))
+        parts = [([j], v) for j, v in enumerate(cgutils.unpack_tuple(builder, args[0], LANES))]
+        half = LANES // 2
+        while half:
+            pairs = zip(parts[: len(parts) // 2], parts[len(parts) // 2 :], strict=True)
+            parts = [(a + b, folded(builder, v, w, half)) for (a, v), (b, w) in pairs]
+            half //= 2
+        ((_, value),) = parts
+        return value
 
-    return a.of(a), code
+    def folded(builder, v, w, half):
+        lanes = [lane for block in range(0, LANES, 2 * half) for lane in range(block, block + half)]
+        low = [
+            k
+            for b in range(0, len(lanes), half)
+            for k in lanes[b : b + half] + [k + LANES for k in lanes[b : b + half]]
+        ]
+        first = builder.shuffle_vector(v, w, _constant(low, 32))
+        return builder.fadd(first, builder.shuffle_vector(v, w, _constant([k + half for k in low], 32)), flags=FLAGS)
+
+    return vectors.dtype(vectors), code

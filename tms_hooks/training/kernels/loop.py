@@ -69,7 +69,7 @@ def train_one(
 ):
     """`advance` for one model."""
     size, dtype = len(w), w.dtype
-    block = -(-min(max(SMALL // n, BLOCK), rows) // LANES) * LANES
+    block = -(-min(max(SMALL // n, BLOCK), rows) // (2 * LANES)) * 2 * LANES
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
     w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
     w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
@@ -77,9 +77,13 @@ def train_one(
     w_u_t = w_e_t if tied else np.empty((m, n), dtype)
     at += matrix
     b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
-    x, logits, sums = aligned(n, block, w), aligned(n, block, w), aligned(n * (2 * m + 2), LANES, w)
-    h, dh, loss = aligned(m, block, w), aligned(m, block, w), np.empty(n, dtype)
-    old = np.empty(size, dtype)
+    x, logits, sums = (
+        aligned(n, block + LANES, w),
+        aligned(n, block + LANES, w),
+        aligned(-(-n * (2 * m + 2) // LANES) * LANES, LANES, w),
+    )
+    h, dh, loss = aligned(m, block + LANES, w), aligned(m, block + LANES, w), np.empty(n, dtype)
+    old, zeros = np.empty(size, dtype), np.zeros(m, dtype)
     for step in range(start, max(stop, start + 1)):
         if step > start and diverged_at[0] >= 0:
             break
@@ -100,7 +104,7 @@ def train_one(
             else:
                 draw_sparse_uniform(x, key, begin, count, largest, scale)
             forward_backward(
-                x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums
+                x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums, zeros
             )
         if len(largest) == 2:
             empty_row(x, b, g_b, loss, empty_weight, act, logits)

@@ -5,12 +5,12 @@ from typing import no_type_check
 
 import numpy as np
 
-from tms_hooks.training.kernels.lanes import compiled, load, splat, store, total
+from tms_hooks.training.kernels.lanes import LANES, compiled, splat, store
 from tms_hooks.training.kernels.products import (
-    SUMS,
     WIDEST,
     add_outer,
-    add_product,
+    fold,
+    product,
     strips_1,
     strips_2,
     strips_3,
@@ -20,6 +20,9 @@ from tms_hooks.training.kernels.products import (
 )
 
 IDENTITY, RELU, GELU = 0, 1, 2
+# Sums over a batch may be reassociated, and products fused into them: without that they do not vectorise.
+# NaN and infinity keep their meaning, because divergence is detected by them.
+SUMS = {"reassoc", "contract", "nsz"}
 
 
 @compiled(fastmath=SUMS)
@@ -55,25 +58,21 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
 
 @compiled()
 @no_type_check
-def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, g, dh, sums):
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, g, dh, sums, zeros):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
     n, m = w_e.shape
     zero = x.dtype.type(0)
     floor = x.dtype.type(0 if act == RELU else -np.inf)
     if m > WIDEST or act == GELU:
-        for k in range(m):
-            for r in range(rows):
-                h[k, r] = zero
-                dh[k, r] = zero
-        add_product(h, w_e_t, x, rows)
-        for i in range(n):
-            for r in range(rows):
-                g[i, r] = b[i]
-        add_product(g, w_u, h, rows)
+        product(h, zeros, w_e_t, x, rows)
+        product(g, b, w_u, h, rows)
         output_errors(g, x, weight, act, loss, g_b, rows)
-        add_outer(g_u, g, h, rows)
-        add_product(dh, w_u_t, g, rows)
-        add_outer(g_e, x, dh, rows)
+        for i in range(n):
+            for r in range(rows, -(-rows // LANES) * LANES):
+                g[i, r] = zero
+        add_outer(g_u, g, h, rows, sums)
+        product(dh, zeros, w_u_t, g, rows)
+        add_outer(g_e, x, dh, rows, sums)
         return
     nought, two = splat(zero), x.dtype.type(2)
     for j in range(len(sums)):
@@ -90,15 +89,17 @@ def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, lo
         strips_5(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     else:
         strips_6(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
+    fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
         for k in range(m):
-            g_u[i, k] += two * total(load(sums, at + k, 0))
+            g_u[i, k] += two * sums[(at + k) // LANES, (at + k) % LANES]
         if not tied:
             for k in range(m):
-                g_e[i, k] += two * total(load(sums, at + m + k, 0))
-        g_b[i] += two * total(load(sums, at + 2 * m, 0))
-        loss[i] += weight[i] * total(load(sums, at + 2 * m + 1, 0))
+                g_e[i, k] += two * sums[(at + m + k) // LANES, (at + m + k) % LANES]
+        at += 2 * m
+        g_b[i] += two * sums[at // LANES, at % LANES]
+        loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
 
 
 @compiled()
