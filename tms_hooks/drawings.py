@@ -55,7 +55,8 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
                 col=col,
                 row=1,
             )
-        for lines, width, color in ((_broken(V[edges]), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
+        above = 1.01 * V[edges]  # the faces, which would hide parts of them
+        for lines, width, color in ((_broken(above), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
             fig.add_scatter3d(
                 **lines, mode="lines", line={"color": color, "width": width}, hoverinfo="skip", row=1, col=col
             )
@@ -69,7 +70,8 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
             col=col,
         )
     axis = {"title": "", "showticklabels": False, "showbackground": False, "range": [-1.1, 1.1]}
-    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube")
+    camera = {"eye": {"x": 1.2, "y": 0.9, "z": 0.6}}
+    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
     return fig.update_layout(showlegend=False, height=380, margin={"l": 0, "r": 0, "b": 0, "t": 40})
 
 

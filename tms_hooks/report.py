@@ -99,6 +99,30 @@ def render(template: str, path: str | Path, *, visual_bundle: str = "", **values
     return path
 
 
+def write_figure(path: str | Path, figure: "go.Figure") -> Path:
+    """One figure alone: a self-contained HTML page to turn and read values off, or a picture.
+
+    Raises:
+        ValueError: a suffix other than .html, .svg, .png and .pdf.
+        RuntimeError: a picture without kaleido or without Chrome or Chromium; the message names what to install.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in ("html", "svg", "png", "pdf"):
+        raise ValueError(f"{path.name}: a figure is written as .html, .svg, .png or .pdf; give one of these suffixes")
+    shown = type(figure)(figure).update_layout(template="plotly_white")
+    if kind == "html":
+        content = shown.to_html(include_plotlyjs=True).encode()
+    else:
+        try:
+            content = shown.to_image(format=kind, width=1000, scale=2)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:,.4g}"
 
