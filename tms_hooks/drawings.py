@@ -10,6 +10,7 @@ import numpy as np
 from tms_hooks.plots import NULL, PALETTE, TOY
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 
@@ -69,7 +70,7 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
             row=1,
             col=col,
         )
-    axis = {"title": "", "showticklabels": False, "showbackground": False, "range": [-1.1, 1.1]}
+    axis = {"visible": False, "range": [-1.1, 1.1]}
     camera = {"eye": {"x": 1.2, "y": 0.9, "z": 0.6}}
     fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
     return fig.update_layout(showlegend=False, height=380, margin={"l": 0, "r": 0, "b": 0, "t": 40})
@@ -168,6 +169,35 @@ def strips(
         fig.add_hline(y=height, line_dash="dot", line_color=NULL, annotation_text=name)
     fig.update_xaxes(title_text=xlabel, type="category")
     return fig.update_layout(yaxis_title=ylabel, showlegend=False, height=380)
+
+
+def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Figure":
+    """Shares of models in each shape with their 95 % intervals, side by side for several groups of models.
+
+    Args:
+        tables: group -> what `tms_hooks.stats.census` returned.
+        xlabel: what the groups are.
+    """
+    import plotly.graph_objects as go
+
+    shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
+    fig = go.Figure()
+    for i, shape in enumerate(shapes):
+        found = {group: table.loc[shape] for group, table in tables.items() if shape in table.index}
+        share, low, high = (
+            np.array([row[column] for row in found.values()]) for column in ("share", "share_low", "share_high")
+        )
+        fig.add_bar(
+            x=list(found),
+            y=share,
+            name=shape,
+            marker_color=PALETTE[i % len(PALETTE)],
+            error_y={"type": "data", "array": high - share, "arrayminus": share - low},
+            hovertemplate=f"{shape}: %{{y:.1%}}<extra></extra>",
+        )
+    fig.update_xaxes(title_text=xlabel, type="category", categoryorder="array", categoryarray=list(tables))
+    axis = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
+    return fig.update_layout(barmode="group", yaxis=axis, legend={"orientation": "h", "y": 1.15}, height=360)
 
 
 def share_map(shares: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: str) -> "go.Figure":
