@@ -45,25 +45,6 @@ def test_typical_takes_the_first_of_the_most_frequent():
     assert {title: float(w[0, 0]) for title, w in found.items()} == {"a (40%)": 1.0, "b (40%)": 2.0}
 
 
-def test_trajectories_go_from_first_to_last():
-    W = np.random.default_rng(0).normal(size=(4, 3, 2))
-    paths = [trace for trace in drawings.trajectories({"m": W}, range(4)).data if trace.customdata is not None]
-    for i, path in enumerate(paths):
-        np.testing.assert_allclose(np.stack([path.x, path.y], axis=1), W[:, i])
-
-
-def test_gram_matrices_share_a_scale_about_zero():
-    fig = drawings.gram_matrices({"one": np.eye(2), "two": np.array([[1.0, 0], [-2, 0]])})
-    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (-4, 4)
-    np.testing.assert_allclose(fig.data[1].z, [[1, -2], [-2, 4]])
-
-
-def test_strips_show_every_value_and_mark():
-    fig = drawings.strips({"a": np.array([0.1, 0.2]), "b": np.array([1.0])}, "x", "y", {"half": 0.5})
-    assert [len(trace.y) for trace in fig.data] == [2, 1]
-    assert fig.layout.shapes[0].y0 == 0.5
-
-
 def test_grouped_shares_keep_groups_in_order_and_intervals():
     tables = {
         n: stats.census(names, np.zeros(len(names)), "_")
