@@ -176,18 +176,20 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
-    results = run([planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread], tmp_path, jobs=2)
+    measures = (planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread, planned.hears_ctrl_c)
+    results = run(measures, tmp_path, jobs=2)
     found = {result.claim.name: result for result in results}
     assert {name: result.outcome for name, result in found.items()} == {
         "divides_by_zero": "failed",
         "dies": "failed",
         "holds": "supported",
         "one_thread": "supported",
+        "hears_ctrl_c": "supported",
     }
     assert "ZeroDivisionError" in found["divides_by_zero"].told
     assert "exit code 9" in found["dies"].told
     assert found["one_thread"].verdict.statistic == 1
-    assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["holds", "one_thread"]
+    assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["hears_ctrl_c", "holds", "one_thread"]
 
 
 def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
