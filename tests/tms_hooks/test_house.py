@@ -54,6 +54,8 @@ ROOMS: dict[str, set[str]] = {
     },
     "tms_hooks.sweep": {"errors", "config", "data", "training.optimizers", "training", "training.loop", "run"},
     "tms_hooks.plots": {"errors"},
+    "tms_hooks.drawings": {"errors", "plots"},
+    "tms_hooks.plots_superposition": {"errors", "plots"},
     "tms_hooks.plots_bottlenecks": {"plots"},
     "tms_hooks.report": {"errors", "plots"},
     "tms_hooks.theory_page": {"config", "data", "models", "theory", "landscape", "plots", "report"},

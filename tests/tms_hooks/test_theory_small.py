@@ -154,6 +154,34 @@ def test_ray_bias_interval_is_where_argmax_is_right() -> None:
         theory.ray_bias_interval(1.0, 2.0)
 
 
+@pytest.mark.parametrize(("n", "learned"), [(10, 9), (10, 7), (12, 5)])
+def test_softmax_traps_features_at_zero_from_the_trap_radius_on(n: int, learned: int) -> None:
+    turns = 2 * pi / learned * torch.arange(learned, dtype=F64)
+    unit = torch.stack([turns.cos(), turns.sin()], 1)
+
+    def lowest_curvature(radius: float) -> float:
+        def loss(rest: torch.Tensor) -> torch.Tensor:
+            W = torch.cat([radius * unit, rest.reshape(-1, 2)])
+            return torch.nn.functional.cross_entropy(W @ W.mT, torch.arange(n), reduction="sum")
+
+        nothing = torch.zeros(2 * (n - learned), dtype=F64)
+        assert (
+            float(torch.autograd.functional.jacobian(loss, nothing).abs().max()) < 1e-12
+        )  # zero is critical at any radius
+        return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, nothing))[0])
+
+    trap = theory.softmax_trap_radius(n, learned)
+    assert lowest_curvature(trap) == pytest.approx(0, abs=1e-9)
+    assert lowest_curvature(0.95 * trap) < 0 < lowest_curvature(1.05 * trap)
+    assert trap == pytest.approx(2 * (n / learned) ** 0.5, rel=0.12)
+
+
+def test_a_circle_needs_three_features_and_a_rest() -> None:
+    for n, learned in ((10, 2), (10, 10)):
+        with pytest.raises(ValueError, match=f"learned={learned}"):
+            theory.softmax_trap_radius(n, learned)
+
+
 def test_welch_bound_holds_and_is_reached() -> None:
     for n, d, V in ((3, 2, ideal_polytopes(3)["triangle"]), (4, 3, ideal_polytopes(4)["tetrahedron"])):
         off = (V @ V.mT).abs().fill_diagonal_(0)

@@ -1,6 +1,12 @@
 """Closed forms to hold trained models against, each with its assumptions, its source and its range of validity."""
 
-from tms_hooks.theory.circles import PerfectCircle, perfect_angle, perfect_circle, ray_bias_interval
+from tms_hooks.theory.circles import (
+    PerfectCircle,
+    perfect_angle,
+    perfect_circle,
+    ray_bias_interval,
+    softmax_trap_radius,
+)
 from tms_hooks.theory.expected import expected_loss, output_loss
 from tms_hooks.theory.packing import (
     Interference,
@@ -21,7 +27,7 @@ from tms_hooks.theory.polygons import (
     polygon_gain_nearest,
     polygon_loss,
 )
-from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
 from tms_hooks.theory.readouts import (
     dual_frame,
     matched_filter,
@@ -56,8 +62,11 @@ __all__ = [
     "pretty_good_measurement",
     "qk_excess_loss",
     "qk_optimum",
+    "qk_orthonormal_cosine",
+    "qk_readers",
     "ray_bias_interval",
     "readout_cosines",
+    "softmax_trap_radius",
     "sphere_max_interference",
     "sphere_mean_interference",
     "tegum_interference",
