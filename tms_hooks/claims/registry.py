@@ -23,6 +23,8 @@ FAMILIES = (
     "softmax",
     "softmax_untied",
     "interference",
+    "mlps",
+    "memorisation",
     "hexagons",
     "stuck_features",
     "optimizers",
