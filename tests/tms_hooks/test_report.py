@@ -38,11 +38,9 @@ def test_page_has_everything_once_and_asks_for_nothing(tmp_path, section):
 
 
 def test_figures_are_whole_and_carry_no_theme_of_their_own(tmp_path, section):
-    from html import unescape
-
     page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
-    (encoded,) = re.findall(r'data-figure="([^"]+)"', page)
-    figure = json.loads(unescape(encoded))
+    (encoded,) = re.findall(r'<script type="application/json">(.+?)</script>', page)
+    figure = json.loads(encoded)
     assert figure["data"][0]["x"] == ["pentagon", "</script>"]
     assert "template" not in figure["layout"]
 

@@ -5,6 +5,7 @@ from math import cos, pi, sqrt
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from tms_hooks import SparseUniform, theory
 from tms_hooks.geometry import ideal_polytopes
@@ -73,6 +74,26 @@ def test_pretty_good_measurement_is_halfway_and_resolves_the_identity() -> None:
         projection = torch.linalg.pinv(V) @ V
         torch.testing.assert_close(pgm.mT @ pgm, projection)
         torch.testing.assert_close(theory.pretty_good_measurement(3 * V), pgm)
+
+
+def test_one_sided_dual_frame_is_the_best_readout_behind_a_relu() -> None:
+    V = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    U = theory.one_sided_dual_frame(V)
+
+    def loss(u: np.ndarray, v: np.ndarray, i: int) -> float:
+        logits = v @ u
+        hidden = np.maximum(np.delete(logits, i), 0)
+        return float((1 - logits[i]) ** 2 + hidden @ hidden)
+
+    for u, v in zip(U.numpy(), V.numpy(), strict=True):
+        for i in range(6):
+            best = minimize(loss, v[i] / (v[i] @ v[i]), (v, i), tol=1e-12).fun
+            np.testing.assert_allclose(loss(u[i], v, i), best, atol=1e-9)
+    few = V[0, :3]  # independent: nothing to hide
+    torch.testing.assert_close(theory.one_sided_dual_frame(few), theory.dual_frame(few))
+    rotation = torch.linalg.qr(V[1, :3]).Q
+    torch.testing.assert_close(theory.one_sided_dual_frame(V @ rotation), U @ rotation)
+    torch.testing.assert_close(theory.one_sided_dual_frame(2 * V), U / 2)
 
 
 def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
