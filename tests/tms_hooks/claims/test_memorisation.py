@@ -37,8 +37,8 @@ def test_memorisation():
 
 def test_a_trained_model_stores_what_it_saw():
     memory = memorisation.memorise(8, 2, 2)
-    assert list(memory.seen) == [1, 2, 3, 6, 12, 24]
+    assert list(memory.seen) == [1, 2, 3, 6, 12, 24, 48]
     assert memory.parameters == 24
     assert memory.seen[1].shape == (2, 1)
     assert memory.seen[1].min() < 1e-6
-    assert memory.seen[24].mean() < memory.unseen[24].mean()
+    assert memory.seen[6].mean() < memory.unseen[6].mean()
