@@ -205,9 +205,9 @@ def _grid_figures(by_p: Mapping[float, Study], by_m: Mapping[int, Study]) -> "li
         }
         if lines:
             caption = (
-                f"The smaller |cosine| of the first singular pair with the attended features against {letter}, all "
-                "models: trained heads, the best head for the same W, and the closed form for orthonormal features. With the "
-                "closed form's directions in place of the features the |cosine| is 1 where the formula explains all."
+                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: trained "
+                "heads, the best head for the same W, and the closed form for orthonormal features. With the closed "
+                "form's directions in place of the features the |cosine| is 1 where the formula explains all."
             )
             found.append((caption, plots.curves(lines, meaning, "|cosine|")))
     return found
