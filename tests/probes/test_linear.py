@@ -13,22 +13,14 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import tms_hooks as tms
 from probes.activations import collect_activations
 from probes.linear import linear_probe
-from probes.models import load_transformer
-
-CASES = {"toy": ["hook_hidden", "hook_unembed"], "tiny": ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"]}
 
 
-@pytest.fixture(params=["toy", "tiny"])
-def case(request: pytest.FixtureRequest) -> tuple[Any, Any, list[str]]:
+@pytest.fixture
+def case(subject: Any) -> tuple[Any, Any, list[str]]:
     """Sixty examples."""
-    generator = torch.Generator().manual_seed(1)
-    if request.param == "toy":
-        model = tms.ToyModel(tms.ToyConfig(n_features=6, d_hidden=4, n_heads=1), seed=0)
-        return model, torch.rand(60, 3, 6, generator=generator), CASES["toy"]
-    return load_transformer("tiny"), torch.randint(0, 101, (60, 5), generator=generator), CASES["tiny"]
+    return subject.model, subject.draw(60, 1), [subject.early, subject.late]
 
 
 def at(model: Any, inputs: Any, hook: str) -> Any:
@@ -98,7 +90,7 @@ def test_planted_direction_is_found_and_the_control_is_not(case: Any) -> None:
     assert row.low <= row.score <= row.high
     found = row.directions[0]
     cosine = torch.nn.functional.cosine_similarity(found, direction, dim=0)
-    # the toy's hidden layer spans all its directions, the bridge's 300 rows those of its 64
+    # 60 last positions span the toy's four directions, all 420 positions the bridge's 64
     assert cosine > 0.999
 
 
@@ -135,10 +127,10 @@ def test_any_estimator_without_weights_has_no_directions(case: Any) -> None:
 
 
 def test_default_hooks(case: Any) -> None:
-    model, inputs, _ = case
+    model, inputs, hooks = case
     table = linear_probe(model, inputs, noise(60), control=False)
     if inputs.is_floating_point():
-        assert set(CASES["toy"]) < set(table.index)
+        assert set(hooks) < set(table.index)
         assert "blocks.0.attn.hook_attn_scores" not in table.index
     else:
         assert list(table.index) == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

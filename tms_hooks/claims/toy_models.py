@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
+from tms_hooks import drawings, geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -119,7 +119,24 @@ def judge_emergence(
                     "features learned",
                     log_x=True,
                 ),
-            )
+            ),
+            (
+                "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.",
+                drawings.strips(
+                    {f"{p:.2g}": geometry.dimensionality(W).flatten().numpy() for p, W in trained.items()},
+                    "feature probability",
+                    "D_i",
+                    {"a dimension of its own": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
+                ),
+            ),
+            *(
+                (
+                    f"Seed 0 at p = {ps[0]:.2g} to {ps[-1]:.2g}: feature 0 is the most important.",
+                    plots.feature_arrows(np.stack([trained[p][0].numpy() for p in ps]), [f"p = {p:.2g}" for p in ps]),
+                )
+                for ps in (list(trained)[:5], list(trained)[5:])
+                if ps
+            ),
         ],
     )
 
@@ -163,7 +180,11 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
         | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if measurable else "",
         figures=[
-            ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY}))
+            ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
+            (
+                "Inner products of all features in the first model of each kind.",
+                drawings.gram_matrices({"p = 0.01": W[0].numpy()} | {k: w[0].numpy() for k, w in others.items()}),
+            ),
         ]
         if measurable
         else (),

@@ -32,11 +32,12 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         measured = None
         for step in range(start, stop):
             feature_loss, qk_loss, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or _measure(feature_loss, qk_loss, gradients)
+            measured = measured or measurement(feature_loss, qk_loss, gradients)
             lr = recipe.optimizer.learning_rate(count, steps)
-            _update_all(recipe.optimizer, state, gradients, feature_loss.sum(-1) + qk_loss.sum(-1), lr, step, count)
+            total = objective(recipe, feature_loss, qk_loss, stage)
+            _update_all(recipe.optimizer, state, gradients, total, lr, step, count)
             count += 1
-        return measured or _measure(*_gradients(recipe, state, start, stage))
+        return measured or measurement(*_gradients(recipe, state, start, stage))
 
 
 def evaluate(
@@ -109,11 +110,12 @@ def _gradients(
     return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
-def _measure(
+def measurement(
     feature_loss: Float[Tensor, "model feature"],
     qk_loss: Float[Tensor, "model head"],
     gradients: dict[str, Tensor],
 ) -> Measurement:
+    """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
     square = torch.zeros_like(feature_loss)
     if "W_E" in gradients:
         square = square + gradients["W_E"].square().sum(-1)

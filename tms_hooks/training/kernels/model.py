@@ -55,16 +55,11 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
 
 @njit(cache=True)
 @no_type_check
-def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, g, dh):
-    """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
-    n, m = w_e.shape
+def decode(x, rows, w_u, w_u_t, b, g_u, g_b, loss, weight, act, h, g, dh):
+    """From a block's hidden layer on: its losses, the gradients of the unembed, and `dh` of the hidden layer."""
+    n, m = w_u.shape
     zero = x.dtype.type(0)
     floor = x.dtype.type(0 if act == RELU else -np.inf)
-    for k in range(m):
-        for r in range(rows):
-            h[k, r] = zero
-            dh[k, r] = zero
-    add_product(h, w_e_t, x, rows)
     if m > WIDEST or act == GELU:
         for i in range(n):
             for r in range(rows):
@@ -85,6 +80,19 @@ def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, we
     else:
         features_6(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
     add_product(dh, w_u_t, g, rows)
+
+
+@njit(cache=True)
+@no_type_check
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, g, dh):
+    """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
+    m, zero = len(h), x.dtype.type(0)
+    for k in range(m):
+        for r in range(rows):
+            h[k, r] = zero
+            dh[k, r] = zero
+    add_product(h, w_e_t, x, rows)
+    decode(x, rows, w_u, w_u_t, b, g_u, g_b, loss, weight, act, h, g, dh)
     add_outer(g_e, x, dh, rows)
 
 
