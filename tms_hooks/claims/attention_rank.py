@@ -43,7 +43,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-rank", "A", quick=8, full=24)
+@claim("qk-rank", "A", quick=12, full=100)
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, r of them, one each.
 
@@ -52,7 +52,7 @@ def qk_rank(n_models: int) -> Verdict:
     and key (matched); models whose two singular pairs, at r = 2, do. Only models whose first five features are
     learned and orthogonal to each other (|cosine| < 0.1) count.
     Threshold: above 1/2, for both.
-    Size: 8 models (quick), 24 (full).
+    Size: 12 models (quick), 100 (full).
     Controls: the optimal heads by the closed form; unequal weights 5, 4, 3, 2, 1, which tell singular values apart, on
     these toys and (closed form) on five orthonormal features at p = 0.05; untrained heads; random rotations in place of
     the singular vectors; the same at |cosine| > 0.8; how many of the five pairs the only slice serves at r = 1

@@ -45,7 +45,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-same-subspace", "A", quick=6, full=24)
+@claim("qk-same-subspace", "A", quick=20, full=100)
 def qk_same_subspace(n_models: int) -> Verdict:
     """Attending to features that are not orthogonal, singular vectors are their sum and difference, not the features.
 
@@ -53,7 +53,7 @@ def qk_same_subspace(n_models: int) -> Verdict:
     the difference of the two attended unit features (matched); pairs (0, 1) and (1, 2), of equal weight, in one
     triangle, r = 4.
     Threshold: above 1/2.
-    Size: 6 models (quick), 24 (full).
+    Size: 20 models (quick), 100 (full).
     Controls: the optimal heads; untrained heads; random rotations within the triangle's plane; the same within 5 and 20
     degrees; mean |cosine| of the features themselves with the singular vectors matched to them; the angle between the
     span of the two leading left singular vectors and the triangle's plane; pentagons (n = 5, m = 2, pairs (0, 0) and

@@ -53,7 +53,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-subspaces", "A", quick=6, full=24)
+@claim("qk-subspaces", "A", quick=20, full=100)
 def qk_subspaces(n_models: int) -> Verdict:
     """Attending to features in two tegum factors, singular vectors span them and split between them, one factor each.
 
@@ -63,7 +63,7 @@ def qk_subspaces(n_models: int) -> Verdict:
     than 90 % of its squared length, left and right, in one triangle, each in another; models at r = 1 whose only slice
     has that.
     Threshold: above 1/2, for each.
-    Size: 6 models (quick), 24 (full).
+    Size: 20 models (quick), 100 (full).
     Controls: the optimal heads; untrained heads; random rotations; weights 2 to 1, which tell the singular values
     apart; features that are not attended to, 2 and 5, in the place of the query features; four digons (n = 8, m = 4,
     random starts, pairs (0, 0) and (1, 1)) where features 0 and 1 are orthogonal.
