@@ -120,6 +120,12 @@ def make_bridge() -> Callable[[str], tuple[Any, Tensor]]:
     return bridge_of
 
 
+@pytest.fixture
+def as_bridge() -> Callable[[Any], Any]:
+    """Hugging Face model -> bridge; skips the test where TransformerLens cannot."""
+    return _bridge
+
+
 def bridge_of(name: str) -> tuple[Any, Tensor]:
     """A bridge with two layers of four heads, no parameter (gains, biases) at its default; and tokens."""
     import transformers as hf

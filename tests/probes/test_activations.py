@@ -6,13 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from probes.activations import collect_activations, stream_activations
 from probes.models import load_transformer
 from tms_hooks.config import ToyConfig
-from tms_hooks.models.toy import ToyModel
+from tms_hooks.models.toy import HookedRootModule, ToyModel
 
 
 def test_same_as_run_with_cache(subject, tmp_path):
