@@ -227,7 +227,7 @@ def judge_phases(
         for n, mask in wrong.items()
         for i, j in zip(*mask.nonzero(), strict=True)
     ]
-    fine = np.geomspace(densities[0], densities[-1], 200), np.geomspace(importances[0], importances[-1], 200)
+    fine = np.geomspace(densities[0], densities[-1], 60), np.geomspace(importances[0], importances[-1], 60)
     figures = []
     for n, names in trained.items():
         regions = [*theory.phase_losses(0.5, 1.0, n), "neither"]
@@ -238,7 +238,7 @@ def judge_phases(
                 "closed-form boundaries.",
                 plots_superposition.phase_map(
                     np.vectorize(index.__getitem__)(names),
-                    np.vectorize(index.__getitem__)(theory_diagram(n, *fine)[0]),
+                    np.stack(list(theory.phase_losses(*np.meshgrid(*fine), n).values())),
                     (densities, fine[0]),
                     (importances, fine[1]),
                     regions,
