@@ -124,7 +124,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
 CENTRED = 0.05
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=6, full=40)
+@claim("hidden-bias-goes-to-zero", "B", quick=12, full=40)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centres: the activations stay centred on zero.
 
@@ -132,7 +132,7 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     models whose hidden bias ends below 0.05 of the root-mean-square norm of the hidden activations; untied models whose
     mean hidden activation, over inputs, does.
     Threshold: above 1/2, for each.
-    Size: 6 models (quick), 40 (full), for each of four arms.
+    Size: 12 models (quick), 40 (full), for each of four arms.
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; tied models with both biases; median losses.
     """
