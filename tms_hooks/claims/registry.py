@@ -32,12 +32,15 @@ FAMILIES = (
     "softmax",
     "softmax_untied",
     "interference",
+    "mlps",
+    "memorisation",
     "hexagons",
     "stuck_features",
     "optimizers",
     "attention",
     "attention_rank",
     "attention_subspaces",
+    "attention_simplices",
     "attention_training",
 )
 """The modules that hold claims, in the order in which they are told."""
