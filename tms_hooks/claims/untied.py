@@ -3,8 +3,8 @@ read in another.
 
 One-hot features: 5 in two dimensions, 9 in three, all gradients exact. Sparse ones as in Toy Models of Superposition: 5
 in two dimensions, p = 0.05. Adam at 0.01 with cosine decay over 10,000 steps, seeds from 0: untied losses go on falling
-for long. Untied norms have no scale of their own, so "learned" here means that the reconstruction of a feature, alone in
-the input at 1, exceeds 0.5.
+for long. Untied norms have no scale of their own, so "learned" here means that a feature alone in the input, at 1, is
+reconstructed above 0.5.
 """
 
 from collections.abc import Mapping
