@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PAIR, OTHERS = (0, 1), (2, 3)
 N, M, P = 10, 5, 0.5
-PROBABILITIES, WIDTHS = (0.1, 0.3, 0.7, 0.9), (2, 8)
+PROBABILITIES, WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9), (2, 8)
 
 
 class Study(NamedTuple):
@@ -42,7 +42,7 @@ class Study(NamedTuple):
     """Heads trained on attention as a softmax over keys."""
 
 
-@claim("qk-recovers-features", "A", quick=4, full=16)
+@claim("qk-recovers-features", "A", quick=4, full=40)
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 
@@ -50,7 +50,7 @@ def qk_recovers_features(n_models: int) -> Verdict:
     first right one with the key feature; n = 10, m = 5, importance 0.8^i, p = 0.5, pair (0, 1). Only models whose
     attended features are within 5.7 degrees of orthogonal to every other learned one count (|cosine| < 0.1).
     Threshold: above 0.9.
-    Size: 4 models (quick), 16 (full); a quarter of them at each other p (0.1, 0.3, 0.7, 0.9) and m (2, 8; n = 2m).
+    Size: 4 models (quick), 40 (full); a quarter of them at each other p (0.05 to 0.9) and m (2, 8; n = 2m).
     Controls: the optimal head by the closed form (whitened feature directions); untrained heads; features that are not
     attended to, (2, 3); random directions in five dimensions; how many models count; the |cosine| with the closed
     form's directions in place of the features; the relative difference between trained and optimal head; at each p
@@ -161,7 +161,7 @@ def _study(toys: Run, softmax: bool = False) -> Study:
 
 
 def _softmax(toys: Run, n_models: int) -> list[Head]:
-    return _heads(train_heads(toys, [[PAIR]], qk_loss="softmax", steps=500, n_models=n_models)[0], toys.W_E[:n_models])
+    return _heads(train_heads(toys, [[PAIR]], qk_loss="softmax", steps=400, n_models=n_models)[0], toys.W_E[:n_models])
 
 
 def _grid(study: Study) -> dict[str, float]:
@@ -205,9 +205,9 @@ def _grid_figures(by_p: Mapping[float, Study], by_m: Mapping[int, Study]) -> "li
         }
         if lines:
             caption = (
-                f"The smaller |cosine| of the first singular pair with the attended features against {letter}, all "
-                "models: trained heads, the best head for the same W, and the closed form for orthonormal features. With the "
-                "closed form's directions in place of the features the |cosine| is 1 where the formula explains all."
+                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: trained "
+                "heads, the best head for the same W, and the closed form for orthonormal features. With the closed "
+                "form's directions in place of the features the |cosine| is 1 where the formula explains all."
             )
             found.append((caption, plots.curves(lines, meaning, "|cosine|")))
     return found

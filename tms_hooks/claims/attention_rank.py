@@ -1,6 +1,6 @@
 """A claim about the rank of a head: how many attended pairs do its singular vectors recover, one each or shared?"""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,11 +12,13 @@ from tms_hooks import plots, stats
 from tms_hooks.claims.heads import (
     ALIGNED,
     best_heads,
+    each,
     explained,
     is_orthogonal,
     largest_angle,
     matched_cosines,
-    random_rotations,
+    mean,
+    random_heads,
     representation,
     singular_vectors,
     train_heads,
@@ -41,7 +43,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-rank", "A", quick=8, full=24)
+@claim("qk-rank", "A", quick=12, full=100)
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, r of them, one each.
 
@@ -50,7 +52,7 @@ def qk_rank(n_models: int) -> Verdict:
     and key (matched); models whose two singular pairs, at r = 2, do. Only models whose first five features are
     learned and orthogonal to each other (|cosine| < 0.1) count.
     Threshold: above 1/2, for both.
-    Size: 8 models (quick), 24 (full).
+    Size: 12 models (quick), 100 (full).
     Controls: the optimal heads by the closed form; unequal weights 5, 4, 3, 2, 1, which tell singular values apart, on
     these toys and (closed form) on five orthonormal features at p = 0.05; untrained heads; random rotations in place of
     the singular vectors; the same at |cosine| > 0.8; how many of the five pairs the only slice serves at r = 1
@@ -99,7 +101,7 @@ def judge_rank(
 
     measurable = len(W) > 1
     found = share(trained)
-    chance = share({rank: _turned(len(W_E), rank) for rank in (M, LOW)})
+    chance = share({rank: random_heads(len(W_E), M, rank) for rank in (M, LOW)})
     controls = {
         "r = 5: models with all five recovered": one_each(trained[M][kept], W, M).mean() if measurable else np.nan,
         "r = 2: models with two recovered": one_each(trained[LOW][kept], W, LOW).mean() if measurable else np.nan,
@@ -117,14 +119,12 @@ def judge_rank(
         },
         "random rotations": chance.share,
         "|cosine| > 0.8": share(trained, 0.8).share,
-        "r = 1: pairs that the slice serves, of 5": _mean(
-            pairs_served(o, w) for o, w in zip(trained[1][kept], W, strict=True)
+        "r = 1: pairs that the slice serves, of 5": mean(pairs_served(o, w) for o, w in each(trained[1][kept], W)),
+        "r = 1, optimal: pairs that the slice serves, of 5": mean(
+            pairs_served(o, w) for o, w in each(best[1][kept], W)
         ),
-        "r = 1, optimal: pairs that the slice serves, of 5": _mean(
-            pairs_served(o, w) for o, w in zip(best[1][kept], W, strict=True)
-        ),
-        "two pairs: angle of the two spans (degrees)": _mean(
-            largest_angle(singular_vectors(o)[0][:2], w[:2]) for o, w in zip(by_count[2][kept], W, strict=True)
+        "two pairs: angle of the two spans (degrees)": mean(
+            largest_angle(singular_vectors(o)[0][:2], w[:2]) for o, w in each(by_count[2][kept], W)
         ),
         "models that count": float(counts.sum()),
     }
@@ -137,7 +137,7 @@ def judge_rank(
         controls={name: float(value) for name, value in controls.items()},
         theory=controls["optimal heads"] if measurable else None,
         detail="Of the score's mean square the best head explains "
-        + ", ".join(f"{_mean(value[counts]):.1%} at r = {rank}" for rank, value in explained_by_rank.items())
+        + ", ".join(f"{mean(value[counts]):.1%} at r = {rank}" for rank, value in explained_by_rank.items())
         + ".",
         figures=_figures(trained, best, W, by_count, best_by_count, kept, explained_by_rank, counts)
         if measurable
@@ -152,7 +152,7 @@ def top_is_orthogonal(W_E: Float[Tensor, "feature hidden"]) -> bool:
 
 def one_each(omegas: Omegas, W_E: Stacked, rank: int, cut: float = ALIGNED) -> np.ndarray:
     """Of each model, whether `rank` pairs of the ring have a singular pair of their own."""
-    return np.array([(_cosines(o, w) > cut).sum() >= rank for o, w in zip(omegas, W_E, strict=True)], dtype=bool)
+    return np.array([(_cosines(o, w) > cut).sum() >= rank for o, w in each(omegas, W_E)], dtype=bool)
 
 
 def contributions(
@@ -167,9 +167,9 @@ def contributions(
 
 
 def pairs_served(omega: Float[Tensor, "hidden hidden"], W_E: Float[Tensor, "feature hidden"]) -> float:
-    """How many pairs share the first slice: participation ratio (sum |c|)^2 / sum c^2 of its contributions."""
+    """How many pairs share the first slice: participation ratio (sum |c|)^2 / sum c^2 of contributions."""
     first = np.abs(contributions(omega, W_E)[0])
-    return float(first.sum() ** 2 / (first**2).sum())
+    return float(first.sum() ** 2 / (first**2).sum()) if first.any() else 0.0
 
 
 def _cosines(omega: Tensor, W_E: Tensor, pairs: Sequence[Pair] = tuple(RING)) -> np.ndarray:
@@ -178,21 +178,11 @@ def _cosines(omega: Tensor, W_E: Tensor, pairs: Sequence[Pair] = tuple(RING)) ->
 
 
 def _recovered(omegas: Omegas, W_E: Stacked) -> float:
-    return _mean((_cosines(o, w) > ALIGNED).sum() for o, w in zip(omegas, W_E, strict=True))
+    return mean((_cosines(o, w) > ALIGNED).sum() for o, w in each(omegas, W_E))
 
 
 def _orthonormal(pairs: Sequence[Pair]) -> Omegas:
     return best_heads(torch.eye(M)[None], SparseUniform(n_features=M, feature_probability=0.05), pairs)
-
-
-def _turned(models: int, rank: int) -> Omegas:
-    left, right = random_rotations(M, 2 * models, seed=rank).chunk(2)
-    return left[..., :rank] @ right[..., :rank].mT
-
-
-def _mean(values: Iterable[float]) -> float:
-    array = np.array(list(values), dtype=float)
-    return float(array.mean()) if len(array) else float("nan")
 
 
 def _figures(
@@ -207,13 +197,13 @@ def _figures(
 ) -> "list[tuple[str, go.Figure]]":
     def cosine(omegas: Omegas, count: int, slices: int) -> float:
         """Mean over the pairs that have a slice."""
-        sorted_ = (np.sort(_cosines(o, w, PAIRS[:count])) for o, w in zip(omegas[kept], W, strict=True))
-        return _mean(cosines[-min(count, slices) :].mean() for cosines in sorted_)
+        sorted_ = (np.sort(_cosines(o, w, PAIRS[:count])) for o, w in each(omegas[kept], W))
+        return mean(cosines[-min(count, slices) :].mean() for cosines in sorted_)
 
     def line(values: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
         return np.array(sorted(values)), np.array([values[x] for x in sorted(values)])
 
-    null = _turned(len(kept), M)
+    null = {rank: random_heads(len(kept), M, rank) for rank in best}
     return [
         (
             "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
@@ -227,7 +217,7 @@ def _figures(
                 {
                     "trained": line({count: cosine(omega, count, M) for count, omega in by_count.items()}),
                     "optimal": line({count: cosine(omega, count, M) for count, omega in best_by_count.items()}),
-                    "random rotations": line({count: cosine(null, count, M) for count in by_count}),
+                    "random rotations": line({count: cosine(null[M], count, M) for count in by_count}),
                 },
                 "attended pairs",
                 "mean |cosine|",
@@ -239,7 +229,7 @@ def _figures(
                 {
                     "trained": line({rank: cosine(omega, M, rank) for rank, omega in trained.items()}),
                     "optimal": line({rank: cosine(omega, M, rank) for rank, omega in best.items()}),
-                    "random rotations": line({rank: cosine(_turned(len(kept), rank), M, rank) for rank in best}),
+                    "random rotations": line({rank: cosine(omega, M, rank) for rank, omega in null.items()}),
                 },
                 "rank r",
                 "mean |cosine|",
@@ -248,7 +238,7 @@ def _figures(
         (
             "Share of the mean square of the score for five pairs that the best head of each rank explains.",
             plots.curves(
-                {"optimal": line({rank: _mean(values[counts]) for rank, values in explained_by_rank.items()})},
+                {"optimal": line({rank: mean(values[counts]) for rank, values in explained_by_rank.items()})},
                 "rank r",
                 "share explained",
             ),

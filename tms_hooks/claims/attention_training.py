@@ -35,7 +35,7 @@ class History(NamedTuple):
     omega: Float[Tensor, "step model hidden hidden"]
 
 
-@claim("qk-when", "A", quick=5, full=40)
+@claim("qk-when", "A", quick=12, full=100)
 def qk_when(n_models: int) -> Verdict:
     """Trained together, singular vectors align with the attended features only after the columns of W are orthogonal.
 
@@ -45,7 +45,7 @@ def qk_when(n_models: int) -> Verdict:
     (0, 1), lambda = 1, Adam at a constant 0.003, batch 256, 1,500 steps, a record every 25. A model in which neither
     happens does not count; one in which only one does, counts the other as later; a tie is not later.
     Threshold: above 1/2.
-    Size: 5 models (quick), 40 (full).
+    Size: 12 models (quick), 100 (full).
     Controls: lambda = 0.1 and 10; both within 18 degrees; orthogonality of the two attended features alone, to each
     other and to the rest of the first m; the best head for W as it is at each record (closed form); features that are
     not attended to, (2, 3); the median steps of both; the best head's |cosine| before training; ties.
@@ -191,7 +191,7 @@ class Outcome(NamedTuple):
     head_loss: Float[Tensor, " model"]
 
 
-@claim("qk-joint-or-staged", "A", quick=4, full=20)
+@claim("qk-joint-or-staged", "A", quick=12, full=100)
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
@@ -200,7 +200,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     between W trained first and again on other batches. n = 6, m = 3, importance 1, p = 0.1, pair (0, 1), Adam at 0.01
     with cosine decay, batch 256, 1,000 steps (joint), 1,000 and 1,000 (first W, then the head).
     Threshold: above 0.05, a tenth of the dimensionality of a feature in an antipodal pair.
-    Size: 4 models (quick), 20 (full), of each kind.
+    Size: 12 models (quick), 100 (full), of each kind.
     Controls: lambda = 0.01, 0.1, 10 and 100; the re-run alone; D_i of the attended features, of the others, the
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """

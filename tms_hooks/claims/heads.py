@@ -5,14 +5,14 @@ Adam at 0.02 with cosine decay, 1,000 steps, batch 256. Several heads of one toy
 meet.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import pi
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -31,12 +31,23 @@ ALIGNED = 0.9
 ORTHOGONAL = 0.1
 """|Cosine| below which two features count as orthogonal, as in `geometry.tegum_factors`."""
 
+SPARSE = 0.05
+"""Feature probability at which two triangles are stable."""
+TRIANGLES = [[0, 1, 2], [3, 4, 5]]
+
 
 class Head(NamedTuple):
     """One toy's head."""
 
     omega: Float[Tensor, "hidden hidden"]
     W_E: Float[Tensor, "feature hidden"]
+
+
+class Heads(NamedTuple):
+    """One head each of several toys."""
+
+    omega: Float[Tensor, "model hidden hidden"]
+    W_E: Float[Tensor, "model feature hidden"]
 
 
 @cache
@@ -202,6 +213,34 @@ def random_rotations(d: int, count: int, seed: int = 0) -> Float[Tensor, "count 
         torch.randn(count, d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     )
     return frames * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+
+
+def random_heads(models: int, d: int, rank: int) -> Float[Tensor, "model d d"]:
+    """Random singular vectors, with singular values from 2 to 1 that tell them apart."""
+    left, right = random_rotations(d, 2 * models, seed=rank).chunk(2)
+    return (left[..., :rank] * torch.linspace(2, 1, rank, dtype=torch.float64)) @ right[..., :rank].mT
+
+
+def singular_ratio(omega: Float[Tensor, "hidden hidden"]) -> float:
+    """Second singular value over the first: near 1, only the span of the two vectors means anything."""
+    S = singular_vectors(omega)[1]
+    return float(S[1] / S[0])
+
+
+def are_triangles(W_E: Float[Tensor, "model feature hidden"]) -> Bool[Tensor, " model"]:
+    """Models that are the product of the two triangles that they started near."""
+    return torch.tensor([geometry.tegum_factors(w) == TRIANGLES for w in W_E])
+
+
+def each(omegas: Tensor, W_E: Tensor) -> "zip[tuple[Tensor, Tensor]]":
+    """Omega and directions, model by model."""
+    return zip(omegas, W_E, strict=True)
+
+
+def mean(values: Iterable[Any]) -> float:
+    """The mean; NaN of nothing."""
+    array = np.array(list(values), dtype=float)
+    return float(array.mean()) if len(array) else float("nan")
 
 
 def triangle() -> Float[Tensor, "feature hidden"]:

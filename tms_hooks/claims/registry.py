@@ -40,6 +40,7 @@ FAMILIES = (
     "attention",
     "attention_rank",
     "attention_subspaces",
+    "attention_simplices",
     "attention_training",
 )
 """The modules that hold claims, in the order in which they are told."""
