@@ -1,4 +1,4 @@
-"""Trained weights, drawn: polyhedra to turn, paths through training, Gram matrices, strips of dimensionalities."""
+"""What trained models came to: polyhedra to turn, typical models, shares of shapes and of settings."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,6 +10,7 @@ import numpy as np
 from tms_hooks.plots import NULL, PALETTE, TOY
 
 if TYPE_CHECKING:
+    import pandas as pd
     import plotly.graph_objects as go
 
 
@@ -55,7 +56,8 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
                 col=col,
                 row=1,
             )
-        for lines, width, color in ((_broken(V[edges]), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
+        above = 1.01 * V[edges]  # the faces, which would hide parts of them
+        for lines, width, color in ((_broken(above), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
             fig.add_scatter3d(
                 **lines, mode="lines", line={"color": color, "width": width}, hoverinfo="skip", row=1, col=col
             )
@@ -68,8 +70,9 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
             row=1,
             col=col,
         )
-    axis = {"title": "", "showticklabels": False, "showbackground": False, "range": [-1.1, 1.1]}
-    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube")
+    axis = {"visible": False, "range": [-1.1, 1.1]}
+    camera = {"eye": {"x": 1.2, "y": 0.9, "z": 0.6}}
+    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
     return fig.update_layout(showlegend=False, height=380, margin={"l": 0, "r": 0, "b": 0, "t": 40})
 
 
@@ -96,76 +99,33 @@ def hull(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return found.simplices, np.array(edges)
 
 
-def trajectories(W: Mapping[str, np.ndarray], steps: Sequence[int]) -> "go.Figure":
-    """Paths of two-dimensional features through training, one panel a model; the dotted circle has radius 1.
+def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Figure":
+    """Shares of models in each shape with their 95 % intervals, side by side for several groups of models.
 
     Args:
-        W: title -> (step, feature, 2).
-        steps: that the snapshots were taken at.
+        tables: group -> what `tms_hooks.stats.census` returned.
+        xlabel: what the groups are.
     """
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(W), subplot_titles=list(W), horizontal_spacing=0.05)
-    reach = 1.1 * max(1.0, *(float(np.linalg.norm(w, axis=-1).max()) for w in W.values()))
-    turn = np.linspace(0, 2 * np.pi, 100)
-    for col, w in enumerate(W.values(), start=1):
-        circle = {"color": NULL, "dash": "dot", "width": 1}
-        fig.add_scatter(x=np.cos(turn), y=np.sin(turn), mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
-        for i, path in enumerate(np.moveaxis(w, 1, 0)):
-            fig.add_scatter(
-                x=path[:, 0],
-                y=path[:, 1],
-                mode="lines+markers",
-                line={"color": PALETTE[i % len(PALETTE)], "width": 1.5},
-                marker={"size": [3] * (len(path) - 1) + [11]},
-                customdata=list(steps),
-                hovertemplate=f"feature {i}, step %{{customdata:,}}<extra></extra>",
-                row=1,
-                col=col,
-            )
-        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
-        fig.update_xaxes(title_text="hidden 0", **axis)
-        anchor = "x" if col == 1 else f"x{col}"
-        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
-    return fig.update_layout(showlegend=False, height=380)
-
-
-def gram_matrices(W: Mapping[str, np.ndarray]) -> "go.Figure":
-    """Inner products of all features with each other, one panel a model, red to blue through white at zero.
-
-    Args:
-        W: title -> (feature, hidden).
-    """
-    from plotly.subplots import make_subplots
-
-    grams = {title: w @ w.T for title, w in W.items()}
-    limit = max(float(np.abs(gram).max()) for gram in grams.values()) or 1.0
-    fig = make_subplots(1, len(W), subplot_titles=list(W), horizontal_spacing=0.05)
-    for col, gram in enumerate(grams.values(), start=1):
-        shown = "features %{x} and %{y}: %{z:.3f}<extra></extra>"
-        fig.add_heatmap(z=gram, coloraxis="coloraxis", hovertemplate=shown, row=1, col=col)
-        anchor = "x" if col == 1 else f"x{col}"
-        fig.update_xaxes(constrain="domain", title_text="feature", row=1, col=col)
-        fig.update_yaxes(autorange="reversed", scaleanchor=anchor, constrain="domain", row=1, col=col)
-    scale = {"colorscale": "RdBu", "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": "W W^T"}}}
-    return fig.update_layout(coloraxis=scale, height=360)
-
-
-def strips(
-    values: Mapping[str, np.ndarray], xlabel: str, ylabel: str, marks: Mapping[str, float] | None = None
-) -> "go.Figure":
-    """Every value as a point, one strip a name; `marks` are named lines across, such as the D_i of ideal shapes."""
     import plotly.graph_objects as go
 
+    shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
     fig = go.Figure()
-    for name, v in values.items():
-        invisible = {"fillcolor": "rgba(0,0,0,0)", "line": {"color": "rgba(0,0,0,0)"}}
-        dots = {"boxpoints": "all", "pointpos": 0, "jitter": 0.8, "marker": {"color": TOY, "size": 4, "opacity": 0.6}}
-        fig.add_box(y=v, name=name, **invisible, **dots)
-    for name, height in (marks or {}).items():
-        fig.add_hline(y=height, line_dash="dot", line_color=NULL, annotation_text=name)
-    fig.update_xaxes(title_text=xlabel, type="category")
-    return fig.update_layout(yaxis_title=ylabel, showlegend=False, height=380)
+    for i, shape in enumerate(shapes):
+        found = {group: table.loc[shape] for group, table in tables.items() if shape in table.index}
+        share, low, high = (
+            np.array([row[column] for row in found.values()]) for column in ("share", "share_low", "share_high")
+        )
+        fig.add_bar(
+            x=list(found),
+            y=share,
+            name=shape,
+            marker_color=PALETTE[i % len(PALETTE)],
+            error_y={"type": "data", "array": high - share, "arrayminus": share - low},
+            hovertemplate=f"{shape}: %{{y:.1%}}<extra></extra>",
+        )
+    fig.update_xaxes(title_text=xlabel, type="category", categoryorder="array", categoryarray=list(tables))
+    axis = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
+    return fig.update_layout(barmode="group", yaxis=axis, legend={"orientation": "h", "y": 1.15}, height=360)
 
 
 def share_map(shares: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: str) -> "go.Figure":

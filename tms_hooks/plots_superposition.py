@@ -45,7 +45,7 @@ def phase_map(
         )
     for i in range(len(names)):
         fig.add_contour(
-            z=(theory == i).astype(float),
+            z=(theory == i).astype(np.int8),
             x=x[1],
             y=y[1],
             contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},

@@ -45,16 +45,15 @@ def bridge(tiny: Any) -> Case:
     return of(tiny)
 
 
-def gpt2() -> Any:
+@pytest.fixture
+def gpt2(as_bridge: Any) -> Any:
     """A small random GPT-2 from Hugging Face, whose attention TransformerLens can split by input."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
-        config = GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=101, n_positions=8, attn_implementation="eager")
-        hf = GPT2LMHeadModel(config).eval().double()
-    return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
+        hf = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=101, n_positions=8))
+    return as_bridge(hf.double()).eval()
 
 
 def one_run(case: Case, inputs: torch.Tensor, values: torch.Tensor, row: Any, subspace: torch.Tensor | None) -> float:
@@ -229,11 +228,11 @@ def test_a_model_whose_blocks_talk_past_the_residual_stream_is_run_whole(bridge:
 
 
 @pytest.mark.parametrize("architecture", ["native", "gpt2"])
-def test_equals_generic_activation_patch(bridge: Case, architecture: str) -> None:
+def test_equals_generic_activation_patch(bridge: Case, architecture: str, request: pytest.FixtureRequest) -> None:
     from transformer_lens import patching
 
     model, clean, corrupted, metric, *_ = bridge
-    model = gpt2() if architecture == "gpt2" else model
+    model = request.getfixturevalue("gpt2") if architecture == "gpt2" else model
     _, cache = model.run_with_cache(clean)
     with torch.no_grad():
         theirs = patching.get_act_patch_attn_head_out_by_pos(model, corrupted, cache, lambda out: metric(out).mean())
@@ -274,11 +273,11 @@ def test_path_through_nothing(bridge: Case) -> None:
     assert opened.recovered[0] != pytest.approx(0.0, abs=1e-6)
 
 
-def test_direct_path_equals_transformer_lens(bridge: Case) -> None:
+def test_direct_path_equals_transformer_lens(bridge: Case, gpt2: Any) -> None:
     from transformer_lens import patching
 
     _, clean, corrupted, metric, *_ = bridge
-    model = gpt2()
+    model = gpt2
     caches = [model.run_with_cache(tokens)[1] for tokens in (clean, corrupted)]
     with torch.no_grad():
         theirs = patching.get_act_patch_direct_path_all_sources(

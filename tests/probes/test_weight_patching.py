@@ -98,18 +98,14 @@ def test_overlapping_slices_of_tied_weights_are_restored() -> None:
     assert same(snapshot(model), before)
 
 
-def test_gpt2_bridge_shares_its_tied_embedding() -> None:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
+def test_gpt2_bridge_shares_its_tied_embedding(as_bridge: Any) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def gpt2(seed: int) -> Any:
         with torch.random.fork_rng():
             torch.random.manual_seed(seed)
-            config = GPT2Config(
-                n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8, attn_implementation="eager"
-            )
-            hf = GPT2LMHeadModel(config).eval()
-        return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
+            hf = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8))
+        return as_bridge(hf).eval()
 
     model, donor, tokens = gpt2(0), gpt2(1), torch.tensor([[3, 4, 5]])
     before, output = snapshot(model), model(tokens).detach()

@@ -19,6 +19,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
 from tms_hooks.models.forward import init_weights
+from tms_hooks.run import Run
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
 
@@ -38,8 +39,8 @@ Kind = Literal["correlated", "anticorrelated", "independent"]
 @cache
 def train_pairs(
     kind: Kind, n_features: int, p: float, n_models: int, output_act: Literal["relu", "identity"] = "relu"
-) -> Stacked:
-    """Trained directions in two dimensions. Kept: several claims look at the same models."""
+) -> Run:
+    """Toys in two dimensions. Kept: several claims look at the same models."""
     return train(
         ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act),
         KINDS[kind](n_features=n_features, feature_probability=p),
@@ -49,7 +50,7 @@ def train_pairs(
         optimizer=Adam(lr=1e-2, schedule="cosine"),
         record_every=STEPS,
         progress=False,
-    ).W_E
+    )
 
 
 def pair_degrees(W: Stacked) -> Float[Tensor, "model pair"]:
@@ -73,21 +74,28 @@ def correlated_orthogonal(n_models: int) -> Verdict:
     Threshold: above 2/3, the share that squares of independent features give: a pair's partner is one of three.
     Size: 12 models (quick), 100 (full).
     Controls: the same share of models of independent and of anticorrelated pairs, of untrained ones, and of ones with a
-    linear output; learned > 0.3 and > 0.7.
+    linear output; learned > 0.3 and > 0.7; the share of squares; the same share of the tenth of models of lowest
+    held-out loss, and the mean loss of all others relative to those with orthogonal pairs.
     """
+    run = train_pairs("correlated", 4, P, n_models)
     return judge_orthogonal(
-        train_pairs("correlated", 4, P, n_models),
-        train_pairs("independent", 4, P, n_models),
-        train_pairs("anticorrelated", 4, P, n_models),
+        run.W_E,
+        run.final_loss.numpy(),
+        train_pairs("independent", 4, P, n_models).W_E,
+        train_pairs("anticorrelated", 4, P, n_models).W_E,
         {
             "untrained": untrained(4, n_models),
-            "linear output": train_pairs("correlated", 4, P, max(n_models // 4, 2), "identity"),
+            "linear output": train_pairs("correlated", 4, P, max(n_models // 4, 2), "identity").W_E,
         },
     )
 
 
 def judge_orthogonal(
-    correlated: Stacked, independent: Stacked, anticorrelated: Stacked, others: Mapping[str, Stacked]
+    correlated: Stacked,
+    losses: np.ndarray,
+    independent: Stacked,
+    anticorrelated: Stacked,
+    others: Mapping[str, Stacked],
 ) -> Verdict:
     """Are correlated pairs orthogonal more often than chance has it?"""
     return _judge_angle(
@@ -95,6 +103,7 @@ def judge_orthogonal(
         "are orthogonal",
         2 / 3,
         {"correlated": correlated, "independent": independent, "anticorrelated": anticorrelated},
+        losses,
         others,
     )
 
@@ -108,21 +117,28 @@ def anticorrelated_antipodal(n_models: int) -> Verdict:
     Threshold: above 1/3, the share that squares of independent features give: a pair's partner is one of three.
     Size: 12 models (quick), 100 (full).
     Controls: the same share of models of independent and of correlated pairs, of untrained ones, and of ones with a
-    linear output; learned > 0.3 and > 0.7.
+    linear output; learned > 0.3 and > 0.7; the share of squares; the same share of the tenth of models of lowest
+    held-out loss, and the mean loss of all others relative to those with antipodal pairs.
     """
+    run = train_pairs("anticorrelated", 4, P, n_models)
     return judge_antipodal(
-        train_pairs("anticorrelated", 4, P, n_models),
-        train_pairs("independent", 4, P, n_models),
-        train_pairs("correlated", 4, P, n_models),
+        run.W_E,
+        run.final_loss.numpy(),
+        train_pairs("independent", 4, P, n_models).W_E,
+        train_pairs("correlated", 4, P, n_models).W_E,
         {
             "untrained": untrained(4, n_models),
-            "linear output": train_pairs("anticorrelated", 4, P, max(n_models // 4, 2), "identity"),
+            "linear output": train_pairs("anticorrelated", 4, P, max(n_models // 4, 2), "identity").W_E,
         },
     )
 
 
 def judge_antipodal(
-    anticorrelated: Stacked, independent: Stacked, correlated: Stacked, others: Mapping[str, Stacked]
+    anticorrelated: Stacked,
+    losses: np.ndarray,
+    independent: Stacked,
+    correlated: Stacked,
+    others: Mapping[str, Stacked],
 ) -> Verdict:
     """Are anticorrelated pairs antipodal more often than chance has it?"""
     return _judge_angle(
@@ -130,16 +146,24 @@ def judge_antipodal(
         "are antipodal",
         1 / 3,
         {"anticorrelated": anticorrelated, "independent": independent, "correlated": correlated},
+        losses,
         others,
     )
 
 
 def _judge_angle(
-    degrees: float, what: str, chance: float, kinds: Mapping[str, Stacked], others: Mapping[str, Stacked]
+    degrees: float,
+    what: str,
+    chance: float,
+    kinds: Mapping[str, Stacked],
+    losses: np.ndarray,
+    others: Mapping[str, Stacked],
 ) -> Verdict:
     """The share of models of the first kind with all pairs at an angle, with the other kinds as controls."""
     (name, W), *rest = kinds.items()
     hits = all_at(W, degrees)
+    best = losses.argsort()[: max(len(losses) // 10, 1)]
+    right, wrong = losses[hits.numpy()], losses[~hits.numpy()]
     square = np.mean([geometry.name_polytope(w) == "square" for w in W])
     angles = {kind: pair_degrees(w).flatten().numpy() for kind, w in kinds.items()}
     return Verdict(
@@ -151,8 +175,13 @@ def _judge_angle(
         controls={kind: float(all_at(w, degrees).double().mean()) for kind, w in rest}
         | {other: float(all_at(w, degrees, 0.0).double().mean()) for other, w in others.items()}
         | {f"learned > {cut}": float(all_at(W, degrees, cut).double().mean()) for cut in (0.3, 0.7)}
-        | {"share of squares": float(square)},
-        theory=None,
+        | {
+            "share of squares": float(square),
+            "tenth of lowest loss": float(hits[best].double().mean()),
+            "loss of the others / of these": float(wrong.mean() / right.mean())
+            if len(right) and len(wrong)
+            else float("nan"),
+        },
         detail=f"The median angle within a pair is {np.median(angles[name]):.1f} degrees, of independent features "
         f"{np.median(angles['independent']):.1f}; {square:.0%} of the models are squares.",
         figures=[
@@ -183,8 +212,8 @@ def correlated_collapse(n_models: int) -> Verdict:
     Controls: each share, also at p = 0.1; the same of independent features; learned > 0.3 and > 0.7; untrained weights.
     """
     return judge_collapse(
-        {p: train_pairs("correlated", 6, p, n_models) for p in DENSITIES},
-        {p: train_pairs("independent", 6, p, n_models) for p in DENSITIES},
+        {p: train_pairs("correlated", 6, p, n_models).W_E for p in DENSITIES},
+        {p: train_pairs("independent", 6, p, n_models).W_E for p in DENSITIES},
         untrained(6, n_models),
     )
 

@@ -76,7 +76,8 @@ def energy_levels_of_learning(n_models: int) -> Verdict:
 def judge_steps(course: Course, linear: Course) -> Verdict:
     """Is the loss lost when features jump?"""
     found = falls(course)
-    measurable = len(found) > 1 and found[:, 1].sum() > 0
+    interval = stats.bootstrap(share, found) if len(found) > 1 else UNKNOWN
+    measurable = bool(np.isfinite(interval).all())  # or the losses do not fall
     lost = {name: share(falls(course, by=name)) for name in ("shifted", "first", "loss")}
     example = int((-found[:, 1]).argmin())
     steps = np.arange(course.loss.shape[1]) * EVERY
@@ -84,7 +85,7 @@ def judge_steps(course: Course, linear: Course) -> Verdict:
     return Verdict(
         measured="The share of loss that is lost while D_i jump",
         statistic=share(found) if measurable else float("nan"),
-        interval=stats.bootstrap(share, found) if measurable else UNKNOWN,
+        interval=interval if measurable else UNKNOWN,
         threshold=0.5,
         n_models=len(found),
         controls={

@@ -10,7 +10,6 @@ from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -45,7 +44,7 @@ def train_polygons(n_features: int, n_models: int, output_act: str = "relu", out
         seeds=range(n_models),
         steps=STEPS,
         optimizer=Adam(lr=1e-3),
-        record_every=STEPS // 10,
+        record_every=STEPS // 100,
     )
 
 
@@ -120,8 +119,10 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
         },
         detail=f"Seen: {seen}. Corners of the regular polygon of lowest expected loss at p = {P}: {best}.",
         figures=[
-            (f"{n} features: share of models in each geometry.", plots.shares(list(t.index), *_shares(t)))
-            for n, t in tables.items()
+            (
+                "Share of models in each geometry.",
+                drawings.grouped_shares({str(n): table for n, table in tables.items()}, "features n"),
+            )
         ]
         + [
             (f"{n} features: the first model of each of the most frequent shapes.", typical_arrows(W, names[n]))
@@ -254,10 +255,6 @@ def judge_norms(W: Stacked) -> Verdict:
         if len(five) and len(six)
         else (),
     )
-
-
-def _shares(table: pd.DataFrame) -> list[np.ndarray]:
-    return [table[column].to_numpy() for column in ("share", "share_low", "share_high")]
 
 
 def _ideal_norm(F: int) -> float:

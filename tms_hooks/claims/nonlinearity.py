@@ -136,15 +136,15 @@ def readouts(W: Stacked, b: Biases, x: Float[Tensor, "batch feature"]) -> list[R
         loss = float((x - relu).square().sum(1).mean())
         affine = torch.cat([hidden, torch.ones(len(x), 1, dtype=x.dtype)], dim=1)
         best = affine @ torch.linalg.lstsq(affine, x, driver="gelsd").solution
-
-        def removed(where: Tensor) -> float:
-            return 1 - float(relu[where].square().sum() / linear[where].square().sum())
-
+        removed, removed_negative, removed_positive = (
+            1 - float(relu[where].square().sum() / linear[where].square().sum())
+            for where in (absent, negative, positive)
+        )
         found.append(
             Readout(
-                removed=removed(absent),
-                removed_negative=removed(negative),
-                removed_positive=removed(positive),
+                removed=removed,
+                removed_negative=removed_negative,
+                removed_positive=removed_positive,
                 negative=float(cross[negative].square().sum() / cross[absent].square().sum()),
                 linear_loss=float((x - linear).square().sum(1).mean()) / loss,
                 best_linear_loss=float((x - best).square().sum(1).mean()) / loss,
@@ -157,7 +157,7 @@ def judge_filter(main: list[Readout], others: Mapping[str, list[Readout]], inter
     """Does ReLU remove most of the interference that a linear readout leaves?"""
 
     def mean(rows: list[Readout], name: str) -> float:
-        return float(np.nanmean([getattr(row, name) for row in rows]))
+        return _mean(np.array([getattr(row, name) for row in rows]))
 
     removed = np.array([row.removed for row in main])
     measurable = len(removed) > 1 and bool(np.isfinite(removed).all())
@@ -199,7 +199,7 @@ def judge_filter(main: list[Readout], others: Mapping[str, list[Readout]], inter
     )
 
 
-@claim("privileged-basis", "N", quick=4, full=30)
+@claim("privileged-basis", "N", quick=2, full=20)
 def privileged_basis(n_models: int) -> Verdict:
     """A ReLU on the hidden layer makes features align with neurons.
 
@@ -207,16 +207,14 @@ def privileged_basis(n_models: int) -> Verdict:
     direction, on a scale from 0 (its mean under random rotations of the same directions) to 1 (every feature on one
     neuron); mean over models, the smallest over three densities; n = 10, m = 5, importance 0.75^i.
     Threshold: above 1/2, more than half-way to perfect alignment.
-    Size: 4 models (quick), 30 (full), at each of p = 1, 0.1 and 0.01. 1,000 steps, batch 256, 200 rotations.
+    Size: 2 models (quick), 20 (full), at each of p = 1, 0.1 and 0.01. 3,000 steps, batch 256, 200 rotations.
     Controls: the same at each density; a linear hidden layer, which has no basis of its own; untrained weights; learned
     > 0.3 and > 0.7; the share of neurons that serve one learned feature only; the model of lowest loss at each density,
     its alignment and its loss relative to that of five dedicated neurons, sum_{i >= 5} I_i (p/3 - p^2/4).
     """
 
     def trained(act: Literal["relu", "identity"]) -> dict[float, Run]:
-        return {
-            p: train_act(10, 5, p, n_models, decay=0.75, hidden_act=act, steps=1_000, batch_size=256) for p in DENSITIES
-        }
+        return {p: train_act(10, 5, p, n_models, decay=0.75, hidden_act=act, batch_size=256) for p in DENSITIES}
 
     relu, cfg = trained("relu"), ToyConfig(n_features=10, d_hidden=5, hidden_act="relu")
     dedicated = {p: sum(0.75**i for i in range(5, 10)) * (p / 3 - p**2 / 4) for p in DENSITIES}
@@ -240,11 +238,11 @@ def judge_basis(
     """
 
     def smallest(*scores: np.ndarray) -> float:
-        return float(min(score.mean() for score in scores))
+        return min(_mean(score) for score in scores)
 
     scores = {p: alignment(W) for p, W in relu.items()}
     measurable = all(len(score) > 1 for score in scores.values())
-    alone = {p: float(np.mean([monosemantic(w) for w in W])) for p, W in relu.items()}
+    alone = {p: _mean(np.array([monosemantic(w) for w in W])) for p, W in relu.items()}
     plain = np.concatenate([alignment(W) for W in linear.values()])
     best = {p: int(loss.argmin()) for p, loss in losses.items()}
     return Verdict(
@@ -253,14 +251,14 @@ def judge_basis(
         interval=stats.bootstrap(smallest, *scores.values()) if measurable else UNKNOWN,
         threshold=0.5,
         n_models=sum(map(len, relu.values())),
-        controls={f"at p = {p:g}": float(score.mean()) for p, score in scores.items() if len(score)}
+        controls={f"at p = {p:g}": _mean(score) for p, score in scores.items()}
         | {
-            "linear hidden layer": float(plain.mean()) if len(plain) else float("nan"),
-            "untrained": float(alignment(start, 0.0).mean()),
+            "linear hidden layer": _mean(plain),
+            "untrained": _mean(alignment(start, 0.0)),
         }
         | {f"learned > {cut}": smallest(*(alignment(W, cut) for W in relu.values())) for cut in (0.3, 0.7)}
         | {f"neurons with one feature at p = {p:g}": share for p, share in alone.items()}
-        | {f"lowest loss at p = {p:g}, alignment": _first(alignment(relu[p][best[p], None])) for p in relu}
+        | {f"lowest loss at p = {p:g}, alignment": _mean(alignment(relu[p][best[p], None])) for p in relu}
         | {f"lowest loss at p = {p:g} / dedicated neurons": float(loss.min()) for p, loss in losses.items()},
         detail="Share of neurons that serve one learned feature: "
         + ", ".join(f"{share:.0%} at p = {p:g}" for p, share in alone.items())
@@ -301,10 +299,6 @@ def alignment(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     return np.array(found)
 
 
-def _first(values: np.ndarray) -> float:
-    return float(values[0]) if len(values) else float("nan")
-
-
 def monosemantic(W: Float[Tensor, "feature hidden"]) -> float:
     """Share of neurons with one large entry (above half of the largest) among those of learned features."""
     size = W[geometry.represented(W)].abs()
@@ -312,3 +306,9 @@ def monosemantic(W: Float[Tensor, "feature hidden"]) -> float:
         return float("nan")
     large = (size > size.amax(0, keepdim=True) / 2) & (size > LEARNED / 2)
     return float((large.sum(0) == 1).double().mean())
+
+
+def _mean(values: np.ndarray) -> float:
+    """Mean of what could be measured, NaN if nothing could."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

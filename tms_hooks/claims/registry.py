@@ -32,6 +32,8 @@ FAMILIES = (
     "softmax",
     "softmax_untied",
     "interference",
+    "mlps",
+    "memorisation",
     "hexagons",
     "stuck_features",
     "optimizers",

@@ -81,7 +81,7 @@ def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hid
     from scipy.optimize import nnls
 
     U, S, _ = torch.linalg.svd(V)
-    rank = int((S > S[0] * max(V.shape) * torch.finfo(V.dtype).eps).sum())
+    rank = int((S[0] * max(V.shape) * torch.finfo(V.dtype).eps < S).sum())
     blind = U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfil
     wishes = np.eye(len(V))
     for i in range(len(V) if len(blind) else 0):

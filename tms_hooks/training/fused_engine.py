@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
+from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, KHot, OneHot, SparseUniform
 from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
@@ -26,8 +26,9 @@ from tms_hooks.training.torch_engine import measurement, trained_names
 if TYPE_CHECKING:
     from tms_hooks.training import kernels
 
-ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2}
-ORDER = ("W_E", "W_U", "b_U", "b_hidden", W_Q, W_K)
+ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2, "softmax": 3}
+PATTERNS: dict[type[Distribution], int] = {OneHot: 0, KHot: 1, CorrelatedGroups: 2, AnticorrelatedGroups: 3}
+ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
 
@@ -36,17 +37,11 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     cfg = recipe.cfg
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
-    for name, value, supported in (
-        ("loss", recipe.loss, ("mse",)),
-        ("qk_loss", recipe.qk_loss, ("mse",)),
-        ("hidden_act", cfg.hidden_act, tuple(ACTIVATIONS)),
-        ("output_act", cfg.output_act, tuple(ACTIVATIONS)),
-        ("unit_norm", cfg.unit_norm, (False,)),
-        ("d_mlp", cfg.d_mlp, (None,)),
-    ):
-        if value not in supported:
-            return f"{name}={value!r}"
-    if recipe.whole_dataset("cpu") is None and type(recipe.data) is not SparseUniform:
+    if cfg.d_mlp is not None:
+        return f"d_mlp={cfg.d_mlp}: it has no MLP"
+    if recipe.qk_loss != "mse":
+        return f"qk_loss={recipe.qk_loss!r}"
+    if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
     try:
         import numba  # noqa: F401
@@ -117,33 +112,47 @@ def _run(
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
     toy = kernels.Toy(cfg.n_features, cfg.d_hidden, cfg.tied, cfg.output_bias, ACTIVATIONS[cfg.output_act])
-    jumps = np.empty((0, cfg.n_features))
-    if dataset is None and recipe.empty_rows == "exact":
-        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
-        jumps = recipe.data.jumps().numpy()
-    threshold = (recipe.data.active_probability() * 2.0**32).round().repeat(tokens)
+    thresholds = np.ones((1, cfg.n_features))
+    if dataset is None and isinstance(recipe.data, SparseUniform):
+        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
     batch = kernels.Batch(
         rows,
         (importance * share / (rows * tokens)).astype(dtype),
         (importance * (1 - share)).astype(dtype),
         np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
-        threshold.numpy().astype(np.uint64),
-        threshold.reciprocal().numpy(),
-        jumps.astype(np.uint64),
+        (thresholds - 1).astype(np.uint32),
+        (1 / thresholds).astype(dtype),
     )
     constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
     first, last = _trained_part(cfg, stage)
     updates = kernels.Updates(start, stop, _kind(recipe.optimizer), constants, first, last)
+    pattern = _pattern(recipe.data) if dataset is None else None
     general = _general(recipe, stage, rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, toy, batch, updates, general, loss[part], qk_loss[part], gradient[part])
+        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
 
     _share_out(work, len(weights))
     return loss, qk_loss, gradient
+
+
+def _pattern(data: Distribution) -> "kernels.Pattern | None":
+    """What the kernel must know to draw features that are not independent; None for independent ones."""
+    from tms_hooks.training import kernels
+
+    together, binary, probability = 1, True, 1.0
+    match data:
+        case SparseUniform():
+            return None
+        case KHot():
+            together, binary = data.k, data.values == "binary"
+        case CorrelatedGroups() | AnticorrelatedGroups():
+            assert not isinstance(data.feature_probability, tuple)  # groups refuse it
+            together, probability = data.group_size, float(data.feature_probability)
+    return kernels.Pattern(PATTERNS[type(data)], together, binary, probability)
 
 
 def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
@@ -151,21 +160,27 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     from tms_hooks.training import kernels
 
     cfg = recipe.cfg
-    if not (cfg.n_heads or cfg.hidden_bias or cfg.hidden_act != "identity"):
+    if not (
+        cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
+    ):
         return None
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        2 if cfg.n_heads else 1,
-        cfg.hidden_bias,
-        ACTIVATIONS[cfg.hidden_act],
-        cfg.n_heads,
-        cfg.d_head or 0,
-        np.array(pairs, np.int64).reshape(-1, 3),
-        dtype.type(1 / rows),
-        dtype.type(2 * weight / rows),
-        stage != "heads",
-        stage != "representation" and cfg.n_heads > 0,
+        positions=2 if cfg.n_heads else 1,
+        hidden_biased=cfg.hidden_bias,
+        hidden_act=ACTIVATIONS[cfg.hidden_act],
+        cross_entropy=recipe.loss == "cross_entropy",
+        scaled=bool(cfg.unit_norm),
+        unit_write=cfg.unit_norm in (True, "write"),
+        unit_read=cfg.unit_norm in (True, "read"),
+        n_heads=cfg.n_heads,
+        d_head=cfg.d_head or 0,
+        pairs=np.array(pairs, np.int64).reshape(-1, 3),
+        share=dtype.type(1 / rows),
+        slope=dtype.type(2 * weight / rows),
+        reconstructs=stage != "heads",
+        attends=stage != "representation" and cfg.n_heads > 0,
     )
 
 
@@ -189,7 +204,8 @@ def _share_out(work: Callable[[slice], None], models: int) -> None:
 
 def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
-    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    varies = optimizer.schedule != "constant" or optimizer.warmup
+    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
     row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
@@ -203,7 +219,10 @@ def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarr
             row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
         case _:
             raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
-    return np.stack(np.broadcast_arrays(*row), axis=1)
+    table = np.empty((len(counts), len(row)))
+    for column, value in enumerate(row):
+        table[:, column] = value
+    return table
 
 
 def _kind(optimizer: Optimizer) -> int:
@@ -225,7 +244,7 @@ def _trained_part(cfg: ToyConfig, stage: Stage) -> tuple[int, int]:
 
 def _pack(weights: Weights) -> np.ndarray:
     """All parameters of a model in one row, with the hidden axis last so that a direction lies together."""
-    flat = [(w.mT if name in TRANSPOSED else w).flatten(1) for name, w in weights.items()]
+    flat = [(w.mT if name in TRANSPOSED else w).reshape(len(w), -1) for name, w in weights.items()]
     return torch.cat(flat, dim=1).numpy()
 
 

@@ -175,8 +175,13 @@ class Recipe:
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         tokens_a_row = 2 if self.qk_loss == "mse" else 1 + QK_KEYS
-        tokens = self.data.sample(tokens_a_row * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        return tokens.unflatten(1, (rows, tokens_a_row))
+        tokens = [
+            self.data.sample(
+                rows, seed=seeds, step=tokens_a_row * step + position, dtype=self.torch_dtype, device=device
+            )
+            for position in range(tokens_a_row)
+        ]
+        return torch.stack(tokens, dim=2)
 
     def rows(self) -> tuple[int, float]:
         """How many rows are drawn a step, and the share of the distribution that they stand for."""

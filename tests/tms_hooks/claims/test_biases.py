@@ -4,7 +4,7 @@ import numpy as np
 import torch
 from worlds import MODELS, random_directions, ring
 
-from tms_hooks.claims.biases import judge_hidden, judge_scale, kicked
+from tms_hooks.claims.biases import judge_hidden, judge_scale
 from tms_hooks.claims.starts import Outcome
 
 
@@ -15,24 +15,16 @@ def outcome(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor] | N
 def test_unit_norm_with_scale():
     def judge(W: torch.Tensor):
         world = outcome({"W_E": W, "scale": torch.full((MODELS,), 1.2)})
-        return judge_scale({1.0: world, 3.0: world}, {"as long again": world})
+        return judge_scale({"from 1": world, "from 3": world})
 
     shared = ring(6, 10)[:, torch.arange(10) % 6]
     found = judge(shared)
     assert (found.verdict, found.statistic) == ("supported", 1.0)
-    assert found.controls["mean directions, scale from 1"] == 6
+    assert found.controls["mean directions, from 1"] == 6
+    assert found.controls["mean directions after half of the training"] == 6
     assert judge(ring(10, 10)).verdict == "refuted"  # one direction a feature
     assert judge(random_directions(shared)).verdict == "refuted"  # uneven
     assert judge(0 * shared).verdict == "refuted"  # nothing learned
-
-
-def test_a_kick_moves_every_direction_a_little_and_keeps_its_norm():
-    W = ring(6, 10)[:, torch.arange(10) % 6]
-    moved = torch.stack([start["W_E"] for start in kicked({"W_E": W, "scale": torch.ones(MODELS)}, 0.05)])
-    torch.testing.assert_close(moved.norm(dim=-1), torch.ones(MODELS, 10))
-    # The half across the direction moves it: 0.05 / sqrt(2) = 0.035, root mean square of 200 draws
-    assert 0.03 < float((moved - W).square().sum(-1).mean().sqrt()) < 0.04
-    assert kicked({"W_E": W, "scale": torch.ones(MODELS)}, 0.0)[0]["W_E"].allclose(W[0])
 
 
 def test_hidden_bias_goes_to_zero():

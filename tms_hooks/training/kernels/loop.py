@@ -5,12 +5,16 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.draws import batch_key, draw_occupied, draw_sparse_uniform
-from tms_hooks.training.kernels.general import general_forward_backward, make_space
+from tms_hooks.training.kernels.draws import batch_key, draw_sparse_uniform
+from tms_hooks.training.kernels.general import finish, general_forward_backward, make_space, prepare, views
+from tms_hooks.training.kernels.lanes import LANES, compiled
 from tms_hooks.training.kernels.model import empty_row, forward_backward
+from tms_hooks.training.kernels.patterns import draw_pattern
 from tms_hooks.training.kernels.updates import update
 
-BLOCK = 256
+BLOCK = 256  # rows worked on together, or more,
+LINE = 64
+SMALL = 8192  # if that leaves no more entries than this
 
 
 class Toy(NamedTuple):
@@ -24,7 +28,7 @@ class Toy(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Where a step's rows come from, and what they count. A row holds all its tokens' features."""
+    """Where a step's rows come from, and what they count."""
 
     rows: int
     weight: Any
@@ -32,11 +36,10 @@ class Batch(NamedTuple):
     empty_weight: Any
     """Feature: importance of a row without active features."""
     dataset: Any
-    """Feature, row: the whole data set; without rows, draw."""
-    threshold: Any
+    """Feature, or with heads token and feature, by row: the whole data set; without rows, draw."""
+    largest: Any
     scale: Any
-    jumps: Any
-    """Last, feature: as in `SparseUniform.jumps`; without rows, draw empty rows too."""
+    """As `draw_sparse_uniform` takes them; with two rows, rows that are empty are left to `empty_weight`."""
 
 
 class Updates(NamedTuple):
@@ -53,7 +56,7 @@ class Updates(NamedTuple):
     """The one after the last."""
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
 def copy(to, source):
     """`to[:] = source` for flat arrays."""
@@ -61,7 +64,7 @@ def copy(to, source):
         to[j] = source[j]
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
 def fill(to, value):
     """`to[:] = value` for flat arrays."""
@@ -69,7 +72,7 @@ def fill(to, value):
         to[j] = value
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
 def transpose(to, source):
     """`to[:] = source.T`."""
@@ -80,70 +83,87 @@ def transpose(to, source):
 
 @njit(cache=True)
 @no_type_check
-def train_one(w, first, second, diverged_at, seed, toy, batch, updates, general, loss_out, qk_out, gradient_out):
+def aligned(rows, columns, like):
+    """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
+    flat = np.zeros(rows * columns + LINE, like.dtype)
+    skip = -flat.ctypes.data % LINE // flat.itemsize
+    return flat[skip : skip + rows * columns].reshape((rows, columns))
+
+
+@njit(cache=True)
+@no_type_check
+def train_one(
+    w, first, second, diverged_at, seed, toy, batch, pattern, updates, general, loss_out, qk_out, gradient_out
+):
     """`advance` for one model."""
     n, m, tied, biased, act = toy
-    rows, weight, empty_weight, dataset, threshold, scale, jumps = batch
+    rows, weight, empty_weight, dataset, largest, scale = batch
     start, stop, kind, constants, begin, end = updates
     positions = 1 if general is None else general.positions
-    size, dtype, block = len(w), w.dtype, min(BLOCK, rows + rows % 2)
+    size, dtype = len(w), w.dtype
+    block = -(-min(max(SMALL // n, BLOCK), rows) // (2 * LANES)) * 2 * LANES
 
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
-    w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
-    w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
-    w_e_t = np.empty((m, n), dtype)
-    w_u_t = w_e_t if tied else np.empty((m, n), dtype)
-    at += matrix
-    b, g_b = (w[at : at + n], g[at : at + n]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
-    x, logits = np.empty((positions * n, block), dtype), np.empty((n, block), dtype)
-    h, dh = np.empty((positions * m, block), dtype), np.empty((positions * m, block), dtype)
-    low, value = np.empty(block, np.uint64), np.empty(block, dtype)
-    feature, going = np.empty(block, np.int64), np.empty(block + 1, np.int64)
+    x = aligned(positions * n, block + LANES, w)
+    sums = aligned(-(-n * (2 * m + 2) // LANES) * LANES, LANES, w)
     loss, qk_loss = np.empty(n, dtype), np.empty(len(qk_out), dtype)
-    if general is not None:
-        space = make_space(w, g, at + n if biased else at, m, block, general)
+    if general is None:
+        w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
+        w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
+        at += matrix
+        b, g_b = (w[at:], g[at:]) if biased else (np.zeros(n, dtype), np.zeros(n, dtype))
+        w_e_t = np.empty((m, n), dtype)
+        w_u_t = w_e_t if tied else np.empty((m, n), dtype)
+        logits, zeros = aligned(n, block + LANES, w), np.zeros(m, dtype)
+        h, dh = aligned(m, block + LANES, w), aligned(m, block + LANES, w)
+    else:
+        own, slopes = views(w, n, m, tied, biased, general), views(g, n, m, tied, biased, general)
+        space = make_space(w, n, m, block, general)
+    ranks = np.empty(0 if pattern is None else n, np.uint64)
     trained, slope, first, second = w[begin:end], g[begin:end], first[begin:end], second[begin:end]
     old = np.empty(end - begin, dtype)
 
     for step in range(start, max(stop, start + 1)):
         fill(g, 0)
         fill(loss, 0)
-        transpose(w_e_t, w_e)
-        if not tied:
-            transpose(w_u_t, w_u)
-        if general is not None:
+        if general is None:
+            transpose(w_e_t, w_e)
+            if not tied:
+                transpose(w_u_t, w_u)
+        else:
             fill(qk_loss, 0)
-            transpose(space.w_q_t, space.w_q)
-            transpose(space.w_k_t, space.w_k)
-        key = batch_key(seed, step)
+            prepare(own, space, general)
         for top in range(0, rows, block):
             count = min(block, rows - top)
             if dataset.shape[1]:
-                for i in range(len(x)):
-                    for r in range(count):
-                        x[i, r] = dataset[i, top + r]
-            elif len(jumps):
-                draw_occupied(x, low, value, feature, going, key, top, count, rows, jumps)
+                if step == start or count < rows:
+                    for i in range(len(x)):
+                        copy(x[i, :count], dataset[i, top : top + count])
             else:
-                draw_sparse_uniform(x, key, top, count, threshold, scale)
+                for t in range(positions):
+                    key = batch_key(seed, positions * step + t)
+                    if pattern is None:
+                        draw_sparse_uniform(x[t * n : (t + 1) * n], key, top, count, largest, scale)
+                    else:
+                        draw_pattern(x[t * n : (t + 1) * n], key, top, count, rows, pattern, ranks)
             if general is None:
-                forward_backward(x, count, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh)
-            else:
-                general_forward_backward(
-                    x, count, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh,
-                    general, space, qk_loss, step == start,
+                forward_backward(
+                    x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums,
+                    zeros,
                 )  # fmt: skip
-        if len(jumps):
+            else:
+                general_forward_backward(x, count, space, loss, weight, act, qk_loss, step == start, general, sums)
+        if len(largest) == 2:
             if general is None:
                 empty_row(x, b, g_b, loss, empty_weight, act, logits)
             else:
                 for i in range(n):
-                    x[i, 0] = 0
+                    for r in range(LANES):
+                        x[i, r] = 0
                 one = np.int64(1)  # a literal would be compiled for
-                general_forward_backward(
-                    x, one, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, empty_weight, act, h, logits, dh,
-                    general, space, qk_loss, step == start,
-                )  # fmt: skip
+                general_forward_backward(x, one, space, loss, empty_weight, act, qk_loss, step == start, general, sums)
+        if general is not None:
+            finish(slopes, own, space, general)
         if step == start:
             copy(loss_out, loss)
             copy(qk_out, qk_loss)
@@ -173,6 +193,7 @@ def advance(
     seeds,
     toy,
     batch,
+    pattern,  # None for independent features
     updates,
     general,  # None for plain toys, which then are compiled without it
     loss_out,  # model, feature
@@ -189,6 +210,7 @@ def advance(
             seeds[i],
             toy,
             batch,
+            pattern,
             updates,
             general,
             loss_out[i],
