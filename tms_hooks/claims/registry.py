@@ -17,7 +17,16 @@ SOURCES: dict[Source, str] = {
     "H": "pentagon vs hexagon",
     "A": "pseudo-attention",
 }
-FAMILIES = ("toy_models", "bottlenecks", "hexagons", "stuck_features", "optimizers", "attention")
+FAMILIES = (
+    "toy_models",
+    "bottlenecks",
+    "hexagons",
+    "stuck_features",
+    "optimizers",
+    "attention",
+    "transformers",
+    "tangents",
+)
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
 """What a claim's docstring states after its first line, the claim itself."""
 
