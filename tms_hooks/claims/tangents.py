@@ -70,16 +70,13 @@ def probes_and_tangents(n_examples: int) -> Verdict:
 def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[Agreement]) -> Verdict:
     """Is more of a probe's direction in the tangent space where its feature is present?"""
     gaps = {
-        "toys": np.array([np.nanmean(toy.present - toy.absent) for toy in toys]),
-        "MiniLM": (real.present - real.absent)[np.isfinite(real.present - real.absent)],
+        "toys": _finite(np.array([_mean(toy.present - toy.absent) for toy in toys])),
+        "MiniLM": _finite(real.present - real.absent),
     }
     measurable = all(len(gap) > 1 for gap in gaps.values())
     least = min(gaps, key=lambda name: gaps[name].mean()) if measurable else "none"
     means = {
-        name: {
-            field: float(np.nanmean(np.concatenate([getattr(one, field) for one in each])))
-            for field in Agreement._fields
-        }
+        name: {field: _mean(np.concatenate([getattr(one, field) for one in each])) for field in Agreement._fields}
         for name, each in (("toys", toys), ("MiniLM", [real]), ("dense toys", dense))
         if each
     }
@@ -104,12 +101,12 @@ def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[
     )
 
 
-def train_toys(p: float, n: int) -> Sequence[ToyModel]:
+def train_toys(p: float, n_toys: int) -> Sequence[ToyModel]:
     """Twenty features in five dimensions."""
     return train(
         ToyConfig(n_features=20, d_hidden=5),
         SparseUniform(n_features=20, feature_probability=p),
-        seeds=range(n),
+        seeds=range(n_toys),
         steps=3_000,
         optimizer=Adam(lr=1e-2, schedule="cosine"),
         record_every=1_000,
@@ -168,3 +165,12 @@ def inside(
     moves = space.singular_values[:, :k] > 1e-6 * space.singular_values[:, :1]
     unit = torch.nn.functional.normalize(directions.to(space.in_directions), dim=-1)
     return (torch.einsum("ekd,fd->efk", space.in_directions[:, :k], unit) ** 2 * moves[:, None]).sum(-1)
+
+
+def _finite(values: np.ndarray) -> np.ndarray:
+    """Those that could be measured: a feature may be present at none of the examples, or at all."""
+    return values[np.isfinite(values)]
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(_finite(values).mean()) if np.isfinite(values).any() else float("nan")
