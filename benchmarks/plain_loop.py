@@ -4,6 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks.models.forward import W_K, W_Q
+
 
 class PlainToys:
     """`k` tied toys trained side by side, each with its own feature probability."""
@@ -40,6 +42,10 @@ class PlainToys:
     def objective(self) -> Float[Tensor, ""]:
         return self.loss(self.batch()).sum()
 
+    def weights(self) -> dict[str, Tensor]:
+        """In the library's names and shapes, a row a model."""
+        return {"W_E": self.W.detach(), "b_U": self.b.detach()}
+
 
 class PlainOneHot(PlainToys):
     """The same on the identity matrix as a fixed batch."""
@@ -68,3 +74,7 @@ class PlainHeads(PlainToys):
         target = ((x[..., self.query] > 0) & (y[..., self.key] > 0)).sum(-1).float()
         attention = ((queries * keys).sum(-1) - target).square().mean(0)
         return ((self.loss(x) + self.loss(y)) / 2 + attention).sum()
+
+    def weights(self) -> dict[str, Tensor]:
+        heads = {W_Q: self.Q.detach()[:, None], W_K: self.K.detach()[:, None]}
+        return super().weights() | heads

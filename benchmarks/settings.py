@@ -1,7 +1,7 @@
 """What is compared: the plain loop and our engine on the same task."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,13 +26,21 @@ class Setting:
     one_hot: bool = False
     rank: int = 0
     target: float | None = None
-    """The ratio to reach."""
+    """The ratio to reach at equal work, one thread."""
+    loss_steps: int = 3_000
+    """Steps of the plain loop whose held-out loss our engine has to reach."""
+    loss_models: int = 10
+    """Models that are trained for that."""
 
     @property
     def probabilities(self) -> torch.Tensor:
         return torch.logspace(
             torch.tensor(self.p).log10().item(), torch.tensor(self.p_last).log10().item(), self.models
         )
+
+    def fewer(self, models: int) -> "Setting":
+        """The same with at most so many models."""
+        return replace(self, models=min(self.models, models))
 
     def plain(self) -> PlainToys:
         """The loop, ready to train."""
@@ -79,10 +87,25 @@ SETTINGS = (
     Setting(name="b5", n=5, m=2, models=8, p=1.0, p_last=0.02, plain_steps=100, target=60),
     Setting(name="s5", n=5, m=2, models=10, p=0.01, p_last=0.01, plain_steps=100, target=300),
     Setting(name="d6", n=6, m=2, models=1000, p=0.057, p_last=0.057, plain_steps=2, target=100),
-    Setting(name="a20", n=20, m=5, models=10, p=1.0, p_last=0.05, plain_steps=40, target=20),
-    Setting(name="a100", n=100, m=20, models=20, p=1.0, p_last=0.05, plain_steps=6, target=4),
-    Setting(name="s100", n=100, m=20, models=20, p=0.001, p_last=0.001, plain_steps=6, target=80),
-    Setting(name="c400", n=400, m=30, models=20, p=1.0, p_last=0.01, plain_steps=1, target=5),
+    Setting(name="a20", n=20, m=5, models=10, p=1.0, p_last=0.05, plain_steps=40, target=20, loss_steps=1_000),
+    Setting(
+        name="a100", n=100, m=20, models=20, p=1.0, p_last=0.05, plain_steps=6, target=4, loss_steps=500, loss_models=2
+    ),
+    Setting(
+        name="s100",
+        n=100,
+        m=20,
+        models=20,
+        p=0.001,
+        p_last=0.001,
+        plain_steps=6,
+        target=80,
+        loss_steps=500,
+        loss_models=2,
+    ),
+    Setting(
+        name="c400", n=400, m=30, models=20, p=1.0, p_last=0.01, plain_steps=1, target=5, loss_steps=200, loss_models=1
+    ),
     Setting(name="one-hot", n=40, m=2, models=50, p=1.0, p_last=1.0, plain_steps=100, one_hot=True),
-    Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20),
+    Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20, loss_steps=500),
 )

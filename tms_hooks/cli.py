@@ -1,7 +1,8 @@
 """`tms`: the command line. Thin: it parses, calls the library and prints tables."""
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -17,7 +18,6 @@ from tms_hooks.training.optimizers import OPTIMIZERS, Schedule
 
 if TYPE_CHECKING:
     from tms_hooks.claims.registry import Claim
-    from tms_hooks.claims.reproduce import Result
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -27,7 +27,6 @@ app = typer.Typer(
     "Start with `tms demo`.",
 )
 console = Console()
-COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow"}
 
 Seeds = Annotated[int, typer.Option("--models", min=1, help="How many models to train, with seeds 0, 1, 2, ...")]
 
@@ -182,83 +181,136 @@ def sweep(
 
 
 Out = Annotated[Path, typer.Option(help="Folder of the finished claims and the page.")]
+Quick = Annotated[bool, typer.Option("--quick", help="Fewer models, wider intervals, the same code.")]
 
 
 @app.command()
 def reproduce(
     names: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="Names of claims, or all; see `tms list`.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer models, wider intervals, the same code.")] = False,
+    quick: Quick = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file.")] = None,
     out: Out = Path("reproduction"),
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
+    ] = os.cpu_count() or 1,
 ) -> None:
     """Measure claims of the source documents over many models: supported, refuted or inconclusive.
 
-    Finished claims are kept in the output folder and not measured again until the code or the size changes: an
-    interrupted run goes on where it stopped.
+    Each finished claim is kept in the output folder and not measured again until the code or the size changes: stop
+    it with Ctrl-C, and it goes on where it stopped. `tms list CLAIM` tells what a claim says and how it is decided.
+
+    Example: `tms reproduce all --quick` takes two minutes; `tms reproduce hexagon-norms` is one claim in full.
     """
+    from contextlib import closing
+
     from rich.live import Live
 
-    from tms_hooks.claims import find
+    from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
+    from tms_hooks.claims.live import Watch, verdicts
 
+    chosen = _claims(names)
+    results: dict[str, runner.Result] = {}
+    watch = Watch(len(chosen))
+    work = closing(runner.reproduce(chosen, out, quick, jobs, watch.started))
     try:
-        chosen = find(names)
-    except KeyError as error:
-        raise typer.BadParameter(str(error.args[0])) from error
-    # Where models are made to diverge the claim counts them; a warning for each would tear the table.
-    logging.getLogger("tms_hooks.training.loop").setLevel(logging.ERROR)
-    results: list[runner.Result] = []
-    with Live(_verdicts(chosen, results), console=console, auto_refresh=False) as live:
-        for result in runner.reproduce(chosen, out, quick):
-            results.append(result)
-            live.update(_verdicts(chosen, results), refresh=True)
-    for result in results:
-        if result.not_run:
-            console.print(f"[bold]{result.claim.name}[/bold] was not run: {result.not_run}")
+        with work as finished, Live(watch, console=console, transient=True):
+            for result in finished:
+                results[result.claim.name] = result
+                watch.finished(result)
+                if not console.is_terminal:
+                    console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
+    except KeyboardInterrupt:
+        console.print(f"Stopped. {len(results)} of {len(chosen)} claims are kept in {out}; the same command goes on.")
+        raise typer.Exit(130) from None
+    ordered = [results[claim.name] for claim in chosen]
+    console.print(verdicts(ordered), f"{present.counts(ordered)}.")
+    for result in ordered:
+        if not result.verdict:
+            console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
+            console.print(result.failed or result.told, markup=False)
     if json_file:
-        runner.write_json(results, json_file)
-    runner.write_markdown(results, out, quick)
-    console.print(
-        f"Open [bold]{runner.write_page(results, out, quick)}[/bold] in a browser: each claim's figures and controls."
-    )
+        present.write_json(ordered, json_file)
+    present.write_markdown(ordered, out, quick)
+    console.print(f"Open [bold]{present.write_page(ordered, out, quick)}[/bold] in a browser: figures and controls.")
+    if any(result.failed for result in ordered):
+        raise typer.Exit(1)
+
+
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(metavar="CLAIM", help="Name of a claim; see `tms list`.")],
+    out: Annotated[Path | None, typer.Option(help="File to write: .html, .svg, .png or .pdf. [CLAIM.html]")] = None,
+    index: Annotated[int, typer.Option(min=1, help="Which of the claim's figures.")] = 1,
+    kept: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
+    quick: Quick = False,
+) -> None:
+    """One figure of a claim alone: a page that can be turned and read, or a picture for a paper.
+
+    It is drawn from the verdict that is kept; a claim without one is measured first. Pictures need the package kaleido
+    (in the extra `report`) and Chrome or Chromium; HTML needs neither.
+
+    Example: `tms figure nine-in-three-d --index 3 --out nine.html`
+    """
+    from tms_hooks import report
+    from tms_hooks.claims.reproduce import last
+    from tms_hooks.claims.reproduce import reproduce as measure
+
+    claim, *others = _claims([name])
+    if others:
+        raise typer.BadParameter("all: their figures are on the page that `tms reproduce all` writes; name one claim")
+    found = last(claim, kept)
+    if found:
+        verdict = found.verdict
+    else:
+        with console.status(f"measuring {name}"):
+            [result] = measure([claim], kept, quick)
+        if result.verdict is None:
+            console.print(result.failed or result.told, markup=False)
+            raise typer.Exit(1)
+        verdict = result.verdict
+    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
+    if index > len(captions):
+        raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
+    try:
+        path = report.write_figure(out or Path(f"{name}.html"), verdict.figures[index - 1][1])
+    except (ValueError, RuntimeError) as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
+    for caption in captions:
+        console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
+    console.print(f"Figure {index} is in [bold]{path}[/bold].")
 
 
 @app.command(name="list")
-def list_claims(out: Out = Path("reproduction")) -> None:
-    """All claims, with their source and last verdict."""
-    from tms_hooks.claims import claims
+def list_claims(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM...]", help="Tell these in full.")] = None,
+    out: Out = Path("reproduction"),
+) -> None:
+    """All claims, with their source and last verdict; of those named, how each is decided and what came out."""
     from tms_hooks.claims.reproduce import last
 
-    kept = {name: last(claim, out) for name, claim in claims().items()}
-    rows = [
-        (claim.source, claim.statement, found.verdict.verdict if (found := kept[name]) else "")
-        for name, claim in claims().items()
-    ]
+    chosen = _claims(names or ["all"])
+    kept = {claim.name: last(claim, out) for claim in chosen}
+    if names:
+        for claim in chosen:
+            found = kept[claim.name]
+            console.print(f"[bold]{claim.name}[/bold] ({claim.source})")
+            console.print(claim.design, markup=False)
+            told = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
+            console.print(f"\n{told}\n", markup=False)
+        return
+    rows = [(c.source, c.statement, found.verdict.verdict if (found := kept[c.name]) else "") for c in chosen]
     index = pd.Index(kept, name="claim")
     print_table(pd.DataFrame(rows, columns=["source", "statement", "last verdict"], index=index), f"{len(rows)} claims")
 
 
-def _verdicts(chosen: "Sequence[Claim]", results: "Sequence[Result]") -> Table:
-    """The claims so far, the one being measured, and those to come."""
-    shown = Table(title="Claims", title_justify="left")
-    for column in ("claim", "source", "verdict"):
-        shown.add_column(column, no_wrap=True)
-    for column in ("statistic", "95 % interval", "models", "seconds"):
-        shown.add_column(column, justify="right")
-    for claim, verdict, _, kept in results:
-        if verdict is None:
-            shown.add_row(claim.name, claim.source, "[dim]not run[/dim]")
-            continue
-        numbers = (
-            f"{verdict.statistic:.3g}",
-            f"{verdict.interval[0]:.3g} to {verdict.interval[1]:.3g}",
-            f"{verdict.n_models:,}",
-        )
-        outcome = f"[{COLORS[verdict.verdict]}]{verdict.verdict}[/]" + (" (kept)" if kept else "")
-        shown.add_row(claim.name, claim.source, outcome, *numbers, f"{verdict.seconds:.1f}")
-    for i, claim in enumerate(chosen[len(results) :]):
-        shown.add_row(claim.name, claim.source, "[dim]measuring[/dim]" if i == 0 else "")
-    return shown
+def _claims(names: "Iterable[str]") -> "list[Claim]":
+    from tms_hooks.claims import find
+
+    try:
+        return find(names)
+    except KeyError as error:
+        raise typer.BadParameter(str(error.args[0])) from error
 
 
 @app.command()

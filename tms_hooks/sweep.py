@@ -8,8 +8,10 @@ what is left, and two sweeps share what they have in common.
 import hashlib
 import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, fields
+import socket
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
 from inspect import signature
 from itertools import product
 from pathlib import Path
@@ -22,17 +24,18 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.run import Run, load
-from tms_hooks.training.loop import train
+from tms_hooks.training.loop import choose_engine, make_recipe, train
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 
 log = logging.getLogger(__name__)
 
 BACKENDS = ("loky", "dask", "ray")
-TRAINING = tuple(
-    name
-    for name in signature(train).parameters
+DEFAULTS = {
+    name: parameter.default
+    for name, parameter in signature(train).parameters.items()
     if name not in ("cfg", "data", "seeds", "init", "checkpoint", "checkpoint_every", "progress", "device")
-)
+}
+"""Arguments of `train` that a grid may set."""
 SCALARS = (int, float, str, bool, np.generic, type(None))
 
 
@@ -72,14 +75,13 @@ def sweep(
         along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN.
 
     Raises:
-        ValueError: an unknown setting, an empty axis, or one that `base` sets too.
+        ValueError: an unknown setting, an empty axis, one that `base` sets too, or settings that `train` refuses: all
+            before any work.
         ConnectionError: the cluster does not answer.
     """
     seeds = tuple(int(seed) for seed in seeds)
     shards = [_Shard(dict(base) | point, seeds) for point in _points(base, grid)]
     folders = [Path(store) / shard.name() for shard in shards]
-    for shard in shards:
-        shard.check()
     todo = [(shard, folder) for shard, folder in zip(shards, folders, strict=True) if not _finished(folder)]
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
@@ -129,7 +131,7 @@ class _Shard:
         left = dict(self.settings)
         data = _choose("data", left.pop("data", "SparseUniform"), DISTRIBUTIONS)
         optimizer = _choose("optimizer", left.pop("optimizer", "Adam"), OPTIMIZERS)
-        names = [{f.name for f in fields(kind)} for kind in (ToyConfig, data, optimizer)] + [set(TRAINING)]
+        names = [{f.name for f in fields(kind)} for kind in (ToyConfig, data, optimizer)] + [set(DEFAULTS)]
         known = set().union(*names)
         for name in left.keys() - known:
             raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
@@ -137,20 +139,24 @@ class _Shard:
         try:
             made: Optimizer = optimizer(**rates)
             return ToyConfig(**cfg), data(**distribution), training | {"optimizer": made}
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
 
-    def check(self) -> None:
-        """Fail now rather than in a worker."""
-        self.parts()
-
     def name(self) -> str:
-        """Where the store keeps it: the same settings, written in any order, have the same name."""
+        """Where the store keeps it: the same settings, written in any order or left to their defaults, have one name.
+
+        Raises:
+            ValueError: settings that `train` would refuse.
+        """
         cfg, data, training = self.parts()
-        said = {name: asdict(v) if isinstance(v, Optimizer) else v for name, v in training.items()}
-        kinds = [type(data).__name__, type(training["optimizer"]).__name__]
-        plain = json.dumps([asdict(cfg), asdict(data), kinds, said, self.seeds], sort_keys=True)
-        return hashlib.sha256(plain.encode()).hexdigest()[:20]
+        said = DEFAULTS | training
+        engine = said.pop("engine")
+        try:
+            recipe = make_recipe(cfg, data, seeds=self.seeds, **said)
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"settings {self.settings}: {error}") from error
+        plain = recipe.to_json() | {"engine": choose_engine(engine, recipe, "cpu")}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:20]
 
     def train(self, folder: Path) -> None:
         """Train and store. A shard that someone else has finished meanwhile is left alone: it holds the same bits."""
@@ -208,11 +214,11 @@ def _share_out(todo: Sequence[tuple[Any, Path]], backend: str, n_jobs: int, addr
     if backend == "dask":
         with _dask_client(address), joblib.parallel_config("dask"):
             joblib.Parallel(n_jobs=n_jobs)(jobs)
-    else:
-        if backend == "ray":
-            _join_ray(address)
-        with joblib.parallel_config(backend, n_jobs=n_jobs):
+    elif backend == "ray":
+        with _ray(address), joblib.parallel_config("ray", n_jobs=n_jobs):
             joblib.Parallel()(jobs)
+    else:
+        joblib.Parallel(n_jobs=n_jobs)(jobs)
 
 
 def _dask_client(address: str | None) -> Any:
@@ -230,19 +236,38 @@ def _dask_client(address: str | None) -> Any:
         ) from error
 
 
-def _join_ray(address: str | None) -> None:
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A Ray cluster as a joblib backend: the one this process has joined, or one joined (or started) for the sweep."""
     try:
         import ray
         from ray.util.joblib import register_ray
     except ImportError:
         raise ValueError("backend='ray' needs ray: pip install 'ray[default]'") from None
-    try:
-        ray.init(address=address, ignore_reinit_error=True)
-    except ConnectionError as error:
-        raise ConnectionError(
-            f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
-        ) from error
     register_ray()
+    if ray.is_initialized():
+        if address is not None:
+            raise ValueError(
+                f"address={address!r}, but this process has joined a ray cluster already: leave address out, "
+                "or call ray.shutdown() first"
+            )
+        yield
+        return
+    if address is not None:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not (host and port.isdigit()):
+            raise ValueError(f"address={address!r}: write host:port, or ray://host:port for a ray client")
+        try:  # ray itself goes on trying for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
+            ) from error
+    ray.init(address=address)
+    try:
+        yield
+    finally:
+        ray.shutdown()
 
 
 def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset:

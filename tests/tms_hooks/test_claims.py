@@ -1,34 +1,27 @@
 """Claims: how they are decided, registered, kept, written and listed."""
 
+import io
 import json
 import math
+import os
 import re
+import shutil
+import time
 
 import numpy as np
-import plotly.graph_objects as go
+import planned
 import pytest
+from planned import verdict
+from rich.console import Console
 from typer.testing import CliRunner
 
 from tms_hooks import stats
-from tms_hooks.claims import UNKNOWN, Claim, Verdict, claim, claims, decide, find
+from tms_hooks.claims import UNKNOWN, Verdict, claim, claims, decide, find, live, present, registry
 from tms_hooks.claims import reproduce as runner
+from tms_hooks.claims.live import Watch
 from tms_hooks.cli import app
 
 KEYS = ["claim", "verdict", "statistic", "interval", "n_models", "seconds", "controls"]
-
-
-def verdict(**changes) -> Verdict:
-    plain = {
-        "measured": "The share",
-        "statistic": 0.8,
-        "interval": (0.7, 0.9),
-        "threshold": 0.5,
-        "n_models": 40,
-        "controls": {"untrained": 0.1},
-        "detail": "More.",
-        "figures": ((("A caption."), go.Figure(go.Bar(x=["a"], y=[1.0]))),),
-    }
-    return Verdict(**plain | changes)
 
 
 # Deciding
@@ -135,101 +128,128 @@ def test_a_name_is_taken_once():
 
 
 def test_finding_claims():
-    assert [found.name for found in find(["stuck-feature", "hexagon-norms"])] == ["stuck-feature", "hexagon-norms"]
+    assert [found.name for found in find(["stuck-feature", "hexagon-norms"])] == ["hexagon-norms", "stuck-feature"]
     assert len(find(["all", "hexagon-norms"])) == len(claims())
     with pytest.raises(KeyError, match="did you mean 'hexagon-norms'"):
         find(["hexagon-norm"])
 
 
-# Keeping, and writing
+# Keeping
 
 
-class Counted:
-    """A claim that says how often it was measured; interrupted if `fails`."""
+@pytest.fixture(autouse=True)
+def notes(tmp_path, monkeypatch):
+    monkeypatch.setenv(planned.NOTES, str(tmp_path / "notes"))
 
-    def __init__(self, fails: type[BaseException] | None = None):
-        self.sizes: list[int] = []
-        self.fails = fails
 
-    def __call__(self, n_models: int) -> Verdict:
-        """It holds."""
-        self.sizes.append(n_models)
-        if self.fails:
-            raise self.fails("not here")
-        return verdict(n_models=n_models)
-
-    def named(self, name: str) -> Claim:
-        return Claim(name, "H", 3, 30, self)
+def run(measures, out, **settings):
+    return list(runner.reproduce([planned.planned(m, m.__name__) for m in measures], out, **settings))
 
 
 def test_finished_claims_are_kept(tmp_path):
-    measure = Counted()
-    first = list(runner.reproduce([measure.named("a")], tmp_path, quick=True))
-    again = list(runner.reproduce([measure.named("a")], tmp_path, quick=True))
-    assert measure.sizes == [3]
-    assert [result.kept for result in first + again] == [False, True]
-    assert again[0].verdict == first[0].verdict
-    assert again[0].verdict.figures[0][1] == first[0].verdict.figures[0][1]
-    list(runner.reproduce([measure.named("a")], tmp_path, quick=False))
-    assert measure.sizes == [3, 30]  # another size is another measurement
+    first, again = run([planned.holds], tmp_path, quick=True) + run([planned.holds], tmp_path, quick=True)
+    assert planned.noted() == ["holds:3"]
+    assert (first.kept, again.kept) == (False, True)
+    assert again.verdict == first.verdict
+    assert again.verdict.figures[0][1] == first.verdict.figures[0][1]
+    run([planned.holds], tmp_path, quick=False)
+    assert planned.noted() == ["holds:3", "holds:30"]  # another size is another measurement
 
 
 def test_other_code_makes_them_stale(tmp_path):
-    measure = Counted()
-    list(runner.reproduce([measure.named("a")], tmp_path, quick=True))
-    path = tmp_path / "verdicts" / "a.json"
+    run([planned.holds], tmp_path, quick=True)
+    path = tmp_path / "verdicts" / "holds.json"
     path.write_text(path.read_text().replace(runner.code_version(), "0123456789ab"))
-    [result] = runner.reproduce([measure.named("a")], tmp_path, quick=True)
+    [result] = run([planned.holds], tmp_path, quick=True)
     assert not result.kept
-    assert len(measure.sizes) == 2
-
-
-def test_an_interrupted_run_goes_on_where_it_stopped(tmp_path):
-    first, second = Counted(), Counted(fails=KeyboardInterrupt)
-    with pytest.raises(KeyboardInterrupt):
-        list(runner.reproduce([first.named("a"), second.named("b")], tmp_path))
-    second.fails = None
-    results = list(runner.reproduce([first.named("a"), second.named("b")], tmp_path))
-    assert [result.kept for result in results] == [True, False]
-    assert (len(first.sizes), len(second.sizes)) == (1, 2)
+    assert len(planned.noted()) == 2
 
 
 def test_a_damaged_file_is_named(tmp_path):
     (tmp_path / "verdicts").mkdir()
-    (tmp_path / "verdicts" / "a.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"a\.json holds no verdict"):
-        list(runner.reproduce([Counted().named("a")], tmp_path))
+    (tmp_path / "verdicts" / "holds.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"holds\.json holds no verdict"):
+        run([planned.holds], tmp_path)
 
 
-@pytest.mark.parametrize("error", [ConnectionError, ModuleNotFoundError])
-def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, error):
-    results = list(runner.reproduce([Counted(fails=error).named("a"), Counted().named("b")], tmp_path))
+# Side by side
+
+
+def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
+    measures = (planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread, planned.hears_ctrl_c)
+    results = run(measures, tmp_path, jobs=2)
+    found = {result.claim.name: result for result in results}
+    assert {name: result.outcome for name, result in found.items()} == {
+        "divides_by_zero": "failed",
+        "dies": "failed",
+        "holds": "supported",
+        "one_thread": "supported",
+        "hears_ctrl_c": "supported",
+    }
+    assert "ZeroDivisionError" in found["divides_by_zero"].told
+    assert "exit code 9" in found["dies"].told
+    assert found["one_thread"].verdict.statistic == 1
+    assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["hears_ctrl_c", "holds", "one_thread"]
+
+
+def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
+    claims = [planned.planned(m, m.__name__) for m in (planned.holds, planned.never_ends)]
+    results = runner.reproduce(claims, tmp_path, quick=True, jobs=2)
+    assert next(results).claim.name == "holds"
+    while not (begun := [line for line in planned.noted() if line.startswith("never_ends")]):
+        time.sleep(0.05)
+    results.close()
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(begun[0].split(":")[1]), 0)
+    assert [result.kept for result in run([planned.holds], tmp_path, quick=True)] == [True]
+
+
+def test_the_longest_go_first(tmp_path):
+    for name, seconds in (("short", 1.0), ("long", 9.0)):
+        kept = {"code": "old", "size": 3, "verdict": planned.verdict(seconds=seconds).to_json()}
+        runner.write_whole(tmp_path / "verdicts" / f"{name}.json", json.dumps(kept))
+    begun = []
+    claims = [planned.planned(planned.holds, name) for name in ("short", "long", "never measured", "nor this")]
+    list(runner.reproduce(claims, tmp_path, quick=True, started=lambda claim: begun.append(claim.name)))
+    assert begun == ["never measured", "nor this", "long", "short"]
+
+
+def test_nobody_to_do_the_work(tmp_path):
+    with pytest.raises(ValueError, match="at least one process"):
+        run([planned.holds], tmp_path, jobs=0)
+
+
+# Writing
+
+
+def settled(tmp_path, *measures):
+    return [runner.settle(planned.planned(m, m.__name__), tmp_path, quick=False) for m in measures]
+
+
+@pytest.mark.parametrize("measure", [planned.lacks_network, planned.lacks_package])
+def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, measure):
+    results = settled(tmp_path, measure, planned.holds)
     assert [result.outcome for result in results] == ["not run", "supported"]
     assert results[0].not_run == "not here"
-    runner.write_json(results, tmp_path / "v.json")
-    assert [entry["claim"] for entry in json.loads((tmp_path / "v.json").read_text())] == ["b"]
-    assert runner.table(results).verdict.tolist() == ["not run", "supported"]
-    page = runner.write_page(results, tmp_path, quick=False).read_text()
+    present.write_json(results, tmp_path / "v.json")
+    assert [entry["claim"] for entry in json.loads((tmp_path / "v.json").read_text())] == ["holds"]
+    assert present.table(results).verdict.tolist() == ["not run", "supported"]
+    page = present.write_page(results, tmp_path, quick=False).read_text()
     assert "Not run: not here" in page
-    assert not list(tmp_path.glob("verdicts/a*"))
-
-
-def test_other_errors_are_not_hidden(tmp_path):
-    with pytest.raises(ZeroDivisionError):
-        list(runner.reproduce([Counted(fails=ZeroDivisionError).named("a")], tmp_path))
+    assert "1 supported, 1 not run" in page
+    assert not list(tmp_path.glob("verdicts/lacks*"))
 
 
 def test_the_json_is_that_of_the_contract(tmp_path):
-    unmeasured = Claim(
-        "b", "H", 1, 1, lambda n: verdict(statistic=math.nan, interval=UNKNOWN, controls={"x": math.inf})
-    )
-    runner.write_json(list(runner.reproduce([Counted().named("a"), unmeasured], tmp_path)), tmp_path / "v.json")
+    nothing = planned.verdict(claim="b", statistic=math.nan, interval=UNKNOWN, controls={"x": math.inf})
+    unmeasured = runner.Result(planned.planned(planned.holds, "b"), nothing)
+    present.write_json([*settled(tmp_path, planned.holds), unmeasured], tmp_path / "v.json")
     found = json.loads(
         (tmp_path / "v.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
     )
     assert [list(entry) for entry in found] == [KEYS, KEYS]
     assert found[0] | {"seconds": 0} == {
-        "claim": "a",
+        "claim": "holds",
         "verdict": "supported",
         "statistic": 0.8,
         "interval": [0.7, 0.9],
@@ -244,23 +264,41 @@ def test_the_json_is_that_of_the_contract(tmp_path):
         "controls": {"x": None},
         "seconds": 0,
     }
+    assert "could not be measured" in present.write_page([unmeasured], tmp_path, quick=False).read_text()
 
 
 def test_the_page_has_the_table_and_every_figure(tmp_path):
-    results = list(runner.reproduce([Counted().named("a")], tmp_path))
-    page = runner.write_page(results, tmp_path, quick=False).read_text()
-    for part in ("A caption.", "1 supported", "0.7 to 0.9", "untrained", "A claim that says how often"):
+    results = settled(tmp_path, planned.holds, planned.divides_by_zero)
+    page = present.write_page(results, tmp_path, quick=False).read_text()
+    for part in ("A caption.", "1 supported", "0.8 [0.7, 0.9]", "untrained", "It holds.", "<dt>Threshold</dt>"):
         assert part in page
+    assert "Failed: ZeroDivisionError: division by zero" in page
 
 
 def test_the_plain_text_has_the_same(tmp_path):
-    not_run = Counted(fails=ConnectionError).named("b")
-    results = list(runner.reproduce([Counted().named("a"), not_run], tmp_path))
-    text = runner.write_markdown(results, tmp_path, quick=True).read_text()
-    assert "| [a](#a) | H | A claim that says how often" in text
+    results = settled(tmp_path, planned.holds, planned.lacks_network)
+    text = present.write_markdown(results, tmp_path, quick=True).read_text()
+    assert "| [holds](#holds) | H | It holds." in text
     assert "| untrained | 0.1 |" in text
     assert results[0].verdict.paragraph in text
     assert "Not run: not here" in text
+
+
+@pytest.mark.parametrize("width", [80, 200])
+def test_the_table_is_whole_at_80_columns(tmp_path, width):
+    longest = max(claims(), key=len)
+    results = [runner.Result(planned.planned(planned.holds, longest), planned.verdict(interval=(-0.001234, 0.9)))]
+    results += settled(tmp_path, planned.divides_by_zero)
+    console = Console(width=width, record=True, file=io.StringIO())
+    watch = Watch(3)
+    for result in results:
+        watch.finished(result)
+    watch.started(planned.planned(planned.holds, "the next one"))
+    console.print(live.verdicts(results), watch)
+    shown = console.export_text()
+    for part in (longest, "? inconclusive", "0.8 [-0.00123, 0.9]", "! failed", "the next one", "measuring", "2 of 3"):
+        assert part in shown
+    assert "…" not in shown
 
 
 # The command line
@@ -268,13 +306,13 @@ def test_the_plain_text_has_the_same(tmp_path):
 
 def test_reproduce_and_list(tmp_path):
     out, verdicts = tmp_path / "out", tmp_path / "verdicts.json"
-    arguments = ["reproduce", "relu-degenerate-gelu-not", "--quick", "--json", str(verdicts), "--out", str(out)]
+    arguments = ["reproduce", "hexagon-norms", "--quick", "--json", str(verdicts), "--out", str(out), "--jobs", "2"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     [entry] = json.loads(verdicts.read_text())
     assert list(entry) == KEYS
-    assert entry["claim"] == "relu-degenerate-gelu-not"
-    assert entry["n_models"] == 40
+    assert entry["claim"] == "hexagon-norms"
+    assert entry["n_models"] > 40
     assert (out / "index.html").is_file()
     again = CliRunner().invoke(app, arguments)
     assert "kept" in again.output
@@ -283,9 +321,69 @@ def test_reproduce_and_list(tmp_path):
     for name in claims():
         assert name in listed.output
     assert listed.output.count(entry["verdict"]) == 1
+    told = CliRunner().invoke(app, ["list", "hexagon-norms", "stuck-feature", "--out", str(out)])
+    for part in ("Threshold: below 0.05", "The larger relative deviation", "Not measured yet"):
+        assert part in told.output
 
 
-def test_an_unknown_claim_is_a_usage_error():
-    done = CliRunner().invoke(app, ["reproduce", "hexagon-norm"])
+def test_a_failed_claim_is_told_and_the_exit_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(registry, "_claims", {"a": planned.planned(planned.divides_by_zero)})
+    monkeypatch.setattr(registry, "FAMILIES", ())
+    done = CliRunner().invoke(app, ["reproduce", "all", "--out", str(tmp_path)])
+    assert done.exit_code == 1
+    assert "1 failed" in done.output
+    assert "ZeroDivisionError: division by zero" in done.output
+
+
+@pytest.mark.parametrize("command", ["reproduce", "list"])
+def test_an_unknown_claim_is_a_usage_error(command):
+    done = CliRunner().invoke(app, [command, "hexagon-norm"])
     assert done.exit_code == 2
     assert "hexagon-norms" in done.output
+
+
+def kept_claim(tmp_path):
+    """A finished claim on disk, as `tms reproduce` leaves it."""
+    plain = {"code": "old", "size": 50, "verdict": planned.verdict(claim="hexagon-norms").to_json()}
+    runner.write_whole(tmp_path / "verdicts" / "hexagon-norms.json", json.dumps(plain))
+    return ["figure", "hexagon-norms", "--kept", str(tmp_path), "--out"]
+
+
+def test_a_figure_of_a_kept_claim_alone(tmp_path):
+    page = tmp_path / "pictures" / "norms.html"
+    done = CliRunner().invoke(app, [*kept_claim(tmp_path), str(page)])
+    assert done.exit_code == 0, done.output
+    assert "1: A caption." in done.output
+    assert "Plotly.newPlot" in page.read_text()
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_picture_or_what_it_lacks(tmp_path, kind, monkeypatch):
+    picture = tmp_path / f"norms.{kind}"
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chrome")
+    refused = CliRunner().invoke(app, [*kept_claim(tmp_path), str(picture)])
+    assert refused.exit_code == 2
+    told = re.sub(r"[\s│]+", " ", refused.output)
+    assert "plotly_get_chrome" in told or "pip install" in told
+    assert "give a name in .html" in told
+    assert not picture.exists()
+    pytest.importorskip("kaleido")
+    if not shutil.which("chromium") and not shutil.which("google-chrome"):
+        pytest.skip("no chromium on this machine; CI installs it")
+    monkeypatch.delenv("BROWSER_PATH")
+    drawn = CliRunner().invoke(app, [*kept_claim(tmp_path), str(picture)])
+    assert drawn.exit_code == 0, drawn.output
+    assert picture.read_bytes().startswith({"svg": b"<svg", "png": b"\x89PNG"}[kind])
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["norms.gif"], "give one of these suffixes"),
+        (["norms.html", "--index", "2"], "--index 2: hexagon-norms has 1: 1: A caption."),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_told(tmp_path, options, rule):
+    done = CliRunner().invoke(app, [*kept_claim(tmp_path), *options])
+    assert done.exit_code == 2
+    assert rule in re.sub(r"[\s│]+", " ", done.output)

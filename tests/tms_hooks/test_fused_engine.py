@@ -2,12 +2,14 @@
 
 import logging
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
 import tms_hooks as tms
+from tms_hooks.models.forward import W_Q
 from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.loop import held_out
 from tms_hooks.training.state import State
@@ -16,6 +18,12 @@ pytest.importorskip("numba", reason="the fused engine is the optional extra 'fas
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
+OPTIMIZERS = [
+    tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
+    tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+    tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
+    tms.RMSprop(lr=0.01, alpha=0.9),
+]
 
 
 def make(cfg=None, data=None, *, seeds=range(3), optimizer=None, steps=(50,), batch_size=300, dtype="float64", **more):
@@ -72,6 +80,85 @@ def test_losses_and_gradients_agree_with_torch(tied, output_act, output_bias, pr
     assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("empty_rows", ["drawn", "exact"])
+@pytest.mark.parametrize("hidden_bias", [True, False])
+@pytest.mark.parametrize("hidden_act", ["identity", "relu", "gelu"])
+@pytest.mark.parametrize(("output_act", "output_bias"), [("identity", False), ("relu", True), ("gelu", True)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_hidden_biases_and_activations_agree_with_torch(
+    tied, output_act, output_bias, hidden_act, hidden_bias, empty_rows, dtype
+):
+    cfg = tms.ToyConfig(
+        n_features=5,
+        d_hidden=3,
+        tied=tied,
+        output_act=output_act,
+        output_bias=output_bias,
+        hidden_act=hidden_act,
+        hidden_bias=hidden_bias,
+    )
+    data = tms.SparseUniform(n_features=5, feature_probability=0.1)
+    recipe = make(cfg, data, dtype=dtype, empty_rows=empty_rows, batch_size=700)
+    got, wanted = (engine.advance(recipe, start(recipe), 7, 7) for engine in (fused_engine, torch_engine))
+    assert_close(got, wanted, TOLERANCE[dtype])
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
+
+
+def heads(n_heads=2, d_head=2, **more):
+    """A toy with pseudo-attention, and what its recipe needs besides."""
+    cfg = tms.ToyConfig(n_features=5, d_hidden=3, n_heads=n_heads, d_head=d_head, **more)
+    return cfg, {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),), ((1, 0), (1, 0)))[:n_heads], "qk_weight": 0.7}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("probability", [1.0, (0.9, 0.5, 1.0, 0.1, 0.01)])
+@pytest.mark.parametrize(("n_heads", "d_head"), [(1, 3), (2, 1), (3, 2)])
+@pytest.mark.parametrize(("output_act", "output_bias"), [("identity", False), ("relu", True), ("gelu", True)])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("stage", ["joint", "representation", "heads"])
+def test_heads_agree_with_torch(stage, tied, output_act, output_bias, n_heads, d_head, probability, dtype):
+    cfg, more = heads(n_heads, d_head, tied=tied, output_act=output_act, output_bias=output_bias)
+    data = tms.SparseUniform(n_features=5, feature_probability=probability)
+    recipe = make(cfg, data, dtype=dtype, stages=(stage,), **more)
+    got, wanted = (engine.advance(recipe, start(recipe), 7, 7) for engine in (fused_engine, torch_engine))
+    assert_close(got, wanted, TOLERANCE[dtype])
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("stages", [("joint",), ("representation", "heads"), ("heads", "joint", "representation")])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
+def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
+    cfg, more = heads()
+    steps = (20, 10, 15)[: len(stages)]
+    recipe = make(cfg, optimizer=optimizer, stages=stages, steps=steps, **more)
+    ours, theirs = start(recipe), start(recipe)
+    marks = [*recipe.record_steps(), recipe.total_steps]
+    for begin, end in pairwise(marks):
+        got = fused_engine.advance(recipe, ours, begin, end)
+        assert_close(got, torch_engine.advance(recipe, theirs, begin, end), 1e-9)
+        assert ours.moments.keys() == theirs.moments.keys()
+    assert_close((ours.weights, ours.moments), (theirs.weights, theirs.moments), 1e-9)
+
+
+def test_heads_alone_are_the_heads_in_a_crowd_to_the_bit():
+    cfg, more = heads()
+    crowd = make(cfg, seeds=range(6), stages=("representation", "heads"), steps=(10, 20), dtype="float32", **more)
+    together, alone, own = start(crowd), start(replace(crowd, seeds=(4,))), replace(crowd, seeds=(4,))
+    for begin, end in ((0, 10), (10, 30)):
+        fused_engine.advance(crowd, together, begin, end)
+    for begin, end in ((0, 5), (5, 10), (10, 25), (25, 30)):
+        fused_engine.advance(own, alone, begin, end)
+    for name, w in alone.weights.items():
+        assert w[0].equal(together.weights[name][4])
+
+
+def test_all_pairs_of_a_finite_data_set_agree_with_torch():
+    cfg, more = heads()
+    recipe = make(cfg, tms.KHot(n_features=5, k=2), batch_size=None, **more)
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), 1e-10)
+
+
 @pytest.mark.parametrize(
     "data", [tms.OneHot(n_features=4), tms.KHot(n_features=4, k=2)], ids=lambda data: type(data).__name__
 )
@@ -90,16 +177,7 @@ def test_batches_of_every_shape_agree_with_torch(n_features, batch_size):
     assert_close(got, wanted, 1e-12)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
-        tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
-        tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
-        tms.RMSprop(lr=0.01, alpha=0.9),
-    ],
-    ids=lambda optimizer: type(optimizer).__name__,
-)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
     recipe = make(optimizer=optimizer, dtype=dtype)
@@ -167,12 +245,14 @@ def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype, empty_rows):
             assert w[0].equal(together.weights[name][index])
 
 
-def test_divergence_stops_the_model_where_torch_stops_it_and_no_other():
-    recipe = make(optimizer=tms.SGD(lr=0.01), seeds=range(3))
+@pytest.mark.parametrize("broken", ["W_E", W_Q])
+def test_divergence_stops_the_model_where_torch_stops_it_and_no_other(broken):
+    cfg, more = heads() if broken == W_Q else (None, {})
+    recipe = make(cfg, optimizer=tms.SGD(lr=0.01), seeds=range(3), **more)
     finals = []
     for engine in (fused_engine, torch_engine):
         state = start(recipe)
-        state.weights["W_E"][1] *= 1e60
+        state.weights[broken][1] *= 1e60
         engine.advance(recipe, state, 0, 50)
         finals.append(state)
         quiet = start(recipe)
@@ -186,8 +266,10 @@ def test_divergence_stops_the_model_where_torch_stops_it_and_no_other():
     assert_close(ours.moments, theirs.moments, 1e-10)
 
 
-def test_held_out_losses_agree_with_torch():
-    recipe = make(dtype="float32")
+@pytest.mark.parametrize("with_heads", [False, True])
+def test_held_out_losses_agree_with_torch(with_heads):
+    cfg, more = heads() if with_heads else (None, {})
+    recipe = make(cfg, dtype="float32", **more)
     x, weights = held_out(recipe), start(recipe).weights
     assert_close(fused_engine.evaluate(recipe, weights, x), torch_engine.evaluate(recipe, weights, x), 1e-6)
 

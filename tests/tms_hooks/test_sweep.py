@@ -131,12 +131,33 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
         (BASE, GRID | {"optimizer": ["Adagrad"]}, r"optimizer='Adagrad' is not known; choose from Adam"),
         (BASE, {"lr": [0.1]}, r"feature_probability"),
         (BASE, GRID | {"lr": [-1.0]}, r"lr=-1\.0: must be positive"),
+        (BASE, GRID | {"loss": ["mse", "cross_entropy"]}, r"loss='cross_entropy' with output_act='relu'"),
+        (BASE, GRID | {"qk_pairs": [[(0, 1)]]}, r"only a model with heads has them"),
+        (BASE | {"engine": "fused"}, GRID | {"d_mlp": [None, 8]}, r"engine='fused' cannot run this"),
     ],
 )
 def test_a_bad_grid_says_which_key_before_any_work(base, grid, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         run(tmp_path, base, grid)
     assert not (tmp_path / "store").exists()
+
+
+def test_defaults_written_out_are_the_same_shard(tmp_path, caplog):
+    with caplog.at_level(logging.INFO):
+        first = run(tmp_path)
+        again = run(tmp_path, BASE | {"optimizer": "Adam", "loss": "mse", "tied": True})
+    assert again.identical(first)
+    assert "0 of 4 shards to train" in caplog.text
+
+
+@pytest.mark.slow
+def test_ray_gives_the_same_bits(tmp_path):
+    ray = pytest.importorskip("ray", reason="ray is not installed; its backend was tried with 2.60")
+    with pytest.raises(ConnectionError, match=r"no ray cluster answers at 127\.0\.0\.1:9"):
+        run(tmp_path, backend="ray", address="127.0.0.1:9")
+    wanted = run(tmp_path)
+    assert sweep(BASE, GRID, seeds=range(2), store=tmp_path / "ray", backend="ray", n_jobs=2).identical(wanted)
+    assert not ray.is_initialized()
 
 
 def test_a_backend_that_cannot_be_reached_fails_before_any_work(tmp_path):

@@ -19,16 +19,38 @@ SOURCES: dict[Source, str] = {
 }
 FAMILIES = (
     "toy_models",
+    "phases",
+    "correlations",
+    "nonlinearity",
+    "dimensionality",
+    "dynamics",
     "bottlenecks",
+    "shapes",
+    "untied",
+    "perfect_circles",
+    "biases",
+    "softmax",
+    "softmax_untied",
+    "interference",
+    "mlps",
+    "memorisation",
     "hexagons",
     "stuck_features",
     "optimizers",
     "attention",
+    "attention_rank",
+    "attention_subspaces",
+    "attention_simplices",
+    "attention_training",
     "transformers",
     "tangents",
 )
+"""The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
 """What a claim's docstring states after its first line, the claim itself."""
+
+
+Measure = Callable[[int], Verdict]
 
 
 @dataclass(frozen=True)
@@ -46,7 +68,7 @@ class Claim:
     source: Source
     quick: int
     full: int
-    measure: Callable[[int], Verdict]
+    measure: Measure
 
     @property
     def statement(self) -> str:
@@ -58,24 +80,28 @@ class Claim:
         """The whole docstring: statement, statistic, threshold, size, controls."""
         return cleandoc(self.measure.__doc__ or "")
 
+    def size(self, quick: bool = False) -> int:
+        """Its number of models, as its docstring counts them."""
+        return self.quick if quick else self.full
+
     def run(self, quick: bool = False) -> Verdict:
         """Measure and decide."""
         began = time.perf_counter()
-        verdict = self.measure(self.quick if quick else self.full)
+        verdict = self.measure(self.size(quick))
         return replace(verdict, claim=self.name, seconds=time.perf_counter() - began)
 
 
 _claims: dict[str, Claim] = {}
 
 
-def claim(name: str, source: Source, *, quick: int, full: int) -> Callable[[Callable[[int], Verdict]], Claim]:
-    """Register the function below as a claim.
+def claim(name: str, source: Source, *, quick: int, full: int) -> Callable[[Measure], Measure]:
+    """Register the function below, unchanged, as a claim.
 
     Raises:
         ValueError: a name that is taken, or a docstring that leaves out one of `PARTS`.
     """
 
-    def register(measure: Callable[[int], Verdict]) -> Claim:
+    def register(measure: Measure) -> Measure:
         made = Claim(name, source, quick, full, measure)
         if name in _claims:
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
@@ -84,7 +110,7 @@ def claim(name: str, source: Source, *, quick: int, full: int) -> Callable[[Call
                 f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result"
             )
         _claims[name] = made
-        return made
+        return measure
 
     return register
 
@@ -97,18 +123,12 @@ def claims() -> dict[str, Claim]:
 
 
 def find(names: Iterable[str]) -> list[Claim]:
-    """The claims of these names; "all" is every one.
+    """The claims of these names, in the order of `claims()`; "all" is every one.
 
     Raises:
         KeyError: a name that no claim has.
     """
-    known = claims()
-    chosen: dict[str, Claim] = {}
-    for name in names:
-        if name == "all":
-            chosen |= known
-        elif name in known:
-            chosen[name] = known[name]
-        else:
-            raise KeyError(f"no claim {name!r}; {did_you_mean(name, known)}")
-    return list(chosen.values())
+    known, asked = claims(), set(names)
+    for name in asked - known.keys() - {"all"}:
+        raise KeyError(f"no claim {name!r}; {did_you_mean(name, known)}")
+    return [claim for name, claim in known.items() if name in asked or "all" in asked]

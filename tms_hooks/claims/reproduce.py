@@ -1,21 +1,28 @@
-"""`tms reproduce`: measure claims one after another, keep what is finished, and put it on one page."""
+"""`tms reproduce`: measure claims side by side, one process each, and keep every one that is finished."""
 
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+import signal
+import traceback
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from functools import cache
+from multiprocessing import get_context
+from multiprocessing.connection import Connection, wait
+from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
-from tms_hooks import report
-from tms_hooks.claims.registry import SOURCES, Claim
+from tms_hooks.claims.registry import Claim
 from tms_hooks.claims.verdict import Verdict
 
 PACKAGES = ("tms_hooks", "probes")
 RESULTS = "verdicts"
+ONE_THREAD = dict.fromkeys(
+    ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS"), "1"
+)
+"""One thread a worker, whatever the number of workers: a sum must not depend on how it was shared out."""
 
 
 class Result(NamedTuple):
@@ -24,13 +31,23 @@ class Result(NamedTuple):
     claim: Claim
     verdict: Verdict | None
     not_run: str = ""
+    """What the claim needs and this machine lacks."""
+    failed: str = ""
+    """The traceback of an error in the claim's own code."""
     kept: bool = False
     """Whether an earlier run with this code had finished it."""
 
     @property
     def outcome(self) -> str:
-        """The verdict, or "not run"."""
-        return self.verdict.verdict if self.verdict else "not run"
+        """The verdict, or "not run", or "failed"."""
+        return self.verdict.verdict if self.verdict else "failed" if self.failed else "not run"
+
+    @property
+    def told(self) -> str:
+        """What came out, in words."""
+        if self.verdict:
+            return self.verdict.paragraph
+        return f"Failed: {self.failed.strip().splitlines()[-1]}" if self.failed else f"Not run: {self.not_run}"
 
 
 @cache
@@ -43,24 +60,77 @@ def code_version() -> str:
     return digest.hexdigest()[:12]
 
 
-def reproduce(claims: Sequence[Claim], out: Path, quick: bool = False) -> Iterator[Result]:
-    """Measure each claim, or read it if this code has finished it at this size, and yield the result at once.
+def reproduce(
+    claims: Sequence[Claim],
+    out: Path,
+    quick: bool = False,
+    jobs: int = 1,
+    started: Callable[[Claim], None] = lambda claim: None,
+) -> Generator[Result, None, None]:
+    """Measure claims in `jobs` processes, and yield each result when it is finished, those kept from before first.
 
-    A claim that needs weights or packages that are not there is yielded as not run, with the reason.
+    What a claim finds does not depend on `jobs` or on the other claims. The longest go first, by what they last took.
+    An error in one is its result, and the others go on. Closing the generator stops the workers at once; what is
+    finished is kept.
+
+    Args:
+        claims: of functions that another process can import.
+        out: folder where finished claims are kept.
+        quick: at the smaller size.
+        jobs: processes, at least 1.
+        started: called with each claim when a worker begins it.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs}: at least one process must do the work; give jobs=1 or more")
+    seconds: dict[str, float] = {}
     for claim in claims:
-        size = claim.quick if quick else claim.full
         earlier = last(claim, out)
-        if earlier and earlier.size == size and earlier.code == code_version():
+        if earlier and earlier.size == claim.size(quick) and earlier.code == code_version():
             yield Result(claim, earlier.verdict, kept=True)
-            continue
-        try:
-            verdict = claim.run(quick)
-        except (ImportError, ConnectionError) as error:
-            yield Result(claim, None, not_run=str(error))
-            continue
-        _keep(claim, verdict, size, out)
-        yield Result(claim, verdict)
+        else:
+            seconds[claim.name] = earlier.verdict.seconds if earlier else float("inf")
+    waiting = sorted((c for c in claims if c.name in seconds), key=lambda claim: -seconds[claim.name])
+    workers: list[_Worker] = []
+    busy: dict[Connection, tuple[_Worker, Claim]] = {}
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < jobs:
+                idle = [worker for worker in workers if worker.pipe not in busy]
+                worker = idle[0] if idle else _hire()
+                if not idle:
+                    workers.append(worker)
+                claim = waiting.pop(0)
+                worker.pipe.send((claim, out, quick))
+                busy[worker.pipe] = worker, claim
+                started(claim)
+            wait(list(busy))
+            for pipe in [pipe for pipe in busy if pipe.poll()]:
+                worker, claim = busy.pop(pipe)
+                try:
+                    yield pipe.recv()
+                except EOFError:
+                    workers.remove(worker)
+                    worker.process.join()
+                    code = worker.process.exitcode
+                    yield Result(claim, None, failed=f"its process ended with exit code {code}; was memory short?")
+    finally:
+        for worker in workers:
+            worker.process.terminate()
+        for worker in workers:
+            worker.process.join()
+
+
+def settle(claim: Claim, out: Path, quick: bool) -> Result:
+    """Measure one claim here and keep it; without what it needs it is not run, and an error in it is its result."""
+    try:
+        verdict = claim.run(quick)
+    except (ImportError, ConnectionError) as error:
+        return Result(claim, None, not_run=str(error))
+    except Exception:
+        return Result(claim, None, failed=traceback.format_exc())
+    plain = {"code": code_version(), "size": claim.size(quick), "verdict": verdict.to_json()}
+    write_whole(out / RESULTS / f"{claim.name}.json", json.dumps(plain))
+    return Result(claim, verdict)
 
 
 class Kept(NamedTuple):
@@ -87,103 +157,51 @@ def last(claim: Claim, out: Path) -> Kept | None:
         raise ValueError(f"{path} holds no verdict ({error}); delete it and run the claim again") from error
 
 
-def write_json(results: Sequence[Result], path: Path) -> None:
-    """The verdicts as a list of objects; claims that were not run are not in it."""
-    _write(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))
-
-
-def table(results: Sequence[Result]) -> pd.DataFrame:
-    """One row a claim: source, statement, verdict, number, interval, threshold, models, seconds."""
-    rows = []
-    for claim, verdict, *_ in results:
-        row: dict[str, str] = {"claim": claim.name, "source": claim.source, "statement": claim.statement}
-        if verdict:
-            low, high = verdict.interval
-            row |= {
-                "verdict": verdict.verdict,
-                "statistic": f"{verdict.statistic:.3g}",
-                "95 % interval": f"{low:.3g} to {high:.3g}",
-                "needs": f"{verdict.side} {verdict.threshold:.3g}",
-                "models": f"{verdict.n_models:,}",
-                "seconds": f"{verdict.seconds:.1f}",
-            }
-        else:
-            row["verdict"] = "not run"
-        rows.append(row)
-    return pd.DataFrame(rows).fillna("").set_index("claim")
-
-
-def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
-    """One self-contained page: the table of claims, then each with its design, verdict, controls and figures."""
-    ran = sum(result.verdict is not None for result in results)
-    counts = pd.Series([result.outcome for result in results]).value_counts()
-    overview = report.Section(
-        short="All claims",
-        title="What became of each claim",
-        text="A claim is supported if the whole 95 % interval of its statistic lies on the stated side of the "
-        "threshold, refuted if it lies on the other, else inconclusive. Sources: "
-        f"{'; '.join(f'{key}, {name}' for key, name in SOURCES.items())}.",
-        finding=", ".join(f"{count} {outcome}" for outcome, count in counts.items()) + ".",
-        table=table(results).drop(columns="statement"),  # each is the title of its section
-    )
-    size = "quick" if quick else "full"
-    return report.write(
-        out / "index.html",
-        "Claims, measured",
-        "Statements about toy models of superposition, each decided by an interval against a threshold stated first.",
-        [overview, *(_section(result) for result in results)],
-        f"tms reproduce: {ran} claims at {size} size, code {code_version()}.",
-    )
-
-
-def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
-    """The same in plain text: the table, then each claim's paragraph and controls, for `docs/claims.md`."""
-    rows = table(results).reset_index()
-    rows["claim"] = [f"[{name}](#{name})" for name in rows["claim"]]
-    cells = [list(rows.columns), ["---"] * len(rows.columns), *rows.to_numpy().tolist()]
-    lines = [
-        "# Claims, measured",
-        "",
-        f"Written by `tms reproduce all{' --quick' if quick else ''}`, which leaves it in its output folder as "
-        f"`claims.md`; code {code_version()}. Every number is that run's. A claim is supported if the whole 95 % "
-        "interval lies on the stated side of the threshold, refuted if on the other, else inconclusive. Sources: "
-        + "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
-        + ".",
-        "",
-        *(f"| {' | '.join(row)} |" for row in cells),
-    ]
-    for result in results:
-        lines += ["", f"## {result.claim.name}", "", result.claim.design]
-        lines += ["", f"**{result.verdict.paragraph if result.verdict else f'Not run: {result.not_run}'}**"]
-        if result.verdict:
-            controls = (f"| {name} | {value:.4g} |" for name, value in result.verdict.controls.items())
-            lines += ["", "| control | value |", "|---|---|", *controls]
-    path = out / "claims.md"
-    _write(path, "\n".join(lines) + "\n")
-    return path
-
-
-def _section(result: Result) -> report.Section:
-    claim, verdict = result.claim, result.verdict
-    controls = pd.Series(dict(verdict.controls), name="value").to_frame() if verdict and verdict.controls else None
-    return report.Section(
-        short=claim.name,
-        title=claim.statement,
-        text=" ".join(claim.design.removeprefix(claim.statement).split()),
-        finding=verdict.paragraph if verdict else f"Not run: {result.not_run}",
-        table=controls,
-        figures=verdict.figures if verdict else (),
-    )
-
-
-def _keep(claim: Claim, verdict: Verdict, size: int, out: Path) -> None:
-    plain = {"code": code_version(), "size": size, "verdict": verdict.to_json()}
-    _write(out / RESULTS / f"{claim.name}.json", json.dumps(plain))
-
-
-def _write(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
     """Write the file whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_name(f".{path.name}.part")
     scratch.write_text(text, encoding="utf-8")
     os.replace(scratch, path)
+
+
+class _Worker(NamedTuple):
+    process: SpawnProcess
+    pipe: Connection
+
+
+def _hire() -> _Worker:
+    """A fresh process: a fork of one that has threads may hang."""
+    context = get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    with _environment(ONE_THREAD):  # read when libraries are loaded
+        process.start()
+    theirs.close()  # else its end would not be noticed
+    return _Worker(process, ours)
+
+
+def _work(pipe: Connection) -> None:
+    """Settle one claim after another, until nobody asks for more."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C would end a training early, and its claim be judged on that
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars would tear the table of claims
+        while True:
+            try:
+                claim, out, quick = pipe.recv()
+            except EOFError:
+                return
+            pipe.send(settle(claim, out, quick))
+
+
+@contextmanager
+def _environment(settings: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in settings}
+    os.environ.update(settings)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

@@ -4,25 +4,28 @@ import math
 from typing import no_type_check
 
 import numpy as np
-from numba import njit
 
+from tms_hooks.training.kernels.lanes import LANES, compiled, splat, store
 from tms_hooks.training.kernels.products import (
-    SUMS,
     WIDEST,
     add_outer,
-    add_product,
-    features_1,
-    features_2,
-    features_3,
-    features_4,
-    features_5,
-    features_6,
+    fold,
+    product,
+    strips_1,
+    strips_2,
+    strips_3,
+    strips_4,
+    strips_5,
+    strips_6,
 )
 
 IDENTITY, RELU, GELU = 0, 1, 2
+# Sums over a batch may be reassociated, and products fused into them: without that they do not vectorise.
+# NaN and infinity keep their meaning, because divergence is detected by them.
+SUMS = {"reassoc", "contract", "nsz"}
 
 
-@njit(cache=True, fastmath=SUMS)
+@compiled(fastmath=SUMS)
 @no_type_check
 def output_errors(out, x, weight, act, loss, g_b, rows):
     """Losses of one block and their slopes in the biases; `out`, logits, becomes their slope in the logits."""
@@ -53,42 +56,53 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
-def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, b, g_e, g_u, g_b, loss, weight, act, h, g, dh):
+def forward_backward(x, rows, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, g, dh, sums, zeros):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
     n, m = w_e.shape
     zero = x.dtype.type(0)
     floor = x.dtype.type(0 if act == RELU else -np.inf)
-    for k in range(m):
-        for r in range(rows):
-            h[k, r] = zero
-            dh[k, r] = zero
-    add_product(h, w_e_t, x, rows)
     if m > WIDEST or act == GELU:
-        for i in range(n):
-            for r in range(rows):
-                g[i, r] = b[i]
-        add_product(g, w_u, h, rows)
+        product(h, zeros, w_e_t, x, rows)
+        product(g, b, w_u, h, rows)
         output_errors(g, x, weight, act, loss, g_b, rows)
-        add_outer(g_u, g, h, rows)
-    elif m == 1:
-        features_1(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        for i in range(n):
+            for r in range(rows, -(-rows // LANES) * LANES):
+                g[i, r] = zero
+        add_outer(g_u, g, h, rows, sums)
+        product(dh, zeros, w_u_t, g, rows)
+        add_outer(g_e, x, dh, rows, sums)
+        return
+    nought, two = splat(zero), x.dtype.type(2)
+    for j in range(len(sums)):
+        store(sums, j, 0, nought)
+    if m == 1:
+        strips_1(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 2:
-        features_2(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_2(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 3:
-        features_3(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_3(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 4:
-        features_4(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_4(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     elif m == 5:
-        features_5(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
+        strips_5(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
     else:
-        features_6(g, x, h, w_u, b, weight, floor, loss, g_u, g_b, rows, zero)
-    add_product(dh, w_u_t, g, rows)
-    add_outer(g_e, x, dh, rows)
+        strips_6(x, rows, w_e, w_u, tied, b, weight, floor, g, sums, zero)
+    fold(sums)
+    for i in range(n):
+        at = i * (2 * m + 2)
+        for k in range(m):
+            g_u[i, k] += two * sums[(at + k) // LANES, (at + k) % LANES]
+        if not tied:
+            for k in range(m):
+                g_e[i, k] += two * sums[(at + m + k) // LANES, (at + m + k) % LANES]
+        at += 2 * m
+        g_b[i] += two * sums[at // LANES, at % LANES]
+        loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
 def empty_row(x, b, g_b, loss, weight, act, g):
     """`forward_backward` for a row without active features: only the biases matter."""

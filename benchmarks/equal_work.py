@@ -1,0 +1,80 @@
+"""Equal work: seconds a model step of the plain loop and of our engine, timed in alternation in one process."""
+
+import statistics
+import time
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from benchmarks.settings import Setting
+from tms_hooks.training import fused_engine, torch_engine
+from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import State
+
+
+def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
+    """Seconds a model step of the plain loop and of our engine, in alternation; the ratio is the median over pairs."""
+    use_threads(threads)
+    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting)
+    steps = setting.plain_steps
+    plain.train(1)
+    advance(1)
+    # Enough of our steps for a tenth of a second, so that the clock does not decide.
+    count = max(int(0.1 / (seconds(lambda: advance(ours_steps)) / ours_steps)), 1)
+    pairs = []
+    for _ in range(repeats):
+        slow = seconds(lambda: plain.train(steps)) / steps
+        fast = seconds(lambda: advance(count)) / count
+        pairs.append((slow, fast))
+    ratios = [slow / fast for slow, fast in pairs]
+    return {
+        "setting": setting.name,
+        "engine": engine,
+        "threads": threads,
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "target": setting.target,
+        "plain_us": statistics.median(slow for slow, _ in pairs) / setting.models * 1e6,
+        "ours_us": statistics.median(fast for _, fast in pairs) / setting.models * 1e6,
+        "repeats": repeats,
+    }
+
+
+def engine_of(setting: Setting) -> tuple[str, Callable[[int], None], int]:
+    """Name of the engine that "auto" picks, a function that makes so many more steps, and a first number of steps."""
+    recipes = setting.recipes()
+    engine = engine_for(recipes[0])
+    states = [State.initial(recipe, None, "cpu") for recipe in recipes]
+    done = 0
+
+    def advance(steps: int) -> None:
+        nonlocal done
+        for begin in range(done, done + steps, 100):  # the plain loop too stops every 100 steps to look at its loss
+            for recipe, state in zip(recipes, states, strict=True):
+                engine.advance(recipe, state, begin, min(begin + 100, done + steps))
+        done += steps
+
+    return engine.__name__.rpartition(".")[2], advance, 100 if engine is fused_engine else 2
+
+
+def engine_for(recipe: Recipe) -> ModuleType:
+    """What `engine="auto"` picks."""
+    return fused_engine if fused_engine.obstacle(recipe) is None else torch_engine
+
+
+def use_threads(threads: int) -> None:
+    torch.set_num_threads(threads)
+    try:
+        import numba
+    except ImportError:
+        return
+    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+
+def seconds(work: Callable[[], Any]) -> float:
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began

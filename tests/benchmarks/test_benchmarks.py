@@ -1,0 +1,45 @@
+"""What the benchmarks compare is the same task on both sides."""
+
+import json
+import sys
+
+import pytest
+import torch
+
+from benchmarks import __main__ as command
+from benchmarks.equal_loss import loss_of
+from benchmarks.settings import SETTINGS
+from tms_hooks.training.loop import held_out
+
+
+@pytest.mark.parametrize("setting", [s for s in SETTINGS if s.n < 100], ids=lambda setting: setting.name)
+def test_the_plain_loop_and_ours_have_the_same_loss(setting):
+    few = setting.fewer(2)
+    plain, recipes = few.plain(), few.recipes()
+    plain.train(3)
+    x = held_out(recipes[0])
+    if few.rank:  # a batch of query and key tokens
+        tokens = iter([x[:, 0, None].expand(-1, 2, -1), x[:, 1, None].expand(-1, 2, -1)])
+        plain.batch = lambda: next(tokens)
+    else:
+        plain.batch = lambda: x[:, None].expand(-1, 2, -1)
+    wanted = float(plain.objective().detach()) / 2
+    weights = plain.weights()
+    own = [weights] if len(recipes) == 1 else [{name: w[[i]] for name, w in weights.items()} for i in range(2)]
+    recipes = [recipes[0]] * len(recipes)  # all on the same held-out rows
+    torch.testing.assert_close(loss_of(recipes, own), wanted, rtol=1e-5, atol=0)
+
+
+def test_the_command_writes_its_tables(tmp_path, monkeypatch, capsys):
+    given = ["one-hot", "--threads", "1", "--repeats", "1", "--only", "equal_work", "memory", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["benchmarks", *given])
+    command.main()
+    found = json.loads((tmp_path / "bench.json").read_text())
+    assert found["equal_work"][0]["ratio"] > 0
+    assert found["memory"][0]["setting"] == "one-hot"
+    assert "| one-hot |" in (tmp_path / "bench.md").read_text()
+    assert "plain" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["benchmarks", "d7"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "no setting ['d7']" in capsys.readouterr().err

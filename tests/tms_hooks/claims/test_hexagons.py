@@ -1,0 +1,48 @@
+"""Claims of `tms_hooks.claims.hexagons`, each in a world where it holds and in one where it is false."""
+
+import numpy as np
+import torch
+from worlds import MODELS, random_directions, ring
+
+from tms_hooks.claims import hexagons
+
+
+def test_polygons_by_n():
+    right = {4: ring(4, 4), 5: ring(5, 5), 6: ring(5, 6), 7: ring(5, 7)}
+    linear = ring(5, 6) * torch.tensor([1.0, 0.0])  # all on one line
+
+    def judge(trained):
+        return hexagons.judge_polygons(trained, {n: 0.1 * W for n, W in right.items()}, linear)
+
+    found = judge(right)
+    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, 4 * MODELS)
+    assert found.controls["untrained"] == found.controls["linear output, n = 6"] == 0
+    assert judge({n: random_directions(W, n) for n, W in right.items()}).verdict == "refuted"
+    assert judge(right | {7: ring(6, 7)}).verdict == "refuted"  # one n is enough
+    half = torch.cat([ring(5, 6, models=10), ring(6, 6, models=10)])
+    assert judge(right | {6: half}).verdict == "inconclusive"
+
+
+def test_pentagon_by_theory():
+    names = np.repeat(["pentagon", "hexagon"], MODELS)
+    noise = np.random.default_rng(0).normal(scale=0.01, size=2 * MODELS)
+
+    def judge(hexagon: float, names=names):
+        losses = np.repeat([1.0, hexagon], MODELS) + noise
+        return hexagons.judge_theory(names, losses, names)
+
+    assert judge(1.1).verdict == "supported"
+    assert judge(0.9).verdict == "refuted"
+    shuffled = names[np.random.default_rng(1).permutation(2 * MODELS)]
+    assert judge(1.1, shuffled).verdict == "inconclusive"
+    assert judge(1.1, np.full(2 * MODELS, "pentagon")).verdict == "inconclusive"  # nothing to compare
+
+
+def test_hexagon_norms():
+    def world(pentagon: float, hexagon: float) -> torch.Tensor:
+        return torch.cat([ring(5, 6, pentagon / 5**0.5), ring(6, 6, hexagon / 6**0.5)])
+
+    assert hexagons.judge_norms(world(2.51, 2.95)).verdict == "supported"
+    assert hexagons.judge_norms(world(2.51, 2.5)).verdict == "refuted"
+    assert hexagons.judge_norms(random_directions(world(2.51, 2.95))).verdict == "inconclusive"  # no polygons there
+    assert hexagons.judge_norms(ring(5, 6)).verdict == "inconclusive"

@@ -1,0 +1,47 @@
+"""Claims of `tms_hooks.claims.stuck_features`, each in a world where it holds and in one where it is false."""
+
+import pandas as pd
+import torch
+from worlds import MODELS
+
+from tms_hooks import ToyConfig
+from tms_hooks.claims import stuck_features
+from tms_hooks.data import SparseUniform
+from tms_hooks.landscape import critical_point
+from tms_hooks.models.toy import ToyModel
+
+
+def test_stuck_feature():
+    # Two features in one dimension: nothing learned, with the best constant output p/2, is critical and no minimum.
+    cfg, data = ToyConfig(n_features=2, d_hidden=1), SparseUniform(n_features=2, feature_probability=0.1)
+
+    def place(W_E: list[list[float]], bias: list[float]):
+        weights = {"W_E": torch.tensor(W_E, dtype=torch.float64), "b_U": torch.tensor(bias, dtype=torch.float64)}
+        return critical_point(ToyModel.from_weights(cfg, weights), data)
+
+    nothing = place([[1e-3], [1e-3]], [0.05, 0.05])
+    digon = place([[1.0], [-1.0]], [0.0, 0.0])
+    far = place([[2.0], [0.5]], [0.5, -0.5])
+    assert (nothing.kind, digon.kind, far.kind) == ("saddle", "minimum", "not critical")
+    assert stuck_features.judge_stuck([nothing] * MODELS, [digon], {}).verdict == "supported"
+    assert stuck_features.judge_stuck([digon] * MODELS, [digon], {}).verdict == "refuted"
+    assert stuck_features.judge_stuck([far] * MODELS, [digon], {}).verdict == "refuted"
+    assert stuck_features.judge_stuck([], [], {}).verdict == "inconclusive"
+
+
+def test_hexagon_patching():
+    def judge(patched: float, redraw: float, rerun: float):
+        shares = {"unpatched": 0.0, "self": 0.0, "patched": patched, "redraw": redraw, "rerun": rerun}
+        rows = [
+            (recipient, condition, float(recipient < round(share * MODELS)))
+            for condition, share in shares.items()
+            for recipient in range(MODELS)
+        ]
+        return stuck_features.judge_patching(pd.DataFrame(rows, columns=["recipient", "condition", "outcome"]))
+
+    assert judge(1.0, 0.1, 0.1).verdict == "supported"
+    assert judge(0.1, 0.1, 0.1).verdict == "refuted"  # patches that do nothing
+    assert judge(1.0, 1.0, 0.1).verdict == "inconclusive"  # any new weights would have done
+    assert judge(0.05, 1.0, 0.1).verdict == "refuted"  # random patches do better
+    empty = pd.DataFrame(columns=["recipient", "condition", "outcome"])
+    assert stuck_features.judge_patching(empty).verdict == "inconclusive"

@@ -1,0 +1,22 @@
+"""Worlds that claims are tried in: trained models as they would be if a claim were true, or false."""
+
+from math import pi
+
+import torch
+
+MODELS = 20
+"""How many models a world has."""
+
+
+def ring(corners: int, features: int, norm: float = 1.0, models: int = MODELS) -> torch.Tensor:
+    """A regular polygon, each model turned another way; features beyond the corners are zero."""
+    turns = torch.arange(models)[:, None] + 2 * pi / corners * torch.arange(corners)
+    W = torch.zeros(models, features, 2)
+    W[:, :corners] = norm * torch.stack([turns.cos(), turns.sin()], dim=-1)
+    return W
+
+
+def random_directions(W: torch.Tensor, seed: int = 0) -> torch.Tensor:
+    """The same norms, in random directions."""
+    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(seed))
+    return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
