@@ -43,6 +43,8 @@ FAMILIES = (
     "attention_subspaces",
     "attention_simplices",
     "attention_training",
+    "transformers",
+    "tangents",
 )
 """The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
