@@ -360,8 +360,53 @@ class OneHot(Distribution):
         return _moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), uniform=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RandomPoints(Distribution):
+    """A fixed set of random points, to be memorised: unit norm, `k` active features each, all equally likely.
+
+    A larger set begins with the points of a smaller one of the same `points_seed`. The active features are a random
+    subset, their values uniform before the norm is made 1. (After the data sets of Henighan et al. 2023,
+    "Superposition, Memorization, and Double Descent".)
+
+    >>> RandomPoints(n_features=6, n_points=3, k=2).dataset().square().sum(-1)
+    tensor([1., 1., 1.])
+    """
+
+    n_points: int
+    k: int
+    points_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.n_points <= MAX_DATASET_ROWS:
+            raise ValueError(f"n_points={self.n_points}: must be between 1 and {MAX_DATASET_ROWS:,}")
+        if not 1 <= self.k <= self.n_features:
+            raise ValueError(f"k={self.k}: must be between 1 and n_features={self.n_features}")
+
+    def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"]:
+        """The points."""
+        u = rng.uniforms(rng.keys([self.points_seed], 0), self.n_points, 2 * self.n_features)[0]
+        order, value = u.tensor_split(2, dim=-1)
+        active = order.topk(self.k, dim=-1, largest=False).indices
+        points = torch.zeros_like(order).scatter_(-1, active, value.gather(-1, active))
+        return torch.nn.functional.normalize(points, dim=-1).to(dtype)
+
+    def active_probability(self) -> Float[Tensor, " feature"]:
+        """Share of the points in which each feature is active, float64."""
+        return (self.dataset(torch.float64) > 0).to(torch.float64).mean(0)
+
+    def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
+        index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
+        return self.dataset(torch.float64).to(keys.device)[index]
+
+    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+        x = self.dataset(torch.float64)
+        return x.mT @ x / self.n_points, (x > 0).to(x.dtype).mT @ x / self.n_points
+
+
 DISTRIBUTIONS: dict[str, type[Distribution]] = {
-    cls.__name__: cls for cls in (SparseUniform, OneHot, KHot, CorrelatedGroups, AnticorrelatedGroups, Copula)
+    cls.__name__: cls
+    for cls in (SparseUniform, OneHot, KHot, RandomPoints, CorrelatedGroups, AnticorrelatedGroups, Copula)
 }
 
 

@@ -133,7 +133,7 @@ class Case:
     """A subject with the width of its early hook."""
 
     def __init__(self, subject: Any) -> None:
-        self.model, self.inputs, self.early, self.late = subject
+        self.model, self.inputs, self.early, self.late = subject.model, subject.inputs, subject.early, subject.late
         self.width = probes.collect_activations(self.model, self.inputs, self.early)[self.early].shape[-1]
 
 

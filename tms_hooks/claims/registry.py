@@ -19,11 +19,29 @@ SOURCES: dict[Source, str] = {
 }
 FAMILIES = (
     "toy_models",
+    "phases",
+    "correlations",
+    "nonlinearity",
+    "dimensionality",
+    "dynamics",
     "bottlenecks",
+    "shapes",
+    "untied",
+    "perfect_circles",
+    "biases",
+    "softmax",
+    "softmax_untied",
+    "interference",
+    "mlps",
+    "memorisation",
     "hexagons",
     "stuck_features",
     "optimizers",
     "attention",
+    "attention_rank",
+    "attention_subspaces",
+    "attention_simplices",
+    "attention_training",
 )
 """The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")

@@ -66,7 +66,9 @@ def loss_parts(
         feature_loss = losses.cross_entropy(logits, rows, importance)
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
-    scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]))
+    scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
+    if recipe.qk_loss == "softmax":
+        return feature_loss, losses.qk_cross_entropy(scores, losses.qk_attention_target(x, recipe.qk_pairs))
     return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
 
 

@@ -1,0 +1,65 @@
+"""Claims of `tms_hooks.claims.correlations`, each in a world where it holds and in one where it is false."""
+
+from math import pi
+
+import numpy as np
+import torch
+from worlds import MODELS, random_directions, ring
+
+from tms_hooks.claims import correlations
+
+RIGHT_ANGLES, OPPOSITE = [0, 1, 2, 3], [0, 2, 1, 3]
+"""Order of a square's corners in which features 0 and 1, and 2 and 3, are at right angles, or opposite."""
+
+
+def test_correlated_orthogonal():
+    square = ring(4, 4)
+
+    def judge(W):
+        losses = np.linspace(1, 2, len(W))
+        return correlations.judge_orthogonal(W, losses, square, square[:, OPPOSITE], {"untrained": 0.1 * square})
+
+    found = judge(square[:, RIGHT_ANGLES])
+    assert found.verdict == "supported"
+    assert found.controls["anticorrelated"] == 0
+    assert judge(square[:, OPPOSITE]).verdict == "refuted"
+    assert judge(random_directions(square)).verdict == "refuted"
+    assert judge(torch.cat([square[:14], square[14:, OPPOSITE]])).verdict == "inconclusive"  # 70 %, chance is 67 %
+    three = square.clone()
+    three[:, 3] = 0
+    assert judge(three).verdict == "refuted"  # a feature not learned
+
+
+def test_anticorrelated_antipodal():
+    square = ring(4, 4)
+
+    def judge(W):
+        losses = np.where(np.arange(len(W)) < 10, 1.0, 3.0)
+        return correlations.judge_antipodal(W, losses, square, square, {})
+
+    assert judge(square[:, OPPOSITE]).verdict == "supported"
+    assert judge(square[:, RIGHT_ANGLES]).verdict == "refuted"
+    assert judge(random_directions(square)).verdict == "refuted"
+    half = judge(torch.cat([square[:10, OPPOSITE], square[10:]]))
+    assert half.controls["tenth of lowest loss"] == 1
+    np.testing.assert_allclose(half.controls["loss of the others / of these"], 3)
+
+
+def test_correlated_collapse():
+    def pairs(within: float) -> torch.Tensor:
+        """Three pairs a third of a turn apart, each `within` degrees wide."""
+        angle = 2 * pi / 3 * torch.arange(6).div(2, rounding_mode="floor")
+        angle = angle + torch.tensor([-0.5, 0.5] * 3) * within * pi / 180
+        return torch.stack([angle.cos(), angle.sin()], dim=1).expand(MODELS, 6, 2).clone()
+
+    right = {0.5: 0.7 * pairs(1), 0.1: pairs(30), 0.02: pairs(60)}
+
+    def judge(trained):
+        return correlations.judge_collapse(trained, dict.fromkeys(trained, ring(6, 6)), 0.1 * ring(6, 6))
+
+    assert judge(right).verdict == "supported"
+    assert judge(right | {0.5: pairs(60)}).verdict == "refuted"  # never collapsed
+    assert judge(right | {0.02: pairs(1)}).verdict == "refuted"  # always collapsed
+    assert judge(right | {0.02: pairs(120)}).verdict == "refuted"  # the wrong neighbours
+    assert judge({p: random_directions(W) for p, W in right.items()}).verdict == "refuted"
+    assert judge(right | {0.5: 0 * pairs(1)}).verdict == "refuted"  # nothing learned

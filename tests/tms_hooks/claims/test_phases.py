@@ -1,0 +1,86 @@
+"""Claims of `tms_hooks.claims.phases`, each in a world where it holds and in one where it is false."""
+
+import numpy as np
+import torch
+from worlds import MODELS, random_directions, ring
+
+from tms_hooks.claims import phases
+
+
+def axes(learned: int, features: int = 6, hidden: int = 2) -> torch.Tensor:
+    """The first features on axes of their own, further ones along them the other way."""
+    W = torch.zeros(MODELS, features, hidden)
+    for i in range(learned):
+        W[:, i, i % hidden] = 1 if i < hidden else -1
+    return W
+
+
+def test_superposition_wide():
+    right = {1.0: axes(2), 0.1: axes(3), 0.01: axes(4)}
+    linear = dict.fromkeys(right, axes(2))
+
+    def judge(relu, linear=linear):
+        return phases.judge_rise(relu, linear, 0.1 * axes(2))
+
+    found = judge(right)
+    assert found.verdict == "supported"
+    assert found.controls["untrained"] == 0
+    assert judge(linear).verdict == "refuted"  # the ReLU models do as linear ones
+    assert judge(right | {0.01: axes(2)}).verdict == "refuted"  # up and down again
+    assert judge(right, right).verdict == "refuted"  # linear models superpose
+    assert judge(right, {p: W.roll(1, dims=1) for p, W in linear.items()}).verdict == "refuted"  # not the first two
+    assert judge(right, {p: random_directions(W) for p, W in linear.items()}).verdict == "refuted"  # not orthogonal
+
+
+def test_phase_change():
+    density, importance = np.geomspace(0.01, 1, 13), np.geomspace(0.1, 10, 13)
+    right = {n: phases.theory_diagram(n, density, importance)[0] for n in (2, 3)}
+
+    def judge(trained):
+        return phases.judge_phases(trained, np.full((13, 13), "first ignored"), density, importance)
+
+    found = judge(right)
+    assert (found.verdict, found.statistic, found.theory) == ("supported", 1.0, 1.0)
+    assert found.controls["shuffled"] < 0.7
+    rng = np.random.default_rng(0)
+    assert judge({n: rng.permutation(names.ravel()).reshape(13, 13) for n, names in right.items()}).verdict == "refuted"
+    assert judge({n: names[::-1] for n, names in right.items()}).verdict == "refuted"  # importance the wrong way round
+    assert judge(right | {3: np.full((13, 13), "antipodal")}).verdict == "refuted"  # one diagram is enough
+
+
+def test_arrangements_have_the_names_of_theory():
+    def named(rows):
+        return phases.arrangement(torch.tensor(rows))
+
+    assert named([[1.0], [-1.0]]) == "antipodal"
+    assert named([[1.0], [0.1]]) == "extra ignored"
+    assert named([[0.1], [1.0]]) == "first ignored"
+    assert named([[0.1], [0.1]]) == "neither"
+    assert named([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]) == "others antipodal"
+    assert named([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) == "antipodal"
+
+
+def test_importance_and_frequency():
+    pentagon, digons = ring(5, 5), ring(4, 5).roll(1, dims=1)  # the first feature is zero
+
+    def world(turn: float) -> torch.Tensor:
+        return torch.stack([pentagon if factor < turn else digons for factor in phases.FACTORS])
+
+    def judge(W):
+        return phases.judge_factor(W, np.ones((len(W), MODELS)), W)
+
+    found = judge(world(2.5))
+    assert found.verdict == "supported"
+    np.testing.assert_allclose(found.controls["factor, rarer"], 2.5, rtol=0.13)  # half a step of the grid
+    assert judge(world(1.2)).verdict == "refuted"  # too early
+    assert judge(world(6)).verdict == "refuted"  # too late
+    assert judge(world(99)).verdict == "refuted"  # never
+    shuffled = torch.randperm(11 * MODELS, generator=torch.Generator().manual_seed(0))
+    assert judge(world(2.5).flatten(0, 1)[shuffled].unflatten(0, (11, MODELS))).verdict == "refuted"
+
+
+def test_losses_cross_where_the_cheaper_shape_changes():
+    codes = np.tile([1, -1], (11, 1))
+    losses = np.stack([np.full(11, 1.0), np.geomspace(2, 0.5, 11)], axis=1)
+    np.testing.assert_allclose(phases.loss_crossing(codes, losses), 10**0.5)
+    assert np.isnan(phases.loss_crossing(np.ones((11, 2), int), losses))

@@ -1,0 +1,151 @@
+"""Claims about how training goes: in jumps of D_i or smoothly."""
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks import geometry, plots, stats
+from tms_hooks.claims.registry import claim
+from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import SparseUniform
+from tms_hooks.training.loop import train
+from tms_hooks.training.optimizers import Adam
+
+STEPS, EVERY = 6_000, 30
+WARM = 0.1
+"""Share of the training that is left out: from any start all D_i move there, and the loss falls."""
+TOP = 0.1
+
+
+class Course(NamedTuple):
+    """How models changed in training, record by record."""
+
+    loss: np.ndarray
+    """(model, step), on the same held-out inputs at every step."""
+    D: np.ndarray
+    """D_i, (model, step, feature)."""
+
+
+@cache
+def train_watched(n_models: int, output_act: Literal["relu", "identity"] = "relu") -> Course:
+    """Models without bias, so that the directions alone give the loss at every record."""
+    cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False, output_act=output_act)
+    data = SparseUniform(n_features=20, feature_probability=0.05)
+    history = train(
+        cfg,
+        data,
+        seeds=range(n_models),
+        steps=STEPS,
+        optimizer=Adam(lr=1e-3),
+        record_every=EVERY,
+        progress=False,
+    ).history
+    W = torch.from_numpy(history.W_E.values)
+    x = data.sample(2_048, seed=2**62)
+    x = x[(x > 0).any(1)]
+
+    def loss(w: Float[Tensor, "model feature hidden"]) -> Tensor:
+        out = x @ w @ w.mT
+        return ((out.relu() if output_act == "relu" else out) - x).square().sum(-1).mean(-1)
+
+    return Course(torch.stack([loss(w) for w in W], dim=1).numpy(), geometry.dimensionality(W).transpose(0, 1).numpy())
+
+
+@claim("energy-levels-of-learning", "N", quick=6, full=60)
+def energy_levels_of_learning(n_models: int) -> Verdict:
+    """The loss falls in discrete steps, at which single features jump from one D_i to another.
+
+    Statistic: of all the loss that models lose after the first tenth of training, the share lost in the tenth of
+    intervals (of 30 steps) in which some feature's D_i changes most; n = 20, m = 5, p = 0.05, importance 1, no bias,
+    loss on 2,048 held-out inputs.
+    Threshold: above 1/2: most of it in a tenth of the time.
+    Size: 6 models (quick), 60 (full). Adam at a constant 0.001, 6,000 steps, batch 1,024, 200 intervals.
+    Controls: the same with the changes of D_i shifted in time by half of the training (no more than coincidence); the
+    first tenth of the remaining intervals instead of those with jumps (a loss that merely levels off); the tenth in
+    which the loss falls most (no choice can do better); a linear output; the first half or none of training left out.
+    """
+    return judge_steps(train_watched(n_models), train_watched(max(n_models // 4, 2), "identity"))
+
+
+def judge_steps(course: Course, linear: Course) -> Verdict:
+    """Is the loss lost when features jump?"""
+    found = falls(course)
+    interval = stats.bootstrap(share, found) if len(found) > 1 else UNKNOWN
+    measurable = bool(np.isfinite(interval).all())  # or the losses do not fall
+    lost = {name: share(falls(course, by=name)) for name in ("shifted", "first", "loss")}
+    example = int((-found[:, 1]).argmin())
+    steps = np.arange(course.loss.shape[1]) * EVERY
+    jump = np.abs(np.diff(course.D[example], axis=0)).max(1)
+    return Verdict(
+        measured="The share of loss that is lost while D_i jump",
+        statistic=share(found) if measurable else float("nan"),
+        interval=interval if measurable else UNKNOWN,
+        threshold=0.5,
+        n_models=len(found),
+        controls={
+            "changes of D_i shifted in time": lost["shifted"],
+            "the first tenth": lost["first"],
+            "the tenth in which the loss falls most": lost["loss"],
+            "linear output": share(falls(linear)),
+            "first half left out": share(falls(course, warm=0.5)),
+            "nothing left out": share(falls(course, warm=0.0)),
+            "loss at the end / after the first tenth": float(
+                course.loss[:, -1].mean() / course.loss[:, int(WARM * course.loss.shape[1])].mean()
+            ),
+        },
+        detail=f"Chance is {TOP:g}; the tenth in which the loss falls most holds {lost['loss']:.0%} of the fall.",
+        figures=[
+            (
+                "One model: D_i of its features in training, a line a feature.",
+                plots.curves(
+                    {f"feature {i}": (steps, d) for i, d in enumerate(course.D[example].T)}, "training step", "D_i"
+                ),
+            ),
+            (
+                "The same model: its loss, and the largest change of a D_i within 30 steps.",
+                plots.curves(
+                    {"loss": (steps, course.loss[example]), "largest change of D_i": (steps[1:], jump)},
+                    "training step",
+                    "held-out loss; change of D_i",
+                ),
+            ),
+        ]
+        if measurable
+        else (),
+    )
+
+
+def falls(
+    course: Course, warm: float = WARM, by: Literal["jumps", "shifted", "first", "loss"] = "jumps"
+) -> Float[np.ndarray, "model 2"]:
+    """The loss lost in the chosen tenth of intervals, and in all, of every model.
+
+    Args:
+        course: what happened.
+        warm: share of the training to leave out at the start.
+        by: which tenth: where D_i change most; likewise, the changes shifted in time; the first; where most is lost.
+    """
+    start = int(warm * course.loss.shape[1])
+    lost = -np.diff(course.loss[:, start:], axis=1)
+    change = np.abs(np.diff(course.D[:, start:], axis=1)).max(2)
+    count = max(round(TOP * lost.shape[1]), 1)
+    order: Mapping[str, np.ndarray] = {
+        "jumps": change,
+        "shifted": np.roll(change, change.shape[1] // 2, axis=1),
+        "first": -np.broadcast_to(np.arange(lost.shape[1]), lost.shape),
+        "loss": lost,
+    }
+    top = np.argsort(-order[by], axis=1, kind="stable")[:, :count]
+    return np.stack([np.take_along_axis(lost, top, axis=1).sum(1), lost.sum(1)], axis=1)
+
+
+def share(fallen: np.ndarray) -> float:
+    """Loss lost in the chosen intervals, of that lost in all, over all models together; NaN if none is lost."""
+    some, total = fallen.sum(0)
+    return float(some / total) if total > 0 else float("nan")
