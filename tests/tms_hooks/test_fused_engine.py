@@ -159,10 +159,10 @@ def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     from tms_hooks.training.kernels.patterns import draw_pattern
 
     n, rows = data.n_features, 1000
-    x, ranks = np.ones((n, rows + 1), dtype), np.empty(n, np.uint64)
+    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.uint64)
     for first, count in ((0, 600), (600, 400)):
         key, pattern = batch_key(7, 11), fused_engine._pattern(data)
-        draw_pattern(x[:, first:], key, first, count, rows, pattern, ranks)
+        draw_pattern(x[:, first:], key, first, count, rows, pattern, room)
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)
