@@ -40,8 +40,6 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if recipe.qk_loss != "mse":
-        return f"qk_loss={recipe.qk_loss!r}"
     if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
     try:
@@ -100,7 +98,7 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Call the kernel, which changes the arrays in place; losses (model, feature), (model, head), gradients at `start`.
 
-    Rows are those of the data; with heads a row is a pair of tokens, one after the other, of independent features.
+    Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
     """
     from tms_hooks.training import kernels
 
@@ -159,7 +157,7 @@ def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
 def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
     from tms_hooks.training import kernels
 
-    importance, tokens = np.array(recipe.importance), 2 if recipe.cfg.n_heads else 1
+    importance, tokens = np.array(recipe.importance), recipe.tokens
     return kernels.Batch(
         rows,
         (importance * share / (rows * tokens)).astype(dataset.dtype),
@@ -182,7 +180,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        positions=2 if cfg.n_heads else 1,
+        positions=recipe.tokens,
         hidden_biased=cfg.hidden_bias,
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
@@ -193,7 +191,8 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
         d_head=cfg.d_head or 0,
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
         share=dtype.type(1 / rows),
-        slope=dtype.type(2 * weight / rows),
+        slope=dtype.type(weight / rows),
+        attention=recipe.qk_loss == "softmax",
         reconstructs=stage != "heads",
         attends=stage != "representation" and cfg.n_heads > 0,
     )
