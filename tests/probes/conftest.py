@@ -13,6 +13,23 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what is about bridges alone where the tiny model is a `HookedTransformer`: beside TransformerLens 3.2."""
+    if _tiny_is_a_bridge():
+        return
+    for item in items:
+        if item.get_closest_marker("bridge"):
+            item.add_marker(pytest.mark.skip(reason="about names and planted weights of a bridge"))
+
+
+def _tiny_is_a_bridge() -> bool:
+    try:
+        from transformer_lens.model_bridge.sources import boot_native  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 class Subject(NamedTuple):
     """A hooked model and what a test needs to know of it."""
 
@@ -142,6 +159,8 @@ def bridge_of(name: str) -> tuple[Any, Tensor]:
     with torch.random.fork_rng():  # transformers draws its weights from the global generator; below they are drawn anew
         match name:
             case "tiny":
+                if not _tiny_is_a_bridge():
+                    pytest.skip("the tiny model is no bridge here")
                 model = load_transformer("tiny")
             case "gpt2":
                 config = hf.GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=16)

@@ -31,7 +31,7 @@ class Case(NamedTuple):
 def of(subject: Any) -> Case:
     clean, corrupted = subject.draw(6, 1).chunk(2)
     clean, corrupted = (x.double() if x.is_floating_point() else x for x in (clean, corrupted))
-    model = subject.model.double()
+    model = subject.model.to(torch.float64)  # a HookedTransformer also notes it in its config
     return Case(model, clean, corrupted, subject.metric, subject.sites, subject.early, subject.waist, subject.late)
 
 
@@ -302,6 +302,7 @@ def test_attribution_is_the_exact_sweep_in_the_small(case: Case) -> None:
     assert estimate.recovered.corr(exact.recovered) > 0.8
 
 
+@pytest.mark.bridge
 def test_attribution_equals_transformer_lens(bridge: Case) -> None:
     from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
@@ -316,6 +317,7 @@ def test_attribution_equals_transformer_lens(bridge: Case) -> None:
         assert row.metric - ours.attrs["corrupted"] == pytest.approx(expected, abs=1e-6)
 
 
+@pytest.mark.bridge
 def test_dead_silent_and_unknown_hooks(bridge: Case) -> None:
     model, clean, corrupted, metric, *_ = bridge
     with pytest.raises(ValueError, match=r"fires in vain.*live hooks around it: blocks\.0\."):

@@ -96,6 +96,7 @@ def test_a_million_rows_on_disk_in_the_memory_of_a_batch(tmp_path):
         torch.testing.assert_close(stored[i], rows[i : i + 1][0] @ toy.W_E.detach())
 
 
+@pytest.mark.bridge
 def test_two_names_of_one_point():
     model = load_transformer("tiny")
     names = ["blocks.0.hook_resid_pre", "blocks.0.hook_in"]
@@ -126,6 +127,7 @@ def test_bad_requests(subject):
         collect_activations(subject.model, iter([subject.inputs]), subject.early)
 
 
+@pytest.mark.bridge
 def test_a_silent_hook_is_an_error():
     with pytest.raises(ValueError, match="hook_hidden_states' does not fire"):
         collect_activations(load_transformer("tiny"), torch.tensor([[1]]), "blocks.0.attn.hook_hidden_states")

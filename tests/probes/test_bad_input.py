@@ -151,6 +151,7 @@ def test_bad_input_is_refused_and_leaves_no_trace(subject: Any, bad: str) -> Non
     assert not any(vars(module).get("forward") for module in case.model.modules())
 
 
+@pytest.mark.bridge
 @pytest.mark.parametrize("name", ["blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_result"])
 @pytest.mark.parametrize("tool", ["sweep", "sender", "receiver", "attribution", "tangent"])
 def test_every_patching_tool_refuses_a_dead_or_silent_hook_and_names_live_ones(name: str, tool: str) -> None:

@@ -17,7 +17,7 @@ from probes.tangent import TangentSpace, tangent_space
 def case(subject: Any) -> tuple[Any, Any, str, str]:
     """Model in float64, inputs, an earlier and a later hook."""
     inputs = subject.inputs.double() if subject.inputs.is_floating_point() else subject.inputs
-    return subject.model.double(), inputs, subject.early, subject.late
+    return subject.model.to(torch.float64), inputs, subject.early, subject.late
 
 
 def at(model: Any, inputs: Any, hook: str) -> torch.Tensor:
@@ -107,6 +107,7 @@ def test_bad_input(case: Any) -> None:
         space.angles(torch.zeros(1, space.jacobian.shape[2]), k=1)
 
 
+@pytest.mark.bridge
 def test_looking_ahead_in_a_causal_model_and_dead_hooks() -> None:
     model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="out_pos >= pos"):

@@ -20,6 +20,7 @@ SOURCES: dict[Source, str] = {
 FAMILIES = (
     "toy_models",
     "phases",
+    "rare_features",
     "correlations",
     "nonlinearity",
     "dimensionality",
@@ -42,6 +43,8 @@ FAMILIES = (
     "attention_subspaces",
     "attention_simplices",
     "attention_training",
+    "transformers",
+    "tangents",
 )
 """The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
