@@ -15,40 +15,44 @@ SIGNED = "RdBu"
 
 def phase_map(
     trained: np.ndarray,
-    theory: np.ndarray,
+    costs: np.ndarray,
     x: Sequence[np.ndarray],
     y: Sequence[np.ndarray],
     names: Sequence[str],
     xlabel: str,
     ylabel: str,
 ) -> "go.Figure":
-    """Trained outcomes as coloured squares, on log axes, with the boundaries of theory's regions as black lines.
+    """Trained outcomes as coloured squares, on log axes; black lines where theory's cheapest outcome changes.
 
     Args:
         trained: (y, x), each an index of `names`, on the axes `x[0]` and `y[0]`.
-        theory: (y, x), likewise, on the finer axes `x[1]` and `y[1]`.
-        names: one a region.
+        costs: (outcome, y, x), what each of the first names costs in theory, on the axes `x[1]` and `y[1]`.
+        names: one an outcome.
     """
     import plotly.graph_objects as go
 
-    fig = go.Figure()
-    side = 330 / max(trained.shape)
-    for i, name in enumerate(names):
-        rows, columns = np.nonzero(trained == i)
-        fig.add_scatter(
-            x=x[0][columns],
-            y=y[0][rows],
-            mode="markers",
-            name=f"trained: {name}",
-            marker={"symbol": "square", "size": side, "color": PALETTE[i % len(PALETTE)]},
-            hovertemplate=f"{name}<br>{xlabel} %{{x:.3g}}<br>{ylabel} %{{y:.3g}}<extra></extra>",
-        )
-    for i in range(len(names)):
+    colors = [PALETTE[i % len(PALETTE)] for i in range(len(names))]
+    cells = go.Heatmap(
+        z=trained,
+        x=_log_edges(x[0]),
+        y=_log_edges(y[0]),
+        zmin=-0.5,
+        zmax=len(names) - 0.5,
+        colorscale=[(edge / len(names), color) for i, color in enumerate(colors) for edge in (i, i + 1)],
+        showscale=False,
+        text=np.array(names)[trained],
+        hovertemplate=f"%{{text}}<br>{xlabel} %{{x:.3g}}<br>{ylabel} %{{y:.3g}}<extra></extra>",
+    )
+    fig = go.Figure(cells)
+    for name, color in zip(names, colors, strict=True):
+        marker = {"symbol": "square", "size": 12, "color": color}
+        fig.add_scatter(x=[None], y=[None], mode="markers", name=f"trained: {name}", marker=marker)
+    for i, cost in enumerate(costs):
         fig.add_contour(
-            z=(theory == i).astype(np.int8),
+            z=np.log(np.delete(costs, i, axis=0).min(0) / cost).round(4),
             x=x[1],
             y=y[1],
-            contours={"start": 0.5, "end": 0.5, "size": 1, "coloring": "none"},
+            contours={"start": 0, "end": 0, "size": 1, "coloring": "none"},
             line={"color": "black", "width": 2},
             showscale=False,
             showlegend=i == 0,
@@ -57,6 +61,12 @@ def phase_map(
         )
     fig.update_xaxes(title_text=xlabel, type="log").update_yaxes(title_text=ylabel, type="log")
     return fig.update_layout(legend={"orientation": "h", "y": -0.25}, height=480, plot_bgcolor="white")
+
+
+def _log_edges(centers: np.ndarray) -> np.ndarray:
+    """Edges of cells around points that are evenly spaced on a log scale."""
+    half = (centers[1] / centers[0]) ** 0.5
+    return np.append(centers / half, centers[-1] * half)
 
 
 def level_strips(

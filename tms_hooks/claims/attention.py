@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+import probes
 from tms_hooks import plots, stats, theory
 from tms_hooks.claims.heads import (
     Head,
@@ -22,7 +23,7 @@ from tms_hooks.claims.heads import (
 )
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
-from tms_hooks.data import SparseUniform
+from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -53,9 +54,10 @@ def qk_recovers_features(n_models: int) -> Verdict:
     Size: 4 models (quick), 40 (full); a quarter of them at each other p (0.05 to 0.9) and m (2, 8; n = 2m).
     Controls: the optimal head by the closed form (whitened feature directions); untrained heads; features that are not
     attended to, (2, 3); random directions in five dimensions; how many models count; the |cosine| with the closed
-    form's directions in place of the features; the relative difference between trained and optimal head; at each p
-    and m all models, trained and optimal, and the closed form for orthonormal features; heads trained on attention as
-    a softmax over keys, query and key side apart, at p = 0.5 and 0.9.
+    form's directions in place of the features; the relative difference between trained and optimal head; at each p and
+    m all models, trained and optimal, the closed form for orthonormal features, and the |cosine| with the features in
+    whitened coordinates; heads trained on attention as a softmax over keys, query and key side apart, at p = 0.5 and
+    0.9.
     """
     quarter = max(n_models // 4, 1)
     toys = _toys(n_models, P, M)
@@ -146,6 +148,14 @@ def agreement(head: Head, other: Head) -> float:
     return min(sides(head.omega, U[:, 0], Vh[0]))
 
 
+def whitened(head: Head, data: Distribution) -> float:
+    """The smaller |cosine| of the first singular pair with the attended features, all in whitened coordinates."""
+    W = head.W_E.double()
+    query, key = (W[i : i + 1] for i in PAIR)
+    found = probes.align(head.omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
+    return float(torch.minimum(found.left_cosines[0].abs(), found.right_cosines[0].abs()))
+
+
 def _toys(n_models: int, p: float, m: int) -> Run:
     return representation(2 * m, m, p, n_models, decay=0.8)
 
@@ -177,6 +187,7 @@ def _grid(study: Study) -> dict[str, float]:
         "with the closed form's directions": float(
             np.mean([agreement(a, b) for a, b in zip(study.heads, best, strict=True)])
         ),
+        "whitened coordinates": float(np.mean([whitened(head, data) for head in study.heads])),
         "features not attended to": float(recovery(study.heads, OTHERS).mean()),
     }
     if study.softmax:
@@ -207,7 +218,8 @@ def _grid_figures(by_p: Mapping[float, Study], by_m: Mapping[int, Study]) -> "li
             caption = (
                 f"The smaller |cosine| of the first singular pair with the attended features against {letter}: trained "
                 "heads, the best head for the same W, and the closed form for orthonormal features. With the closed "
-                "form's directions in place of the features the |cosine| is 1 where the formula explains all."
+                "form's directions in place of the features the |cosine| is 1 where the formula explains all; whitened "
+                "coordinates alone do not make features of singular vectors."
             )
             found.append((caption, plots.curves(lines, meaning, "|cosine|")))
     return found

@@ -30,7 +30,7 @@ SCALES = (1.0, 0.3, 10.0)
 FAST = Adam(lr=0.1)
 
 
-@claim("unit-norm-with-scale", "B", quick=6, full=40)
+@claim("unit-norm-with-scale", "B", quick=12, full=60)
 def unit_norm_with_scale(n_models: int) -> Verdict:
     """Unit-norm features with a learned scale from 1 spread evenly on a circle, in fewer directions than features.
 
@@ -38,7 +38,7 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
     steps of Adam at a constant 0.1, long enough for losses to settle: models with fewer distinct directions than
     features; models whose gaps between neighbouring directions have a coefficient of variation below 0.1.
     Threshold: above 1/2, for each.
-    Size: 6 models (quick), 40 (full), for each scale.
+    Size: 12 models (quick), 60 (full), for each scale.
     Controls: both shares; untrained directions; directions, evenness, scale, loss and perfect models (squared error of
     an input below 0.001) from scales 0.3 and 10, and from 1 more gently, with 1,000 steps of Adam from 0.01 on cosine
     decay; directions after a tenth, a quarter and half of the training.
@@ -124,15 +124,15 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
 CENTRED = 0.05
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=6, full=40)
+@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centres: the activations stay centred on zero.
 
-    Statistic: the smallest of four shares, 5 one-hot features in two dimensions, no output bias, ReLU and GELU: tied
-    models whose hidden bias ends below 0.05 of the root-mean-square norm of the hidden activations; untied models whose
-    mean hidden activation, over inputs, does.
+    Statistic: the smallest of four shares, 5 one-hot features in two dimensions, no output bias, ReLU and GELU, after
+    10,000 steps of Adam from 0.01 on cosine decay: tied models whose hidden bias ends below 0.05 of the
+    root-mean-square norm of the hidden activations; untied models whose mean hidden activation, over inputs, does.
     Threshold: above 1/2, for each.
-    Size: 6 models (quick), 40 (full), for each of four arms.
+    Size: 12 models (quick), 60 (full), for each of four arms.
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; tied models with both biases; median losses.
     """
@@ -156,7 +156,7 @@ def train_hidden(
 ) -> Outcome:
     """Five one-hot features in two dimensions, by default with a hidden bias only."""
     cfg = ToyConfig(n_features=5, d_hidden=2, tied=tied, hidden_bias=hidden, output_bias=output, output_act=output_act)
-    return train_from(cfg, random_starts(cfg, n_models), ADAM, 1_500)
+    return train_from(cfg, random_starts(cfg, n_models), ADAM, 10_000)
 
 
 def offsets(weights: Weights) -> tuple[np.ndarray, np.ndarray]:

@@ -33,10 +33,10 @@ class Course(NamedTuple):
 
 
 @cache
-def train_watched(n_models: int, output_act: Literal["relu", "identity"] = "relu") -> Course:
+def train_watched(n_models: int, p: float = 0.05, output_act: Literal["relu", "identity"] = "relu") -> Course:
     """Models without bias, so that the directions alone give the loss at every record."""
     cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False, output_act=output_act)
-    data = SparseUniform(n_features=20, feature_probability=0.05)
+    data = SparseUniform(n_features=20, feature_probability=p)
     history = train(
         cfg,
         data,
@@ -68,12 +68,17 @@ def energy_levels_of_learning(n_models: int) -> Verdict:
     Size: 6 models (quick), 60 (full). Adam at a constant 0.001, 6,000 steps, batch 1,024, 200 intervals.
     Controls: the same with the changes of D_i shifted in time by half of the training (no more than coincidence); the
     first tenth of the remaining intervals instead of those with jumps (a loss that merely levels off); the tenth in
-    which the loss falls most (no choice can do better); a linear output; the first half or none of training left out.
+    which the loss falls most (no choice can do better); a linear output; p = 0.3, where D_i of 1/2 are common; the
+    first half or none of training left out.
     """
-    return judge_steps(train_watched(n_models), train_watched(max(n_models // 4, 2), "identity"))
+    few = max(n_models // 4, 2)
+    return judge_steps(
+        train_watched(n_models),
+        {"linear output": train_watched(few, output_act="identity"), "p = 0.3": train_watched(few, p=0.3)},
+    )
 
 
-def judge_steps(course: Course, linear: Course) -> Verdict:
+def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
     """Is the loss lost when features jump?"""
     found = falls(course)
     interval = stats.bootstrap(share, found) if len(found) > 1 else UNKNOWN
@@ -92,7 +97,7 @@ def judge_steps(course: Course, linear: Course) -> Verdict:
             "changes of D_i shifted in time": lost["shifted"],
             "the first tenth": lost["first"],
             "the tenth in which the loss falls most": lost["loss"],
-            "linear output": share(falls(linear)),
+            **{name: share(falls(other)) for name, other in others.items()},
             "first half left out": share(falls(course, warm=0.5)),
             "nothing left out": share(falls(course, warm=0.0)),
             "loss at the end / after the first tenth": float(

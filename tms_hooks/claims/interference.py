@@ -109,7 +109,7 @@ def random_like(W: Stacked) -> Stacked:
 def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]) -> Verdict:
     """Does the mean interference of trained directions fall like a tegum product's or like a sphere's?"""
     found = {m: interferences(W) for m, W in trained.items()}
-    random = {m: interferences(random_like(W)) for m, W in trained.items()}
+    chance = {m: interferences(random_like(W)) for m, W in trained.items()}
     pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
     counts = {m: float(geometry.count_directions(W, LEARNED).double().mean()) for m, W in trained.items()}
     measurable = all(len(f.mean) > 1 for f in found.values())
@@ -117,12 +117,12 @@ def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stac
     factors = [len(geometry.tegum_factors(w, LEARNED)) for w in trained[widest]]
     means = {
         "trained": {m: f.mean for m, f in found.items()},
-        "random directions": {m: f.mean for m, f in random.items()},
+        "random directions": {m: f.mean for m, f in chance.items()},
         "tegum product of pentagons": {m: np.array([p.mean]) for m, p in pentagons.items()},
     }
     maxima = {
         "trained": {m: f.maximum for m, f in found.items()},
-        "random directions": {m: f.maximum for m, f in random.items()},
+        "random directions": {m: f.maximum for m, f in chance.items()},
         "tegum product of pentagons": {m: np.array([p.maximum]) for m, p in pentagons.items()},
         "least possible": {m: np.array([theory.welch_bound(max(round(n), 2), m)]) for m, n in counts.items()},
     }
@@ -138,7 +138,7 @@ def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stac
         controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
         | {
             "slope of root mean square, trained": slope({m: f.rms for m, f in found.items()}),
-            "slope of root mean square, random directions": slope({m: f.rms for m, f in random.items()}),
+            "slope of root mean square, random directions": slope({m: f.rms for m, f in chance.items()}),
         }
         | {f"maximum at m = {widest}, {name}": _mean(by_m[widest]) for name, by_m in maxima.items()}
         | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": float(np.mean(factors))}
@@ -166,7 +166,7 @@ def _against_width(lines: Mapping[str, Mapping[int, np.ndarray]], ylabel: str) -
         ylabel,
         log_x=True,
     )
-    return fig.update_yaxes(type="log")
+    return fig.update_xaxes(tickvals=list(next(iter(lines.values())))).update_yaxes(type="log")
 
 
 @cache

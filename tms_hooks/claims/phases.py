@@ -1,4 +1,4 @@
-"""Claims about one arrangement of features giving way to another: more of them, a phase diagram, one rare feature.
+"""Claims about sparsity and importance: how many features are represented, and the phase diagram of one of them.
 
 Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); Adam at 0.01 with cosine decay, seeds from 0.
 """
@@ -27,8 +27,6 @@ ORTHOGONAL = 0.1
 OFF_BOUNDARY = 1.1
 """A point of the phase diagram is away from boundaries if the second best arrangement costs this times the best."""
 WIDE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-FACTORS = np.geomspace(1, 10, 11)
-CLAIMED_FACTOR = 2.5
 Stacked = Float[Tensor, "model feature hidden"]
 Output = Literal["relu", "identity"]
 
@@ -58,7 +56,7 @@ def train_uneven(
     )
 
 
-@claim("superposition-wide", "N", quick=5, full=40)
+@claim("superposition-wide", "N", quick=5, full=32)
 def superposition_wide(n_models: int) -> Verdict:
     """The sparser the features, the more of them are represented; a linear model never represents more than PCA does.
 
@@ -67,7 +65,7 @@ def superposition_wide(n_models: int) -> Verdict:
     first; models with a linear output, over all densities, that have learned the five most important features and no
     other, with all |cosines| below 0.1 (the five principal components of the weighted loss).
     Threshold: above 1/2, for each.
-    Size: 5 seeds (quick), 40 (full), at each of seven densities p from 1 to 0.001. 2,000 steps, batch 512.
+    Size: 5 seeds (quick), 32 (full), at each of seven densities p from 1 to 0.001. 2,000 steps, batch 512.
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; the first share alone if the densities are
     shuffled; features learned at each density.
     """
@@ -229,7 +227,7 @@ def judge_phases(
         for n, mask in wrong.items()
         for i, j in zip(*mask.nonzero(), strict=True)
     ]
-    fine = np.geomspace(densities[0], densities[-1], 200), np.geomspace(importances[0], importances[-1], 200)
+    fine = np.geomspace(densities[0], densities[-1], 60), np.geomspace(importances[0], importances[-1], 60)
     figures = []
     for n, names in trained.items():
         regions = [*theory.phase_losses(0.5, 1.0, n), "neither"]
@@ -240,7 +238,7 @@ def judge_phases(
                 "closed-form boundaries.",
                 plots_superposition.phase_map(
                     np.vectorize(index.__getitem__)(names),
-                    np.vectorize(index.__getitem__)(theory_diagram(n, *fine)[0]),
+                    np.stack(list(theory.phase_losses(*np.meshgrid(*fine), n).values())),
                     (densities, fine[0]),
                     (importances, fine[1]),
                     regions,
@@ -265,123 +263,3 @@ def judge_phases(
         detail=f"Elsewhere: {'; '.join(where[:6])}{' ...' * (len(where) > 6)}." if where else "No point is elsewhere.",
         figures=figures,
     )
-
-
-@claim("importance-and-frequency", "N", quick=8, full=60)
-def importance_and_frequency(n_models: int) -> Verdict:
-    """One feature of a pentagon made rarer: at about 2.5 times, the pentagon turns into two digons.
-
-    Statistic: relative deviation from 2.5 of the factor at which pentagons (all five learned, norm > 0.5, the other
-    four no square) no longer outnumber two digons (the other four a square), interpolated on a log scale; n = 5, m = 2,
-    p = 0.05, the first feature's p divided by the factor. No such factor up to 10 counts as 10.
-    Threshold: below 0.25 ("about": 1.9 to 3.1 times).
-    Size: 8 seeds (quick), 60 (full), at each of 11 factors from 1 to 10, evenly spaced on a log scale. 3,000 steps.
-    Controls: the factor itself; the factor at which the lowest held-out losses of both shapes cross; the factor if the
-    first feature's importance is divided instead of its p; learned > 0.3 and > 0.7.
-    """
-    rarer = [train_uneven(5, 2, (0.05 / f, *(0.05,) * 4), (1.0,) * 5, n_models, 3_000) for f in FACTORS.tolist()]
-    lighter = [train_uneven(5, 2, 0.05, (1 / f, *(1.0,) * 4), n_models, 3_000) for f in FACTORS.tolist()]
-    return judge_factor(
-        torch.stack([run.W_E for run in rarer]),
-        np.stack([run.final_loss.numpy() for run in rarer]),
-        torch.stack([run.W_E for run in lighter]),
-    )
-
-
-Grid = Float[Tensor, "factor model feature hidden"]
-
-
-def judge_factor(rarer: Grid, losses: np.ndarray, lighter: Grid) -> Verdict:
-    """At which of `FACTORS` do pentagons give way to two digons?
-
-    Args:
-        rarer: models whose first feature is that many times rarer.
-        losses: theirs, (factor, model).
-        lighter: models whose first feature is that many times less important.
-    """
-    codes = pentagon_or_digons(rarer)
-
-    def deviation(rows: np.ndarray) -> float:
-        return abs(zero_crossing(rows.mean(0)) / CLAIMED_FACTOR - 1)
-
-    def factor(W: Grid, learned: float = LEARNED) -> float:
-        return zero_crossing(pentagon_or_digons(W, learned).mean(1))
-
-    five, two = ((codes == code).mean(1) for code in (1, -1))
-    at = zero_crossing(codes.mean(1))
-    crossing = loss_crossing(codes, losses)
-    shown = [0, int(np.abs(FACTORS - at).argmin()), len(FACTORS) - 1]
-    return Verdict(
-        measured="The relative deviation from 2.5 of the factor at which pentagons give way",
-        statistic=deviation(codes.T),
-        interval=stats.bootstrap(deviation, codes.T),
-        threshold=0.25,
-        side="below",
-        n_models=codes.size,
-        controls={
-            "factor, rarer": at,
-            "factor at which losses cross": crossing,
-            "factor, less important": factor(lighter),
-            "factor, learned > 0.3": factor(rarer, 0.3),
-            "factor, learned > 0.7": factor(rarer, 0.7),
-            "share of pentagons at factor 1": float(five[0]),
-            "share of two digons at factor 10": float(two[-1]),
-        },
-        detail=f"Pentagons fall from {five[0]:.0%} to {five[-1]:.0%} as the factor grows from 1 to 10, two digons rise "
-        f"from {two[0]:.0%} to {two[-1]:.0%}; they are equal at {at:.2f}.",
-        figures=[
-            (
-                "Share of models in each shape against how much rarer the first feature is.",
-                plots.curves(
-                    {"pentagon": (FACTORS, five), "two digons": (FACTORS, two)},
-                    "p of the others / p of the first feature",
-                    "share of models",
-                    log_x=True,
-                ),
-            ),
-            (
-                "The model of lowest loss at three factors; feature 0 (blue) is the rarer one.",
-                plots.feature_arrows(
-                    np.stack([rarer[i, int(losses[i].argmin())].numpy() for i in shown]),
-                    [f"{FACTORS[i]:.2g} times rarer" for i in shown],
-                ),
-            ),
-        ],
-    )
-
-
-def pentagon_or_digons(W: Grid, learned: float = LEARNED) -> np.ndarray:
-    """1 for a pentagon, -1 for two digons among the features after the first, 0 for neither; (factor, model)."""
-
-    def code(w: Float[Tensor, "feature hidden"]) -> int:
-        if geometry.name_polytope(w[1:], learned) == "square":
-            return -1
-        return int(bool(geometry.represented(w, learned).all()) and geometry.count_directions(w, learned) == len(w))
-
-    return np.array([[code(w) for w in models] for models in W])
-
-
-def zero_crossing(balance: np.ndarray) -> float:
-    """The first of `FACTORS`, interpolated on a log scale, at which `balance` is no longer positive; else the last."""
-    gone = np.flatnonzero(balance <= 0)
-    if not len(gone):
-        return float(FACTORS[-1])
-    if (i := int(gone[0])) == 0:
-        return float(FACTORS[0])
-    before, after = balance[i - 1], balance[i]
-    step = before / (before - after)
-    return float(np.exp(np.log(FACTORS[i - 1]) * (1 - step) + np.log(FACTORS[i]) * step))
-
-
-def loss_crossing(codes: np.ndarray, losses: np.ndarray) -> float:
-    """Where the lowest loss of two digons falls below that of pentagons; NaN if no factor has both."""
-    gain = np.full(len(FACTORS), np.nan)
-    for i, (row, loss) in enumerate(zip(codes, losses, strict=True)):
-        if (row == 1).any() and (row == -1).any():
-            gain[i] = np.log(loss[row == -1].min() / loss[row == 1].min())
-    both = np.isfinite(gain)
-    if not both.any():
-        return float("nan")
-    # Where only one shape was reached, it is the better one.
-    gain[~both] = np.where((codes[~both] == 1).sum(1) >= (codes[~both] == -1).sum(1), 1.0, -1.0)
-    return zero_crossing(gain)

@@ -20,6 +20,7 @@ SOURCES: dict[Source, str] = {
 FAMILIES = (
     "toy_models",
     "phases",
+    "rare_features",
     "correlations",
     "nonlinearity",
     "dimensionality",

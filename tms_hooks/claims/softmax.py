@@ -17,12 +17,11 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import train_onehot
+from tms_hooks.claims.bottlenecks import train_onehot, untrained
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
-from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import SGD, Adam, Optimizer
@@ -33,7 +32,7 @@ if TYPE_CHECKING:
 SIZES = (10, 40)
 STEPS = 3_000
 DOCUMENT = SGD(lr=2.0, schedule="exponential", warmup=0.05, initial_lr=0.005, final_lr=0.1)
-GENTLE = Adam(lr=1e-2, schedule="cosine")
+ADAM = Adam(lr=1e-2, schedule="cosine")
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))
@@ -91,20 +90,16 @@ def softmax_circle(n_models: int) -> Verdict:
     learned features (norm > 0.5) within 5 degrees; ReLU models under MSE with two such features (norm > 0.1 there).
     Threshold: above 1/2, for each. At n = 40 on one circle features are 9 degrees apart.
     Size: 8 models for each n and loss (quick), 30 (full).
-    Controls: each share; the picture at the cuts 0.7 and 0.2, 0.9 and 0.05; the first two shares at a gentle learning
-    rate (Adam, 0.01, cosine) and in untrained models; models that have every feature on the circle; features at zero;
+    Controls: each share; the picture at the cuts 0.7 and 0.2, 0.9 and 0.05; the first two shares under Adam (0.01,
+    cosine decay) and in untrained models; models that have every feature on the circle; features at zero;
     the radius beyond which zero is a trap (closed form) against the trained one, where it is smallest.
     """
-    gentle = {n: train_softmax(n, n_models, optimizer=GENTLE).W_E for n in SIZES}
-    cfgs = {n: ToyConfig(n_features=n, d_hidden=2, output_bias=False) for n in SIZES}
     return judge_circle(
         {n: train_softmax(n, n_models).W_E for n in SIZES},
         {n: train_onehot(n, 2, n_models, "relu").W_E for n in SIZES},
         {
-            "gentle learning rate": gentle,
-            "untrained": {
-                n: torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)]) for n, cfg in cfgs.items()
-            },
+            "Adam": {n: train_softmax(n, n_models, optimizer=ADAM).W_E for n in SIZES},
+            "untrained": {n: untrained(n, 2, n_models) for n in SIZES},
         },
     )
 
@@ -185,14 +180,14 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     Threshold: above 1/2, for each.
     Size: 8 models for each n (quick), 30 (full).
     Controls: each share; concentric at gaps of 0.05 and 0.2; separable without bias (trained so), with the trained
-    biases set to zero, and with them shuffled among the features; concentric and separable at a gentle learning rate;
+    biases set to zero, and with them shuffled among the features; concentric and told apart under Adam;
     pairs on one ray (within 5 degrees, norms that differ) and the share of them that form 10 allows; the slope of bias
     on squared norm, -1/2 in the middle of form 10.
     """
     return judge_concentric(
         {n: _tied(train_softmax(n, n_models, bias=True)) for n in SIZES},
         {n: _tied(train_softmax(n, n_models)) for n in SIZES},
-        {n: _tied(train_softmax(n, n_models, bias=True, optimizer=GENTLE)) for n in SIZES},
+        {n: _tied(train_softmax(n, n_models, bias=True, optimizer=ADAM)) for n in SIZES},
     )
 
 
@@ -231,7 +226,7 @@ def rays_allowed(trained: Tied) -> list[bool]:
     return found
 
 
-def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], gentle: Mapping[int, Tied]) -> Verdict:
+def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], adam: Mapping[int, Tied]) -> Verdict:
     """All told apart, on circles in circles, with larger biases inside?"""
 
     def concentric(models: Tied, gap: float = GAP) -> float:
@@ -260,8 +255,8 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
         | told_apart(unbiased, "told apart, trained without bias")
         | told_apart({n: Tied(W, 0 * bias) for n, (W, bias) in trained.items()}, "told apart, biases set to zero")
         | told_apart(shuffled, "told apart, biases shuffled")
-        | told_apart(gentle, "told apart, gentle learning rate")
-        | {f"concentric, gentle learning rate, n = {n}": concentric(models) for n, models in gentle.items()}
+        | told_apart(adam, "told apart, Adam")
+        | {f"concentric, Adam, n = {n}": concentric(models) for n, models in adam.items()}
         | {f"pairs on one ray, n = {n}": float(len(pairs)) for n, pairs in rays.items()}
         | {f"of them allowed, n = {n}": float(np.mean(pairs)) if pairs else float("nan") for n, pairs in rays.items()}
         | {f"slope of bias on squared norm, n = {n}": _slope(models) for n, models in trained.items()},

@@ -39,6 +39,9 @@ def test_qk_rank():
     assert judge(own, low_shared).verdict == "refuted"  # one part is enough
     assert judge(head(turned, attended @ turned), own_low).verdict == "refuted"
     assert judge(head(features, features), own_low).verdict == "refuted"  # queries right, keys wrong
+    mixed = torch.stack([features[3] + features[4], features[3] - features[4]]) / 2**0.5
+    three = torch.cat([features[:3], mixed])
+    assert judge(head(three, three.roll(1, 1)), own_low).verdict == "refuted"  # three of five are not all
     half = torch.cat([own[:10], head(turned, turned)[:10]])
     assert judge(half, own_low).verdict == "inconclusive"
     superposed = W.clone()

@@ -39,6 +39,10 @@ def test_qk_subspaces():
     assert judge(mixed, one).controls["span"] == 1
     crossed = head((2, a, d), (1, b, c))  # split, and the query's triangle is not the key's
     assert judge(crossed, one).controls["split at r = 4"] == 0
+    plane = torch.eye(4, dtype=torch.float64)
+    assert (
+        judge(head((2, plane[0], plane[0]), (1, plane[1], plane[1])), one).controls["split at r = 4"] == 0
+    )  # both in one
     turned = random_rotations(4, 1)[0]
     assert judge(turned @ split, turned @ one).verdict == "refuted"
     assert judge(head((2, a, c), (1, TRIANGLES[1], TRIANGLES[0])), one).verdict == "refuted"  # both in one triangle

@@ -18,10 +18,10 @@ def course(jumps_at: int, falls_at: int | None, models: int = MODELS, steps: int
 
 def test_energy_levels_of_learning():
     smooth = course(100, None)
-    found = judge_steps(course(100, 100), smooth)
+    found = judge_steps(course(100, 100), {})
     assert found.verdict == "supported"
     assert found.controls["changes of D_i shifted in time"] < 0.3
-    assert judge_steps(smooth, smooth).verdict == "refuted"  # the loss falls evenly
-    assert judge_steps(course(100, 150), smooth).verdict == "refuted"  # it falls elsewhere
-    assert judge_steps(course(100, 0), smooth).verdict == "inconclusive"  # it falls at the start only
-    assert judge_steps(course(100, 100, models=1), smooth).verdict == "inconclusive"
+    assert judge_steps(smooth, {"again": smooth}).verdict == "refuted"  # the loss falls evenly
+    assert judge_steps(course(100, 150), {}).verdict == "refuted"  # it falls elsewhere
+    assert judge_steps(course(100, 0), {}).verdict == "inconclusive"  # it falls at the start only
+    assert judge_steps(course(100, 100, models=1), {}).verdict == "inconclusive"

@@ -1,14 +1,11 @@
 """Claims about interference in worlds where they hold and where they are false."""
 
-from math import pi
-
 import numpy as np
 import torch
+from worlds import MODELS, ring
 
 from tms_hooks.claims import interference
 from tms_hooks.geometry.polytopes import ideal_polytopes
-
-MODELS = 20
 
 
 def pentagons(m: int) -> torch.Tensor:
@@ -54,11 +51,8 @@ def test_interference_by_hand():
 
 
 def test_two_active():
-    turns = torch.arange(MODELS)[:, None]
-
     def polygon(corners: int, features: int) -> torch.Tensor:
-        angles = turns + 2 * pi / corners * (torch.arange(features) % corners)
-        return torch.stack([angles.cos(), angles.sin()], dim=-1)
+        return ring(corners, corners)[:, torch.arange(features) % corners]
 
     five, four, eight = ({n: polygon(corners, n) for n in (8, 20)} for corners in (5, 4, 8))
 

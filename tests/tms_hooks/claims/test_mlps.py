@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
+from worlds import MODELS
 
 from tms_hooks.claims import mlps
-
-MODELS = 20
 
 
 def world(share: float, width: int) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, random_directions, ring
+from worlds import MODELS, random_directions
 
 from tms_hooks.claims import phases
 
@@ -58,29 +58,3 @@ def test_arrangements_have_the_names_of_theory():
     assert named([[0.1], [0.1]]) == "neither"
     assert named([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]) == "others antipodal"
     assert named([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]) == "antipodal"
-
-
-def test_importance_and_frequency():
-    pentagon, digons = ring(5, 5), ring(4, 5).roll(1, dims=1)  # the first feature is zero
-
-    def world(turn: float) -> torch.Tensor:
-        return torch.stack([pentagon if factor < turn else digons for factor in phases.FACTORS])
-
-    def judge(W):
-        return phases.judge_factor(W, np.ones((len(W), MODELS)), W)
-
-    found = judge(world(2.5))
-    assert found.verdict == "supported"
-    np.testing.assert_allclose(found.controls["factor, rarer"], 2.5, rtol=0.13)  # half a step of the grid
-    assert judge(world(1.2)).verdict == "refuted"  # too early
-    assert judge(world(6)).verdict == "refuted"  # too late
-    assert judge(world(99)).verdict == "refuted"  # never
-    shuffled = torch.randperm(11 * MODELS, generator=torch.Generator().manual_seed(0))
-    assert judge(world(2.5).flatten(0, 1)[shuffled].unflatten(0, (11, MODELS))).verdict == "refuted"
-
-
-def test_losses_cross_where_the_cheaper_shape_changes():
-    codes = np.tile([1, -1], (11, 1))
-    losses = np.stack([np.full(11, 1.0), np.geomspace(2, 0.5, 11)], axis=1)
-    np.testing.assert_allclose(phases.loss_crossing(codes, losses), 10**0.5)
-    assert np.isnan(phases.loss_crossing(np.ones((11, 2), int), losses))

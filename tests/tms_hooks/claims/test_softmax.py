@@ -4,25 +4,24 @@ from math import pi
 
 import numpy as np
 import torch
+from worlds import MODELS
 
 from tms_hooks.claims import softmax
 from tms_hooks.claims.softmax import Tied
 
-MODELS = 20
 
-
-def ring(norms: list[float], models: int = MODELS) -> torch.Tensor:
+def spokes(norms: list[float], models: int = MODELS) -> torch.Tensor:
     """Features evenly in all directions with these norms, each model turned another way."""
     turns = torch.arange(models)[:, None] + 2 * pi / len(norms) * torch.arange(len(norms))
     return torch.stack([turns.cos(), turns.sin()], dim=-1) * torch.tensor(norms)[:, None]
 
 
 def test_softmax_circle():
-    circle = ring([3.0] * 8 + [0.0] * 2)
+    circle = spokes([3.0] * 8 + [0.0] * 2)
     crowded = circle[:, [0, 0, 2, 3, 4, 5, 6, 7, 8, 9]]
-    everything = ring([3.0] * 10)
-    spiral = ring([0.3 * i for i in range(10)])
-    shared = ring([0.7] * 5)[:, torch.arange(10) % 5]
+    everything = spokes([3.0] * 10)
+    spiral = spokes([0.3 * i for i in range(10)])
+    shared = spokes([0.7] * 5)[:, torch.arange(10) % 5]
 
     def judge(trained, mse=shared):
         return softmax.judge_circle({10: trained}, {10: mse}, {"untrained": {10: spiral}})
@@ -42,7 +41,7 @@ def test_softmax_circle():
 
 def test_softmax_bias_concentric():
     norms = [4.0] * 6 + [2.0] * 6
-    W = ring(norms)[:, [0, 2, 4, 6, 8, 10, 0, 2, 4, 6, 8, 10]]  # every other direction ...
+    W = spokes(norms)[:, [0, 2, 4, 6, 8, 10, 0, 2, 4, 6, 8, 10]]  # every other direction ...
     W[:, 6:] /= 2  # ... twice
     middle = -W.square().sum(-1) / 2
 
@@ -61,13 +60,13 @@ def test_softmax_bias_concentric():
     assert judge(W, -middle).verdict == "refuted"  # larger biases outside
     assert judge(W, -middle).controls["of them allowed, n = 12"] == 0
     assert judge(W, 0.1 * middle).verdict == "refuted"  # in order, but too weak to tell the features on a ray apart
-    one = ring([4.0] * 12)
+    one = spokes([4.0] * 12)
     assert judge(one, torch.zeros(MODELS, 12)).verdict == "refuted"  # all told apart, but on one circle
-    spiral = ring([1.0 + 0.2 * i for i in range(12)])
+    spiral = spokes([1.0 + 0.2 * i for i in range(12)])
     assert judge(spiral, -spiral.square().sum(-1) / 2).verdict == "refuted"  # no gaps: no circles
 
 
 def test_circles_are_counted_from_inside():
-    W = ring([4.0, 0.0, 2.0, 4.1, 1.9, 0.1], models=1)[0]
+    W = spokes([4.0, 0.0, 2.0, 4.1, 1.9, 0.1], models=1)[0]
     assert softmax.circles(W) == [[4, 2], [0, 3]]
     assert softmax.circles(0 * W) == []

@@ -4,13 +4,14 @@ from math import pi
 
 import numpy as np
 import torch
+from worlds import MODELS
 
 from tms_hooks import OneHot, ToyConfig, train
 from tms_hooks.claims import softmax_untied
 from tms_hooks.claims.softmax import DOCUMENT
 from tms_hooks.claims.softmax_untied import Growth
 
-MODELS, N = 20, 10
+N = 10
 
 
 def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:

@@ -150,6 +150,25 @@ def first_lanes(typing, count):
 
 @intrinsic
 @no_type_check
+def positive(typing, a):
+    """A whole number whose bit `r` says that lane `r` is above 0."""
+
+    def code(context, builder, sig, args):
+        mask = builder.fcmp_ordered(">", args[0], ir.Constant(args[0].type, [0.0] * LANES))
+        return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
+
+    return types.int64(a), code
+
+
+@intrinsic
+@no_type_check
+def lowest_bit(typing, bits):
+    """Number of the lowest bit that is set, of which there must be one."""
+    return bits(bits), lambda context, builder, sig, args: builder.cttz(args[0], ir.IntType(1)(1))
+
+
+@intrinsic
+@no_type_check
 def random_bits(typing, z):
     """32 random bits a lane, out of the `LANES / 2` hashes of SplitMix64 that follow `z`, low half first."""
 
@@ -207,3 +226,19 @@ def totals(typing, vectors):
         return builder.fadd(first, builder.shuffle_vector(v, w, _constant([k + half for k in low], 32)), flags=FLAGS)
 
     return vectors.dtype(vectors), code
+
+
+@intrinsic
+@no_type_check
+def total(typing, a):
+    """The sum over the lanes of one vector."""
+
+    def code(context, builder, sig, args):
+        value, half = args[0], LANES // 2
+        while half:
+            parts = (_constant(list(range(start, start + half)), 32) for start in (0, half))
+            value = builder.fadd(*(builder.shuffle_vector(value, value, part) for part in parts), flags=FLAGS)
+            half //= 2
+        return builder.extract_element(value, ir.IntType(32)(0))
+
+    return a.of(a), code

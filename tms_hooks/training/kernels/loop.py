@@ -10,6 +10,7 @@ from tms_hooks.training.kernels.general import finish, general_forward_backward,
 from tms_hooks.training.kernels.lanes import LANES, compiled
 from tms_hooks.training.kernels.model import empty_row, forward_backward
 from tms_hooks.training.kernels.patterns import draw_pattern
+from tms_hooks.training.kernels.products import WIDTH
 from tms_hooks.training.kernels.updates import update
 
 BLOCK = 256  # rows worked on together, or more,
@@ -101,7 +102,7 @@ def train_one(
     start, stop, kind, constants, begin, end = updates
     positions = 1 if general is None else general.positions
     size, dtype = len(w), w.dtype
-    block = -(-min(max(SMALL // n, BLOCK), rows) // (2 * LANES)) * 2 * LANES
+    block = -(-min(max(SMALL // n, BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
 
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
     x = aligned(positions * n, block + LANES, w)
@@ -116,6 +117,8 @@ def train_one(
         w_u_t = w_e_t if tied else np.empty((m, n), dtype)
         logits, zeros = aligned(n, block + LANES, w), np.zeros(m, dtype)
         h, dh = aligned(m, block + LANES, w), aligned(m, block + LANES, w)
+        sparse = len(largest) == 2 or dataset.shape[1]
+        entries = np.empty((n * block // 8 if sparse else 0, 2), np.int64)
     else:
         own, slopes = views(w, n, m, tied, biased, general), views(g, n, m, tied, biased, general)
         space = make_space(w, n, m, block, general)
@@ -149,13 +152,13 @@ def train_one(
             if general is None:
                 forward_backward(
                     x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums,
-                    zeros,
+                    zeros, entries,
                 )  # fmt: skip
             else:
                 general_forward_backward(x, count, space, loss, weight, act, qk_loss, step == start, general, sums)
         if len(largest) == 2:
             if general is None:
-                empty_row(x, b, g_b, loss, empty_weight, act, logits)
+                empty_row(b, g_b, loss, empty_weight, act)
             else:
                 for i in range(n):
                     for r in range(LANES):

@@ -3,7 +3,7 @@
 from typing import Any, no_type_check
 
 from tms_hooks.training.kernels import lanes
-from tms_hooks.training.kernels.lanes import LANES, compiled
+from tms_hooks.training.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:
@@ -105,7 +105,8 @@ def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
 
 strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m, 2 if m < 6 else 1) for m in range(1, 7))
 WIDEST = 6
-_product_4_4, _product_4_1, _product_1_1 = _product(4, 4), _product(4, 1), _product(1, 1)
+WIDTH = 4
+_product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
 _outer_4, _outer_1 = _outer(4), _outer(1)
 _fold = _compile(f"""
 def loop(sums, j):
@@ -116,19 +117,14 @@ def loop(sums, j):
 @compiled()
 @no_type_check
 def product(to, start, w, source, rows):
-    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and as much of the rows that fill up the last strip."""
-    height, r = len(to), 0
-    while r < rows:
-        wide = rows - r > 3 * LANES
-        for top in range(0, height, 4):
-            if height < 4:
-                for i in range(height):
-                    _product_1_1(to, start, w, source, i, r)
-            elif wide:  # the last tile may cover some of the one before
-                _product_4_4(to, start, w, source, min(top, height - 4), r)
-            else:
-                _product_4_1(to, start, w, source, min(top, height - 4), r)
-        r += 4 * LANES if wide and height >= 4 else LANES
+    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to `WIDTH` whole strips of rows."""
+    height = len(to)
+    tall = height - height % 4
+    for r in range(0, rows, WIDTH * LANES):
+        for top in range(0, tall, 4):
+            _product_4(to, start, w, source, top, r)
+        for top in range(tall, height):
+            _product_1(to, start, w, source, top, r)
 
 
 @compiled()
@@ -153,3 +149,44 @@ def fold(sums):
     """The sums over the lanes of all vectors, `LANES` to a vector, in place of the first of them."""
     for j in range(0, len(sums), LANES):
         _fold(sums, j)
+
+
+@compiled()
+@no_type_check
+def find_entries(entries, x, rows):
+    """Fill `entries` with (feature, row) of all that is positive in `x[:, :rows]`; their number, or -1 if too many."""
+    count = 0
+    for r in range(0, rows, LANES):
+        for i in range(len(x)):
+            bits = positive(load(x, i, r))
+            while bits:
+                if count == len(entries):
+                    return -1
+                entries[count, 0], entries[count, 1] = i, r + lowest_bit(bits)
+                count += 1
+                bits &= bits - 1
+    return count
+
+
+@compiled()
+@no_type_check
+def sparse_product(to, w, x, rows, entries, count):
+    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries."""
+    zero = splat(to.dtype.type(0))
+    for k in range(len(to)):
+        for r in range(0, rows, LANES):
+            store(to, k, r, zero)
+    for c in range(count):
+        i, r = entries[c, 0], entries[c, 1]
+        for k in range(len(to)):
+            to[k, r] += w[i, k] * x[i, r]
+
+
+@compiled()
+@no_type_check
+def add_sparse_outer(to, x, right, entries, count):
+    """`to += x @ right.T` for the `x` that has so many entries."""
+    for c in range(count):
+        i, r = entries[c, 0], entries[c, 1]
+        for k in range(len(right)):
+            to[i, k] += x[i, r] * right[k, r]
