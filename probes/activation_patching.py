@@ -25,7 +25,7 @@ def patch_sweep(
     sites: Sites = None,
     *,
     patch: str = "clean->corrupted",
-    batch_size: int = 128,
+    batch_size: int = 64,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch each site in a run of its own, and tell how much of the metric that recovers.
@@ -81,7 +81,7 @@ def path_patch(
     *,
     frozen: Iterable[str] = (),
     patch: str = "clean->corrupted",
-    batch_size: int = 128,
+    batch_size: int = 64,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch each sender, but let only the receiver notice: the effect that goes through both.

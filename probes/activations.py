@@ -1,6 +1,8 @@
 """Activations of named hooks: streamed batch by batch, copied, in bounded memory."""
 
+import inspect
 import os
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,8 @@ def stream_activations(
 ) -> Iterator[dict[str, Tensor]]:
     """Activations of the named hooks, one dictionary a batch: copies on the CPU, nothing else is kept.
 
-    Feed it to a running fit, and a million rows need no more memory than one batch.
+    Feed it to a running fit, and a million rows need no more memory than one batch. A bridge runs no further than the
+    last block asked for.
 
     Args:
         model: any hooked model.
@@ -123,8 +126,16 @@ def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, 
         return hook_fn
 
     with temporary_hooks(model, [(name, keep(name)) for name in names]):
-        model(batch)
+        model(batch, **_stop(model, names))
     for name in names:
         if name not in seen:
             raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
     return {name: seen[name] for name in names}
+
+
+def _stop(model: Any, names: list[str]) -> dict[str, int]:
+    """The option to run no further than the blocks asked for, of a model that has one."""
+    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in names]
+    if not all(blocks) or "stop_at_layer" not in inspect.signature(model.forward).parameters:
+        return {}
+    return {"stop_at_layer": 1 + max(int(block[1]) for block in blocks if block)}

@@ -92,8 +92,9 @@ def align(
         n_null: rotations; the smallest p-value is 1 / (n_null + 1).
         seed: of the rotations.
         covariance: of the inputs (uncentred), one for both sides or (left, right). Both are then compared in whitened
-            coordinates, where the optimum of a single attended pair points at the feature direction:
-            C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C.
+            coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the optimum of a
+            single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse, but not if
+            they are dense and their mean is far from 0.
         block_tol: singular values within this share of the largest of their block count as equal.
 
     Raises:

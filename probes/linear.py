@@ -44,10 +44,11 @@ def linear_probe(
         model: any hooked model.
         inputs: what it takes, a tensor or a list of prompts of one length.
         targets: one an example, "batch", or one a position, "batch pos". Integers, booleans and strings are classes,
-            floats are real; real targets may have a last axis "target", and share one factorisation a fold.
+            floats are real. Floats and booleans may have a last axis "target", thousands long: all are fitted at once.
         hooks: names; by default the residual stream after every block, or every hook that fires where there is none.
         estimator: any scikit-learn classifier or regressor. Default: `RidgeCV` for real targets (penalty chosen by
-            leave-one-out, target by target), logistic regression on standardised activations for classes.
+            leave-one-out, target by target), logistic regression on standardised activations for classes
+            (scikit-learn's; with a target axis `probes.logistic.LogisticTargets`, to the same solution).
         cv: number of folds (shuffled; stratified for one class an example), or a scikit-learn splitter. Positions of
             one example share a fold.
         control: run the control task too.
@@ -56,9 +57,9 @@ def linear_probe(
 
     Returns:
         Indexed by hook: `score`, its 95 % interval `low`, `high` (percentile bootstrap over examples, 1,000 draws),
-        `baseline` (of the majority class; 0, the mean's, for real targets), `scores` (one a target), `control` and
-        `selectivity`, and `directions`, rows "target d_in" or "class d_in" (one row for two classes) fitted to all
-        data; None if the estimator has no `coef_`.
+        `baseline` (of the majority class, the mean over targets; 0, the mean's, for real targets), `scores` (one a
+        target), `control` and `selectivity`, and `directions`, rows "target d_in" or "class d_in" (one row for two
+        classes) fitted to all data; None if the estimator has no `coef_`.
 
     Raises:
         KeyError: an unknown hook.
@@ -92,6 +93,10 @@ class _Probe:
         real = y.dtype.kind == "f"
         if estimator is None and real:
             estimator = RidgeCV(alphas=np.logspace(-4, 4, 9), alpha_per_target=y.ndim > 1)
+        elif estimator is None and y.ndim > 1:
+            from probes.logistic import LogisticTargets
+
+            estimator = make_pipeline(StandardScaler(), LogisticTargets())
         elif estimator is None:
             estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
         self.estimator, self.classify = estimator, is_classifier(estimator)
@@ -107,8 +112,7 @@ class _Probe:
         for train, test in self.folds:
             predicted[test] = self._fit(x[train], y[train]).predict(x[test])
             if self.classify:
-                classes, counts = np.unique(y[train], return_counts=True)
-                baseline += float((y[test] == classes[counts.argmax()]).sum()) / len(y)
+                baseline += float((y[test] == _majority(y[train])).sum()) / y.size
         error = 1.0 - (predicted == y) if self.classify else (predicted - y) ** 2
         scale = np.ones(y.shape) if self.classify else (y - y.mean(0)) ** 2
         error, scale = self._by_example(error), self._by_example(scale)
@@ -143,6 +147,14 @@ class _Probe:
         return sums
 
 
+def _majority(y: Array) -> Any:
+    """The most frequent class, or of a "row target" of yes and no each target's."""
+    if y.ndim > 1:
+        return y.mean(0) > 0.5
+    classes, counts = np.unique(y, return_counts=True)
+    return classes[counts.argmax()]
+
+
 def _folds(cv: Any, y: Array, example: Array, classify: bool, seed: int) -> Iterator[tuple[Array, Array]]:
     """Rows to fit and rows to predict; the rows of one example are on one side."""
     from sklearn.model_selection import KFold, StratifiedKFold
@@ -153,7 +165,7 @@ def _folds(cv: Any, y: Array, example: Array, classify: bool, seed: int) -> Iter
         return
     if not 2 <= cv <= n:
         raise ValueError(f"cv={cv} with {n} examples: must be from 2 to the number of examples")
-    stratify = classify and n == len(y)
+    stratify = classify and y.ndim == 1 and n == len(y)
     splitter = (StratifiedKFold if stratify else KFold)(cv, shuffle=True, random_state=seed)
     for _, test in splitter.split(np.empty((n, 1)), y if stratify else None):
         held_out = np.isin(example, test)
@@ -182,14 +194,17 @@ def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Ar
         raise ValueError(f"hook {name!r} has shape {tuple(value.shape)}: probe one that is batch (pos) (head) unit")
     n = len(value)
     if value.ndim == 2:
+        if y.ndim > 1 and y.dtype.kind not in "fb":
+            raise ValueError(f"targets {y.shape} of {y.dtype} at {name!r}: several an example are floats or booleans")
         return value.double().numpy(), y, np.arange(n)
     value = value.flatten(2)
     if y.ndim > 1 and y.shape[1] == value.shape[1]:
         x = value.flatten(0, 1).double().numpy()
         return x, y.reshape(len(x), *y.shape[2:]), np.repeat(np.arange(n), value.shape[1])
-    if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind != "f"):
+    if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind not in "fb"):
         raise ValueError(
-            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one a position or one an example"
+            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one a position or one an example; of "
+            "several an example, floats or booleans"
         )
     return (value.mean(1) if pos == "mean" else value[:, int(pos)]).double().numpy(), y, np.arange(n)
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from tms_hooks import geometry, landscape, theory
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, SparseUniform
+from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.training.loop import train
@@ -29,6 +29,7 @@ __all__ = [
     "KHot",
     "OneHot",
     "RMSprop",
+    "RandomPoints",
     "Run",
     "SparseUniform",
     "ToyConfig",

@@ -237,6 +237,50 @@ def reproduce(
         raise typer.Exit(1)
 
 
+@app.command()
+def figure(
+    name: Annotated[str, typer.Argument(metavar="CLAIM", help="Name of a claim; see `tms list`.")],
+    out: Annotated[Path | None, typer.Option(help="File to write: .html, .svg, .png or .pdf. [CLAIM.html]")] = None,
+    index: Annotated[int, typer.Option(min=1, help="Which of the claim's figures.")] = 1,
+    kept: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
+    quick: Quick = False,
+) -> None:
+    """One figure of a claim alone: a page that can be turned and read, or a picture for a paper.
+
+    It is drawn from the verdict that is kept; a claim without one is measured first. Pictures need the package kaleido
+    (in the extra `report`) and Chrome or Chromium; HTML needs neither.
+
+    Example: `tms figure nine-in-three-d --index 3 --out nine.html`
+    """
+    from tms_hooks import report
+    from tms_hooks.claims.reproduce import last
+    from tms_hooks.claims.reproduce import reproduce as measure
+
+    claim, *others = _claims([name])
+    if others:
+        raise typer.BadParameter("all: their figures are on the page that `tms reproduce all` writes; name one claim")
+    found = last(claim, kept)
+    if found:
+        verdict = found.verdict
+    else:
+        with console.status(f"measuring {name}"):
+            [result] = measure([claim], kept, quick)
+        if result.verdict is None:
+            console.print(result.failed or result.told, markup=False)
+            raise typer.Exit(1)
+        verdict = result.verdict
+    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
+    if index > len(captions):
+        raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
+    try:
+        path = report.write_figure(out or Path(f"{name}.html"), verdict.figures[index - 1][1])
+    except (ValueError, RuntimeError) as error:
+        raise typer.BadParameter(str(error), param_hint="--out") from error
+    for caption in captions:
+        console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
+    console.print(f"Figure {index} is in [bold]{path}[/bold].")
+
+
 @app.command(name="list")
 def list_claims(
     names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM...]", help="Tell these in full.")] = None,

@@ -7,6 +7,7 @@ second is the first with seed `i`. Every distribution also gives its exact momen
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import combinations
 from math import comb
 from typing import Literal
@@ -19,6 +20,8 @@ from tms_hooks import rng
 from tms_hooks.errors import choice_error
 
 MAX_DATASET_ROWS = 100_000
+STRIP = 16
+"""Rows whose random bits lie together in the stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,14 +128,19 @@ class SparseUniform(_WithProbability):
     """
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        bits = rng.uniform_bits(keys, batch * self.n_features).unflatten(1, (batch, self.n_features))
-        return values_below(bits, self.active_probability().to(keys.device))
+        return values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
+
+    def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
+        """32 random bits an entry, feature by feature in strips of `STRIP` rows: what vectors in compiled code like."""
+        strips = -(-rows // STRIP)
+        bits = rng.uniform_bits(keys, strips * self.n_features * STRIP)
+        return bits.unflatten(1, (strips, self.n_features, STRIP)).mT.flatten(1, 2)[:, :rows]
 
     def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
         p = self.active_probability()
         return _moments(p, torch.outer(p, p), uniform=True)
 
-    @property
+    @cached_property
     def empty_probability(self) -> float:
         """P(all features are 0)."""
         return float((1 - self.active_probability()).prod())
@@ -148,37 +156,27 @@ class SparseUniform(_WithProbability):
     ) -> Float[Tensor, "*model batch feature"]:
         """Draw rows given that each has an active feature: what is left of a batch when its empty rows are known.
 
-        Hash `turn * rows + row` of the stream leads from a row's active feature to the next (low half) and holds its
-        value (high half), so a row costs one hash more than it has active features.
+        Feature by feature: as long as none of a row's features is active, the next one is likelier to be.
 
         >>> SparseUniform(n_features=3, feature_probability=0.01).sample_occupied(4, seed=0).count_nonzero(dim=-1)
         tensor([1, 1, 1, 1])
         """
         keys = rng.keys([seed] if isinstance(seed, int) else list(seed), step, device)
-        n, jumps = self.n_features, self.jumps().to(device)
-        x = torch.zeros(len(keys), rows, n + 1, dtype=torch.float64, device=device)
-        at = torch.zeros(len(keys), rows, dtype=torch.int64, device=device)
-        for turn in range(n):
-            bits, value = rng.uniform_bits(keys, 2 * rows, skip=turn * rows).unflatten(1, (rows, 2)).unbind(-1)
-            feature = (bits[..., None] < jumps[at]).sum(-1)
-            x.scatter_(-1, feature[..., None], ((value.to(torch.float64) + 0.5) * 2.0**-32)[..., None])
-            at = (feature + 1).clamp(max=n)
-            if bool((at == n).all()):
-                break
-        x = x[..., :n].to(dtype)
+        bits = self._bits(keys, rows)
+        alone, after = self.thresholds.to(device)
+        hits = bits < alone
+        x = values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone)).to(dtype)
         return x[0] if isinstance(seed, int) else x
 
-    def jumps(self) -> Int64[Tensor, "last feature"]:
-        """2^32 P(the next active feature comes after `feature`), given that the last one was `last - 1`.
+    @cached_property
+    def thresholds(self) -> Int64[Tensor, "2 feature"]:
+        """2^32 P(a feature of a row that is not empty is active) if none before it is (first row), or one (second).
 
-        With `last = 0`, none was active yet, but one will be. The next feature's number is how many of a row's entries
-        32 uniform bits are below; `n_features` means that there is none.
+        If none before is active, one from here on must be: p_i / (1 - prod_{j >= i} (1 - p_j)), which ends with 1.
         """
-        logs = torch.cat([torch.zeros(1, dtype=torch.float64), torch.log1p(-self.active_probability()).cumsum(0)])
-        after = (logs[None, 1:] - logs[:, None]).clamp(max=0.0).exp()
-        occupied = -torch.expm1(logs[-1])
-        after[0] *= -torch.expm1(logs[-1] - logs[1:]) / occupied
-        return (after * 2.0**32).round().to(torch.int64)
+        p = self.active_probability()
+        some_from_here = -torch.expm1(torch.log1p(-p).flip(0).cumsum(0).flip(0))
+        return (torch.stack([p / some_from_here, p]) * 2.0**32).round().clamp(min=1).to(torch.int64)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,8 +319,12 @@ class KHot(Distribution):
         return torch.full((self.n_features,), self.k / self.n_features, dtype=torch.float64)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        u = rng.uniforms(keys, 2, batch, self.n_features)
-        active = u[:, 0].topk(self.k, dim=-1, largest=False).indices
+        n = self.n_features
+        u = rng.uniforms(keys, 2, batch, n)
+        order = (u[:, 0] * 2.0**33).long() * n + torch.arange(
+            n, device=u.device
+        )  # no ties, which topk may break anyhow
+        active = order.topk(self.k, dim=-1, largest=False).indices
         value = u[:, 1].gather(-1, active) if self.values == "uniform" else torch.ones_like(active, dtype=u.dtype)
         return torch.zeros_like(u[:, 0]).scatter_(-1, active, value)
 
@@ -358,20 +360,64 @@ class OneHot(Distribution):
         return _moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), uniform=False)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RandomPoints(Distribution):
+    """A fixed set of random points, to be memorised: unit norm, `k` active features each, all equally likely.
+
+    A larger set begins with the points of a smaller one of the same `points_seed`. The active features are a random
+    subset, their values uniform before the norm is made 1. (After the data sets of Henighan et al. 2023,
+    "Superposition, Memorization, and Double Descent".)
+
+    >>> RandomPoints(n_features=6, n_points=3, k=2).dataset().square().sum(-1)
+    tensor([1., 1., 1.])
+    """
+
+    n_points: int
+    k: int
+    points_seed: int = 0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1 <= self.n_points <= MAX_DATASET_ROWS:
+            raise ValueError(f"n_points={self.n_points}: must be between 1 and {MAX_DATASET_ROWS:,}")
+        if not 1 <= self.k <= self.n_features:
+            raise ValueError(f"k={self.k}: must be between 1 and n_features={self.n_features}")
+
+    def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"]:
+        """The points."""
+        u = rng.uniforms(rng.keys([self.points_seed], 0), self.n_points, 2 * self.n_features)[0]
+        order, value = u.tensor_split(2, dim=-1)
+        active = order.topk(self.k, dim=-1, largest=False).indices
+        points = torch.zeros_like(order).scatter_(-1, active, value.gather(-1, active))
+        return torch.nn.functional.normalize(points, dim=-1).to(dtype)
+
+    def active_probability(self) -> Float[Tensor, " feature"]:
+        """Share of the points in which each feature is active, float64."""
+        return (self.dataset(torch.float64) > 0).to(torch.float64).mean(0)
+
+    def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
+        index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
+        return self.dataset(torch.float64).to(keys.device)[index]
+
+    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+        x = self.dataset(torch.float64)
+        return x.mT @ x / self.n_points, (x > 0).to(x.dtype).mT @ x / self.n_points
+
+
 DISTRIBUTIONS: dict[str, type[Distribution]] = {
-    cls.__name__: cls for cls in (SparseUniform, OneHot, KHot, CorrelatedGroups, AnticorrelatedGroups, Copula)
+    cls.__name__: cls
+    for cls in (SparseUniform, OneHot, KHot, RandomPoints, CorrelatedGroups, AnticorrelatedGroups, Copula)
 }
 
 
 def values_below(
-    bits: Int64[Tensor, "*batch feature"], p: Float[Tensor, " feature"]
+    bits: Int64[Tensor, "*batch feature"], threshold: Int64[Tensor, "*#batch feature"]
 ) -> Float[Tensor, "*batch feature"]:
-    """Turn 32 uniform bits into activity and value at once: 0 with probability 1 - p, else uniform on (0, 1).
+    """Turn 32 uniform bits into activity and value at once: uniform with probability threshold / 2^32, else 0.
 
-    Below the threshold `p 2^32` the bits are uniform themselves, so one draw serves both.
+    Below the threshold the bits are uniform themselves, so one draw serves both.
     """
-    threshold = (p * 2.0**32).round()
-    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.reciprocal(), 0.0)
+    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.double().reciprocal(), 0.0)
 
 
 def _moments(

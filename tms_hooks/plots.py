@@ -16,12 +16,13 @@ TOY, REAL, NULL = PALETTE[0], PALETTE[5], PALETTE[7]
 """A toy's measurement, a real model's, and the null's: the same colours in every figure."""
 
 
-def feature_arrows(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Feature directions of two-dimensional models, one panel a model; the dotted circle has radius 1.
+def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequence[float]] | None = None) -> "go.Figure":
+    """Feature directions of two-dimensional models, one panel a model, with dotted circles.
 
     Args:
         W: (model, feature, 2).
         titles: one a model.
+        radii: of the circles, any number a model; one of radius 1 by default.
     """
     from plotly.subplots import make_subplots
 
@@ -30,7 +31,9 @@ def feature_arrows(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
     turn = np.linspace(0, 2 * np.pi, 100)
     for col, model in enumerate(W, start=1):
         circle = {"color": NULL, "dash": "dot", "width": 1}
-        fig.add_scatter(x=np.cos(turn), y=np.sin(turn), mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
+        for r in (1.0,) if radii is None else radii[col - 1]:
+            x, y = r * np.cos(turn), r * np.sin(turn)
+            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
         for i, (x, y) in enumerate(model):
             fig.add_scatter(
                 x=[0, x],
@@ -232,3 +235,24 @@ def loss_landscapes(
         legend={"orientation": "h", "y": -0.2},
         height=480,
     )
+
+
+def points_in_band(
+    points: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    x: np.ndarray,
+    low: np.ndarray,
+    high: np.ndarray,
+    xlabel: str,
+    ylabel: str,
+) -> "go.Figure":
+    """Scattered (x, y), one colour a name, over the band that theory allows: y from `low` to `high` at each `x`."""
+    import plotly.graph_objects as go
+
+    fig = go.Figure()
+    line = {"color": NULL, "width": 1}
+    fig.add_scatter(x=x, y=low, mode="lines", line=line, showlegend=False, hoverinfo="skip")
+    fig.add_scatter(x=x, y=high, mode="lines", line=line, fill="tonexty", name="allowed", hoverinfo="skip")
+    for i, (name, (at, value)) in enumerate(points.items()):
+        marker = {"color": PALETTE[i % len(PALETTE)], "size": 6, "symbol": ("circle", "square", "diamond")[i % 3]}
+        fig.add_scatter(x=at, y=value, mode="markers", marker=marker, name=name)
+    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)

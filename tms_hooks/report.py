@@ -3,11 +3,13 @@
 import json
 import math
 import os
+from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 if TYPE_CHECKING:
@@ -99,6 +101,30 @@ def render(template: str, path: str | Path, *, visual_bundle: str = "", **values
     return path
 
 
+def write_figure(path: str | Path, figure: "go.Figure") -> Path:
+    """One figure alone: a self-contained HTML page to turn and read values off, or a picture.
+
+    Raises:
+        ValueError: a suffix other than .html, .svg, .png and .pdf.
+        RuntimeError: a picture without kaleido or without Chrome or Chromium; the message names what to install.
+    """
+    path = Path(path)
+    kind = path.suffix.removeprefix(".").lower()
+    if kind not in ("html", "svg", "png", "pdf"):
+        raise ValueError(f"{path.name}: a figure is written as .html, .svg, .png or .pdf; give one of these suffixes")
+    shown = type(figure)(figure).update_layout(template="plotly_white")
+    if kind == "html":
+        content = shown.to_html(include_plotlyjs=True).encode()
+    else:
+        try:
+            content = shown.to_image(format=kind, width=1000, scale=2)
+        except (RuntimeError, ValueError) as error:
+            raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:,.4g}"
 
@@ -106,7 +132,19 @@ def _number(value: float) -> str:
 def _figure_json(figure: "go.Figure") -> str:
     plain = json.loads(figure.to_json())
     plain["layout"].pop("template", None)  # the page brings its own, light or dark
-    return _in_script(plain)
+    return _in_script(_in_single_precision(plain))
+
+
+def _in_single_precision(value: Any) -> Any:
+    """Long arrays, as plotly writes them, in half the bytes: no screen shows more than seven digits."""
+    if isinstance(value, list):
+        return [_in_single_precision(entry) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    if value.get("dtype") == "f8" and len(value["bdata"]) > 2**14:
+        numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
+        return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
+    return {name: _in_single_precision(entry) for name, entry in value.items()}
 
 
 def _in_script(value: Any) -> str:

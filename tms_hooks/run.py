@@ -36,7 +36,7 @@ class Run:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
-            over (step, model, head): `qk_loss`.
+            over (step, model, head): `qk_loss`, `omega` snapshots.
         final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
         final_qk_loss: (model, head), likewise.
         diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that. Its

@@ -8,11 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-import tms_hooks as tms
 from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
 from probes.activations import collect_activations
 from probes.hooked import temporary_hooks
-from probes.models import load_transformer
 from probes.sites import Site
 from probes.stacking import BaseRun
 
@@ -26,66 +24,36 @@ class Case(NamedTuple):
     metric: Callable[[Any], torch.Tensor]
     sites: list[Site]
     early: str
+    waist: str
     late: str
 
 
-def directions(width: int) -> torch.Tensor:
-    return torch.randn(2, width, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+def of(subject: Any) -> Case:
+    clean, corrupted = subject.draw(6, 1).chunk(2)
+    clean, corrupted = (x.double() if x.is_floating_point() else x for x in (clean, corrupted))
+    model = subject.model.to(torch.float64)  # a HookedTransformer also notes it in its config
+    return Case(model, clean, corrupted, subject.metric, subject.sites, subject.early, subject.waist, subject.late)
 
 
-def toy() -> Case:
-    cfg = tms.ToyConfig(n_features=6, d_hidden=4, n_heads=2, d_head=3)
-    clean, corrupted = torch.rand(2, 3, 3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    sites = [
-        Site(hook="hook_hidden", pos="each", unit="each"),
-        Site(hook="hook_hidden", directions=directions(4)),
-        Site(hook="hook_unembed"),
-        Site(hook="blocks.0.attn.hook_q", pos=-1, head="each"),
-        Site(hook="blocks.0.attn.hook_attn_scores", head=1, pos=0, unit=2),
-        Site(hook="hook_embed", pos=1),
-    ]
-
-    def metric(out: Any) -> torch.Tensor:
-        return out.reconstruction[:, 1, 2] + out.reconstruction[:, 0].sum(-1) + out.attn_scores[:, :, 0, 2].sum(1)
-
-    return Case(tms.ToyModel(cfg, seed=0).double(), clean, corrupted, metric, sites, "hook_embed", "hook_hidden")
+@pytest.fixture
+def case(subject: Any) -> Case:
+    return of(subject)
 
 
-def tiny() -> Case:
-    clean, corrupted = torch.randint(0, 101, (2, 3, 5), generator=torch.Generator().manual_seed(1))
-    sites = [
-        Site(hook="blocks.1.attn.hook_z", pos="each", head="each"),
-        Site(hook="blocks.0.hook_resid_pre", pos="each"),
-        Site(hook="blocks.1.mlp.hook_post", pos=-1, unit=7),
-        Site(hook="blocks.0.hook_mlp_out", directions=directions(64)),
-        Site(hook="blocks.0.attn.hook_pattern", head=2, pos=3, unit=0),
-        Site(hook="ln_final.hook_normalized", pos=4),
-        Site(hook="unembed.hook_out", pos=4, unit=3),
-        Site(hook="hook_embed", pos=0),
-    ]
-
-    def metric(logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, -1, 3] - logits[:, -1, 4]
-
-    early, late = "blocks.0.attn.hook_z", "blocks.1.attn.hook_q"
-    return Case(load_transformer("tiny").double(), clean, corrupted, metric, sites, early, late)
+@pytest.fixture
+def bridge(tiny: Any) -> Case:
+    return of(tiny)
 
 
-def gpt2() -> Any:
+@pytest.fixture
+def gpt2(as_bridge: Any) -> Any:
     """A small random GPT-2 from Hugging Face, whose attention TransformerLens can split by input."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng():
         torch.random.manual_seed(0)
-        config = GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=101, n_positions=8, attn_implementation="eager")
-        hf = GPT2LMHeadModel(config).eval().double()
-    return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
-
-
-@pytest.fixture(params=[toy, tiny])
-def case(request: pytest.FixtureRequest) -> Case:
-    return request.param()
+        hf = GPT2LMHeadModel(GPT2Config(n_layer=2, n_embd=16, n_head=4, vocab_size=101, n_positions=8))
+    return as_bridge(hf.double()).eval()
 
 
 def one_run(case: Case, inputs: torch.Tensor, values: torch.Tensor, row: Any, subspace: torch.Tensor | None) -> float:
@@ -131,8 +99,7 @@ def test_stacked_is_one_run_a_site(case: Case, patch: str, batch_size: int) -> N
 
 
 def test_a_whole_early_activation_recovers_all(case: Case) -> None:
-    model, clean, corrupted, metric, *_ = case
-    hook = "hook_embed" if clean.is_floating_point() else "blocks.0.hook_resid_pre"
+    model, clean, corrupted, metric, _, hook, *_ = case
     for patch, recovered in (("clean->corrupted", 1.0), ("corrupted->clean", 0.0)):
         table = patch_sweep(model, clean, corrupted, metric, hook, patch=patch)
         row = table.iloc[0]
@@ -152,8 +119,7 @@ def test_all_directions_are_the_whole_activation(case: Case) -> None:
 
 
 def test_resampling_takes_another_corrupted_example(case: Case) -> None:
-    model, clean, corrupted, metric, *_ = case
-    hook = "hook_embed" if clean.is_floating_point() else "blocks.0.hook_resid_pre"
+    model, clean, corrupted, metric, _, hook, *_ = case
     same = torch.stack([corrupted[0]] * 3)  # whatever example is taken, it is this one
     table = patch_sweep(model, clean, same, metric, hook, patch="resample")
     assert table.metric[0] == pytest.approx(metric(model(same)).mean().item())
@@ -172,7 +138,7 @@ def test_default_sites(case: Case) -> None:
     if clean.is_floating_point():
         assert set(table.hook) == set(model.hook_dict)
     else:
-        assert len(table) == 2 * 3 * 5
+        assert len(table) == 2 * 3 * 7
         assert set(table.hook) == {f"blocks.{i}.hook_{n}" for i in (0, 1) for n in ("resid_pre", "attn_out", "mlp_out")}
 
 
@@ -198,8 +164,8 @@ def test_model_is_left_as_it_was(case: Case) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
-def test_blocks_are_skipped_and_only_read_positions_unembedded() -> None:
-    model, _, corrupted, metric, *_ = tiny()
+def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> None:
+    model, _, corrupted, metric, *_ = bridge
     ran: list[int] = []
     widths: list[int] = []
     base = BaseRun(model, corrupted, ["hook_embed", "blocks.1.attn.hook_z", "ln_final.hook_normalized"], metric)
@@ -221,13 +187,13 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded() -> None:
         (lambda logits: logits[:, -1, 3], 1),
         (lambda logits: logits[torch.arange(3), torch.tensor([1, 4, 1]), 0], 2),
         (lambda logits: logits[:, 1:3].log_softmax(-1)[..., 0].sum(-1), 2),
-        (lambda logits: logits.log_softmax(-1)[:, -1, 3], 5),  # every position is read first
-        (lambda logits: (logits.argmax(-1) == 3).float().mean(-1) + logits[:, -1, 0], 5),
-        (lambda logits: torch.stack([logits, logits])[0, :, 0, 0], 5),
+        (lambda logits: logits.log_softmax(-1)[:, -1, 3], 7),  # every position is read first
+        (lambda logits: (logits.argmax(-1) == 3).float().mean(-1) + logits[:, -1, 0], 7),
+        (lambda logits: torch.stack([logits, logits])[0, :, 0, 0], 7),
     ],
 )
-def test_positions_that_a_metric_reads(metric: Any, positions: int) -> None:
-    model, clean, corrupted, *_ = tiny()
+def test_positions_that_a_metric_reads(bridge: Case, metric: Any, positions: int) -> None:
+    model, clean, corrupted, *_ = bridge
     base = BaseRun(model, corrupted, ["blocks.0.hook_resid_pre"], metric)
     widths: list[int] = []
     value = collect_activations(model, clean, "blocks.0.hook_resid_pre")["blocks.0.hook_resid_pre"]
@@ -238,8 +204,8 @@ def test_positions_that_a_metric_reads(metric: Any, positions: int) -> None:
     torch.testing.assert_close(patched, metric(model(clean)).detach().double())
 
 
-def test_a_model_whose_blocks_talk_past_the_residual_stream_is_run_whole() -> None:
-    model, clean, corrupted, metric, *_ = tiny()
+def test_a_model_whose_blocks_talk_past_the_residual_stream_is_run_whole(bridge: Case) -> None:
+    model, clean, corrupted, metric, *_ = bridge
     said: list[torch.Tensor] = []
 
     def say(module: Any, args: Any, out: torch.Tensor) -> None:
@@ -261,18 +227,18 @@ def test_a_model_whose_blocks_talk_past_the_residual_stream_is_run_whole() -> No
     assert BaseRun(model, corrupted, [hook], metric).start(hook) == 1
 
 
-@pytest.mark.parametrize("architecture", [lambda: tiny().model, gpt2])
-def test_equals_generic_activation_patch(architecture: Callable[[], Any]) -> None:
+@pytest.mark.parametrize("architecture", ["native", "gpt2"])
+def test_equals_generic_activation_patch(bridge: Case, architecture: str, request: pytest.FixtureRequest) -> None:
     from transformer_lens import patching
 
-    _, clean, corrupted, metric, *_ = tiny()
-    model = architecture()
+    model, clean, corrupted, metric, *_ = bridge
+    model = request.getfixturevalue("gpt2") if architecture == "gpt2" else model
     _, cache = model.run_with_cache(clean)
     with torch.no_grad():
         theirs = patching.get_act_patch_attn_head_out_by_pos(model, corrupted, cache, lambda out: metric(out).mean())
     sites = [Site(hook=f"blocks.{i}.attn.hook_z", pos="each", head="each") for i in (0, 1)]
     ours = patch_sweep(model, clean, corrupted, metric, sites)
-    torch.testing.assert_close(torch.tensor(ours.metric).view(2, 5, 4).float(), theirs.float())
+    torch.testing.assert_close(torch.tensor(ours.metric).view(2, 7, 4).float(), theirs.float())
 
 
 def test_interval_by_hand_and_its_coverage() -> None:
@@ -289,31 +255,29 @@ def test_interval_by_hand_and_its_coverage() -> None:
     assert set(recovered_fraction(np.ones((1, 1)), np.ones(1), np.zeros(1))) == {"recovered"}
 
 
-def test_path_through_everything_or_nothing(case: Case) -> None:
-    model, clean, corrupted, metric, *_, early, late = case
-    if clean.is_floating_point():
-        # all goes through the hidden layer
-        whole = patch_sweep(model, clean, corrupted, metric, early).recovered[0]
-        assert path_patch(model, clean, corrupted, metric, early, late).recovered[0] == pytest.approx(whole, abs=1e-9)
-    else:
-        table = path_patch(
-            model,
-            clean,
-            corrupted,
-            metric,
-            early,
-            "blocks.1.attn.hook_q",
-            frozen=["blocks.0.hook_attn_out", "blocks.0.hook_mlp_out"],
-        )
-        assert table.recovered[0] == pytest.approx(0.0, abs=1e-10)
-    assert path_patch(model, clean, corrupted, metric, early, late).attrs["receiver"] == late
+def test_path_through_everything(case: Case) -> None:
+    model, clean, corrupted, metric, _, early, waist, _ = case
+    whole = patch_sweep(model, clean, corrupted, metric, early).recovered[0]
+    table = path_patch(model, clean, corrupted, metric, early, waist)
+    assert table.recovered[0] == pytest.approx(whole, abs=1e-9)
+    assert table.attrs["receiver"] == waist
 
 
-def test_direct_path_equals_transformer_lens() -> None:
+def test_path_through_nothing(bridge: Case) -> None:
+    model, clean, corrupted, metric, *_ = bridge
+    sender, receiver = "blocks.0.attn.hook_z", "blocks.1.attn.hook_q"
+    frozen = ["blocks.0.hook_attn_out", "blocks.0.hook_mlp_out"]
+    closed = path_patch(model, clean, corrupted, metric, sender, receiver, frozen=frozen)
+    assert closed.recovered[0] == pytest.approx(0.0, abs=1e-10)
+    opened = path_patch(model, clean, corrupted, metric, sender, receiver)
+    assert opened.recovered[0] != pytest.approx(0.0, abs=1e-6)
+
+
+def test_direct_path_equals_transformer_lens(bridge: Case, gpt2: Any) -> None:
     from transformer_lens import patching
 
-    _, clean, corrupted, metric, *_ = tiny()
-    model = gpt2()
+    _, clean, corrupted, metric, *_ = bridge
+    model = gpt2
     caches = [model.run_with_cache(tokens)[1] for tokens in (clean, corrupted)]
     with torch.no_grad():
         theirs = patching.get_act_patch_direct_path_all_sources(
@@ -338,22 +302,24 @@ def test_attribution_is_the_exact_sweep_in_the_small(case: Case) -> None:
     assert estimate.recovered.corr(exact.recovered) > 0.8
 
 
-def test_attribution_equals_transformer_lens() -> None:
+@pytest.mark.bridge
+def test_attribution_equals_transformer_lens(bridge: Case) -> None:
     from transformer_lens.tools.analysis.attribution_patching import attribution_patch
 
-    model, clean, corrupted, metric, *_ = tiny()
+    model, clean, corrupted, metric, *_ = bridge
     theirs = attribution_patch(model, clean, corrupted, lambda out: metric(out).sum()).node_scores
     sites = [Site(hook=f"blocks.{i}.attn.hook_z", pos="each", head="each") for i in (0, 1)]
     ours = attribution_sweep(model, clean, corrupted, metric, sites)
     effects = {(n.layer, n.position, n.head): score for n, score in theirs.items() if n.kind == "attn_head_out"}
-    assert len(effects) == len(ours) == 40
+    assert len(effects) == len(ours) == 56
     for _, row in ours.iterrows():
         expected = effects[int(row.hook.split(".")[1]), row.pos, row["head"]]
         assert row.metric - ours.attrs["corrupted"] == pytest.approx(expected, abs=1e-6)
 
 
-def test_dead_silent_and_unknown_hooks() -> None:
-    model, clean, corrupted, metric, *_ = tiny()
+@pytest.mark.bridge
+def test_dead_silent_and_unknown_hooks(bridge: Case) -> None:
+    model, clean, corrupted, metric, *_ = bridge
     with pytest.raises(ValueError, match=r"fires in vain.*live hooks around it: blocks\.0\."):
         patch_sweep(model, clean, corrupted, metric, "blocks.0.attn.hook_attn_scores")
     with pytest.raises(ValueError, match="does not fire"):
@@ -363,7 +329,7 @@ def test_dead_silent_and_unknown_hooks() -> None:
 
 
 def test_bad_input(case: Case) -> None:
-    model, clean, corrupted, metric, *_, early, late = case
+    model, clean, corrupted, metric, _, early, _, late = case
 
     def sweep(sites: Any, clean: Any = clean, metric: Any = metric, **options: Any) -> None:
         patch_sweep(model, clean, corrupted, metric, sites, **options)

@@ -1,13 +1,17 @@
+import re
+import sys
 import weakref
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from probes.activations import collect_activations, stream_activations
 from probes.models import load_transformer
+from tms_hooks.config import ToyConfig
+from tms_hooks.models.toy import HookedRootModule, ToyModel
 
 
 def test_same_as_run_with_cache(subject, tmp_path):
@@ -21,6 +25,19 @@ def test_same_as_run_with_cache(subject, tmp_path):
             torch.testing.assert_close(rows[name], cache[name].detach(), rtol=1e-5, atol=1e-6)
     np.testing.assert_array_equal(np.load(tmp_path / f"{subject.late}.npy"), rows[subject.late].numpy())
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(("hook", "ran"), [("blocks.0.attn.hook_z", [0]), ("blocks.1.hook_resid_pre", [0, 1])])
+def test_blocks_after_the_last_one_asked_for_are_not_run(tiny, hook, ran):
+    blocks: list[int] = []
+    for i, block in enumerate(tiny.model.blocks):
+        block.mlp.register_forward_hook(lambda *_, i=i: blocks.append(i))
+    rows = collect_activations(tiny.model, tiny.inputs, [hook, "blocks.0.hook_resid_pre"])
+    assert blocks == ran
+    torch.testing.assert_close(rows[hook], tiny.model.run_with_cache(tiny.inputs)[1][hook].detach())
+    blocks.clear()
+    collect_activations(tiny.model, tiny.inputs, ["hook_embed", hook])  # where that comes, its name does not say
+    assert blocks == [0, 1]
 
 
 def test_activations_are_copies():
@@ -48,6 +65,38 @@ def test_stream_keeps_nothing(subject):
     assert first() is None
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+def test_a_million_rows_on_disk_in_the_memory_of_a_batch(tmp_path):
+    """The rows, 4 widths, are 64 MB; the process may allocate the inputs' pages and a few batches of 64 kB, no more."""
+    toy = ToyModel(ToyConfig(n_features=16, d_hidden=16), seed=0)
+
+    class Rows:
+        """A million examples that are drawn when asked for."""
+
+        def __len__(self) -> int:
+            return 1_000_000
+
+        def __getitem__(self, rows: slice) -> torch.Tensor:
+            return torch.arange(rows.start, min(rows.stop, len(self)))[:, None] % torch.arange(2.0, 18.0)
+
+    def anonymous() -> int:
+        """Bytes of this process that no file holds."""
+        return int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+
+    collect_activations(toy, Rows()[0:9000], "hook_hidden", batch_size=8192)  # warm up
+    before, seen = anonymous(), []
+    rows = Rows()
+    handle = toy.hook_hidden.register_forward_hook(lambda *_: seen.append(anonymous() - before))
+    stored = collect_activations(toy, rows, "hook_hidden", batch_size=8192, directory=tmp_path)["hook_hidden"]
+    handle.remove()
+    assert stored.shape == (1_000_000, 16)
+    assert (tmp_path / "hook_hidden.npy").stat().st_size == 64_000_000 + 128
+    assert len(seen) == 123 and max(seen) < 16e6
+    for i in (0, 8191, 8192, 999_999):
+        torch.testing.assert_close(stored[i], rows[i : i + 1][0] @ toy.W_E.detach())
+
+
+@pytest.mark.bridge
 def test_two_names_of_one_point():
     model = load_transformer("tiny")
     names = ["blocks.0.hook_resid_pre", "blocks.0.hook_in"]
@@ -78,6 +127,7 @@ def test_bad_requests(subject):
         collect_activations(subject.model, iter([subject.inputs]), subject.early)
 
 
+@pytest.mark.bridge
 def test_a_silent_hook_is_an_error():
     with pytest.raises(ValueError, match="hook_hidden_states' does not fire"):
         collect_activations(load_transformer("tiny"), torch.tensor([[1]]), "blocks.0.attn.hook_hidden_states")

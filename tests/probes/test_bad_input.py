@@ -133,7 +133,7 @@ class Case:
     """A subject with the width of its early hook."""
 
     def __init__(self, subject: Any) -> None:
-        self.model, self.inputs, self.early, self.late = subject
+        self.model, self.inputs, self.early, self.late = subject.model, subject.inputs, subject.early, subject.late
         self.width = probes.collect_activations(self.model, self.inputs, self.early)[self.early].shape[-1]
 
 
@@ -151,6 +151,7 @@ def test_bad_input_is_refused_and_leaves_no_trace(subject: Any, bad: str) -> Non
     assert not any(vars(module).get("forward") for module in case.model.modules())
 
 
+@pytest.mark.bridge
 @pytest.mark.parametrize("name", ["blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_result"])
 @pytest.mark.parametrize("tool", ["sweep", "sender", "receiver", "attribution", "tangent"])
 def test_every_patching_tool_refuses_a_dead_or_silent_hook_and_names_live_ones(name: str, tool: str) -> None:

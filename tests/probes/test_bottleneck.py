@@ -105,10 +105,11 @@ def test_bad_requests(subject):
         bottleneck(subject.model, "embed->unembed").summary(sample=0)
 
 
-def test_an_end_that_is_not_there(toy, make_bridge):
+def test_an_end_that_is_not_there(make_bridge):
+    toy = ToyModel(ToyConfig(n_features=6, d_hidden=4, n_heads=1))
     with pytest.raises(ValueError, match="no W_in here"):
-        bottleneck(toy.model, "embed->blocks.0.mlp.in")
+        bottleneck(toy, "embed->blocks.0.mlp.in")
     with pytest.raises(ValueError, match="no norm in front"):
-        bottleneck(toy.model, "embed->unembed", fold_norm=True)
+        bottleneck(toy, "embed->unembed", fold_norm=True)
     with pytest.raises(ValueError, match="no norm in front"):
         bottleneck(make_bridge("bert")[0], "embed->blocks.0.mlp.in", fold_norm=True)

@@ -3,11 +3,11 @@ import warnings
 import pytest
 import torch
 from torch import nn
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from probes.hooked import audit_hooks, check_hooks, output_tensors, require_live, temporary_hooks
 from probes.models import load_transformer
+from tms_hooks.models.toy import HookedRootModule
 
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
@@ -69,6 +69,7 @@ def test_every_hook_of_a_toy_is_live(subject):
     assert audit_hooks(subject.model, subject.inputs)["live"].all()
 
 
+@pytest.mark.bridge
 def test_scores_of_a_native_bridge_are_dead_and_their_patch_silent():
     model = load_transformer("tiny")
     dead = "blocks.0.attn.hook_attn_scores"
@@ -142,6 +143,7 @@ def test_temporary_hooks_are_removed_after_an_exception(subject):
     torch.testing.assert_close(output_tensors(subject.model(subject.inputs))[0], before, rtol=0, atol=0)
 
 
+@pytest.mark.bridge
 def test_temporary_hook_under_an_alias_is_called_once():
     model = load_transformer("tiny")
     model.enable_compatibility_mode(no_processing=True)

@@ -13,22 +13,15 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-import tms_hooks as tms
 from probes.activations import collect_activations
 from probes.linear import linear_probe
-from probes.models import load_transformer
-
-CASES = {"toy": ["hook_hidden", "hook_unembed"], "tiny": ["blocks.0.hook_resid_pre", "blocks.1.hook_resid_post"]}
+from probes.logistic import LogisticTargets
 
 
-@pytest.fixture(params=["toy", "tiny"])
-def case(request: pytest.FixtureRequest) -> tuple[Any, Any, list[str]]:
+@pytest.fixture
+def case(subject: Any) -> tuple[Any, Any, list[str]]:
     """Sixty examples."""
-    generator = torch.Generator().manual_seed(1)
-    if request.param == "toy":
-        model = tms.ToyModel(tms.ToyConfig(n_features=6, d_hidden=4, n_heads=1), seed=0)
-        return model, torch.rand(60, 3, 6, generator=generator), CASES["toy"]
-    return load_transformer("tiny"), torch.randint(0, 101, (60, 5), generator=generator), CASES["tiny"]
+    return subject.model, subject.draw(60, 1), [subject.early, subject.late]
 
 
 def at(model: Any, inputs: Any, hook: str) -> Any:
@@ -98,7 +91,7 @@ def test_planted_direction_is_found_and_the_control_is_not(case: Any) -> None:
     assert row.low <= row.score <= row.high
     found = row.directions[0]
     cosine = torch.nn.functional.cosine_similarity(found, direction, dim=0)
-    # the toy's hidden layer spans all its directions, the bridge's 300 rows those of its 64
+    # 60 last positions span the toy's four directions, all 420 positions the bridge's 64
     assert cosine > 0.999
 
 
@@ -113,6 +106,47 @@ def test_a_thousand_targets_are_a_thousand_probes(case: Any) -> None:
         alone = linear_probe(model, inputs, y[:, target], hooks[0], control=False)
         np.testing.assert_allclose(alone.scores[hooks[0]], table.scores[hooks[0]][[target]], atol=1e-6)
         np.testing.assert_allclose(alone.directions[hooks[0]], table.directions[hooks[0]][[target]], atol=1e-6)
+
+
+def test_many_yes_or_no_targets_are_scikit_learns_logistic_regressions(case: Any) -> None:
+    model, inputs, hooks = case
+    x = at(model, inputs, hooks[0])[:, -1]
+    y = (x - x.mean(0)) / x.std(0) @ noise(x.shape[1], 300) / x.shape[1] ** 0.5 + noise(60, 300) > 0.3
+    cv = KFold(5, shuffle=True, random_state=0)
+    table = linear_probe(model, inputs, y, hooks[0], cv=cv, control=False)
+    assert table.scores[hooks[0]].shape == (300,)
+    assert table.directions[hooks[0]].shape == (300, x.shape[1])
+    estimator = make_pipeline(StandardScaler(), LogisticRegression(tol=1e-10, max_iter=1000, solver="newton-cholesky"))
+    dummy = DummyClassifier(strategy="most_frequent")
+    baselines = [cross_val_predict(dummy, x.numpy(), y[:, t].numpy(), cv=cv) for t in range(300)]
+    assert table.baseline[hooks[0]] == pytest.approx((y.numpy() == np.array(baselines).T).mean())
+    for target in (0, 255, 256, 299):
+        labels = y[:, target].numpy()
+        predicted = cross_val_predict(estimator, x.numpy(), labels, cv=cv)
+        assert table.scores[hooks[0]][target] == pytest.approx((predicted == labels).mean(), abs=1e-9)
+        scaler, fitted = (step for _, step in estimator.fit(x.numpy(), labels).steps)
+        np.testing.assert_allclose(
+            table.directions[hooks[0]][target].numpy() * scaler.scale_, fitted.coef_[0], atol=1e-6, rtol=1e-6
+        )
+
+
+@pytest.mark.parametrize("C", [1e-3, 1.0, 1e3])
+def test_logistic_targets_on_hard_designs(C: float) -> None:
+    # columns that repeat each other and differ in scale, a target with 3 of 200, one that is separable
+    x = noise(200, 12).numpy() * np.logspace(-2, 2, 12)
+    x[:, 5] = x[:, 4] + 1e-3 * x[:, 5]
+    y = np.stack([x[:, 0] > np.sort(x[:, 0])[-4], x[:, 3] > 0, noise(201).numpy()[:200] > 0], axis=1)
+    fitted = LogisticTargets(C=C).fit(x, y)
+    for target in range(3):
+        s = np.where(y[:, target], -1.0, 1.0)
+        slope = C * s / (1 + np.exp(-s * fitted.decision_function(x)[:, target]))
+        assert np.abs(slope @ x + fitted.coef_[target]).max() < 1e-7  # by hand: the gradient is zero, and convex it is
+        assert abs(slope.sum()) < 1e-7
+    assert (fitted.predict(x) == (fitted.decision_function(x) > 0)).all()
+    with pytest.raises(ValueError, match="target 1 has one class in these 200 rows, as have 0 others"):
+        LogisticTargets().fit(x, np.stack([y[:, 0], y[:, 0] < 2], axis=1))
+    with pytest.raises(RuntimeError, match="3 targets are not done after 1 steps"):
+        LogisticTargets(max_iter=1).fit(x, y)
 
 
 def test_mean_over_positions_and_an_early_position(case: Any) -> None:
@@ -135,10 +169,10 @@ def test_any_estimator_without_weights_has_no_directions(case: Any) -> None:
 
 
 def test_default_hooks(case: Any) -> None:
-    model, inputs, _ = case
+    model, inputs, hooks = case
     table = linear_probe(model, inputs, noise(60), control=False)
     if inputs.is_floating_point():
-        assert set(CASES["toy"]) < set(table.index)
+        assert set(hooks) < set(table.index)
         assert "blocks.0.attn.hook_attn_scores" not in table.index
     else:
         assert list(table.index) == ["blocks.0.hook_resid_post", "blocks.1.hook_resid_post"]

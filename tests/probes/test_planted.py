@@ -12,6 +12,8 @@ from probes.models import load_transformer
 from probes.sites import Site
 from probes.weight_patching import patch_weights
 
+pytestmark = pytest.mark.bridge
+
 LAYER, NEURON, SUBJECT, ANSWER = 1, 137, 17, 42
 MLP = f"blocks.{LAYER}.mlp"
 

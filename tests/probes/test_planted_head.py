@@ -12,6 +12,8 @@ from torch import Tensor
 import probes
 from probes import Site
 
+pytestmark = pytest.mark.bridge
+
 LAYER, HEAD = 0, 2
 QUERIES, KEYS = (7, 17, 27), (9, 19, 29)
 """Tokens whose embeddings are the planted features: the head looks from each query token for its key token."""

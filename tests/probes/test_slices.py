@@ -75,7 +75,9 @@ def test_relative_slices_sum_to_what_the_softmax_feels(make_bridge, toy, name):
 
 def test_slices_are_what_their_names_say(subject):
     """Slice k is the score that Omega would give with singular pair k alone."""
-    reads = "hook_hidden" if hasattr(subject.model, "W") else "blocks.0.attn.hook_in"
+    # a bridge's attention reads what its norm returns; a HookedTransformer's hook there is before gain and shift: 1, 0
+    names = ("hook_hidden", "blocks.0.attn.hook_in", "blocks.0.ln1.hook_normalized")
+    reads = next(name for name in names if name in subject.model.hook_dict)
     _, cache = subject.model.run_with_cache(subject.inputs)
     x = cache[reads].detach().double()
     x = torch.cat([x, torch.ones_like(x[..., :1])], -1)

@@ -13,15 +13,11 @@ from probes.models import load_transformer
 from probes.tangent import TangentSpace, tangent_space
 
 
-@pytest.fixture(params=["toy", "tiny"])
-def case(request: pytest.FixtureRequest) -> tuple[Any, Any, str, str]:
+@pytest.fixture
+def case(subject: Any) -> tuple[Any, Any, str, str]:
     """Model in float64, inputs, an earlier and a later hook."""
-    if request.param == "toy":
-        cfg = tms.ToyConfig(n_features=6, d_hidden=4, d_mlp=5)
-        x = torch.rand(3, 6, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-        return tms.ToyModel(cfg, seed=0).double(), x, "hook_hidden", "blocks.0.mlp.hook_post"
-    model = load_transformer("tiny").double()
-    return model, torch.tensor([[1, 2, 3], [7, 9, 11]]), "blocks.0.attn.hook_z", "blocks.1.hook_resid_post"
+    inputs = subject.inputs.double() if subject.inputs.is_floating_point() else subject.inputs
+    return subject.model.to(torch.float64), inputs, subject.early, subject.late
 
 
 def at(model: Any, inputs: Any, hook: str) -> torch.Tensor:
@@ -111,6 +107,7 @@ def test_bad_input(case: Any) -> None:
         space.angles(torch.zeros(1, space.jacobian.shape[2]), k=1)
 
 
+@pytest.mark.bridge
 def test_looking_ahead_in_a_causal_model_and_dead_hooks() -> None:
     model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3]])
     with pytest.raises(ValueError, match="out_pos >= pos"):

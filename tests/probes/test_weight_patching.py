@@ -7,14 +7,11 @@ import pytest
 import torch
 
 import tms_hooks as tms
+from probes.hooked import output_tensors
 from probes.models import load_transformer
 from probes.weight_patching import init_patching, patch_weights, patched_copy
 
 CFG = tms.ToyConfig(n_features=6, d_hidden=2)
-SLICES = {
-    "toy": {"W_E": 3, "b_U": slice(1, 3)},
-    "tiny": {"W_E": [3, 5], "blocks.0.attn.W_Q": 2, "blocks.1.mlp.W_out": slice(4, 9), "blocks.1.mlp.W_in": (..., 7)},
-}
 
 
 def toy(seed: int) -> Any:
@@ -28,11 +25,14 @@ def tiny(seed: int) -> Any:
     return load_transformer("tiny", seed=seed)
 
 
-@pytest.fixture(params=["toy", "tiny"])
-def case(request: pytest.FixtureRequest) -> tuple[Any, Any, Any, dict[str, Any]]:
+@pytest.fixture
+def case(subject: Any) -> tuple[Any, Any, Any, dict[str, Any]]:
     """Recipient, donor, inputs, slices."""
-    make, inputs = (toy, torch.eye(6)) if request.param == "toy" else (tiny, torch.tensor([[1, 3, 5], [5, 4, 3]]))
-    return make(0), make(1), inputs, SLICES[request.param]
+    return subject.model, subject.make(1), subject.inputs, subject.slices
+
+
+def outputs(model: Any, inputs: Any) -> list[torch.Tensor]:
+    return [out.detach() for out in output_tensors(model(inputs))]
 
 
 def snapshot(model: Any) -> dict[str, torch.Tensor]:
@@ -45,16 +45,24 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_patch_acts_and_is_undone(case: Any) -> None:
     model, donor, inputs, slices = case
-    before, output = snapshot(model), model(inputs).detach()
+    before, output = snapshot(model), outputs(model, inputs)
     with patch_weights(model, donor, slices) as patched:
         assert patched is model
-        assert not torch.allclose(model(inputs), output)
+        assert not any(torch.allclose(a, b) for a, b in zip(outputs(model, inputs), output, strict=True))
         inside = snapshot(model)
     assert same(snapshot(model), before)
-    torch.testing.assert_close(model(inputs), output, rtol=0, atol=0)
+    torch.testing.assert_close(outputs(model, inputs), output, rtol=0, atol=0)
     changed = sum(int((inside[name] != before[name]).sum()) for name in before)
-    toy_count, tiny_count = 2 + 2, 2 * 64 + 64 * 16 + 5 * 64 + 64
+    toy_count, tiny_count = 4 + 2 + 4 * 3 + 4 * 3, 2 * 64 + 64 * 16 + 5 * 64 + 64
     assert changed == (toy_count if "b_U" in slices else tiny_count)
+
+
+def test_each_slice_acts(case: Any) -> None:
+    model, donor, inputs, slices = case
+    output = outputs(model, inputs)
+    for name, part in slices.items():
+        with patch_weights(model, donor, {name: part}):
+            assert not all(torch.equal(a, b) for a, b in zip(outputs(model, inputs), output, strict=True)), name
 
 
 def test_undone_after_an_error(case: Any) -> None:
@@ -71,13 +79,14 @@ def test_pure_form_is_the_context(case: Any) -> None:
     copy = patched_copy(model, donor, slices)
     assert same(snapshot(model), before)
     with patch_weights(model, donor, slices):
-        torch.testing.assert_close(copy(inputs), model(inputs), rtol=0, atol=0)
+        torch.testing.assert_close(outputs(copy, inputs), outputs(model, inputs), rtol=0, atol=0)
 
 
 def test_everything_patched_is_the_donor(case: Any) -> None:
     model, donor, inputs, _ = case
     everything = {name: ... for name, _ in donor.named_parameters()}
-    torch.testing.assert_close(patched_copy(model, donor, everything)(inputs), donor(inputs), rtol=0, atol=0)
+    copy = patched_copy(model, donor, everything)
+    torch.testing.assert_close(outputs(copy, inputs), outputs(donor, inputs), rtol=0, atol=0)
 
 
 def test_overlapping_slices_of_tied_weights_are_restored() -> None:
@@ -89,18 +98,14 @@ def test_overlapping_slices_of_tied_weights_are_restored() -> None:
     assert same(snapshot(model), before)
 
 
-def test_gpt2_bridge_shares_its_tied_embedding() -> None:
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
+def test_gpt2_bridge_shares_its_tied_embedding(as_bridge: Any) -> None:
     from transformers import GPT2Config, GPT2LMHeadModel
 
     def gpt2(seed: int) -> Any:
         with torch.random.fork_rng():
             torch.random.manual_seed(seed)
-            config = GPT2Config(
-                n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8, attn_implementation="eager"
-            )
-            hf = GPT2LMHeadModel(config).eval()
-        return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
+            hf = GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=16, n_head=2, vocab_size=20, n_positions=8))
+        return as_bridge(hf).eval()
 
     model, donor, tokens = gpt2(0), gpt2(1), torch.tensor([[3, 4, 5]])
     before, output = snapshot(model), model(tokens).detach()

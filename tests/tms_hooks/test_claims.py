@@ -5,6 +5,7 @@ import json
 import math
 import os
 import re
+import shutil
 import time
 
 import numpy as np
@@ -175,18 +176,20 @@ def test_a_damaged_file_is_named(tmp_path):
 
 
 def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
-    results = run([planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread], tmp_path, jobs=2)
+    measures = (planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread, planned.hears_ctrl_c)
+    results = run(measures, tmp_path, jobs=2)
     found = {result.claim.name: result for result in results}
     assert {name: result.outcome for name, result in found.items()} == {
         "divides_by_zero": "failed",
         "dies": "failed",
         "holds": "supported",
         "one_thread": "supported",
+        "hears_ctrl_c": "supported",
     }
     assert "ZeroDivisionError" in found["divides_by_zero"].told
     assert "exit code 9" in found["dies"].told
     assert found["one_thread"].verdict.statistic == 1
-    assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["holds", "one_thread"]
+    assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["hears_ctrl_c", "holds", "one_thread"]
 
 
 def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
@@ -337,3 +340,50 @@ def test_an_unknown_claim_is_a_usage_error(command):
     done = CliRunner().invoke(app, [command, "hexagon-norm"])
     assert done.exit_code == 2
     assert "hexagon-norms" in done.output
+
+
+def kept_claim(tmp_path):
+    """A finished claim on disk, as `tms reproduce` leaves it."""
+    plain = {"code": "old", "size": 50, "verdict": planned.verdict(claim="hexagon-norms").to_json()}
+    runner.write_whole(tmp_path / "verdicts" / "hexagon-norms.json", json.dumps(plain))
+    return ["figure", "hexagon-norms", "--kept", str(tmp_path), "--out"]
+
+
+def test_a_figure_of_a_kept_claim_alone(tmp_path):
+    page = tmp_path / "pictures" / "norms.html"
+    done = CliRunner().invoke(app, [*kept_claim(tmp_path), str(page)])
+    assert done.exit_code == 0, done.output
+    assert "1: A caption." in done.output
+    assert "Plotly.newPlot" in page.read_text()
+
+
+@pytest.mark.parametrize("kind", ["svg", "png"])
+def test_a_picture_or_what_it_lacks(tmp_path, kind, monkeypatch):
+    picture = tmp_path / f"norms.{kind}"
+    monkeypatch.setenv("BROWSER_PATH", "/nowhere/chrome")
+    refused = CliRunner().invoke(app, [*kept_claim(tmp_path), str(picture)])
+    assert refused.exit_code == 2
+    told = re.sub(r"[\s│]+", " ", refused.output)
+    assert "plotly_get_chrome" in told or "pip install" in told
+    assert "give a name in .html" in told
+    assert not picture.exists()
+    pytest.importorskip("kaleido")
+    if not shutil.which("chromium") and not shutil.which("google-chrome"):
+        pytest.skip("no chromium on this machine; CI installs it")
+    monkeypatch.delenv("BROWSER_PATH")
+    drawn = CliRunner().invoke(app, [*kept_claim(tmp_path), str(picture)])
+    assert drawn.exit_code == 0, drawn.output
+    assert picture.read_bytes().startswith({"svg": b"<svg", "png": b"\x89PNG"}[kind])
+
+
+@pytest.mark.parametrize(
+    ("options", "rule"),
+    [
+        (["norms.gif"], "give one of these suffixes"),
+        (["norms.html", "--index", "2"], "--index 2: hexagon-norms has 1: 1: A caption."),
+    ],
+)
+def test_a_figure_that_cannot_be_written_is_told(tmp_path, options, rule):
+    done = CliRunner().invoke(app, [*kept_claim(tmp_path), *options])
+    assert done.exit_code == 2
+    assert rule in re.sub(r"[\s│]+", " ", done.output)

@@ -26,6 +26,8 @@ EVERY = [
     tms.KHot(n_features=5, k=2),
     tms.KHot(n_features=5, k=3, values="uniform"),
     tms.KHot(n_features=3, k=3),
+    tms.RandomPoints(n_features=4, n_points=7, k=2),
+    tms.RandomPoints(n_features=3, n_points=2, k=3, points_seed=5),
     tms.CorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
     tms.AnticorrelatedGroups(n_features=6, feature_probability=0.3, group_size=3),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.5),
@@ -33,7 +35,8 @@ EVERY = [
     tms.Copula(n_features=4, feature_probability=(0.2, 0.5, 1.0, 0.2), rho=-0.3),
     tms.Copula(n_features=3, feature_probability=0.25, rho=-0.5),
 ]
-CONTINUOUS = [data for data in EVERY if not isinstance(data, tms.OneHot) and getattr(data, "values", "") != "binary"]
+FINITE = (tms.OneHot, tms.RandomPoints)
+CONTINUOUS = [data for data in EVERY if not isinstance(data, FINITE) and getattr(data, "values", "") != "binary"]
 
 
 @pytest.fixture(params=EVERY, ids=repr)
@@ -242,6 +245,23 @@ def test_copula_correlation_orders_joint_activity():
     assert abs(p_both[1] - 0.09) < 5 * (0.09 * 0.91 / N) ** 0.5
 
 
+def test_random_points_have_unit_norm_and_k_active_features():
+    points = tms.RandomPoints(n_features=20, n_points=5_000, k=3).dataset(torch.float64)
+    torch.testing.assert_close(points.norm(dim=-1), torch.ones(5_000, dtype=torch.float64))
+    assert (points > 0).sum(-1).eq(3).all()
+    assert_within_standard_errors((points > 0).double().mean(0), torch.full((20,), 0.15).double(), 0.5, n=5_000)
+
+
+def test_sets_of_random_points_grow_and_differ():
+    small, large, other = (
+        tms.RandomPoints(n_features=6, n_points=n, k=2, points_seed=seed) for n, seed in ((4, 0), (9, 0), (4, 1))
+    )
+    assert torch.equal(large.dataset()[:4], small.dataset())
+    assert not torch.equal(other.dataset(), small.dataset())
+    drawn = small.sample(1_000, seed=0).unique(dim=0)
+    assert torch.equal(drawn, small.dataset().unique(dim=0))  # nothing else, and every one
+
+
 # Bad input
 
 
@@ -257,6 +277,8 @@ def test_copula_correlation_orders_joint_activity():
         (lambda: tms.KHot(n_features=3, k=4), "k=4: must be between 1 and n_features=3"),
         (lambda: tms.KHot(n_features=3, k=0), "k=0: must be between 1"),
         (lambda: tms.KHot(n_features=60, k=6).dataset(), "50,063,860 vectors, more than 100,000; give a batch_size"),
+        (lambda: tms.RandomPoints(n_features=3, n_points=0, k=1), "n_points=0: must be between 1"),
+        (lambda: tms.RandomPoints(n_features=3, n_points=2, k=4), "k=4: must be between 1 and n_features=3"),
         (lambda: tms.CorrelatedGroups(n_features=5, feature_probability=0.1), "group_size=2: must divide n_features=5"),
         (
             lambda: tms.CorrelatedGroups(n_features=4, feature_probability=0.1, group_size=0),

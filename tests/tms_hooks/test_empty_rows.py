@@ -60,11 +60,11 @@ def test_values_are_uniform_and_second_moments_those_of_the_distribution(data):
     assert (values - ranks).abs().max() < 1.95 / len(values) ** 0.5  # Kolmogorov-Smirnov at 0.001
 
 
-def test_jumps_worked_by_hand():
-    # p = 1/2, 1/4: P(occupied) = 5/8. First active after feature 0: 1/2 1/4 / (5/8) = 1/5. After 0, 1 is not: 3/4.
+def test_thresholds_worked_by_hand():
+    # p = 1/2, 1/4: P(occupied) = 5/8. The first feature is active in 1/2 / (5/8) = 4/5 of them; if not, the second is.
     data = tms.SparseUniform(n_features=2, feature_probability=(0.5, 0.25))
-    wanted = torch.tensor([[1 / 5, 0], [1, 3 / 4], [1, 1]], dtype=torch.float64)
-    torch.testing.assert_close(data.jumps().double() / 2**32, wanted, rtol=0, atol=1e-9)
+    wanted = torch.tensor([[4 / 5, 1], [1 / 2, 1 / 4]], dtype=torch.float64)
+    torch.testing.assert_close(data.thresholds.double() / 2**32, wanted, rtol=0, atol=1e-9)
 
 
 def test_samples_depend_on_seed_step_and_nothing_else():

@@ -2,12 +2,16 @@
 
 import logging
 from dataclasses import replace
+from itertools import pairwise, product
+from typing import get_args
 
 import numpy as np
 import pytest
 import torch
 
 import tms_hooks as tms
+from tms_hooks.config import Activation
+from tms_hooks.models.forward import W_Q
 from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.loop import held_out
 from tms_hooks.training.state import State
@@ -16,6 +20,12 @@ pytest.importorskip("numba", reason="the fused engine is the optional extra 'fas
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
+OPTIMIZERS = [
+    tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
+    tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+    tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
+    tms.RMSprop(lr=0.01, alpha=0.9),
+]
 
 
 def make(cfg=None, data=None, *, seeds=range(3), optimizer=None, steps=(50,), batch_size=300, dtype="float64", **more):
@@ -72,6 +82,140 @@ def test_losses_and_gradients_agree_with_torch(tied, output_act, output_bias, pr
     assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
 
 
+HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("stage", [None, "joint", "representation", "heads"])
+@pytest.mark.parametrize(
+    ("tied", "unit_norm"),
+    [(True, False), (True, True), (False, False), (False, True), (False, "write"), (False, "read")],
+)
+def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, dtype):
+    outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
+    sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
+    switches = product(outputs, (True, False), get_args(Activation), (True, False), ("drawn", "exact"))
+    for (output_act, loss), output_bias, hidden_act, hidden_bias, empty_rows in switches:
+        if stage and empty_rows == "exact":
+            continue  # heads have no closed form
+        cfg = tms.ToyConfig(
+            n_features=5,
+            d_hidden=3,
+            tied=tied,
+            unit_norm=unit_norm,
+            output_act=output_act,
+            output_bias=output_bias,
+            hidden_act=hidden_act,
+            hidden_bias=hidden_bias,
+            n_heads=2 if stage else 0,
+            d_head=2 if stage else None,
+        )
+        more = HEADS | {"stages": (stage,)} if stage else {}
+        data = sparse if empty_rows == "exact" else None
+        recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
+        assert_same_step(recipe)
+
+
+def assert_same_step(recipe, step=3):
+    """Losses of a batch, and what one update of plain SGD at rate 1 makes of the weights."""
+    recipe, found = replace(recipe, optimizer=tms.SGD(lr=1.0)), []
+    for engine in (fused_engine, torch_engine):
+        state = start(recipe)
+        found.append((engine.advance(recipe, state, step, step + 1), state.weights))
+    tolerance = TOLERANCE[recipe.dtype]
+    torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance, msg=lambda text: f"{recipe}\n{text}")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("probability", [1.0, (0.9, 0.5, 1.0, 0.1, 0.01)])
+@pytest.mark.parametrize(("n_heads", "d_head"), [(1, 3), (1, 5), (2, 1), (3, 2)])
+@pytest.mark.parametrize("d_hidden", [1, 4, 7])
+def test_heads_of_every_shape_agree_with_torch(d_hidden, n_heads, d_head, probability, dtype):
+    cfg = tms.ToyConfig(n_features=5, d_hidden=d_hidden, n_heads=n_heads, d_head=d_head)
+    data = tms.SparseUniform(n_features=5, feature_probability=probability)
+    pairs = (((0, 1), (2, 2)), ((4, 3),), ((1, 0), (1, 0)))[:n_heads]
+    for batch_size in (1, 16, 300):
+        assert_same_step(make(cfg, data, dtype=dtype, batch_size=batch_size, qk_pairs=pairs, qk_weight=0.7))
+
+
+def heads(**more):
+    """A toy with pseudo-attention, and what its recipe needs besides."""
+    return tms.ToyConfig(n_features=5, d_hidden=3, n_heads=2, d_head=2, **more), HEADS
+
+
+PATTERNS = [
+    tms.OneHot(n_features=5),
+    tms.KHot(n_features=5, k=2),
+    tms.KHot(n_features=5, k=4, values="uniform"),
+    tms.CorrelatedGroups(n_features=6, feature_probability=0.3, group_size=2),
+    tms.AnticorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
+]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
+def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
+    from tms_hooks.training.kernels.draws import batch_key
+    from tms_hooks.training.kernels.patterns import draw_pattern
+
+    n, rows = data.n_features, 1000
+    x, ranks = np.ones((n, rows + 1), dtype), np.empty(n, np.uint64)
+    for first, count in ((0, 600), (600, 400)):
+        key, pattern = batch_key(7, 11), fused_engine._pattern(data)
+        draw_pattern(x[:, first:], key, first, count, rows, pattern, ranks)
+    assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
+    wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
+    assert torch.from_numpy(x[:, :rows].T).equal(wanted)
+
+
+@pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
+@pytest.mark.parametrize("n_heads", [0, 2])
+def test_training_on_patterns_agrees_with_torch(n_heads, data):
+    n = data.n_features
+    cfg = tms.ToyConfig(n_features=n, d_hidden=2, n_heads=n_heads)
+    assert_same_step(make(cfg, data, importance=(1.0,) * n, batch_size=3000, **(HEADS if n_heads else {})))
+
+
+@pytest.mark.parametrize("stages", [("joint",), ("representation", "heads"), ("heads", "joint", "representation")])
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
+def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
+    cfg, more = heads()
+    steps = (20, 10, 15)[: len(stages)]
+    recipe = make(cfg, optimizer=optimizer, stages=stages, steps=steps, **more)
+    ours, theirs = start(recipe), start(recipe)
+    marks = [*recipe.record_steps(), recipe.total_steps]
+    for begin, end in pairwise(marks):
+        got = fused_engine.advance(recipe, ours, begin, end)
+        assert_close(got, torch_engine.advance(recipe, theirs, begin, end), 1e-9)
+        assert ours.moments.keys() == theirs.moments.keys()
+    assert_close((ours.weights, ours.moments), (theirs.weights, theirs.moments), 1e-9)
+
+
+@pytest.mark.parametrize("data", [None, *PATTERNS[2:3]])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "switches",
+    [{}, {"hidden_act": "gelu", "output_act": "softmax"}, {"unit_norm": True, "hidden_bias": True}],
+)
+def test_heads_alone_are_the_heads_in_a_crowd_to_the_bit(switches, dtype, data):
+    cfg, more = heads(**switches)
+    crowd = make(cfg, data, seeds=range(6), stages=("representation", "heads"), steps=(10, 20), dtype=dtype, **more)
+    own = replace(crowd, seeds=(4,))
+    together, alone = start(crowd), start(own)
+    for begin, end in ((0, 10), (10, 30)):
+        fused_engine.advance(crowd, together, begin, end)
+    for begin, end in ((0, 5), (5, 10), (10, 25), (25, 30)):
+        fused_engine.advance(own, alone, begin, end)
+    for name, w in alone.weights.items():
+        assert w[0].equal(together.weights[name][4])
+
+
+def test_all_pairs_of_a_finite_data_set_agree_with_torch():
+    cfg, more = heads()
+    recipe = make(cfg, tms.KHot(n_features=5, k=2), batch_size=None, **more)
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), 1e-10)
+
+
 @pytest.mark.parametrize(
     "data", [tms.OneHot(n_features=4), tms.KHot(n_features=4, k=2)], ids=lambda data: type(data).__name__
 )
@@ -90,16 +234,7 @@ def test_batches_of_every_shape_agree_with_torch(n_features, batch_size):
     assert_close(got, wanted, 1e-12)
 
 
-@pytest.mark.parametrize(
-    "optimizer",
-    [
-        tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
-        tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
-        tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
-        tms.RMSprop(lr=0.01, alpha=0.9),
-    ],
-    ids=lambda optimizer: type(optimizer).__name__,
-)
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
     recipe = make(optimizer=optimizer, dtype=dtype)
@@ -167,12 +302,14 @@ def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype, empty_rows):
             assert w[0].equal(together.weights[name][index])
 
 
-def test_divergence_stops_the_model_where_torch_stops_it_and_no_other():
-    recipe = make(optimizer=tms.SGD(lr=0.01), seeds=range(3))
+@pytest.mark.parametrize("broken", ["W_E", W_Q])
+def test_divergence_stops_the_model_where_torch_stops_it_and_no_other(broken):
+    cfg, more = heads() if broken == W_Q else (None, {})
+    recipe = make(cfg, optimizer=tms.SGD(lr=0.01), seeds=range(3), **more)
     finals = []
     for engine in (fused_engine, torch_engine):
         state = start(recipe)
-        state.weights["W_E"][1] *= 1e60
+        state.weights[broken][1] *= 1e60
         engine.advance(recipe, state, 0, 50)
         finals.append(state)
         quiet = start(recipe)
@@ -186,8 +323,10 @@ def test_divergence_stops_the_model_where_torch_stops_it_and_no_other():
     assert_close(ours.moments, theirs.moments, 1e-10)
 
 
-def test_held_out_losses_agree_with_torch():
-    recipe = make(dtype="float32")
+@pytest.mark.parametrize("with_heads", [False, True])
+def test_held_out_losses_agree_with_torch(with_heads):
+    cfg, more = heads() if with_heads else (None, {})
+    recipe = make(cfg, dtype="float32", **more)
     x, weights = held_out(recipe), start(recipe).weights
     assert_close(fused_engine.evaluate(recipe, weights, x), torch_engine.evaluate(recipe, weights, x), 1e-6)
 
@@ -197,11 +336,12 @@ def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
     cfg = tms.ToyConfig(n_features=3, d_hidden=2)
     assert tms.train(cfg, data, steps=1).provenance["engine"] == "fused"
     with caplog.at_level(logging.INFO):
-        run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2, unit_norm=True), data, steps=1)
+        run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2, d_mlp=4), data, steps=1)
     assert run.provenance["engine"] == "torch"
-    assert "unit_norm=True" in caplog.text
-    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: loss='cross_entropy'.*engine='auto'"):
-        tms.train(replace(cfg, output_act="softmax"), data, loss="cross_entropy", engine="fused")
+    assert "d_mlp=4" in caplog.text
+    copula = tms.Copula(n_features=3, feature_probability=0.5, rho=0.3)
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: batches drawn from Copula.*engine='auto'"):
+        tms.train(cfg, copula, engine="fused")
 
 
 def test_everything_works_on_torch_without_numba(run_python):

@@ -1,8 +1,10 @@
 import json
 import re
+from base64 import b64decode
 
 import numpy as np
 import pandas as pd
+import plotly.graph_objects as go
 import pytest
 
 from tms_hooks import plots, report
@@ -43,6 +45,24 @@ def test_figures_are_whole_and_carry_no_theme_of_their_own(tmp_path, section):
     figure = json.loads(encoded)
     assert figure["data"][0]["x"] == ["pentagon", "</script>"]
     assert "template" not in figure["layout"]
+
+
+def test_long_arrays_are_in_single_precision_and_short_ones_as_they_are(tmp_path):
+    x = np.linspace(0, 1, 5000)
+    figure = go.Figure([go.Scatter(x=x, y=x[:3]), go.Heatmap(z=x.reshape(50, 100))])
+    section = report.Section(short="s", title="t", text="x", finding="f", figures=[("c", figure)])
+    page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
+    (encoded,) = re.findall(r'<script type="application/json">(.+?)</script>', page)
+    line, heatmap = json.loads(encoded)["data"]
+    for found, wanted in ((line["x"], x), (heatmap["z"], x), (line["y"], x[:3])):
+        numbers = np.frombuffer(b64decode(found["bdata"]), {"f4": "<f4", "f8": "<f8"}[found["dtype"]])
+        np.testing.assert_allclose(numbers, wanted, rtol=1e-7)
+    assert [line["x"]["dtype"], line["y"]["dtype"], heatmap["z"]["dtype"], heatmap["z"]["shape"]] == [
+        "f4",
+        "f8",
+        "f4",
+        "50, 100",
+    ]
 
 
 def test_a_failed_write_leaves_the_page_before_it(tmp_path, section, monkeypatch):

@@ -22,6 +22,7 @@ DATA = [
     tms.SparseUniform(n_features=4, feature_probability=(0.1, 0.2, 0.3, 1.0)),
     tms.OneHot(n_features=4),
     tms.KHot(n_features=4, k=2, values="uniform"),
+    tms.RandomPoints(n_features=4, n_points=3, k=2, points_seed=1),
     tms.CorrelatedGroups(n_features=4, feature_probability=0.2),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.2, group_size=4),
     tms.Copula(n_features=4, feature_probability=0.1, rho=-0.2),

@@ -5,6 +5,7 @@ from math import cos, pi, sqrt
 import numpy as np
 import pytest
 import torch
+from scipy.optimize import minimize
 
 from tms_hooks import SparseUniform, theory
 from tms_hooks.geometry import ideal_polytopes
@@ -75,6 +76,26 @@ def test_pretty_good_measurement_is_halfway_and_resolves_the_identity() -> None:
         torch.testing.assert_close(theory.pretty_good_measurement(3 * V), pgm)
 
 
+def test_one_sided_dual_frame_is_the_best_readout_behind_a_relu() -> None:
+    V = torch.randn(2, 6, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    U = theory.one_sided_dual_frame(V)
+
+    def loss(u: np.ndarray, v: np.ndarray, i: int) -> float:
+        logits = v @ u
+        hidden = np.maximum(np.delete(logits, i), 0)
+        return float((1 - logits[i]) ** 2 + hidden @ hidden)
+
+    for u, v in zip(U.numpy(), V.numpy(), strict=True):
+        for i in range(6):
+            best = minimize(loss, v[i] / (v[i] @ v[i]), (v, i), tol=1e-12).fun
+            np.testing.assert_allclose(loss(u[i], v, i), best, atol=1e-9)
+    few = V[0, :3]  # independent: nothing to hide
+    torch.testing.assert_close(theory.one_sided_dual_frame(few), theory.dual_frame(few))
+    rotation = torch.linalg.qr(V[1, :3]).Q
+    torch.testing.assert_close(theory.one_sided_dual_frame(V @ rotation), U @ rotation)
+    torch.testing.assert_close(theory.one_sided_dual_frame(2 * V), U / 2)
+
+
 def test_readouts_agree_on_a_tight_frame_and_differ_elsewhere() -> None:
     V = ideal_polytopes(5)["pentagon"]  # V^T V = 5/2: dual frame V * 2/5, pretty good measurement V * sqrt(2/5)
     torch.testing.assert_close(theory.dual_frame(V), 0.4 * V)
@@ -131,6 +152,34 @@ def test_ray_bias_interval_is_where_argmax_is_right() -> None:
         assert (logits.argmax(1).tolist() == [0, 1]) == (low < b < high)
     with pytest.raises(ValueError, match="inner=2"):
         theory.ray_bias_interval(1.0, 2.0)
+
+
+@pytest.mark.parametrize(("n", "learned"), [(10, 9), (10, 7), (12, 5)])
+def test_softmax_traps_features_at_zero_from_the_trap_radius_on(n: int, learned: int) -> None:
+    turns = 2 * pi / learned * torch.arange(learned, dtype=F64)
+    unit = torch.stack([turns.cos(), turns.sin()], 1)
+
+    def lowest_curvature(radius: float) -> float:
+        def loss(rest: torch.Tensor) -> torch.Tensor:
+            W = torch.cat([radius * unit, rest.reshape(-1, 2)])
+            return torch.nn.functional.cross_entropy(W @ W.mT, torch.arange(n), reduction="sum")
+
+        nothing = torch.zeros(2 * (n - learned), dtype=F64)
+        assert (
+            float(torch.autograd.functional.jacobian(loss, nothing).abs().max()) < 1e-12
+        )  # zero is critical at any radius
+        return float(torch.linalg.eigvalsh(torch.autograd.functional.hessian(loss, nothing))[0])
+
+    trap = theory.softmax_trap_radius(n, learned)
+    assert lowest_curvature(trap) == pytest.approx(0, abs=1e-9)
+    assert lowest_curvature(0.95 * trap) < 0 < lowest_curvature(1.05 * trap)
+    assert trap == pytest.approx(2 * (n / learned) ** 0.5, rel=0.12)
+
+
+def test_a_circle_needs_three_features_and_a_rest() -> None:
+    for n, learned in ((10, 2), (10, 10)):
+        with pytest.raises(ValueError, match=f"learned={learned}"):
+            theory.softmax_trap_radius(n, learned)
 
 
 def test_welch_bound_holds_and_is_reached() -> None:

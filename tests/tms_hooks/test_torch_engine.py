@@ -56,6 +56,7 @@ GRID = {
     "copula": {"data": tms.Copula(n_features=5, feature_probability=0.3, rho=0.2), "optimizer": tms.AdamW()},
     "unit norm": {"unit_norm": True, "optimizer": tms.SGD(lr=0.1, momentum=0.9)},
     "heads": {"n_heads": 2, "d_head": 1},
+    "heads, softmax": {"n_heads": 2, "d_head": 1, "qk_loss": "softmax", "qk_pairs": (((0, 1),), ((2, 3), (3, 0)))},
     "heads, finite": {"n_heads": 1, "data": tms.OneHot(n_features=5)},
     "mlp in": {"d_mlp": 7},
     "mlp out": {"d_mlp": 7, "bottleneck": "mlp.out->unembed", "tied": False},
@@ -126,6 +127,12 @@ def plain_loss(plan, weights, x):
         else:
             loss = loss - plan.importance[i] * (x[..., i] * out[..., i].log()).mean()
     for head in range(plan.cfg.n_heads):
+        if plan.qk_loss == "softmax":
+            active, keys = x > 0, x.shape[1] - 1
+            count = sum(active[:, 0, i, None] * active[:, 1:, j].to(x.dtype) for i, j in plan.qk_pairs[head])
+            target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / keys)
+            loss = loss - plan.qk_weight * (target * scores[:, head, 0, 1:].softmax(-1).log()).sum(1).mean()
+            continue
         target = torch.zeros(len(x), dtype=x.dtype)
         for i, j in plan.qk_pairs[head]:
             target = target + ((x[:, 0, i] > 0) & (x[:, 1, j] > 0))

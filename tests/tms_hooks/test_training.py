@@ -87,8 +87,8 @@ def test_history_is_labelled_and_looks_before_each_update():
     history = run.history
     assert history.step.values.tolist() == [0, 10, 20, 25]
     assert history.seed.values.tolist() == [0, 1]
-    assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2}
-    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "qk_loss", "W_E"}
+    assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2, "key_hidden": 2}
+    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "qk_loss", "W_E", "omega"}
     first = tms.ToyModel(CFG, seed=1).W_E.detach()
     assert_close(torch.tensor(history.W_E.sel(step=0).values[1]), first)
     assert_close(torch.tensor(history.feature_norm.sel(step=0).values[1]), first.norm(dim=-1))
@@ -144,6 +144,30 @@ def test_final_loss_with_heads_adds_lambda_l2():
     target = target + ((tokens[:, 0, 2] > 0) & (tokens[:, 1, 3] > 0)).float()
     by_hand = (out.attn_scores[:, :, 0, 1] - target[:, None]).square().mean(0).detach()
     assert_close(run.final_qk_loss[0], by_hand)
+
+
+def test_softmax_heads_choose_among_their_keys():
+    run = train(HEADS, qk_pairs=PAIRS, qk_loss="softmax")
+    rows = HELD_OUT_ROWS // 8
+    tokens = SPARSE.sample(9 * rows, seed=HELD_OUT_SEED).unflatten(0, (rows, 9))
+    query, keys = tokens[:, 0] > 0, tokens[:, 1:] > 0
+    count = sum(query[:, i, None].float() * keys[..., j] for i, j in PAIRS)
+    target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / 8)
+    attention = run.models[0](tokens).attn_scores[:, :, 0, 1:].softmax(-1)
+    by_hand = -(target[:, None] * attention.log()).sum(-1).mean(0).detach()
+    assert_close(run.final_qk_loss[0], by_hand)
+
+
+def test_the_history_has_the_heads():
+    run = train(HEADS, qk_pairs=PAIRS, record_every=10)
+    assert run.history.omega.dims == ("step", "model", "head", "hidden", "key_hidden")
+    for omega, circuit in zip(
+        run.history.omega.sel(step=20).values[1],
+        run.weights["blocks.0.attn.W_Q"][1] @ run.weights["blocks.0.attn.W_K"][1].mT,
+        strict=True,
+    ):
+        assert_close(torch.tensor(omega), circuit)
+    assert train().history.sizes["head"] == 0
 
 
 # Arguments
@@ -225,6 +249,17 @@ def test_float64_and_cross_entropy():
         ({"qk_pairs": PAIRS}, "n_heads=0: only a model with heads has them"),
         ({"stages": ("heads",)}, "n_heads=0: only a model with heads has them"),
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
+        ({"qk_loss": "softmax"}, "qk_loss='softmax' with n_heads=0"),
+        (
+            {
+                "cfg": HEADS,
+                "qk_pairs": PAIRS,
+                "qk_loss": "softmax",
+                "data": tms.OneHot(n_features=4),
+                "batch_size": None,
+            },
+            "give n_heads and a batch_size",
+        ),
         ({"cfg": HEADS}, r"qk_pairs=\(\) for n_heads=2: every head needs at least one"),
         ({"cfg": HEADS, "qk_pairs": [[]]}, r"for n_heads=2: every head needs at least one"),
         ({"cfg": HEADS, "qk_pairs": [[(0, 1)]]}, "for n_heads=2: every head needs at least one"),

@@ -1,11 +1,8 @@
-"""Claims of the pseudo-attention document: do singular vectors of a head recover the features that it attends to?
+"""Claims of the pseudo-attention document: do singular vectors of a head recover the features that it attends to?"""
 
-Toys are trained first, then a head of full rank on their frozen hidden states: it is to score 1 where the query token
-holds one feature and the key token another. Adam at 0.01 with cosine decay, 1,500 and 1,000 steps, batch 512.
-"""
-
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -13,26 +10,40 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from tms_hooks import geometry, plots, stats, theory
+from tms_hooks import plots, stats, theory
+from tms_hooks.claims.heads import (
+    Head,
+    best_heads,
+    is_orthogonal,
+    relative_difference,
+    representation,
+    train_heads,
+    unit,
+    untrained,
+)
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.training.loop import train
-from tms_hooks.training.optimizers import Adam
+from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.run import Run
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
-P = 0.5
+N, M, P = 10, 5, 0.5
+PROBABILITIES, WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9), (2, 8)
 
 
-class Head(NamedTuple):
-    """One toy's head."""
+class Study(NamedTuple):
+    """Toys of one feature probability and one width, each with a head."""
 
-    omega: Float[Tensor, "hidden hidden"]
-    W_E: Float[Tensor, "feature hidden"]
+    p: float
+    heads: Sequence[Head]
+    softmax: Sequence[Head] = ()
+    """Heads trained on attention as a softmax over keys."""
 
 
-@claim("qk-recovers-features", "A", quick=4, full=16)
+@claim("qk-recovers-features", "A", quick=4, full=40)
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 
@@ -40,35 +51,36 @@ def qk_recovers_features(n_models: int) -> Verdict:
     first right one with the key feature; n = 10, m = 5, importance 0.8^i, p = 0.5, pair (0, 1). Only models whose
     attended features are within 5.7 degrees of orthogonal to every other learned one count (|cosine| < 0.1).
     Threshold: above 0.9.
-    Size: 4 models (quick), 16 (full).
+    Size: 4 models (quick), 40 (full); a quarter of them at each other p (0.05 to 0.9) and m (2, 8; n = 2m).
     Controls: the optimal head by the closed form (whitened feature directions); untrained heads; features that are not
-    attended to, (2, 3); random directions in five dimensions; how many models count.
+    attended to, (2, 3); random directions in five dimensions; how many models count; the |cosine| with the closed
+    form's directions in place of the features; the relative difference between trained and optimal head; at each p and
+    m all models, trained and optimal, the closed form for orthonormal features, and the |cosine| with the features in
+    whitened coordinates; heads trained on attention as a softmax over keys, query and key side apart, at p = 0.5 and
+    0.9.
     """
-    cfg = ToyConfig(n_features=10, d_hidden=5, n_heads=1)
-    data = SparseUniform(n_features=10, feature_probability=P)
-    run = train(
-        cfg,
-        data,
-        seeds=range(n_models),
-        steps=(1_500, 1_000),
-        stages=("representation", "heads"),
-        batch_size=512,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        importance=[0.8**i for i in range(10)],
-        qk_pairs=[PAIR],
-        record_every=500,
+    quarter = max(n_models // 4, 1)
+    toys = _toys(n_models, P, M)
+    trained = train_heads(toys, [[PAIR]])[0]
+    by_p = {p: _study(_toys(quarter, p, M), softmax=p == PROBABILITIES[-1]) for p in PROBABILITIES}
+    by_p[P] = Study(P, _heads(trained, toys.W_E), _softmax(toys, quarter))
+    by_m = {m: _study(_toys(quarter, P, m)) for m in WIDTHS} | {M: by_p[P]}
+    return judge_heads(
+        by_p[P].heads,
+        _heads(best_heads(toys.W_E, toys.recipe.data, [PAIR]), toys.W_E),
+        _heads(untrained(toys)[0], toys.W_E),
+        dict(sorted(by_p.items())),
+        dict(sorted(by_m.items())),
     )
-    from tms_hooks.models.toy import ToyModel
-
-    W = run.W_E
-    trained = [Head(probes.qk_circuit(m, layer=0, head=0).matrix.detach(), m.W_E.detach()) for m in run.models]
-    starts = (ToyModel(cfg, seed=seed) for seed in range(n_models))
-    untrained = [Head(probes.qk_circuit(m, layer=0, head=0).matrix.detach(), w) for m, w in zip(starts, W, strict=True)]
-    optimal = [Head(theory.qk_optimum(w, data, [PAIR]), w.double()) for w in W]
-    return judge_heads(trained, optimal, untrained)
 
 
-def judge_heads(trained: Sequence[Head], optimal: Sequence[Head], untrained: Sequence[Head]) -> Verdict:
+def judge_heads(
+    trained: Sequence[Head],
+    optimal: Sequence[Head],
+    untrained: Sequence[Head],
+    by_p: Mapping[float, Study] | None = None,
+    by_m: Mapping[int, Study] | None = None,
+) -> Verdict:
     """How near do first singular vectors come to the attended features?"""
     counts = np.array([is_orthogonal(head.W_E) for head in trained])
     found = recovery(trained)[counts]
@@ -80,6 +92,8 @@ def judge_heads(trained: Sequence[Head], optimal: Sequence[Head], untrained: Seq
     }
     means = {name: float(values.mean()) if len(values) else float("nan") for name, values in controls.items()}
     best = means["optimal head"]
+    whitened = np.array([agreement(head, other) for head, other in zip(trained, optimal, strict=True)])[counts]
+    difference = relative_difference(*(torch.stack([head.omega for head in heads]) for heads in (trained, optimal)))
     return Verdict(
         measured="The mean of the smaller |cosine| with the attended pair",
         statistic=float(found.mean()) if measurable else float("nan"),
@@ -91,6 +105,10 @@ def judge_heads(trained: Sequence[Head], optimal: Sequence[Head], untrained: Seq
             "random directions": theory.sphere_mean_interference(trained[0].W_E.shape[-1]),
             "models that count": float(counts.sum()),
             "all models, orthogonal or not": float(recovery(trained).mean()),
+            "with the closed form's directions": float(whitened.mean()) if measurable else float("nan"),
+            "relative difference of Omega from the optimum": difference,
+            **_grid_controls("p", by_p or {}),
+            **_grid_controls("m", by_m or {}),
         },
         theory=best if np.isfinite(best) else None,
         detail=f"{counts.sum()} of {len(counts)} models have orthogonal attended features. The best possible head has "
@@ -103,7 +121,8 @@ def judge_heads(trained: Sequence[Head], optimal: Sequence[Head], untrained: Seq
                     "|cosine|",
                     dict(zip(("trained", *controls), plots.PALETTE, strict=False)),
                 ),
-            )
+            ),
+            *_grid_figures(by_p or {}, by_m or {}),
         ]
         if measurable
         else (),
@@ -112,20 +131,95 @@ def judge_heads(trained: Sequence[Head], optimal: Sequence[Head], untrained: Seq
 
 def recovery(heads: Sequence[Head], pair: tuple[int, int] = PAIR) -> np.ndarray:
     """The smaller |cosine| of each head's first singular vectors with a pair of features."""
+    return np.array([min(sides(head.omega, *head.W_E[list(pair)])) for head in heads])
+
+
+def sides(
+    omega: Float[Tensor, "hidden hidden"], query: Float[Tensor, " hidden"], key: Float[Tensor, " hidden"]
+) -> tuple[float, float]:
+    """|Cosine| of the first left singular vector with one direction, and of the first right one with another."""
+    U, _, Vh = torch.linalg.svd(omega.double())
+    return float((U[:, 0] @ unit(query)).abs()), float((Vh[0] @ unit(key)).abs())
+
+
+def agreement(head: Head, other: Head) -> float:
+    """The smaller |cosine| of the first singular vectors of two heads."""
+    U, _, Vh = torch.linalg.svd(other.omega.double())
+    return min(sides(head.omega, U[:, 0], Vh[0]))
+
+
+def whitened(head: Head, data: Distribution) -> float:
+    """The smaller |cosine| of the first singular pair with the attended features, all in whitened coordinates."""
+    W = head.W_E.double()
+    query, key = (W[i : i + 1] for i in PAIR)
+    found = probes.align(head.omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
+    return float(torch.minimum(found.left_cosines[0].abs(), found.right_cosines[0].abs()))
+
+
+def _toys(n_models: int, p: float, m: int) -> Run:
+    return representation(2 * m, m, p, n_models, decay=0.8)
+
+
+def _heads(omegas: Float[Tensor, "model hidden hidden"], W_E: Float[Tensor, "model feature hidden"]) -> list[Head]:
+    return [Head(omega, w) for omega, w in zip(omegas, W_E, strict=True)]
+
+
+def _study(toys: Run, softmax: bool = False) -> Study:
+    p = float(toys.recipe.data.active_probability()[0])
+    heads = _heads(train_heads(toys, [[PAIR]])[0], toys.W_E)
+    return Study(p, heads, _softmax(toys, len(heads)) if softmax else ())
+
+
+def _softmax(toys: Run, n_models: int) -> list[Head]:
+    return _heads(train_heads(toys, [[PAIR]], qk_loss="softmax", steps=400, n_models=n_models)[0], toys.W_E[:n_models])
+
+
+def _grid(study: Study) -> dict[str, float]:
+    """Mean |cosines| of all models of one setting."""
+    W_E = [head.W_E for head in study.heads]
+    n, m = W_E[0].shape
+    data = SparseUniform(n_features=n, feature_probability=study.p)
+    best = [Head(theory.qk_optimum(w, data, [PAIR]), w) for w in W_E]
+    found = {
+        "trained": float(recovery(study.heads).mean()),
+        "optimal": float(recovery(best).mean()),
+        "orthonormal features, closed form": theory.qk_orthonormal_cosine(study.p, m),
+        "with the closed form's directions": float(
+            np.mean([agreement(a, b) for a, b in zip(study.heads, best, strict=True)])
+        ),
+        "whitened coordinates": float(np.mean([whitened(head, data) for head in study.heads])),
+        "features not attended to": float(recovery(study.heads, OTHERS).mean()),
+    }
+    if study.softmax:
+        query, key = zip(*(sides(head.omega, *head.W_E[list(PAIR)]) for head in study.softmax), strict=True)
+        found |= {"softmax target, query": float(np.mean(query)), "softmax target, key": float(np.mean(key))}
+    return found
+
+
+def _grid_controls(letter: str, studies: Mapping[float, Study] | Mapping[int, Study]) -> dict[str, float]:
+    return {
+        f"{letter} = {value:g}: {name}": mean for value, study in studies.items() for name, mean in _grid(study).items()
+    }
+
+
+def _grid_figures(by_p: Mapping[float, Study], by_m: Mapping[int, Study]) -> "list[tuple[str, go.Figure]]":
     found = []
-    for omega, W_E in heads:
-        U, _, Vh = torch.linalg.svd(omega)
-        query = torch.cosine_similarity(U[:, 0], W_E[pair[0]], dim=0)
-        key = torch.cosine_similarity(Vh[0], W_E[pair[1]], dim=0)
-        found.append(float(torch.minimum(query.abs(), key.abs())))
-    return np.array(found)
-
-
-def is_orthogonal(W_E: Float[Tensor, "feature hidden"], pair: tuple[int, int] = PAIR) -> bool:
-    """Whether both features are learned, and orthogonal to every other learned one."""
-    alive = geometry.represented(W_E).nonzero()[:, 0].tolist()
-    if not set(pair) <= set(alive):
-        return False
-    cosines = torch.nn.functional.normalize(W_E[alive], dim=-1)
-    overlap = (cosines @ cosines.mT).abs().fill_diagonal_(0)
-    return bool((overlap[[alive.index(i) for i in pair]] < 0.1).all())
+    for letter, meaning, studies in (("p", "feature probability p", by_p), ("m", "hidden dimensions m", by_m)):
+        grid = {float(value): _grid(study) for value, study in studies.items()}
+        names = dict.fromkeys(chain.from_iterable(grid.values()))
+        lines = {
+            name: (
+                np.array([value for value in grid if name in grid[value]]),
+                np.array([numbers[name] for numbers in grid.values() if name in numbers]),
+            )
+            for name in names
+        }
+        if lines:
+            caption = (
+                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: trained "
+                "heads, the best head for the same W, and the closed form for orthonormal features. With the closed "
+                "form's directions in place of the features the |cosine| is 1 where the formula explains all; whitened "
+                "coordinates alone do not make features of singular vectors."
+            )
+            found.append((caption, plots.curves(lines, meaning, "|cosine|")))
+    return found

@@ -7,14 +7,14 @@ ReLU, tied weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 st
 
 from collections.abc import Callable, Mapping
 from functools import cache
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, landscape, plots, stats, theory
+from tms_hooks import drawings, geometry, landscape, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict
 from tms_hooks.config import ToyConfig
@@ -23,6 +23,9 @@ from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 P = 0.057
 STEPS = 10_000
@@ -41,13 +44,19 @@ def train_polygons(n_features: int, n_models: int, output_act: str = "relu", out
         seeds=range(n_models),
         steps=STEPS,
         optimizer=Adam(lr=1e-3),
-        record_every=STEPS // 10,
+        record_every=STEPS // 100,
     )
 
 
 def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """The polytope of each model."""
     return np.array([geometry.name_polytope(w, min_norm=learned) for w in W])
+
+
+def typical_arrows(W: Stacked, names: np.ndarray) -> "go.Figure":
+    """Feature directions of the first model of each of the most frequent shapes."""
+    typical = drawings.typical(W.numpy(), names.tolist())
+    return plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 
 
 def exact_losses(run: Run) -> np.ndarray:
@@ -110,8 +119,14 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
         },
         detail=f"Seen: {seen}. Corners of the regular polygon of lowest expected loss at p = {P}: {best}.",
         figures=[
-            (f"{n} features: share of models in each geometry.", plots.shares(list(t.index), *_shares(t)))
-            for n, t in tables.items()
+            (
+                "Share of models in each geometry.",
+                drawings.grouped_shares({str(n): table for n, table in tables.items()}, "features n"),
+            )
+        ]
+        + [
+            (f"{n} features: the first model of each of the most frequent shapes.", typical_arrows(W, names[n]))
+            for n, W in trained.items()
         ],
     )
 
@@ -234,15 +249,12 @@ def judge_norms(W: Stacked) -> Verdict:
                     "||W||",
                     {"pentagon": plots.PALETTE[0], "hexagon": plots.PALETTE[1]},
                 ),
-            )
+            ),
+            ("The first model of each of the most frequent shapes.", typical_arrows(W, polygon_names(W))),
         ]
         if len(five) and len(six)
         else (),
     )
-
-
-def _shares(table: pd.DataFrame) -> list[np.ndarray]:
-    return [table[column].to_numpy() for column in ("share", "share_low", "share_high")]
 
 
 def _ideal_norm(F: int) -> float:

@@ -1,9 +1,11 @@
 """The claim of "Pentagon vs Hexagon" about optimizers. Setting and names are those of `tms_hooks.claims.hexagons`."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 
-from tms_hooks import geometry, plots, stats
+from tms_hooks import drawings, geometry, stats
 from tms_hooks.claims.hexagons import LEARNED, STEPS, P, polygon_names
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
@@ -11,6 +13,9 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 ADAPTIVE = ("Adam", "AdamW", "RMSprop")
 
@@ -105,9 +110,14 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
         detail=f"Models that superpose, at each optimizer's best setting: {described}.",
         figures=[
             (
-                "Share of models that superpose against the learning rate; SGD at the better momentum.",
-                plots.curves(_curves(table), "learning rate", "share that superposes", log_x=True),
-            )
+                "Share of models that superpose: learned more than two features.",
+                _map(table, f"superposes {LEARNED}"),
+            ),
+            (
+                "Share of models that end as a pentagon.",
+                _map(table.assign(shape=table.geometry == "pentagon"), "shape"),
+            ),
+            ("Share of models that end as a hexagon.", _map(table.assign(shape=table.geometry == "hexagon"), "shape")),
         ],
     )
 
@@ -119,7 +129,10 @@ def _best_setting(group: pd.DataFrame) -> tuple[float, float]:
     return float(lr), float(momentum)
 
 
-def _curves(table: pd.DataFrame) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    share = table.groupby(["optimizer", "lr", "momentum"])[f"superposes {LEARNED}"].mean()
-    best = share.groupby(["optimizer", "lr"]).max()
-    return {str(name): (best[name].index.to_numpy(), best[name].to_numpy()) for name in best.index.unique(0)}
+def _map(table: pd.DataFrame, what: str) -> "go.Figure":
+    """Optimizers by learning rates: where `what` is true of which share of models."""
+    momentum = table.momentum.map(lambda value: f", momentum {value}" if value else "")
+    share = table.assign(row=table.optimizer + momentum).groupby(["row", "lr"])[what].mean().unstack()
+    return drawings.share_map(
+        share.to_numpy(), [f"{lr:.0e}" for lr in share.columns], [str(row) for row in share.index], "learning rate"
+    )

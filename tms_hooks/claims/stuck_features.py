@@ -4,18 +4,22 @@ Setting, models and names are those of `tms_hooks.claims.hexagons`.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
 
 import probes
-from tms_hooks import geometry, landscape, plots, stats
+from tms_hooks import geometry, landscape, plots, plots_bottlenecks, plots_superposition, stats
 from tms_hooks.claims.hexagons import LEARNED, polygon_names, train_polygons
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.run import Run
 from tms_hooks.training.loop import train
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 
 class Stuck(NamedTuple):
@@ -55,7 +59,27 @@ def stuck_feature(n_models: int) -> Verdict:
         ),
         **{f"pentagons with one feature up to {cut}": float(len(stuck_features(run, cut))) for cut in (0.3, 0.5, 0.7)},
     }
-    return judge_stuck(places(run, [s.model for s in stuck]), places(run, hexagons), symptoms)
+    found = judge_stuck(places(run, [s.model for s in stuck]), places(run, hexagons), symptoms)
+    return replace(found, figures=[*found.figures, *training_figures(run, stuck)])
+
+
+def training_figures(run: Run, stuck: Sequence[Stuck]) -> list[tuple[str, "go.Figure"]]:
+    """The unlearned feature beside the others through training, and paths of three models."""
+    if not stuck:
+        return []
+    steps = run.history.step.values
+    models, features = (list(index) for index in zip(*stuck, strict=True))
+    figures = []
+    for name, label in (("loss", "loss"), ("grad_norm", "gradient norm")):
+        values = run.history[name].values[:, models]
+        own = np.arange(len(stuck)), features
+        unlearned = values[:, *own]
+        others = (values.sum(-1) - unlearned) / (values.shape[-1] - 1)
+        lines = {"the unlearned feature": (steps, unlearned.mean(1)), "each other feature": (steps, others.mean(1))}
+        figures.append((f"Mean {label} of a feature through training.", plots.curves(lines, "step", label)))
+    paths = run.history.W_E.values[:, models[:3]].swapaxes(0, 1)
+    titles = [f"seed {run.recipe.seeds[s.model]}, feature {s.feature} unlearned" for s in stuck[:3]]
+    return [*figures, ("Feature directions through training.", plots_bottlenecks.trajectories(paths, titles))]
 
 
 def places(run: Run, models: Sequence[int] | np.ndarray) -> list[landscape.CriticalPoint]:
@@ -75,7 +99,6 @@ def judge_stuck(
 
     n = len(pentagons)
     found = stats.weakest_share({"on a saddle": (count(pentagons, "saddle"), n)})
-    lowest = np.array([float(point.eigenvalues[0]) for point in pentagons])
     return Verdict(
         measured="The share of pentagons with one unlearned feature that lie on a saddle",
         statistic=found.share,
@@ -96,8 +119,17 @@ def judge_stuck(
         + ".",
         figures=[
             (
-                "Lowest eigenvalue of the Hessian of the exact loss, symmetries set aside: negative on a saddle.",
-                plots.distributions({"pentagons": lowest}, "lowest eigenvalue", {"pentagons": plots.TOY}),
+                "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.",
+                plots_superposition.level_strips(
+                    {
+                        name: np.concatenate([point.eigenvalues.numpy() for point in points])
+                        for name, points in (("pentagons", pentagons), ("hexagons", hexagons))
+                        if points
+                    },
+                    {"0": 0.0},
+                    "",
+                    "eigenvalue",
+                ),
             )
         ]
         if n

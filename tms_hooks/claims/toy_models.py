@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
+from tms_hooks import geometry, plots, plots_superposition, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -119,7 +119,24 @@ def judge_emergence(
                     "features learned",
                     log_x=True,
                 ),
-            )
+            ),
+            (
+                "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.",
+                plots_superposition.level_strips(
+                    {f"{p:.2g}": geometry.dimensionality(W).flatten().numpy() for p, W in trained.items()},
+                    {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
+                    "feature probability",
+                    "D_i",
+                ),
+            ),
+            *(
+                (
+                    f"Seed 0 at p = {ps[0]:.2g} to {ps[-1]:.2g}: feature 0 is the most important.",
+                    plots.feature_arrows(np.stack([trained[p][0].numpy() for p in ps]), [f"p = {p:.2g}" for p in ps]),
+                )
+                for ps in (list(trained)[:5], list(trained)[5:])
+                if ps
+            ),
         ],
     )
 
@@ -163,7 +180,13 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
         | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if measurable else "",
         figures=[
-            ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY}))
+            ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
+            (
+                "Inner products of all features in the first model of each kind.",
+                plots_superposition.gram_matrices(
+                    np.stack([(w[0] @ w[0].mT).numpy() for w in (W, *others.values())]), ["p = 0.01", *others]
+                ),
+            ),
         ]
         if measurable
         else (),

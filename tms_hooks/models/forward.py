@@ -132,10 +132,13 @@ def reconstruct(
 
 
 def attention_scores(
-    weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook
+    weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook, queries: int | None = None
 ) -> Float[Tensor, "*model batch head query_pos key_pos"]:
-    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised."""
-    q = hook("blocks.0.attn.hook_q", _heads(hidden, weights[W_Q]))
+    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised.
+
+    `queries` limits it to the scores of so many first positions.
+    """
+    q = hook("blocks.0.attn.hook_q", _heads(hidden[..., :queries, :], weights[W_Q]))
     k = hook("blocks.0.attn.hook_k", _heads(hidden, weights[W_K]))
     pairs = rearrange(q, "... q h d -> ... h q 1 d") * rearrange(k, "... k h d -> ... h 1 k d")
     return hook("blocks.0.attn.hook_attn_scores", pairs.sum(-1))

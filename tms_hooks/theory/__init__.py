@@ -1,6 +1,12 @@
 """Closed forms to hold trained models against, each with its assumptions, its source and its range of validity."""
 
-from tms_hooks.theory.circles import PerfectCircle, perfect_angle, perfect_circle, ray_bias_interval
+from tms_hooks.theory.circles import (
+    PerfectCircle,
+    perfect_angle,
+    perfect_circle,
+    ray_bias_interval,
+    softmax_trap_radius,
+)
 from tms_hooks.theory.expected import expected_loss, output_loss
 from tms_hooks.theory.packing import (
     Interference,
@@ -21,8 +27,14 @@ from tms_hooks.theory.polygons import (
     polygon_gain_nearest,
     polygon_loss,
 )
-from tms_hooks.theory.qk import qk_excess_loss, qk_optimum
-from tms_hooks.theory.readouts import dual_frame, matched_filter, pretty_good_measurement, readout_cosines
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
+from tms_hooks.theory.readouts import (
+    dual_frame,
+    matched_filter,
+    one_sided_dual_frame,
+    pretty_good_measurement,
+    readout_cosines,
+)
 from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
 __all__ = [
@@ -36,6 +48,7 @@ __all__ = [
     "finite_polygon",
     "johnson_lindenstrauss_count",
     "matched_filter",
+    "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",
     "perfect_angle",
@@ -49,8 +62,11 @@ __all__ = [
     "pretty_good_measurement",
     "qk_excess_loss",
     "qk_optimum",
+    "qk_orthonormal_cosine",
+    "qk_readers",
     "ray_bias_interval",
     "readout_cosines",
+    "softmax_trap_radius",
     "sphere_max_interference",
     "sphere_mean_interference",
     "tegum_interference",

@@ -1,6 +1,6 @@
 """One-hot features on circles, with an output bias: exact under ReLU, separable under softmax."""
 
-from math import acos, cos, inf, pi
+from math import acos, cos, exp, inf, pi
 from typing import NamedTuple
 
 
@@ -56,3 +56,34 @@ def ray_bias_interval(outer: float, inner: float) -> tuple[float, float]:
     if not 0 < inner < outer:
         raise ValueError(f"outer={outer}, inner={inner}: needs 0 < inner < outer")
     return inner * (outer - inner), outer * (outer - inner)
+
+
+def softmax_trap_radius(n: int, learned: int) -> float:
+    """Radius of a circle of `learned` features, evenly spaced, beyond which the other n - learned are stuck at zero.
+
+    Tied softmax without bias, cross-entropy over all n one-hot inputs, the circle held where it is. To second order
+    small w for the features at zero change the loss by sum |w|^2 (N R^2 (1/n + q)/4 - 1) if they sum to zero, and for a
+    single one by |w|^2 (N R^2 (1/n + q (1 - q))/4 - (1 - 1/n)); N = learned, q the probability that an input on the
+    circle gives a feature at zero. So zero is a trap from about R = 2 sqrt(n / N) on, however far the rest has got.
+
+    >>> round(softmax_trap_radius(10, 8), 3)
+    2.174
+
+    Raises:
+        ValueError: not 3 <= learned < n (two features have no circle).
+    """
+    from scipy.optimize import brentq
+
+    if not 3 <= learned < n:
+        raise ValueError(f"n={n}, learned={learned}: needs at least 3 on the circle and at least one at zero")
+
+    def curvature(radius: float) -> float:
+        square = radius**2
+        q = exp(-square) / (
+            sum(exp(square * (cos(2 * pi * r / learned) - 1)) for r in range(learned)) + (n - learned) * exp(-square)
+        )
+        if learned == n - 1:
+            return learned * square * (1 / n + q * (1 - q)) / 4 - (1 - 1 / n)
+        return learned * square * (1 / n + q) / 4 - 1
+
+    return float(brentq(curvature, 0.0, 2 * (n / learned) ** 0.5))

@@ -193,12 +193,14 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
         p = float(np.exp(log_p))
         return (polygon_loss(n, p, F) - polygon_loss(n, p, G)) / p
 
-    grid = np.linspace(np.log(1e-3), 0, 8)
-    values = [difference(x) for x in grid]
-    for left, right, a, b in zip(grid, grid[1:], values, values[1:], strict=False):
-        if a * b < 0:
+    sparsest, *grid = np.linspace(np.log(1e-3), 0, 8)
+    left, before = sparsest, difference(sparsest)
+    for right in grid:
+        after = difference(right)
+        if before * after < 0:
             return float(np.exp(brentq(difference, left, right, xtol=5e-4)))
-    better = F if values[0] < 0 else G
+        left, before = right, after
+    better = F if before < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
 
 

@@ -1,7 +1,7 @@
 """Reading non-orthogonal directions: the measurements of quantum state discrimination, for real vectors of any norm.
 
 Rows in, rows out: a toy's `W_U` holds its readouts as columns, so compare with `W_U.mT`. They are answers to linear
-questions; a ReLU behind the readout lets a trained one do better than all three.
+questions; a ReLU behind the readout lets a trained one do better than all three, at best `one_sided_dual_frame`.
 """
 
 import torch
@@ -55,3 +55,36 @@ def readout_cosines(
         "pretty good measurement": pretty_good_measurement(W_E),
     }
     return {name: torch.cosine_similarity(U, W_U.mT, dim=-1) for name, U in readouts.items()}
+
+
+def one_sided_dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
+    """Readers that are best for one-hot inputs when a ReLU stands behind them: negative interference costs nothing.
+
+    u_i minimises (1 - u.v_i)^2 + sum_{j != i} relu(u.v_j)^2: convex, and as relu(z)^2 = min_{s >= 0} (z + s)^2, it
+    is non-negative least squares: u_i = pinv(V) (e_i - s), s >= 0 being the negative interference that the ReLU hides;
+    at s = 0 this is the dual frame. Where several are as good, one of them.
+
+    >>> V = torch.tensor([[1.0], [-1.0]])  # opposite features: perfect behind a ReLU, though dependent
+    >>> one_sided_dual_frame(V), dual_frame(V)
+    (tensor([[ 1.],
+            [-1.]]), tensor([[ 0.5000],
+            [-0.5000]]))
+    """
+    gram(V)
+    models = V.detach().double().cpu().reshape(-1, *V.shape[-2:])
+    readers = torch.stack([_one_sided(v) for v in models])
+    return readers.reshape(V.shape).to(V)
+
+
+def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hidden"]:
+    import numpy as np
+    from scipy.optimize import nnls
+
+    U, S, _ = torch.linalg.svd(V)
+    rank = int((S[0] * max(V.shape) * torch.finfo(V.dtype).eps < S).sum())
+    blind = U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfil
+    wishes = np.eye(len(V))
+    for i in range(len(V) if len(blind) else 0):
+        others = np.arange(len(V)) != i
+        wishes[others, i] = -nnls(blind[:, others], blind[:, i])[0]
+    return (torch.linalg.pinv(V) @ torch.from_numpy(wishes)).mT

@@ -4,23 +4,32 @@ It draws the batches of `torch_engine` from the same stream of random bits, diff
 same rounded operations; only the order of the sums over a batch differs.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.data import SparseUniform
-from tms_hooks.models.forward import Weights
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, KHot, OneHot, SparseUniform
+from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
-from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
+from tms_hooks.training.torch_engine import measurement, trained_names
 
-ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2}
+if TYPE_CHECKING:
+    from tms_hooks.training import kernels
+
+ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2, "softmax": 3}
+PATTERNS: dict[type[Distribution], int] = {OneHot: 0, KHot: 1, CorrelatedGroups: 2, AnticorrelatedGroups: 3}
+ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
+TRANSPOSED = ("W_U", W_Q, W_K)
 
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
@@ -28,18 +37,11 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     cfg = recipe.cfg
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
-    for name, value, supported in (
-        ("loss", recipe.loss, ("mse",)),
-        ("hidden_act", cfg.hidden_act, ("identity",)),
-        ("output_act", cfg.output_act, tuple(ACTIVATIONS)),
-        ("hidden_bias", cfg.hidden_bias, (False,)),
-        ("unit_norm", cfg.unit_norm, (False,)),
-        ("d_mlp", cfg.d_mlp, (None,)),
-        ("n_heads", cfg.n_heads, (0,)),
-    ):
-        if value not in supported:
-            return f"{name}={value!r}"
-    if recipe.whole_dataset("cpu") is None and type(recipe.data) is not SparseUniform:
+    if cfg.d_mlp is not None:
+        return f"d_mlp={cfg.d_mlp}: it has no MLP"
+    if recipe.qk_loss != "mse":
+        return f"qk_loss={recipe.qk_loss!r}"
+    if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
     try:
         import numba  # noqa: F401
@@ -53,36 +55,39 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
 
     With `start == stop` it only measures.
     """
-    if recipe.stage_at(start)[1] == 0:
+    stage, count, _ = recipe.stage_at(start)
+    if count == 0:
         state.moments = {}
-    zeros = {name: torch.zeros_like(w) for name, w in state.weights.items()}
+    ordered = _ordered(state.weights)
+    zeros = {name: torch.zeros_like(w) for name, w in ordered.items()}
     weights, *moments = (
         _pack({name: source.get(prefix + name, zero) for name, zero in zeros.items()})
-        for source, prefix in ((state.weights, ""), (state.moments, "first."), (state.moments, "second."))
+        for source, prefix in ((ordered, ""), (state.moments, "first."), (state.moments, "second."))
     )
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
-    loss, gradient = _run(recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu"))
+    loss, qk_loss, gradient = _run(
+        recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu")
+    )
+    trained = trained_names(ordered, stage)
     if stop > start:
         for prefix, flat in zip(("first.", "second."), moments, strict=True):
-            state.moments |= {prefix + name: m for name, m in _unpack(flat, state.weights).items()}
-        state.weights |= _unpack(weights, state.weights)
+            unpacked = _unpack(flat, ordered)
+            state.moments |= {prefix + name: unpacked[name] for name in trained}
+        state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
-    gradients = _unpack(gradient, state.weights)
-    square = gradients["W_E"].square().sum(-1)
-    if "W_U" in gradients:
-        square = square + gradients["W_U"].square().sum(-2)
-    return Measurement(torch.from_numpy(loss), square.sqrt(), square.new_zeros(len(loss), 0))
+    gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
+    return measurement(torch.from_numpy(loss), torch.from_numpy(qk_loss), gradients)
 
 
 def evaluate(
-    recipe: Recipe, weights: Weights, x: Float[Tensor, "batch feature"]
+    recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
     """Losses of stacked models, all on the same batch."""
-    flat = _pack(weights)
+    flat = _pack(_ordered(weights))
     none_yet = np.full(len(flat), -1)
-    loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
-    return torch.from_numpy(loss), torch.zeros(len(loss), 0, dtype=x.dtype)
+    loss, qk_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
+    return torch.from_numpy(loss), torch.from_numpy(qk_loss)
 
 
 def _run(
@@ -94,46 +99,89 @@ def _run(
     start: int,
     stop: int,
     dataset: Tensor | None,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Call the kernel, which changes the arrays in place; losses (model, feature) and flat gradients at `start`."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Call the kernel, which changes the arrays in place; losses (model, feature), (model, head), gradients at `start`.
+
+    Rows are those of the data; with heads a row is a pair of tokens, one after the other, of independent features.
+    """
     from tms_hooks.training import kernels
 
     cfg, dtype = recipe.cfg, weights.dtype
-    _, count, steps = recipe.stage_at(start)
-    constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps)
+    stage, count, steps = recipe.stage_at(start)
+    tokens = 2 if cfg.n_heads else 1
     rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
     importance = np.array(recipe.importance)
-    jumps = np.empty((0, cfg.n_features))
-    if dataset is None and recipe.empty_rows == "exact":
-        assert isinstance(recipe.data, SparseUniform)  # the recipe sees to it
-        jumps = recipe.data.jumps().numpy()
-    threshold = (recipe.data.active_probability() * 2.0**32).round()
-    loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    settings = (
-        cfg.n_features,
-        cfg.d_hidden,
-        cfg.tied,
-        cfg.output_bias,
-        ACTIVATIONS[cfg.output_act],
-        start,
-        stop,
-        _kind(recipe.optimizer),
-        constants.astype(dtype),
-        (importance * share / rows).astype(dtype),
-        (importance * (1 - share)).astype(dtype),
+    toy = kernels.Toy(cfg.n_features, cfg.d_hidden, cfg.tied, cfg.output_bias, ACTIVATIONS[cfg.output_act])
+    thresholds = np.ones((1, cfg.n_features))
+    if dataset is None and isinstance(recipe.data, SparseUniform):
+        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
+    batch = kernels.Batch(
         rows,
-        np.empty((cfg.n_features, 0), dtype) if dataset is None else dataset.T.contiguous().numpy(),
-        threshold.numpy().astype(np.uint64),
-        threshold.reciprocal().numpy(),
-        jumps.astype(np.uint64),
+        (importance * share / (rows * tokens)).astype(dtype),
+        (importance * (1 - share)).astype(dtype),
+        np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
+        (thresholds - 1).astype(np.uint32),
+        (1 / thresholds).astype(dtype),
     )
+    constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
+    first, last = _trained_part(cfg, stage)
+    updates = kernels.Updates(start, stop, _kind(recipe.optimizer), constants, first, last)
+    pattern = _pattern(recipe.data) if dataset is None else None
+    general = _general(recipe, stage, rows, dtype)
+    loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
+    qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, *settings, loss[part], gradient[part])
+        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
 
     _share_out(work, len(weights))
-    return loss, gradient
+    return loss, qk_loss, gradient
+
+
+def _pattern(data: Distribution) -> "kernels.Pattern | None":
+    """What the kernel must know to draw features that are not independent; None for independent ones."""
+    from tms_hooks.training import kernels
+
+    together, binary, probability = 1, True, 1.0
+    match data:
+        case SparseUniform():
+            return None
+        case KHot():
+            together, binary = data.k, data.values == "binary"
+        case CorrelatedGroups() | AnticorrelatedGroups():
+            assert not isinstance(data.feature_probability, tuple)  # groups refuse it
+            together, probability = data.group_size, float(data.feature_probability)
+    return kernels.Pattern(PATTERNS[type(data)], together, binary, probability)
+
+
+def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
+    """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
+    from tms_hooks.training import kernels
+
+    cfg = recipe.cfg
+    if not (
+        cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
+    ):
+        return None
+    pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
+    weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
+    return kernels.General(
+        positions=2 if cfg.n_heads else 1,
+        hidden_biased=cfg.hidden_bias,
+        hidden_act=ACTIVATIONS[cfg.hidden_act],
+        cross_entropy=recipe.loss == "cross_entropy",
+        scaled=bool(cfg.unit_norm),
+        unit_write=cfg.unit_norm in (True, "write"),
+        unit_read=cfg.unit_norm in (True, "read"),
+        n_heads=cfg.n_heads,
+        d_head=cfg.d_head or 0,
+        pairs=np.array(pairs, np.int64).reshape(-1, 3),
+        share=dtype.type(1 / rows),
+        slope=dtype.type(2 * weight / rows),
+        reconstructs=stage != "heads",
+        attends=stage != "representation" and cfg.n_heads > 0,
+    )
 
 
 def _share_out(work: Callable[[slice], None], models: int) -> None:
@@ -156,7 +204,8 @@ def _share_out(work: Callable[[slice], None], models: int) -> None:
 
 def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
-    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+    varies = optimizer.schedule != "constant" or optimizer.warmup
+    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
     row: tuple[Any, ...]
     match optimizer:
         case Adam():  # and AdamW
@@ -170,16 +219,32 @@ def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarr
             row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
         case _:
             raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
-    return np.stack(np.broadcast_arrays(*row), axis=1)
+    table = np.empty((len(counts), len(row)))
+    for column, value in enumerate(row):
+        table[:, column] = value
+    return table
 
 
 def _kind(optimizer: Optimizer) -> int:
     return 2 if isinstance(optimizer, Adam) else 0 if isinstance(optimizer, SGD) else 1
 
 
+def _ordered(weights: Weights) -> dict[str, Tensor]:
+    """Weights in the kernel's order: the representation, then the heads, so that what a stage trains lies together."""
+    return {name: weights[name] for name in ORDER if name in weights}
+
+
+def _trained_part(cfg: ToyConfig, stage: Stage) -> tuple[int, int]:
+    """First of the packed parameters that a stage trains, and the one after the last."""
+    sizes = {name: math.prod(shape) for name, shape in weight_shapes(cfg).items()}
+    end = sum(sizes.values())
+    heads = end - sizes.get(W_Q, 0) - sizes.get(W_K, 0)
+    return (heads if stage == "heads" else 0), (heads if stage == "representation" else end)
+
+
 def _pack(weights: Weights) -> np.ndarray:
-    """All parameters of a model in one row, `W_U` transposed so that a feature's direction lies together."""
-    flat = [(w.mT if name == "W_U" else w).flatten(1) for name, w in weights.items()]
+    """All parameters of a model in one row, with the hidden axis last so that a direction lies together."""
+    flat = [(w.mT if name in TRANSPOSED else w).reshape(len(w), -1) for name, w in weights.items()]
     return torch.cat(flat, dim=1).numpy()
 
 
@@ -189,5 +254,5 @@ def _unpack(flat: np.ndarray, like: dict[str, Tensor]) -> dict[str, Tensor]:
     out = {}
     for (name, w), end in zip(like.items(), ends, strict=True):
         part = torch.from_numpy(flat[:, end - w[0].numel() : end])
-        out[name] = (part.reshape(w.mT.shape).mT if name == "W_U" else part.reshape(w.shape)).contiguous()
+        out[name] = (part.reshape(w.mT.shape).mT if name in TRANSPOSED else part.reshape(w.shape)).contiguous()
     return out

@@ -15,13 +15,15 @@ DIMS = {
     "feature_norm": ("step", "model", "feature"),
     "qk_loss": ("step", "model", "head"),
     "W_E": ("step", "model", "feature", "hidden"),
+    "omega": ("step", "model", "head", "hidden", "key_hidden"),
 }
 ATTRS = {
     "loss": {"long_name": "importance-weighted loss of the feature on the training batch"},
     "grad_norm": {"long_name": "norm of the gradient with respect to the feature's directions"},
     "feature_norm": {"long_name": "norm of the feature's row of W_E"},
-    "qk_loss": {"long_name": "squared error of the head's logit"},
+    "qk_loss": {"long_name": "loss of the head: L2"},
     "W_E": {"long_name": "embedding directions"},
+    "omega": {"long_name": "QK circuit of the head, query on its rows"},
 }
 
 
@@ -35,7 +37,10 @@ class Recorder:
     def add(self, step: int, before: State, measured: Measurement) -> None:
         """Record the weights before the update of `step` and what was measured on its batch."""
         W_E = forward.normalize_weights(before.weights, self.recipe.cfg)["W_E"]
-        record = {**measured._asdict(), "feature_norm": W_E.norm(dim=-1), "W_E": W_E}
+        omega = W_E.new_zeros(len(W_E), 0, W_E.shape[-1], W_E.shape[-1])
+        if self.recipe.cfg.n_heads:
+            omega = before.weights[forward.W_Q] @ before.weights[forward.W_K].mT
+        record = {**measured._asdict(), "feature_norm": W_E.norm(dim=-1), "W_E": W_E, "omega": omega}
         self.records.append((step, {name: value.detach().cpu().clone() for name, value in record.items()}))
 
     def dataset(self, last: int) -> xr.Dataset:
@@ -53,6 +58,7 @@ def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
         "model": len(recipe.seeds),
         "feature": cfg.n_features,
         "hidden": cfg.d_hidden,
+        "key_hidden": cfg.d_hidden,
         "head": cfg.n_heads,
     }
     return {name: tuple(sizes[dim] for dim in dims) for name, dims in DIMS.items()}

@@ -26,7 +26,7 @@ from tms_hooks.training import fused_engine, torch_engine
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import HELD_OUT_SEED, Dtype, Loss, Recipe, Stage, mostly_empty
+from tms_hooks.training.recipe import HELD_OUT_SEED, QK_KEYS, Dtype, Loss, QKLoss, Recipe, Stage, mostly_empty
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,7 @@ def train(
     loss: Loss = "mse",
     qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
     qk_weight: float = 1.0,
+    qk_loss: QKLoss = "mse",
     stages: Sequence[Stage] = ("joint",),
     record_every: int = 100,
     init: "Sequence[torch.nn.Module] | None" = None,
@@ -82,6 +83,8 @@ def train(
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list a head.
         qk_weight: lambda in `L1 + lambda L2`.
+        qk_loss: L2: "mse", the squared error of the score for one query and one key token; "softmax", the cross-entropy
+            of attention as a softmax over eight key tokens, of which those that form attended pairs share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models in place of each seed's own; the seeds then decide the batches only.
@@ -112,6 +115,7 @@ def train(
         loss=loss,
         qk_pairs=qk_pairs,
         qk_weight=qk_weight,
+        qk_loss=qk_loss,
         stages=stages,
         record_every=record_every,
         dtype=dtype,
@@ -238,10 +242,11 @@ def _interrupts() -> Iterator[Callable[[], bool]]:
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
-    """What all models are evaluated on: 65,536 rows that no training batch shares, or the data set they trained on."""
+    """What all models are evaluated on: 65,536 rows or keys that no batch shares, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
     if x is None:
-        x = replace(recipe, batch_size=HELD_OUT_ROWS, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
+        rows = HELD_OUT_ROWS if recipe.qk_loss == "mse" else HELD_OUT_ROWS // QK_KEYS
+        x = replace(recipe, batch_size=rows, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
     return x
 
 

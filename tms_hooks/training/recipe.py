@@ -15,11 +15,14 @@ from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 
 Loss = Literal["mse", "cross_entropy"]
+QKLoss = Literal["mse", "softmax"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
 DEFAULT_BATCH = 1024
+QK_KEYS = 8
+"""Key tokens that a query chooses from under `qk_loss="softmax"`."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
@@ -50,6 +53,7 @@ class Recipe:
     record_every: int
     dtype: Dtype
     empty_rows: EmptyRows = "drawn"
+    qk_loss: QKLoss = "mse"
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
@@ -101,6 +105,13 @@ class Recipe:
 
     def _check_heads(self) -> None:
         heads = self.cfg.n_heads
+        if self.qk_loss not in get_args(QKLoss):
+            raise choice_error("qk_loss", self.qk_loss, get_args(QKLoss))
+        if self.qk_loss != "mse" and (not heads or (self.batch_size is None and self.data.dataset() is not None)):
+            raise ValueError(
+                f"qk_loss={self.qk_loss!r} with n_heads={heads}, batch_size={self.batch_size}: it needs heads, and "
+                "sampled batches; give n_heads and a batch_size, or use qk_loss='mse'"
+            )
         if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
             raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
         for stage in self.stages:
@@ -153,7 +164,7 @@ class Recipe:
     def batch(
         self, seeds: tuple[int, ...], step: int, device: torch.device | str
     ) -> Float[Tensor, "model batch *pos feature"]:
-        """The training batch of each seed at a step; with heads, independent pairs of tokens."""
+        """The training batch of each seed at a step; with heads, independent query and key tokens."""
         whole = self.whole_dataset(device)
         if whole is not None:
             return whole.expand(len(seeds), *whole.shape).contiguous()
@@ -163,8 +174,14 @@ class Recipe:
             return self.data.sample_occupied(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        tokens = self.data.sample(2 * rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        return tokens.unflatten(1, (rows, 2))
+        tokens_a_row = 2 if self.qk_loss == "mse" else 1 + QK_KEYS
+        tokens = [
+            self.data.sample(
+                rows, seed=seeds, step=tokens_a_row * step + position, dtype=self.torch_dtype, device=device
+            )
+            for position in range(tokens_a_row)
+        ]
+        return torch.stack(tokens, dim=2)
 
     def rows(self) -> tuple[int, float]:
         """How many rows are drawn a step, and the share of the distribution that they stand for."""

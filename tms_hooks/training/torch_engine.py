@@ -32,11 +32,12 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         measured = None
         for step in range(start, stop):
             feature_loss, qk_loss, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or _measure(feature_loss, qk_loss, gradients)
+            measured = measured or measurement(feature_loss, qk_loss, gradients)
             lr = recipe.optimizer.learning_rate(count, steps)
-            _update_all(recipe.optimizer, state, gradients, feature_loss.sum(-1) + qk_loss.sum(-1), lr, step, count)
+            total = objective(recipe, feature_loss, qk_loss, stage)
+            _update_all(recipe.optimizer, state, gradients, total, lr, step, count)
             count += 1
-        return measured or _measure(*_gradients(recipe, state, start, stage))
+        return measured or measurement(*_gradients(recipe, state, start, stage))
 
 
 def evaluate(
@@ -65,7 +66,9 @@ def loss_parts(
         feature_loss = losses.cross_entropy(logits, rows, importance)
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
-    scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]))
+    scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
+    if recipe.qk_loss == "softmax":
+        return feature_loss, losses.qk_cross_entropy(scores, losses.qk_attention_target(x, recipe.qk_pairs))
     return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
 
 
@@ -107,11 +110,12 @@ def _gradients(
     return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
-def _measure(
+def measurement(
     feature_loss: Float[Tensor, "model feature"],
     qk_loss: Float[Tensor, "model head"],
     gradients: dict[str, Tensor],
 ) -> Measurement:
+    """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
     square = torch.zeros_like(feature_loss)
     if "W_E" in gradients:
         square = square + gradients["W_E"].square().sum(-1)

@@ -1,6 +1,7 @@
 """Claims whose outcome is planned, in a module that worker processes can import: each notes when it was measured."""
 
 import os
+import signal
 import time
 from pathlib import Path
 
@@ -53,6 +54,16 @@ def one_thread(n_models: int) -> Verdict:
     import torch
 
     return verdict(statistic=float(torch.get_num_threads()))
+
+
+def hears_ctrl_c(n_models: int) -> Verdict:
+    """A terminal sends Ctrl-C to every process; a training that heard it would end early.
+
+    Statistic: none. Threshold: none. Size: 3 or 30. Controls: none.
+    """
+    os.kill(os.getpid(), signal.SIGINT)
+    time.sleep(0.1)
+    return verdict()
 
 
 def divides_by_zero(n_models: int) -> Verdict:

@@ -1,8 +1,10 @@
 """Claims of `tms_hooks.claims.attention`, each in a world where it holds and in one where it is false."""
 
+import pytest
 import torch
 from worlds import MODELS
 
+from tms_hooks import SparseUniform, theory
 from tms_hooks.claims import attention
 
 
@@ -21,3 +23,34 @@ def test_qk_recovers_features():
     assert attention.judge_heads(untrained, right, untrained).verdict == "refuted"
     assert attention.judge_heads(shuffled, right, untrained).verdict == "refuted"
     assert attention.judge_heads(superposed, right, untrained).verdict == "inconclusive"  # none has orthogonal features
+
+
+def test_three_yardsticks_of_the_best_head():
+    """Orthonormal features, p = 1/2, m = 5, worked by hand along the mean direction u and across it.
+
+    a = E[1(x_i > 0) x_i] - p E x_i = 1/8, b = p E x_i = 1/8; C is 1/6 - 1/16 across u and that plus 5/16 along it.
+    """
+    data, W = SparseUniform(n_features=5, feature_probability=0.5), torch.eye(5, dtype=torch.float64)
+    best = attention.Head(theory.qk_optimum(W, data, [(0, 1)]), W)
+    assert attention.recovery([best])[0] == pytest.approx(theory.qk_orthonormal_cosine(0.5, 5))
+    assert attention.agreement(best, best) == pytest.approx(1)
+    across, along = 1 / 6 - 1 / 16, 1 / 6 - 1 / 16 + 5 / 16
+    feature = torch.tensor([0.2**0.5 / along**0.5, 0.8**0.5 / across**0.5])
+    reader = torch.tensor([(1 / 8 + 5 / 8) * 0.2**0.5 / along**0.5, 1 / 8 * 0.8**0.5 / across**0.5])
+    by_hand = torch.cosine_similarity(feature, reader, dim=0).item()
+    assert attention.whitened(best, data) == pytest.approx(by_hand, abs=1e-6)
+
+
+def test_the_grid_tells_trained_heads_from_the_best():
+    data, W = SparseUniform(n_features=5, feature_probability=0.5), torch.eye(5, dtype=torch.float64)
+    best = attention.Head(theory.qk_optimum(W, data, [(0, 1)]), W)
+    raw = attention.Head(torch.outer(W[0], W[1]), W)  # the features themselves: recovered too well to be the optimum
+    studies = {0.5: attention.Study(0.5, [raw, raw], [best, best])}
+    found = attention.judge_heads([raw, raw], [best, best], [best, best], studies, {5: studies[0.5]})
+    assert found.controls["p = 0.5: trained"] == pytest.approx(1)
+    assert found.controls["p = 0.5: optimal"] == pytest.approx(
+        found.controls["m = 5: orthonormal features, closed form"]
+    )
+    assert found.controls["p = 0.5: with the closed form's directions"] < 0.99
+    assert found.controls["p = 0.5: softmax target, key"] == pytest.approx(found.controls["p = 0.5: optimal"])
+    assert len(found.figures) == 3

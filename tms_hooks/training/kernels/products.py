@@ -1,129 +1,192 @@
-"""Matrix products over a block of rows, written out so that weights and sums stay in registers."""
+"""Matrix products over strips of rows, written out so that weights and sums stay in registers."""
 
 from typing import Any, no_type_check
 
-from numba import njit
-
-# Sums over a batch may be reassociated, and products fused into them: without that they do not vectorise.
-# NaN and infinity keep their meaning, because divergence is detected by them.
-SUMS = {"reassoc", "contract", "nsz"}
-
-# Loops over rows with everything else written out: the compiler keeps weights and sums in registers and vectorises
-# over rows. They index whole arrays because taking a row of one costs an atomic reference count.
+from tms_hooks.training.kernels import lanes
+from tms_hooks.training.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:
     """The function `loop` of a source."""
-    scope: dict[str, Any] = {}
+    scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
-    return njit(fastmath=SUMS, forceinline=True)(scope["loop"])
+    return compiled(cache=False, forceinline=True)(scope["loop"])
 
 
-def _combination(count: int) -> Any:
-    """`to[:, :rows] += w[:, part] @ source[part, :rows]` for the part of `count` sources from `first` on."""
-    each = range(count)
+def _product(height: int, width: int) -> Any:
+    """`to = start + w @ source` for the tile of `height` rows of `to` from `top` on and `width` strips from `r` on."""
+    tile, strips = [(i, j) for i in range(height) for j in range(width)], range(width)
     return _compile(f"""
-def loop(to, w, source, first, rows):
-    for i in range(len(to)):
-        {"; ".join(f"w{j} = w[i, first + {j}]" for j in each)}
-        for r in range(rows):
-            to[i, r] += {" + ".join(f"w{j} * source[first + {j}, r]" for j in each)}
+def loop(to, start, w, source, top, r):
+    {"; ".join(f"t{i}_{j} = splat(start[top + {i}])" for i, j in tile)}
+    for k in range(len(source)):
+        {"; ".join(f"s{j} = load(source, k, r + {j} * LANES)" for j in strips)}
+        {
+        "; ".join(
+            f"v = splat(w[top + {i}, k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in strips)
+            for i in range(height)
+        )
+    }
+    {"; ".join(f"store(to, top + {i}, r + {j} * LANES, t{i}_{j})" for i, j in tile)}
 """)
 
 
-def _tile(height: int, width: int) -> Any:
-    """`to[i, j] += left[i, :rows] . right[j, :rows]` for a tile of sums from (top, side) on."""
-    tile = [(i, j) for i in range(height) for j in range(width)]
+def _outer(side: int) -> Any:
+    """`to[i, j] += left[i, :rows] . right[j, :rows]` for the square tile from (top, at) on; `sums` is scratch."""
+    each = range(side)
+    tile = [(i, j) for i in each for j in each]
+    sums = ", ".join(f"t{i}_{j}" for i, j in tile)
     return _compile(f"""
-def loop(to, left, right, top, side, rows, zero):
-    {" = ".join(f"t{i}_{j}" for i, j in tile)} = zero
-    for r in range(rows):
-        {"; ".join(f"a{i} = left[top + {i}, r]" for i in range(height))}
-        {"; ".join(f"b{j} = right[side + {j}, r]" for j in range(width))}
-        {"; ".join(f"t{i}_{j} += a{i} * b{j}" for i, j in tile)}
-    {"; ".join(f"to[top + {i}, side + {j}] += t{i}_{j}" for i, j in tile)}
+def loop(to, left, right, top, at, rows, sums, zero):
+    {sums.replace(", ", " = ")} = splat(zero)
+    for r in range(0, rows, LANES):
+        {"; ".join(f"a{i} = load(left, top + {i}, r); b{i} = load(right, at + {i}, r)" for i in each)}
+        {"; ".join(f"t{i}_{j} = fma(a{i}, b{j}, t{i}_{j})" for i, j in tile)}
+    store(sums, 0, 0, totals(({", ".join([sums] * (LANES // side**2))})))
+    {"; ".join(f"to[top + {i}, at + {j}] += sums[0, {i * side + j}]" for i, j in tile)}
 """)
 
 
-def _features(m: int) -> Any:
-    """Logits, errors and sums of all features for hidden width `m` and a piecewise linear output, one pass a feature.
+def _strips(m: int, width: int) -> Any:
+    """Losses and gradients for hidden width `m` and a piecewise linear output, `width` strips of rows at a time.
 
-    `out` receives the loss's slope in the logits.
+    Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
+    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the slopes in the
+    logits, halved too.
     """
-    each = range(m)
+    each, strips = range(m), range(width)
+
+    def line(text: str) -> str:
+        """A statement for every strip `J` and, where it is about one, every hidden unit `K`."""
+        units = [text.replace("K", str(k)) for k in each] if "K" in text else [text]
+        return "; ".join(unit.replace("J", str(j)) for unit in units for j in strips)
+
+    def adding(column: str, term: str) -> str:
+        """`term` of all strips added to a column of `sums`; `REST` in it stands for the sum so far."""
+        lines = []
+        for k in each if "K" in column else (0,):
+            value = f"load(sums, at + {column}, 0)"
+            for j in strips:
+                value = term.replace("REST", value).replace("J", str(j))
+            lines.append(f"store(sums, at + {column}, 0, {value})".replace("K", str(k)))
+        return "; ".join(lines)
+
     return _compile(f"""
-def loop(out, x, h, w, b, weight, floor, loss, g_w, g_b, rows, zero):
-    for i in range(len(x)):
-        bias, slope, square, g_bias = b[i], weight[i] + weight[i], zero, zero
-        {"; ".join(f"w{k} = w[i, {k}]; g{k} = zero" for k in each)}
-        for r in range(rows):
-            {"; ".join(f"x{k} = h[{k}, r]" for k in each)}
-            logit = bias + {" + ".join(f"w{k} * x{k}" for k in each)}
-            clipped = logit <= floor
-            error = (floor if clipped else logit) - x[i, r]
-            square += error * error
-            g = zero if clipped else slope * error
-            out[i, r] = g
-            g_bias += g
-            {"; ".join(f"g{k} += g * x{k}" for k in each)}
-        {"; ".join(f"g_w[i, {k}] += g{k}" for k in each)}
-        loss[i] += weight[i] * square
-        g_b[i] += g_bias
+def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
+    lowest, nought = splat(floor), splat(zero)
+    for r in range(0, rows, {width} * LANES):
+        {line("live_J = first_lanes(rows - r - J * LANES)")}
+        {line("hK_J = dK_J = nought")}
+        for i in range(len(x)):
+            {line("x_J = load(x, i, r + J * LANES)")}
+            {line("hK_J = fma(x_J, splat(w_e[i, K]), hK_J)")}
+        for i in range(len(x)):
+            at = i * {2 * m + 2}
+            {line("logit_J = splat(b[i])")}
+            {line("logit_J = fma(hK_J, splat(w_u[i, K]), logit_J)")}
+            {line("clipped_J = at_most(logit_J, lowest)")}
+            {line("error_J = sub(where(clipped_J, lowest, logit_J), load(x, i, r + J * LANES))")}
+            {line("error_J = where(live_J, error_J, nought)")}
+            {line("slope_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
+            {line("dK_J = fma(slope_J, splat(w_u[i, K]), dK_J)")}
+            {line("store(errors, i, J * LANES, slope_J)")}
+            {adding(f"{2 * m}", "add(slope_J, REST)")}
+            {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
+        for i in range(len(x)):
+            at = i * {2 * m + 2}
+            {line("x_J = load(x, i, r + J * LANES); slope_J = load(errors, i, J * LANES)")}
+            if tied:
+                {adding("K", "fma(slope_J, hK_J, fma(x_J, dK_J, REST))")}
+            else:
+                {adding("K", "fma(slope_J, hK_J, REST)")}
+                {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
 """)
 
 
-_add_1, _add_2, _add_3, _add_4, _add_8 = (_combination(count) for count in (1, 2, 3, 4, 8))
-_tile_1_1, _tile_1_2, _tile_1_4 = (_tile(1, width) for width in (1, 2, 4))
-_tile_4_1, _tile_4_2, _tile_4_4 = (_tile(4, width) for width in (1, 2, 4))
-features_1, features_2, features_3, features_4, features_5, features_6 = (_features(m) for m in range(1, 7))
+strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m, 2 if m < 6 else 1) for m in range(1, 7))
 WIDEST = 6
+WIDTH = 4
+_product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
+_outer_4, _outer_1 = _outer(4), _outer(1)
+_fold = _compile(f"""
+def loop(sums, j):
+    store(sums, j // LANES, 0, totals(({", ".join(f"load(sums, j + {i}, 0)" for i in range(LANES))})))
+""")
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
-def add_product(to, w, source, rows):
-    """`to[:, :rows] += w @ source[:, :rows]`."""
-    first, left = 0, len(source)
-    while left >= 8:
-        _add_8(to, w, source, first, rows)
-        first, left = first + 8, left - 8
-    if left >= 4:
-        _add_4(to, w, source, first, rows)
-        first, left = first + 4, left - 4
-    if left == 3:
-        _add_3(to, w, source, first, rows)
-    elif left == 2:
-        _add_2(to, w, source, first, rows)
-    elif left == 1:
-        _add_1(to, w, source, first, rows)
+def product(to, start, w, source, rows):
+    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to `WIDTH` whole strips of rows."""
+    height = len(to)
+    tall = height - height % 4
+    for r in range(0, rows, WIDTH * LANES):
+        for top in range(0, tall, 4):
+            _product_4(to, start, w, source, top, r)
+        for top in range(tall, height):
+            _product_1(to, start, w, source, top, r)
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
-def add_outer(to, left, right, rows):
-    """`to += left[:, :rows] @ right[:, :rows].T`."""
+def add_outer(to, left, right, rows, sums):
+    """`to += left[:, :rows] @ right[:, :rows].T`; rows that fill up the last strip must be 0 on one side."""
     zero = to.dtype.type(0)
     height, width = to.shape
-    i = 0
-    while i < height:
-        j = 0
-        if height - i >= 4:
-            while width - j >= 4:
-                _tile_4_4(to, left, right, i, j, rows, zero)
-                j += 4
-            if width - j >= 2:
-                _tile_4_2(to, left, right, i, j, rows, zero)
-                j += 2
-            if width - j == 1:
-                _tile_4_1(to, left, right, i, j, rows, zero)
-            i += 4
-        else:
-            while width - j >= 4:
-                _tile_1_4(to, left, right, i, j, rows, zero)
-                j += 4
-            if width - j >= 2:
-                _tile_1_2(to, left, right, i, j, rows, zero)
-                j += 2
-            if width - j == 1:
-                _tile_1_1(to, left, right, i, j, rows, zero)
-            i += 1
+    for i in range(height):
+        whole = i - i % 4 + 4 <= height
+        for j in range(width):
+            if whole and j - j % 4 + 4 <= width:
+                if i % 4 == 0 and j % 4 == 0:
+                    _outer_4(to, left, right, i, j, rows, sums, zero)
+            else:
+                _outer_1(to, left, right, i, j, rows, sums, zero)
+
+
+@compiled()
+@no_type_check
+def fold(sums):
+    """The sums over the lanes of all vectors, `LANES` to a vector, in place of the first of them."""
+    for j in range(0, len(sums), LANES):
+        _fold(sums, j)
+
+
+@compiled()
+@no_type_check
+def find_entries(entries, x, rows):
+    """Fill `entries` with (feature, row) of all that is positive in `x[:, :rows]`; their number, or -1 if too many."""
+    count = 0
+    for r in range(0, rows, LANES):
+        for i in range(len(x)):
+            bits = positive(load(x, i, r))
+            while bits:
+                if count == len(entries):
+                    return -1
+                entries[count, 0], entries[count, 1] = i, r + lowest_bit(bits)
+                count += 1
+                bits &= bits - 1
+    return count
+
+
+@compiled()
+@no_type_check
+def sparse_product(to, w, x, rows, entries, count):
+    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries."""
+    zero = splat(to.dtype.type(0))
+    for k in range(len(to)):
+        for r in range(0, rows, LANES):
+            store(to, k, r, zero)
+    for c in range(count):
+        i, r = entries[c, 0], entries[c, 1]
+        for k in range(len(to)):
+            to[k, r] += w[i, k] * x[i, r]
+
+
+@compiled()
+@no_type_check
+def add_sparse_outer(to, x, right, entries, count):
+    """`to += x @ right.T` for the `x` that has so many entries."""
+    for c in range(count):
+        i, r = entries[c, 0], entries[c, 1]
+        for k in range(len(right)):
+            to[i, k] += x[i, r] * right[k, r]

@@ -5,6 +5,8 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
+from tms_hooks.training.kernels.lanes import compiled
+
 SGD, RMSPROP, ADAM = 0, 1, 2
 
 
@@ -14,7 +16,7 @@ def _eight(c):
     return c[0], c[1], c[2], c[3], c[4], c[5], c[6], c[7]
 
 
-@njit(cache=True, error_model="numpy")  # a branch on division by zero would keep it from vectorising
+@compiled(error_model="numpy")  # a branch on division by zero would keep it from vectorising
 @no_type_check
 def update(kind, w, g, first, second, constants):
     """`torch_engine.update` on flat arrays, in place: the same rounded operations. False if a weight is not finite."""

@@ -1,0 +1,37 @@
+"""The claim of `tms_hooks.claims.attention_simplices`, in a world where it holds and in some where it is false."""
+
+import numpy as np
+import torch
+from worlds import MODELS, ring
+
+from tms_hooks.claims import attention_simplices
+from tms_hooks.claims.heads import Heads, triangle
+
+TRIANGLES = torch.block_diag(triangle(), triangle()).double()
+W = TRIANGLES.expand(MODELS, 6, 4)
+
+
+def head(*slices: tuple[float, torch.Tensor, torch.Tensor]) -> torch.Tensor:
+    """Omega of every model, as a sum of slices."""
+    return sum(value * torch.outer(left, right) for value, left, right in slices).expand(MODELS, 4, 4)
+
+
+def test_qk_same_subspace():
+    a, b, c = TRIANGLES[[0, 1, 2]]  # attended: (a, b) and (b, c)
+    sums = head((2, a - b, b - c), (1, a + b, b + c))
+    shares = {"share explained": np.ones(MODELS)}
+    square = torch.eye(2, dtype=torch.float64).expand(MODELS, 2, 2)
+
+    def judge(trained, W_E=W):
+        return attention_simplices.judge_sum_and_difference(
+            W_E, trained, sums, 0 * sums + torch.eye(4), Heads(square, ring(5, 5).double()), shares
+        )
+
+    found = judge(sums)
+    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, MODELS)
+    assert found.controls["random rotations in the plane"] < 0.5
+    a_up, b_up = torch.stack([-a[1], a[0], *a[2:]]), torch.stack([-b[1], b[0], *b[2:]])  # at right angles, in the plane
+    assert judge(head((2, a, b), (1, a_up, b_up))).verdict == "refuted"  # one feature, and what is left
+    assert judge(head((2, a, TRIANGLES[4]), (1, TRIANGLES[3], b))).verdict == "refuted"  # another triangle
+    assert judge(torch.cat([sums[:10], head((2, a, b), (1, a_up, b_up))[:10]])).verdict == "inconclusive"
+    assert judge(sums, W.roll(1, 1)).verdict == "inconclusive"

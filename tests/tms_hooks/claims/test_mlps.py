@@ -1,0 +1,52 @@
+"""Claims about MLPs beside a bottleneck in worlds where they hold and where they are false."""
+
+import numpy as np
+import pytest
+import torch
+from worlds import MODELS
+
+from tms_hooks.claims import mlps
+
+
+def world(share: float, width: int) -> torch.Tensor:
+    """Outputs of models that get this share of 4 f features through, and nothing of the rest."""
+    n = 4 * width
+    return torch.diag((torch.arange(n) < share * n).float()).expand(MODELS, n, n)
+
+
+def test_mlp_bottlenecks():
+    def judge(first, second):
+        trained = {"one": {f: world(first, f) for f in (2, 4)}, "two": {f: world(second, f) for f in (2, 4)}}
+        return mlps.judge_bottlenecks(trained, {"linear": world(0.25, 4)})
+
+    found = judge(1.0, 1.0)
+    assert (found.verdict, found.statistic, found.controls["linear"]) == ("supported", 1.0, 0.25)
+    assert "4 at f = 2" in found.detail
+    assert judge(1.0, 0.5).verdict == "refuted"  # one of the two is enough
+    assert judge(0.0, 1.0).verdict == "refuted"
+    half = torch.cat([world(1.0, 2), world(0.75, 2)])  # seven eighths, give or take
+    assert mlps.judge_bottlenecks({"one": {2: half}}, {}).verdict == "inconclusive"
+
+
+def test_learned_needs_the_own_output_high_and_highest():
+    outputs = torch.tensor([[[0.6, 0.7, 0.0], [0.0, 0.4, 0.1], [0.3, 0.2, 0.8]]])
+    assert mlps.learned(outputs).tolist() == [[False, False, True]]
+    assert mlps.learned(outputs, 0.3).tolist() == [[False, True, True]]
+
+
+def test_what_a_linear_output_cannot_reach():
+    # The best reconstruction of the identity with rank n/2 and a bias: project on a space that holds the ones.
+    n = 8
+    ones = torch.ones(n, 1)
+    basis = torch.linalg.qr(torch.cat([ones, torch.eye(n)[:, : n // 2]], dim=1)).Q
+    assert mlps.excess_over_rank((basis @ basis.mT)[None]) == pytest.approx(0, abs=1e-6)
+    assert mlps.excess_over_rank(torch.zeros(2, n, n)) == pytest.approx(n / (n / 2 - 1) - 1)
+
+
+def test_the_best_linear_readout_is_a_projection():
+    cfg = mlps.embed_to_mlp(2, 8)
+    P = mlps.best_linear_readout(cfg, 3)
+    torch.testing.assert_close(P @ P, P)
+    assert ((P.diagonal(dim1=-2, dim2=-1).sum(-1) - P.diagonal(dim1=-2, dim2=-1).sum(-1).round()).abs() < 1e-6).all()
+    wide = mlps.best_linear_readout(mlps.embed_to_mlp(2, 4), 3)  # fewer features than neurons: usually all come back
+    assert np.mean(mlps.learned(wide).numpy()) > np.mean(mlps.learned(P).numpy())

@@ -1,0 +1,37 @@
+"""The claim on probes and tangent spaces, in worlds where it holds and in worlds where it is false."""
+
+import numpy as np
+import torch
+
+from tms_hooks import ToyConfig
+from tms_hooks.claims import tangents
+from tms_hooks.claims.tangents import Agreement
+from tms_hooks.models.toy import ToyModel
+
+
+def test_probes_and_tangents():
+    def world(gap: float, seed: int = 0) -> Agreement:
+        absent = np.random.default_rng(seed).uniform(0.15, 0.25, size=10)
+        return Agreement(absent + gap, absent, absent, absent, absent)
+
+    def judge(toys: float, real: float):
+        return tangents.judge_agreement([world(toys, seed) for seed in range(5)], world(real), [])
+
+    assert judge(0.5, 0.3).verdict == "supported"
+    assert judge(0.5, 0.0).verdict == "refuted"  # on toys only
+    assert judge(0.0, 0.3).verdict == "refuted"
+    assert "MiniLM" in judge(0.5, 0.0).measured
+    nothing = Agreement(*[np.full(10, np.nan)] * 5)
+    assert tangents.judge_agreement([world(0.5)] * 5, nothing, []).verdict == "inconclusive"
+
+
+def test_a_toy_whose_tangent_space_is_known():
+    # orthogonal features, one active: only its output is on, and its row is the one direction that moves anything
+    toy = ToyModel(ToyConfig(n_features=5, d_hidden=5, output_bias=False))
+    with torch.no_grad():
+        toy.W_E.copy_(torch.eye(5))
+    x = torch.cat([torch.eye(5)] * 8)
+    found = tangents.agreement(toy, x, x > 0, torch.arange(10), "hook_hidden", "hook_out")
+    # the probe of one of five exclusive features is (4, -1, -1, -1, -1): it tells that one from the others
+    np.testing.assert_allclose(found.present, 16 / 20, rtol=1e-5)
+    np.testing.assert_allclose(found.absent, 1 / 20, rtol=1e-5)

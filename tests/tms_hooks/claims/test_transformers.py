@@ -1,0 +1,82 @@
+"""Claims on real heads and bottlenecks, in worlds where they hold and in worlds where they are false."""
+
+import numpy as np
+import torch
+
+import probes
+from tms_hooks import ToyConfig
+from tms_hooks.claims import transformers
+from tms_hooks.claims.transformers import Sparsity
+from tms_hooks.models.toy import ToyModel
+
+HEADS = 20
+
+
+def test_heads_are_sparse():
+    def judge(fires: float, silent: float, toys: float = 0.5):
+        heads = [Sparsity(fires + 0.001 * i, fires, (silent, silent), (silent, silent)) for i in range(HEADS)]
+        return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
+
+    found = judge(0.5, 0.9)
+    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, HEADS)
+    assert found.controls["needed / null, silent heads"] == 0.9
+    assert judge(0.5, 0.5).verdict == "refuted"  # sparser than rotations, and so are heads that never fire
+    assert "do not say that a head fires" in judge(0.5, 0.5).detail
+    assert judge(1.1, 1.3).verdict == "refuted"  # sparser than silent heads, but not than rotations
+    assert judge(0.5, 0.51).verdict == "inconclusive"
+    alone = [Sparsity(0.5, 0.5)] * HEADS  # no silent head in any layer
+    assert transformers.judge_heads(alone, [], []).verdict == "inconclusive"
+    assert transformers.judge_heads([], [], []).verdict == "inconclusive"
+
+
+def test_a_planted_head_is_sparse_and_a_random_one_is_not():
+    cfg = ToyConfig(n_features=10, d_hidden=8, n_heads=2)
+    model = ToyModel(cfg, seed=0)
+    with torch.no_grad():
+        model.W_Q[0, 0], model.W_K[0, 0] = 0.01 * model.W_Q[0, 0], 0.01 * model.W_K[0, 0]
+        model.W_Q[0, 0, :, 0] += model.W_E[0]
+        model.W_K[0, 0, :, 0] += model.W_E[1]
+    x = torch.eye(10)[torch.tensor([[0, 1]])]
+    pairs = torch.tensor([[0, 0, 1]])
+    planted, random = (
+        transformers.needed_fraction([probes.attention_slices(model, x, 0, head, pairs=pairs, n_null=50)])
+        for head in (0, 1)
+    )
+    assert planted < 0.5 < random
+
+
+def test_real_bottlenecks():
+    generator = torch.Generator().manual_seed(0)
+
+    def path(kind: str) -> probes.Bottleneck:
+        write = torch.randn(60, 6, generator=generator)
+        if kind == "even":  # an orthonormal basis and its negative, ten times: a tight frame
+            write = torch.cat([torch.eye(6), -torch.eye(6)]).repeat(5, 1)
+        elif kind == "anisotropic":
+            write = write * torch.tensor([5.0, 1, 1, 1, 1, 1])
+        elif kind == "shifted":
+            write = write + 10
+        return probes.Bottleneck("embed->unembed", write, write.clone())
+
+    def judge(kind: str, other: str = "even"):
+        found = {
+            "a": [transformers.crowding(path(kind)) for _ in range(5)],
+            "b": [transformers.crowding(path(other))] * 5,
+        }
+        return transformers.judge_bottlenecks(found, [transformers.crowding(path("even"))])
+
+    found = judge("even")
+    assert found.verdict == "supported"
+    np.testing.assert_allclose(found.statistic, found.controls["least, a"], rtol=1e-5)  # a tight frame: the Welch bound
+    np.testing.assert_allclose(found.controls["efficiency, a"], 1.0, rtol=1e-5)
+    assert judge("anisotropic").verdict == "refuted"
+    assert judge("even", "anisotropic").verdict == "refuted"  # one model is enough
+    shifted = judge("shifted")
+    assert shifted.controls["with_mean, a"] > 2 > 1.1 > shifted.controls["interference, a"]
+    assert transformers.judge_bottlenecks({}, []).verdict == "inconclusive"
+
+
+def test_pairs_of_blocks():
+    assert transformers.block_pairs(3, 9) == [(0, 1), (0, 2), (1, 2)]
+    pairs = transformers.block_pairs(30, 12)
+    assert len(set(pairs)) == 12 and all(i < j for i, j in pairs)
