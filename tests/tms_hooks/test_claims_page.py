@@ -7,7 +7,7 @@ import planned
 import plotly.graph_objects as go
 import pytest
 
-from tms_hooks import drawings
+from tms_hooks import plots
 from tms_hooks.claims import present
 from tms_hooks.claims import reproduce as runner
 
@@ -30,7 +30,7 @@ pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this ma
 def written(tmp_path_factory):
     """A page of three claims: one with two figures, one of them to be turned; one with one; one that failed."""
     tetrahedron = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1.0]]) / 3**0.5
-    solid = ("A solid.", drawings.polyhedra({"tetrahedron": tetrahedron}))
+    solid = ("A solid.", plots.polyhedra({"tetrahedron": tetrahedron}))
     bar = ("A bar.", go.Figure(go.Bar(x=["</script>"], y=[1.0])))
     results = [
         runner.Result(planned.planned(planned.holds, "two"), planned.verdict(claim="two", figures=(bar, solid))),

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_bottlenecks, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.starts import (
     ADAM,
@@ -195,7 +195,7 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         figures=[
             (
                 f"{what} of every model, in units of the root-mean-square activation.",
-                plots_bottlenecks.strips({name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel),
+                plots.strips({name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel),
             )
             for i, (what, ylabel) in enumerate(
                 [("Norm of the hidden bias", "|b| / rms"), ("Norm of the mean hidden activation", "|mean h| / rms")]

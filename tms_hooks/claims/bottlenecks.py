@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import drawings, geometry, plots, stats, theory
+from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
@@ -291,7 +291,7 @@ def _solids(weights: Mapping[int, Stacked]) -> "go.Figure":
         groups = geometry.directions(models[first], LEARNED)
         mean = torch.stack([models[first][group].mean(0) for group in groups])
         solids[f"{name} ({size / len(models):.0%})"] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-    return drawings.polyhedra(solids)
+    return plots.polyhedra(solids)
 
 
 def _seeds(W: Stacked) -> list[str]:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_superposition, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
@@ -276,7 +276,7 @@ def judge_collapse(
             ),
             (
                 "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.",
-                plots_superposition.gram_matrices(
+                plots.gram_matrices(
                     np.stack([geometry.gram(W[0]).numpy() for W in correlated.values()]),
                     [f"p = {p:g}" for p in correlated],
                 ),

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_superposition, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -122,7 +122,7 @@ def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
             ),
             (
                 "D_i of the learned features of models of some densities; the named values are dotted.",
-                plots_superposition.level_strips(
+                plots.level_strips(
                     shown, {"1": 1.0} | {name: v for name, (v, _) in LEVELS.items()}, "1 / (1 - S)", "D_i"
                 ),
             ),

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import drawings, geometry, landscape, plots, stats, theory
+from tms_hooks import geometry, landscape, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict
 from tms_hooks.config import ToyConfig
@@ -55,7 +55,7 @@ def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
 
 def typical_arrows(W: Stacked, names: np.ndarray) -> "go.Figure":
     """Feature directions of the first model of each of the most frequent shapes."""
-    typical = drawings.typical(W.numpy(), names.tolist())
+    typical = plots.typical(W.numpy(), names.tolist())
     return plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 
 
@@ -121,7 +121,7 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
         figures=[
             (
                 "Share of models in each geometry.",
-                drawings.grouped_shares({str(n): table for n, table in tables.items()}, "features n"),
+                plots.grouped_shares({str(n): table for n, table in tables.items()}, "features n"),
             )
         ]
         + [

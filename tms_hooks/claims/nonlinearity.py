@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_superposition, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -277,7 +277,7 @@ def judge_basis(
             ),
             (
                 "W_E of the model of lowest loss at each density: a row a feature, a column a neuron.",
-                plots_superposition.weight_matrices(
+                plots.weight_matrices(
                     np.stack([W[best[p]].numpy() for p, W in relu.items()]), [f"p = {p:g}" for p in relu]
                 ),
             ),

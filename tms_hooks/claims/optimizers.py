@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tms_hooks import drawings, geometry, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.hexagons import LEARNED, STEPS, P, polygon_names
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
@@ -133,6 +133,6 @@ def _map(table: pd.DataFrame, what: str) -> "go.Figure":
     """Optimizers by learning rates: where `what` is true of which share of models."""
     momentum = table.momentum.map(lambda value: f", momentum {value}" if value else "")
     share = table.assign(row=table.optimizer + momentum).groupby(["row", "lr"])[what].mean().unstack()
-    return drawings.share_map(
+    return plots.share_map(
         share.to_numpy(), [f"{lr:.0e}" for lr in share.columns], [str(row) for row in share.index], "learning rate"
     )

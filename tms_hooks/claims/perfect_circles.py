@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 import torch
 
-from tms_hooks import geometry, plots, plots_bottlenecks, stats, theory
+from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.starts import ADAM, LEARNED, PERFECT, Outcome, Weights, count, random_starts, tally, train_from
 from tms_hooks.claims.verdict import Verdict
@@ -148,7 +148,7 @@ def judge_perfect(
         figures=[
             (
                 f"From random starts to the end, {example}: every line is a feature's path, the dot its end.",
-                plots_bottlenecks.trajectories(path.path[:, :3].swapaxes(0, 1), [f"seed {i}" for i in range(3)]),
+                plots.trajectories(path.path[:, :3].swapaxes(0, 1), [f"seed {i}" for i in range(3)]),
             ),
             (
                 "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.",

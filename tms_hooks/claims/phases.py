@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_superposition, stats, theory
+from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
@@ -128,7 +128,7 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
             ),
             (
                 "Gram matrices of the first ReLU model at four densities, features by falling importance.",
-                plots_superposition.gram_matrices(
+                plots.gram_matrices(
                     np.stack([geometry.gram(relu[p][0]).numpy() for p in densities[::2]]),
                     [f"p = {p:g}" for p in densities[::2]],
                 ),
@@ -236,7 +236,7 @@ def judge_phases(
             (
                 f"{n} features in {n - 1} dimension{'s' * (n > 2)}: what the best of four trained models does, and the "
                 "closed-form boundaries.",
-                plots_superposition.phase_map(
+                plots.phase_map(
                     np.vectorize(index.__getitem__)(names),
                     np.stack(list(theory.phase_losses(*np.meshgrid(*fine), n).values())),
                     (densities, fine[0]),

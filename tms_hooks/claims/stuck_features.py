@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 import probes
-from tms_hooks import geometry, landscape, plots, plots_bottlenecks, plots_superposition, stats
+from tms_hooks import geometry, landscape, plots, stats
 from tms_hooks.claims.hexagons import LEARNED, polygon_names, train_polygons
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
@@ -79,7 +79,7 @@ def training_figures(run: Run, stuck: Sequence[Stuck]) -> list[tuple[str, "go.Fi
         figures.append((f"Mean {label} of a feature through training.", plots.curves(lines, "step", label)))
     paths = run.history.W_E.values[:, models[:3]].swapaxes(0, 1)
     titles = [f"seed {run.recipe.seeds[s.model]}, feature {s.feature} unlearned" for s in stuck[:3]]
-    return [*figures, ("Feature directions through training.", plots_bottlenecks.trajectories(paths, titles))]
+    return [*figures, ("Feature directions through training.", plots.trajectories(paths, titles))]
 
 
 def places(run: Run, models: Sequence[int] | np.ndarray) -> list[landscape.CriticalPoint]:
@@ -120,7 +120,7 @@ def judge_stuck(
         figures=[
             (
                 "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.",
-                plots_superposition.level_strips(
+                plots.level_strips(
                     {
                         name: np.concatenate([point.eigenvalues.numpy() for point in points])
                         for name, points in (("pentagons", pentagons), ("hexagons", hexagons))

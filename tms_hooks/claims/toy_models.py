@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, plots_superposition, stats, theory
+from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
@@ -122,7 +122,7 @@ def judge_emergence(
             ),
             (
                 "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.",
-                plots_superposition.level_strips(
+                plots.level_strips(
                     {f"{p:.2g}": geometry.dimensionality(W).flatten().numpy() for p, W in trained.items()},
                     {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
                     "feature probability",
@@ -183,7 +183,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
             (
                 "Inner products of all features in the first model of each kind.",
-                plots_superposition.gram_matrices(
+                plots.gram_matrices(
                     np.stack([(w[0] @ w[0].mT).numpy() for w in (W, *others.values())]), ["p = 0.01", *others]
                 ),
             ),

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots, plots_bottlenecks, stats, theory
+from tms_hooks import plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import Activation, ToyConfig, UnitNorm
@@ -149,11 +149,11 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
         figures=[
             (
                 "Final loss of every model, in units of the median tied one.",
-                plots_bottlenecks.strips(relative, "loss / median tied loss", log_y=True),
+                plots.strips(relative, "loss / median tied loss", log_y=True),
             ),
             (
                 "One-hot features, seed 0: written directions (solid) and read directions (dotted), at unit length.",
-                plots_bottlenecks.write_and_read(
+                plots.write_and_read(
                     np.stack([b.write[0].numpy() for b in pictures.values()]),
                     np.stack([b.read[0].numpy() for b in pictures.values()]),
                     list(pictures),
@@ -343,7 +343,7 @@ def judge_readouts(relu: Mapping[str, Bottleneck], others: Mapping[str, Mapping[
         figures=[
             (
                 "Mean cosine of each model's readout with four measurements of what it writes.",
-                plots_bottlenecks.strips(
+                plots.strips(
                     {
                         f"{measurement}, {name}": c[:, i].numpy()
                         for i, measurement in enumerate(MEASUREMENTS)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tms_hooks import drawings, stats
+from tms_hooks import plots, stats
 from tms_hooks.geometry.polytopes import ideal_polytopes
 
 # Faces and edges by hand (Euler: V - E + F = 2), faces cut into triangles
@@ -17,15 +17,15 @@ SOLIDS = [
 def test_a_hull_has_the_edges_of_its_solid(name, vertices, triangles, edges):
     V = ideal_polytopes(vertices)[name].numpy()
     turned = V @ np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
-    faces, found = drawings.hull(turned)
+    faces, found = plots.hull(turned)
     assert (len(faces), len(found)) == (triangles, edges)
 
 
 @pytest.mark.parametrize("V", [np.eye(3), np.array([[1, 0, 0], [0, 1, 0], [-1, 0, 0], [0, -1, 0.0]])])
 def test_what_spans_no_volume_has_no_hull_and_is_still_drawn(V):
-    faces, edges = drawings.hull(V)
+    faces, edges = plots.hull(V)
     assert len(faces) == len(edges) == 0
-    lines, arrows, dots = drawings.polyhedra({"flat": V}).data
+    lines, arrows, dots = plots.polyhedra({"flat": V}).data
     assert lines.x is None or len(lines.x) == 0
     assert len(arrows.x) == 3 * len(V)
     np.testing.assert_allclose(np.stack([dots.x, dots.y, dots.z], axis=1), V)
@@ -33,7 +33,7 @@ def test_what_spans_no_volume_has_no_hull_and_is_still_drawn(V):
 
 def test_polyhedra_have_a_scene_each():
     solids = {name: ideal_polytopes(n)[name].numpy() for name, n, *_ in SOLIDS}
-    fig = drawings.polyhedra(solids)
+    fig = plots.polyhedra(solids)
     assert {trace.scene for trace in fig.data} == {"scene", "scene2", "scene3", "scene4"}
     meshes = [trace for trace in fig.data if trace.type == "mesh3d"]
     assert [len(mesh.i) for mesh in meshes] == [triangles for *_, triangles, _ in SOLIDS]
@@ -41,7 +41,7 @@ def test_polyhedra_have_a_scene_each():
 
 def test_typical_takes_the_first_of_the_most_frequent():
     W = np.arange(5.0)[:, None, None]
-    found = drawings.typical(W, ["rare", "a", "b", "a", "b"], most=2)
+    found = plots.typical(W, ["rare", "a", "b", "a", "b"], most=2)
     assert {title: float(w[0, 0]) for title, w in found.items()} == {"a (40%)": 1.0, "b (40%)": 2.0}
 
 
@@ -50,12 +50,12 @@ def test_grouped_shares_keep_groups_in_order_and_intervals():
         n: stats.census(names, np.zeros(len(names)), "_")
         for n, names in (("5", ["b", "b"]), ("4", ["b", "a", "a", "a"]))
     }
-    bars = {bar.name: bar for bar in drawings.grouped_shares(tables, "n").data}
+    bars = {bar.name: bar for bar in plots.grouped_shares(tables, "n").data}
     assert list(bars["b"].x) == ["5", "4"]
     assert list(bars["b"].y) == [1, 0.25]
     np.testing.assert_allclose(bars["b"].y[1] - bars["b"].error_y.arrayminus[1], stats.wilson(1, 4)[0])
 
 
 def test_share_map_leaves_gaps_for_what_was_not_tried():
-    (heatmap,) = drawings.share_map(np.array([[1.0, np.nan]]), ["1", "2"], ["a"], "x").data
+    (heatmap,) = plots.share_map(np.array([[1.0, np.nan]]), ["1", "2"], ["a"], "x").data
     assert (heatmap.zmin, heatmap.zmax, heatmap.hoverongaps) == (0, 1, False)

@@ -1,0 +1,51 @@
+"""Arrays in, plotly figures out. Colours are colour-blind safe; signed scales are symmetric about zero."""
+
+from tms_hooks.plots.charts import (
+    cumulative,
+    curves,
+    distributions,
+    grouped_shares,
+    level_strips,
+    points_in_band,
+    shares,
+    strips,
+)
+from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
+from tms_hooks.plots.maps import (
+    counts_map,
+    gram_matrices,
+    loss_landscapes,
+    phase_map,
+    share_map,
+    signed_heatmap,
+    weight_matrices,
+)
+from tms_hooks.plots.palette import NULL, PALETTE, REAL, TOY
+
+__all__ = [
+    "NULL",
+    "PALETTE",
+    "REAL",
+    "TOY",
+    "counts_map",
+    "cumulative",
+    "curves",
+    "distributions",
+    "feature_arrows",
+    "gram_matrices",
+    "grouped_shares",
+    "hull",
+    "level_strips",
+    "loss_landscapes",
+    "phase_map",
+    "points_in_band",
+    "polyhedra",
+    "share_map",
+    "shares",
+    "signed_heatmap",
+    "strips",
+    "trajectories",
+    "typical",
+    "weight_matrices",
+    "write_and_read",
+]

@@ -1,0 +1,210 @@
+"""Directions of features: arrows in the plane, their paths through training, polyhedra to turn."""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tms_hooks.plots.palette import NULL, PALETTE, TOY
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequence[float]] | None = None) -> "go.Figure":
+    """Feature directions of two-dimensional models, one panel a model, with dotted circles.
+
+    Args:
+        W: (model, feature, 2).
+        titles: one a model.
+        radii: of the circles, any number a model; one of radius 1 by default.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.03)
+    reach = 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max()))
+    turn = np.linspace(0, 2 * np.pi, 100)
+    for col, model in enumerate(W, start=1):
+        circle = {"color": NULL, "dash": "dot", "width": 1}
+        for r in (1.0,) if radii is None else radii[col - 1]:
+            x, y = r * np.cos(turn), r * np.sin(turn)
+            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
+        for i, (x, y) in enumerate(model):
+            fig.add_scatter(
+                x=[0, x],
+                y=[0, y],
+                mode="lines+markers",
+                line={"color": PALETTE[i % len(PALETTE)], "width": 3},
+                marker={"size": [0, 9]},
+                name=f"feature {i}",
+                hovertemplate=f"feature {i}: norm {np.hypot(x, y):.2f}<extra></extra>",
+                row=1,
+                col=col,
+            )
+        anchor = "x" if col == 1 else f"x{col}"
+        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
+        fig.update_xaxes(title_text="hidden 0", **axis)
+        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+    return fig.update_layout(showlegend=False, height=340)
+
+
+def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
+    """Two-dimensional written (solid) and read (dotted) directions, one panel a model; each at unit length, norms on
+    hover.
+
+    Args:
+        write, read: (model, feature, 2).
+        titles: one a model.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(write), subplot_titles=titles, horizontal_spacing=0.03)
+    for col, pair in enumerate(zip(write, read, strict=True), start=1):
+        for vectors, verb, dash, symbol in zip(
+            pair, ("written", "read"), ("solid", "dot"), ("circle", "x"), strict=True
+        ):
+            for i, vector in enumerate(vectors):
+                norm = float(np.linalg.norm(vector))
+                x, y = vector / (norm or 1.0)
+                fig.add_scatter(
+                    x=[0, x],
+                    y=[0, y],
+                    mode="lines+markers",
+                    line={"color": PALETTE[i % len(PALETTE)], "width": 3 if verb == "written" else 2, "dash": dash},
+                    marker={"size": [0, 9], "symbol": symbol},
+                    name=f"feature {i}, {verb}",
+                    hovertemplate=f"feature {i}, {verb}: norm {norm:.2f}<extra></extra>",
+                    row=1,
+                    col=col,
+                )
+        axis = {"range": [-1.15, 1.15], "constrain": "domain", "row": 1, "col": col}
+        fig.update_xaxes(title_text="hidden 0", **axis)
+        anchor = "x" if col == 1 else f"x{col}"
+        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+    return fig.update_layout(showlegend=False, height=340)
+
+
+def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
+    """Paths of two-dimensional feature directions over training, one panel a model; a dot marks the end of each.
+
+    Args:
+        W: (model, step, feature, 2).
+        titles: one a model.
+    """
+    from plotly.subplots import make_subplots
+
+    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.06)
+    for col, model in enumerate(W, start=1):
+        reach = 1.1 * max(1.0, float(np.abs(model).max()))
+        for i in range(model.shape[1]):
+            x, y = model[:, i].T
+            fig.add_scatter(
+                x=x,
+                y=y,
+                mode="lines+markers",
+                line={"color": PALETTE[i % len(PALETTE)], "width": 1.5},
+                marker={"size": [0] * (len(x) - 1) + [9]},
+                name=f"feature {i}",
+                hovertemplate=f"feature {i}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
+                row=1,
+                col=col,
+            )
+        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
+        fig.update_xaxes(title_text="hidden 0", **axis)
+        anchor = "x" if col == 1 else f"x{col}"
+        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+    return fig.update_layout(showlegend=False, height=360)
+
+
+def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.ndarray]:
+    """The first model of each of the most frequent shapes, titled with the shape and its share.
+
+    >>> found = typical(np.zeros((3, 5, 2)), ["pentagon", "square", "pentagon"])
+    >>> {title: w.shape for title, w in found.items()}
+    {'pentagon (67%)': (5, 2), 'square (33%)': (5, 2)}
+
+    Args:
+        W: (model, feature, hidden).
+        names: one a model.
+    """
+    shapes = Counter(names).most_common(most)
+    return {f"{name} ({count / len(W):.0%})": W[list(names).index(name)] for name, count in shapes}
+
+
+def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
+    """Directions in three dimensions as polyhedra that can be turned: the convex hull and an arrow to each vertex.
+
+    Browsers show some sixteen such panels at a time, over all figures of a page.
+
+    Args:
+        vertices: title -> (vertex, 3), one panel each; directions that span no volume are drawn without a hull.
+    """
+    from plotly.subplots import make_subplots
+
+    scenes = [{"type": "scene"}] * len(vertices)
+    fig = make_subplots(1, len(vertices), specs=[scenes], subplot_titles=list(vertices), horizontal_spacing=0.01)
+    for col, V in enumerate(vertices.values(), start=1):
+        faces, edges = hull(V)
+        if len(faces):
+            i, j, k = faces.T
+            fig.add_mesh3d(
+                **dict(zip("xyz", V.T, strict=True)),
+                i=i,
+                j=j,
+                k=k,
+                color=TOY,
+                opacity=0.25,
+                hoverinfo="skip",
+                col=col,
+                row=1,
+            )
+        above = 1.01 * V[edges]  # the faces, which would hide parts of them
+        for lines, width, color in ((_broken(above), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
+            fig.add_scatter3d(
+                **lines, mode="lines", line={"color": color, "width": width}, hoverinfo="skip", row=1, col=col
+            )
+        fig.add_scatter3d(
+            **dict(zip("xyz", V.T, strict=True)),
+            mode="markers+text",
+            text=[str(n) for n in range(len(V))],
+            marker={"size": 5, "color": PALETTE[1]},
+            hovertemplate="vertex %{text}: (%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
+            row=1,
+            col=col,
+        )
+    axis = {"visible": False, "range": [-1.1, 1.1]}
+    camera = {"eye": {"x": 1.2, "y": 0.9, "z": 0.6}}
+    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
+    return fig.update_layout(showlegend=False, height=380, margin={"l": 0, "r": 0, "b": 0, "t": 40})
+
+
+def hull(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Triangles (face, 3) and edges (edge, 2) of the convex hull of points (vertex, 3); none if they span no volume.
+
+    An edge between two triangles that lie in one plane, to 5 degrees, is left out: it is no edge of the polyhedron.
+
+    >>> cube = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    >>> faces, edges = hull(cube)
+    >>> len(faces), len(edges)
+    (12, 12)
+    """
+    from scipy.spatial import ConvexHull
+
+    if len(V) < 4 or np.linalg.svd(V - V.mean(0), compute_uv=False)[2] < 1e-3:
+        return np.empty((0, 3), int), np.empty((0, 2), int)
+    found = ConvexHull(V)
+    normals: dict[tuple[int, ...], list[np.ndarray]] = {}
+    for face, equation in zip(found.simplices, found.equations, strict=True):
+        for edge in combinations(sorted(face.tolist()), 2):
+            normals.setdefault(edge, []).append(equation[:3])
+    edges = [edge for edge, (a, b) in normals.items() if a @ b < np.cos(np.deg2rad(5))]
+    return found.simplices, np.array(edges)
+
+
+def _broken(lines: np.ndarray) -> dict[str, np.ndarray]:
+    """Segments (line, 2, 3) as one broken line: x, y and z with gaps."""
+    gap = np.full((len(lines), 1, 3), np.nan)
+    points = np.concatenate([lines.reshape(len(lines), 2, 3), gap], axis=1).reshape(-1, 3)
+    return dict(zip("xyz", points.T, strict=True))
