@@ -182,17 +182,16 @@ def toy_heads(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     x = data.sample(2_048, seed=0, step=run.recipe.total_steps).unflatten(0, (1_024, 2))
     x = x[(x[:, 0, PAIR[0]] > 0) & (x[:, 1, PAIR[1]] > 0)]
     pairs = torch.tensor([[example, 0, 1] for example in range(len(x))])
-    heads = []
-    for models in (run.models, [ToyModel(cfg, seed=seed) for seed in range(n)]):
-        fractions = [
-            [
-                needed_fraction([probes.attention_slices(m, x, 0, 0, pairs=pairs, relative=relative, n_null=ROTATIONS)])
-                for relative in (False, True)
-            ]
-            for m in models
-        ]
-        heads.append([Sparsity(*both) for both in fractions])
-    return heads[0], heads[1]
+
+    def sparsity(model: ToyModel, relative: bool) -> float:
+        split = probes.attention_slices(model, x, 0, 0, pairs=pairs, relative=relative, n_null=ROTATIONS)
+        return needed_fraction([split])
+
+    trained, untrained = (
+        [Sparsity(sparsity(model, False), sparsity(model, True)) for model in models]
+        for models in (run.models, [ToyModel(cfg, seed=seed) for seed in range(n)])
+    )
+    return trained, untrained
 
 
 class Crowding(NamedTuple):
