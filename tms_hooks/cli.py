@@ -199,7 +199,8 @@ def reproduce(
     Each finished claim is kept in the output folder and not measured again until the code or the size changes: stop
     it with Ctrl-C, and it goes on where it stopped. `tms list CLAIM` tells what a claim says and how it is decided.
 
-    Example: `tms reproduce all --quick` takes two minutes; `tms reproduce hexagon-norms` is one claim in full.
+    Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
+    is one claim in full.
     """
     from contextlib import closing
 

@@ -285,9 +285,11 @@ def test_the_plain_text_has_the_same(tmp_path):
 
 
 @pytest.mark.parametrize("width", [80, 200])
-def test_the_table_is_whole_at_80_columns(tmp_path, width):
+@pytest.mark.parametrize("end", [0.00123, 0.000123])
+def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     longest = max(claims(), key=len)
-    results = [runner.Result(planned.planned(planned.holds, longest), planned.verdict(interval=(-0.001234, 0.9)))]
+    found = planned.verdict(statistic=-end, interval=(-end, end), threshold=0.0)
+    results = [runner.Result(planned.planned(planned.holds, longest), found)]
     results += settled(tmp_path, planned.divides_by_zero)
     console = Console(width=width, record=True, file=io.StringIO())
     watch = Watch(3)
@@ -296,7 +298,7 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width):
     watch.started(planned.planned(planned.holds, "the next one"))
     console.print(live.verdicts(results), watch)
     shown = console.export_text()
-    for part in (longest, "? inconclusive", "0.8 [-0.00123, 0.9]", "! failed", "the next one", "measuring", "2 of 3"):
+    for part in (longest, "? inconclusive", f"{-end} [{-end},", f"{end}]", "! failed", "the next one", "2 of 3"):
         assert part in shown
     assert "…" not in shown
 

@@ -86,12 +86,15 @@ HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("qk_loss", ["mse", "softmax"])
 @pytest.mark.parametrize("stage", [None, "joint", "representation", "heads"])
 @pytest.mark.parametrize(
     ("tied", "unit_norm"),
     [(True, False), (True, True), (False, False), (False, True), (False, "write"), (False, "read")],
 )
-def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, dtype):
+def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, qk_loss, dtype):
+    if qk_loss == "softmax" and not stage:
+        pytest.skip("a loss of heads")
     outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
     sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
     switches = product(outputs, (True, False), get_args(Activation), (True, False), ("drawn", "exact"))
@@ -110,7 +113,7 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
             n_heads=2 if stage else 0,
             d_head=2 if stage else None,
         )
-        more = HEADS | {"stages": (stage,)} if stage else {}
+        more = HEADS | {"stages": (stage,), "qk_loss": qk_loss} if stage else {}
         data = sparse if empty_rows == "exact" else None
         recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
         assert_same_step(recipe)
@@ -159,10 +162,10 @@ def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     from tms_hooks.training.kernels.patterns import draw_pattern
 
     n, rows = data.n_features, 1000
-    x, ranks = np.ones((n, rows + 1), dtype), np.empty(n, np.uint64)
+    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.uint64)
     for first, count in ((0, 600), (600, 400)):
         key, pattern = batch_key(7, 11), fused_engine._pattern(data)
-        draw_pattern(x[:, first:], key, first, count, rows, pattern, ranks)
+        draw_pattern(x[:, first:], key, first, count, rows, pattern, room)
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)

@@ -138,7 +138,7 @@ def test_final_loss_with_heads_adds_lambda_l2():
     run = train(HEADS, qk_pairs=PAIRS, qk_weight=0.25)
     assert run.final_qk_loss.shape == (2, 2)
     assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_qk_loss.sum(-1))
-    tokens = SPARSE.sample(2 * HELD_OUT_ROWS, seed=HELD_OUT_SEED).unflatten(0, (HELD_OUT_ROWS, 2))
+    tokens = torch.stack([SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
     out = run.models[0](tokens)
     target = sum((tokens[:, 0, i] > 0) & (tokens[:, 1, j] > 0).float().bool() for i, j in PAIRS[:1]).float()
     target = target + ((tokens[:, 0, 2] > 0) & (tokens[:, 1, 3] > 0)).float()
@@ -149,7 +149,7 @@ def test_final_loss_with_heads_adds_lambda_l2():
 def test_softmax_heads_choose_among_their_keys():
     run = train(HEADS, qk_pairs=PAIRS, qk_loss="softmax")
     rows = HELD_OUT_ROWS // 8
-    tokens = SPARSE.sample(9 * rows, seed=HELD_OUT_SEED).unflatten(0, (rows, 9))
+    tokens = torch.stack([SPARSE.sample(rows, seed=HELD_OUT_SEED, step=position) for position in range(9)], dim=1)
     query, keys = tokens[:, 0] > 0, tokens[:, 1:] > 0
     count = sum(query[:, i, None].float() * keys[..., j] for i, j in PAIRS)
     target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / 8)
@@ -250,6 +250,10 @@ def test_float64_and_cross_entropy():
         ({"stages": ("heads",)}, "n_heads=0: only a model with heads has them"),
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
         ({"qk_loss": "softmax"}, "qk_loss='softmax' with n_heads=0"),
+        (
+            {"cfg": HEADS, "qk_pairs": PAIRS, "qk_loss": "softmax", "engine": "fused"},
+            "engine='fused' cannot run this: qk_loss='softmax'",
+        ),
         (
             {
                 "cfg": HEADS,

@@ -45,10 +45,10 @@ class Watch:
 
 def verdicts(results: Sequence[Result]) -> Table:
     """One row a claim: its verdict, its statistic with the 95 % interval, and the seconds it took."""
-    shown = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     shown.add_column("claim", no_wrap=True)
     shown.add_column("verdict", no_wrap=True)
-    shown.add_column("number [95 %]", no_wrap=True)
+    shown.add_column("number [95 %]", overflow="fold")  # the one that may break
     shown.add_column("seconds", no_wrap=True, justify="right")
     for result in results:
         outcome = f"[{COLORS[result.outcome]}]{SYMBOLS[result.outcome]} {result.outcome}[/]"

@@ -64,7 +64,7 @@ def softmax_trap_radius(n: int, learned: int) -> float:
     Tied softmax without bias, cross-entropy over all n one-hot inputs, the circle held where it is. To second order
     small w for the features at zero change the loss by sum |w|^2 (N R^2 (1/n + q)/4 - 1) if they sum to zero, and for a
     single one by |w|^2 (N R^2 (1/n + q (1 - q))/4 - (1 - 1/n)); N = learned, q the probability that an input on the
-    circle gives a feature at zero. So zero is a trap from about R = 2 sqrt(n / N) on, however far the rest has got.
+    circle gives a feature at zero. So gradient flow is trapped at zero from about R = 2 sqrt(n / N) on; steps that overshoot may get out.
 
     >>> round(softmax_trap_radius(10, 8), 3)
     2.174

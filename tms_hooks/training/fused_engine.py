@@ -7,7 +7,8 @@ same rounded operations; only the order of the sums over a batch differs.
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import accumulate, pairwise
+from functools import lru_cache
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,8 +40,6 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if recipe.qk_loss != "mse":
-        return f"qk_loss={recipe.qk_loss!r}"
     if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
     try:
@@ -59,11 +58,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     if count == 0:
         state.moments = {}
     ordered = _ordered(state.weights)
-    zeros = {name: torch.zeros_like(w) for name, w in ordered.items()}
-    weights, *moments = (
-        _pack({name: source.get(prefix + name, zero) for name, zero in zeros.items()})
-        for source, prefix in ((ordered, ""), (state.moments, "first."), (state.moments, "second."))
-    )
+    weights = _pack(ordered)
+    moments = [_pack_moments(state.moments, prefix, ordered) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
     loss, qk_loss, gradient = _run(
@@ -102,32 +98,19 @@ def _run(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Call the kernel, which changes the arrays in place; losses (model, feature), (model, head), gradients at `start`.
 
-    Rows are those of the data; with heads a row is a pair of tokens, one after the other, of independent features.
+    Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
     """
     from tms_hooks.training import kernels
 
     cfg, dtype = recipe.cfg, weights.dtype
     stage, count, steps = recipe.stage_at(start)
-    tokens = 2 if cfg.n_heads else 1
-    rows, share = recipe.rows() if dataset is None else (len(dataset), 1.0)
-    importance = np.array(recipe.importance)
     toy = kernels.Toy(cfg.n_features, cfg.d_hidden, cfg.tied, cfg.output_bias, ACTIVATIONS[cfg.output_act])
-    thresholds = np.ones((1, cfg.n_features))
-    if dataset is None and isinstance(recipe.data, SparseUniform):
-        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
-    batch = kernels.Batch(
-        rows,
-        (importance * share / (rows * tokens)).astype(dtype),
-        (importance * (1 - share)).astype(dtype),
-        np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
-        (thresholds - 1).astype(np.uint32),
-        (1 / thresholds).astype(dtype),
-    )
+    batch = _drawn(recipe, dtype) if dataset is None else _whole(recipe, dataset)
     constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
     first, last = _trained_part(cfg, stage)
     updates = kernels.Updates(start, stop, _kind(recipe.optimizer), constants, first, last)
     pattern = _pattern(recipe.data) if dataset is None else None
-    general = _general(recipe, stage, rows, dtype)
+    general = _general(recipe, stage, batch.rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
@@ -155,6 +138,36 @@ def _pattern(data: Distribution) -> "kernels.Pattern | None":
     return kernels.Pattern(PATTERNS[type(data)], together, binary, probability)
 
 
+@lru_cache
+def _drawn(recipe: Recipe, dtype: np.dtype) -> "kernels.Batch":
+    """Where batches come from that are drawn."""
+    rows, share = recipe.rows()
+    thresholds = np.ones((1, recipe.cfg.n_features))
+    if isinstance(recipe.data, SparseUniform):
+        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
+    return _batch(recipe, rows, share, np.empty((0, 0), dtype), thresholds)
+
+
+def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
+    """A batch that is a whole data set."""
+    columns = dataset.flatten(1).T.contiguous().numpy()
+    return _batch(recipe, len(dataset), 1.0, columns, np.ones((1, recipe.cfg.n_features)))
+
+
+def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
+    from tms_hooks.training import kernels
+
+    importance, tokens = np.array(recipe.importance), recipe.tokens
+    return kernels.Batch(
+        rows,
+        (importance * share / (rows * tokens)).astype(dataset.dtype),
+        (importance * (1 - share)).astype(dataset.dtype),
+        dataset,
+        (thresholds - 1).astype(np.uint32),
+        (1 / thresholds).astype(dataset.dtype),
+    )
+
+
 def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
     """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
     from tms_hooks.training import kernels
@@ -167,7 +180,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        positions=2 if cfg.n_heads else 1,
+        positions=recipe.tokens,
         hidden_biased=cfg.hidden_bias,
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
@@ -178,7 +191,8 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
         d_head=cfg.d_head or 0,
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
         share=dtype.type(1 / rows),
-        slope=dtype.type(2 * weight / rows),
+        slope=dtype.type(weight / rows),
+        attention=recipe.qk_loss == "softmax",
         reconstructs=stage != "heads",
         attends=stage != "representation" and cfg.n_heads > 0,
     )
@@ -244,15 +258,25 @@ def _trained_part(cfg: ToyConfig, stage: Stage) -> tuple[int, int]:
 
 def _pack(weights: Weights) -> np.ndarray:
     """All parameters of a model in one row, with the hidden axis last so that a direction lies together."""
-    flat = [(w.mT if name in TRANSPOSED else w).reshape(len(w), -1) for name, w in weights.items()]
-    return torch.cat(flat, dim=1).numpy()
+    arrays = ((name, w.numpy()) for name, w in weights.items())
+    return np.concatenate(
+        [(w.swapaxes(-1, -2) if name in TRANSPOSED else w).reshape(len(w), -1) for name, w in arrays], axis=1
+    )
+
+
+def _pack_moments(moments: dict[str, Tensor], prefix: str, like: dict[str, Tensor]) -> np.ndarray:
+    """Moments of all parameters, 0 where there are none yet."""
+    known = [moments.get(prefix + name) for name in like]
+    return _pack({n: torch.zeros_like(w) if m is None else m for (n, w), m in zip(like.items(), known, strict=True)})
 
 
 def _unpack(flat: np.ndarray, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `_pack`."""
-    ends = list(accumulate(w[0].numel() for w in like.values()))
-    out = {}
-    for (name, w), end in zip(like.items(), ends, strict=True):
-        part = torch.from_numpy(flat[:, end - w[0].numel() : end])
-        out[name] = (part.reshape(w.mT.shape).mT if name in TRANSPOSED else part.reshape(w.shape)).contiguous()
+    """Inverse of `_pack`; of a single model they are views."""
+    out, end = {}, 0
+    for name, w in like.items():
+        begin, end = end, end + math.prod(w.shape[1:])
+        part = flat[:, begin:end].reshape(w.mT.shape if name in TRANSPOSED else w.shape)
+        if name in TRANSPOSED:
+            part = part.swapaxes(-1, -2)
+        out[name] = torch.from_numpy(np.ascontiguousarray(part))
     return out

@@ -88,8 +88,8 @@ def train(
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models in place of each seed's own; the seeds then decide the batches only.
-        engine: "torch" is the reference; "fused" is compiled, many times faster and covers most toys; "auto" picks it
-            where it applies.
+        engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
+            with an MLP and batches drawn from `Copula`; "auto" picks it where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         checkpoint: a folder to write checkpoints to, and to go on from if it holds some of this run: the result is, bit

@@ -174,14 +174,20 @@ class Recipe:
             return self.data.sample_occupied(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
         if not self.cfg.n_heads:
             return self.data.sample(rows, seed=seeds, step=step, dtype=self.torch_dtype, device=device)
-        tokens_a_row = 2 if self.qk_loss == "mse" else 1 + QK_KEYS
         tokens = [
             self.data.sample(
-                rows, seed=seeds, step=tokens_a_row * step + position, dtype=self.torch_dtype, device=device
+                rows, seed=seeds, step=self.tokens * step + position, dtype=self.torch_dtype, device=device
             )
-            for position in range(tokens_a_row)
+            for position in range(self.tokens)
         ]
         return torch.stack(tokens, dim=2)
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in a row of a batch: with heads a query and its keys, of which only attention needs several."""
+        if not self.cfg.n_heads:
+            return 1
+        return 2 if self.qk_loss == "mse" else 1 + QK_KEYS
 
     def rows(self) -> tuple[int, float]:
         """How many rows are drawn a step, and the share of the distribution that they stand for."""

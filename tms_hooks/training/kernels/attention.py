@@ -1,9 +1,11 @@
-"""Pseudo-attention heads: errors of the logits `h_query W_Q W_K^T h_key`, and their slopes in queries and keys."""
+"""Pseudo-attention heads: losses of the scores `h_query W_Q W_K^T h_key`, and their slopes in queries and keys."""
 
+import math
 from typing import no_type_check
 
 from tms_hooks.training.kernels.lanes import compiled
 from tms_hooks.training.kernels.model import SUMS
+from tms_hooks.training.kernels.softmax import log_softmax
 
 
 @compiled(fastmath=SUMS)
@@ -12,7 +14,7 @@ def score_errors(x, rows, q, k, s, pairs, loss, share, slope):
     """Add one block's losses of every head; queries `q` and keys `k` become the objective's slopes in them.
 
     The first half of `x` are the query tokens' features, the second the key tokens'. `share` is what a row counts in
-    the losses, `slope` twice that in the objective.
+    the losses, `slope` in the objective.
     """
     n, width = len(x) // 2, len(q) // len(loss)
     zero, one = x.dtype.type(0), x.dtype.type(1)
@@ -31,10 +33,60 @@ def score_errors(x, rows, q, k, s, pairs, loss, share, slope):
         square = zero
         for r in range(rows):
             square += s[r] * s[r]
-            s[r] *= slope
+            s[r] *= slope + slope
         loss[head] += share * square
         for c in units:
             for r in range(rows):
                 query = q[c, r]
                 q[c, r] = s[r] * k[c, r]
                 k[c, r] = s[r] * query
+
+
+@compiled(fastmath=SUMS)
+@no_type_check
+def attention_errors(x, rows, out, n, scores, target, s, t, pairs, loss, share, slope):
+    """The same for the cross-entropy of attention over several keys, a softmax of their scores.
+
+    `out` holds, token by token, logits of `n` features and then queries (of the first token) or keys (of all others).
+    """
+    keys, zero, one = len(scores), x.dtype.type(0), x.dtype.type(1)
+    readers = len(out) // (keys + 1)
+    width = (readers - n) // len(loss)
+    for head in range(len(loss)):
+        first, last = n + head * width, n + (head + 1) * width
+        for r in range(rows):
+            s[r] = zero
+        for key in range(keys):
+            top = (key + 1) * readers
+            for r in range(rows):
+                scores[key, r], target[key, r] = zero, zero
+            for c in range(first, last):
+                for r in range(rows):
+                    scores[key, r] += out[c, r] * out[top + c, r]
+            for pair in range(len(pairs)):
+                if pairs[pair, 0] == head:
+                    i, j = pairs[pair, 1], (key + 1) * n + pairs[pair, 2]
+                    for r in range(rows):
+                        target[key, r] += one if (x[i, r] > zero) & (x[j, r] > zero) else zero
+            for r in range(rows):
+                s[r] += target[key, r]
+        for key in range(keys):
+            for r in range(rows):
+                target[key, r] = target[key, r] / s[r] if s[r] > zero else one / x.dtype.type(keys)
+        log_softmax(scores, rows, s, t)
+        for key in range(keys):
+            summed = zero
+            for r in range(rows):
+                summed -= target[key, r] * scores[key, r]
+                scores[key, r] = slope * (math.exp(scores[key, r]) - target[key, r])
+            loss[head] += share * summed
+        for c in range(first, last):
+            for r in range(rows):
+                s[r] = zero
+            for key in range(keys):
+                row = (key + 1) * readers + c
+                for r in range(rows):
+                    s[r] += scores[key, r] * out[row, r]
+                    out[row, r] = scores[key, r] * out[c, r]
+            for r in range(rows):
+                out[c, r] = s[r]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.attention import score_errors
+from tms_hooks.training.kernels.attention import attention_errors, score_errors
 from tms_hooks.training.kernels.lanes import LANES, compiled
 from tms_hooks.training.kernels.model import GELU, RELU, SUMS, output_errors
 from tms_hooks.training.kernels.products import add_outer, product
@@ -24,7 +24,7 @@ class General(NamedTuple):
     """Sizes and switches beyond those of a plain toy, and what a stage minimises."""
 
     positions: int
-    """Tokens a row: 2 with heads."""
+    """Tokens a row: with heads, one query and its keys."""
     hidden_biased: bool
     hidden_act: int
     cross_entropy: bool
@@ -42,7 +42,9 @@ class General(NamedTuple):
     share: Any
     """What a row counts in a head's loss."""
     slope: Any
-    """Twice the weight of a row in what the stage minimises of a head's loss."""
+    """What it counts in the objective."""
+    attention: bool
+    """Whether a head's loss is the cross-entropy of its attention; else the squared error of its scores."""
     reconstructs: bool
     """Whether the stage minimises L1."""
     attends: bool
@@ -85,6 +87,8 @@ class Space(NamedTuple):
     out: Any
     """Token and reader, row: logits, queries and keys; then the slopes in them."""
     p: Any
+    scores: Any
+    target: Any
     s: Any
     t: Any
 
@@ -133,6 +137,8 @@ def make_space(like, n, m, block, general):
         np.zeros((tokens * m, rows), like.dtype),
         np.zeros((tokens * readers, rows), like.dtype),
         np.zeros((n, rows), like.dtype),
+        np.zeros((tokens - 1, rows), like.dtype),
+        np.zeros((tokens - 1, rows), like.dtype),
         np.zeros(rows, like.dtype),
         np.zeros(rows, like.dtype),
     )
@@ -260,7 +266,12 @@ def general_forward_backward(x, rows, space, loss, weight, act, qk_loss, measure
                 )
             else:
                 output_errors(out[:n], x_t, weight, act, loss, space.d_start, rows)
-    if end > n:
+    if end > n and general.attention:
+        attention_errors(
+            x, rows, space.out, n, space.scores, space.target, space.s, space.t, general.pairs, qk_loss, general.share,
+            general.slope,
+        )  # fmt: skip
+    elif end > n:
         queries, keys = space.out[n:readers], space.out[readers + n :]
         score_errors(x, rows, queries, keys, space.s, general.pairs, qk_loss, general.share, general.slope)
     begin, end = 0 if general.reconstructs else n, readers if general.attends else n  # readers that have slopes

@@ -122,7 +122,8 @@ def train_one(
     else:
         own, slopes = views(w, n, m, tied, biased, general), views(g, n, m, tied, biased, general)
         space = make_space(w, n, m, block, general)
-    ranks = np.empty(0 if pattern is None else n, np.uint64)
+    if pattern is not None:
+        room = np.empty((n + 1, block), np.uint64)
     trained, slope, first, second = w[begin:end], g[begin:end], first[begin:end], second[begin:end]
     old = np.empty(end - begin, dtype)
 
@@ -148,7 +149,7 @@ def train_one(
                     if pattern is None:
                         draw_sparse_uniform(x[t * n : (t + 1) * n], key, top, count, largest, scale)
                     else:
-                        draw_pattern(x[t * n : (t + 1) * n], key, top, count, rows, pattern, ranks)
+                        draw_pattern(x[t * n : (t + 1) * n], key, top, count, rows, pattern, room)
             if general is None:
                 forward_backward(
                     x, count, w_e, w_e_t, w_u, w_u_t, tied, b, g_e, g_u, g_b, loss, weight, act, h, logits, dh, sums,

@@ -3,12 +3,13 @@
 from typing import NamedTuple, no_type_check
 
 import numpy as np
+from numba import njit
 
 from tms_hooks.training.kernels.draws import GAMMA, mix
 from tms_hooks.training.kernels.lanes import compiled
 
 ONE_HOT, K_HOT, CORRELATED, ANTICORRELATED = 0, 1, 2, 3
-LOW, S32, HIGHEST = np.uint64(0xFFFFFFFF), np.uint64(32), np.uint64(2**64 - 1)
+ONE, S32, LOW, HIGHEST = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)
 
 
 class Pattern(NamedTuple):
@@ -22,54 +23,83 @@ class Pattern(NamedTuple):
     """Feature probability of groups."""
 
 
-@compiled()
+@njit(cache=True, inline="always")
 @no_type_check
 def entry(key, at):
-    """`rng.uniform_bits`, one of them."""
-    bits = mix(key + GAMMA * np.uint64(at // 2 + 1))
-    return bits >> S32 if at % 2 else bits & LOW
+    """`rng.uniform_bits`, one of them; without a branch, so that loops over it vectorise."""
+    at = np.uint64(at)
+    return (mix(key + GAMMA * ((at >> ONE) + ONE)) >> ((at & ONE) * S32)) & LOW
 
 
-@compiled()
+@njit(cache=True, inline="always")
+@no_type_check
+def in_unit(bits):
+    """32 bits as a number strictly inside (0, 1)."""
+    return (np.float64(bits) + 0.5) * 2.0**-32
+
+
+@njit(cache=True, inline="always")
 @no_type_check
 def uniform(key, at):
     """`rng.uniforms`, one of them."""
-    return (np.float64(entry(key, at)) + 0.5) * 2.0**-32
+    return in_unit(entry(key, at))
 
 
 @compiled()
 @no_type_check
-def draw_pattern(x, key, first_row, rows, batch, pattern, ranks):
-    """Rows `first_row`, ... of a batch of `batch` rows into `x[:, :rows]`. `ranks`: room for a number a feature."""
-    n, size = len(x), pattern.together
+def draw_pattern(x, key, first_row, rows, batch, pattern, room):
+    """Rows `first_row`, ... of a batch of `batch` rows into `x[:, :rows]`.
+
+    `room`: a whole number for each feature, and one more, of every row.
+    """
+    n = len(x)
     for i in range(n):
         for r in range(rows):
             x[i, r] = 0
-    for r in range(rows):
-        row = first_row + r
-        if pattern.kind == ONE_HOT:
-            x[(entry(key, row) * np.uint64(n)) >> S32, r] = 1
-        elif pattern.kind == K_HOT:
-            for i in range(n):
-                ranks[i] = entry(key, row * n + i) * np.uint64(n) + np.uint64(i)
-            for _ in range(size):
-                lowest = 0
-                for i in range(n):
-                    if ranks[i] < ranks[lowest]:
-                        lowest = i
-                ranks[lowest] = HIGHEST
-                x[lowest, r] = 1 if pattern.binary else uniform(key, (batch + row) * n + lowest)
+    if pattern.kind == ONE_HOT:
+        for r in range(rows):
+            x[(entry(key, first_row + r) * np.uint64(n)) >> S32, r] = 1
+    elif pattern.kind == K_HOT:
+        draw_k_hot(x, key, first_row, rows, batch, pattern.together, pattern.binary, room)
+    else:
+        draw_groups(x, key, first_row, rows, pattern, room)
+
+
+@compiled()
+@no_type_check
+def draw_k_hot(x, key, first_row, rows, batch, size, binary, room):
+    """The `size` features of lowest number in each row of `x`, the first of equals."""
+    n = len(x)
+    for i in range(n):
+        for r in range(rows):
+            room[i, r] = entry(key, (first_row + r) * n + i) << S32 | np.uint64(i)
+    for _ in range(size):
+        for r in range(rows):
+            room[n, r] = HIGHEST
+        for i in range(n):
+            for r in range(rows):
+                room[n, r] = min(room[n, r], room[i, r])
+        for r in range(rows):
+            i = np.int64(room[n, r] & LOW)
+            room[i, r] = HIGHEST
+            x[i, r] = 1.0 if binary else uniform(key, (batch + first_row + r) * n + i)
+
+
+@compiled()
+@no_type_check
+def draw_groups(x, key, first_row, rows, pattern, room):
+    """Values of features, where their group's own draw lets them be."""
+    n, size, p = len(x), pattern.together, pattern.probability
+    columns = n + n // size
+    for i in range(n):
+        if i % size == 0:
+            for r in range(rows):
+                room[n, r] = entry(key, (first_row + r) * columns + n + i // size)
+        if pattern.kind == CORRELATED:
+            for r in range(rows):
+                active = in_unit(room[n, r]) < p
+                x[i, r] = uniform(key, (first_row + r) * columns + i) if active else 0.0
         else:
-            groups = n // size
-            at = row * (n + groups)
-            for group in range(groups):
-                u = uniform(key, at + n + group)
-                if pattern.kind == CORRELATED:
-                    if u < pattern.probability:
-                        for i in range(group * size, (group + 1) * size):
-                            x[i, r] = uniform(key, at + i)
-                else:
-                    member = np.int64(np.floor(u / pattern.probability))
-                    if member < size:
-                        i = group * size + member
-                        x[i, r] = uniform(key, at + i)
+            for r in range(rows):
+                active = np.floor(in_unit(room[n, r]) / p) == i % size
+                x[i, r] = uniform(key, (first_row + r) * columns + i) if active else 0.0
