@@ -10,7 +10,7 @@ from tms_hooks.training.kernels.general import finish, general_forward_backward,
 from tms_hooks.training.kernels.lanes import LANES, compiled
 from tms_hooks.training.kernels.model import empty_row, forward_backward
 from tms_hooks.training.kernels.patterns import draw_pattern
-from tms_hooks.training.kernels.products import WIDTH
+from tms_hooks.training.kernels.products import WIDEST, WIDTH
 from tms_hooks.training.kernels.updates import update
 
 BLOCK = 256  # rows worked on together, or more,
@@ -106,7 +106,7 @@ def train_one(
 
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
     x = aligned(positions * n, block + LANES, w)
-    sums = aligned(-(-n * (2 * m + 2) // LANES) * LANES, LANES, w)
+    sums = aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, w)
     loss, qk_loss = np.empty(n, dtype), np.empty(len(qk_out), dtype)
     if general is None:
         w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))

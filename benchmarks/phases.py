@@ -1,0 +1,142 @@
+"""`python -m benchmarks.phases`: CPU microseconds of each part of a compiled model step, one thread, beside the limits.
+
+The limit of a draw is its hashes, of a gradient its fused multiply-adds, both measured on this machine in a loop that
+does nothing else.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, no_type_check
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.settings import SETTINGS, Setting
+from tms_hooks.data import SparseUniform
+from tms_hooks.training import fused_engine
+from tms_hooks.training.kernels import draws, lanes, loop, model, updates
+from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import State
+
+NAMES = ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
+
+
+def main() -> None:
+    from numba import njit
+
+    @njit
+    @no_type_check
+    def hashes(times, count):
+        z, seen = np.uint64(0), lanes.first_lanes(0)
+        for _ in range(times * count // 8):
+            z += np.uint64(1)
+            seen = lanes.either(seen, lanes.at_most(lanes.random_bits(z), lanes.splat(np.uint32(0))))
+        out = np.zeros((1, 16), np.float32)
+        zero = np.float32(0)
+        lanes.store(out, 0, 0, lanes.where(seen, lanes.splat(np.float32(1)), lanes.splat(zero)))
+        return out[0, 0]
+
+    @njit
+    @no_type_check
+    def products(times, count, out):
+        one = lanes.splat(np.float32(0.5))
+        a = b = c = d = e = f = g = h = i = j = one
+        for _ in range(times * count // 160):
+            a, b, c = lanes.fma(a, one, one), lanes.fma(b, one, one), lanes.fma(c, one, one)
+            d, e, f = lanes.fma(d, one, one), lanes.fma(e, one, one), lanes.fma(f, one, one)
+            g, h = lanes.fma(g, one, one), lanes.fma(h, one, one)
+            i, j = lanes.fma(i, one, one), lanes.fma(j, one, one)
+        a = lanes.add(lanes.add(lanes.add(a, b), lanes.add(c, d)), lanes.add(lanes.add(e, f), lanes.add(g, h)))
+        lanes.store(out, 0, 0, lanes.add(a, lanes.add(i, j)))
+
+    @njit
+    @no_type_check
+    def draw(times, x, block, rows, largest, scale):
+        for t in range(times):
+            for top in range(0, rows, block):
+                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), largest, scale)
+
+    @njit
+    @no_type_check
+    def gradient(times, x, block, rows, w, w_t, b, g, g_b, loss, weight, h, logits, dh, sums, zeros, entries):
+        for _ in range(times):
+            for top in range(0, rows, block):
+                count = min(block, rows - top)
+                model.forward_backward(
+                    x, count, w, w_t, w, w_t, True, b, g, g, g_b, loss, weight, 1, h, logits, dh, sums, zeros, entries
+                )
+
+    @njit
+    @no_type_check
+    def update(times, *arrays):
+        for _ in range(times):
+            updates.update(2, *arrays)
+
+    out = np.zeros((1, 16), np.float32)
+    hash_us = cpu(lambda k: hashes(k, 8000), 100) / 8000
+    fma_us = cpu(lambda k: products(k, 160_000, out), 100) / 160_000
+    table = Table(title="CPU microseconds a model step, float32, one thread (limit)")
+    for name in ("setting", "p", "rows drawn", "draw", "gradient", "update", "whole step"):
+        table.add_column(name, justify="left" if name == "setting" else "right")
+    for setting in SETTINGS:
+        if setting.name in NAMES:
+            recipes = setting.recipes()
+            for recipe in recipes[:1] if len(recipes) == 1 else (recipes[0], recipes[-1]):
+                table.add_row(*row(setting, recipe, draw, gradient, update, hash_us, fma_us))
+    console = Console(width=130)
+    console.print(table)
+    console.print(f"{1e-3 / hash_us:.2f} hashes and {1e-3 / fma_us:.1f} multiply-adds a nanosecond")
+
+
+def row(
+    setting: Setting, recipe: Recipe, draw: Any, gradient: Any, update: Any, hash_us: float, fma_us: float
+) -> list[str]:
+    """A line of the table."""
+    assert isinstance(recipe.data, SparseUniform)
+    n, m = setting.n, setting.m
+    batch = fused_engine._drawn(recipe, np.dtype(np.float32))
+    rows, like = batch.rows, np.zeros(1, np.float32)
+    block = -(-min(max(loop.SMALL // n, loop.BLOCK), rows) // 64) * 64
+    x, logits = loop.aligned(n, block + 16, like), loop.aligned(n, block + 16, like)
+    h, dh = loop.aligned(m, block + 16, like), loop.aligned(m, block + 16, like)
+    sums = loop.aligned(-(-n * (2 * m + 2) // 16) * 16, 16, like)
+    w = np.random.default_rng(0).normal(size=(n, m)).astype(np.float32) * 0.3
+    zero, sparse = np.zeros(n, np.float32), len(batch.largest) == 2
+    entries = np.empty((n * block // 8 if sparse else 0, 2), np.int64)
+    times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
+    parts = (x, block, rows, batch.largest, batch.scale)
+    draw_us = cpu(lambda k: draw(k, *parts), times)
+    arrays = (w, w.T.copy(), zero, w * 0, zero.copy(), zero.copy(), batch.weight, h, logits, dh, sums)
+    gradient_us = cpu(lambda k: gradient(k, x, block, rows, *arrays, np.zeros(m, np.float32), entries), times)
+    flat = np.concatenate([w.ravel(), zero])
+    constants = np.array([1, 0.9, 0.1, 0.999, 0.001, 1, 1e-8, 1e-3], np.float32)
+    update_us = cpu(lambda k: update(k, flat, flat * 0, flat * 0, flat * 0 + 1, constants), 1000)
+    state = State.initial(recipe, None, "cpu")
+    steps = max(times // len(recipe.seeds), 20)
+    whole = cpu(lambda k: fused_engine.advance(recipe, state, 0, k), steps) / len(recipe.seeds)
+    p = recipe.data.feature_probability
+    return [
+        setting.name,
+        f"{p:.3g}",
+        f"{rows}",
+        f"{draw_us:.2f} ({hash_us * rows * n / 2:.2f})",
+        f"{gradient_us:.2f} ({fma_us * 5 * rows * n * m:.2f})",
+        f"{update_us:.2f}",
+        f"{whole:.2f}",
+    ]
+
+
+def cpu(work: Callable[[int], object], times: int) -> float:
+    """Least CPU microseconds, of five tries, of one of so many repetitions."""
+    work(times)
+    best = float("inf")
+    for _ in range(5):
+        began = time.process_time()
+        work(times)
+        best = min(best, time.process_time() - began)
+    return best / times * 1e6
+
+
+if __name__ == "__main__":
+    main()
