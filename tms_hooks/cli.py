@@ -347,7 +347,7 @@ def theory(
 def print_table(table: pd.DataFrame, title: str) -> None:
     """A DataFrame as a table on the terminal."""
     shown = Table(title=title, title_justify="left")
-    shown.add_column(str(table.index.name or ""))
+    shown.add_column(str(table.index.name or ""), no_wrap=True)
     for column in table.columns:
         shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
     for name, row in table.iterrows():

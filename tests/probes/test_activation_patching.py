@@ -299,8 +299,9 @@ def test_attribution_is_the_exact_sweep_in_the_small(case: Case) -> None:
     exact = patch_sweep(model, clean, corrupted, metric, sites)
     estimate = attribution_sweep(model, clean, corrupted, metric, sites)
     assert estimate.site.tolist() == exact.site.tolist()
-    # clean and corrupted tokens are far apart, and random weights far from linear
-    assert estimate.recovered.corr(exact.recovered) > 0.6
+    # Clean and corrupted tokens are far apart: how well a line does depends on the random weights, which
+    # TransformerLens 3 draws otherwise (0.72 there).
+    assert estimate.recovered.corr(exact.recovered) > (0.6 if type(model).__name__ == "HookedTransformer" else 0.8)
 
 
 @pytest.mark.bridge

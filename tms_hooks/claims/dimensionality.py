@@ -4,7 +4,6 @@ Sparse uniform features of importance 1, ReLU, tied (Elhage et al. 2022); seeds 
 """
 
 from collections.abc import Mapping
-from functools import cache
 
 import numpy as np
 import torch
@@ -21,7 +20,9 @@ from tms_hooks.training.loop import train
 from tms_hooks.training.optimizers import Adam
 
 LEARNED = 0.5
-N, M = 80, 8
+NARROW, WIDE = (200, 20), (400, 30)
+"""Numbers of features and of hidden units: of the paper's models (wide), and of those that a quick look affords."""
+SMALL = (80, 8)
 STICKY = (1.0, 1 / 2)
 WINDOW = 0.05
 LEVELS = {
@@ -41,12 +42,11 @@ def densities(count: int) -> list[float]:
     return [float(p) for p in 20 ** -np.linspace(0, 1, count)]
 
 
-@cache
-def train_uniform(p: float, seed: int) -> Run:
-    """80 features in eight dimensions. Kept: two claims look at the same models."""
+def train_uniform(p: float, seed: int, n_features: int, d_hidden: int) -> Run:
+    """One toy of equally important features."""
     return train(
-        ToyConfig(n_features=N, d_hidden=M),
-        SparseUniform(n_features=N, feature_probability=p),
+        ToyConfig(n_features=n_features, d_hidden=d_hidden),
+        SparseUniform(n_features=n_features, feature_probability=p),
         seeds=[seed],
         steps=2_000,
         batch_size=256,
@@ -60,17 +60,18 @@ def train_uniform(p: float, seed: int) -> Run:
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
-    Statistic: the smallest of seven shares, n = 80, m = 8, importance 1, over models of many densities: of models with
-    D* within 10 % of 1, those within 5 %; likewise of 1/2; of models with learned features (norm > 0.5) whose D_i is
-    within 2w of a named value, those with more than half of these within w, for each of the five (w = 0.02; 0.006 for
-    2/5 and 3/8, which are near each other).
+    Statistic: the smallest of seven shares, n = 400, m = 30 (quick: 200, 20), importance 1, over models of many
+    densities: of models with D* within 10 % of 1, those within 5 %; likewise of 1/2; of models with learned features
+    (norm > 0.5) whose D_i is within 2w of a named value, those with more than half of these within w, for each of the
+    five (w = 0.02; 0.006 for 2/5 and 3/8, which are near each other).
     Threshold: above 1/2, what values that drift evenly past the point would give, for each.
     Size: one model at each of 8 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale. Adam at
     0.01 with cosine decay, 2,000 steps, batch 256.
     Controls: the seven shares; the smallest at half and at twice the windows; of the D_i of the same norms in random
     directions; at learned > 0.3 and > 0.7; the largest sum of D_i, which cannot exceed m, and the largest D*.
     """
-    return judge_sticky({p: train_uniform(p, i).W_E for i, p in enumerate(densities(n_densities))})
+    shape = WIDE if n_densities > 8 else NARROW
+    return judge_sticky({p: train_uniform(p, i, *shape).W_E for i, p in enumerate(densities(n_densities))})
 
 
 def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
@@ -160,13 +161,13 @@ def adversarial_vulnerability(n_densities: int) -> Verdict:
     much a perturbation of the input of L2 norm 0.1 raises sum_i (x_i - x'_i)^2 at worst (ten steps of normalised
     gradient ascent), mean over 128 inputs of the model's own density; n = 80, m = 8, importance 1.
     Threshold: above 0.9.
-    Size: one model at each of 8 densities (quick), 72 (full), p from 1 to 0.05 (those of sticky-dimensionality).
+    Size: one model at each of 8 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale.
     Controls: norms 0.03 and 0.3; a random perturbation of the same norm; how many times more vulnerable the tenth of
     models that superpose most are than the tenth that superpose least, and how many times 1/D* is larger; the same
     attack on all models at the same inputs of p = 0.05, which leaves the models as the only difference; rank
     correlation with (0.1 s)^2, the closed form for a linear output, s the largest singular value of W_E W_E^T.
     """
-    runs = [train_uniform(p, i) for i, p in enumerate(densities(n_densities))]
+    runs = [train_uniform(p, i, *SMALL) for i, p in enumerate(densities(n_densities))]
     own = [run.recipe.data.sample(128, seed=2**62) for run in runs]
 
     def rises(epsilon: float, steps: int = 10) -> np.ndarray:

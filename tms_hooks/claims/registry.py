@@ -38,13 +38,13 @@ FAMILIES = (
     "hexagons",
     "stuck_features",
     "optimizers",
+    "tangents",
+    "transformers",
     "attention",
     "attention_rank",
     "attention_subspaces",
     "attention_simplices",
     "attention_training",
-    "transformers",
-    "tangents",
 )
 """The modules that hold claims, in the order in which they are told."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
