@@ -89,7 +89,7 @@ def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "_ _"]:
     return (own > cut) & (own > others)
 
 
-@claim("mlp-bottlenecks", "B", quick=4, full=16)
+@claim("mlp-bottlenecks", "B", quick=3, full=16)
 def mlp_bottlenecks(n_models: int) -> Verdict:
     """Beside an MLP of 4 f neurons a bottleneck of f dimensions passes the 4 f features that the MLP has room for.
 
@@ -97,7 +97,7 @@ def mlp_bottlenecks(n_models: int) -> Verdict:
     input), the smallest over f = 2, 4 and 8 and over two models: embed to MLP (n -> f -> 4 f -> ReLU -> n, MSE, linear
     output) and MLP to unembed (4 f neurons -> f -> n, cross-entropy); output bias, 1,000 steps.
     Threshold: above 0.9, for each.
-    Size: 4 models for each f and model (quick), 16 (full).
+    Size: 3 models for each f and model (quick), 16 (full).
     Controls: each share; at 0.3 and 0.7 instead of 1/2; without MLP (linear), f = 4; the second model with the ReLU on
     the bottleneck, as the document writes it, f = 4; untrained embedding and neurons under the best linear readout;
     twice as many features (n = 8 f), f = 4, and the loss there relative to the least that a linear output can have,
