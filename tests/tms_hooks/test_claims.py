@@ -284,6 +284,12 @@ def test_the_plain_text_has_the_same(tmp_path):
     assert "Not run: not here" in text
 
 
+def test_a_bar_in_a_control_s_name_does_not_break_its_row(tmp_path):
+    found = planned.verdict(controls={"|cosine| > 0.8": 0.1})
+    result = runner.Result(planned.planned(planned.holds, "bars"), found)
+    assert r"| \|cosine\| > 0.8 | 0.1 |" in present.write_markdown([result], tmp_path, quick=True).read_text()
+
+
 @pytest.mark.parametrize("width", [80, 200])
 @pytest.mark.parametrize("end", [0.00123, 0.000123])
 def test_the_table_is_whole_at_80_columns(tmp_path, width, end):

@@ -149,6 +149,7 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
             f"{name}: " + ", ".join(f"{float(c.mean()) / f:.3g} at f = {f}" for f, c in by_width.items())
             for name, by_width in counts.items()
         )
+        + "".join(f". {name}: {float(learned(o).double().mean()):.3g} of them" for name, o in others.items())
         + ".",
         figures=[
             (

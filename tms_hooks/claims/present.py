@@ -114,7 +114,8 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     for result in results:
         lines += ["", f"## {result.claim.name}", "", result.claim.design, "", f"**{result.told}**"]
         if result.verdict:
-            controls = (f"| {name} | {value:.4g} |" for name, value in result.verdict.controls.items())
+            named = {name.replace("|", "\\|"): value for name, value in result.verdict.controls.items()}
+            controls = (f"| {name} | {value:.4g} |" for name, value in named.items())
             lines += ["", "| control | value |", "|---|---|", *controls]
     path = out / "claims.md"
     write_whole(path, "\n".join(lines) + "\n")
