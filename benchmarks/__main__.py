@@ -5,6 +5,7 @@ import json
 import os
 import platform
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ def main() -> None:
     (given.out / "bench.md").write_text(markdown(machine, results))
     if "equal_work" in results:
         chart(results["equal_work"], given.out / "bench.html")
-    console.print(f"Wrote {given.out}: bench.json, bench.md, bench.html")
+    console.print(f"Wrote {given.out}: {', '.join(sorted(path.name for path in given.out.iterdir()))}")
 
 
 def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
@@ -108,7 +109,7 @@ def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
 def shown(title: str, frame: pd.DataFrame) -> Table:
     out = Table(title=title)
     for name in frame.columns:
-        out.add_column(str(name), no_wrap=True)
+        out.add_column(str(name), no_wrap=name == "setting")
     for row in frame.astype(str).to_numpy().tolist():
         out.add_row(*row)
     return out
@@ -153,6 +154,8 @@ def chart(results: Sequence[dict[str, Any]], path: Path) -> None:
     figure.update_yaxes(type="log", title="times faster")
     figure.update_xaxes(title="setting")
     figure.write_html(path, include_plotlyjs="cdn")
+    with suppress(ValueError, RuntimeError):  # without kaleido, or the browser it needs
+        figure.write_image(path.with_suffix(".svg"), width=900, height=450)
 
 
 if __name__ == "__main__":

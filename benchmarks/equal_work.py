@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
 
@@ -17,7 +18,7 @@ from tms_hooks.training.state import State
 def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds a model step of the plain loop and of our engine, in alternation; the ratio is the median over pairs."""
     use_threads(threads)
-    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting)
+    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting, threads)
     steps = setting.plain_steps
     plain.train(1)
     advance(1)
@@ -43,7 +44,7 @@ def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def engine_of(setting: Setting) -> tuple[str, Callable[[int], None], int]:
+def engine_of(setting: Setting, threads: int) -> tuple[str, Callable[[int], None], int]:
     """Name of the engine that "auto" picks, a function that makes so many more steps, and a first number of steps."""
     recipes = setting.recipes()
     engine = engine_for(recipes[0])
@@ -52,9 +53,16 @@ def engine_of(setting: Setting) -> tuple[str, Callable[[int], None], int]:
 
     def advance(steps: int) -> None:
         nonlocal done
-        for begin in range(done, done + steps, 100):  # the plain loop too stops every 100 steps to look at its loss
-            for recipe, state in zip(recipes, states, strict=True):
+
+        def one(recipe: Recipe, state: State) -> None:
+            for begin in range(done, done + steps, 100):  # the plain loop too stops every 100 steps to look at its loss
                 engine.advance(recipe, state, begin, min(begin + 100, done + steps))
+
+        if threads == 1 or len(recipes) == 1:
+            list(map(one, recipes, states))
+        else:  # runs of different settings are shared out over threads, as `sweep` does over processes
+            with ThreadPoolExecutor(threads) as pool:
+                list(pool.map(one, recipes, states))
         done += steps
 
     return engine.__name__.rpartition(".")[2], advance, 100 if engine is fused_engine else 2

@@ -33,6 +33,10 @@ ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
 
+WORTH_THREADS = 1_000_000
+"""Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
+
+
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     """Why this engine cannot run a recipe, or None if it can."""
     cfg = recipe.cfg
@@ -118,7 +122,7 @@ def _run(
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
         kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
 
-    _share_out(work, len(weights))
+    _share_out(work, len(weights), entries=len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features)
     return loss, qk_loss, gradient
 
 
@@ -198,8 +202,8 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     )
 
 
-def _share_out(work: Callable[[slice], None], models: int) -> None:
-    """Call `work` on slices of the models, on as many threads as numba may use.
+def _share_out(work: Callable[[slice], None], models: int, entries: int) -> None:
+    """Call `work` on slices of the models, on as many threads as numba may use if there are enough entries of data.
 
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
@@ -207,7 +211,7 @@ def _share_out(work: Callable[[slice], None], models: int) -> None:
     import numba
 
     parts = min(numba.get_num_threads(), models)
-    if parts == 1:
+    if parts == 1 or entries < WORTH_THREADS:
         return work(slice(None))
     # A few slices a thread, so that a thread that was held up leaves its share to the others.
     edges = np.linspace(0, models, min(4 * parts, models) + 1).astype(int)
