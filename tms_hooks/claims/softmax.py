@@ -92,7 +92,7 @@ def softmax_circle(n_models: int) -> Verdict:
     Size: 6 models for each n and loss (quick), 30 (full).
     Controls: each share; the picture at the cuts 0.7 and 0.2, 0.9 and 0.05; the first two shares under Adam (0.01,
     cosine decay, 3,000 steps) and in untrained models; models that have every feature on the circle; features at zero;
-    the radius beyond which zero is a trap (closed form) against the trained one, where it is smallest.
+    the radius beyond which zero is a trap (closed form), smallest of all circles, against the mean trained one.
     """
     return judge_circle(
         {n: train_softmax(n, n_models).W_E for n in SIZES},

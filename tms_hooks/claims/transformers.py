@@ -45,7 +45,7 @@ class Sparsity(NamedTuple):
 
 @claim("heads-are-sparse", "A", quick=2, full=24)
 def heads_are_sparse(n_heads: int) -> Verdict:
-    """Few singular slices carry the score of a pair on which a real head fires: fewer than chance, because it fires.
+    """A real head carries the score of a pair on which it fires in few slices: fewer than rotations, or silent heads.
 
     A head fires on a pair of tokens if its pattern is at least 0.5; counted are the fewest slices, largest first, that
     reach the score. Pairs: last token -> indirect object (20 prompts), repeated token -> what followed it (21 pairs).
