@@ -251,8 +251,8 @@ def test_float64_and_cross_entropy():
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
         ({"qk_loss": "softmax"}, "qk_loss='softmax' with n_heads=0"),
         (
-            {"cfg": HEADS, "qk_pairs": PAIRS, "qk_loss": "softmax", "engine": "fused"},
-            "engine='fused' cannot run this: qk_loss='softmax'",
+            {"cfg": tms.ToyConfig(n_features=4, d_hidden=2, d_mlp=8), "engine": "fused"},
+            "engine='fused' cannot run this: d_mlp=8",
         ),
         (
             {
