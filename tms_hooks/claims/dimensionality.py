@@ -56,7 +56,7 @@ def train_uniform(p: float, seed: int, n_features: int, d_hidden: int) -> Run:
     )
 
 
-@claim("sticky-dimensionality", "N", quick=6, full=72)
+@claim("sticky-dimensionality", "N", quick=5, full=72)
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -65,7 +65,7 @@ def sticky_dimensionality(n_densities: int) -> Verdict:
     (norm > 0.5) whose D_i is within 2w of a named value, those with more than half of these within w, for each of the
     five (w = 0.02; 0.006 for 2/5 and 3/8, which are near each other).
     Threshold: above 1/2, what values that drift evenly past the point would give, for each.
-    Size: one model at each of 6 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale. Adam at
+    Size: one model at each of 5 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale. Adam at
     0.01 with cosine decay, 2,000 steps, batch 256.
     Controls: the seven shares; the smallest at half and at twice the windows; of the D_i of the same norms in random
     directions; at learned > 0.3 and > 0.7; the largest sum of D_i, which cannot exceed m, and the largest D*.

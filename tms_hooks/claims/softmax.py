@@ -81,7 +81,7 @@ def separable(W: Stacked, bias: Biases | None = None) -> Bool[Tensor, " model"]:
     return (own > others).all(-1)
 
 
-@claim("softmax-circle", "B", quick=6, full=30)
+@claim("softmax-circle", "B", quick=4, full=30)
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -89,7 +89,7 @@ def softmax_circle(n_models: int) -> Verdict:
     (norm above 0.8 of the largest) or at zero (below 0.1 of it), with at least one at zero; softmax models with no two
     learned features (norm > 0.5) within 5 degrees; ReLU models under MSE with two such features (norm > 0.1 there).
     Threshold: above 1/2, for each. At n = 40 on one circle features are 9 degrees apart.
-    Size: 6 models for each n and loss (quick), 30 (full).
+    Size: 4 models for each n and loss (quick), 30 (full).
     Controls: each share; the picture at the cuts 0.7 and 0.2, 0.9 and 0.05; the first two shares under Adam (0.01,
     cosine decay, 3,000 steps) and in untrained models; models that have every feature on the circle; features at zero;
     the radius beyond which zero is a trap (closed form), smallest of all circles, against the mean trained one.
@@ -169,7 +169,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=6, full=30)
+@claim("softmax-bias-concentric", "B", quick=4, full=30)
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -178,7 +178,7 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     by more than 0.1 of the largest; norms below 0.1 of it are no circle); models with two or more circles whose mean
     bias rises from each circle to the next smaller one.
     Threshold: above 1/2, for each.
-    Size: 6 models for each n (quick), 30 (full).
+    Size: 4 models for each n (quick), 30 (full).
     Controls: each share; concentric at gaps of 0.05 and 0.2; separable without bias (trained so), with the trained
     biases set to zero, and with them shuffled among the features; concentric and told apart under Adam;
     pairs on one ray (within 5 degrees, norms that differ) and the share of them that form 10 allows; the slope of bias

@@ -90,7 +90,7 @@ def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
     return found
 
 
-@claim("softmax-untied-unembed-first", "B", quick=6, full=24)
+@claim("softmax-untied-unembed-first", "B", quick=4, full=24)
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 
@@ -98,7 +98,7 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     largest probability; models in which more than half of the features reach half of their final norm in W_U earlier
     than in W_E. A tie counts as not earlier.
     Threshold: above 1/2, for each.
-    Size: 6 models for each n (quick), 24 (full).
+    Size: 4 models for each n (quick), 24 (full).
     Controls: each share; the second at a quarter and three quarters of the final norm; features whose unembed, and
     whose embed, came first; both shares from an initialisation ten times smaller, n = 10; models whose W_U separates
     all inputs with the final W_E before W_E does with the final W_U; tied models that learn all; how far |W_E|^2 -
