@@ -13,6 +13,7 @@ import torch
 
 import tms_hooks as tms
 from tms_hooks import geometry, landscape, theory
+from tms_hooks.claims.phases import arrangement
 
 SEEDS = range(16)
 OPTIMIZER = tms.Adam(lr=1e-2, schedule="cosine")
@@ -105,18 +106,6 @@ def phase_diagram(n: int) -> pd.DataFrame:
             margin = float(costs[ranked[1]] / costs[ranked[0]])
             cells.append((n, density, importance, ranked[0], arrangement(best["W_E"]), margin))
     return pd.DataFrame(cells, columns=["n", "density", "importance", "theory", "trained", "next best / best"])
-
-
-def arrangement(W: torch.Tensor) -> str:
-    """Name of a trained model's place in the phase diagram, as `theory.phase_losses` names it."""
-    extra = len(W) - 1
-    alive = set(geometry.represented(W).nonzero().flatten().tolist())
-    pairs = [factor for factor in geometry.tegum_factors(W) if len(factor) == 2]
-    if len(alive) == extra:
-        return "first ignored" if extra in alive else "extra ignored"
-    if len(alive) > extra and len(pairs) == 1:
-        return "antipodal" if extra in pairs[0] else "others antipodal"
-    return "neither"
 
 
 def phase_rows(cells: pd.DataFrame) -> Iterator[tuple[object, ...]]:
