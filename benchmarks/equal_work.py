@@ -10,7 +10,8 @@ from typing import Any
 import torch
 
 from benchmarks.settings import Setting
-from tms_hooks.training import fused_engine, torch_engine
+from tms_hooks.fused import engine as fused_engine
+from tms_hooks.training import torch_engine
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -65,7 +66,7 @@ def engine_of(setting: Setting, threads: int) -> tuple[str, Callable[[int], None
                 list(pool.map(one, recipes, states))
         done += steps
 
-    return engine.__name__.rpartition(".")[2], advance, 100 if engine is fused_engine else 2
+    return engine.__name__.removeprefix("tms_hooks."), advance, 100 if engine is fused_engine else 2
 
 
 def engine_for(recipe: Recipe) -> ModuleType:

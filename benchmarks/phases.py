@@ -14,8 +14,8 @@ from rich.table import Table
 
 from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.data import SparseUniform
-from tms_hooks.training import fused_engine
-from tms_hooks.training.kernels import draws, lanes, loop, model, updates
+from tms_hooks.fused import engine as fused_engine
+from tms_hooks.fused.kernels import draws, lanes, loop, model, updates
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 

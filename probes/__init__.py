@@ -8,10 +8,10 @@ from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel, audit_hooks, check_hooks, require_live
 from probes.linear import linear_probe
-from probes.models import load_transformer
 from probes.sites import Site
 from probes.slices import AttentionSlices, attention_slices, slices_needed
 from probes.tangent import TangentSpace, tangent_space
+from probes.transformers import load_transformer
 from probes.weight_patching import init_patching, patch_weights, patched_copy
 
 __all__ = [

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.base_run import BaseRun, Metric, repeat
 from probes.hooked import HookedModel, HookFn, audit_hooks, check_hooks, require_live
 from probes.sites import Site, check_patch, expand_sites, replace_part, replacement
-from probes.stacking import BaseRun, Metric, repeat
 
 Sites = Iterable[Site | str] | Site | str | None
 
@@ -30,7 +30,7 @@ def patch_sweep(
 ) -> pd.DataFrame:
     """Patch each site in a run of its own, and tell how much of the metric that recovers.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [8, 5, 6]])
     >>> table = patch_sweep(load_transformer("tiny"), clean, corrupted, lambda logits: logits[:, -1, 0],
     ...                     Site(hook="blocks.0.hook_resid_pre", pos="each"))

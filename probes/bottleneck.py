@@ -89,7 +89,7 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False) -> Bot
     """Write and read directions of "embed->unembed", "embed->blocks.j.mlp.in", "blocks.i.mlp.out->blocks.j.mlp.in" or
     "blocks.i.mlp.out->unembed".
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> directions = bottleneck(load_transformer("tiny"), "blocks.0.mlp.out->blocks.1.mlp.in")
     >>> directions.write.shape, directions.read.shape
     (torch.Size([256, 64]), torch.Size([256, 64]))

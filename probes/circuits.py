@@ -31,7 +31,7 @@ def qk_circuit(
 
     Omega = W_Q W_K^T (Elhage et al. 2021, "A Mathematical Framework"); in the pseudo-attention literature A^T B.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> omega = qk_circuit(load_transformer("tiny"), layer=0, head=2)
     >>> omega.matrix.shape, omega.S.shape
     (torch.Size([64, 64]), torch.Size([16]))
@@ -63,7 +63,7 @@ def qk_circuit(
 def ov_circuit(model: HookedModel, layer: int, head: int, *, bias: bool = False, fold_norm: bool = False) -> Circuit:
     """What a head moves: `x_key @ matrix` is what it writes if it attends to `x_key` alone. Matrix = W_V W_O.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> ov_circuit(load_transformer("tiny"), layer=0, head=2).matrix.shape
     torch.Size([64, 64])
 

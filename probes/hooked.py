@@ -101,7 +101,7 @@ def output_tensors(output: Any) -> list[Tensor]:
 def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | None = None) -> pd.DataFrame:
     """Which hook points fire on `inputs`, and which are live: does changing them change the output?
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> hooks = ["blocks.0.attn.hook_q", "blocks.0.attn.hook_attn_scores"]
     >>> audit_hooks(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), hooks)
                                     fires   live         shape

@@ -30,7 +30,7 @@ def linear_probe(
 ) -> pd.DataFrame:
     """Predict targets from the activations at each hook, cross-validated, with a control task and a baseline.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> tokens = torch.randint(0, 101, (40, 8), generator=torch.Generator().manual_seed(0))
     >>> table = linear_probe(load_transformer("tiny"), tokens, tokens < 50, hooks="hook_embed")
     >>> bool(table.score["hook_embed"] > 0.85), table.directions["hook_embed"].shape

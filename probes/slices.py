@@ -47,7 +47,7 @@ def attention_slices(
 ) -> AttentionSlices:
     """Split each attention score of a head into the contributions of Omega's singular pairs (Franco & Crovella 2024).
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> split = attention_slices(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), layer=1, head=0)
     >>> split.pairs[-1], split.slices.shape
     (tensor([0, 2, 2]), torch.Size([6, 16]))

@@ -58,7 +58,7 @@ def tangent_space(
 ) -> TangentSpace:
     """The Jacobian of one activation with respect to an earlier one, at each example.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3]])
     >>> space = tangent_space(model, tokens, "hook_embed", "blocks.1.hook_resid_post")
     >>> space.jacobian.shape

@@ -22,7 +22,7 @@ Slices = Mapping[str, Any]
 def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> Iterator[M]:
     """Put slices of the source's parameters into the model, in place, until the context ends, however it ends.
 
-    >>> from probes.models import load_transformer
+    >>> from probes.transformers import load_transformer
     >>> model, donor = load_transformer("tiny", seed=0), load_transformer("tiny", seed=1)
     >>> with patch_weights(model, donor, {"W_E": 3, "blocks.0.mlp.W_out": slice(2)}):
     ...     bool((model.W_E[3] == donor.W_E[3]).all())

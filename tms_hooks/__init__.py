@@ -13,7 +13,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
 if TYPE_CHECKING:

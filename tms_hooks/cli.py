@@ -55,7 +55,7 @@ def demo(
     singular vectors with the feature directions; splits the attention scores of a real transformer's heads into
     singular slices; sets the embed -> unembed bottlenecks of both beside each other. Takes under three minutes.
     """
-    from tms_hooks.demo import run_demo
+    from tms_hooks.pages.demo import run_demo
 
     try:
         page, table = run_demo(out, model, models, say=lambda what: console.print(f"[dim]{what}[/dim]"))
@@ -93,7 +93,7 @@ def train(
     """
     from tms_hooks.geometry import name_polytope
     from tms_hooks.stats import census
-    from tms_hooks.training.loop import train as train_models
+    from tms_hooks.train import train as train_models
 
     try:
         run = train_models(
@@ -130,8 +130,8 @@ def compare(
 ) -> None:
     """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and interference."""
     import probes
-    from tms_hooks import report
-    from tms_hooks.demo.real import bottlenecks
+    from tms_hooks.pages import report
+    from tms_hooks.pages.demo.real import bottlenecks
     from tms_hooks.run import load
 
     try:
@@ -253,9 +253,9 @@ def figure(
 
     Example: `tms figure nine-in-three-d --index 3 --out nine.html`
     """
-    from tms_hooks import report
     from tms_hooks.claims.reproduce import last
     from tms_hooks.claims.reproduce import reproduce as measure
+    from tms_hooks.pages import report
 
     claim, *others = _claims([name])
     if others:
@@ -338,7 +338,7 @@ def theory(
     best = best_polygon_table(features)
     print_table(best, "Corners of the best polygon: n features (rows), feature probability p (columns)")
     if out is not None:
-        from tms_hooks.theory_page import write_page
+        from tms_hooks.pages.theory_page import write_page
 
         page = write_page(out, polygons, best, say=lambda what: console.print(f"[dim]{what}[/dim]"))
         console.print(f"\nOpen [bold]{page}[/bold] in a browser.")

@@ -24,7 +24,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.run import Run, load
-from tms_hooks.training.loop import choose_engine, make_recipe, train
+from tms_hooks.train import choose_engine, make_recipe, train
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 
 log = logging.getLogger(__name__)

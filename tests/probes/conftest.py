@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from probes.models import load_transformer
 from probes.sites import Site
+from probes.transformers import load_transformer
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 

@@ -10,9 +10,9 @@ import torch
 
 from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
 from probes.activations import collect_activations
+from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
-from probes.stacking import BaseRun
 
 
 class Case(NamedTuple):

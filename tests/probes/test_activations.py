@@ -9,7 +9,7 @@ import torch
 from transformer_lens.hook_points import HookPoint
 
 from probes.activations import collect_activations, stream_activations
-from probes.models import load_transformer
+from probes.transformers import load_transformer
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import HookedRootModule, ToyModel
 

@@ -6,7 +6,7 @@ from torch import nn
 from transformer_lens.hook_points import HookPoint
 
 from probes.hooked import audit_hooks, check_hooks, output_tensors, require_live, temporary_hooks
-from probes.models import load_transformer
+from probes.transformers import load_transformer
 from tms_hooks.models.toy import HookedRootModule
 
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])

@@ -8,8 +8,8 @@ import torch
 from probes.activation_patching import attribution_sweep, patch_sweep
 from probes.activations import collect_activations
 from probes.linear import linear_probe
-from probes.models import load_transformer
 from probes.sites import Site
+from probes.transformers import load_transformer
 from probes.weight_patching import patch_weights
 
 pytestmark = pytest.mark.bridge

@@ -4,7 +4,6 @@ import pytest
 import torch
 
 from probes import Site, patch_sweep
-from probes.models import load_transformer
 from probes.render import (
     attention,
     bundle,
@@ -14,6 +13,7 @@ from probes.render import (
     sweep_figure,
     token_values,
 )
+from probes.transformers import load_transformer
 
 TOKENS = ["When", " Mary", "</script><b>"]
 

@@ -142,7 +142,7 @@ def test_bad_requests(subject):
 @pytest.mark.real_weights
 def test_slices_of_smollm2():
     """Rotary and grouped queries on real weights: head 0 of layer 23 moves the name."""
-    from probes.models import load_transformer
+    from probes.transformers import load_transformer
 
     model = load_transformer("smollm2")
     tokens = model.to_tokens("When Mary and John went to the store, John gave a drink to")

@@ -9,8 +9,8 @@ import torch
 import tms_hooks as tms
 from probes.activations import collect_activations
 from probes.hooked import temporary_hooks
-from probes.models import load_transformer
 from probes.tangent import TangentSpace, tangent_space
+from probes.transformers import load_transformer
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import torch
 
 import tms_hooks as tms
 from probes.hooked import output_tensors
-from probes.models import load_transformer
+from probes.transformers import load_transformer
 from probes.weight_patching import init_patching, patch_weights, patched_copy
 
 CFG = tms.ToyConfig(n_features=6, d_hidden=2)

@@ -9,7 +9,7 @@ import torch
 
 import probes
 import tms_hooks as tms
-from tms_hooks.demo import prompts, real, run_demo, toys
+from tms_hooks.pages.demo import prompts, real, run_demo, toys
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [

@@ -11,9 +11,10 @@ import torch
 
 import tms_hooks as tms
 from tms_hooks.config import Activation
+from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
-from tms_hooks.training import fused_engine, torch_engine
-from tms_hooks.training.loop import held_out
+from tms_hooks.train import held_out
+from tms_hooks.training import torch_engine
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -157,8 +158,8 @@ PATTERNS = [
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
 def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
-    from tms_hooks.training.kernels.draws import batch_key
-    from tms_hooks.training.kernels.patterns import draw_pattern
+    from tms_hooks.fused.kernels.draws import batch_key
+    from tms_hooks.fused.kernels.patterns import draw_pattern
 
     n, rows = data.n_features, 1000
     x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.uint64)
@@ -251,7 +252,7 @@ def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [tms.Adam(), tms.AdamW(), tms.SGD(momentum=0.9), tms.RMSprop()])
 def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
-    kernels = pytest.importorskip("tms_hooks.training.kernels.updates")
+    kernels = pytest.importorskip("tms_hooks.fused.kernels.updates")
     generator = torch.Generator().manual_seed(0)
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()

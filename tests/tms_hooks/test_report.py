@@ -7,7 +7,8 @@ import pandas as pd
 import plotly.graph_objects as go
 import pytest
 
-from tms_hooks import plots, report
+from tms_hooks import plots
+from tms_hooks.pages import report
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from tms_hooks import plots, theory, theory_page
+from tms_hooks import plots, theory
+from tms_hooks.pages import theory_page
 
 
 @pytest.fixture(scope="module")

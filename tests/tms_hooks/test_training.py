@@ -13,7 +13,7 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks.training.loop import HELD_OUT_ROWS, HELD_OUT_SEED
+from tms_hooks.train import HELD_OUT_ROWS, HELD_OUT_SEED
 
 ROOT = Path(__file__).parents[2]
 SPARSE = tms.SparseUniform(n_features=4, feature_probability=0.3)

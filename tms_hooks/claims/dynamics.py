@@ -14,7 +14,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 STEPS, EVERY = 6_000, 30

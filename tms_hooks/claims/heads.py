@@ -22,7 +22,7 @@ from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 from tms_hooks.training.recipe import QKLoss
 

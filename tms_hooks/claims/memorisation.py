@@ -16,7 +16,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 ACTIVE = 4

@@ -17,7 +17,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models import forward
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 Outputs = Float[Tensor, "_ _ _"]  # (model, input, feature), of any sizes within one claim

@@ -11,7 +11,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 if TYPE_CHECKING:

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from tms_hooks import report
 from tms_hooks.claims.registry import PARTS, SOURCES
 from tms_hooks.claims.reproduce import Result, code_version, write_whole
 from tms_hooks.claims.verdict import Verdict
+from tms_hooks.pages import report
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "not run": "–", "failed": "!"}
 """Beside the word and its colour, for whom the colours look alike."""

@@ -18,7 +18,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}

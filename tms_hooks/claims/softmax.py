@@ -23,7 +23,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, Optimizer
 
 if TYPE_CHECKING:

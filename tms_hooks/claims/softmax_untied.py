@@ -21,7 +21,7 @@ from tms_hooks.claims.verdict import Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models.forward import init_weights
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD
 
 STEPS = {10: 3_000, 40: 10_000}

@@ -15,7 +15,7 @@ from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models.forward import init_weights
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam, Optimizer
 
 LEARNED = 0.5

@@ -16,7 +16,7 @@ from tms_hooks.claims.hexagons import LEARNED, polygon_names, train_polygons
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

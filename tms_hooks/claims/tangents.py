@@ -19,7 +19,7 @@ from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.toy import ToyModel
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 COLOURS = ("red", "blue", "green", "black", "white", "yellow")

@@ -18,7 +18,7 @@ from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import init_weights
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 LEARNED = 0.5

@@ -18,9 +18,9 @@ from tms_hooks.claims.toy_models import train_sparse
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.demo.prompts import Prompts, firing, indirect_object_prompts, repeated_prompts
 from tms_hooks.models.toy import ToyModel
-from tms_hooks.training.loop import train
+from tms_hooks.pages.demo.prompts import Prompts, firing, indirect_object_prompts, repeated_prompts
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 ROTATIONS = 10

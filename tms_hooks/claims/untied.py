@@ -23,7 +23,7 @@ from tms_hooks.config import Activation, ToyConfig, UnitNorm
 from tms_hooks.data import OneHot, SparseUniform
 from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 LEARNED = 0.5

@@ -108,7 +108,7 @@ def basin_shares(
         ValueError: an untied model, whose directions are not fixed up to a rotation.
     """
     from tms_hooks.models.toy import ToyModel
-    from tms_hooks.training.loop import train
+    from tms_hooks.train import train
 
     if not model.cfg.tied:
         raise ValueError("tied=False: only a tied model's directions can be compared up to a rotation")

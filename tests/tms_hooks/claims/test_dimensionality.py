@@ -11,7 +11,7 @@ from tms_hooks.claims import dimensionality
 from tms_hooks.claims.dimensionality import judge_sticky, judge_vulnerability
 from tms_hooks.data import SparseUniform
 from tms_hooks.geometry.polytopes import ideal_polytopes
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 
 
 def tegum(*names: str) -> torch.Tensor:

@@ -10,12 +10,12 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.attention import attention_errors, score_errors
-from tms_hooks.training.kernels.lanes import LANES, compiled
-from tms_hooks.training.kernels.model import GELU, RELU, SUMS, output_errors
-from tms_hooks.training.kernels.products import add_outer, product
-from tms_hooks.training.kernels.softmax import log_softmax, softmax_errors, softmax_slopes
-from tms_hooks.training.kernels.unit_norm import add_slopes, normalise
+from tms_hooks.fused.kernels.attention import attention_errors, score_errors
+from tms_hooks.fused.kernels.lanes import LANES, compiled
+from tms_hooks.fused.kernels.model import GELU, RELU, SUMS, output_errors
+from tms_hooks.fused.kernels.products import add_outer, product
+from tms_hooks.fused.kernels.softmax import log_softmax, softmax_errors, softmax_slopes
+from tms_hooks.fused.kernels.unit_norm import add_slopes, normalise
 
 SOFTMAX = 3
 
@@ -96,7 +96,7 @@ class Space(NamedTuple):
 @njit(cache=True)
 @no_type_check
 def views(flat, n, m, tied, biased, general):
-    """`Parameters` in the order of `fused_engine.ORDER`."""
+    """`Parameters` in the order of `engine.ORDER`."""
     width = general.n_heads * general.d_head
     u = 0 if tied else n * m
     b_u = u + n * m

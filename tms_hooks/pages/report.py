@@ -82,7 +82,7 @@ def render(template: str, path: str | Path, *, visual_bundle: str = "", **values
         theme = pio.templates[style].to_plotly_json()
         theme["layout"] |= {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
         themes[name] = theme
-    environment = Environment(loader=PackageLoader("tms_hooks", "."), autoescape=True, undefined=StrictUndefined)
+    environment = Environment(loader=PackageLoader("tms_hooks.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "plotly": lambda figure: Markup(_figure_json(figure)),
         "cells": lambda table: Markup(table.to_html(border=0, float_format=_number, index_names=False)),

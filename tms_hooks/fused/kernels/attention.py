@@ -3,9 +3,9 @@
 import math
 from typing import no_type_check
 
-from tms_hooks.training.kernels.lanes import compiled
-from tms_hooks.training.kernels.model import SUMS
-from tms_hooks.training.kernels.softmax import log_softmax
+from tms_hooks.fused.kernels.lanes import compiled
+from tms_hooks.fused.kernels.model import SUMS
+from tms_hooks.fused.kernels.softmax import log_softmax
 
 
 @compiled(fastmath=SUMS)

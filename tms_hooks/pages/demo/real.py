@@ -8,9 +8,10 @@ import pandas as pd
 import torch
 
 import probes
-from tms_hooks import plots, report
-from tms_hooks.demo.prompts import FIRES, Prompts, firing, indirect_object_prompts, patterns, repeated_prompts
-from tms_hooks.demo.toys import ATTENDED
+from tms_hooks import plots
+from tms_hooks.pages import report
+from tms_hooks.pages.demo.prompts import FIRES, Prompts, firing, indirect_object_prompts, patterns, repeated_prompts
+from tms_hooks.pages.demo.toys import ATTENDED
 from tms_hooks.run import Run
 
 SLICED_TOYS = 12

@@ -4,8 +4,8 @@ import json
 import pytest
 import torch
 
-from probes import models
-from probes.models import load_transformer
+from probes import transformers as models
+from probes.transformers import load_transformer
 
 PROMPT = "When Mary and John went to the store, John gave a drink to"
 

@@ -3,7 +3,7 @@
 import math
 from typing import no_type_check
 
-from tms_hooks.training.kernels.lanes import compiled
+from tms_hooks.fused.kernels.lanes import compiled
 
 SMALLEST = 1e-12  # as in torch.nn.functional.normalize
 

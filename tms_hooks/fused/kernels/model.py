@@ -5,7 +5,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from tms_hooks.training.kernels.lanes import (
+from tms_hooks.fused.kernels.lanes import (
     LANES,
     add,
     at_most,
@@ -20,7 +20,7 @@ from tms_hooks.training.kernels.lanes import (
     total,
     where,
 )
-from tms_hooks.training.kernels.products import (
+from tms_hooks.fused.kernels.products import (
     WIDEST,
     add_outer,
     add_sparse_outer,

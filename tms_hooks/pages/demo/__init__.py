@@ -7,8 +7,8 @@ from pathlib import Path
 import pandas as pd
 
 import probes
-from tms_hooks import report
-from tms_hooks.demo import real, toys
+from tms_hooks.pages import report
+from tms_hooks.pages.demo import real, toys
 
 
 def run_demo(

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.draws import batch_key, draw_sparse_uniform
-from tms_hooks.training.kernels.general import finish, general_forward_backward, make_space, prepare, views
-from tms_hooks.training.kernels.lanes import LANES, compiled
-from tms_hooks.training.kernels.model import empty_row, forward_backward
-from tms_hooks.training.kernels.patterns import draw_pattern
-from tms_hooks.training.kernels.products import WIDEST, WIDTH
-from tms_hooks.training.kernels.updates import update
+from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
+from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare, views
+from tms_hooks.fused.kernels.lanes import LANES, compiled
+from tms_hooks.fused.kernels.model import empty_row, forward_backward
+from tms_hooks.fused.kernels.patterns import draw_pattern
+from tms_hooks.fused.kernels.products import WIDEST, WIDTH
+from tms_hooks.fused.kernels.updates import update
 
 BLOCK = 256  # rows worked on together, or more,
 LINE = 64
@@ -190,7 +190,7 @@ def train_one(
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
-    weights,  # model, parameter: in the order of `fused_engine.order`
+    weights,  # model, parameter: in the order of `engine.ORDER`
     first,
     second,
     diverged_at,

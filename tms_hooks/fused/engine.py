@@ -25,7 +25,7 @@ from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
 
 if TYPE_CHECKING:
-    from tms_hooks.training import kernels
+    from tms_hooks.fused import kernels
 
 ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2, "softmax": 3}
 PATTERNS: dict[type[Distribution], int] = {OneHot: 0, KHot: 1, CorrelatedGroups: 2, AnticorrelatedGroups: 3}
@@ -104,7 +104,7 @@ def _run(
 
     Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
     """
-    from tms_hooks.training import kernels
+    from tms_hooks.fused import kernels
 
     cfg, dtype = recipe.cfg, weights.dtype
     stage, count, steps = recipe.stage_at(start)
@@ -128,7 +128,7 @@ def _run(
 
 def _pattern(data: Distribution) -> "kernels.Pattern | None":
     """What the kernel must know to draw features that are not independent; None for independent ones."""
-    from tms_hooks.training import kernels
+    from tms_hooks.fused import kernels
 
     together, binary, probability = 1, True, 1.0
     match data:
@@ -159,7 +159,7 @@ def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
 
 
 def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
-    from tms_hooks.training import kernels
+    from tms_hooks.fused import kernels
 
     importance, tokens = np.array(recipe.importance), recipe.tokens
     return kernels.Batch(
@@ -174,7 +174,7 @@ def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresho
 
 def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
     """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
-    from tms_hooks.training import kernels
+    from tms_hooks.fused import kernels
 
     cfg = recipe.cfg
     if not (

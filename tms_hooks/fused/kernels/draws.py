@@ -7,7 +7,7 @@ from numba import njit
 
 from tms_hooks import rng
 from tms_hooks.data import STRIP
-from tms_hooks.training.kernels.lanes import (
+from tms_hooks.fused.kernels.lanes import (
     LANES,
     add,
     at_most,

@@ -19,10 +19,11 @@ from torch import Tensor
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
+from tms_hooks.fused import engine as fused_engine
 from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.run import Run, provenance
-from tms_hooks.training import fused_engine, torch_engine
+from tms_hooks.training import torch_engine
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer

@@ -5,8 +5,8 @@ from typing import NamedTuple, no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.draws import GAMMA, mix
-from tms_hooks.training.kernels.lanes import compiled
+from tms_hooks.fused.kernels.draws import GAMMA, mix
+from tms_hooks.fused.kernels.lanes import compiled
 
 ONE_HOT, K_HOT, CORRELATED, ANTICORRELATED = 0, 1, 2, 3
 ONE, S32, LOW, HIGHEST = np.uint64(1), np.uint64(32), np.uint64(0xFFFFFFFF), np.uint64(2**64 - 1)

@@ -8,10 +8,11 @@ import numpy as np
 import pandas as pd
 import torch
 
-from tms_hooks import landscape, plots, report, theory
+from tms_hooks import landscape, plots, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.toy import ToyModel
+from tms_hooks.pages import report
 
 DENSITY = 0.057
 """Of the pentagon-and-hexagon study: six features, two dimensions."""

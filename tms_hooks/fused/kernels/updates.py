@@ -5,7 +5,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from tms_hooks.training.kernels.lanes import compiled
+from tms_hooks.fused.kernels.lanes import compiled
 
 SGD, RMSPROP, ADAM = 0, 1, 2
 

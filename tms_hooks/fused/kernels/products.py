@@ -2,8 +2,8 @@
 
 from typing import Any, no_type_check
 
-from tms_hooks.training.kernels import lanes
-from tms_hooks.training.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels import lanes
+from tms_hooks.fused.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 
 import probes
-from tms_hooks import geometry, plots, report, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.pages import report
 from tms_hooks.run import Run
-from tms_hooks.training.loop import train
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 HEAD_TOYS = 32

@@ -26,9 +26,9 @@ _before = config.CACHE_DIR
 if not _before:
     _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
-from tms_hooks.training.kernels.general import General  # noqa: E402  where numba caches is settled on import
-from tms_hooks.training.kernels.loop import Batch, Toy, Updates, advance  # noqa: E402
-from tms_hooks.training.kernels.patterns import Pattern  # noqa: E402
+from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
+from tms_hooks.fused.kernels.loop import Batch, Toy, Updates, advance  # noqa: E402
+from tms_hooks.fused.kernels.patterns import Pattern  # noqa: E402
 
 config.CACHE_DIR = _before
 

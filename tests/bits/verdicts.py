@@ -1,0 +1,24 @@
+"""What every claim measures at its quick size: its numbers, to the last digit."""
+
+import json
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+
+def numbers() -> dict[str, float | str]:
+    """Name of every number of every verdict -> that number."""
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "verdicts.json")
+        command = [sys.executable, "-c", "from tms_hooks.cli import main; main()", "reproduce", "all", "--quick"]
+        subprocess.run([*command, "--json", str(file), "--out", folder], check=True, stdout=subprocess.DEVNULL)
+        found: dict[str, float | str] = {}
+        for record in json.loads(file.read_text()):
+            name = record["claim"]
+            found[f"{name}.verdict"] = record["verdict"]
+            found[f"{name}.statistic"] = record["statistic"]
+            found |= {f"{name}.interval.{i}": end for i, end in enumerate(record["interval"])}
+            found[f"{name}.n_models"] = record["n_models"]
+            found |= {f"{name}.control.{control}": value for control, value in record["controls"].items()}
+        return found
