@@ -7,11 +7,18 @@ import tempfile
 from pathlib import Path
 
 
-def numbers() -> dict[str, float | str]:
-    """Name of every number of every verdict -> that number."""
+def numbers(*claims: str) -> dict[str, float | str]:
+    """Name of every number of these verdicts, of all if none is named -> that number."""
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder, "verdicts.json")
-        command = [sys.executable, "-c", "from tms_hooks.cli import main; main()", "reproduce", "all", "--quick"]
+        command = [
+            sys.executable,
+            "-c",
+            "from tms_hooks.cli import main; main()",
+            "reproduce",
+            *(claims or ["all"]),
+            "--quick",
+        ]
         subprocess.run([*command, "--json", str(file), "--out", folder], check=True, stdout=subprocess.DEVNULL)
         found: dict[str, float | str] = {}
         for record in json.loads(file.read_text()):

@@ -22,7 +22,7 @@ from tms_hooks.claims.heads import (
     untrained,
 )
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.run import Run
 
@@ -43,7 +43,7 @@ class Study(NamedTuple):
     """Heads trained on attention as a softmax over keys."""
 
 
-@claim("qk-recovers-features", "A", quick=4, full=40)
+@claim("qk-recovers-features", "A", quick=4, full=40, needs=above(0.9))
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 
@@ -98,7 +98,6 @@ def judge_heads(
         measured="The mean of the smaller |cosine| with the attended pair",
         statistic=float(found.mean()) if measurable else float("nan"),
         interval=stats.bootstrap(lambda m: float(m.mean()), found) if measurable else UNKNOWN,
-        threshold=0.9,
         n_models=len(found),
         controls=means
         | {

@@ -25,7 +25,7 @@ from tms_hooks.claims.heads import (
     untrained,
 )
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
 
@@ -43,7 +43,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-rank", "A", quick=12, full=100)
+@claim("qk-rank", "A", quick=12, full=100, needs=above(0.5))
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, r of them, one each.
 
@@ -132,7 +132,6 @@ def judge_rank(
         measured=f"The smaller of two shares ({found.part})",
         statistic=found.share if measurable else float("nan"),
         interval=found.interval if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=len(W),
         controls={name: float(value) for name, value in controls.items()},
         theory=controls["optimal heads"] if measurable else None,

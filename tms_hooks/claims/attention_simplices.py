@@ -33,7 +33,7 @@ from tms_hooks.claims.heads import (
     untrained,
 )
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
 
@@ -45,7 +45,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-same-subspace", "A", quick=20, full=100)
+@claim("qk-same-subspace", "A", quick=20, full=100, needs=above(0.5))
 def qk_same_subspace(n_models: int) -> Verdict:
     """Attending to features that are not orthogonal, singular vectors are their sum and difference, not the features.
 
@@ -127,7 +127,6 @@ def judge_sum_and_difference(
         measured="The share of models whose singular vectors are sum and difference",
         statistic=float(np.mean(held)) if measurable else float("nan"),
         interval=stats.wilson(sum(held), len(held)) if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=len(W),
         controls={name: float(value) for name, value in controls.items()},
         theory=mean(within(best)) if measurable else None,

@@ -35,7 +35,7 @@ from tms_hooks.claims.heads import (
     untrained,
 )
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
 
@@ -53,7 +53,7 @@ Omegas = Float[Tensor, "model hidden hidden"]
 Stacked = Float[Tensor, "model feature hidden"]
 
 
-@claim("qk-subspaces", "A", quick=20, full=100)
+@claim("qk-subspaces", "A", quick=20, full=100, needs=above(0.5))
 def qk_subspaces(n_models: int) -> Verdict:
     """Attending to features in two tegum factors, singular vectors span them and split between them, one factor each.
 
@@ -132,7 +132,6 @@ def judge_split(
         measured=f"The smallest of three shares ({found.part})",
         statistic=found.share if measurable else float("nan"),
         interval=found.interval if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=len(W),
         controls={name: float(value) for name, value in controls.items()},
         theory=stats.weakest_share(parts(best)).share if measurable else None,

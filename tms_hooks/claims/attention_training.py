@@ -11,7 +11,7 @@ from torch import Tensor
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, best_heads, omegas, unit
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.train import train
@@ -35,7 +35,7 @@ class History(NamedTuple):
     omega: Float[Tensor, "step model hidden hidden"]
 
 
-@claim("qk-when", "A", quick=12, full=100)
+@claim("qk-when", "A", quick=12, full=100, needs=above(0.5))
 def qk_when(n_models: int) -> Verdict:
     """Trained together, singular vectors align with the attended features only after the columns of W are orthogonal.
 
@@ -102,7 +102,6 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         measured="The share of models that align after their columns are orthogonal",
         statistic=float(found.mean()) if len(found) else float("nan"),
         interval=stats.wilson(int(found.sum()), len(found)) if len(found) else UNKNOWN,
-        threshold=0.5,
         n_models=len(found),
         controls={name: _mean(value) for name, value in controls.items()}
         | {
@@ -191,7 +190,7 @@ class Outcome(NamedTuple):
     head_loss: Float[Tensor, " model"]
 
 
-@claim("qk-joint-or-staged", "A", quick=12, full=100)
+@claim("qk-joint-or-staged", "A", quick=12, full=100, needs=above(0.05))
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
@@ -262,7 +261,6 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         measured="The mean change of D_i under joint training, beyond that under other batches,",
         statistic=float(excess.mean()),
         interval=stats.bootstrap(lambda m: float(m.mean()), excess),
-        threshold=0.05,
         n_models=len(excess),
         controls={
             "other batches": float(moved(again).mean()),

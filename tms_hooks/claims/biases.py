@@ -21,7 +21,7 @@ from tms_hooks.claims.starts import (
     tally,
     train_from,
 )
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.training.optimizers import Adam
 
@@ -30,7 +30,7 @@ SCALES = (1.0, 0.3, 10.0)
 FAST = Adam(lr=0.1)
 
 
-@claim("unit-norm-with-scale", "B", quick=12, full=60)
+@claim("unit-norm-with-scale", "B", quick=12, full=60, needs=above(0.5))
 def unit_norm_with_scale(n_models: int) -> Verdict:
     """Unit-norm features with a learned scale from 1 spread evenly on a circle, in fewer directions than features.
 
@@ -98,7 +98,6 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         measured=f"The smaller of two shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=len(one.loss),
         controls=controls,
         detail=f"Directions learned, by the scale at the start: {text}.",
@@ -124,7 +123,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
 CENTRED = 0.05
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60)
+@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60, needs=above(0.5))
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centres: the activations stay centred on zero.
 
@@ -188,7 +187,6 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         measured=f"The smallest of four shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(n for _, n in counts.values()),
         controls=controls,
         detail=f"Bias gone (tied) or activations centred (untied): {text}.",

@@ -1,71 +1,52 @@
 """Claims of "Superposition and bottlenecks" about binary one-hot features: the identity matrix is the whole data set.
 
-Tied weights, no bias, all gradients exact: Adam at 0.01 with cosine decay over 5,000 steps, seeds from 0. Where n
-features share few directions only the sum of their squared norms on each is fixed, so single norms fall with n:
-"learned" here means a norm above 0.1.
+Tied weights, no bias, all gradients exact; the usual recipe, 5,000 steps; "learned" means a norm above 0.1.
 """
 
 from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
+from tms_hooks.claims import lab
+from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
+from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
+from tms_hooks.claims.lab import Stacked
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
-from tms_hooks.config import ToyConfig
+from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
-from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-LEARNED = 0.1
-CUTS = (0.05, 0.2)
 STEPS = 5_000
-Stacked = Float[Tensor, "model _ hidden"]  # the number of features differs within one claim
 
 
-@cache
 def train_onehot(
-    n_features: int,
-    d_hidden: int,
-    n_models: int,
-    output_act: Literal["relu", "gelu", "identity"],
-    record_every: int = STEPS,
+    n_features: int, d_hidden: int, n_models: int, output_act: Activation, record_every: int = STEPS
 ) -> Run:
-    """One-hot toys, tied and without bias. Kept: several claims look at the same ones."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act),
-        OneHot(n_features=n_features),
-        seeds=range(n_models),
-        steps=STEPS,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=record_every,
-    )
+    """One-hot toys, tied and without bias."""
+    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act)
+    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=STEPS, record_every=record_every)
 
 
 def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
-    """The weights that the same models start from."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False)
-    return torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)])
+    """The directions that the same models start from."""
+    return lab.untrained(ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False), n_models)["W_E"]
 
 
-def direction_share(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> stats.Weakest:
-    """The smallest share, over the numbers of features, of models that learn this many directions."""
-    counts = {n: geometry.count_directions(w, learned).eq(wanted) for n, w in W.items()}
-    return stats.weakest_share({f"n = {n}": (int(is_right.sum()), len(is_right)) for n, is_right in counts.items()})
+def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> dict[str, np.ndarray]:
+    """Which models learn this many directions, for each number of features."""
+    return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
 
 
-@claim("pentagon-one-hot", "B", quick=20, full=60)
+@claim("pentagon-one-hot", "B", quick=20, full=60, needs=above(0.5))
 def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
 
@@ -91,50 +72,40 @@ def judge_directions(
     W: Mapping[int, Stacked], losses: Mapping[int, np.ndarray], others: Mapping[str, Mapping[int, Stacked]]
 ) -> Verdict:
     """Do models learn five directions whatever the number of features, and at the closed form's loss?"""
-    found = direction_share(W, 5)
     excess = [
         float(n * np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
         for n, w in W.items()
         if (five := geometry.count_directions(w, LEARNED).eq(5).numpy()).any()
     ]
-    seen = {n: np.bincount(geometry.count_directions(w, LEARNED), minlength=1) / len(w) for n, w in W.items()}
-    text = "; ".join(
-        f"n = {n}: " + ", ".join(f"{share:.0%} {d}" for d, share in enumerate(shares) if share)
-        for n, shares in seen.items()
-    )
-    return Verdict(
-        measured=f"The smallest share of models with five directions ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        threshold=0.5,
-        n_models=sum(map(len, W.values())),
-        controls={f"learned > {cut}": direction_share(W, 5, cut).share for cut in CUTS}
-        | {name: direction_share(other, 5).share for name, other in others.items()}
+    counts = {n: geometry.count_directions(w, LEARNED) for n, w in W.items()}
+    return Verdict.of_shares(
+        "The smallest share of models with five directions",
+        with_directions(W, 5),
+        n_models=lab.total(W),
+        controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(W, 5, cut)), CUTS)
+        | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
         | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
-        detail=f"Number of directions learned: {text}.",
+        detail="Number of directions learned: "
+        + "; ".join(f"n = {n}: {lab.tally(found)}" for n, found in counts.items())
+        + ".",
         figures=[
             (
                 "Mean number of directions learned against the number of features.",
                 plots.curves(
-                    {
-                        "ReLU": (
-                            np.array(list(W)),
-                            np.array([geometry.count_directions(w, LEARNED).double().mean() for w in W.values()]),
-                        )
-                    },
+                    lab.lines({"ReLU": {n: found.double().mean() for n, found in counts.items()}}),
                     "features",
                     "directions",
                 ),
             ),
             *(
-                (f"{n} features: the first four models.", plots.feature_arrows(w[:4].numpy(), _seeds(w[:4])))
+                (f"{n} features: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
                 for n, w in list(W.items())[::2]
             ),
         ],
     )
 
 
-@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
+@claim("relu-degenerate-gelu-not", "B", quick=20, full=60, needs=above(0.5))
 def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
 
@@ -163,40 +134,35 @@ def learning_steps(run: Run) -> np.ndarray:
 def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) -> Verdict:
     """ReLU against GELU, seed by seed."""
 
-    def parts(learned: float) -> dict[str, tuple[int, int]]:
+    def parts(learned: float) -> dict[str, np.ndarray]:
         shared = {
             act: np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in weights])
             for act, weights in W.items()
         }
         off = {act: _off_unit(weights, learned) for act, weights in W.items()}
-        n = len(W["relu"])
         return {
-            "ReLU shares a direction": (int(shared["relu"].sum()), n),
-            "GELU shares none": (int((~shared["gelu"]).sum()), n),
-            "GELU's norms are nearer to 1": (int((off["gelu"] < off["relu"]).sum()), n),
-            "GELU learns faster": (int((steps["gelu"] < steps["relu"]).sum()), n),
+            "ReLU shares a direction": shared["relu"],
+            "GELU shares none": ~shared["gelu"],
+            "GELU's norms are nearer to 1": off["gelu"] < off["relu"],
+            "GELU learns faster": steps["gelu"] < steps["relu"],
         }
 
-    at = parts(LEARNED)
-    found = stats.weakest_share(at)
-    shares = {name: k / n for name, (k, n) in at.items()}
+    shares = {name: held.mean() for name, held in parts(LEARNED).items()}
     alive = {act: geometry.represented(w, LEARNED) for act, w in W.items()}
     norms = {act: float(geometry.feature_norms(w)[alive[act]].mean()) for act, w in W.items()}
     per_direction = {
         act: float((alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean())
         for act, w in W.items()
     }
-    return Verdict(
-        measured=f"The smallest of four shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        threshold=0.5,
-        n_models=sum(map(len, W.values())),
+    return Verdict.of_shares(
+        "The smallest of four shares",
+        parts(LEARNED),
+        n_models=lab.total(W),
         controls=shares
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
         | {f"mean norm, {act}": value for act, value in norms.items()}
         | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
-        | {f"smallest share at learned > {cut}": stats.weakest_share(parts(cut)).share for cut in CUTS},
+        | {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS},
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
         figures=[
             (
@@ -208,7 +174,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
                 ),
             ),
             *(
-                (f"{act}: the first four models.", plots.feature_arrows(w[:4].numpy(), _seeds(w[:4])))
+                (f"{act}: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
                 for act, w in W.items()
             ),
         ]
@@ -217,7 +183,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     )
 
 
-@claim("nine-in-three-d", "B", quick=12, full=60)
+@claim("nine-in-three-d", "B", quick=12, full=60, needs=above(0.9))
 def nine_in_three_d(n_models: int) -> Verdict:
     """One-hot features in three dimensions are learned in nine directions under ReLU, always.
 
@@ -238,7 +204,6 @@ def nine_in_three_d(n_models: int) -> Verdict:
 
 def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: Mapping[int, Stacked]) -> Verdict:
     """Do ReLU models always learn nine directions?"""
-    found = direction_share(relu, 9)
     shapes = {
         name: stats.census(shape_names(weights), np.zeros(sum(map(len, weights.values()))), "_")
         for name, weights in (("ReLU", relu), ("GELU", gelu))
@@ -247,14 +212,12 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
         f"{name}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(4).iterrows())
         for name, table in shapes.items()
     )
-    return Verdict(
-        measured=f"The smallest share of ReLU models with nine directions ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        threshold=0.9,
-        n_models=sum(map(len, relu.values())),
-        controls={f"learned > {cut}": direction_share(relu, 9, cut).share for cut in CUTS}
-        | {"GELU": direction_share(gelu, 9).share, "untrained": direction_share(start, 9).share}
+    return Verdict.of_shares(
+        "The smallest share of ReLU models with nine directions",
+        with_directions(relu, 9),
+        n_models=lab.total(relu),
+        controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(relu, 9, cut)), CUTS)
+        | {"GELU": lab.weakest(with_directions(gelu, 9)), "untrained": lab.weakest(with_directions(start, 9))}
         | {f"shapes, {name}": float(len(table)) for name, table in shapes.items()}
         | {f"most frequent shape, {name}": float(table.share.iloc[0]) for name, table in shapes.items()},
         detail=f"Directions and nearest polytope, all n: {text}.",
@@ -292,10 +255,6 @@ def _solids(weights: Mapping[int, Stacked]) -> "go.Figure":
         mean = torch.stack([models[first][group].mean(0) for group in groups])
         solids[f"{name} ({size / len(models):.0%})"] = torch.nn.functional.normalize(mean, dim=-1).numpy()
     return plots.polyhedra(solids)
-
-
-def _seeds(W: Stacked) -> list[str]:
-    return [f"seed {seed}" for seed in range(len(W))]
 
 
 def _off_unit(W: Stacked, learned: float) -> np.ndarray:

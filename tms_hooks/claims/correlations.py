@@ -15,7 +15,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -65,7 +65,7 @@ def all_at(W: Stacked, degrees: float, learned: float = LEARNED) -> Bool[Tensor,
     return right.all(1) & geometry.represented(W, learned).all(1)
 
 
-@claim("correlated-orthogonal", "N", quick=12, full=100)
+@claim("correlated-orthogonal", "N", quick=12, full=100, needs=above(2 / 3))
 def correlated_orthogonal(n_models: int) -> Verdict:
     """Features that fire together are put at right angles.
 
@@ -108,7 +108,7 @@ def judge_orthogonal(
     )
 
 
-@claim("anticorrelated-antipodal", "N", quick=12, full=100)
+@claim("anticorrelated-antipodal", "N", quick=12, full=100, needs=above(1 / 3))
 def anticorrelated_antipodal(n_models: int) -> Verdict:
     """Features that never fire together are put opposite each other.
 
@@ -170,7 +170,6 @@ def _judge_angle(
         measured=f"The share of models of which all {name} pairs {what}",
         statistic=float(hits.double().mean()),
         interval=stats.wilson(int(hits.sum()), len(hits)),
-        threshold=chance,
         n_models=len(W),
         controls={kind: float(all_at(w, degrees).double().mean()) for kind, w in rest}
         | {other: float(all_at(w, degrees, 0.0).double().mean()) for other, w in others.items()}
@@ -199,7 +198,7 @@ def _judge_angle(
     )
 
 
-@claim("correlated-collapse", "N", quick=8, full=40)
+@claim("correlated-collapse", "N", quick=8, full=40, needs=above(0.5))
 def correlated_collapse(n_models: int) -> Verdict:
     """Correlated pairs too many to be orthogonal: dense ones collapse to their mean (PCA), sparse ones lie near.
 
@@ -258,7 +257,6 @@ def judge_collapse(
         measured=f"The smallest of three shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(map(len, correlated.values())),
         controls=shares
         | {"independent features": weakest(independent).share}

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.run import Run
@@ -56,7 +56,7 @@ def train_uniform(p: float, seed: int, n_features: int, d_hidden: int) -> Run:
     )
 
 
-@claim("sticky-dimensionality", "N", quick=5, full=72)
+@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5))
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -89,7 +89,6 @@ def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
         measured=f"The smallest of seven shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=len(W),
         controls={name: inner / outer if outer else float("nan") for name, (inner, outer) in counts.items()}
         | {f"models near, {name}": float(outer) for name, (_, outer) in counts.items()}
@@ -153,7 +152,7 @@ def _mean_dimensionality(W: Stacked) -> float:
     return float(geometry.dimensionality(W)[alive].mean()) if alive.any() else float("nan")
 
 
-@claim("adversarial-vulnerability", "N", quick=8, full=72)
+@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9))
 def adversarial_vulnerability(n_densities: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 
@@ -223,7 +222,6 @@ def judge_vulnerability(
         measured="The rank correlation of vulnerability with features per dimension",
         statistic=rank_correlation(np.stack([load, rise], axis=1)) if measurable else float("nan"),
         interval=stats.bootstrap(rank_correlation, np.stack([load, rise], axis=1)) if measurable else UNKNOWN,
-        threshold=0.9,
         n_models=len(W),
         controls={
             f"perturbation of norm {eps:g}": rank_correlation(np.stack([load, values], axis=1))

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.train import train
@@ -57,7 +57,7 @@ def train_watched(n_models: int, p: float = 0.05, output_act: Literal["relu", "i
     return Course(torch.stack([loss(w) for w in W], dim=1).numpy(), geometry.dimensionality(W).transpose(0, 1).numpy())
 
 
-@claim("energy-levels-of-learning", "N", quick=6, full=60)
+@claim("energy-levels-of-learning", "N", quick=6, full=60, needs=above(0.5))
 def energy_levels_of_learning(n_models: int) -> Verdict:
     """The loss falls in discrete steps, at which single features jump from one D_i to another.
 
@@ -91,7 +91,6 @@ def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
         measured="The share of loss that is lost while D_i jump",
         statistic=share(found) if measurable else float("nan"),
         interval=interval if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=len(found),
         controls={
             "changes of D_i shifted in time": lost["shifted"],

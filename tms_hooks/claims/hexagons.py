@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, stats, theory
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -70,7 +70,7 @@ def exact_losses(run: Run) -> np.ndarray:
     )
 
 
-@claim("polygons-by-n", "H", quick=30, full=100)
+@claim("polygons-by-n", "H", quick=30, full=100, needs=above(0.5))
 def polygons_by_n(n_models: int) -> Verdict:
     """Four features make a square, five a pentagon, six and seven a pentagon with the rest ignored or overlapping.
 
@@ -109,7 +109,6 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
         measured=f"The smallest share of models with the stated polygon ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(len(W) for W in trained.values()),
         controls={
             "learned > 0.3": weakest(trained, 0.3).share,
@@ -131,7 +130,7 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     )
 
 
-@claim("pentagon-by-theory", "H", quick=50, full=200)
+@claim("pentagon-by-theory", "H", quick=50, full=200, needs=above(0.0))
 def pentagon_by_theory(n_models: int) -> Verdict:
     """Five is the best polygon, however many features there are.
 
@@ -166,7 +165,6 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
         measured="The loss of trained hexagons, relative to trained pentagons, less 1,",
         statistic=statistic,
         interval=interval,
-        threshold=0.0,
         n_models=len(pentagons) + len(hexagons),
         controls={
             **{f"best corners, {argument}": float(min(corners, key=gain)) for argument, gain in arguments.items()},
@@ -194,7 +192,7 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
     )
 
 
-@claim("hexagon-norms", "H", quick=50, full=200)
+@claim("hexagon-norms", "H", quick=50, full=200, needs=below(0.05))
 def hexagon_norms(n_models: int) -> Verdict:
     """The Frobenius norm of W is near 3 in hexagons and near 2.5 in pentagons.
 
@@ -227,8 +225,6 @@ def judge_norms(W: Stacked) -> Verdict:
         measured="The larger relative deviation of the mean norms",
         statistic=statistic,
         interval=interval,
-        threshold=0.05,
-        side="below",
         n_models=len(five) + len(six),
         controls=at
         | means

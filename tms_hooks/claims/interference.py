@@ -14,9 +14,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, direction_share, train_onehot, untrained
+from tms_hooks.claims import lab
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, untrained, with_directions
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot, SparseUniform
 from tms_hooks.train import train
@@ -71,7 +72,7 @@ def train_sparse_like(d_hidden: int, n_models: int) -> Stacked:
     ).W_E
 
 
-@claim("interference-mean-vs-max", "B", quick=3, full=12)
+@claim("interference-mean-vs-max", "B", quick=3, full=12, needs=below(-0.75))
 def interference_mean_vs_max(n_models: int) -> Verdict:
     """Trained features form tegum products, where mean interference falls as 1/m, not as the 1/sqrt(m) of a sphere.
 
@@ -132,8 +133,6 @@ def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stac
         interval=stats.bootstrap(lambda *s: slope(dict(zip(found, s, strict=True))), *means["trained"].values())
         if measurable
         else UNKNOWN,
-        threshold=-0.75,
-        side="below",
         n_models=sum(map(len, trained.values())),
         controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
         | {
@@ -182,7 +181,7 @@ def train_active(k: int, n_features: int, d_hidden: int, n_models: int) -> Stack
     ).W_E
 
 
-@claim("two-active", "B", quick=10, full=40)
+@claim("two-active", "B", quick=10, full=40, needs=above(0.5))
 def two_active(n_models: int) -> Verdict:
     """The five directions of one-hot features in two dimensions survive when two features are active at once.
 
@@ -213,22 +212,19 @@ def judge_active(
     solids: Mapping[str, Stacked],
 ) -> Verdict:
     """Do models still learn five directions?"""
-    found = direction_share(two, 5)
     counts = {
         name: {n: geometry.count_directions(W, LEARNED) for n, W in weights.items()}
         for name, weights in (("one", one), ("two", two))
     }
     learned = {n: geometry.represented(W, LEARNED).sum(1).double() for n, W in two.items()}
-    return Verdict(
-        measured=f"The smallest share of models with five directions ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        threshold=0.5,
-        n_models=sum(map(len, two.values())),
-        controls={"one active": direction_share(one, 5).share}
+    return Verdict.of_shares(
+        "The smallest share of models with five directions",
+        with_directions(two, 5),
+        n_models=lab.total(two),
+        controls={"one active": lab.weakest(with_directions(one, 5))}
         | {f"n = {n}": float(d.eq(5).double().mean()) for n, d in counts["two"].items()}
-        | {name: direction_share(weights, 5).share for name, weights in others.items()}
-        | {f"learned > {cut}": direction_share(two, 5, cut).share for cut in CUTS}
+        | {name: lab.weakest(with_directions(weights, 5)) for name, weights in others.items()}
+        | lab.at_cuts(lambda cut: lab.weakest(with_directions(two, 5, cut)), CUTS)
         | {
             f"directions, {k} active, n = {n}": float(d.double().mean())
             for k, by in counts.items()

@@ -12,7 +12,7 @@ import numpy as np
 
 from tms_hooks import plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
@@ -81,7 +81,7 @@ def memorise(n_features: int, d_hidden: int, n_models: int) -> Memory:
     return Memory(n_features, d_hidden, seen, unseen)
 
 
-@claim("memorisation", "B", quick=3, full=12)
+@claim("memorisation", "B", quick=3, full=12, needs=above(0.5))
 def memorisation(n_models: int) -> Verdict:
     """Models can store about one random data point for each of their parameters.
 
@@ -117,7 +117,6 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
         measured="The largest number of points memorised for each parameter",
         statistic=best(*found),
         interval=stats.bootstrap(best, *found),
-        threshold=0.5,
         n_models=sum(rate.size for rate in found),
         controls={f"error below {cut}": best(*(per_parameter(memory, cut) for memory in memories)) for cut in CUTS}
         | {f"points per parameter, {name}": rate for name, rate in rates.items()}

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tms_hooks import plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models import forward
@@ -89,7 +89,7 @@ def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "_ _"]:
     return (own > cut) & (own > others)
 
 
-@claim("mlp-bottlenecks", "B", quick=3, full=16)
+@claim("mlp-bottlenecks", "B", quick=3, full=16, needs=above(0.9))
 def mlp_bottlenecks(n_models: int) -> Verdict:
     """Beside an MLP of 4 f neurons a bottleneck of f dimensions passes the 4 f features that the MLP has room for.
 
@@ -138,7 +138,6 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
         measured=f"The smallest mean share of features learned ({weakest})",
         statistic=means[weakest],
         interval=stats.bootstrap(lambda *s: min(float(share.mean()) for share in s), *found.values()),
-        threshold=0.9,
         n_models=sum(map(len, found.values())),
         controls=means
         | {f"smallest at {cut}": min(float(share.mean()) for share in shares(cut).values()) for cut in (0.3, 0.7)}

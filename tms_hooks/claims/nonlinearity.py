@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -74,7 +74,7 @@ class Readout(NamedTuple):
     """Loss of the best affine readout of the same hidden layer, relative to ReLU's."""
 
 
-@claim("relu-filters-interference", "N", quick=10, full=50)
+@claim("relu-filters-interference", "N", quick=10, full=50, needs=above(0.5))
 def relu_filters_interference(n_models: int) -> Verdict:
     """The output nonlinearity removes small negative interference, which a linear readout of the same model keeps.
 
@@ -165,7 +165,6 @@ def judge_filter(main: list[Readout], others: Mapping[str, list[Readout]], inter
         measured="The share of squared interference that the ReLU readout removes",
         statistic=float(removed.mean()) if measurable else float("nan"),
         interval=stats.bootstrap(lambda share: float(share.mean()), removed) if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=len(main),
         controls={
             "removed of negative interference": mean(main, "removed_negative"),
@@ -199,7 +198,7 @@ def judge_filter(main: list[Readout], others: Mapping[str, list[Readout]], inter
     )
 
 
-@claim("privileged-basis", "N", quick=2, full=20)
+@claim("privileged-basis", "N", quick=2, full=20, needs=above(0.5))
 def privileged_basis(n_models: int) -> Verdict:
     """A ReLU on the hidden layer makes features align with neurons.
 
@@ -251,7 +250,6 @@ def judge_basis(
         measured="The alignment of features with neurons at the density where it is smallest",
         statistic=smallest(*scores.values()) if measurable else float("nan"),
         interval=stats.bootstrap(smallest, *scores.values()) if measurable else UNKNOWN,
-        threshold=0.5,
         n_models=sum(map(len, relu.values())),
         controls={f"at p = {p:g}": _mean(score) for p, score in scores.items()}
         | {

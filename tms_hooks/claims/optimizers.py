@@ -8,7 +8,7 @@ import pandas as pd
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.hexagons import LEARNED, STEPS, P, polygon_names
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.train import train
@@ -27,7 +27,7 @@ def settings() -> list[tuple[str, Optimizer]]:
     return adaptive + [("SGD", SGD(lr=lr, momentum=momentum)) for momentum in (0.0, 0.9) for lr in high]
 
 
-@claim("optimizer-geometry", "H", quick=6, full=20)
+@claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))
 def optimizer_geometry(n_models: int) -> Verdict:
     """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
 
@@ -96,7 +96,6 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
         measured=f"The smallest of four shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(map(len, judged.values())),
         controls={f"superpose, {name}": share for name, share in at_best.items()}
         | {f"best learning rate, {name}": lr for name, (lr, _) in best.items()}

@@ -14,7 +14,7 @@ import torch
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.starts import ADAM, LEARNED, PERFECT, Outcome, Weights, count, random_starts, tally, train_from
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.training.optimizers import SGD, Adam, Optimizer
 
@@ -55,7 +55,7 @@ def train_perfect(n_features: int, n_models: int, noise: float, optimizer: Optim
     return train_from(cfg, starts, optimizer, 3_000).loss
 
 
-@claim("bias-perfect-not-found", "B", quick=8, full=40)
+@claim("bias-perfect-not-found", "B", quick=8, full=40, needs=above(0.5))
 def bias_perfect_not_found(n_models: int) -> Verdict:
     """With an output bias all one-hot features fit perfectly on a circle, stably, but random starts do not find it.
 
@@ -141,7 +141,6 @@ def judge_perfect(
         measured=f"The smallest of six shares ({weakest.part})",
         statistic=weakest.share,
         interval=weakest.interval,
-        threshold=0.5,
         n_models=sum(n for _, n in counts.values()),
         controls=controls,
         detail=f"Learned from random starts: {text}.",

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -56,7 +56,7 @@ def train_uneven(
     )
 
 
-@claim("superposition-wide", "N", quick=5, full=32)
+@claim("superposition-wide", "N", quick=5, full=32, needs=above(0.5))
 def superposition_wide(n_models: int) -> Verdict:
     """The sparser the features, the more of them are represented; a linear model never represents more than PCA does.
 
@@ -103,7 +103,6 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
         measured=f"The smaller share ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(map(len, relu.values())) + sum(map(len, linear.values())),
         controls={f"learned > {cut}": weakest(relu, linear, cut).share for cut in (0.3, 0.7)}
         | {
@@ -146,7 +145,7 @@ def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) 
     return alive == list(range(m)) and float(off) < ORTHOGONAL
 
 
-@claim("phase-change", "N", quick=7, full=13)
+@claim("phase-change", "N", quick=7, full=13, needs=above(0.9))
 def phase_change(side: int) -> Verdict:
     """An extra feature is ignored, dedicated or superposed, in regions that meet at the closed-form boundaries.
 
@@ -251,7 +250,6 @@ def judge_phases(
         measured=f"The smaller share of points in theory's region ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.9,
         n_models=4 * sum(names.size for names in trained.values()),
         controls={
             "all points": everywhere.share,

@@ -13,7 +13,7 @@ from torch import Tensor
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.phases import LEARNED, train_uneven
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, below
 
 FACTORS = np.geomspace(1, 10, 11)
 CLAIMED_FACTOR = 2.5
@@ -22,7 +22,7 @@ SQUARE_DEGREES = 15.0
 Grid = Float[Tensor, "factor model feature hidden"]
 
 
-@claim("importance-and-frequency", "N", quick=8, full=60)
+@claim("importance-and-frequency", "N", quick=8, full=60, needs=below(0.25))
 def importance_and_frequency(n_models: int) -> Verdict:
     """One feature of a pentagon made rarer: at about 2.5 times, the pentagon turns into two digons.
 
@@ -75,8 +75,6 @@ def judge_factor(
         measured="The relative deviation from 2.5 of the factor at which pentagons give way",
         statistic=deviation(codes.T),
         interval=stats.bootstrap(deviation, codes.T),
-        threshold=0.25,
-        side="below",
         n_models=codes.size,
         controls={
             "factor, rarer": at,

@@ -1,13 +1,19 @@
-"""The registry: a claim is one function whose docstring states, before any result, what is decided and how."""
+"""The registry: a claim is one function whose docstring states, before any result, what is decided and how.
 
+Its first line is the claim; `PARTS` follow. The function trains its models by the calls of `lab` and hands them to a
+judge, which returns a `Verdict`. The docstring's threshold must be the decorator's: what a reader is promised decides.
+"""
+
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from importlib import import_module
 from inspect import cleandoc
 from typing import Literal
 
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Needs, Verdict
 from tms_hooks.errors import did_you_mean
 
 Source = Literal["N", "B", "H", "A"]
@@ -62,14 +68,18 @@ class Claim:
         name: as in `tms reproduce NAME`.
         source: the document it comes from, a key of `SOURCES`.
         quick, full: its size, as stated in the docstring.
+        needs: the side of which threshold its statistic must be on, as stated in the docstring.
         measure: size -> verdict. The same code at either size.
+        counts: what the size counts.
     """
 
     name: str
     source: Source
     quick: int
     full: int
+    needs: Needs
     measure: Measure
+    counts: str = "models"
 
     @property
     def statement(self) -> str:
@@ -82,38 +92,59 @@ class Claim:
         return cleandoc(self.measure.__doc__ or "")
 
     def size(self, quick: bool = False) -> int:
-        """Its number of models, as its docstring counts them."""
+        """How many of what it counts it measures."""
         return self.quick if quick else self.full
 
     def run(self, quick: bool = False) -> Verdict:
         """Measure and decide."""
         began = time.perf_counter()
-        verdict = self.measure(self.size(quick))
-        return replace(verdict, claim=self.name, seconds=time.perf_counter() - began)
+        verdict = self.decide(self.measure(self.size(quick)))
+        return replace(verdict, seconds=time.perf_counter() - began)
+
+    def decide(self, verdict: Verdict) -> Verdict:
+        """A judge's verdict held against this claim's threshold."""
+        side, threshold = self.needs
+        return replace(verdict, claim=self.name, side=side, threshold=threshold)
 
 
 _claims: dict[str, Claim] = {}
 
 
-def claim(name: str, source: Source, *, quick: int, full: int) -> Callable[[Measure], Measure]:
+def claim(
+    name: str, source: Source, *, quick: int, full: int, needs: Needs, counts: str = "models"
+) -> Callable[[Measure], Measure]:
     """Register the function below, unchanged, as a claim.
 
     Raises:
-        ValueError: a name that is taken, or a docstring that leaves out one of `PARTS`.
+        ValueError: a name that is taken, a docstring that leaves out one of `PARTS`, or states another threshold.
     """
 
     def register(measure: Measure) -> Measure:
-        made = Claim(name, source, quick, full, measure)
+        made = Claim(name, source, quick, full, needs, measure, counts)
         if name in _claims:
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
         if missing := [part for part in PARTS if part not in made.design]:
             raise ValueError(
                 f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result"
             )
+        if (stated := stated_needs(made.design)) != needs:
+            raise ValueError(
+                f"claim {name!r} needs {needs.side} {needs.threshold:g}, its docstring states {stated}: make them one"
+            )
         _claims[name] = made
         return measure
 
     return register
+
+
+def stated_needs(design: str) -> Needs | None:
+    """The side and threshold that a design states, None if it states none.
+
+    >>> stated_needs("It holds. Statistic: a share. Threshold: above 1/2, for each.")
+    Needs(side='above', threshold=0.5)
+    """
+    found = re.search(r"Threshold:\s+(above|below)\s+(-?\d+(?:\.\d+|/\d+)?)", design)
+    return Needs(found[1], float(Fraction(found[2]))) if found else None  # type: ignore[arg-type]
 
 
 def claims() -> dict[str, Claim]:

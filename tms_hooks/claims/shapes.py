@@ -14,7 +14,7 @@ from torch import Tensor
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.bottlenecks import CUTS, LEARNED, untrained
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
@@ -38,7 +38,7 @@ def train_shapes(n_features: int, d_hidden: int, n_models: int, output_act: Lite
     )
 
 
-@claim("shape-by-dimension", "B", quick=3, full=30)
+@claim("shape-by-dimension", "B", quick=3, full=30, needs=above(1.0))
 def shape_by_dimension(n_models: int) -> Verdict:
     """The number of directions learned grows faster than in proportion to the hidden dimension.
 
@@ -108,7 +108,6 @@ def judge_shapes(
         measured="The exponent of the number of directions as a power of the hidden dimension",
         statistic=exponent(counts, m),
         interval=stats.bootstrap(lambda rows: exponent(rows, m), counts),
-        threshold=1.0,
         n_models=counts.size,
         controls={f"learned > {cut}": exponent(direction_counts(W, cut), m) for cut in CUTS}
         | {f"m = {part[0]} ... {part[-1]}": exponent(counts[:, at], part) for at, part in _halves(m)}

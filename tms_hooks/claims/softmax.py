@@ -19,7 +19,7 @@ from torch import Tensor
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims.bottlenecks import train_onehot, untrained
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
@@ -81,7 +81,7 @@ def separable(W: Stacked, bias: Biases | None = None) -> Bool[Tensor, " model"]:
     return (own > others).all(-1)
 
 
-@claim("softmax-circle", "B", quick=4, full=30)
+@claim("softmax-circle", "B", quick=4, full=30, needs=above(0.5))
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -127,7 +127,6 @@ def judge_circle(
         measured=f"The smallest of the shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(map(len, [*softmax.values(), *mse.values()])),
         controls={part: k / n for part, (k, n) in parts.items()}
         | {f"circle and zero at {on} and {zero}": picture(softmax, on, zero).share for on, zero in CUTS}
@@ -169,7 +168,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=4, full=30)
+@claim("softmax-bias-concentric", "B", quick=4, full=30, needs=above(0.5))
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -248,7 +247,6 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
         measured=f"The smallest of the shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(len(W) for W, _ in trained.values()),
         controls={part: k / n for part, (k, n) in parts.items()}
         | {f"concentric at gap {gap}, n = {n}": concentric(m, gap) for gap in (0.05, 0.2) for n, m in trained.items()}

@@ -17,7 +17,7 @@ from torch import Tensor
 from tms_hooks import plots, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.softmax import DOCUMENT, Stacked, separable, train_softmax
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models.forward import init_weights
@@ -90,7 +90,7 @@ def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
     return found
 
 
-@claim("softmax-untied-unembed-first", "B", quick=4, full=24)
+@claim("softmax-untied-unembed-first", "B", quick=4, full=24, needs=above(0.5))
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 
@@ -130,7 +130,6 @@ def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied:
         measured=f"The smallest of the shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(g.W_E.shape[1] for g in growth.values()),
         controls={part: k / n for part, (k, n) in at.items()}
         | {

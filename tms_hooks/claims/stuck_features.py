@@ -14,7 +14,7 @@ import probes
 from tms_hooks import geometry, landscape, plots, stats
 from tms_hooks.claims.hexagons import LEARNED, polygon_names, train_polygons
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.run import Run
 from tms_hooks.train import train
 
@@ -36,7 +36,7 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[Stuck]:
     return [Stuck(int(i), int(dead[i].nonzero()[0, 0])) for i in pentagons.nonzero()[0]]
 
 
-@claim("stuck-feature", "H", quick=5, full=20)
+@claim("stuck-feature", "H", quick=5, full=20, needs=above(0.5))
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
@@ -103,7 +103,6 @@ def judge_stuck(
         measured="The share of pentagons with one unlearned feature that lie on a saddle",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=n,
         controls={
             "hexagons on a saddle": count(hexagons, "saddle") / len(hexagons) if hexagons else float("nan"),
@@ -137,7 +136,7 @@ def judge_stuck(
     )
 
 
-@claim("hexagon-patching", "H", quick=10, full=40)
+@claim("hexagon-patching", "H", quick=10, full=40, needs=above(0.5))
 def hexagon_patching(n_models: int) -> Verdict:
     """Giving a pentagon's unlearned feature the initial weights that it has in a hexagon's start yields a hexagon.
 
@@ -209,7 +208,6 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         measured=f"The smallest of three shares ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=2 * n,
         controls={f"hexagons, {condition}": rate for condition, rate in rates.items()} | {"recipients": float(n)},
         detail=f"Hexagons among {n} recipients: "

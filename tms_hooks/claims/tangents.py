@@ -15,7 +15,7 @@ from torch import Tensor
 import probes
 from tms_hooks import plots, stats
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.toy import ToyModel
@@ -44,7 +44,7 @@ class Agreement(NamedTuple):
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=6, full=36)
+@claim("probes-and-tangents", "N", quick=6, full=36, needs=above(0.05))
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 
@@ -84,7 +84,6 @@ def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[
         measured=f"The smaller mean of inside where present minus where absent, that of {least},",
         statistic=float(gaps[least].mean()) if measurable else float("nan"),
         interval=stats.bootstrap(lambda *g: min(float(x.mean()) for x in g), *gaps.values()) if measurable else UNKNOWN,
-        threshold=0.05,
         n_models=len(toys) + 1,
         controls={f"{field}, {name}": value for name, row in means.items() for field, value in row.items()},
         detail="Inside where present and where absent: "

@@ -1,11 +1,9 @@
 """Claims of the notes on "Toy Models of Superposition" (Elhage et al. 2022): sparse uniform features, ReLU, tied, bias.
 
-Adam at 0.01 with cosine decay over 3,000 steps, batch 1,024, seeds from 0.
+The usual recipe, 3,000 steps.
 """
 
-from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -13,43 +11,32 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
+from tms_hooks.claims import lab
+from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
-from tms_hooks.config import ToyConfig
+from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.models.forward import init_weights
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-LEARNED = 0.5
-INTERFERES = 0.1
-"""Absolute cosine above which two directions count as interfering, as in `geometry.tegum_factors`."""
+OVERLAPS = 0.1
+"""|Cosine| above which two directions count as interfering, as in `geometry.tegum_factors`."""
 DENSITIES = tuple(20 ** -np.linspace(0, 1, 10))
-Stacked = Float[Tensor, "model feature hidden"]
 
 
-@cache
 def train_sparse(
-    n_features: int,
-    d_hidden: int,
-    p: float,
-    n_models: int,
-    decay: float = 1.0,
-    output_act: Literal["relu", "identity"] = "relu",
+    n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0, output_act: Activation = "relu"
 ) -> Stacked:
-    """Trained directions; feature i has importance decay^i. Kept: several claims look at the same models."""
-    return train(
+    """Trained directions; feature i has importance decay^i."""
+    return lab.train_toys(
         ToyConfig(n_features=n_features, d_hidden=d_hidden, output_act=output_act),
         SparseUniform(n_features=n_features, feature_probability=p),
-        seeds=range(n_models),
+        n_models,
         steps=3_000,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        importance=[decay**i for i in range(n_features)],
-        record_every=3_000,
+        importance=lab.decaying(decay, n_features),
     ).W_E
 
 
-@claim("superposition-emerges", "N", quick=6, full=40)
+@claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
@@ -61,12 +48,10 @@ def superposition_emerges(n_models: int) -> Verdict:
     Size: 6 models (quick), 40 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output, which should never superpose.
     """
-    cfg = ToyConfig(n_features=5, d_hidden=2)
-    start = torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)])
     return judge_emergence(
         {p: train_sparse(5, 2, p, n_models, decay=0.9) for p in DENSITIES},
         {p: train_sparse(5, 2, p, n_models, decay=0.9, output_act="identity") for p in DENSITIES},
-        dict.fromkeys(DENSITIES, start),
+        dict.fromkeys(DENSITIES, lab.untrained(ToyConfig(n_features=5, d_hidden=2), n_models)["W_E"]),
     )
 
 
@@ -75,50 +60,40 @@ def judge_emergence(
 ) -> Verdict:
     """Two orthogonal features, then antipodal pairs, then a pentagon, as features grow sparser?"""
 
-    def weakest(weights: Mapping[float, Stacked], learned: float = LEARNED) -> stats.Weakest:
+    def parts(weights: Mapping[float, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
+        def named(name: str, W: Stacked) -> np.ndarray:
+            return np.array([geometry.name_polytope(w, learned) == name for w in W])
+
         dense, *between, sparse = sorted(weights, reverse=True)
-        square = {p: np.array([geometry.name_polytope(w, learned) == "square" for w in weights[p]]) for p in between}
+        square = {p: named("square", weights[p]) for p in between}
         half = len(weights[dense]) // 2
         best = max(between, key=lambda p: square[p][:half].mean())
-        judged = square[best][half:]
-        top = [_only_top_two(w, learned) for w in weights[dense]]
-        five = [geometry.name_polytope(w, learned) == "pentagon" for w in weights[sparse]]
-        return stats.weakest_share(
-            {
-                "dense, the first two": (sum(top), len(top)),
-                f"in between, a square at p = {best:.2g}": (int(judged.sum()), len(judged)),
-                "sparse, a pentagon": (sum(five), len(five)),
-            }
-        )
+        return {
+            "dense, the first two": np.array([_only_top_two(w, learned) for w in weights[dense]]),
+            f"in between, a square at p = {best:.2g}": square[best][half:],
+            "sparse, a pentagon": named("pentagon", weights[sparse]),
+        }
 
-    found = weakest(trained)
     shapes = {
         p: stats.census([geometry.name_polytope(w) for w in W], np.zeros(len(W)), "_") for p, W in trained.items()
     }
     learned = {
-        name: np.array([float(geometry.represented(W).sum(1).double().mean()) for W in weights.values()])
+        name: {p: geometry.represented(W).sum(1).double().mean() for p, W in weights.items()}
         for name, weights in (("ReLU", trained), ("linear", linear))
     }
-    return Verdict(
-        measured=f"The smallest of three shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        threshold=0.5,
-        n_models=sum(map(len, trained.values())),
-        controls={f"learned > {cut}": weakest(trained, cut).share for cut in (0.3, 0.7)}
-        | {"linear output": weakest(linear).share, "untrained": weakest(untrained).share},
+    return Verdict.of_shares(
+        "The smallest of three shares",
+        parts(trained),
+        n_models=lab.total(trained),
+        controls=lab.at_cuts(lambda cut: lab.weakest(parts(trained, cut)))
+        | {"linear output": lab.weakest(parts(linear)), "untrained": lab.weakest(parts(untrained))},
         detail="Most frequent shapes: "
         + "; ".join(f"p = {p:.2g}: {t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items())
         + ".",
         figures=[
             (
                 "Mean number of features learned against the feature probability.",
-                plots.curves(
-                    {name: (np.array(list(trained)), counts) for name, counts in learned.items()},
-                    "feature probability",
-                    "features learned",
-                    log_x=True,
-                ),
+                plots.curves(lab.lines(learned), "feature probability", "features learned", log_x=True),
             ),
             (
                 "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.",
@@ -141,7 +116,7 @@ def judge_emergence(
     )
 
 
-@claim("cosine-misleads", "N", quick=10, full=50)
+@claim("cosine-misleads", "N", quick=10, full=50, needs=above(0.1))
 def cosine_misleads(n_models: int) -> Verdict:
     """Under superposition hidden states of inputs that share no feature have cosine similarities far from 0.
 
@@ -152,13 +127,12 @@ def cosine_misleads(n_models: int) -> Verdict:
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
     """
-    cfg = ToyConfig(n_features=20, d_hidden=5)
     return judge_cosines(
         train_sparse(20, 5, 0.01, n_models),
         {f"p = {p}": train_sparse(20, 5, p, n_models) for p in (0.1, 0.3)}
         | {
             "linear output": train_sparse(20, 5, 0.01, n_models, output_act="identity"),
-            "untrained": torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)]),
+            "untrained": lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"],
         },
     )
 
@@ -166,20 +140,18 @@ def cosine_misleads(n_models: int) -> Verdict:
 def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
     """How far from orthogonal are hidden states that have no feature in common?"""
     means = mean_cosines(W)
-    measurable = len(means) > 1
-    return Verdict(
-        measured="The mean |cosine| of hidden states with no feature in common",
-        statistic=float(means.mean()) if measurable else float("nan"),
-        interval=stats.bootstrap(lambda m: float(m.mean()), means) if measurable else UNKNOWN,
-        threshold=INTERFERES,
+    # Untrained features are short: all of them count.
+    controls = {n: mean_cosines(other, 0.0 if n == "untrained" else LEARNED) for n, other in others.items()}
+    controls |= {f"learned > {cut}": mean_cosines(W, cut) for cut in CUTS}
+    return Verdict.of_statistic(
+        "The mean |cosine| of hidden states with no feature in common",
+        lambda m: float(m.mean()),
+        means,
         n_models=len(means),
-        controls={
-            name: float(values.mean()) if len(values := mean_cosines(other, cut)) else float("nan")
-            for name, other, cut in _cosine_controls(W, others)
-        }
+        controls={name: lab.mean(values) for name, values in controls.items()}
         | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
-        detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if measurable else "",
-        figures=[
+        detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if len(means) else "",
+        figures=lambda: [
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
             (
                 "Inner products of all features in the first model of each kind.",
@@ -187,9 +159,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
                     np.stack([(w[0] @ w[0].mT).numpy() for w in (W, *others.values())]), ["p = 0.01", *others]
                 ),
             ),
-        ]
-        if measurable
-        else (),
+        ],
     )
 
 
@@ -204,12 +174,6 @@ def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     return np.array(found)
 
 
-def _cosine_controls(W: Stacked, others: Mapping[str, Stacked]) -> Sequence[tuple[str, Stacked, float]]:
-    # Untrained features are short: all of them count.
-    rows = [(name, other, 0.0 if name == "untrained" else LEARNED) for name, other in others.items()]
-    return [*rows, *((f"learned > {cut}", W, cut) for cut in (0.3, 0.7))]
-
-
 def _only_top_two(W: Float[Tensor, "feature hidden"], learned: float) -> bool:
     alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
-    return alive == [0, 1] and abs(float(torch.cosine_similarity(W[0], W[1], dim=0))) < INTERFERES
+    return alive == [0, 1] and abs(float(torch.cosine_similarity(W[0], W[1], dim=0))) < OVERLAPS

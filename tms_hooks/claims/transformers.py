@@ -15,7 +15,7 @@ import probes
 from tms_hooks import plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.toy_models import train_sparse
-from tms_hooks.claims.verdict import UNKNOWN, Verdict
+from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 from tms_hooks.models.toy import ToyModel
@@ -43,7 +43,7 @@ class Sparsity(NamedTuple):
     silent_relative: tuple[float, ...] = ()
 
 
-@claim("heads-are-sparse", "A", quick=2, full=24)
+@claim("heads-are-sparse", "A", quick=2, full=24, needs=above(0.5))
 def heads_are_sparse(n_heads: int) -> Verdict:
     """A real head carries the score of a pair on which it fires in few slices: fewer than rotations, or silent heads.
 
@@ -87,7 +87,6 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
         measured=f"The smaller share, of heads that need fewer slices {found.part},",
         statistic=found.share,
         interval=found.interval if heads else UNKNOWN,
-        threshold=0.5,
         n_models=len(heads),
         controls={
             "share below rotations": _mean(fire < 1),
@@ -211,7 +210,7 @@ class Crowding(NamedTuple):
     features_per_dimension: float
 
 
-@claim("real-bottlenecks", "B", quick=3, full=12)
+@claim("real-bottlenecks", "B", quick=3, full=12, needs=below(1.0))
 def real_bottlenecks(n_paths: int) -> Verdict:
     """Real transformers crowd their bottlenecks as toys do: what is written overlaps others' reads less than at random.
 
@@ -247,8 +246,6 @@ def judge_bottlenecks(found: Mapping[str, Sequence[Crowding]], toys: Sequence[Cr
         interval=stats.bootstrap(lambda *v: max(float(x.mean()) for x in v), *values.values())
         if measurable
         else UNKNOWN,
-        threshold=1.0,
-        side="below",
         n_models=len(found),
         controls={f"{what}, {name}": float(value) for name, row in tables.items() for what, value in row.items()},
         detail="Mean interference, where 1 is random: "

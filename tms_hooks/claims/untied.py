@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tms_hooks import plots, stats, theory
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict
+from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig, UnitNorm
 from tms_hooks.data import OneHot, SparseUniform
 from tms_hooks.models.forward import init_weights
@@ -93,7 +93,7 @@ def untrained(n_features: int, d_hidden: int, n_models: int) -> Bottleneck:
     return Bottleneck.of({name: torch.stack([w[name] for w in each]) for name in ("W_E", "W_U")})
 
 
-@claim("untied-is-better", "B", quick=12, full=60)
+@claim("untied-is-better", "B", quick=12, full=60, needs=above(0.5))
 def untied_is_better(n_models: int) -> Verdict:
     """Untied models reach a lower loss than tied ones, but no longer if their writes or their reads have unit norm.
 
@@ -141,7 +141,6 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
         measured=f"The smallest of six shares of seeds ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(len(loss) for arms in losses.values() for loss in arms.values()),
         controls={f"median loss, tied = 1: {name}": value for name, value in medians.items()}
         | {f"smallest share at {margin:.0%} of the tied loss": weakest(margin).share for margin in (0.99, 0.8)},
@@ -163,7 +162,7 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
     )
 
 
-@claim("write-is-not-read", "B", quick=12, full=60)
+@claim("write-is-not-read", "B", quick=12, full=60, needs=above(0.5))
 def write_is_not_read(n_models: int) -> Verdict:
     """Pairing written with read directions by maximum cosine fails: some are most similar to another feature's.
 
@@ -217,7 +216,6 @@ def judge_pairing(arms: Mapping[str, Mapping[str, Bottleneck]]) -> Verdict:
         measured=f"The smaller share of models in which maximum cosine mispairs a feature ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(len(b.write) for b in untied.values()),
         controls={f"learned > {cut}": weakest(untied, cut).share for cut in CUTS}
         | {
@@ -266,7 +264,7 @@ def _share_wrong_product(models: Bottleneck) -> float:
     return float(((logits.argmax(-1) != own) & models.learned()).any(-1).double().mean())
 
 
-@claim("readout-is-a-measurement", "B", quick=20, full=60)
+@claim("readout-is-a-measurement", "B", quick=20, full=60, needs=above(0.5))
 def readout_is_a_measurement(n_models: int) -> Verdict:
     """A trained readout is nearest to unambiguous discrimination: the dual frame of the written directions.
 
@@ -332,7 +330,6 @@ def judge_readouts(relu: Mapping[str, Bottleneck], others: Mapping[str, Mapping[
         measured=f"The smaller share of models whose readout is nearest to the dual frame ({found.part})",
         statistic=found.share,
         interval=found.interval,
-        threshold=0.5,
         n_models=sum(map(len, found_in.values())),
         controls={f"nearest to the dual frame, {n}": float(is_dual.double().mean()) for n, is_dual in nearest.items()}
         | means

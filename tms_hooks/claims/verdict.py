@@ -1,13 +1,25 @@
-"""`Verdict`: what became of a claim, decided by an interval and a threshold and by nothing else."""
+"""`Verdict`: what became of a claim, decided by an interval and a threshold and by nothing else.
+
+A claim says before it is measured which side of which threshold its statistic needs to be on (`above(0.5)`). Its judge
+turns trained models into a `Verdict`: `Verdict.of_shares` where shares of models decide, `Verdict.of_statistic` where
+any other function of samples does. Both own the interval and the case that nothing could be measured. The outcome is
+not stored: it follows from the interval and the threshold, which the registry fills in.
+"""
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import numpy as np
+
+from tms_hooks import stats
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
+
+    Figures = Sequence[tuple[str, go.Figure]]
 
 Side = Literal["above", "below"]
 Outcome = Literal["supported", "refuted", "inconclusive"]
@@ -17,6 +29,23 @@ UNKNOWN: Interval = (-math.inf, math.inf)
 """The interval of a statistic that could not be measured: no threshold is outside it."""
 
 
+class Needs(NamedTuple):
+    """Where a claim's statistic must lie for the claim to hold."""
+
+    side: Side
+    threshold: float
+
+
+def above(threshold: float) -> Needs:
+    """The claim holds if its statistic is above the threshold."""
+    return Needs("above", threshold)
+
+
+def below(threshold: float) -> Needs:
+    """The claim holds if its statistic is below the threshold."""
+    return Needs("below", threshold)
+
+
 def decide(interval: Interval, threshold: float, side: Side = "above") -> Outcome:
     """Supported if the interval lies on the claim's side of the threshold, refuted if on the other, else inconclusive.
 
@@ -24,40 +53,94 @@ def decide(interval: Interval, threshold: float, side: Side = "above") -> Outcom
     ('supported', 'inconclusive', 'refuted')
     """
     low, high = interval
-    if not low <= high:
-        raise ValueError(f"interval=({low}, {high}): needs low <= high, and numbers")
+    if not low <= high or math.isnan(threshold):
+        raise ValueError(f"interval=({low}, {high}), threshold={threshold}: needs low <= high, and numbers")
     where = "above" if low > threshold else "below" if high < threshold else None
     return "inconclusive" if where is None else "supported" if where == side else "refuted"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """A claim's measurement. The outcome is not stored: it follows from interval, threshold and side.
+    """A claim's measurement.
 
     Attributes:
         measured: the statistic in words.
         statistic, interval: its value and 95 % interval; NaN and `UNKNOWN` if it could not be measured.
-        threshold, side: the claim holds if the statistic is on this side of the threshold.
-        n_models: trained models that the verdict rests on, those of the controls not counted.
+        n_models: trained models that the verdict rests on, those of the controls not counted; or so many of `unit`.
         controls: named results: the same without the cause, a random cause, another cut-off, what theory gives.
         theory: the closed form's value of the statistic, where there is one.
         detail: what else the numbers say, made from them.
         figures: (caption, plotly figure) pairs.
-        claim, seconds: filled in by the registry.
+        claim, threshold, side, seconds: filled in by the registry.
     """
 
     measured: str
     statistic: float
     interval: Interval
-    threshold: float
-    side: Side = "above"
     n_models: int
+    unit: str = "models"
     controls: Mapping[str, float]
     theory: float | None = None
     detail: str
-    figures: "Sequence[tuple[str, go.Figure]]" = field(default=(), compare=False)
+    figures: "Figures" = field(default=(), compare=False)
     claim: str = ""
+    threshold: float = math.nan
+    side: Side = "above"
     seconds: float = 0.0
+
+    @classmethod
+    def of_shares(
+        cls,
+        measured: str,
+        parts: Mapping[str, "tuple[int, int] | np.ndarray"],
+        *,
+        figures: "Figures | Callable[[], Figures]" = (),
+        **rest: Any,
+    ) -> "Verdict":
+        """The smallest of several shares, which all must pass; of several, `measured` also names the smallest.
+
+        >>> Verdict.of_shares("The share", {"": (9, 10)}, n_models=10, controls={}, detail="").statistic
+        0.9
+
+        Args:
+            measured: the statistic in words.
+            parts: name -> (successes, trials), or what succeeded as an array of booleans.
+            figures: the figures, or a function that makes them, called only if the statistic could be measured.
+            rest: other attributes.
+        """
+        found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
+        measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
+        interval = UNKNOWN if math.isnan(found.share) else found.interval
+        return cls._measured(measured, found.share, interval, figures, rest)
+
+    @classmethod
+    def of_statistic(
+        cls,
+        measured: str,
+        statistic: Callable[..., float],
+        *samples: np.ndarray,
+        figures: "Figures | Callable[[], Figures]" = (),
+        **rest: Any,
+    ) -> "Verdict":
+        """A function of independent samples, with its bootstrap interval; not measured with a sample of fewer than two.
+
+        >>> Verdict.of_statistic("The mean", np.mean, np.ones(1), n_models=1, controls={}, detail="").interval
+        (-inf, inf)
+
+        Args are those of `of_shares`; `statistic` takes the samples, each resampled along its first axis.
+        """
+        if not samples or min(map(len, samples)) < 2:
+            return cls._measured(measured, math.nan, UNKNOWN, figures, rest)
+        interval = stats.bootstrap(statistic, *samples)
+        return cls._measured(measured, float(statistic(*samples)), interval, figures, rest)
+
+    @classmethod
+    def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
+        if math.isnan(statistic):
+            figures = ()
+        rest["controls"] = {name: float(value) for name, value in rest["controls"].items()}
+        shown = figures() if callable(figures) else figures
+        return cls(measured=measured, statistic=statistic, interval=interval, figures=shown, **rest)
 
     @property
     def verdict(self) -> Outcome:
@@ -75,7 +158,7 @@ class Verdict:
             if math.isfinite(self.statistic)
             else f"{self.measured} could not be measured"
         )
-        return f"{self.verdict.capitalize()}: {found}, on {self.n_models:,} models.{theory} {self.detail}"
+        return f"{self.verdict.capitalize()}: {found}, on {self.n_models:,} {self.unit}.{theory} {self.detail}"
 
     def record(self) -> dict[str, Any]:
         """The entry of `tms reproduce --json`; a number that is not finite becomes null."""
@@ -103,6 +186,11 @@ class Verdict:
         plain = json.loads(text)
         figures = tuple((caption, pio.from_json(figure)) for caption, figure in plain.pop("figures"))
         return cls(**plain | {"interval": tuple(plain["interval"]), "figures": figures})
+
+
+def counted(part: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
+    """Successes and trials; of an array of booleans, those that are true and all."""
+    return part if isinstance(part, tuple) else (int(part.sum()), len(part))
 
 
 def _finite(value: float) -> float | None:

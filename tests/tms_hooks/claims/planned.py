@@ -7,7 +7,7 @@ from pathlib import Path
 
 import plotly.graph_objects as go
 
-from tms_hooks.claims import Claim, Verdict
+from tms_hooks.claims import Claim, Verdict, above
 
 NOTES = "TMS_PLANNED_CLAIMS"
 """Environment variable: the file where measurements are noted."""
@@ -109,4 +109,4 @@ def never_ends(n_models: int) -> Verdict:
 
 
 def planned(measure, name: str = "a") -> Claim:
-    return Claim(name, "H", 3, 30, measure)
+    return Claim(name, "H", 3, 30, above(0.5), measure)

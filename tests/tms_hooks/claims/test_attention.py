@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks import SparseUniform, theory
 from tms_hooks.claims import attention
 
 
 def test_qk_recovers_features():
+    outcome = outcome_of("qk-recovers-features")
     W = torch.eye(5, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
 
@@ -19,10 +20,10 @@ def test_qk_recovers_features():
     untrained = [attention.Head(noise(1.0), W) for _ in range(MODELS)]
     shuffled = [attention.Head(head.omega, W.roll(1, 0)) for head in right]
     superposed = [attention.Head(head.omega, W[[0, 1, 2, 3, 1]]) for head in right]
-    assert attention.judge_heads(right, right, untrained).verdict == "supported"
-    assert attention.judge_heads(untrained, right, untrained).verdict == "refuted"
-    assert attention.judge_heads(shuffled, right, untrained).verdict == "refuted"
-    assert attention.judge_heads(superposed, right, untrained).verdict == "inconclusive"  # none has orthogonal features
+    assert outcome(attention.judge_heads(right, right, untrained)) == "supported"
+    assert outcome(attention.judge_heads(untrained, right, untrained)) == "refuted"
+    assert outcome(attention.judge_heads(shuffled, right, untrained)) == "refuted"
+    assert outcome(attention.judge_heads(superposed, right, untrained)) == "inconclusive"  # none is orthogonal
 
 
 def test_three_yardsticks_of_the_best_head():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import attention_rank
 from tms_hooks.claims.heads import random_rotations
@@ -26,6 +26,7 @@ def judge(full: torch.Tensor, low: torch.Tensor, W_E: torch.Tensor = W):
 
 
 def test_qk_rank():
+    outcome = outcome_of("qk-rank")
     features = torch.eye(5, dtype=torch.float64)
     attended = features.roll(-1, 0)  # feature i as the query's, i + 1 as the key's
     own, own_low = head(features, attended), head(features[:2], attended[:2])
@@ -33,20 +34,20 @@ def test_qk_rank():
     shared = torch.stack([features[0] + features[1], features[0] - features[1]]) / 2**0.5
     low_shared = head(shared, torch.stack([attended[0] + attended[1], attended[0] - attended[1]]) / 2**0.5)
     found = judge(own, own_low)
-    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, MODELS)
+    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)
     assert found.controls["random rotations"] == 0
     assert found.controls["r = 1: pairs that the slice serves, of 5"] == pytest.approx(5)  # all ones: shared by all
-    assert judge(own, low_shared).verdict == "refuted"  # one part is enough
-    assert judge(head(turned, attended @ turned), own_low).verdict == "refuted"
-    assert judge(head(features, features), own_low).verdict == "refuted"  # queries right, keys wrong
+    assert outcome(judge(own, low_shared)) == "refuted"  # one part is enough
+    assert outcome(judge(head(turned, attended @ turned), own_low)) == "refuted"
+    assert outcome(judge(head(features, features), own_low)) == "refuted"  # queries right, keys wrong
     mixed = torch.stack([features[3] + features[4], features[3] - features[4]]) / 2**0.5
     three = torch.cat([features[:3], mixed])
-    assert judge(head(three, three.roll(1, 1)), own_low).verdict == "refuted"  # three of five are not all
+    assert outcome(judge(head(three, three.roll(1, 1)), own_low)) == "refuted"  # three of five are not all
     half = torch.cat([own[:10], head(turned, turned)[:10]])
-    assert judge(half, own_low).verdict == "inconclusive"
+    assert outcome(judge(half, own_low)) == "inconclusive"
     superposed = W.clone()
     superposed[:, 4] = -superposed[:, 0]
-    assert judge(own, own_low, superposed).verdict == "inconclusive"  # no models with m orthogonal features
+    assert outcome(judge(own, own_low, superposed)) == "inconclusive"  # no models with m orthogonal features
 
 
 def test_contributions_add_up_to_the_score():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, ring
+from worlds import MODELS, outcome_of, ring
 
 from tms_hooks.claims import attention_simplices
 from tms_hooks.claims.heads import Heads, triangle
@@ -17,6 +17,7 @@ def head(*slices: tuple[float, torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 
 def test_qk_same_subspace():
+    outcome = outcome_of("qk-same-subspace")
     a, b, c = TRIANGLES[[0, 1, 2]]  # attended: (a, b) and (b, c)
     sums = head((2, a - b, b - c), (1, a + b, b + c))
     shares = {"share explained": np.ones(MODELS)}
@@ -28,10 +29,10 @@ def test_qk_same_subspace():
         )
 
     found = judge(sums)
-    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, MODELS)
+    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)
     assert found.controls["random rotations in the plane"] < 0.5
     a_up, b_up = torch.stack([-a[1], a[0], *a[2:]]), torch.stack([-b[1], b[0], *b[2:]])  # at right angles, in the plane
-    assert judge(head((2, a, b), (1, a_up, b_up))).verdict == "refuted"  # one feature, and what is left
-    assert judge(head((2, a, TRIANGLES[4]), (1, TRIANGLES[3], b))).verdict == "refuted"  # another triangle
-    assert judge(torch.cat([sums[:10], head((2, a, b), (1, a_up, b_up))[:10]])).verdict == "inconclusive"
-    assert judge(sums, W.roll(1, 1)).verdict == "inconclusive"
+    assert outcome(judge(head((2, a, b), (1, a_up, b_up)))) == "refuted"  # one feature, and what is left
+    assert outcome(judge(head((2, a, TRIANGLES[4]), (1, TRIANGLES[3], b)))) == "refuted"  # another triangle
+    assert outcome(judge(torch.cat([sums[:10], head((2, a, b), (1, a_up, b_up))[:10]]))) == "inconclusive"
+    assert outcome(judge(sums, W.roll(1, 1))) == "inconclusive"

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import attention_subspaces
 from tms_hooks.claims.heads import TRIANGLES as FEATURES
@@ -19,6 +19,7 @@ def head(*slices: tuple[float, torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 
 def test_qk_subspaces():
+    outcome = outcome_of("qk-subspaces")
     a, b, c, d = TRIANGLES[[0, 3, 1, 4]]  # attended: (a, c) in one triangle, (b, d) in the other
     split, one = head((2, a, c), (1, b, d)), head((1, a, c))
     mixed, both = head((2, a + b, c + d), (1, a - b, c - d)), head((1, a + b, c + d))
@@ -30,12 +31,12 @@ def test_qk_subspaces():
         )
 
     found = judge(split, one)
-    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, MODELS)
+    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)
     assert found.controls["digons: split"] == found.controls["digons: span"] == 1
     assert found.controls["untrained, split"] == 0
     assert found.controls["second singular value over first, exact triangles, optimal"] == pytest.approx(1)
-    assert judge(mixed, one).verdict == "refuted"  # spanned, and not split
-    assert judge(split, both).verdict == "refuted"  # one part is enough
+    assert outcome(judge(mixed, one)) == "refuted"  # spanned, and not split
+    assert outcome(judge(split, both)) == "refuted"  # one part is enough
     assert judge(mixed, one).controls["span"] == 1
     crossed = head((2, a, d), (1, b, c))  # split, and the query's triangle is not the key's
     assert judge(crossed, one).controls["split at r = 4"] == 0
@@ -44,10 +45,10 @@ def test_qk_subspaces():
         judge(head((2, plane[0], plane[0]), (1, plane[1], plane[1])), one).controls["split at r = 4"] == 0
     )  # both in one
     turned = random_rotations(4, 1)[0]
-    assert judge(turned @ split, turned @ one).verdict == "refuted"
-    assert judge(head((2, a, c), (1, TRIANGLES[1], TRIANGLES[0])), one).verdict == "refuted"  # both in one triangle
-    assert judge(split, torch.cat([one[:10], both[:10]])).verdict == "inconclusive"
-    assert judge(split, one, W.roll(1, 1)).verdict == "inconclusive"  # other triangles than those that were asked for
+    assert outcome(judge(turned @ split, turned @ one)) == "refuted"
+    assert outcome(judge(head((2, a, c), (1, TRIANGLES[1], TRIANGLES[0])), one)) == "refuted"  # both in one triangle
+    assert outcome(judge(split, torch.cat([one[:10], both[:10]]))) == "inconclusive"
+    assert outcome(judge(split, one, W.roll(1, 1))) == "inconclusive"  # other triangles than those that were asked for
 
 
 def test_shares_of_factors_by_hand():

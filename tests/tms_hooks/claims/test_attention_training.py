@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks import SparseUniform
 from tms_hooks.claims import attention_training
@@ -28,25 +28,27 @@ def history(orthogonal_from: int, aligned_from: int, W_end: torch.Tensor | None 
 
 
 def test_qk_when():
+    outcome = outcome_of("qk-when")
+
     def judge(*when, **changes):
         return attention_training.judge_when({w: history(*when, **changes) for w in (0.1, 1.0, 10.0)}, DATA)
 
     after = judge(4, 8)
-    assert (after.verdict, after.statistic, after.n_models) == ("supported", 1.0, MODELS)
+    assert (outcome(after), after.statistic, after.n_models) == ("supported", 1.0, MODELS)
     assert after.controls["median step of orthogonality"] == 40
     assert after.controls["median step of alignment"] == 80
     assert after.controls["models aligned with features not attended to"] == 0
-    assert judge(8, 4).verdict == "refuted"
+    assert outcome(judge(8, 4)) == "refuted"
     together = judge(6, 6)
-    assert (together.verdict, together.controls["ties"]) == ("refuted", MODELS)
-    assert judge(4, RECORDS).verdict == "supported"  # never aligned: later
-    assert judge(RECORDS, 4).verdict == "refuted"  # never orthogonal
+    assert (outcome(together), together.controls["ties"]) == ("refuted", MODELS)
+    assert outcome(judge(4, RECORDS)) == "supported"  # never aligned: later
+    assert outcome(judge(RECORDS, 4)) == "refuted"  # never orthogonal
     never = judge(RECORDS, RECORDS)
-    assert (never.verdict, never.n_models) == ("inconclusive", 0)
+    assert (outcome(never), never.n_models) == ("inconclusive", 0)
     early, late = history(4, 8), history(8, 4)
     mixed = [torch.cat([a[:, :10], b[:, 10:]], dim=1) for a, b in ((early.W_E, late.W_E), (early.omega, late.omega))]
     half = dict.fromkeys((0.1, 1.0, 10.0), History(early.steps, *mixed))
-    assert attention_training.judge_when(half, DATA).verdict == "inconclusive"
+    assert outcome(attention_training.judge_when(half, DATA)) == "inconclusive"
 
 
 def test_settled_is_for_good():
@@ -56,28 +58,29 @@ def test_settled_is_for_good():
 
 
 def test_qk_joint_or_staged():
+    outcome = outcome_of("qk-joint-or-staged")
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double().expand(MODELS, 6, 3)
     data = SparseUniform(n_features=6, feature_probability=0.1)
     dedicated = octahedron.clone()
     dedicated[:, [3, 4]] = 0  # the attended features' partners are given up
 
-    def outcome(W_E: torch.Tensor) -> Outcome:
+    def ended(W_E: torch.Tensor) -> Outcome:
         noise = torch.randn(W_E.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
         return Outcome(W_E + 1e-3 * noise, W_E[:, 0, :, None] * W_E[:, 1, None], torch.ones(MODELS), torch.ones(MODELS))
 
     def judge(at_one: torch.Tensor, again: torch.Tensor = octahedron):
-        joint = {weight: outcome(at_one if weight == 1 else octahedron) for weight in attention_training.LAMBDAS}
-        return attention_training.judge_joint(joint, outcome(octahedron), outcome(again), data)
+        joint = {weight: ended(at_one if weight == 1 else octahedron) for weight in attention_training.LAMBDAS}
+        return attention_training.judge_joint(joint, ended(octahedron), ended(again), data)
 
     moved = judge(dedicated)
-    assert moved.verdict == "supported"
+    assert outcome(moved) == "supported"
     assert moved.controls["lambda = 1: D_i, attended"] > 0.99
     assert moved.controls["staged: D_i, attended"] < 0.51
     np.testing.assert_allclose(moved.statistic, 4 * 0.5 / 6, atol=1e-2)  # four of six features change by 1/2
-    assert judge(octahedron).verdict == "refuted"
+    assert outcome(judge(octahedron)) == "refuted"
     turned = octahedron @ random_rotations(3, 1)[0]
-    assert judge(turned).verdict == "refuted"  # a rotation is no other geometry
-    assert judge(dedicated, again=dedicated).verdict == "refuted"  # other batches do as much
+    assert outcome(judge(turned)) == "refuted"  # a rotation is no other geometry
+    assert outcome(judge(dedicated, again=dedicated)) == "refuted"  # other batches do as much
     few = octahedron.clone()
     few[:3] = dedicated[:3]  # 3 of 20: the mean is at the threshold
-    assert judge(few).verdict == "inconclusive"
+    assert outcome(judge(few)) == "inconclusive"

@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS, random_directions, ring
+from worlds import MODELS, outcome_of, random_directions, ring
 
 from tms_hooks.claims import correlations
 
@@ -13,6 +13,7 @@ RIGHT_ANGLES, OPPOSITE = [0, 1, 2, 3], [0, 2, 1, 3]
 
 
 def test_correlated_orthogonal():
+    outcome = outcome_of("correlated-orthogonal")
     square = ring(4, 4)
 
     def judge(W):
@@ -20,32 +21,35 @@ def test_correlated_orthogonal():
         return correlations.judge_orthogonal(W, losses, square, square[:, OPPOSITE], {"untrained": 0.1 * square})
 
     found = judge(square[:, RIGHT_ANGLES])
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     assert found.controls["anticorrelated"] == 0
-    assert judge(square[:, OPPOSITE]).verdict == "refuted"
-    assert judge(random_directions(square)).verdict == "refuted"
-    assert judge(torch.cat([square[:14], square[14:, OPPOSITE]])).verdict == "inconclusive"  # 70 %, chance is 67 %
+    assert outcome(judge(square[:, OPPOSITE])) == "refuted"
+    assert outcome(judge(random_directions(square))) == "refuted"
+    assert outcome(judge(torch.cat([square[:14], square[14:, OPPOSITE]]))) == "inconclusive"  # 70 %, chance is 67 %
     three = square.clone()
     three[:, 3] = 0
-    assert judge(three).verdict == "refuted"  # a feature not learned
+    assert outcome(judge(three)) == "refuted"  # a feature not learned
 
 
 def test_anticorrelated_antipodal():
+    outcome = outcome_of("anticorrelated-antipodal")
     square = ring(4, 4)
 
     def judge(W):
         losses = np.where(np.arange(len(W)) < 10, 1.0, 3.0)
         return correlations.judge_antipodal(W, losses, square, square, {})
 
-    assert judge(square[:, OPPOSITE]).verdict == "supported"
-    assert judge(square[:, RIGHT_ANGLES]).verdict == "refuted"
-    assert judge(random_directions(square)).verdict == "refuted"
+    assert outcome(judge(square[:, OPPOSITE])) == "supported"
+    assert outcome(judge(square[:, RIGHT_ANGLES])) == "refuted"
+    assert outcome(judge(random_directions(square))) == "refuted"
     half = judge(torch.cat([square[:10, OPPOSITE], square[10:]]))
     assert half.controls["tenth of lowest loss"] == 1
     np.testing.assert_allclose(half.controls["loss of the others / of these"], 3)
 
 
 def test_correlated_collapse():
+    outcome = outcome_of("correlated-collapse")
+
     def pairs(within: float) -> torch.Tensor:
         """Three pairs a third of a turn apart, each `within` degrees wide."""
         angle = 2 * pi / 3 * torch.arange(6).div(2, rounding_mode="floor")
@@ -57,9 +61,9 @@ def test_correlated_collapse():
     def judge(trained):
         return correlations.judge_collapse(trained, dict.fromkeys(trained, ring(6, 6)), 0.1 * ring(6, 6))
 
-    assert judge(right).verdict == "supported"
-    assert judge(right | {0.5: pairs(60)}).verdict == "refuted"  # never collapsed
-    assert judge(right | {0.02: pairs(1)}).verdict == "refuted"  # always collapsed
-    assert judge(right | {0.02: pairs(120)}).verdict == "refuted"  # the wrong neighbours
-    assert judge({p: random_directions(W) for p, W in right.items()}).verdict == "refuted"
-    assert judge(right | {0.5: 0 * pairs(1)}).verdict == "refuted"  # nothing learned
+    assert outcome(judge(right)) == "supported"
+    assert outcome(judge(right | {0.5: pairs(60)})) == "refuted"  # never collapsed
+    assert outcome(judge(right | {0.02: pairs(1)})) == "refuted"  # always collapsed
+    assert outcome(judge(right | {0.02: pairs(120)})) == "refuted"  # the wrong neighbours
+    assert outcome(judge({p: random_directions(W) for p, W in right.items()})) == "refuted"
+    assert outcome(judge(right | {0.5: 0 * pairs(1)})) == "refuted"  # nothing learned

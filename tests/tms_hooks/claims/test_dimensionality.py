@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from worlds import random_directions
+from worlds import outcome_of, random_directions
 
 from tms_hooks import ToyConfig, geometry
 from tms_hooks.claims import dimensionality
@@ -26,6 +26,7 @@ def pad(W: torch.Tensor, features: int = 27, hidden: int = 13) -> torch.Tensor:
 
 def test_sticky_dimensionality():
     # D_i of 3/4, 2/3, 2/5 twice, 3/8 and 1/2; D* near 1/2
+    outcome = outcome_of("sticky-dimensionality")
     all_values = ("tetrahedron", "triangle", "pentagon", "pentagon", "square antiprism", "digon")
     dense, half = pad(torch.eye(13)), pad(tegum(*["digon"] * 13))
     right = [pad(tegum(*all_values))] * 20 + [dense] * 20 + [half] * 20
@@ -34,18 +35,18 @@ def test_sticky_dimensionality():
         return judge_sticky({1 / (1 + i): W for i, W in enumerate(models)})
 
     found = judge(right)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
-    assert judge([random_directions(W, i) for i, W in enumerate(right)]).verdict == "inconclusive"
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
+    assert outcome(judge([random_directions(W, i) for i, W in enumerate(right)])) == "inconclusive"
     drifting = [W * s for W in (dense, half) for s in torch.linspace(0.955, 1.05, 30)]
-    assert judge(right[:20] + drifting).verdict == "inconclusive"  # D* only passes by 1 and 1/2
-    assert judge(right[:40]).verdict == "supported"
-    assert judge(right[20:]).verdict == "inconclusive"  # no D_i near 3/4 at all
+    assert outcome(judge(right[:20] + drifting)) == "inconclusive"  # D* only passes by 1 and 1/2
+    assert outcome(judge(right[:40])) == "supported"
+    assert outcome(judge(right[20:])) == "inconclusive"  # no D_i near 3/4 at all
     for wrong in set(all_values) - {"digon"}:
         off = pad(tegum(*(name for name in all_values if name != wrong)))
-        assert judge([off] * 20 + right[20:]).verdict == "inconclusive"
+        assert outcome(judge([off] * 20 + right[20:])) == "inconclusive"
     beside = pad(tegum(*(name for name in all_values if name != "tetrahedron")))
     beside[0, -2:, -1] = torch.tensor([1.0, 0.6236])  # a lopsided digon: D_i of 0.72, near 3/4 and not at it
-    assert judge([beside] * 20 + right[20:]).verdict == "refuted"
+    assert outcome(judge([beside] * 20 + right[20:])) == "refuted"
 
 
 def test_windows_are_apart():
@@ -54,6 +55,7 @@ def test_windows_are_apart():
 
 
 def test_adversarial_vulnerability():
+    outcome = outcome_of("adversarial-vulnerability")
     sizes = torch.linspace(1, 3, 30)
     W = sizes[:, None, None] * torch.eye(4).repeat(2, 1)
     load = (1 / geometry.dimensions_per_feature(W)).numpy()
@@ -62,11 +64,11 @@ def test_adversarial_vulnerability():
     def judge(rise):
         return judge_vulnerability(W, {0.03: rise, 0.1: rise, 0.3: rise}, rise, rise)
 
-    assert judge(load**2).verdict == "supported"
-    assert judge(rng.permutation(load)).verdict == "refuted"
-    assert judge(-load).verdict == "refuted"
-    assert judge(np.ones(30)).verdict == "inconclusive"  # nothing to rank
-    assert judge(load + rng.normal(scale=0.45 * load.std(), size=30)).verdict == "inconclusive"
+    assert outcome(judge(load**2)) == "supported"
+    assert outcome(judge(rng.permutation(load))) == "refuted"
+    assert outcome(judge(-load)) == "refuted"
+    assert outcome(judge(np.ones(30))) == "inconclusive"  # nothing to rank
+    assert outcome(judge(load + rng.normal(scale=0.45 * load.std(), size=30))) == "inconclusive"
 
 
 def test_the_attack_finds_the_worst_direction_of_a_linear_region():

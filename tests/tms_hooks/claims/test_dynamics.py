@@ -1,7 +1,7 @@
 """Claims of `tms_hooks.claims.dynamics`, each in a world where it holds and in one where it is false."""
 
 import numpy as np
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims.dynamics import Course, judge_steps
 
@@ -17,11 +17,12 @@ def course(jumps_at: int, falls_at: int | None, models: int = MODELS, steps: int
 
 
 def test_energy_levels_of_learning():
+    outcome = outcome_of("energy-levels-of-learning")
     smooth = course(100, None)
     found = judge_steps(course(100, 100), {})
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     assert found.controls["changes of D_i shifted in time"] < 0.3
-    assert judge_steps(smooth, {"again": smooth}).verdict == "refuted"  # the loss falls evenly
-    assert judge_steps(course(100, 150), {}).verdict == "refuted"  # it falls elsewhere
-    assert judge_steps(course(100, 0), {}).verdict == "inconclusive"  # it falls at the start only
-    assert judge_steps(course(100, 100, models=1), {}).verdict == "inconclusive"
+    assert outcome(judge_steps(smooth, {"again": smooth})) == "refuted"  # the loss falls evenly
+    assert outcome(judge_steps(course(100, 150), {})) == "refuted"  # it falls elsewhere
+    assert outcome(judge_steps(course(100, 0), {})) == "inconclusive"  # it falls at the start only
+    assert outcome(judge_steps(course(100, 100, models=1), {})) == "inconclusive"

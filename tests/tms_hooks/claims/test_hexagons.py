@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, random_directions, ring
+from worlds import MODELS, outcome_of, random_directions, ring
 
 from tms_hooks.claims import hexagons
 
 
 def test_polygons_by_n():
+    outcome = outcome_of("polygons-by-n")
     right = {4: ring(4, 4), 5: ring(5, 5), 6: ring(5, 6), 7: ring(5, 7)}
     linear = ring(5, 6) * torch.tensor([1.0, 0.0])  # all on one line
 
@@ -15,15 +16,16 @@ def test_polygons_by_n():
         return hexagons.judge_polygons(trained, {n: 0.1 * W for n, W in right.items()}, linear)
 
     found = judge(right)
-    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, 4 * MODELS)
+    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, 4 * MODELS)
     assert found.controls["untrained"] == found.controls["linear output, n = 6"] == 0
-    assert judge({n: random_directions(W, n) for n, W in right.items()}).verdict == "refuted"
-    assert judge(right | {7: ring(6, 7)}).verdict == "refuted"  # one n is enough
+    assert outcome(judge({n: random_directions(W, n) for n, W in right.items()})) == "refuted"
+    assert outcome(judge(right | {7: ring(6, 7)})) == "refuted"  # one n is enough
     half = torch.cat([ring(5, 6, models=10), ring(6, 6, models=10)])
-    assert judge(right | {6: half}).verdict == "inconclusive"
+    assert outcome(judge(right | {6: half})) == "inconclusive"
 
 
 def test_pentagon_by_theory():
+    outcome = outcome_of("pentagon-by-theory")
     names = np.repeat(["pentagon", "hexagon"], MODELS)
     noise = np.random.default_rng(0).normal(scale=0.01, size=2 * MODELS)
 
@@ -31,18 +33,20 @@ def test_pentagon_by_theory():
         losses = np.repeat([1.0, hexagon], MODELS) + noise
         return hexagons.judge_theory(names, losses, names)
 
-    assert judge(1.1).verdict == "supported"
-    assert judge(0.9).verdict == "refuted"
+    assert outcome(judge(1.1)) == "supported"
+    assert outcome(judge(0.9)) == "refuted"
     shuffled = names[np.random.default_rng(1).permutation(2 * MODELS)]
-    assert judge(1.1, shuffled).verdict == "inconclusive"
-    assert judge(1.1, np.full(2 * MODELS, "pentagon")).verdict == "inconclusive"  # nothing to compare
+    assert outcome(judge(1.1, shuffled)) == "inconclusive"
+    assert outcome(judge(1.1, np.full(2 * MODELS, "pentagon"))) == "inconclusive"  # nothing to compare
 
 
 def test_hexagon_norms():
+    outcome = outcome_of("hexagon-norms")
+
     def world(pentagon: float, hexagon: float) -> torch.Tensor:
         return torch.cat([ring(5, 6, pentagon / 5**0.5), ring(6, 6, hexagon / 6**0.5)])
 
-    assert hexagons.judge_norms(world(2.51, 2.95)).verdict == "supported"
-    assert hexagons.judge_norms(world(2.51, 2.5)).verdict == "refuted"
-    assert hexagons.judge_norms(random_directions(world(2.51, 2.95))).verdict == "inconclusive"  # no polygons there
-    assert hexagons.judge_norms(ring(5, 6)).verdict == "inconclusive"
+    assert outcome(hexagons.judge_norms(world(2.51, 2.95))) == "supported"
+    assert outcome(hexagons.judge_norms(world(2.51, 2.5))) == "refuted"
+    assert outcome(hexagons.judge_norms(random_directions(world(2.51, 2.95)))) == "inconclusive"  # no polygons there
+    assert outcome(hexagons.judge_norms(ring(5, 6))) == "inconclusive"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, ring
+from worlds import MODELS, outcome_of, ring
 
 from tms_hooks.claims import interference
 from tms_hooks.geometry.polytopes import ideal_polytopes
@@ -20,12 +20,13 @@ def spread(m: int, seed: int) -> torch.Tensor:
 
 
 def test_interference_mean_vs_max():
+    outcome = outcome_of("interference-mean-vs-max")
     widths = (4, 8, 16, 32)
     sphere = {m: spread(m, m) for m in widths}
     tegum = {m: pentagons(m) for m in widths}
 
     found = interference.judge_interference(tegum, sphere)
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, found.controls["slope, tegum product of pentagons"], rtol=1e-6)
     assert abs(found.controls["slope, random directions"] + 0.5) < 0.1
     assert found.controls["tegum factors at m = 32"] == 16
@@ -34,12 +35,12 @@ def test_interference_mean_vs_max():
     np.testing.assert_allclose(rms, [interference.theory.welch_bound(5 * m // 2, m) for m in widths], rtol=1e-6)
 
     found = interference.judge_interference(sphere, tegum)
-    assert found.verdict == "refuted"
+    assert outcome(found) == "refuted"
     assert found.controls["slope, sparse uniform features"] < -0.75
     assert found.controls["tegum factors at m = 32"] < 2
-    assert interference.judge_interference(sphere | {32: 0 * sphere[32]}, tegum).verdict == "inconclusive"
+    assert outcome(interference.judge_interference(sphere | {32: 0 * sphere[32]}, tegum)) == "inconclusive"
     mixed = {m: torch.cat([tegum[m][:2, : 4 * m], spread(m, 0)[:2, : tegum[m].shape[1]]]) for m in widths}
-    assert interference.judge_interference(mixed, tegum).verdict == "inconclusive"
+    assert outcome(interference.judge_interference(mixed, tegum)) == "inconclusive"
 
 
 def test_interference_by_hand():
@@ -51,6 +52,8 @@ def test_interference_by_hand():
 
 
 def test_two_active():
+    outcome = outcome_of("two-active")
+
     def polygon(corners: int, features: int) -> torch.Tensor:
         return ring(corners, corners)[:, torch.arange(features) % corners]
 
@@ -60,11 +63,11 @@ def test_two_active():
         return interference.judge_active(two, five, {"untrained": four}, {"one": torch.zeros(2, 9, 3)})
 
     found = judge(five)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["untrained"] == 0
-    assert judge(four).verdict == "refuted"
-    assert judge(eight).verdict == "refuted"
-    assert judge(five | {20: polygon(4, 20)}).verdict == "refuted"  # one n is enough
+    assert outcome(judge(four)) == "refuted"
+    assert outcome(judge(eight)) == "refuted"
+    assert outcome(judge(five | {20: polygon(4, 20)})) == "refuted"  # one n is enough
     half = torch.cat([polygon(5, 20)[:10], polygon(4, 20)[:10]])
-    assert judge(five | {20: half}).verdict == "inconclusive"
-    assert judge({n: 0 * W for n, W in five.items()}).verdict == "refuted"
+    assert outcome(judge(five | {20: half})) == "inconclusive"
+    assert outcome(judge({n: 0 * W for n, W in five.items()})) == "refuted"

@@ -1,6 +1,7 @@
 """The claim about memorised points in worlds where it holds and where it is false."""
 
 import numpy as np
+from worlds import outcome_of
 
 from tms_hooks.claims import memorisation
 from tms_hooks.claims.memorisation import Memory
@@ -20,19 +21,21 @@ def world(capacity: int, unseen: float = 0.0, spread: int = 0) -> Memory:
 
 
 def test_memorisation():
+    outcome = outcome_of("memorisation")
+
     def judge(memory):
         return memorisation.judge_memory([memory], [])
 
     found = judge(world(80))
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, 80 / 96)
     np.testing.assert_allclose(found.controls["numbers per parameter, n = 32, m = 2"], 32 * 80 / 96)
     np.testing.assert_allclose(found.controls["points per hidden dimension, n = 32, m = 2"], 40)
-    assert judge(world(5)).verdict == "refuted"
-    assert judge(world(0)).verdict == "refuted"
-    assert judge(world(90, unseen=0.9)).verdict == "refuted"  # it reconstructs everything: it has learned the features
-    assert judge(world(40, spread=20)).verdict == "inconclusive"
-    assert memorisation.judge_memory([world(5), world(80)], []).verdict == "supported"  # "can": one kind is enough
+    assert outcome(judge(world(5))) == "refuted"
+    assert outcome(judge(world(0))) == "refuted"
+    assert outcome(judge(world(90, unseen=0.9))) == "refuted"  # it reconstructs everything: it has learned the features
+    assert outcome(judge(world(40, spread=20))) == "inconclusive"
+    assert outcome(memorisation.judge_memory([world(5), world(80)], [])) == "supported"  # "can": one kind is enough
 
 
 def test_a_trained_model_stores_what_it_saw():

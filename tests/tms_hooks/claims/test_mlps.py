@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import mlps
 
@@ -15,17 +15,19 @@ def world(share: float, width: int) -> torch.Tensor:
 
 
 def test_mlp_bottlenecks():
+    outcome = outcome_of("mlp-bottlenecks")
+
     def judge(first, second):
         trained = {"one": {f: world(first, f) for f in (2, 4)}, "two": {f: world(second, f) for f in (2, 4)}}
         return mlps.judge_bottlenecks(trained, {"linear": world(0.25, 4)})
 
     found = judge(1.0, 1.0)
-    assert (found.verdict, found.statistic, found.controls["linear"]) == ("supported", 1.0, 0.25)
+    assert (outcome(found), found.statistic, found.controls["linear"]) == ("supported", 1.0, 0.25)
     assert "4 at f = 2" in found.detail
-    assert judge(1.0, 0.5).verdict == "refuted"  # one of the two is enough
-    assert judge(0.0, 1.0).verdict == "refuted"
+    assert outcome(judge(1.0, 0.5)) == "refuted"  # one of the two is enough
+    assert outcome(judge(0.0, 1.0)) == "refuted"
     half = torch.cat([world(1.0, 2), world(0.75, 2)])  # seven eighths, give or take
-    assert mlps.judge_bottlenecks({"one": {2: half}}, {}).verdict == "inconclusive"
+    assert outcome(mlps.judge_bottlenecks({"one": {2: half}}, {})) == "inconclusive"
 
 
 def test_learned_needs_the_own_output_high_and_highest():

@@ -1,12 +1,14 @@
 """Claims of `tms_hooks.claims.optimizers`, each in a world where it holds and in one where it is false."""
 
 import pandas as pd
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import optimizers
 
 
 def test_optimizer_geometry():
+    outcome = outcome_of("optimizer-geometry")
+
     def judge(shares: dict[str, float], best_lr: float = 0.1):
         rows = [
             (name, lr, 0.0, model, 1.0, "pentagon", *(lr == best_lr and model % 10 < 10 * share,) * 3)
@@ -20,8 +22,8 @@ def test_optimizer_geometry():
 
     adaptive = dict.fromkeys(optimizers.ADAPTIVE, 1.0)
     found = judge(adaptive | {"SGD": 0.0})
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     assert found.controls["best learning rate, Adam"] == 0.1
-    assert judge(adaptive | {"SGD": 1.0}).verdict == "refuted"
-    assert judge(adaptive | {"SGD": 0.0, "RMSprop": 0.0}).verdict == "refuted"
-    assert judge(adaptive | {"SGD": 0.5}).verdict == "inconclusive"
+    assert outcome(judge(adaptive | {"SGD": 1.0})) == "refuted"
+    assert outcome(judge(adaptive | {"SGD": 0.0, "RMSprop": 0.0})) == "refuted"
+    assert outcome(judge(adaptive | {"SGD": 0.5})) == "inconclusive"

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from worlds import MODELS, ring
+from worlds import MODELS, outcome_of, ring
 
 from tms_hooks import theory
 from tms_hooks.claims.perfect_circles import (
@@ -17,7 +17,7 @@ from tms_hooks.claims.starts import Outcome
 from tms_hooks.training.optimizers import SGD
 
 
-def outcome(corners: int, loss: float, features: int = 10) -> Outcome:
+def ended(corners: int, loss: float, features: int = 10) -> Outcome:
     W = ring(corners, features, theory.perfect_circle(corners).norm)
     bias = torch.full((MODELS, features), theory.perfect_circle(corners).bias)
     weights = {"W_E": W, "b_U": bias}
@@ -25,23 +25,24 @@ def outcome(corners: int, loss: float, features: int = 10) -> Outcome:
 
 
 def test_bias_perfect_not_found():
+    outcome = outcome_of("bias-perfect-not-found")
     perfect, lost = np.zeros(MODELS), np.full(MODELS, 0.4)
 
     def judge(kept, found, loss: float, diverged: bool = False):
-        outcomes = {f"n = 10, {name}": outcome(found, np.nan if diverged else loss) for name in ("SGD", "Adam")}
-        outcomes["n = 10, SGD, summed loss"] = outcome(4, 1.0)
+        outcomes = {f"n = 10, {name}": ended(found, np.nan if diverged else loss) for name in ("SGD", "Adam")}
+        outcomes["n = 10, SGD, summed loss"] = ended(4, 1.0)
         kept = {10: {0.01: kept, 0.3: lost}}
-        return judge_perfect(outcomes, kept, {10: perfect}, {"with warmup": {0.1: outcome(found, loss)}})
+        return judge_perfect(outcomes, kept, {10: perfect}, {"with warmup": {0.1: ended(found, loss)}})
 
     found = judge(perfect, found=6, loss=0.4)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["share with six directions, n = 10, Adam"] == 1
     assert found.controls["share with six directions, n = 10, SGD, summed loss"] == 0
     assert found.controls["noise that half survive, n = 10"] == 0.01
     np.testing.assert_allclose(found.controls["norm, perfect circle of as many = 1, n = 10, SGD"], 1, rtol=1e-6)
-    assert judge(lost, found=6, loss=0.4).verdict == "refuted"  # perfect starts are lost
-    assert judge(perfect, found=10, loss=0.0).verdict == "refuted"  # random starts find it
-    assert judge(perfect, found=6, loss=0.4, diverged=True).verdict == "supported"  # what diverged has not found it
+    assert outcome(judge(lost, found=6, loss=0.4)) == "refuted"  # perfect starts are lost
+    assert outcome(judge(perfect, found=10, loss=0.0)) == "refuted"  # random starts find it
+    assert outcome(judge(perfect, found=6, loss=0.4, diverged=True)) == "supported"  # what diverged has not found it
 
 
 def test_perfect_starts_are_perfect_without_noise_and_not_with_much():

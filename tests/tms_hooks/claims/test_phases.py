@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, random_directions
+from worlds import MODELS, outcome_of, random_directions
 
 from tms_hooks.claims import phases
 
@@ -16,6 +16,7 @@ def axes(learned: int, features: int = 6, hidden: int = 2) -> torch.Tensor:
 
 
 def test_superposition_wide():
+    outcome = outcome_of("superposition-wide")
     right = {1.0: axes(2), 0.1: axes(3), 0.01: axes(4)}
     linear = dict.fromkeys(right, axes(2))
 
@@ -23,16 +24,17 @@ def test_superposition_wide():
         return phases.judge_rise(relu, linear, 0.1 * axes(2))
 
     found = judge(right)
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     assert found.controls["untrained"] == 0
-    assert judge(linear).verdict == "refuted"  # the ReLU models do as linear ones
-    assert judge(right | {0.01: axes(2)}).verdict == "refuted"  # up and down again
-    assert judge(right, right).verdict == "refuted"  # linear models superpose
-    assert judge(right, {p: W.roll(1, dims=1) for p, W in linear.items()}).verdict == "refuted"  # not the first two
-    assert judge(right, {p: random_directions(W) for p, W in linear.items()}).verdict == "refuted"  # not orthogonal
+    assert outcome(judge(linear)) == "refuted"  # the ReLU models do as linear ones
+    assert outcome(judge(right | {0.01: axes(2)})) == "refuted"  # up and down again
+    assert outcome(judge(right, right)) == "refuted"  # linear models superpose
+    assert outcome(judge(right, {p: W.roll(1, dims=1) for p, W in linear.items()})) == "refuted"  # not the first two
+    assert outcome(judge(right, {p: random_directions(W) for p, W in linear.items()})) == "refuted"  # not orthogonal
 
 
 def test_phase_change():
+    outcome = outcome_of("phase-change")
     density, importance = np.geomspace(0.01, 1, 13), np.geomspace(0.1, 10, 13)
     right = {n: phases.theory_diagram(n, density, importance)[0] for n in (2, 3)}
 
@@ -40,12 +42,14 @@ def test_phase_change():
         return phases.judge_phases(trained, np.full((13, 13), "first ignored"), density, importance)
 
     found = judge(right)
-    assert (found.verdict, found.statistic, found.theory) == ("supported", 1.0, 1.0)
+    assert (outcome(found), found.statistic, found.theory) == ("supported", 1.0, 1.0)
     assert found.controls["shuffled"] < 0.7
     rng = np.random.default_rng(0)
-    assert judge({n: rng.permutation(names.ravel()).reshape(13, 13) for n, names in right.items()}).verdict == "refuted"
-    assert judge({n: names[::-1] for n, names in right.items()}).verdict == "refuted"  # importance the wrong way round
-    assert judge(right | {3: np.full((13, 13), "antipodal")}).verdict == "refuted"  # one diagram is enough
+    assert (
+        outcome(judge({n: rng.permutation(names.ravel()).reshape(13, 13) for n, names in right.items()})) == "refuted"
+    )
+    assert outcome(judge({n: names[::-1] for n, names in right.items()})) == "refuted"  # importance the wrong way round
+    assert outcome(judge(right | {3: np.full((13, 13), "antipodal")})) == "refuted"  # one diagram is enough
 
 
 def test_arrangements_have_the_names_of_theory():

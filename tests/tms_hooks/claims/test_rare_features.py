@@ -2,12 +2,13 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, random_directions, ring
+from worlds import MODELS, outcome_of, random_directions, ring
 
 from tms_hooks.claims import rare_features
 
 
 def test_importance_and_frequency():
+    outcome = outcome_of("importance-and-frequency")
     pentagon, digons = ring(5, 5), ring(4, 5).roll(1, dims=1)  # the first feature is zero
 
     def world(turn: float) -> torch.Tensor:
@@ -17,13 +18,13 @@ def test_importance_and_frequency():
         return rare_features.judge_factor(W, np.ones((len(W), MODELS)), W, {})
 
     found = judge(world(2.5))
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     np.testing.assert_allclose(found.controls["factor, rarer"], 2.5, rtol=0.13)  # half a step of the grid
-    assert judge(world(1.2)).verdict == "refuted"  # too early
-    assert judge(world(6)).verdict == "refuted"  # too late
-    assert judge(world(99)).verdict == "refuted"  # never
+    assert outcome(judge(world(1.2))) == "refuted"  # too early
+    assert outcome(judge(world(6))) == "refuted"  # too late
+    assert outcome(judge(world(99))) == "refuted"  # never
     shuffled = torch.randperm(11 * MODELS, generator=torch.Generator().manual_seed(0))
-    assert judge(world(2.5).flatten(0, 1)[shuffled].unflatten(0, (11, MODELS))).verdict == "refuted"
+    assert outcome(judge(world(2.5).flatten(0, 1)[shuffled].unflatten(0, (11, MODELS)))) == "refuted"
 
 
 def test_pentagons_and_digons_are_told_apart():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims.shapes import judge_shapes
 
@@ -23,6 +23,7 @@ def orthoplex(d_hidden: int, features: int) -> torch.Tensor:
 
 
 def test_shape_by_dimension():
+    outcome = outcome_of("shape-by-dimension")
     drops = {m: np.full(MODELS, 4.2 * m / 2) for m in DIMENSIONS}
 
     def judge(trained):
@@ -30,9 +31,9 @@ def test_shape_by_dimension():
 
     # 0.5 m^2 + 3: few enough for random ones to be more than 5 degrees apart from m = 3 on; a square at m = 2
     right = {m: sphere(m * m // 2 + 3, m, 80) for m in DIMENSIONS if m > 2} | {2: orthoplex(2, 80)}
-    assert judge(right).verdict == "supported"
+    assert outcome(judge(right)) == "supported"
     product = judge({m: orthoplex(m, 80) for m in DIMENSIONS})
-    assert product.verdict != "supported"
+    assert outcome(product) != "supported"
     np.testing.assert_allclose(product.statistic, 1)
     assert product.controls["directions, m = 8"] == 16
-    assert judge({m: sphere(4, m, 80) for m in DIMENSIONS}).verdict == "refuted"  # as many in any dimension
+    assert outcome(judge({m: sphere(4, m, 80) for m in DIMENSIONS})) == "refuted"  # as many in any dimension

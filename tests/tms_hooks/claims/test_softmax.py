@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import softmax
 from tms_hooks.claims.softmax import Tied
@@ -17,6 +17,7 @@ def spokes(norms: list[float], models: int = MODELS) -> torch.Tensor:
 
 
 def test_softmax_circle():
+    outcome = outcome_of("softmax-circle")
     circle = spokes([3.0] * 8 + [0.0] * 2)
     crowded = circle[:, [0, 0, 2, 3, 4, 5, 6, 7, 8, 9]]
     everything = spokes([3.0] * 10)
@@ -27,19 +28,20 @@ def test_softmax_circle():
         return softmax.judge_circle({10: trained}, {10: mse}, {"untrained": {10: spiral}})
 
     found = judge(circle)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["features at zero, n = 10"] == 2
     assert found.controls["circle and zero, untrained"] == 0
     np.testing.assert_allclose(found.controls["radius, n = 10"], 3.0, rtol=1e-6)
-    assert judge(everything).verdict == "refuted"  # nothing is left at zero
+    assert outcome(judge(everything)) == "refuted"  # nothing is left at zero
     assert judge(everything).controls["all on one circle, n = 10"] == 1
-    assert judge(spiral).verdict == "refuted"
-    assert judge(crowded).verdict == "refuted"  # two on one ray
-    assert judge(circle, everything).verdict == "refuted"  # and none under MSE
-    assert judge(0 * circle).verdict == "refuted"
+    assert outcome(judge(spiral)) == "refuted"
+    assert outcome(judge(crowded)) == "refuted"  # two on one ray
+    assert outcome(judge(circle, everything)) == "refuted"  # and none under MSE
+    assert outcome(judge(0 * circle)) == "refuted"
 
 
 def test_softmax_bias_concentric():
+    outcome = outcome_of("softmax-bias-concentric")
     norms = [4.0] * 6 + [2.0] * 6
     W = spokes(norms)[:, [0, 2, 4, 6, 8, 10, 0, 2, 4, 6, 8, 10]]  # every other direction ...
     W[:, 6:] /= 2  # ... twice
@@ -50,20 +52,20 @@ def test_softmax_bias_concentric():
         return softmax.judge_concentric(models, {12: Tied(W, 0 * bias)} if unbiased is None else unbiased, models)
 
     found = judge(W, middle)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["pairs on one ray, n = 12"] == 6 * MODELS
     assert found.controls["of them allowed, n = 12"] == 1
     assert found.controls["told apart, trained without bias, n = 12"] == 0
     assert found.controls["told apart, biases set to zero, n = 12"] == 0
     assert found.controls["told apart, biases shuffled, n = 12"] < 0.2
     np.testing.assert_allclose(found.controls["slope of bias on squared norm, n = 12"], -0.5, rtol=1e-5)
-    assert judge(W, -middle).verdict == "refuted"  # larger biases outside
+    assert outcome(judge(W, -middle)) == "refuted"  # larger biases outside
     assert judge(W, -middle).controls["of them allowed, n = 12"] == 0
-    assert judge(W, 0.1 * middle).verdict == "refuted"  # in order, but too weak to tell the features on a ray apart
+    assert outcome(judge(W, 0.1 * middle)) == "refuted"  # in order, but too weak to tell the features on a ray apart
     one = spokes([4.0] * 12)
-    assert judge(one, torch.zeros(MODELS, 12)).verdict == "refuted"  # all told apart, but on one circle
+    assert outcome(judge(one, torch.zeros(MODELS, 12))) == "refuted"  # all told apart, but on one circle
     spiral = spokes([1.0 + 0.2 * i for i in range(12)])
-    assert judge(spiral, -spiral.square().sum(-1) / 2).verdict == "refuted"  # no gaps: no circles
+    assert outcome(judge(spiral, -spiral.square().sum(-1) / 2)) == "refuted"  # no gaps: no circles
 
 
 def test_circles_are_counted_from_inside():

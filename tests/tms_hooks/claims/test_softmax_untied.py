@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks import OneHot, ToyConfig, train
 from tms_hooks.claims import softmax_untied
@@ -25,22 +25,23 @@ def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:
 
 
 def test_softmax_untied_unembed_first():
+    outcome = outcome_of("softmax-untied-unembed-first")
     tied = grown(1, 1).W_E[-1]
 
     def judge(growth, small=None):
         return softmax_untied.judge_order({N: growth}, {N: small or growth}, {N: tied})
 
     found = judge(grown(20, 10))
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["features, unembed first, n = 10"] == 1
     assert found.controls["features, embed first, n = 10"] == 0
     assert found.controls["tied, all learned, n = 10"] == 1
-    assert judge(grown(10, 20)).verdict == "refuted"
+    assert outcome(judge(grown(10, 20))) == "refuted"
     assert judge(grown(10, 20)).controls["features, embed first, n = 10"] == 1
-    assert judge(grown(10, 10)).verdict == "refuted"  # both at once
-    assert judge(grown(20, 10, learned=False)).verdict == "refuted"  # in the right order, but nothing is told apart
+    assert outcome(judge(grown(10, 10))) == "refuted"  # both at once
+    assert outcome(judge(grown(20, 10, learned=False))) == "refuted"  # in the right order, but nothing is told apart
     half = [torch.cat([a[:, :10], b[:, :10]], dim=1) for a, b in zip(grown(20, 10)[1:], grown(10, 20)[1:], strict=True)]
-    assert judge(Growth(np.arange(30), *half)).verdict == "inconclusive"
+    assert outcome(judge(Growth(np.arange(30), *half))) == "inconclusive"
 
 
 def test_which_end_separates_first():

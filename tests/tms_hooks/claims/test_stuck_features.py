@@ -2,7 +2,7 @@
 
 import pandas as pd
 import torch
-from worlds import MODELS
+from worlds import MODELS, outcome_of
 
 from tms_hooks import ToyConfig
 from tms_hooks.claims import stuck_features
@@ -13,6 +13,7 @@ from tms_hooks.models.toy import ToyModel
 
 def test_stuck_feature():
     # Two features in one dimension: nothing learned, with the best constant output p/2, is critical and no minimum.
+    outcome = outcome_of("stuck-feature")
     cfg, data = ToyConfig(n_features=2, d_hidden=1), SparseUniform(n_features=2, feature_probability=0.1)
 
     def place(W_E: list[list[float]], bias: list[float]):
@@ -23,13 +24,15 @@ def test_stuck_feature():
     digon = place([[1.0], [-1.0]], [0.0, 0.0])
     far = place([[2.0], [0.5]], [0.5, -0.5])
     assert (nothing.kind, digon.kind, far.kind) == ("saddle", "minimum", "not critical")
-    assert stuck_features.judge_stuck([nothing] * MODELS, [digon], {}).verdict == "supported"
-    assert stuck_features.judge_stuck([digon] * MODELS, [digon], {}).verdict == "refuted"
-    assert stuck_features.judge_stuck([far] * MODELS, [digon], {}).verdict == "refuted"
-    assert stuck_features.judge_stuck([], [], {}).verdict == "inconclusive"
+    assert outcome(stuck_features.judge_stuck([nothing] * MODELS, [digon], {})) == "supported"
+    assert outcome(stuck_features.judge_stuck([digon] * MODELS, [digon], {})) == "refuted"
+    assert outcome(stuck_features.judge_stuck([far] * MODELS, [digon], {})) == "refuted"
+    assert outcome(stuck_features.judge_stuck([], [], {})) == "inconclusive"
 
 
 def test_hexagon_patching():
+    outcome = outcome_of("hexagon-patching")
+
     def judge(patched: float, redraw: float, rerun: float):
         shares = {"unpatched": 0.0, "self": 0.0, "patched": patched, "redraw": redraw, "rerun": rerun}
         rows = [
@@ -39,9 +42,9 @@ def test_hexagon_patching():
         ]
         return stuck_features.judge_patching(pd.DataFrame(rows, columns=["recipient", "condition", "outcome"]))
 
-    assert judge(1.0, 0.1, 0.1).verdict == "supported"
-    assert judge(0.1, 0.1, 0.1).verdict == "refuted"  # patches that do nothing
-    assert judge(1.0, 1.0, 0.1).verdict == "inconclusive"  # any new weights would have done
-    assert judge(0.05, 1.0, 0.1).verdict == "refuted"  # random patches do better
+    assert outcome(judge(1.0, 0.1, 0.1)) == "supported"
+    assert outcome(judge(0.1, 0.1, 0.1)) == "refuted"  # patches that do nothing
+    assert outcome(judge(1.0, 1.0, 0.1)) == "inconclusive"  # any new weights would have done
+    assert outcome(judge(0.05, 1.0, 0.1)) == "refuted"  # random patches do better
     empty = pd.DataFrame(columns=["recipient", "condition", "outcome"])
-    assert stuck_features.judge_patching(empty).verdict == "inconclusive"
+    assert outcome(stuck_features.judge_patching(empty)) == "inconclusive"

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from worlds import outcome_of
 
 from tms_hooks import ToyConfig
 from tms_hooks.claims import tangents
@@ -10,6 +11,8 @@ from tms_hooks.models.toy import ToyModel
 
 
 def test_probes_and_tangents():
+    outcome = outcome_of("probes-and-tangents")
+
     def world(gap: float, seed: int = 0) -> Agreement:
         absent = np.random.default_rng(seed).uniform(0.15, 0.25, size=10)
         return Agreement(absent + gap, absent, absent, absent, absent)
@@ -17,12 +20,12 @@ def test_probes_and_tangents():
     def judge(toys: float, real: float):
         return tangents.judge_agreement([world(toys, seed) for seed in range(5)], world(real), [])
 
-    assert judge(0.5, 0.3).verdict == "supported"
-    assert judge(0.5, 0.0).verdict == "refuted"  # on toys only
-    assert judge(0.0, 0.3).verdict == "refuted"
+    assert outcome(judge(0.5, 0.3)) == "supported"
+    assert outcome(judge(0.5, 0.0)) == "refuted"  # on toys only
+    assert outcome(judge(0.0, 0.3)) == "refuted"
     assert "MiniLM" in judge(0.5, 0.0).measured
     nothing = Agreement(*[np.full(10, np.nan)] * 5)
-    assert tangents.judge_agreement([world(0.5)] * 5, nothing, []).verdict == "inconclusive"
+    assert outcome(tangents.judge_agreement([world(0.5)] * 5, nothing, [])) == "inconclusive"
 
 
 def test_a_toy_whose_tangent_space_is_known():

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from worlds import outcome_of
 
 import probes
 from tms_hooks import ToyConfig
@@ -13,20 +14,22 @@ HEADS = 20
 
 
 def test_heads_are_sparse():
+    outcome = outcome_of("heads-are-sparse")
+
     def judge(fires: float, silent: float, toys: float = 0.5):
         heads = [Sparsity(fires + 0.001 * i, fires, (silent, silent), (silent, silent)) for i in range(HEADS)]
         return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
 
     found = judge(0.5, 0.9)
-    assert (found.verdict, found.statistic, found.n_models) == ("supported", 1.0, HEADS)
+    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, HEADS)
     assert found.controls["needed / null, silent heads"] == 0.9
-    assert judge(0.5, 0.5).verdict == "refuted"  # sparser than rotations, and so are heads that never fire
+    assert outcome(judge(0.5, 0.5)) == "refuted"  # sparser than rotations, and so are heads that never fire
     assert "do not say that a head fires" in judge(0.5, 0.5).detail
-    assert judge(1.1, 1.3).verdict == "refuted"  # sparser than silent heads, but not than rotations
-    assert judge(0.5, 0.51).verdict == "inconclusive"
+    assert outcome(judge(1.1, 1.3)) == "refuted"  # sparser than silent heads, but not than rotations
+    assert outcome(judge(0.5, 0.51)) == "inconclusive"
     alone = [Sparsity(0.5, 0.5)] * HEADS  # no silent head in any layer
-    assert transformers.judge_heads(alone, [], []).verdict == "inconclusive"
-    assert transformers.judge_heads([], [], []).verdict == "inconclusive"
+    assert outcome(transformers.judge_heads(alone, [], [])) == "inconclusive"
+    assert outcome(transformers.judge_heads([], [], [])) == "inconclusive"
 
 
 def test_a_planted_head_is_sparse_and_a_random_one_is_not():
@@ -46,6 +49,7 @@ def test_a_planted_head_is_sparse_and_a_random_one_is_not():
 
 
 def test_real_bottlenecks():
+    outcome = outcome_of("real-bottlenecks")
     generator = torch.Generator().manual_seed(0)
 
     def path(kind: str) -> probes.Bottleneck:
@@ -66,14 +70,14 @@ def test_real_bottlenecks():
         return transformers.judge_bottlenecks(found, [transformers.crowding(path("even"))])
 
     found = judge("even")
-    assert found.verdict == "supported"
+    assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, found.controls["least, a"], rtol=1e-5)  # a tight frame: the Welch bound
     np.testing.assert_allclose(found.controls["efficiency, a"], 1.0, rtol=1e-5)
-    assert judge("anisotropic").verdict == "refuted"
-    assert judge("even", "anisotropic").verdict == "refuted"  # one model is enough
+    assert outcome(judge("anisotropic")) == "refuted"
+    assert outcome(judge("even", "anisotropic")) == "refuted"  # one model is enough
     shifted = judge("shifted")
     assert shifted.controls["with_mean, a"] > 2 > 1.1 > shifted.controls["interference, a"]
-    assert transformers.judge_bottlenecks({}, []).verdict == "inconclusive"
+    assert outcome(transformers.judge_bottlenecks({}, [])) == "inconclusive"
 
 
 def test_pairs_of_blocks():

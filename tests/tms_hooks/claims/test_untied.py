@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS, ring
+from worlds import MODELS, outcome_of, ring
 
 from tms_hooks import theory
 from tms_hooks.claims.untied import Bottleneck, judge_pairing, judge_readouts, judge_untied
@@ -24,6 +24,7 @@ def squeezed() -> torch.Tensor:
 
 
 def test_untied_is_better():
+    outcome = outcome_of("untied-is-better")
     tied = np.linspace(1.0, 1.1, MODELS)
     pictures = {"untied": turned(0)}
 
@@ -38,33 +39,36 @@ def test_untied_is_better():
         return judge_untied({"one-hot": arms, "sparse": other}, pictures)
 
     found = judge(0.5)
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     np.testing.assert_allclose(found.controls["median loss, tied = 1: one-hot, untied"], 0.5)
-    assert judge(1.0).verdict == "refuted"  # no better
-    assert judge(0.97).verdict == "refuted"  # not by 5 %
-    assert judge(0.5, writes=0.5).verdict == "refuted"  # better even with unit-norm writes
-    assert judge(0.5, reads=0.5).verdict == "refuted"
-    assert judge(0.5, sparse=1.0).verdict == "refuted"  # one kind of data is enough
+    assert outcome(judge(1.0)) == "refuted"  # no better
+    assert outcome(judge(0.97)) == "refuted"  # not by 5 %
+    assert outcome(judge(0.5, writes=0.5)) == "refuted"  # better even with unit-norm writes
+    assert outcome(judge(0.5, reads=0.5)) == "refuted"
+    assert outcome(judge(0.5, sparse=1.0)) == "refuted"  # one kind of data is enough
 
 
 def test_write_is_not_read():
+    outcome = outcome_of("write-is-not-read")
+
     def judge(models: Bottleneck, other: Bottleneck | None = None):
         return judge_pairing({"untied": {"2-D": models, "3-D": other or models}, "tied": {"2-D": turned(0)}})
 
     found = judge(turned(50))  # nearer to the next corner's, 72 degrees on
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["tied"] == 0
-    assert judge(turned(30)).verdict == "refuted"  # turned, but nearer to its own
-    assert judge(turned(36)).verdict == "refuted"  # halfway: a tie is no mistake
-    assert judge(turned(50), turned(0)).verdict == "refuted"  # one setting is enough
+    assert outcome(judge(turned(30))) == "refuted"  # turned, but nearer to its own
+    assert outcome(judge(turned(36))) == "refuted"  # halfway: a tie is no mistake
+    assert outcome(judge(turned(50), turned(0))) == "refuted"  # one setting is enough
     half = Bottleneck(*(torch.cat([a[:10], b[:10]]) for a, b in zip(turned(50), turned(0), strict=True)))
-    assert judge(half).verdict == "inconclusive"
+    assert outcome(judge(half)) == "inconclusive"
     dead = turned(50)._replace(read=0.4 * turned(50).read)  # reconstructs 0.4 of each: nothing is learned
-    assert judge(dead).verdict == "refuted"
+    assert outcome(judge(dead)) == "refuted"
     assert judge(dead).controls["learned > 0.3"] == 1
 
 
 def test_readout_is_a_measurement():
+    outcome = outcome_of("readout-is-a-measurement")
     write = squeezed()
 
     def judge(read: torch.Tensor):
@@ -72,13 +76,13 @@ def test_readout_is_a_measurement():
         return judge_readouts(models, {"untrained": models})
 
     found = judge(2 * theory.dual_frame(write))  # twice: so that more than half of each feature is reconstructed
-    assert (found.verdict, found.statistic) == ("supported", 1.0)
+    assert (outcome(found), found.statistic) == ("supported", 1.0)
     np.testing.assert_allclose(found.controls["dual frame, 2-D"], 1, rtol=1e-5)
     for other in (theory.matched_filter, theory.pretty_good_measurement):
-        assert judge(2 * other(write)).verdict == "refuted"
+        assert outcome(judge(2 * other(write))) == "refuted"
     assert judge(theory.one_sided_dual_frame(write)).controls["one-sided dual frame, 2-D"] > 0.999
     pentagon = ring(5, 5)  # a tight frame: all measurements are one
-    assert judge_readouts({"2-D": Bottleneck(pentagon, pentagon)}, {}).verdict == "refuted"
+    assert outcome(judge_readouts({"2-D": Bottleneck(pentagon, pentagon)}, {})) == "refuted"
 
 
 def test_unlearned_features_do_not_count_as_readouts():

@@ -1,8 +1,12 @@
 """Worlds that claims are tried in: trained models as they would be if a claim were true, or false."""
 
+from collections.abc import Callable
 from math import pi
 
 import torch
+
+from tms_hooks.claims import Verdict, claims
+from tms_hooks.claims.verdict import Outcome
 
 MODELS = 20
 """How many models a world has."""
@@ -20,3 +24,8 @@ def random_directions(W: torch.Tensor, seed: int = 0) -> torch.Tensor:
     """The same norms, in random directions."""
     noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(seed))
     return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
+
+
+def outcome_of(name: str) -> Callable[[Verdict], Outcome]:
+    """Judge's verdict -> what the claim of this name makes of it."""
+    return lambda verdict: claims()[name].decide(verdict).verdict

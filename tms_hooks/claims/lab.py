@@ -1,0 +1,122 @@
+"""What claims share: toys trained by the usual recipe, the same untrained, the cut-offs at which "learned" is tried.
+
+The usual recipe is Adam at 0.01 with cosine decay, batches of 1,024, seeds from 0; a claim states where it departs
+from it. `train_toys` remembers what it has trained, so claims about the same models share them. A feature counts as
+learned above a norm of 0.5, or of 0.1 where n one-hot features share few directions: there only the sum of their
+squared norms on each direction is fixed, and single norms fall with n.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from functools import cache
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks import stats
+from tms_hooks.config import ToyConfig
+from tms_hooks.data import Distribution
+from tms_hooks.models.forward import Weights, init_weights
+from tms_hooks.run import Run
+from tms_hooks.train import train
+from tms_hooks.training.optimizers import Adam, Optimizer
+
+USUAL = Adam(lr=1e-2, schedule="cosine")
+LEARNED, CUTS = 0.5, (0.3, 0.7)
+"""Norm from which a feature counts as learned, and the norms at which that is tried as well."""
+ONE_HOT_LEARNED, ONE_HOT_CUTS = 0.1, (0.05, 0.2)
+"""The same for one-hot features that share directions."""
+Stacked = Float[Tensor, "model _ _"]
+"""Directions of many models, "model feature hidden"; the sizes may differ within one claim."""
+
+
+@cache
+def train_toys(
+    cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, optimizer: Optimizer = USUAL, **settings: Any
+) -> Run:
+    """Toys of these seeds (a number: from 0), trained; recorded at the start and the end, unless told otherwise.
+
+    Args:
+        cfg, data: architecture and distribution.
+        seeds: how many, or which.
+        steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
+    """
+    models = range(seeds) if isinstance(seeds, int) else seeds
+    recorded = {"record_every": steps} | settings
+    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
+
+
+def train_from(
+    cfg: ToyConfig,
+    data: Distribution,
+    starts: Sequence[Weights],
+    *,
+    steps: int,
+    optimizer: Optimizer = USUAL,
+    **settings: Any,
+) -> Run:
+    """Toys trained from given weights, one model per start."""
+    recorded = {"record_every": steps} | settings
+    return train(
+        cfg, data, seeds=range(len(starts)), init=starts, steps=steps, optimizer=optimizer, progress=False, **recorded
+    )
+
+
+def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
+    """The weights that the models of seeds 0, 1, ... start from, stacked."""
+    each = [init_weights(cfg, seed) for seed in range(n_models)]
+    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+
+
+def decaying(decay: float, n_features: int) -> tuple[float, ...]:
+    """Importance decay^i of feature i."""
+    return tuple(decay**i for i in range(n_features))
+
+
+def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
+    """The smallest share, as `Verdict.of_shares` takes it; for controls."""
+    return stats.weakest_share(
+        {n: p if isinstance(p, tuple) else (int(p.sum()), len(p)) for n, p in parts.items()}
+    ).share
+
+
+def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
+    """A statistic at other cut-offs for "learned", as controls.
+
+    >>> at_cuts(lambda cut: 2 * cut)
+    {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
+    """
+    return {f"learned > {cut}": float(statistic(cut)) for cut in cuts}
+
+
+def mean(values: Iterable[Any]) -> float:
+    """The mean; NaN of nothing."""
+    array = np.asarray(list(values), dtype=float)
+    return float(array.mean()) if len(array) else float("nan")
+
+
+def total(*groups: Mapping[Any, Sized]) -> int:
+    """How many models there are in all groups together."""
+    return sum(len(models) for group in groups for models in group.values())
+
+
+def tally(values: "np.ndarray | Tensor") -> str:
+    """How often each whole number occurs, in words.
+
+    >>> tally(np.array([5, 5, 6, 5]))
+    '75% 5, 25% 6'
+    """
+    shares = np.bincount(np.asarray(values)) / len(values)
+    return ", ".join(f"{share:.0%} {number}" for number, share in enumerate(shares) if share)
+
+
+def seed_names(W: Sized) -> list[str]:
+    """Titles of the panels of a figure that shows one model per seed."""
+    return [f"seed {seed}" for seed in range(len(W))]
+
+
+def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Curves as `plots.curves` takes them, from name -> x -> y."""
+    return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
