@@ -12,7 +12,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # Ray is not in any extra: it has no wheel for every Python that this package supports.
 ON_REQUEST = {"ray"}
 # Declared and never imported by name here: other libraries load them when they are asked to.
-BY_NAME = {"dask", "gguf", "kaleido"}
+BY_NAME = {"circuitsvis", "dask", "gguf", "kaleido"}
 TOOLS = ("notebooks", "dev", "all")
 
 
