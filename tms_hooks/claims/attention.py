@@ -18,12 +18,12 @@ from tms_hooks.claims.heads import (
     relative_difference,
     representation,
     train_heads,
-    unit,
     untrained,
 )
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import unit
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:

@@ -17,6 +17,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import init_weights
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
@@ -197,10 +198,10 @@ def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """Mean |cosine| over pairs of learned features, of each model that has learned at least two."""
     found = []
     for w in W:
-        unit = torch.nn.functional.normalize(w[geometry.represented(w, learned)].double(), dim=-1)
-        if len(unit) > 1:
-            rows, columns = torch.triu_indices(len(unit), len(unit), 1)
-            found.append(float((unit @ unit.mT).abs()[rows, columns].mean()))
+        alive = w[geometry.represented(w, learned)].double()
+        if len(alive) > 1:
+            rows, columns = torch.triu_indices(len(alive), len(alive), 1)
+            found.append(float(overlaps(alive)[rows, columns].mean()))
     return np.array(found)
 
 
