@@ -1,10 +1,10 @@
 """Rates and statistics with their uncertainty.
 
 A claim about trained models is a statement about all seeds, and only some of them were trained. Every number therefore
-comes with a 95 % interval, which holds the value of all seeds in 95 of 100 repetitions of the experiment. For a share of
-models (so many of so many) that is Wilson's interval; for the smallest of several shares, Wilson's intervals widened so
-that all hold at once; for any other statistic, the bootstrap: draw as many models from the sample, with replacement,
-again and again, and see how far the statistic scatters.
+comes with a 95 % interval, which holds the value of all seeds in 95 of 100 repetitions of the experiment. For a share
+of models it is Wilson's interval; for the smallest of several shares, Wilson's intervals widened so that all hold at
+once; for any other statistic, the bootstrap: draw as many models from the sample, with replacement, again and again,
+and see how far the statistic scatters.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -38,9 +38,9 @@ class Weakest(NamedTuple):
 def weakest_share(counts: Mapping[str, tuple[int, int]]) -> Weakest:
     """The smallest of several proportions, with a 95 % interval that allows for having picked it.
 
-    For a claim of several parts, all of which must hold. Each proportion gets a Wilson interval at the level
-    1 - 0.05 / (number of proportions), so that all hold together (Bonferroni). The smallest true share then lies between
-    the smallest lower and the smallest upper end.
+    It serves a claim of several parts, all of which must hold. Each proportion gets a Wilson interval at the level
+    1 - 0.05 / (number of proportions), so that all hold together (Bonferroni). The smallest true share then lies
+    between the smallest lower and the smallest upper end.
 
     >>> weakest_share({"square": (90, 100), "pentagon": (30, 100)})[:2]
     ('pentagon', 0.3)

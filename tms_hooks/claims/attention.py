@@ -102,7 +102,7 @@ def judge_heads(
         n_models=len(found),
         controls=means
         | {
-            "random directions": theory.sphere_mean_interference(trained[0].W_E.shape[-1]),
+            "random directions": theory.sphere_mean_overlap(trained[0].W_E.shape[-1]),
             "models that count": float(counts.sum()),
             "all models, orthogonal or not": float(recovery(trained).mean()),
             "with the closed form's directions": float(whitened.mean()) if measurable else float("nan"),

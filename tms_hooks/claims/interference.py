@@ -108,7 +108,7 @@ def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stac
     """Does the mean interference of trained directions fall like a tegum product's or like a sphere's?"""
     found = {m: interferences(W) for m, W in trained.items()}
     chance = {m: interferences(random_like(W)) for m, W in trained.items()}
-    pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
+    pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
     counts = {m: float(geometry.count_directions(W, LEARNED).double().mean()) for m, W in trained.items()}
     measurable = all(len(f.mean) > 1 for f in found.values())
     widest = max(trained)

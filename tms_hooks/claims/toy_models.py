@@ -178,7 +178,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
             name: float(values.mean()) if len(values := mean_cosines(other, cut)) else float("nan")
             for name, other, cut in _cosine_controls(W, others)
         }
-        | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
+        | {"random directions": theory.sphere_mean_overlap(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if measurable else "",
         figures=[
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),

@@ -1,4 +1,4 @@
-"""The closed forms as tables: what `tms theory` prints."""
+"""The polygons of theory as tables: what `tms theory` prints."""
 
 from collections.abc import Iterable
 
@@ -8,7 +8,7 @@ from tms_hooks.theory.polygons import best_polygon, polygon, polygon_gain_neares
 
 
 def polygon_table(corners: Iterable[int] = range(3, 11)) -> pd.DataFrame:
-    """Every polygon in the one-active limit: the textbook argument, without a bias, and with one. Gains are per unit p.
+    """Each polygon in the one-active limit: the textbook argument, without a bias, and with one. Gains are per unit p.
 
     >>> polygon_table([5])[["gain, textbook", "gain, no bias", "gain, bias"]].round(4)
        gain, textbook  gain, no bias  gain, bias
