@@ -7,30 +7,28 @@ best attention head does. All losses are expectations over the data, summed over
 """
 
 from tms_hooks.theory.circles import (
-    PerfectCircle,
     perfect_circle,
     ray_bias_interval,
     softmax_trap_radius,
 )
 from tms_hooks.theory.expected import expected_loss, output_loss
 from tms_hooks.theory.packing import (
-    Overlaps,
     johnson_lindenstrauss_count,
-    sphere_max_overlap,
     sphere_mean_overlap,
     tegum_overlaps,
     welch_bound,
 )
 from tms_hooks.theory.phases import phase_losses
 from tms_hooks.theory.polygons import (
-    Polygon,
     best_polygon,
+    best_polygon_table,
     finite_polygon,
     onehot_polygon_loss,
     polygon,
     polygon_crossing,
     polygon_gain_nearest,
     polygon_loss,
+    polygon_table,
 )
 from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
 from tms_hooks.theory.readouts import (
@@ -39,12 +37,8 @@ from tms_hooks.theory.readouts import (
     pretty_good_measurement,
     readout_cosines,
 )
-from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
 __all__ = [
-    "Overlaps",
-    "PerfectCircle",
-    "Polygon",
     "best_polygon",
     "best_polygon_table",
     "dual_frame",
@@ -69,7 +63,6 @@ __all__ = [
     "ray_bias_interval",
     "readout_cosines",
     "softmax_trap_radius",
-    "sphere_max_overlap",
     "sphere_mean_overlap",
     "tegum_overlaps",
     "welch_bound",

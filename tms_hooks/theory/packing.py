@@ -45,23 +45,6 @@ def sphere_mean_overlap(d: int) -> float:
     return exp(lgamma(d / 2) - lgamma((d + 1) / 2)) / sqrt(pi)
 
 
-def sphere_max_overlap(n: int, d: int) -> float:
-    """The overlap that one pair among n random directions is expected to exceed.
-
-    Solves n (n - 1)/2 P(|cos| > e) = 1; P(|cos| > e) is a regularized incomplete beta function of (1 - e^2). For
-    1 << log n << d it is about 2 sqrt(log n / d): the rate of Johnson and Lindenstrauss.
-
-    >>> round(sphere_max_overlap(10, 3), 12) == round(1 - 1 / 45, 12)  # in three dimensions |cos| is uniform
-    True
-    """
-    from scipy.special import betaincinv
-
-    _check(n, d)
-    if d == 1:
-        return 1.0
-    return sqrt(1 - float(betaincinv((d - 1) / 2, 1 / 2, min(1.0, 2 / (n * (n - 1))))))
-
-
 def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
     """Number of directions that certainly fit into d dimensions with no overlap above epsilon: exp(d epsilon^2 / 4).
 

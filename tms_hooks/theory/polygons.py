@@ -4,18 +4,19 @@ Six features in two dimensions can form a hexagon, or a pentagon with one featur
 two ignored: more corners represent more features, and put more overlap between neighbors. Which one wins depends on how
 often features are active together. Two limits are simple: one active feature at a time (`polygon`, with the textbook
 argument `polygon_gain_nearest`), and one-hot data (`onehot_polygon_loss`). At finite density all patterns of activity
-are summed exactly (`finite_polygon`, `best_polygon`).
+are summed exactly (`finite_polygon`, `best_polygon`). The tables at the end are what `tms theory` prints.
 
 Tied weights and a ReLU output throughout. All represented features have the same norm and bias, and the weights of
 ignored features are zero. A `gain` is a change of loss: the lower, the better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import cos, pi
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -205,6 +206,37 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
         left, before = right, after
     better = F if before < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
+
+
+def polygon_table(corners: Iterable[int] = range(3, 11)) -> pd.DataFrame:
+    """Each polygon in the one-active limit: the textbook argument, without a bias, and with one. Gains are per unit p.
+
+    >>> polygon_table([5])[["gain, textbook", "gain, no bias", "gain, bias"]].round(4)
+       gain, textbook  gain, no bias  gain, bias
+    F
+    5         -1.3484        -1.3994     -1.5875
+    """
+    rows = []
+    for F in corners:
+        without, best = polygon(F, bias=False), polygon(F)
+        rows.append((F, polygon_gain_nearest(F), without.gain, without.norm, best.gain, best.norm, best.bias))
+    columns = ["F", "gain, textbook", "gain, no bias", "norm, no bias", "gain, bias", "norm, bias", "bias"]
+    return pd.DataFrame(rows, columns=columns).set_index("F").round(9)  # norms are found to 1e-10
+
+
+def best_polygon_table(
+    features: Iterable[int] = range(4, 11), densities: Iterable[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+) -> pd.DataFrame:
+    """Corners of the best regular polygon for n features (rows) at feature probability p (columns); exact sums.
+
+    >>> best_polygon_table([5], [0.1, 0.3])
+    p  0.1  0.3
+    n
+    5    5    4
+    """
+    densities = list(densities)
+    table = {n: [best_polygon(n, p) for p in densities] for n in features}
+    return pd.DataFrame.from_dict(table, orient="index", columns=pd.Index(densities, name="p")).rename_axis("n")
 
 
 def _cosines(F: int) -> Float[Tensor, " feature"]:
