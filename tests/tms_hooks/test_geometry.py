@@ -90,7 +90,7 @@ def test_directions_shared_dead_and_stacked() -> None:
 
 
 def test_direction_tolerance_does_not_chain_a_ring() -> None:
-    """Neighbours 3 degrees apart: single linkage would call it one direction."""
+    """Neighbors 3 degrees apart: single linkage would call it one direction."""
     assert 60 <= geometry.count_directions(shape("triangle").new_tensor(_ring(120))).item() <= 120
 
 

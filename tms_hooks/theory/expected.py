@@ -46,9 +46,9 @@ def expected_loss(
 ) -> Float[Tensor, ""]:
     """Exact E sum_i I_i (x_i - relu(b_i + sum_j A_ji x_j))^2 for independent sparse uniform features.
 
-    Differentiable twice. Holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`.
-    Differentiating it gives the derivatives of the expectation, with the term from moving kinks that second
-    derivatives of a sampled loss lack.
+    It holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`. It can be differentiated
+    twice, and the derivatives are those of the expectation, with the term from moving kinks that second derivatives of
+    a sampled loss lack.
 
     >>> one = torch.ones(1, 1, dtype=torch.float64)
     >>> expected_loss(0 * one, one[0] / 4, one[0] / 2)  # an ignored feature at p = 1/2
