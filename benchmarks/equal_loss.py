@@ -71,6 +71,6 @@ def loss_of(recipes: Sequence[Recipe], weights: Sequence[dict[str, Tensor]]) -> 
     """Mean over models of the held-out loss, heads included."""
     losses = []
     for recipe, own in zip(recipes, weights, strict=True):
-        feature_loss, qk_loss = torch_engine.evaluate(recipe, own, held_out(recipe))
-        losses.append(feature_loss.sum(1) + recipe.qk_weight * qk_loss.sum(1))
+        feature_loss, head_loss = torch_engine.evaluate(recipe, own, held_out(recipe))
+        losses.append(feature_loss.sum(1) + recipe.qk_weight * head_loss.sum(1))
     return float(torch.cat(losses).mean())

@@ -23,9 +23,9 @@ from tms_hooks.training.recipe import Recipe
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 1"
+FORMAT = "tms-hooks run, version 2"
 WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
-FINAL_FEATURE, FINAL_QK = "final.feature_loss", "final.qk_loss"
+FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +36,9 @@ class Run:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
-            over (step, model, head): `qk_loss`, `omega` snapshots.
+            over (step, model, head): `head_loss`, `omega` snapshots.
         final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
-        final_qk_loss: (model, head), likewise.
+        final_head_loss: (model, head), likewise.
         diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that. Its
             weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
@@ -49,7 +49,7 @@ class Run:
     weights: dict[str, Tensor]
     history: xr.Dataset
     final_feature_loss: Float[Tensor, "model feature"]
-    final_qk_loss: Float[Tensor, "model head"]
+    final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
     provenance: dict[str, Any]
@@ -62,7 +62,7 @@ class Run:
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_qk_loss.sum(-1)
+        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
 
     @property
     def models(self) -> "Models":
@@ -95,7 +95,7 @@ class Run:
         return path
 
     def _write(self, folder: Path) -> None:
-        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_QK: self.final_qk_loss}
+        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
         save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
         arrays = {
             str(name): torch.from_numpy(np.ascontiguousarray(v.values)) for name, v in self.history.data_vars.items()
@@ -133,12 +133,12 @@ def load(path: str | Path) -> Run:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
     k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
-    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_QK: (k, heads)})
+    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
     arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
-        final_qk_loss=weights.pop(FINAL_QK),
+        final_head_loss=weights.pop(FINAL_HEAD),
         weights=weights,
         history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
         diverged=diverged,

@@ -27,7 +27,7 @@ from tms_hooks.training import torch_engine
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
-from tms_hooks.training.recipe import HELD_OUT_SEED, QK_KEYS, Dtype, Loss, QKLoss, Recipe, Stage, mostly_empty
+from tms_hooks.training.recipe import HELD_OUT_SEED, QK_KEYS, Dtype, HeadObjective, Loss, Recipe, Stage, mostly_empty
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
@@ -49,7 +49,7 @@ def train(
     loss: Loss = "mse",
     qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
     qk_weight: float = 1.0,
-    qk_loss: QKLoss = "mse",
+    head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
     record_every: int = 100,
     init: "Sequence[torch.nn.Module] | None" = None,
@@ -84,8 +84,9 @@ def train(
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list a head.
         qk_weight: lambda in `L1 + lambda L2`.
-        qk_loss: L2: "mse", the squared error of the score for one query and one key token; "softmax", the cross-entropy
-            of attention as a softmax over eight key tokens, of which those that form attended pairs share it equally.
+        head_objective: what L2 asks of heads: "scores", the squared error of its score for one query and one key token;
+            "pattern", the cross-entropy of its attention, a softmax over eight key tokens, of which those that form
+            attended pairs share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models in place of each seed's own; the seeds then decide the batches only.
@@ -116,7 +117,7 @@ def train(
         loss=loss,
         qk_pairs=qk_pairs,
         qk_weight=qk_weight,
-        qk_loss=qk_loss,
+        head_objective=head_objective,
         stages=stages,
         record_every=record_every,
         dtype=dtype,
@@ -209,13 +210,13 @@ def _run(
     for seed, step in stopped.items():
         log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
     weights = {name: w.detach().cpu() for name, w in forward.normalize_weights(state.weights, recipe.cfg).items()}
-    feature_loss, qk_loss = evaluate(recipe, weights, held_out(recipe))
+    feature_loss, head_loss = evaluate(recipe, weights, held_out(recipe))
     return Run(
         recipe=recipe,
         weights=weights,
         history=recorder.dataset(completed),
         final_feature_loss=feature_loss,
-        final_qk_loss=qk_loss,
+        final_head_loss=head_loss,
         diverged=stopped,
         completed_steps=completed,
         provenance=provenance(engine, str(state.diverged_at.device), time.perf_counter() - began),
@@ -246,7 +247,7 @@ def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
     """What all models are evaluated on: 65,536 rows or keys that no batch shares, or the data set they trained on."""
     x = recipe.whole_dataset("cpu")
     if x is None:
-        rows = HELD_OUT_ROWS if recipe.qk_loss == "mse" else HELD_OUT_ROWS // QK_KEYS
+        rows = HELD_OUT_ROWS if recipe.head_objective == "scores" else HELD_OUT_ROWS // QK_KEYS
         x = replace(recipe, batch_size=rows, empty_rows="drawn").batch((HELD_OUT_SEED,), 0, "cpu")[0]
     return x
 

@@ -88,13 +88,14 @@ HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("stage", "qk_loss"), [(None, "mse"), *product(("joint", "representation", "heads"), ("mse", "softmax"))]
+    ("stage", "head_objective"),
+    [(None, "scores"), *product(("joint", "representation", "heads"), ("scores", "pattern"))],
 )
 @pytest.mark.parametrize(
     ("tied", "unit_norm"),
     [(True, False), (True, True), (False, False), (False, True), (False, "write"), (False, "read")],
 )
-def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, qk_loss, dtype):
+def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, head_objective, dtype):
     outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
     sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
     switches = product(outputs, (True, False), get_args(Activation), (True, False), ("drawn", "exact"))
@@ -113,7 +114,7 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
             n_heads=2 if stage else 0,
             d_head=2 if stage else None,
         )
-        more = HEADS | {"stages": (stage,), "qk_loss": qk_loss} if stage else {}
+        more = HEADS | {"stages": (stage,), "head_objective": head_objective} if stage else {}
         data = sparse if empty_rows == "exact" else None
         recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
         assert_same_step(recipe)

@@ -56,7 +56,12 @@ GRID = {
     "copula": {"data": tms.Copula(n_features=5, feature_probability=0.3, rho=0.2), "optimizer": tms.AdamW()},
     "unit norm": {"unit_norm": True, "optimizer": tms.SGD(lr=0.1, momentum=0.9)},
     "heads": {"n_heads": 2, "d_head": 1},
-    "heads, softmax": {"n_heads": 2, "d_head": 1, "qk_loss": "softmax", "qk_pairs": (((0, 1),), ((2, 3), (3, 0)))},
+    "heads, softmax": {
+        "n_heads": 2,
+        "d_head": 1,
+        "head_objective": "pattern",
+        "qk_pairs": (((0, 1),), ((2, 3), (3, 0))),
+    },
     "heads, finite": {"n_heads": 1, "data": tms.OneHot(n_features=5)},
     "mlp in": {"d_mlp": 7},
     "mlp out": {"d_mlp": 7, "bottleneck": "mlp.out->unembed", "tied": False},
@@ -127,7 +132,7 @@ def plain_loss(plan, weights, x):
         else:
             loss = loss - plan.importance[i] * (x[..., i] * out[..., i].log()).mean()
     for head in range(plan.cfg.n_heads):
-        if plan.qk_loss == "softmax":
+        if plan.head_objective == "pattern":
             active, keys = x > 0, x.shape[1] - 1
             count = sum(active[:, 0, i, None] * active[:, 1:, j].to(x.dtype) for i, j in plan.qk_pairs[head])
             target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / keys)
@@ -151,11 +156,11 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    feature_loss, qk_loss, gradients = torch_engine._gradients(plan, state, 3, "joint")
+    feature_loss, head_loss, gradients = torch_engine._gradients(plan, state, 3, "joint")
     x = plan.batch(plan.seeds, 3, "cpu")
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
-        total = torch_engine.objective(plan, feature_loss, qk_loss)[model]
+        total = torch_engine.objective(plan, feature_loss, head_loss)[model]
         with torch.no_grad():
             assert_close(plain_loss(plan, weights, x[model]), total)
             for name, gradient in gradients.items():

@@ -88,7 +88,7 @@ def test_history_is_labelled_and_looks_before_each_update():
     assert history.step.values.tolist() == [0, 10, 20, 25]
     assert history.seed.values.tolist() == [0, 1]
     assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2, "key_hidden": 2}
-    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "qk_loss", "W_E", "omega"}
+    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "W_E", "omega"}
     first = tms.ToyModel(CFG, seed=1).W_E.detach()
     assert_close(torch.tensor(history.W_E.sel(step=0).values[1]), first)
     assert_close(torch.tensor(history.feature_norm.sel(step=0).values[1]), first.norm(dim=-1))
@@ -136,18 +136,18 @@ def test_final_loss_of_full_batch_training_is_on_the_data_set():
 
 def test_final_loss_with_heads_adds_lambda_l2():
     run = train(HEADS, qk_pairs=PAIRS, qk_weight=0.25)
-    assert run.final_qk_loss.shape == (2, 2)
-    assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_qk_loss.sum(-1))
+    assert run.final_head_loss.shape == (2, 2)
+    assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_head_loss.sum(-1))
     tokens = torch.stack([SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
     out = run.models[0](tokens)
     target = sum((tokens[:, 0, i] > 0) & (tokens[:, 1, j] > 0).float().bool() for i, j in PAIRS[:1]).float()
     target = target + ((tokens[:, 0, 2] > 0) & (tokens[:, 1, 3] > 0)).float()
     by_hand = (out.attn_scores[:, :, 0, 1] - target[:, None]).square().mean(0).detach()
-    assert_close(run.final_qk_loss[0], by_hand)
+    assert_close(run.final_head_loss[0], by_hand)
 
 
 def test_softmax_heads_choose_among_their_keys():
-    run = train(HEADS, qk_pairs=PAIRS, qk_loss="softmax")
+    run = train(HEADS, qk_pairs=PAIRS, head_objective="pattern")
     rows = HELD_OUT_ROWS // 8
     tokens = torch.stack([SPARSE.sample(rows, seed=HELD_OUT_SEED, step=position) for position in range(9)], dim=1)
     query, keys = tokens[:, 0] > 0, tokens[:, 1:] > 0
@@ -155,7 +155,7 @@ def test_softmax_heads_choose_among_their_keys():
     target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / 8)
     attention = run.models[0](tokens).attn_scores[:, :, 0, 1:].softmax(-1)
     by_hand = -(target[:, None] * attention.log()).sum(-1).mean(0).detach()
-    assert_close(run.final_qk_loss[0], by_hand)
+    assert_close(run.final_head_loss[0], by_hand)
 
 
 def test_the_history_has_the_heads():
@@ -249,7 +249,7 @@ def test_float64_and_cross_entropy():
         ({"qk_pairs": PAIRS}, "n_heads=0: only a model with heads has them"),
         ({"stages": ("heads",)}, "n_heads=0: only a model with heads has them"),
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
-        ({"qk_loss": "softmax"}, "qk_loss='softmax' with n_heads=0"),
+        ({"head_objective": "pattern"}, "head_objective='pattern' with n_heads=0"),
         (
             {"cfg": tms.ToyConfig(n_features=4, d_hidden=2, d_mlp=8), "engine": "fused"},
             "engine='fused' cannot run this: d_mlp=8",
@@ -258,7 +258,7 @@ def test_float64_and_cross_entropy():
             {
                 "cfg": HEADS,
                 "qk_pairs": PAIRS,
-                "qk_loss": "softmax",
+                "head_objective": "pattern",
                 "data": tms.OneHot(n_features=4),
                 "batch_size": None,
             },

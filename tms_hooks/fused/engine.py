@@ -66,7 +66,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     moments = [_pack_moments(state.moments, prefix, ordered) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
-    loss, qk_loss, gradient = _run(
+    loss, head_loss, gradient = _run(
         recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu")
     )
     trained = trained_names(ordered, stage)
@@ -77,7 +77,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement(torch.from_numpy(loss), torch.from_numpy(qk_loss), gradients)
+    return measurement(torch.from_numpy(loss), torch.from_numpy(head_loss), gradients)
 
 
 def evaluate(
@@ -86,8 +86,8 @@ def evaluate(
     """Losses of stacked models, all on the same batch."""
     flat = _pack(_ordered(weights))
     none_yet = np.full(len(flat), -1)
-    loss, qk_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
-    return torch.from_numpy(loss), torch.from_numpy(qk_loss)
+    loss, head_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
+    return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
 def _run(
@@ -116,14 +116,14 @@ def _run(
     pattern = _pattern(recipe.data) if dataset is None else None
     general = _general(recipe, stage, batch.rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
+    head_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
+        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], head_loss[part], gradient[part])
 
     _share_out(work, len(weights), entries=len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features)
-    return loss, qk_loss, gradient
+    return loss, head_loss, gradient
 
 
 def _pattern(data: Distribution) -> "kernels.Pattern | None":
@@ -196,7 +196,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
         share=dtype.type(1 / rows),
         slope=dtype.type(weight / rows),
-        attention=recipe.qk_loss == "softmax",
+        attention=recipe.head_objective == "pattern",
         reconstructs=stage != "heads",
         attends=stage != "representation" and cfg.n_heads > 0,
     )

@@ -22,7 +22,7 @@ from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks checkpoint, version 1"
+FORMAT = "tms-hooks checkpoint, version 2"
 KEPT = 2
 
 

@@ -13,7 +13,7 @@ DIMS = {
     "loss": ("step", "model", "feature"),
     "grad_norm": ("step", "model", "feature"),
     "feature_norm": ("step", "model", "feature"),
-    "qk_loss": ("step", "model", "head"),
+    "head_loss": ("step", "model", "head"),
     "W_E": ("step", "model", "feature", "hidden"),
     "omega": ("step", "model", "head", "hidden", "key_hidden"),
 }
@@ -21,7 +21,7 @@ ATTRS = {
     "loss": {"long_name": "importance-weighted loss of the feature on the training batch"},
     "grad_norm": {"long_name": "norm of the gradient with respect to the feature's directions"},
     "feature_norm": {"long_name": "norm of the feature's row of W_E"},
-    "qk_loss": {"long_name": "loss of the head: L2"},
+    "head_loss": {"long_name": "loss of the head: L2"},
     "W_E": {"long_name": "embedding directions"},
     "omega": {"long_name": "QK circuit of the head, query on its rows"},
 }

@@ -15,14 +15,14 @@ from tms_hooks.losses import Pair
 from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
 
 Loss = Literal["mse", "cross_entropy"]
-QKLoss = Literal["mse", "softmax"]
+HeadObjective = Literal["scores", "pattern"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
 DEFAULT_BATCH = 1024
 QK_KEYS = 8
-"""Key tokens that a query chooses from under `qk_loss="softmax"`."""
+"""Key tokens that a query chooses from under `head_objective="pattern"`."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
@@ -53,7 +53,7 @@ class Recipe:
     record_every: int
     dtype: Dtype
     empty_rows: EmptyRows = "drawn"
-    qk_loss: QKLoss = "mse"
+    head_objective: HeadObjective = "scores"
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
@@ -105,12 +105,13 @@ class Recipe:
 
     def _check_heads(self) -> None:
         heads = self.cfg.n_heads
-        if self.qk_loss not in get_args(QKLoss):
-            raise choice_error("qk_loss", self.qk_loss, get_args(QKLoss))
-        if self.qk_loss != "mse" and (not heads or (self.batch_size is None and self.data.dataset() is not None)):
+        if self.head_objective not in get_args(HeadObjective):
+            raise choice_error("head_objective", self.head_objective, get_args(HeadObjective))
+        sampled = self.batch_size is not None or self.data.dataset() is None
+        if self.head_objective != "scores" and not (heads and sampled):
             raise ValueError(
-                f"qk_loss={self.qk_loss!r} with n_heads={heads}, batch_size={self.batch_size}: it needs heads, and "
-                "sampled batches; give n_heads and a batch_size, or use qk_loss='mse'"
+                f"head_objective={self.head_objective!r} with n_heads={heads}, batch_size={self.batch_size}: it needs "
+                "heads, and sampled batches; give n_heads and a batch_size, or use head_objective='scores'"
             )
         if not (math.isfinite(self.qk_weight) and self.qk_weight >= 0):
             raise ValueError(f"qk_weight={self.qk_weight}: must be finite and not negative")
@@ -187,7 +188,7 @@ class Recipe:
         """Tokens in a row of a batch: with heads a query and its keys, of which only attention needs several."""
         if not self.cfg.n_heads:
             return 1
-        return 2 if self.qk_loss == "mse" else 1 + QK_KEYS
+        return 2 if self.head_objective == "scores" else 1 + QK_KEYS
 
     def rows(self) -> tuple[int, float]:
         """How many rows are drawn a step, and the share of the distribution that they stand for."""

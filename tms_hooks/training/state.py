@@ -18,7 +18,7 @@ class Measurement(NamedTuple):
     """Importance-weighted loss of each feature, mean over the batch."""
     grad_norm: Float[Tensor, "model feature"]
     """Norm of the gradient of the feature's own directions: its row of `W_E` and, untied, its column of `W_U`."""
-    qk_loss: Float[Tensor, "model head"]
+    head_loss: Float[Tensor, "model head"]
     """Squared error of each head's logit."""
 
 

@@ -31,10 +31,10 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     with _one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
-            feature_loss, qk_loss, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or measurement(feature_loss, qk_loss, gradients)
+            feature_loss, head_loss, gradients = _gradients(recipe, state, step, stage)
+            measured = measured or measurement(feature_loss, head_loss, gradients)
             lr = recipe.optimizer.learning_rate(count, steps)
-            total = objective(recipe, feature_loss, qk_loss, stage)
+            total = objective(recipe, feature_loss, head_loss, stage)
             _update_all(recipe.optimizer, state, gradients, total, lr, step, count)
             count += 1
         return measured or measurement(*_gradients(recipe, state, start, stage))
@@ -67,7 +67,7 @@ def loss_parts(
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
     scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
-    if recipe.qk_loss == "softmax":
+    if recipe.head_objective == "pattern":
         return feature_loss, losses.qk_cross_entropy(scores, losses.qk_attention_target(x, recipe.qk_pairs))
     return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
 
@@ -75,7 +75,7 @@ def loss_parts(
 def objective(
     recipe: Recipe,
     feature_loss: Float[Tensor, "model feature"],
-    qk_loss: Float[Tensor, "model head"],
+    head_loss: Float[Tensor, "model head"],
     stage: Stage = "joint",
 ) -> Float[Tensor, " model"]:
     """What a stage minimises: L1, L2, or L1 + lambda L2."""
@@ -83,9 +83,9 @@ def objective(
         case "representation":
             return feature_loss.sum(-1)
         case "heads":
-            return qk_loss.sum(-1)
+            return head_loss.sum(-1)
         case "joint":
-            return feature_loss.sum(-1) + recipe.qk_weight * qk_loss.sum(-1)
+            return feature_loss.sum(-1) + recipe.qk_weight * head_loss.sum(-1)
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
@@ -100,19 +100,19 @@ def _gradients(
     names = trained_names(state.weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
     x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
-    feature_loss, qk_loss = loss_parts(recipe, weights, x)
+    feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
         _, share = recipe.rows()
         empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
         feature_loss = share * feature_loss + (1 - share) * empty_loss
-    total = objective(recipe, feature_loss, qk_loss, stage).sum()
+    total = objective(recipe, feature_loss, head_loss, stage).sum()
     gradients = torch.autograd.grad(total, [weights[name] for name in names])
-    return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
+    return feature_loss.detach(), head_loss.detach(), dict(zip(names, gradients, strict=True))
 
 
 def measurement(
     feature_loss: Float[Tensor, "model feature"],
-    qk_loss: Float[Tensor, "model head"],
+    head_loss: Float[Tensor, "model head"],
     gradients: dict[str, Tensor],
 ) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
@@ -121,7 +121,7 @@ def measurement(
         square = square + gradients["W_E"].square().sum(-1)
     if "W_U" in gradients:
         square = square + gradients["W_U"].square().sum(-2)
-    return Measurement(feature_loss, square.sqrt(), qk_loss)
+    return Measurement(feature_loss, square.sqrt(), head_loss)
 
 
 def _update_all(
