@@ -103,7 +103,7 @@ class Run:
         save_file(arrays, folder / HISTORY_FILE)
         about = {
             "format": FORMAT,
-            "recipe": self.recipe.to_json(),
+            "recipe": self.recipe.to_dict(),
             "history_steps": [int(s) for s in self.history.step.values],
             "diverged": {str(seed): step for seed, step in self.diverged.items()},
             "completed_steps": self.completed_steps,
@@ -126,7 +126,7 @@ def load(path: str | Path) -> Run:
         )
     about = _read_about(path / RECIPE_FILE)
     try:
-        recipe = Recipe.from_json(about["recipe"])
+        recipe = Recipe.from_dict(about["recipe"])
         steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:

@@ -155,7 +155,7 @@ class _Shard:
             recipe = make_recipe(cfg, data, seeds=self.seeds, **said)
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
-        plain = recipe.to_json() | {"engine": choose_engine(engine, recipe, "cpu")}
+        plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")}
         return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:20]
 
     def train(self, folder: Path) -> None:

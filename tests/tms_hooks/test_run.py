@@ -73,13 +73,13 @@ def test_every_distribution_and_optimizer_is_tried():
 @pytest.mark.parametrize("data", DATA, ids=repr)
 def test_recipes_of_every_distribution_survive_json(data):
     recipe = train(data, n_heads=2, steps=(1, 1), stages=("representation", "heads")).recipe
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZER, ids=repr)
 def test_recipes_of_every_optimizer_survive_json(optimizer):
     recipe = train(optimizer=optimizer, importance=(1.0, 0.5, 0.1, 0.0), batch_size=None).recipe
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, recipe: Recipe, engine: str, initial: State, every: float) -> None:
         self.folder, self.recipe, self.every = Path(folder), recipe, every
         weights = save({name: w.cpu().contiguous() for name, w in initial.weights.items()})
-        run = recipe.to_json() | {"engine": engine, "initial_weights": hashlib.sha256(weights).hexdigest()}
+        run = recipe.to_dict() | {"engine": engine, "initial_weights": hashlib.sha256(weights).hexdigest()}
         self.run: dict[str, Any] = json.loads(json.dumps(run))
         self.written_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)

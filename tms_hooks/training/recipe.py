@@ -212,7 +212,7 @@ class Recipe:
             )
         return torch.stack([rows.repeat_interleave(count, 0), rows.repeat(count, 1)], dim=1).to(device)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain data: what a run directory stores."""
         plain = asdict(self)
         for name in ("data", "optimizer"):
@@ -220,8 +220,8 @@ class Recipe:
         return plain
 
     @classmethod
-    def from_json(cls, plain: dict[str, Any]) -> "Recipe":
-        """Inverse of `to_json`.
+    def from_dict(cls, plain: dict[str, Any]) -> "Recipe":
+        """Inverse of `to_dict`.
 
         Raises:
             ValueError: a key that this version does not know, or lacks.
