@@ -7,7 +7,7 @@ from typing import Literal, get_args
 from tms_hooks.errors import choice_error
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
-Bottleneck = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
+BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
 UnitNorm = Literal["write", "read"]
 
 
@@ -50,7 +50,7 @@ class ToyConfig:
     n_heads: int = 0
     d_head: int | None = None
     d_mlp: int | None = None
-    bottleneck: Bottleneck | None = None
+    bottleneck: BottleneckPath | None = None
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
@@ -89,8 +89,8 @@ class ToyConfig:
             raise ValueError(f"d_mlp={self.d_mlp}: must be at least 1, or None for no MLP")
         if self.bottleneck is None:
             object.__setattr__(self, "bottleneck", "embed->mlp.in" if self.d_mlp else "embed->unembed")
-        if self.bottleneck not in get_args(Bottleneck):
-            raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
+        if self.bottleneck not in get_args(BottleneckPath):
+            raise choice_error("bottleneck", self.bottleneck, get_args(BottleneckPath))
         if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
             raise ValueError(
                 f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: "
