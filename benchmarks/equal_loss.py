@@ -16,8 +16,8 @@ from torch import Tensor
 import tms_hooks as tms
 from benchmarks.equal_work import engine_for, use_threads
 from benchmarks.settings import Setting
-from tms_hooks.train import held_out
 from tms_hooks.training import torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 

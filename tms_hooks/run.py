@@ -1,9 +1,12 @@
-"""`Run`: trained models, their history and where they came from; saved as safetensors and JSON."""
+"""`Run`: trained models, their history and where they came from.
+
+A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are:
+nothing in it is code, and reading it executes nothing.
+"""
 
 import json
 import platform
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,10 +15,10 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
+from tms_hooks import files
 from tms_hooks.models import forward
 from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
@@ -56,7 +59,7 @@ class Run:
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
-        """Feature directions of every model, one a row."""
+        """Feature directions of every model: a row per feature."""
         return self.weights["W_E"]
 
     @property
@@ -76,22 +79,10 @@ class Run:
             FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
         """
         path = Path(path)
-        home = path.resolve()
-        if home.exists():
-            _check_replaceable(home)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            self._write(new)
-            if home.exists():
-                home.rename(old)
-            try:
-                new.rename(home)
-            except BaseException:
-                if old.exists():
-                    old.rename(home)
-                raise
+        if path.exists():
+            _check_replaceable(path)
+        with files.whole_folder(path) as folder:
+            self._write(folder)
         return path
 
     def _write(self, folder: Path) -> None:
@@ -124,7 +115,7 @@ def load(path: str | Path) -> Run:
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
-    about = _read_about(path / RECIPE_FILE)
+    about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
         recipe = Recipe.from_dict(about["recipe"])
         steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
@@ -169,9 +160,6 @@ class Models(Sequence["ToyModel"]):
 
         return ToyModel.from_weights(self._run.recipe.cfg, {name: w[index] for name, w in self._run.weights.items()})
 
-    def __iter__(self) -> "Iterator[ToyModel]":
-        return (self[i] for i in range(len(self)))
-
     def __repr__(self) -> str:
         return f"<{len(self)} toy models>"
 
@@ -202,7 +190,7 @@ def _check_replaceable(path: Path) -> None:
     if not (path / RECIPE_FILE).is_file():
         raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
     try:
-        _read_about(path / RECIPE_FILE)
+        files.read_json(path / RECIPE_FILE, FORMAT)
     except ValueError as error:
         raise FileExistsError(f"{error}; choose another path") from error
     if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
@@ -218,27 +206,9 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); the run directory is damaged") from error
-    found = about.get("format") if isinstance(about, dict) else type(about).__name__
-    if found != FORMAT:
-        raise ValueError(
-            f"{path} has format {found!r}, not {FORMAT!r}; it was written by something else or another version"
-        )
-    return about
-
-
 def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of one file, which must be those of `shapes`."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing from {path.parent}; the run directory is damaged") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); the run directory is damaged") from error
+    tensors = files.read_tensors(path)
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
         raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
     return tensors

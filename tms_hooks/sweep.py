@@ -5,14 +5,10 @@ A finished shard is a run directory in the store, named by its settings, so a sw
 what is left, and two sweeps share what they have in common.
 """
 
-import hashlib
 import json
 import logging
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,21 +16,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tms_hooks import clusters, files
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution
 from tms_hooks.errors import choice_error, did_you_mean
 from tms_hooks.run import Run, load
-from tms_hooks.train import choose_engine, make_recipe, train
-from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
+from tms_hooks.train import choose_engine, train
+from tms_hooks.training.recipe import KINDS, Recipe
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("loky", "dask", "ray")
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in signature(train).parameters.items()
-    if name not in ("cfg", "data", "seeds", "init", "checkpoint", "checkpoint_every", "progress", "device")
-}
+USUAL = {"data": "SparseUniform", "task": "Reconstruct", "optimizer": "Adam"}
+"""The kind of each part of a recipe that has kinds, where a grid names none."""
+SETTINGS = {field.name for field in fields(Recipe)} - {"cfg", "seeds", *KINDS} | {"engine"}
 """Arguments of `train` that a grid may set."""
 SCALARS = (int, float, str, bool, np.generic, type(None))
 
@@ -86,7 +79,10 @@ def sweep(
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
         Path(store).mkdir(parents=True, exist_ok=True)
-        _share_out(todo, backend, n_jobs, address)
+        import joblib
+
+        jobs = [joblib.delayed(_Shard.train)(shard, folder.resolve()) for shard, folder in todo]
+        clusters.run(jobs, backend, n_jobs, address)
     runs = [load(folder) for folder in folders]
     return _label(grid, runs)
 
@@ -122,23 +118,22 @@ class _Shard:
         self.settings = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
         self.seeds = seeds
 
-    def parts(self) -> tuple[ToyConfig, Distribution, dict[str, Any]]:
-        """Config, data, and the arguments of `train`.
+    def parts(self) -> tuple[ToyConfig, dict[str, Any]]:
+        """Config, and the other arguments of `train`.
 
         Raises:
             ValueError: a setting that none of them knows, or an impossible value.
         """
         left = dict(self.settings)
-        data = _choose("data", left.pop("data", "SparseUniform"), DISTRIBUTIONS)
-        optimizer = _choose("optimizer", left.pop("optimizer", "Adam"), OPTIMIZERS)
-        names = [{f.name for f in fields(kind)} for kind in (ToyConfig, data, optimizer)] + [set(DEFAULTS)]
-        known = set().union(*names)
+        kinds = {part: _choose(part, left.pop(part, usual), KINDS[part]) for part, usual in USUAL.items()}
+        names = {part: {field.name for field in fields(kind)} for part, kind in {"cfg": ToyConfig, **kinds}.items()}
+        known = SETTINGS.union(*names.values())
         for name in left.keys() - known:
             raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
-        cfg, distribution, rates, training = ({k: v for k, v in left.items() if k in part} for part in names)
+        given = {part: {k: v for k, v in left.items() if k in own} for part, own in names.items()}
+        training = {k: v for k, v in left.items() if k in SETTINGS}
         try:
-            made: Optimizer = optimizer(**rates)
-            return ToyConfig(**cfg), data(**distribution), training | {"optimizer": made}
+            return ToyConfig(**given["cfg"]), training | {part: kind(**given[part]) for part, kind in kinds.items()}
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
 
@@ -148,20 +143,19 @@ class _Shard:
         Raises:
             ValueError: settings that `train` would refuse.
         """
-        cfg, data, training = self.parts()
-        said = DEFAULTS | training
-        engine = said.pop("engine")
+        cfg, training = self.parts()
+        engine = training.pop("engine", "auto")
         try:
-            recipe = make_recipe(cfg, data, seeds=self.seeds, **said)
+            recipe = Recipe.of(cfg, seeds=self.seeds, **training)
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
         plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:20]
+        return files.fingerprint(json.dumps(plain, sort_keys=True))[:20]
 
     def train(self, folder: Path) -> None:
         """Train and store. A shard that someone else has finished meanwhile is left alone: it holds the same bits."""
-        cfg, data, training = self.parts()
-        run = train(cfg, data, seeds=self.seeds, progress=False, **training)
+        cfg, training = self.parts()
+        run = train(cfg, seeds=self.seeds, progress=False, **training)
         if run.completed_steps < run.recipe.total_steps:
             raise KeyboardInterrupt
         if not _finished(folder):
@@ -200,74 +194,6 @@ def _finished(folder: Path) -> bool:
         log.warning("shard %s is damaged (%s): training it again", folder.name, error)
         return False
     return True
-
-
-def _share_out(todo: Sequence[tuple[Any, Path]], backend: str, n_jobs: int, address: str | None) -> None:
-    """Train shards on a joblib backend."""
-    import joblib
-
-    if backend not in BACKENDS:
-        raise choice_error("backend", backend, BACKENDS)
-    if address is not None and backend == "loky":
-        raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
-    jobs = [joblib.delayed(_Shard.train)(shard, folder.resolve()) for shard, folder in todo]
-    if backend == "dask":
-        with _dask_client(address), joblib.parallel_config("dask"):
-            joblib.Parallel(n_jobs=n_jobs)(jobs)
-    elif backend == "ray":
-        with _ray(address), joblib.parallel_config("ray", n_jobs=n_jobs):
-            joblib.Parallel()(jobs)
-    else:
-        joblib.Parallel(n_jobs=n_jobs)(jobs)
-
-
-def _dask_client(address: str | None) -> Any:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("backend='dask' needs dask: pip install 'tms-hooks[sweep]'") from None
-    if address is None:
-        return Client(processes=True, threads_per_worker=1, dashboard_address=None)
-    try:
-        return Client(address, timeout="10s")
-    except OSError as error:
-        raise ConnectionError(
-            f"no dask scheduler answers at {address} ({error}); is it running, is the port open, is the address right?"
-        ) from error
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """A Ray cluster as a joblib backend: the one this process has joined, or one joined (or started) for the sweep."""
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise ValueError("backend='ray' needs ray: pip install 'ray[default]'") from None
-    register_ray()
-    if ray.is_initialized():
-        if address is not None:
-            raise ValueError(
-                f"address={address!r}, but this process has joined a ray cluster already: leave address out, "
-                "or call ray.shutdown() first"
-            )
-        yield
-        return
-    if address is not None:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if not (host and port.isdigit()):
-            raise ValueError(f"address={address!r}: write host:port, or ray://host:port for a ray client")
-        try:  # ray itself goes on trying for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(
-                f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
-            ) from error
-    ray.init(address=address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
 
 
 def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset:

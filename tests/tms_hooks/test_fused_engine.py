@@ -13,8 +13,8 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
-from tms_hooks.train import held_out
 from tms_hooks.training import torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -61,7 +61,7 @@ def gradients(engine, recipe, step=3):
     """What one step of plain SGD at rate 1 takes away."""
     recipe = replace(recipe, optimizer=tms.SGD(lr=1.0))
     state = start(recipe)
-    before = state.copy().weights
+    before = dict(state.weights)
     engine.advance(recipe, state, step, step + 1)
     return {name: before[name] - w for name, w in state.weights.items()}
 

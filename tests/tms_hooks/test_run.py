@@ -92,10 +92,7 @@ def test_save_and_load(settings, tmp_path):
     x = DATA[0].sample(8, seed=0, dtype=run.W_E.dtype)
     x = x.unflatten(0, (4, 2)) if "n_heads" in settings else x
     before, after = run.models[1](x), loaded.models[1](x)
-    if isinstance(before, tuple):
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    else:
-        assert torch.equal(before, after)
+    assert_close(after, before, rtol=0, atol=0, equal_nan=True)  # outputs of a model that diverged may overflow
 
 
 def test_a_directory_holds_safetensors_and_json_and_nothing_that_runs(saved):

@@ -1,13 +1,14 @@
 """The reference engine: the same bits alone and in a crowd, true gradients, stages, divergence."""
 
 import dataclasses
+from copy import deepcopy
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks.training import torch_engine
+from tms_hooks.training import batches, torch_engine
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -157,7 +158,7 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
     feature_loss, head_loss, gradients = torch_engine._gradients(plan, state, 3, "joint")
-    x = plan.batch(plan.seeds, 3, "cpu")
+    x = batches.batch(plan, plan.seeds, 3)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
         total = torch_engine.objective(plan, feature_loss, head_loss)[model]
@@ -179,7 +180,7 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
 def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
-    measured = torch_engine.advance(plan, state.copy(), 0, 0)
+    measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
     _, _, gradients = torch_engine._gradients(plan, state, 0, "joint")
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
@@ -192,7 +193,7 @@ def test_grad_norm_is_of_the_features_own_directions():
 def test_measuring_changes_nothing():
     plan = recipe()
     state = State.initial(plan, None, "cpu")
-    before = state.copy()
+    before = deepcopy(state)
     torch_engine.advance(plan, state, 4, 4)
     assert all(torch.equal(state.weights[name], w) for name, w in before.weights.items())
 
@@ -279,7 +280,7 @@ def test_a_stopped_model_never_moves_again():
     plan = recipe([0, 1])
     state = State.initial(plan, None, "cpu")
     state.diverged_at[1] = 0
-    before = state.copy()
+    before = deepcopy(state)
     torch_engine.advance(plan, state, 1, 10)
     assert state.diverged_at.tolist() == [-1, 0]
     assert torch.equal(state.weights["W_E"][1], before.weights["W_E"][1])

@@ -13,7 +13,8 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks.train import HELD_OUT_ROWS, HELD_OUT_SEED
+from tms_hooks.training.batches import HELD_OUT_TOKENS
+from tms_hooks.training.recipe import HELD_OUT_SEED
 
 ROOT = Path(__file__).parents[2]
 SPARSE = tms.SparseUniform(n_features=4, feature_probability=0.3)
@@ -119,7 +120,7 @@ def test_every_stage_is_recorded_at_its_start():
 
 def test_final_loss_is_on_held_out_data():
     run = train(importance=(1.0, 0.5, 0.25, 0.0))
-    x = SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED)
+    x = SPARSE.sample(HELD_OUT_TOKENS, seed=HELD_OUT_SEED)
     for i, model in enumerate(run.models):
         per_feature = torch.tensor([1, 0.5, 0.25, 0]) * (model(x) - x).square().mean(0).detach()
         assert_close(run.final_feature_loss[i], per_feature)
@@ -138,7 +139,7 @@ def test_final_loss_with_heads_adds_lambda_l2():
     run = train(HEADS, qk_pairs=PAIRS, qk_weight=0.25)
     assert run.final_head_loss.shape == (2, 2)
     assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_head_loss.sum(-1))
-    tokens = torch.stack([SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
+    tokens = torch.stack([SPARSE.sample(HELD_OUT_TOKENS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
     out = run.models[0](tokens)
     target = sum((tokens[:, 0, i] > 0) & (tokens[:, 1, j] > 0).float().bool() for i, j in PAIRS[:1]).float()
     target = target + ((tokens[:, 0, 2] > 0) & (tokens[:, 1, 3] > 0)).float()
@@ -148,7 +149,7 @@ def test_final_loss_with_heads_adds_lambda_l2():
 
 def test_softmax_heads_choose_among_their_keys():
     run = train(HEADS, qk_pairs=PAIRS, head_objective="pattern")
-    rows = HELD_OUT_ROWS // 8
+    rows = HELD_OUT_TOKENS // 8
     tokens = torch.stack([SPARSE.sample(rows, seed=HELD_OUT_SEED, step=position) for position in range(9)], dim=1)
     query, keys = tokens[:, 0] > 0, tokens[:, 1:] > 0
     count = sum(query[:, i, None].float() * keys[..., j] for i, j in PAIRS)
@@ -273,7 +274,7 @@ def test_float64_and_cross_entropy():
             {"cfg": HEADS, "qk_pairs": PAIRS, "stages": ("representation", "heads"), "steps": (1, 2, 3)},
             "3 entries in steps for 2 stages",
         ),
-        ({"init": [tms.ToyModel(CFG)]}, "init has 1 models for 2 seeds: give one a seed"),
+        ({"init": [tms.ToyModel(CFG)]}, "init has 1 models for 2 seeds: give one per seed"),
         (
             {"init": [tms.ToyModel(tms.ToyConfig(n_features=4, d_hidden=3))] * 2},
             r"an init model has weights .*the config asks for",

@@ -19,6 +19,8 @@ from torch import Tensor
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, KHot, OneHot, SparseUniform
 from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
+from tms_hooks.tasks import Reconstruct
+from tms_hooks.training import batches
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
@@ -44,8 +46,10 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
+    if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
+    if type(recipe.task) is not Reconstruct:
+        return f"task={recipe.task}"
     try:
         import numba  # noqa: F401
     except ImportError:
@@ -67,7 +71,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
     loss, head_loss, gradient = _run(
-        recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu")
+        recipe, seeds, weights, moments, diverged_at, start, stop, batches.whole_dataset(recipe)
     )
     trained = trained_names(ordered, stage)
     if stop > start:
@@ -145,7 +149,7 @@ def _pattern(data: Distribution) -> "kernels.Pattern | None":
 @lru_cache
 def _drawn(recipe: Recipe, dtype: np.dtype) -> "kernels.Batch":
     """Where batches come from that are drawn."""
-    rows, share = recipe.rows()
+    rows, share = batches.rows(recipe)
     thresholds = np.ones((1, recipe.cfg.n_features))
     if isinstance(recipe.data, SparseUniform):
         thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
@@ -161,7 +165,7 @@ def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
 def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
     from tms_hooks.fused import kernels
 
-    importance, tokens = np.array(recipe.importance), recipe.tokens
+    importance, tokens = np.array(recipe.importance), batches.tokens(recipe)
     return kernels.Batch(
         rows,
         (importance * share / (rows * tokens)).astype(dataset.dtype),
@@ -184,7 +188,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        positions=recipe.tokens,
+        positions=batches.tokens(recipe),
         hidden_biased=cfg.hidden_bias,
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",

@@ -6,7 +6,7 @@ points, training passes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -108,10 +108,19 @@ def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
     return weights
 
 
+class Reconstruction(NamedTuple):
+    """What a toy makes of its input, layer by layer."""
+
+    hidden: Float[Tensor, "*batch hidden"]
+    logits: Float[Tensor, "*batch feature"]
+    """The output before its activation."""
+    out: Float[Tensor, "*batch feature"]
+
+
 def reconstruct(
     weights: Weights, x: Float[Tensor, "*batch feature"], cfg: ToyConfig, hook: Hook = no_hook
-) -> tuple[Float[Tensor, "*batch hidden"], Float[Tensor, "*batch feature"], Float[Tensor, "*batch feature"]]:
-    """Hidden layer, logits (before the output activation) and reconstruction.
+) -> Reconstruction:
+    """The forward pass, from features to features.
 
     With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
     """
@@ -128,7 +137,7 @@ def reconstruct(
     if cfg.unit_norm:
         logits = logits * weights["scale"][..., None, None] if weights["scale"].ndim else logits * weights["scale"]
     logits = hook("hook_unembed", _add(logits, weights.get("b_U")))
-    return hidden, logits, hook("hook_out", act(logits, cfg.output_act))
+    return Reconstruction(hidden, logits, hook("hook_out", act(logits, cfg.output_act)))
 
 
 def attention_scores(

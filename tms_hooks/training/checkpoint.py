@@ -1,21 +1,21 @@
-"""Checkpoints: what a run needs to go on to the same bits, written so that no moment to be killed at is a bad one.
+"""Checkpoints: what a run needs to go on to the same bits, safe from whatever stops it, at whatever moment.
 
-A checkpoint is a safetensors file and, written after it, a JSON file with its checksum, each moved into place whole.
-The last two are kept: if one is torn, by a lost disk block say, the one before it serves.
+A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: a JSON file that is there
+belongs to a safetensors file that is whole. Two checkpoints stay on disk, so that there is one to go back to if the
+newest is damaged, by a lost disk block say.
 """
 
-import hashlib
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
+from tms_hooks import files
 from tms_hooks.training.history import DIMS, Recorder
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
@@ -41,7 +41,7 @@ class Checkpoints:
     def __init__(self, folder: str | Path, recipe: Recipe, engine: str, initial: State, every: float) -> None:
         self.folder, self.recipe, self.every = Path(folder), recipe, every
         weights = save({name: w.cpu().contiguous() for name, w in initial.weights.items()})
-        run = recipe.to_dict() | {"engine": engine, "initial_weights": hashlib.sha256(weights).hexdigest()}
+        run = recipe.to_dict() | {"engine": engine, "initial_weights": files.fingerprint(weights)}
         self.run: dict[str, Any] = json.loads(json.dumps(run))
         self.written_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -60,11 +60,11 @@ class Checkpoints:
             "format": FORMAT,
             "run": self.run,
             "steps": [step for step, _ in recorder.records],
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": files.fingerprint(data),
         }
         path = self.folder / f"{len(recorder.records):08}.json"
-        _write_whole(path.with_suffix(".safetensors"), data)
-        _write_whole(path, json.dumps(about, indent=1).encode())
+        files.write_whole(path.with_suffix(".safetensors"), data)
+        files.write_whole(path, json.dumps(about, indent=1))
         for old in self._newest_first()[KEPT:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -98,27 +98,9 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """The file is there whole, or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about = json.loads(path.read_text())
-    if about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']!r} is not {FORMAT!r}")
-    data = path.with_suffix(".safetensors").read_bytes()
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
-        raise ValueError("checksum does not match")
-    return about, load(data)
+    about = files.read_json(path, FORMAT)
+    return about, files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
 
 
 def _difference(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:

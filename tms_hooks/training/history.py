@@ -1,4 +1,7 @@
-"""What a run remembers of its training, as labelled arrays."""
+"""What a run remembers of its training: a record per recorded step, and all of them as labeled arrays.
+
+A record holds the weights before the update of its step, and the losses and gradients on the batch of that step.
+"""
 
 import numpy as np
 import torch
@@ -21,7 +24,7 @@ ATTRS = {
     "loss": {"long_name": "importance-weighted loss of the feature on the training batch"},
     "grad_norm": {"long_name": "norm of the gradient with respect to the feature's directions"},
     "feature_norm": {"long_name": "norm of the feature's row of W_E"},
-    "head_loss": {"long_name": "loss of the head: L2"},
+    "head_loss": {"long_name": "loss of the head on the training batch"},
     "W_E": {"long_name": "embedding directions"},
     "omega": {"long_name": "QK circuit of the head, query on its rows"},
 }
@@ -35,8 +38,8 @@ class Recorder:
         self.records: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, before: State, measured: Measurement) -> None:
-        """Record the weights before the update of `step` and what was measured on its batch."""
-        W_E = forward.normalize_weights(before.weights, self.recipe.cfg)["W_E"]
+        """Record the models before the update of `step` and what was measured on its batch."""
+        W_E = before.weights["W_E"]
         omega = W_E.new_zeros(len(W_E), 0, W_E.shape[-1], W_E.shape[-1])
         if self.recipe.cfg.n_heads:
             omega = before.weights[forward.W_Q] @ before.weights[forward.W_K].mT

@@ -1,9 +1,9 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below are single elementwise operations, whose results do not
-depend on where in memory an entry stands; and because on the CPU matrix products are made model by model
-(`models/forward.py`) on one thread.
+nothing is shared between them; because an update is made of single elementwise operations, whose results do not depend
+on where in memory an entry stands; and because on the CPU matrix products are made model by model (`models/forward.py`)
+on one thread.
 """
 
 from collections.abc import Iterator
@@ -15,9 +15,17 @@ from torch import Tensor
 
 from tms_hooks import losses
 from tms_hooks.models import forward
+from tms_hooks.training import batches
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
+
+
+def obstacle(recipe: Recipe, device: str) -> str | None:
+    """This engine trains everything, on every device that torch sees."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
+    return None
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
@@ -60,10 +68,13 @@ def loss_parts(
     importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
+    target = recipe.task.target(rows)
+    if target.shape != out.shape:
+        raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
     if recipe.loss == "mse":
-        feature_loss = losses.squared_error(out, rows, importance)
+        feature_loss = losses.squared_error(out, target, importance)
     else:
-        feature_loss = losses.cross_entropy(logits, rows, importance)
+        feature_loss = losses.cross_entropy(logits, target, importance)
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
     scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
@@ -99,10 +110,10 @@ def _gradients(
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
     names = trained_names(state.weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
-    x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
+    x = batches.batch(recipe, recipe.seeds, step, state.diverged_at.device)
     feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
-        _, share = recipe.rows()
+        _, share = batches.rows(recipe)
         empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
         feature_loss = share * feature_loss + (1 - share) * empty_loss
     total = objective(recipe, feature_loss, head_loss, stage).sum()
