@@ -149,7 +149,7 @@ class _Shard:
             recipe = Recipe.of(cfg, seeds=self.seeds, **training)
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
-        plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")}
+        plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")[0]}
         return files.fingerprint(json.dumps(plain, sort_keys=True))[:20]
 
     def train(self, folder: Path) -> None:

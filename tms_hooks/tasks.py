@@ -3,6 +3,7 @@
 Toys of superposition reconstruct their input, so the usual target is the input itself. A toy may as well be asked to
 compute something, such as the absolute value of every feature. A task of your own is a subclass with one method:
 
+>>> import torch
 >>> class Absolute(Task):
 ...     def target(self, x):
 ...         return x.abs()
@@ -35,11 +36,7 @@ class Reconstruct(Task):
     """The output is to be the input: what every feature costs is how badly it survives the bottleneck."""
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
-        """The input.
-
-        >>> Reconstruct().target(torch.ones(2))
-        tensor([1., 1.])
-        """
+        """The input."""
         return x
 
 

@@ -12,6 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
 
+import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
@@ -32,7 +33,7 @@ from tms_hooks.training.state import Engine, Init, State
 
 log = logging.getLogger(__name__)
 
-EngineName = Literal["auto", "torch", "fused"]
+EngineName = Literal["auto", "fused", "torch"]
 
 
 def train(
@@ -62,7 +63,7 @@ def train(
 ) -> Run:
     """Train one toy model per seed, all at once; each is what it would be if trained alone.
 
-    >>> from tms_hooks import OneHot
+    >>> from tms_hooks import Adam, OneHot
     >>> cfg = ToyConfig(n_features=3, d_hidden=2)
     >>> run = train(cfg, OneHot(n_features=3), seeds=range(4), steps=200, optimizer=Adam(lr=0.03))
     >>> run.W_E.shape, run.history.sizes["step"]
@@ -108,54 +109,62 @@ def train(
     """
     given = locals()
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
-    name = choose_engine(engine, recipe, device)
+    name, module = choose_engine(engine, recipe, device)
     state = State.initial(recipe, init, device)
     saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, name, state, checkpoint_every)
-    return _run(recipe, state, name, saved, sys.stderr.isatty() if progress is None else progress)
+    began, show = time.perf_counter(), sys.stderr.isatty() if progress is None else progress
+    completed, end, history = _advance(recipe, state, module, saved, show)
+    diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
+    for seed, step in diverged.items():
+        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
+    weights = {name: w.cpu() for name, w in end.weights.items()}
+    feature_loss, head_loss = module.evaluate(recipe, weights, held_out(recipe))
+    return Run(
+        recipe=recipe,
+        weights=weights,
+        history=history,
+        final_feature_loss=feature_loss,
+        final_head_loss=head_loss,
+        diverged=diverged,
+        completed_steps=completed,
+        provenance=provenance(name, str(state.diverged_at.device), time.perf_counter() - began),
+    )
 
 
-def choose_engine(name: EngineName, recipe: Recipe, device: str) -> Literal["torch", "fused"]:
-    """The engine to use. The choice never depends on how many models there are.
+def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str, Engine]:
+    """Name and module of the engine to use. The choice never depends on how many models there are.
 
     Raises:
-        ValueError: the engine that is asked for, or every engine, cannot run this.
+        ValueError: an unknown engine, or one that cannot train this.
     """
-    if name not in get_args(EngineName):
-        raise choice_error("engine", name, get_args(EngineName))
-    if name != "torch":
-        reason = _fused_obstacle(recipe, device)
+    if wanted not in get_args(EngineName):
+        raise choice_error("engine", wanted, get_args(EngineName))
+    reason: str | None = None
+    for name in ("fused", "torch") if wanted == "auto" else (wanted,):
+        try:
+            engine = _engine(name)
+            reason = engine.obstacle(recipe, device)
+        except ImportError as error:
+            reason = f"anything: it is not installed ({error})"
         if reason is None:
-            return "fused"
-        if name == "fused":
-            raise ValueError(f"engine='fused' cannot run this: {reason}; use engine='auto' or engine='torch'")
-        log.info("training with the torch engine: the fused one cannot run %s", reason)
-    if (reason := torch_engine.obstacle(recipe, device)) is not None:
-        raise ValueError(reason)
-    return "torch"
+            return name, engine
+        log.info("the %s engine cannot run %s", name, reason)
+    raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
 
 
-def _fused_obstacle(recipe: Recipe, device: str) -> str | None:
-    try:
-        return _engine("fused").obstacle(recipe, device)
-    except ImportError as error:  # an annex, which may be missing
-        return f"anything: it is not installed ({error})"
-
-
-def _engine(name: Literal["torch", "fused"]) -> Engine:
+def _engine(name: str) -> Engine:
     if name == "torch":
         return torch_engine
-    from tms_hooks.fused import engine
+    from tms_hooks.fused import engine  # an annex: it may be missing
 
     return engine
 
 
-def _run(
-    recipe: Recipe, state: State, engine_name: Literal["torch", "fused"], saved: Checkpoints | None, show: bool
-) -> Run:
-    """Advance from record to record, then evaluate."""
-    engine, recorder = _engine(engine_name), Recorder(recipe)
-    began = time.perf_counter()
-    marks = recipe.record_steps()
+def _advance(
+    recipe: Recipe, state: State, engine: Engine, saved: Checkpoints | None, show: bool
+) -> tuple[int, State, xr.Dataset]:
+    """Advance from record to record: the last step that was recorded, the models at it, and the history up to it."""
+    recorder, marks = Recorder(recipe), recipe.record_steps()
     done = saved.resume(state, recorder) if saved else 0
     reached = (marks[min(done, len(marks) - 1)], state.snapshot(recipe.cfg)) if done else None
     try:
@@ -174,20 +183,5 @@ def _run(
         if reached is None:
             raise
         log.warning("interrupted: returning the run as of step %d of %d", reached[0], recipe.total_steps)
-    assert reached is not None  # there is always a record of the last step
-    completed, end = reached
-    diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
-    for seed, step in diverged.items():
-        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
-    weights = {name: w.cpu() for name, w in end.weights.items()}
-    feature_loss, head_loss = engine.evaluate(recipe, weights, held_out(recipe))
-    return Run(
-        recipe=recipe,
-        weights=weights,
-        history=recorder.dataset(completed),
-        final_feature_loss=feature_loss,
-        final_head_loss=head_loss,
-        diverged=diverged,
-        completed_steps=completed,
-        provenance=provenance(engine_name, str(state.diverged_at.device), time.perf_counter() - began),
-    )
+    assert reached is not None  # the last step is always recorded
+    return *reached, recorder.dataset(reached[0])

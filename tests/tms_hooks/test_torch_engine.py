@@ -15,29 +15,19 @@ from tms_hooks.training.state import State
 SPARSE = tms.SparseUniform(n_features=5, feature_probability=0.4)
 
 
-def recipe(seeds=range(3), data=SPARSE, steps=(10,), stages=("joint",), optimizer=None, **changes):
+def recipe(seeds=range(3), data=SPARSE, **changes):
     names = {field.name for field in dataclasses.fields(Recipe)}
     cfg = {"n_features": data.n_features, "d_hidden": 2} | {k: v for k, v in changes.items() if k not in names}
     cfg = tms.ToyConfig(**cfg)
     given = {name: value for name, value in changes.items() if name in names}
     defaults = {
         "batch_size": None if data.dataset() is not None else 32,
-        "importance": (1.0,) * cfg.n_features,
-        "loss": "mse",
         "qk_pairs": (((0, 1),),) * cfg.n_heads,
-        "qk_weight": 1.0,
-        "record_every": 100,
-        "dtype": "float32",
+        "optimizer": tms.Adam(lr=0.02),
+        "empty_rows": "drawn",
+        "steps": (10,),
     }
-    return Recipe(
-        cfg=cfg,
-        data=data,
-        seeds=tuple(seeds),
-        steps=steps,
-        stages=stages,
-        optimizer=optimizer or tms.Adam(lr=0.02),
-        **defaults | given,
-    )
+    return Recipe.of(cfg, data, seeds=seeds, **defaults | given)
 
 
 def train(recipe, start=0, stop=None):

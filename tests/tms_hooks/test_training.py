@@ -1,5 +1,7 @@
 """`train`: from arguments to a run, against a plain loop and a closed form, with Ctrl-C and divergence."""
 
+import dataclasses
+import inspect
 import math
 import os
 import signal
@@ -13,8 +15,9 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
+from tms_hooks.training import batches
 from tms_hooks.training.batches import HELD_OUT_TOKENS
-from tms_hooks.training.recipe import HELD_OUT_SEED
+from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
 
 ROOT = Path(__file__).parents[2]
 SPARSE = tms.SparseUniform(n_features=4, feature_probability=0.3)
@@ -78,6 +81,32 @@ def test_no_global_state_is_touched():
     state = torch.get_rng_state()
     train()
     assert torch.equal(torch.get_rng_state(), state)
+
+
+# Batches
+
+
+@pytest.mark.parametrize("heads", [0, 1])
+def test_a_finite_data_set_is_built_once_in_a_training(heads, monkeypatch):
+    built, dataset = [], tms.OneHot.dataset
+
+    def count(self, dtype):
+        built.append(dtype)
+        return dataset(self, dtype)
+
+    monkeypatch.setattr(tms.OneHot, "dataset", count)
+    cfg = tms.ToyConfig(n_features=7, d_hidden=2, n_heads=heads)
+    more = {"engine": "torch", "qk_pairs": PAIRS if heads else (), "record_every": 3}
+    train(cfg, tms.OneHot(n_features=7), batch_size=None, **more)
+    assert len(built) == 1
+
+
+def test_whoever_writes_to_a_batch_leaves_the_data_set_as_it_was():
+    recipe = Recipe.of(CFG, tms.OneHot(n_features=4))
+    for _ in range(2):
+        for x in (batches.batch(recipe, (0,), 0)[0], batches.held_out(recipe)):
+            assert torch.equal(x, torch.eye(4))
+            x.zero_()
 
 
 # History
@@ -174,6 +203,13 @@ def test_the_history_has_the_heads():
 # Arguments
 
 
+def test_train_and_recipes_have_the_same_arguments_and_defaults():
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    parameters = inspect.signature(tms.train).parameters
+    defaults = {name: parameters[name].default for name in names - {"cfg", "data"}}
+    assert Recipe.of(CFG, SPARSE, **defaults) == Recipe.of(CFG, SPARSE)
+
+
 def test_one_list_of_pairs_is_for_every_head():
     assert train(HEADS, qk_pairs=PAIRS).recipe.qk_pairs == (PAIRS, PAIRS)
     assert train(HEADS, qk_pairs=[[(0, 1)], [(2, 3), (3, 2)]]).recipe.qk_pairs == (((0, 1),), ((2, 3), (3, 2)))
@@ -203,6 +239,7 @@ def test_init_replaces_the_initial_weights_and_leaves_the_batches_to_the_seeds()
     assert_close(torch.tensor(swapped.history.W_E.sel(step=0).values[0]), donors[1].W_E.detach())
     assert not torch.equal(swapped.W_E[1], run.W_E[0])
     assert torch.equal(donors[0].W_E, tms.ToyModel(CFG, seed=8).W_E)  # donors are left as they were
+    assert torch.equal(train(seeds=(8, 9), init=[model.state_dict() for model in donors]).W_E, run.W_E)
     continued = train(seeds=(8, 9), init=run.models)
     assert_close(torch.tensor(continued.history.W_E.sel(step=0).values), run.W_E)
 
