@@ -1,7 +1,7 @@
 """Where a sweep's jobs run: processes of this machine, or a dask or ray cluster, all through joblib."""
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -10,8 +10,10 @@ from tms_hooks.errors import choice_error
 BACKENDS = ("loky", "dask", "ray")
 
 
-def run(jobs: Sequence[Any], backend: str, n_jobs: int, address: str | None) -> None:
-    """Run what `joblib.delayed` made, `n_jobs` at a time (-1: as many as there are workers).
+def run(
+    work: Callable[..., None], arguments: Sequence[tuple[Any, ...]], backend: str, n_jobs: int, address: str | None
+) -> None:
+    """Call `work` with each of these arguments, `n_jobs` calls at a time (-1: as many as there are workers).
 
     Raises:
         ValueError: an unknown backend, one that is not installed, or an address that it has no use for.
@@ -23,6 +25,7 @@ def run(jobs: Sequence[Any], backend: str, n_jobs: int, address: str | None) -> 
         raise choice_error("backend", backend, BACKENDS)
     if address is not None and backend == "loky":
         raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
+    jobs = [joblib.delayed(work)(*each) for each in arguments]
     if backend == "dask":
         with _dask_client(address), joblib.parallel_config("dask"):
             joblib.Parallel(n_jobs=n_jobs)(jobs)

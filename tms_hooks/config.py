@@ -1,8 +1,12 @@
-"""What a toy model is made of: a frozen, validated description."""
+"""What a toy model is made of: a frozen, validated description.
+
+A toy squeezes many features through few hidden dimensions. Whatever studies of that vary about the model is a switch
+here; what goes in is up to the data, what is to come out up to the task, and how it is trained up to `train`.
+"""
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from tms_hooks.errors import choice_error
 
@@ -97,7 +101,10 @@ class ToyConfig:
                 "an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
             )
 
-    # What TransformerLens's own tools ask of a config.
+    # What TransformerLens's own tools ask of a config: also that heads share no keys, and where its sweeps collect.
+
+    n_key_value_heads: ClassVar[None] = None
+    device: ClassVar[str] = "cpu"
 
     @property
     def n_layers(self) -> int:
@@ -113,13 +120,3 @@ class ToyConfig:
     def d_vocab(self) -> int:
         """TransformerLens's name for `n_features`."""
         return self.n_features
-
-    @property
-    def n_key_value_heads(self) -> None:
-        """Every pseudo-attention head has its own keys."""
-        return None
-
-    @property
-    def device(self) -> str:
-        """Where TransformerLens's sweeps collect their results."""
-        return "cpu"

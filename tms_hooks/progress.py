@@ -14,32 +14,25 @@ def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda step: None
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-        TimeRemainingColumn,
-    )
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("left"),
-        TimeRemainingColumn(),
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        "{task.fields[rate]}",
+        progress.TimeElapsedColumn(),
+        "left",
+        progress.TimeRemainingColumn(),
     )
     began = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
+    with progress.Progress(*columns, console=Console(stderr=True)) as line:
+        task = line.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
 
         def move(step: int) -> None:
             rate = models * step / max(time.perf_counter() - began, 1e-9)
-            progress.update(task, completed=step, rate=f"{rate:,.0f} model steps/s")
+            line.update(task, completed=step, rate=f"{rate:,.0f} model steps/s")
 
         yield move
 

@@ -1,4 +1,4 @@
-"""`sweep`: a grid of training runs, on this machine or a cluster, resumable, as one labelled Dataset.
+"""`sweep`: a grid of training runs, on this machine or a cluster, resumable, as one labeled Dataset.
 
 Every combination of settings is one shard: its seeds are trained together, stacked; shards are shared out by joblib.
 A finished shard is a run directory in the store, named by its settings, so a sweep that is started again does only
@@ -18,10 +18,10 @@ import xarray as xr
 
 from tms_hooks import clusters, files
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import choice_error, did_you_mean
+from tms_hooks.errors import did_you_mean
 from tms_hooks.run import Run, load
 from tms_hooks.train import choose_engine, train
-from tms_hooks.training.recipe import KINDS, Recipe
+from tms_hooks.training.recipe import KINDS, Recipe, kind_of
 
 log = logging.getLogger(__name__)
 
@@ -51,8 +51,8 @@ def sweep(
     >>> dict(found.final_loss.sizes)
     {'lr': 2, 'tied': 2, 'seed': 3}
 
-    Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the
-    optimizer (`Adam` unless `optimizer` names another) and `train`; an axis may be any of them.
+    Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the task
+    (`Reconstruct`), the optimizer (`Adam`) and `train`; an axis may be any of them.
 
     Args:
         base: settings that all runs share.
@@ -79,10 +79,7 @@ def sweep(
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
         Path(store).mkdir(parents=True, exist_ok=True)
-        import joblib
-
-        jobs = [joblib.delayed(_Shard.train)(shard, folder.resolve()) for shard, folder in todo]
-        clusters.run(jobs, backend, n_jobs, address)
+        clusters.run(_Shard.train, [(shard, folder.resolve()) for shard, folder in todo], backend, n_jobs, address)
     runs = [load(folder) for folder in folders]
     return _label(grid, runs)
 
@@ -118,24 +115,23 @@ class _Shard:
         self.settings = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
         self.seeds = seeds
 
-    def parts(self) -> tuple[ToyConfig, dict[str, Any]]:
-        """Config, and the other arguments of `train`.
+    def arguments(self) -> dict[str, Any]:
+        """What to call `train` with.
 
         Raises:
-            ValueError: a setting that none of them knows, or an impossible value.
+            ValueError: a setting that nothing in a run knows, or an impossible value.
         """
         left = dict(self.settings)
-        kinds = {part: _choose(part, left.pop(part, usual), KINDS[part]) for part, usual in USUAL.items()}
-        names = {part: {field.name for field in fields(kind)} for part, kind in {"cfg": ToyConfig, **kinds}.items()}
+        classes = {"cfg": ToyConfig} | {part: kind_of(part, left.pop(part, usual)) for part, usual in USUAL.items()}
+        names = {part: {field.name for field in fields(cls)} for part, cls in classes.items()}
         known = SETTINGS.union(*names.values())
         for name in left.keys() - known:
             raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
-        given = {part: {k: v for k, v in left.items() if k in own} for part, own in names.items()}
-        training = {k: v for k, v in left.items() if k in SETTINGS}
         try:
-            return ToyConfig(**given["cfg"]), training | {part: kind(**given[part]) for part, kind in kinds.items()}
+            made = {part: cls(**{n: left[n] for n in left.keys() & names[part]}) for part, cls in classes.items()}
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
+        return made | {name: left[name] for name in left.keys() & SETTINGS} | {"seeds": self.seeds}
 
     def name(self) -> str:
         """Where the store keeps it: the same settings, written in any order or left to their defaults, have one name.
@@ -143,10 +139,10 @@ class _Shard:
         Raises:
             ValueError: settings that `train` would refuse.
         """
-        cfg, training = self.parts()
-        engine = training.pop("engine", "auto")
+        arguments = self.arguments()
+        engine = arguments.pop("engine", "auto")
         try:
-            recipe = Recipe.of(cfg, seeds=self.seeds, **training)
+            recipe = Recipe.of(**arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
         plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")[0]}
@@ -154,18 +150,11 @@ class _Shard:
 
     def train(self, folder: Path) -> None:
         """Train and store. A shard that someone else has finished meanwhile is left alone: it holds the same bits."""
-        cfg, training = self.parts()
-        run = train(cfg, seeds=self.seeds, progress=False, **training)
+        run = train(progress=False, **self.arguments())
         if run.completed_steps < run.recipe.total_steps:
             raise KeyboardInterrupt
         if not _finished(folder):
             run.save(folder)
-
-
-def _choose(what: str, name: Any, kinds: Mapping[str, Any]) -> Any:
-    if name not in kinds:
-        raise choice_error(what, name, kinds)
-    return kinds[name]
 
 
 def _points(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -200,11 +189,7 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
     """One Dataset along the grid's axes and the seeds."""
     shape = tuple(len(values) for values in grid.values())
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, dims in (
-        ("final_loss", ()),
-        ("final_feature_loss", ("feature",)),
-        ("W_E", ("feature", "hidden")),
-    ):
+    for name, dims in (("final_loss", ()), ("final_feature_loss", ("feature",)), ("W_E", ("feature", "hidden"))):
         parts = [getattr(run, name).numpy() for run in runs]
         largest = np.max([part.shape for part in parts], axis=0)
         filled = np.full((len(runs), *largest), np.nan, dtype=np.result_type(*parts))

@@ -147,11 +147,11 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    feature_loss, head_loss, gradients = torch_engine._gradients(plan, state, 3, "joint")
+    parts, gradients = torch_engine._gradients(plan, state, 3, "joint")
     x = batches.batch(plan, plan.seeds, 3)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
-        total = torch_engine.objective(plan, feature_loss, head_loss)[model]
+        total = torch_engine.objective(plan, parts)[model]
         with torch.no_grad():
             assert_close(plain_loss(plan, weights, x[model]), total)
             for name, gradient in gradients.items():
@@ -163,20 +163,20 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
                         flat[entry] = value + h
                         losses.append(plain_loss(plan, weights, x[model]))
                     flat[entry] = value
-                    slope = (losses[0] - losses[1]) / 2e-6
-                    assert_close(gradient[model].flatten()[entry], slope, rtol=1e-6, atol=1e-8)
+                    difference = (losses[0] - losses[1]) / 2e-6
+                    assert_close(gradient[model].flatten()[entry], difference, rtol=1e-6, atol=1e-8)
 
 
 def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
     measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
-    _, _, gradients = torch_engine._gradients(plan, state, 0, "joint")
+    _, gradients = torch_engine._gradients(plan, state, 0, "joint")
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
     tied = recipe(dtype="float64")
     state = State.initial(tied, None, "cpu")
-    _, _, gradients = torch_engine._gradients(tied, state, 0, "joint")
+    _, gradients = torch_engine._gradients(tied, state, 0, "joint")
     assert_close(torch_engine.advance(tied, state, 0, 0).grad_norm, gradients["W_E"].norm(dim=-1))
 
 
@@ -205,7 +205,7 @@ def test_a_stage_moves_only_its_own_parameters(stage, frozen):
 
 
 def test_the_representation_stage_is_training_without_heads():
-    """Same seeds, data and optimiser: with W frozen-in heads absent or present, W_E goes the same way."""
+    """Same seeds, data and optimizer: with W frozen-in heads absent or present, W_E goes the same way."""
     heads, _ = train(recipe(n_heads=1, stages=("representation",), dtype="float64", steps=(30,)))
     other, _ = train(recipe(n_heads=1, qk_weight=0.0, dtype="float64", steps=(30,)))
     assert_close(heads.weights["W_E"], other.weights["W_E"])

@@ -81,7 +81,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement(torch.from_numpy(loss), torch.from_numpy(head_loss), gradients)
+    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(

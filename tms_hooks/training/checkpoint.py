@@ -16,7 +16,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from tms_hooks import files
-from tms_hooks.training.history import DIMS, Recorder
+from tms_hooks.training.history import VARIABLES, Recorder
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -53,7 +53,7 @@ class Checkpoints:
         tensors = {f"weights.{name}": w for name, w in state.weights.items()}
         tensors |= {f"moments.{name}": m for name, m in state.moments.items()}
         tensors["diverged_at"] = state.diverged_at
-        for name in DIMS:
+        for name in VARIABLES:
             tensors[f"history.{name}"] = torch.stack([record[name] for _, record in recorder.records])
         data = save({name: t.cpu().contiguous() for name, t in tensors.items()})
         about = {
@@ -89,7 +89,7 @@ class Checkpoints:
             state.moments = {n.removeprefix("moments."): t for n, t in part.items() if n.startswith("moments.")}
             state.diverged_at = part["diverged_at"]
             for i, step in enumerate(about["steps"]):
-                recorder.records.append((step, {name: tensors[f"history.{name}"][i] for name in DIMS}))
+                recorder.records.append((step, {name: tensors[f"history.{name}"][i] for name in VARIABLES}))
             log.info("resuming from %s", path)
             return len(about["steps"])
         return 0

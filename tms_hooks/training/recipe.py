@@ -211,12 +211,20 @@ class Recipe:
             )
         parts = _tuples(plain)
         parts["cfg"] = ToyConfig(**parts["cfg"])
-        for name, kinds in KINDS.items():
-            kind = parts[name].pop("kind")
-            if kind not in kinds:
-                raise choice_error(name, kind, kinds)
-            parts[name] = kinds[kind](**parts[name])
+        for name in KINDS:
+            parts[name] = kind_of(name, parts[name].pop("kind"))(**parts[name])
         return cls(**parts)
+
+
+def kind_of(part: str, name: str) -> Any:
+    """The class of this name, for the part of a recipe that is one of several classes.
+
+    >>> kind_of("optimizer", "SGD")(lr=0.1).momentum
+    0.0
+    """
+    if name not in KINDS[part]:
+        raise choice_error(part, name, KINDS[part])
+    return KINDS[part][name]
 
 
 def _check_weight(name: str, value: float) -> None:

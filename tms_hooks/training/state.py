@@ -16,6 +16,9 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
 from tms_hooks.training.recipe import Recipe
 
+Losses = tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]
+"""Loss of each feature and of each head, mean over a batch. Without heads the second has no columns."""
+
 
 class Measurement(NamedTuple):
     """What an engine saw on the batch of one step, before that step's update."""
@@ -84,7 +87,5 @@ class Engine(Protocol):
         With `start == stop` it only measures.
         """
 
-    def evaluate(
-        self, recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
-    ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+    def evaluate(self, recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
         """Losses per feature and per head of stacked models, all on the same batch."""
