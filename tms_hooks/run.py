@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
+from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -82,25 +83,19 @@ class Run:
         if path.exists():
             _check_replaceable(path)
         with files.whole_folder(path) as folder:
-            self._write(folder)
+            final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
+            save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
+            save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
+            about = {
+                "format": FORMAT,
+                "recipe": self.recipe.to_dict(),
+                "history_steps": [int(s) for s in self.history.step.values],
+                "diverged": {str(seed): step for seed, step in self.diverged.items()},
+                "completed_steps": self.completed_steps,
+                "provenance": self.provenance,
+            }
+            (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
         return path
-
-    def _write(self, folder: Path) -> None:
-        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
-        save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
-        arrays = {
-            str(name): torch.from_numpy(np.ascontiguousarray(v.values)) for name, v in self.history.data_vars.items()
-        }
-        save_file(arrays, folder / HISTORY_FILE)
-        about = {
-            "format": FORMAT,
-            "recipe": self.recipe.to_dict(),
-            "history_steps": [int(s) for s in self.history.step.values],
-            "diverged": {str(seed): step for seed, step in self.diverged.items()},
-            "completed_steps": self.completed_steps,
-            "provenance": self.provenance,
-        }
-        (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
 
 
 def load(path: str | Path) -> Run:

@@ -85,9 +85,9 @@ def train(
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list per head.
         qk_weight: lambda in `L1 + lambda L2`.
-        head_objective: what L2 asks of heads: "scores", the squared error of its score for one query and one key token;
-            "pattern", the cross-entropy of its attention, a softmax over eight key tokens, of which those that form
-            attended pairs share it equally.
+        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key.
+            "pattern": a small cross-entropy of its attention, a softmax over eight key tokens, of which those that form
+            attended pairs are to share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.
@@ -107,12 +107,13 @@ def train(
         ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
             rule and fix.
     """
-    given = locals()
+    given = locals()  # all arguments: those that a recipe has are handed on as they are
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
     name, module = choose_engine(engine, recipe, device)
     state = State.initial(recipe, init, device)
     saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, name, state, checkpoint_every)
-    began, show = time.perf_counter(), sys.stderr.isatty() if progress is None else progress
+    began = time.perf_counter()
+    show = sys.stderr.isatty() if progress is None else progress
     completed, end, history = _advance(recipe, state, module, saved, show)
     diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
     for seed, step in diverged.items():

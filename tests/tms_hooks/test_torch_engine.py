@@ -230,7 +230,7 @@ def test_each_stage_starts_its_moments_and_its_schedule_anew():
 # Divergence
 
 
-def test_a_model_that_diverges_stops_where_it_was_and_leaves_its_neighbours_alone():
+def test_a_model_that_diverges_stops_where_it_was_and_leaves_its_neighbors_alone():
     """One model of three starts so large that SGD throws it to infinity; the others must not notice, to the bit."""
     plan = recipe([0, 1, 2], optimizer=tms.SGD(lr=0.1, momentum=0.9), steps=(40,), output_act="identity")
     sound, _ = train(plan)

@@ -112,7 +112,7 @@ def test_whoever_writes_to_a_batch_leaves_the_data_set_as_it_was():
 # History
 
 
-def test_history_is_labelled_and_looks_before_each_update():
+def test_history_is_labeled_and_measures_before_each_update():
     run = train(steps=25, record_every=10)
     history = run.history
     assert history.step.values.tolist() == [0, 10, 20, 25]

@@ -60,7 +60,7 @@ def no_hook(name: str, value: Tensor) -> Tensor:
 
 
 def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of one model, in the order in which they are initialised."""
+    """Shape of every parameter of one model, in the order in which they are initialized."""
     n, m = cfg.n_features, cfg.d_hidden
     shapes: dict[str, tuple[int, ...]] = {"W_E": (n, m)}
     if not cfg.tied and cfg.bottleneck != "embed->mlp.in":
@@ -83,7 +83,7 @@ def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
 def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Initial weights of one model: Xavier normal matrices, zero biases, unit scale.
 
-    Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialised one by one.
+    Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialized one by one.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -143,7 +143,7 @@ def reconstruct(
 def attention_scores(
     weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook, queries: int | None = None
 ) -> Float[Tensor, "*model batch head query_pos key_pos"]:
-    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised.
+    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalized.
 
     `queries` limits it to the scores of so many first positions.
     """

@@ -23,7 +23,8 @@ from tms_hooks.training.state import State
 log = logging.getLogger(__name__)
 
 FORMAT = "tms-hooks checkpoint, version 2"
-KEPT = 2
+ON_DISK = 2
+"""Checkpoints that stay."""
 
 
 class Checkpoints:
@@ -65,7 +66,7 @@ class Checkpoints:
         path = self.folder / f"{len(recorder.records):08}.json"
         files.write_whole(path.with_suffix(".safetensors"), data)
         files.write_whole(path, json.dumps(about, indent=1))
-        for old in self._newest_first()[KEPT:]:
+        for old in self._newest_first()[ON_DISK:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         self.written_at = time.monotonic()

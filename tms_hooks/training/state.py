@@ -18,6 +18,8 @@ from tms_hooks.training.recipe import Recipe
 
 Losses = tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]
 """Loss of each feature and of each head, mean over a batch. Without heads the second has no columns."""
+Init = torch.nn.Module | Mapping[str, Tensor]
+"""A model to start from, or its weights, named and shaped as in `ToyModel.state_dict()`."""
 
 
 class Measurement(NamedTuple):
@@ -42,11 +44,11 @@ class State:
     """Step at which a model's loss or next weights stopped being finite; -1 while all is well."""
 
     @classmethod
-    def initial(cls, recipe: Recipe, init: "Sequence[Init] | None", device: torch.device | str) -> "State":
-        """Fresh state: from the weights of a given model per seed, or from each seed's own initialization.
+    def initial(cls, recipe: Recipe, init: Sequence[Init] | None, device: torch.device | str) -> "State":
+        """Fresh state, from these models or from each seed's own initialization.
 
         Raises:
-            ValueError: as many models as seeds are needed, and the config decides the shapes.
+            ValueError: as many models as seeds are needed, of the shapes that the config asks for.
         """
         if init is None:
             init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
@@ -68,10 +70,6 @@ class State:
         """
         weights = {name: w.clone() for name, w in self.weights.items()}
         return State(forward.normalize_weights(weights, cfg), {}, self.diverged_at.clone())
-
-
-Init = torch.nn.Module | Mapping[str, Tensor]
-"""A model to start from, or its weights, named and shaped as in `ToyModel.state_dict()`."""
 
 
 @runtime_checkable
