@@ -99,7 +99,7 @@ def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) 
 
 
 def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
-    """Give the directions that `unit_norm` speaks of norm 1; the function that the model computes stays the same."""
+    """Bring the directions that `unit_norm` names to norm 1; what the model computes stays the same."""
     weights = dict(weights)
     if cfg.unit_norm in (True, "write"):
         weights["W_E"] = torch.nn.functional.normalize(weights["W_E"], dim=-1)

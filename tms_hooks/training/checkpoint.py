@@ -40,7 +40,7 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, recipe: Recipe, engine: str, initial: State, every: float) -> None:
-        self.folder, self.recipe, self.every = Path(folder), recipe, every
+        self.folder, self.every = Path(folder), every
         weights = save({name: w.cpu().contiguous() for name, w in initial.weights.items()})
         run = recipe.to_dict() | {"engine": engine, "initial_weights": files.fingerprint(weights)}
         self.run: dict[str, Any] = json.loads(json.dumps(run))

@@ -5,7 +5,7 @@ reference one can stand in for each other because nothing else passes between tr
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
@@ -38,9 +38,9 @@ class State:
     """Stacked weights and moments, named as in `ToyModel.state_dict()`, every tensor with a leading model axis."""
 
     weights: dict[str, Tensor]
-    moments: dict[str, Tensor] = field(default_factory=dict)
+    moments: dict[str, Tensor]
     """Optimizer moments "first.<name>", "second.<name>"; absent means zero. Emptied between stages."""
-    diverged_at: Int64[Tensor, " model"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    diverged_at: Int64[Tensor, " model"]
     """Step at which a model's loss or next weights stopped being finite; -1 while all is well."""
 
     @classmethod
