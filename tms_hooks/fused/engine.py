@@ -44,12 +44,12 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     cfg = recipe.cfg
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
+    if type(recipe.task) is not Reconstruct:
+        return f"task={recipe.task}"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
     if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
-    if type(recipe.task) is not Reconstruct:
-        return f"task={recipe.task}"
     try:
         import numba  # noqa: F401
     except ImportError:
@@ -70,7 +70,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     moments = [_pack_moments(state.moments, prefix, ordered) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
-    loss, head_loss, gradient = _run(
+    loss, qk_loss, gradient = _run(
         recipe, seeds, weights, moments, diverged_at, start, stop, batches.whole_dataset(recipe)
     )
     trained = trained_names(ordered, stage)
@@ -81,7 +81,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    return measurement((torch.from_numpy(loss), torch.from_numpy(qk_loss)), gradients)
 
 
 def evaluate(
@@ -90,8 +90,8 @@ def evaluate(
     """Losses of stacked models, all on the same batch."""
     flat = _pack(_ordered(weights))
     none_yet = np.full(len(flat), -1)
-    loss, head_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
-    return torch.from_numpy(loss), torch.from_numpy(head_loss)
+    loss, qk_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
+    return torch.from_numpy(loss), torch.from_numpy(qk_loss)
 
 
 def _run(
@@ -120,14 +120,14 @@ def _run(
     pattern = _pattern(recipe.data) if dataset is None else None
     general = _general(recipe, stage, batch.rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    head_loss = np.empty((len(weights), cfg.n_heads), dtype)
+    qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], head_loss[part], gradient[part])
+        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
 
     _share_out(work, len(weights), entries=len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features)
-    return loss, head_loss, gradient
+    return loss, qk_loss, gradient
 
 
 def _pattern(data: Distribution) -> "kernels.Pattern | None":

@@ -1,9 +1,9 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because an update is made of single elementwise operations, whose results do not depend
-on where in memory an entry stands; and because on the CPU matrix products are made model by model (`models/forward.py`)
-on one thread.
+nothing is shared between them; because the optimisers below are single elementwise operations, whose results do not
+depend on where in memory an entry stands; and because on the CPU matrix products are made model by model
+(`models/forward.py`) on one thread.
 """
 
 from collections.abc import Iterator

@@ -247,7 +247,7 @@ def activate_backward(dh, h, before, rows, d_b, act, s):
 
 @compiled()
 @no_type_check
-def general_forward_backward(x, rows, space, loss, weight, act, head_loss, measured, general, sums):
+def general_forward_backward(x, rows, space, loss, weight, act, qk_loss, measured, general, sums):
     """Add one block's losses and slopes. `measured`: all losses are wanted, minimised or not."""
     n, m = space.write.shape
     readers = len(space.start)
@@ -268,12 +268,12 @@ def general_forward_backward(x, rows, space, loss, weight, act, head_loss, measu
                 output_errors(out[:n], x_t, weight, act, loss, space.d_start, rows)
     if end > n and general.attention:
         attention_errors(
-            x, rows, space.out, n, space.scores, space.target, space.s, space.t, general.pairs, head_loss,
-            general.share, general.slope,
+            x, rows, space.out, n, space.scores, space.target, space.s, space.t, general.pairs, qk_loss, general.share,
+            general.slope,
         )  # fmt: skip
     elif end > n:
         queries, keys = space.out[n:readers], space.out[readers + n :]
-        score_errors(x, rows, queries, keys, space.s, general.pairs, head_loss, general.share, general.slope)
+        score_errors(x, rows, queries, keys, space.s, general.pairs, qk_loss, general.share, general.slope)
     begin, end = 0 if general.reconstructs else n, readers if general.attends else n  # readers that have slopes
     for t in range(general.positions):
         h, dh = space.h[t * m : (t + 1) * m], space.dh[t * m : (t + 1) * m]

@@ -107,7 +107,7 @@ def train_one(
     g, matrix, at = np.empty(size, dtype), n * m, 0 if tied else n * m
     x = aligned(positions * n, block + LANES, w)
     sums = aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, w)
-    loss, head_loss = np.empty(n, dtype), np.empty(len(qk_out), dtype)
+    loss, qk_loss = np.empty(n, dtype), np.empty(len(qk_out), dtype)
     if general is None:
         w_e, g_e = w[:matrix].reshape((n, m)), g[:matrix].reshape((n, m))
         w_u, g_u = w[at : at + matrix].reshape((n, m)), g[at : at + matrix].reshape((n, m))
@@ -135,7 +135,7 @@ def train_one(
             if not tied:
                 transpose(w_u_t, w_u)
         else:
-            fill(head_loss, 0)
+            fill(qk_loss, 0)
             prepare(own, space, general)
         for top in range(0, rows, block):
             count = min(block, rows - top)
@@ -156,7 +156,7 @@ def train_one(
                     zeros, entries,
                 )  # fmt: skip
             else:
-                general_forward_backward(x, count, space, loss, weight, act, head_loss, step == start, general, sums)
+                general_forward_backward(x, count, space, loss, weight, act, qk_loss, step == start, general, sums)
         if len(largest) == 2:
             if general is None:
                 empty_row(b, g_b, loss, empty_weight, act)
@@ -165,20 +165,18 @@ def train_one(
                     for r in range(LANES):
                         x[i, r] = 0
                 one = np.int64(1)  # a literal would be compiled for
-                general_forward_backward(
-                    x, one, space, loss, empty_weight, act, head_loss, step == start, general, sums
-                )
+                general_forward_backward(x, one, space, loss, empty_weight, act, qk_loss, step == start, general, sums)
         if general is not None:
             finish(slopes, own, space, general)
         if step == start:
             copy(loss_out, loss)
-            copy(qk_out, head_loss)
+            copy(qk_out, qk_loss)
             copy(gradient_out, g)
         if step == stop or diverged_at[0] >= 0:
             break
         total = loss.sum()
         if general is not None:
-            total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
+            total = (total if general.reconstructs else 0) + (qk_loss.sum() if general.attends else 0)
         copy(old, trained)
         finite = update(kind, trained, slope, first, second, constants[step - start])
         if not (finite and np.isfinite(total)):
