@@ -124,7 +124,7 @@ def test_dependencies_between_rooms_run_one_way():
         ("tms_hooks.geometry", "from tms_hooks.config import ToyConfig"),
         ("tms_hooks.geometry.frames", "def f():\n    from tms_hooks import data"),
         ("tms_hooks.losses", "import tms_hooks.models.forward"),
-        ("tms_hooks.data", "from .tasks import Task"),
+        ("tms_hooks.data", "from ..tasks import Task"),
         ("tms_hooks.config", "from tms_hooks import ToyModel"),
         ("tms_hooks.train", "from tms_hooks.fused import engine"),
         ("tms_hooks.run", "def f():\n    from tms_hooks.fused import engine"),
