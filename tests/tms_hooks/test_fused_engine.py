@@ -13,8 +13,8 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
-from tms_hooks.train import held_out
 from tms_hooks.training import torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -61,7 +61,7 @@ def gradients(engine, recipe, step=3):
     """What one step of plain SGD at rate 1 takes away."""
     recipe = replace(recipe, optimizer=tms.SGD(lr=1.0))
     state = start(recipe)
-    before = state.copy().weights
+    before = dict(state.weights)
     engine.advance(recipe, state, step, step + 1)
     return {name: before[name] - w for name, w in state.weights.items()}
 
@@ -88,13 +88,14 @@ HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("stage", "qk_loss"), [(None, "mse"), *product(("joint", "representation", "heads"), ("mse", "softmax"))]
+    ("stage", "head_objective"),
+    [(None, "scores"), *product(("joint", "representation", "heads"), ("scores", "pattern"))],
 )
 @pytest.mark.parametrize(
     ("tied", "unit_norm"),
     [(True, False), (True, True), (False, False), (False, True), (False, "write"), (False, "read")],
 )
-def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, qk_loss, dtype):
+def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, head_objective, dtype):
     outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
     sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
     switches = product(outputs, (True, False), get_args(Activation), (True, False), ("drawn", "exact"))
@@ -113,7 +114,7 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
             n_heads=2 if stage else 0,
             d_head=2 if stage else None,
         )
-        more = HEADS | {"stages": (stage,), "qk_loss": qk_loss} if stage else {}
+        more = HEADS | {"stages": (stage,), "head_objective": head_objective} if stage else {}
         data = sparse if empty_rows == "exact" else None
         recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
         assert_same_step(recipe)

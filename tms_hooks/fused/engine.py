@@ -19,6 +19,8 @@ from torch import Tensor
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, KHot, OneHot, SparseUniform
 from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
+from tms_hooks.tasks import Reconstruct
+from tms_hooks.training import batches
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
@@ -42,9 +44,11 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     cfg = recipe.cfg
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
+    if type(recipe.task) is not Reconstruct:
+        return f"task={recipe.task}"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
+    if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
         return f"batches drawn from {type(recipe.data).__name__}"
     try:
         import numba  # noqa: F401
@@ -67,7 +71,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
     loss, qk_loss, gradient = _run(
-        recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu")
+        recipe, seeds, weights, moments, diverged_at, start, stop, batches.whole_dataset(recipe)
     )
     trained = trained_names(ordered, stage)
     if stop > start:
@@ -77,7 +81,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement(torch.from_numpy(loss), torch.from_numpy(qk_loss), gradients)
+    return measurement((torch.from_numpy(loss), torch.from_numpy(qk_loss)), gradients)
 
 
 def evaluate(
@@ -145,7 +149,7 @@ def _pattern(data: Distribution) -> "kernels.Pattern | None":
 @lru_cache
 def _drawn(recipe: Recipe, dtype: np.dtype) -> "kernels.Batch":
     """Where batches come from that are drawn."""
-    rows, share = recipe.rows()
+    rows, share = batches.rows(recipe)
     thresholds = np.ones((1, recipe.cfg.n_features))
     if isinstance(recipe.data, SparseUniform):
         thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
@@ -161,7 +165,7 @@ def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
 def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
     from tms_hooks.fused import kernels
 
-    importance, tokens = np.array(recipe.importance), recipe.tokens
+    importance, tokens = np.array(recipe.importance), batches.tokens(recipe)
     return kernels.Batch(
         rows,
         (importance * share / (rows * tokens)).astype(dataset.dtype),
@@ -184,7 +188,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        positions=recipe.tokens,
+        positions=batches.tokens(recipe),
         hidden_biased=cfg.hidden_bias,
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
@@ -196,7 +200,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
         share=dtype.type(1 / rows),
         slope=dtype.type(weight / rows),
-        attention=recipe.qk_loss == "softmax",
+        attention=recipe.head_objective == "pattern",
         reconstructs=stage != "heads",
         attends=stage != "representation" and cfg.n_heads > 0,
     )
