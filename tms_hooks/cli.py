@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -40,6 +41,16 @@ def configure(
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
 
 
+@contextmanager
+def usage_errors(*kinds: type[Exception], option: str | None = None) -> Iterator[None]:
+    """Errors of these kinds are the user's: one line and exit code 2, no traceback."""
+    try:
+        yield
+    except kinds as error:
+        plain = error.args[0] if isinstance(error, KeyError) else error  # the text of a KeyError has quotes around it
+        raise typer.BadParameter(str(plain), param_hint=option) from error
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
@@ -54,10 +65,8 @@ def demo(
     """
     from tms_hooks.pages.demo import run_demo
 
-    try:
-        page, table = run_demo(out, model, n_models, say=lambda what: console.print(f"[dim]{what}[/dim]"))
-    except (ValueError, ModuleNotFoundError, ConnectionError) as error:
-        raise typer.BadParameter(str(error), param_hint="--model") from error
+    with usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
+        page, table = run_demo(out, model, n_models, say)
     print_table(table, "What the demo measured")
     console.print(f"\nOpen [bold]{page}[/bold] in a browser: figures, attention, and what each number means.")
 
@@ -101,7 +110,7 @@ def train(
     if data == "OneHot" and feature_probability is not None:
         raise typer.BadParameter("--feature-probability: one-hot data has none; leave it out")
     p = 0.057 if feature_probability is None else feature_probability
-    try:
+    with usage_errors(ValueError, FileExistsError):
         run = train_models(
             ToyConfig(
                 n_features=n_features, d_hidden=d_hidden, tied=tied, output_bias=output_bias, output_act=output_act
@@ -117,8 +126,6 @@ def train(
             progress=console.is_terminal,
         )
         run.save(out)
-    except (ValueError, FileExistsError) as error:
-        raise typer.BadParameter(str(error)) from error
     table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
     print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
     console.print(f"Saved to [bold]{out}[/bold].")
@@ -136,11 +143,9 @@ def compare(
     from tms_hooks.pages.demo import bottlenecks
     from tms_hooks.run import load
 
-    try:
+    with usage_errors(ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
         toys, real = load(run).models, probes.load_transformer(model)
         section, table = bottlenecks(toys, real, model)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError) as error:
-        raise typer.BadParameter(str(error)) from error
     print_table(table, f"{run.name} beside {model}")
     lead = f"{len(toys):,} toys of {run} and {model}, measured by the same calls."
     page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
@@ -172,10 +177,8 @@ def sweep(
     """
     from tms_hooks.sweep import sweep_toml
 
-    try:
+    with usage_errors(ValueError, ConnectionError, ModuleNotFoundError):
         found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
-    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
-        raise typer.BadParameter(str(error)) from error
     loss = found["final_loss"]
     table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
     print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
@@ -205,8 +208,6 @@ def reproduce(
     Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
     is one claim in full.
     """
-    from contextlib import closing
-
     from rich.live import Live
 
     from tms_hooks.claims import present
@@ -276,10 +277,8 @@ def figure(
     captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
     if index > len(captions):
         raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
-    try:
+    with usage_errors(ValueError, RuntimeError, option="--out"):
         path = report.write_figure(out or Path(f"{name}.html"), verdict.figures[index - 1][1])
-    except (ValueError, RuntimeError) as error:
-        raise typer.BadParameter(str(error), param_hint="--out") from error
     for caption in captions:
         console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
     console.print(f"Figure {index} is in [bold]{path}[/bold].")
@@ -311,10 +310,8 @@ def list_claims(
 def _claims(names: "Iterable[str]") -> "list[Claim]":
     from tms_hooks.claims import find
 
-    try:
+    with usage_errors(KeyError):
         return find(names)
-    except KeyError as error:
-        raise typer.BadParameter(str(error.args[0])) from error
 
 
 @app.command()
@@ -343,8 +340,13 @@ def theory(
     if out is not None:
         from tms_hooks.pages.theory_page import write_page
 
-        page = write_page(out, polygons, best, say=lambda what: console.print(f"[dim]{what}[/dim]"))
+        page = write_page(out, polygons, best, say=say)
         console.print(f"\nOpen [bold]{page}[/bold] in a browser.")
+
+
+def say(what: str) -> None:
+    """What is done next."""
+    console.print(f"[dim]{what}[/dim]")
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:

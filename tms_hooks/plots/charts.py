@@ -26,12 +26,7 @@ def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.nd
 
 
 def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Figure":
-    """Shares of models in each shape with their 95 % intervals, side by side for several groups of models.
-
-    Args:
-        tables: group -> what `tms_hooks.stats.census` returned.
-        xlabel: what the groups are.
-    """
+    """Shares of models in each shape, side by side for groups of models, each with its `tms_hooks.stats.census`."""
     shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
     fig = empty_figure()
     for i, shape in enumerate(shapes):
@@ -50,7 +45,7 @@ def _share_bars(names: Iterable[str], share: np.ndarray, low: np.ndarray, high: 
 
 
 def distributions(
-    values: Mapping[str, np.ndarray], xlabel: str, colors: Mapping[str, str], nbins: int = 40, density: bool = True
+    values: Mapping[str, np.ndarray], xlabel: str, colors: Mapping[str, str], nbins: int = 40
 ) -> "go.Figure":
     """Overlaid histograms on common bins, one per name; a name without a value is still named, with n = 0."""
     finite = np.concatenate([np.empty(0), *(v[np.isfinite(v)] for v in values.values())])
@@ -63,16 +58,11 @@ def distributions(
             name=f"{name} (n = {len(v):,})",
             marker_color=colors[name],
             opacity=0.6,
-            histnorm="probability" if density else "",
+            histnorm="probability",
             xbins={"start": low, "end": high + size, "size": size},
         )
-    return fig.update_layout(
-        barmode="overlay",
-        xaxis_title=xlabel,
-        yaxis_title="share" if density else "count",
-        legend=LEGEND_ABOVE,
-        height=340,
-    )
+    fig.update_layout(xaxis_title=xlabel, yaxis_title="share")
+    return fig.update_layout(barmode="overlay", legend=LEGEND_ABOVE, height=340)
 
 
 def strips(values: Mapping[str, np.ndarray], ylabel: str, log_y: bool = False) -> "go.Figure":

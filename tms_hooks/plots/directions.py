@@ -18,13 +18,7 @@ HIDDEN = ("hidden 0", "hidden 1")
 
 
 def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequence[float]] | None = None) -> "go.Figure":
-    """Feature directions of two-dimensional models, one panel per model, with dotted circles.
-
-    Args:
-        W: (model, feature, 2).
-        titles: one per model.
-        radii: of the circles, any number per model; one of radius 1 by default.
-    """
+    """Feature directions (model, feature, 2), one panel per model, with dotted circles: of radius 1, or of `radii`."""
     fig = row_of_panels(titles, *HIDDEN)
     turn = np.linspace(0, 2 * np.pi, 100)
     for col, model in enumerate(W, start=1):
@@ -39,13 +33,7 @@ def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequenc
 
 
 def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Two-dimensional written (solid) and read (dotted) directions, one panel per model; each at unit length, norms on
-    hover.
-
-    Args:
-        write, read: (model, feature, 2).
-        titles: one per model.
-    """
+    """Written (solid) and read (dotted) directions (model, feature, 2), one panel per model, at unit length."""
     fig = row_of_panels(titles, *HIDDEN)
     for col, (written, reads) in enumerate(zip(write, read, strict=True), start=1):
         for vectors, verb, width, dash, symbol in (
@@ -85,12 +73,7 @@ def _add_arrow(
 
 
 def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Paths of two-dimensional feature directions over training, one panel per model; a dot marks the end of each.
-
-    Args:
-        W: (model, step, feature, 2).
-        titles: one per model.
-    """
+    """Paths of feature directions (model, step, feature, 2) in training, one panel per model; a dot marks each end."""
     fig = row_of_panels(titles, *HIDDEN, spacing=0.06)
     for col, model in enumerate(W, start=1):
         for i in range(model.shape[1]):
@@ -111,27 +94,21 @@ def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
 
 
 def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.ndarray]:
-    """The first model of each of the most frequent shapes, titled with the shape and its share.
+    """The first model (feature, hidden) of each of the most frequent shapes, titled with the shape and its share.
 
     >>> found = typical(np.zeros((3, 5, 2)), ["pentagon", "square", "pentagon"])
     >>> {title: w.shape for title, w in found.items()}
     {'pentagon (67%)': (5, 2), 'square (33%)': (5, 2)}
-
-    Args:
-        W: (model, feature, hidden).
-        names: one per model.
     """
     shapes = Counter(names).most_common(most)
     return {f"{name} ({count / len(W):.0%})": W[list(names).index(name)] for name, count in shapes}
 
 
 def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
-    """Directions in three dimensions as polyhedra that can be turned: the convex hull and an arrow to each vertex.
+    """Directions in space as polyhedra that can be turned, one panel per title: the convex hull, and an arrow to each
+    vertex (vertex, 3). Directions that span no volume are drawn without a hull.
 
     Browsers show some sixteen such panels at a time, over all figures of a page.
-
-    Args:
-        vertices: title -> (vertex, 3), one panel each; directions that span no volume are drawn without a hull.
     """
     from plotly.subplots import make_subplots
 

@@ -28,12 +28,7 @@ def matrices(
     ylabel: str = "feature",
     colorbar: str = "W_i . W_j",
 ) -> "go.Figure":
-    """Matrices side by side, on one scale symmetric about zero; by default they are Gram matrices W_E W_E^T.
-
-    Args:
-        values: (model, y, x).
-        titles: one per model.
-    """
+    """Matrices (model, y, x) side by side, on one scale symmetric about zero; by default Gram matrices W_E W_E^T."""
     fig = row_of_panels(titles, xlabel, ylabel, spacing=0.04)
     limit = float(np.abs(values).max()) or 1.0
     for col, matrix in enumerate(values, start=1):
@@ -48,12 +43,7 @@ def matrices(
 def counts_map(
     counts: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: str, ylabel: str, unit: str
 ) -> "go.Figure":
-    """A small whole number in each cell: one color per number, and the number itself.
-
-    Args:
-        counts: (y, x).
-        unit: what the numbers count, for the hover text.
-    """
+    """A small whole number in each cell (y, x), with a color of its own; `unit` is what the numbers count."""
     low, n = int(counts.min()), int(counts.max() - counts.min()) + 1
     scale = {"zmin": low - 0.5, "zmax": low + n - 0.5, "colorscale": color_steps(n), "showscale": False}
     hover = f"{xlabel} %{{x}}, {ylabel} %{{y}}: %{{z}} {unit}<extra></extra>"
@@ -62,11 +52,7 @@ def counts_map(
 
 
 def share_map(shares: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: str) -> "go.Figure":
-    """A share of models in each cell, as color and as number; cells of NaN were not tried.
-
-    Args:
-        shares: (y, x).
-    """
+    """A share of models in each cell (y, x), as color and as number; cells of NaN were not tried."""
     bar = {"tickformat": ".0%", "title": {"text": "share of models"}}
     scale = {"zmin": 0, "zmax": 1, "colorscale": "Cividis", "colorbar": bar}
     fig = _named_cells(shares, x, y, **scale, texttemplate="%{z:.0%}", hoverongaps=False)
