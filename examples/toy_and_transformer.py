@@ -120,8 +120,8 @@ probes.render.slices_figure(
 
 # %% [markdown]
 # ## The bottleneck between embedding and unembedding
-# Each feature, or token, is written along one direction and read along another. `summary` gives norms, gain,
-# and what each spills on the others.
+# Each feature, or token, is written along one direction and read along another. `summary` gives norms, gain and
+# interference.
 
 # %%
 toy_way, real_way = (probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real))
