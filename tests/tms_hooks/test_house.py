@@ -34,11 +34,11 @@ PATH = (
     "sweep",
 )
 # Annexes: nobody must enter them to understand the path, and no room of the path imports one.
-ANNEXES = ("fused", "theory", "landscape", "plots", "pages.report", "pages.theory_page", "claims", "pages", "cli")
+ANNEXES = ("fused", "theory", "landscape", "plots", "prompts", "side_by_side", "pages.report", "claims", "pages", "cli")
 ROOMS = ("tms_hooks", "probes", *(f"tms_hooks.{room}" for room in (*PATH, *ANNEXES)))
 # The one door to an annex: `train` asks for the compiled engine by name, when it trains, and does without.
 DOORS = {("tms_hooks.train", "tms_hooks.fused")}
-SEE_BOTH_PACKAGES = ("tms_hooks.claims", "tms_hooks.pages", "tms_hooks.cli")
+SEE_BOTH_PACKAGES = ("tms_hooks.side_by_side", "tms_hooks.claims", "tms_hooks.pages", "tms_hooks.cli")
 MAY_IMPORT_TRANSFORMERS = ("tms_hooks.models", "probes.transformers")
 HEAVY = {"transformer_lens", "transformers", "plotly", "circuitsvis", "sklearn", "numba", "dask", "joblib"}
 
