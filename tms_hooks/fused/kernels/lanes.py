@@ -3,6 +3,7 @@
 LLVM turns them into whatever registers a processor has: one or two of AVX-512, four of AVX2, eight of NEON.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, no_type_check
 
@@ -15,6 +16,9 @@ from tms_hooks import rng
 
 # For functions that allocate nothing: passing an array on then costs no atomic reference count.
 compiled: Any = partial(njit, cache=True, _nrt=False)
+# For functions made at run time, which are cached with those that call them. Dividing by zero gives infinity: a branch
+# on it would keep loops from vectorizing.
+inner: Any = partial(compiled, cache=False, error_model="numpy")
 
 LANES = 16
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.
@@ -242,3 +246,32 @@ def total(typing, a):
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return a.of(a), code
+
+
+def choice(functions: Sequence[Any]) -> Any:
+    """A compiled function `(number, *arguments)` that calls the function of that number, from 0."""
+    chosen = _last(functions[-1])
+    for number, function in reversed(list(enumerate(functions[:-1]))):
+        chosen = _either(number, function, chosen)
+    return chosen
+
+
+def _last(function: Any) -> Any:
+    @inner
+    @no_type_check
+    def call(which, *arguments):
+        function(*arguments)
+
+    return call
+
+
+def _either(number: int, function: Any, rest: Any) -> Any:
+    @inner
+    @no_type_check
+    def call(which, *arguments):
+        if which == number:
+            function(*arguments)
+        else:
+            rest(which, *arguments)
+
+    return call

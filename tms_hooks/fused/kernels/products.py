@@ -3,7 +3,7 @@
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:
@@ -51,8 +51,8 @@ def _strips(m: int, width: int) -> Any:
     """Losses and gradients for hidden width `m` and a piecewise linear output, `width` strips of rows at a time.
 
     Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
-    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the slopes in the
-    logits, halved too.
+    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the gradients in
+    the logits, halved too.
     """
     each, strips = range(m), range(width)
 
@@ -87,24 +87,24 @@ def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
             {line("clipped_J = at_most(logit_J, lowest)")}
             {line("error_J = sub(where(clipped_J, lowest, logit_J), load(x, i, r + J * LANES))")}
             {line("error_J = where(live_J, error_J, nought)")}
-            {line("slope_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
-            {line("dK_J = fma(slope_J, splat(w_u[i, K]), dK_J)")}
-            {line("store(errors, i, J * LANES, slope_J)")}
-            {adding(f"{2 * m}", "add(slope_J, REST)")}
+            {line("g_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
+            {line("dK_J = fma(g_J, splat(w_u[i, K]), dK_J)")}
+            {line("store(errors, i, J * LANES, g_J)")}
+            {adding(f"{2 * m}", "add(g_J, REST)")}
             {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
         for i in range(len(x)):
             at = i * {2 * m + 2}
-            {line("x_J = load(x, i, r + J * LANES); slope_J = load(errors, i, J * LANES)")}
+            {line("x_J = load(x, i, r + J * LANES); g_J = load(errors, i, J * LANES)")}
             if tied:
-                {adding("K", "fma(slope_J, hK_J, fma(x_J, dK_J, REST))")}
+                {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
             else:
-                {adding("K", "fma(slope_J, hK_J, REST)")}
+                {adding("K", "fma(g_J, hK_J, REST)")}
                 {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
 """)
 
 
-strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m, 2 if m < 6 else 1) for m in range(1, 7))
 WIDEST = 6
+strips = choice([_strips(m, 2 if m < 6 else 1) for m in range(1, WIDEST + 1)])
 WIDTH = 4
 _product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
 _outer_4, _outer_1 = _outer(4), _outer(1)
