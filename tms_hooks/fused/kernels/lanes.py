@@ -18,7 +18,7 @@ from tms_hooks import rng
 compiled: Any = partial(njit, cache=True, _nrt=False)
 # For functions made at run time, which are cached with those that call them. Dividing by zero gives infinity: a branch
 # on it would keep loops from vectorizing.
-inner: Any = partial(compiled, cache=False, error_model="numpy")
+inner: Any = partial(compiled, cache=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
 
 LANES = 16
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.
@@ -249,29 +249,29 @@ def total(typing, a):
 
 
 def choice(functions: Sequence[Any]) -> Any:
-    """A compiled function `(number, *arguments)` that calls the function of that number, from 0."""
-    chosen = _last(functions[-1])
+    """A compiled function `(number, arguments)` that calls the function of that number, from 0."""
+    chosen = _only(functions[-1])
     for number, function in reversed(list(enumerate(functions[:-1]))):
         chosen = _either(number, function, chosen)
     return chosen
 
 
-def _last(function: Any) -> Any:
-    @inner
+def _only(function: Any) -> Any:
+    @njit(inline="always")
     @no_type_check
-    def call(which, *arguments):
+    def call(which, arguments):
         function(*arguments)
 
     return call
 
 
 def _either(number: int, function: Any, rest: Any) -> Any:
-    @inner
+    @njit(inline="always")
     @no_type_check
-    def call(which, *arguments):
+    def call(which, arguments):
         if which == number:
             function(*arguments)
         else:
-            rest(which, *arguments)
+            rest(which, arguments)
 
     return call

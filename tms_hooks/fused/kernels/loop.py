@@ -86,7 +86,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
     loss, head_loss = np.empty_like(loss_out), np.empty_like(head_out)
     own, gradients = views(w, toy), views(g, toy)
     if general is None:
-        space = make_plain_space(w, toy, block, batch.whole or thresholds.occupied)
+        plain = make_plain_space(w, toy, block, batch.whole or thresholds.occupied)
     else:
         space = make_space(w, toy, block, general)
     if drawn is not None:
@@ -100,9 +100,9 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
         fill(loss, 0)
         fill(head_loss, 0)
         if general is None:
-            transpose(space.w_e_t, own.w_e)
+            transpose(plain.w_e_t, own.w_e)
             if not toy.tied:
-                transpose(space.w_u_t, own.w_u)
+                transpose(plain.w_u_t, own.w_u)
         else:
             prepare(own, space, general)
         for top in range(0, rows, block):
@@ -119,7 +119,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
                     else:
                         draw(x_t, drawn, key, top, count, rows, room)
             if general is None:
-                forward_backward(x, count, own, gradients, loss, batch.weight, toy, space)
+                forward_backward(x, count, own, gradients, loss, batch.weight, toy, plain)
             else:
                 general_forward_backward(
                     x, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start

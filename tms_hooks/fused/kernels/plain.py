@@ -190,7 +190,7 @@ def forward_backward(x, rows, w, g, loss, weight, toy, space):
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(m - 1, x, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero)
+    strips(m - 1, (x, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)

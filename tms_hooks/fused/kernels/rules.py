@@ -6,6 +6,7 @@ the compiled `draws` where it says `rng`. A `choice` of those of all classes in 
 
 import inspect
 from collections.abc import Callable
+from functools import lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple, no_type_check
 
@@ -34,6 +35,7 @@ class Drawn(NamedTuple):
     numbers: Any
 
 
+@lru_cache
 def compiled_from(function: Callable[..., Any]) -> Any:
     """The function compiled, to be inlined where it is called."""
     function = inspect.unwrap(function)  # a run-time type checker's wrapper
@@ -45,6 +47,7 @@ def compiled_from(function: Callable[..., Any]) -> Any:
     return inner(twin)
 
 
+@lru_cache
 def _over_entries(rule: Callable[..., Any]) -> Any:
     """A rule of one update as a loop over flat arrays, in place."""
     count = len(inspect.signature(rule).parameters) - MOMENTS
@@ -68,7 +71,7 @@ _fill = choice([compiled_from(cls.loop()) for cls in DRAWN])
 @no_type_check
 def update(optimizer, w, gradient, first, second, scalars):
     """One update of flat arrays in place, by the rule of that number. False if a weight is not finite."""
-    _update(optimizer, w, gradient, first, second, scalars)
+    _update(optimizer, (w, gradient, first, second, scalars))
     finite = True
     for j in range(len(w)):
         finite &= np.isfinite(w[j])
@@ -82,4 +85,4 @@ def draw(x, drawn, key, first_row, rows, batch, room):
     for i in range(len(x)):
         for r in range(rows):
             x[i, r] = 0
-    _fill(drawn.number, x, drawn.numbers, key, first_row, rows, batch, room)
+    _fill(drawn.number, (x, drawn.numbers, key, first_row, rows, batch, room))
