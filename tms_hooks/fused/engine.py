@@ -51,7 +51,7 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
         return f"batches drawn from {type(recipe.data).__name__}"
     if type(recipe.optimizer) not in kernels.UPDATED:
-        return f"updates by {type(recipe.optimizer).__name__}, which was not in OPTIMIZERS when the engine was first used"
+        return f"updates by {type(recipe.optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
     return None
 
 

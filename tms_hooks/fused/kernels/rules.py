@@ -1,7 +1,7 @@
 """What optimizers and distributions say of themselves, compiled: rules of one update, and loops that draw a batch.
 
-`compiled_from` compiles a function that was written for torch, or for plain Python, with numpy where it says `torch` and
-the compiled `draws` where it says `rng`. A `choice` of those of all classes in a table is called with the number of one.
+`compiled_from` compiles a function that was written for torch or for plain Python, with numpy where it says `torch` and
+the compiled `draws` where it says `rng`. A `choice` of the functions of all classes in a table calls one by its number.
 """
 
 import inspect
