@@ -161,9 +161,10 @@ def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
 def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, dtype: np.dtype) -> "kernels.Batch":
     from tms_hooks.fused import kernels
 
-    importance = np.array(recipe.importance)
-    independent = dataset is None and isinstance(recipe.data, SparseUniform)
-    alone, after = recipe.data.thresholds.numpy() if independent else np.ones((2, recipe.cfg.n_features))
+    importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
+    if isinstance(recipe.data, SparseUniform):
+        thresholds = recipe.data.thresholds.numpy()
+    alone, after = thresholds
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * recipe.tokens)).astype(dtype),
@@ -175,7 +176,7 @@ def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, 
             scale=(1 / after).astype(dtype),
             largest_alone=(alone - 1).astype(np.uint32),
             scale_alone=(1 / alone).astype(dtype),
-            occupied=independent and recipe.empty_rows == "exact",
+            occupied=dataset is None and recipe.empty_rows == "exact",
         ),
     )
 

@@ -25,7 +25,7 @@ def _fingerprint() -> str:
     What classes in the tables bring along is known by its instructions and by the values that they refer to.
     """
     digest = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), codes.__file__, rng.__file__):
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), *map(inspect.getfile, (codes, rng))):
         digest.update(Path(path).read_bytes())
     functions = [cls.rule for cls in OPTIMIZERS.values()] + [cls.loop() for cls in DISTRIBUTIONS.values()]
     for function in map(inspect.unwrap, filter(None, functions)):

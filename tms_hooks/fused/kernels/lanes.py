@@ -1,4 +1,4 @@
-"""Vectors of `LANES` rows in compiled code: written out, because a compiler's own vectorising is a matter of luck.
+"""Vectors of `LANES` rows in compiled code: written out, because a compiler's own vectorizing is a matter of luck.
 
 LLVM turns them into whatever registers a processor has: one or two of AVX-512, four of AVX2, eight of NEON.
 """

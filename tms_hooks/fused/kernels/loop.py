@@ -157,35 +157,14 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def advance(
-    weights,  # model, parameter: in the order of `engine.ORDER`
-    first,
-    second,
-    diverged_at,
-    seeds,
-    toy,
-    batch,
-    drawn,  # None for `SparseUniform` and whole data sets
-    updates,
-    general,  # None for plain toys, which then are compiled without it
-    loss_out,  # model, feature
-    head_out,  # model, head
-    g_out,  # model, parameter
-):
-    """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first."""
-    for i in range(len(weights)):
+def advance(w, first, second, diverged_at, seeds, toy, batch, drawn, updates, general, loss_out, head_out, g_out):
+    """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
+
+    Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
+    `SparseUniform` and whole data sets, `general` for plain toys, which then are compiled without it.
+    """
+    for i in range(len(w)):
         train_one(
-            weights[i],
-            first[i],
-            second[i],
-            diverged_at[i : i + 1],
-            seeds[i],
-            toy,
-            batch,
-            drawn,
-            updates,
-            general,
-            loss_out[i],
-            head_out[i],
-            g_out[i],
-        )
+            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], toy, batch, drawn, updates, general,
+            loss_out[i], head_out[i], g_out[i],
+        )  # fmt: skip

@@ -1,4 +1,22 @@
-"""Matrix products over strips of rows, written out so that weights and sums stay in registers."""
+"""Matrix products over strips of rows, written out so that weights and sums stay in registers.
+
+A processor multiplies fast while its sums stay in registers, and in compiled code a register is a local variable: a
+tile of 4 by 4 sums must be sixteen of them, because an array of sums would be written to memory and read back at each
+step. numba has no loop that makes variables. So three functions here write the source of a loop for one size of tile,
+and `_compile` turns it into a function. Nobody else calls that; the source depends on nothing but the sizes below.
+For example `_product(2, 2)`, two rows of `w` by two strips of `LANES` rows of the batch, writes
+
+    def loop(to, start, w, source, top, r):
+        t0_0 = splat(start[top + 0]); t0_1 = splat(start[top + 0]); t1_0 = splat(start[top + 1]); t1_1 = ...
+        for k in range(len(source)):
+            s0 = load(source, k, r + 0 * LANES); s1 = load(source, k, r + 1 * LANES)
+            v = splat(w[top + 0, k]); t0_0 = fma(v, s0, t0_0); t0_1 = fma(v, s1, t0_1); v = splat(w[top + 1, k]); ...
+        store(to, top + 0, r + 0 * LANES, t0_0); store(to, top + 0, r + 1 * LANES, t0_1); ...
+
+How to read the templates: each line of one becomes one line like these, a statement for every row `i` of the tile and
+every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals stand for the numbers: `J` for a strip,
+`K` for a hidden unit. The words are those of `lanes`: `splat` puts a number in all lanes, `fma(a, b, c)` is a * b + c.
+"""
 
 from typing import Any, no_type_check
 
@@ -7,7 +25,7 @@ from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, load, lowest_
 
 
 def _compile(source: str) -> Any:
-    """The function `loop` of a source."""
+    """The function `loop` of a source, to be inlined where it is called."""
     scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
     return compiled(cache=False, forceinline=True)(scope["loop"])
