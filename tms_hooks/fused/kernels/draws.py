@@ -82,11 +82,12 @@ def draw_sparse_uniform(x, key, first_row, rows, thresholds):
             value = add(real(bits, x.dtype.type(0)), half)
             largest, scale = splat(thresholds.largest[i]), splat(thresholds.scale[i])
             if thresholds.occupied:
-                largest = where(seen, largest, splat(thresholds.largest_alone[i]))
-                scale = where(seen, scale, splat(thresholds.scale_alone[i]))
-            active = at_most(bits, largest)
-            seen = either(seen, active)
-            value = mul(value, scale)
+                active = at_most(bits, where(seen, largest, splat(thresholds.largest_alone[i])))
+                value = mul(value, where(seen, scale, splat(thresholds.scale_alone[i])))
+                seen = either(seen, active)
+            else:
+                active = at_most(bits, largest)
+                value = mul(value, scale)
             store(x, i, r, where(active, value, zero))
     for i in range(n):
         for r in range(rows, -(-rows // LANES) * LANES):

@@ -16,9 +16,11 @@ from tms_hooks import rng
 
 # For functions that allocate nothing: passing an array on then costs no atomic reference count.
 compiled: Any = partial(njit, cache=True, _nrt=False)
-# For functions made at run time, which are cached with those that call them. Dividing by zero gives infinity: a branch
-# on it would keep loops from vectorizing.
-inner: Any = partial(compiled, cache=False, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True)
+# For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
+# infinity: a branch on it would keep loops from vectorizing.
+inner: Any = partial(
+    compiled, cache=False, forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 LANES = 16
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.

@@ -178,7 +178,7 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@compiled()
+@compiled(forceinline=True)  # else a thousand bytes of arrays are passed on for each block
 @no_type_check
 def forward_backward(x, rows, w, g, loss, weight, toy, space):
     """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""

@@ -21,14 +21,14 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:
     """The function `loop` of a source, to be inlined where it is called."""
     scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
-    return compiled(cache=False, forceinline=True)(scope["loop"])
+    return inner(scope["loop"])
 
 
 def _product(height: int, width: int) -> Any:
