@@ -57,7 +57,8 @@ def test_scalars_of_many_updates_are_those_of_each(ours, theirs):
     counts, rates = np.arange(50), np.linspace(0.1, 0.2, 50)
     together = [np.broadcast_to(column, 50) for column in ours.scalars(counts, rates)]
     apart = [ours.scalars(count, rate) for count, rate in zip(counts.tolist(), rates.tolist(), strict=True)]
-    np.testing.assert_allclose(np.transpose(together), apart, rtol=1e-15)
+    # 1 - 0.999^k loses three digits, and numpy's powers differ from Python's in their last.
+    np.testing.assert_allclose(np.transpose(together), apart, rtol=1e-12)
 
 
 def rates(steps=5, **settings):
