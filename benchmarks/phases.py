@@ -53,10 +53,10 @@ def main() -> None:
 
     @njit
     @no_type_check
-    def draw(times, x, block, rows, thresholds):
+    def draw(times, x, block, rows, largest, scale, occupied):
         for t in range(times):
             for top in range(0, rows, block):
-                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), thresholds)
+                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), largest, scale, occupied)
 
     @njit
     @no_type_check
@@ -104,8 +104,8 @@ def row(
     w[n * m :] = 0
     toy = Toy(n=n, m=m, tied=True, biased=True, hidden_biased=False, scaled=False, units=0, act=RELU)
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
-    draw_us = cpu(lambda k: draw(k, x, block, rows, batch.thresholds), times)
-    model = (w, w * 0, loss, batch.weight, toy, batch.thresholds.occupied)
+    draw_us = cpu(lambda k: draw(k, x, block, rows, batch.largest, batch.scale, batch.occupied), times)
+    model = (w, w * 0, loss, batch.weight, toy, batch.occupied)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
     scalars = np.array(recipe.optimizer.scalars(0, 1e-3), np.float32)
     adam = UPDATED.index(type(recipe.optimizer))

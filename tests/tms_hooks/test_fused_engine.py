@@ -164,7 +164,7 @@ def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     n, rows = data.n_features, 1000
     x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.int64)
     for first, count in ((0, 600), (600, 400)):
-        draw(x[:, first:], fused_engine._loop(make(data=data)), batch_key(7, 11), first, count, rows, room)
+        draw(x[:, first:], fused_engine._loop(data), batch_key(7, 11), first, count, rows, room)
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
+from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused.codes import ACTIVATIONS
 from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
 from tms_hooks.training.optimizers import Optimizer
@@ -120,7 +120,7 @@ def _run(
         units=cfg.n_heads * (cfg.d_head or 0),
         act=ACTIVATIONS[cfg.output_act],
     )
-    batch, drawn = (_drawn(recipe, dtype), _loop(recipe)) if dataset is None else (_whole(recipe, dataset), None)
+    batch, drawn = (_drawn(recipe, dtype), _loop(recipe.data)) if dataset is None else (_whole(recipe, dataset), None)
     scalars = _scalars(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
     optimizer = kernels.UPDATED.index(type(recipe.optimizer))
     updates = kernels.Updates(start, stop, optimizer, scalars, *_trained_part(cfg, stage))
@@ -136,13 +136,13 @@ def _run(
     return loss, qk_loss, gradient
 
 
-def _loop(recipe: Recipe) -> "kernels.Drawn | None":
+def _loop(data: Distribution) -> "kernels.Drawn | None":
     """Which loop draws the batches; None for `SparseUniform`, which has vectors of its own."""
     from tms_hooks.fused import kernels
 
-    if isinstance(recipe.data, SparseUniform):
+    if isinstance(data, SparseUniform):
         return None
-    return kernels.Drawn(kernels.DRAWN.index(type(recipe.data)), np.array(recipe.data.numbers, np.float64))
+    return kernels.Drawn(kernels.DRAWN.index(type(data)), np.array(data.numbers, np.float64))
 
 
 @lru_cache
@@ -164,20 +164,15 @@ def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, 
     importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
     if isinstance(recipe.data, SparseUniform):
         thresholds = recipe.data.thresholds.numpy()
-    alone, after = thresholds
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * recipe.tokens)).astype(dtype),
         empty_weight=(importance * (1 - share)).astype(dtype),
         whole=dataset is not None,
         dataset=np.empty((0, 0), dtype) if dataset is None else dataset,
-        thresholds=kernels.Thresholds(
-            largest=(after - 1).astype(np.uint32),
-            scale=(1 / after).astype(dtype),
-            largest_alone=(alone - 1).astype(np.uint32),
-            scale_alone=(1 / alone).astype(dtype),
-            occupied=dataset is None and recipe.empty_rows == "exact",
-        ),
+        largest=(thresholds - 1).astype(np.uint32),
+        scale=(1 / thresholds).astype(dtype),
+        occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
 

@@ -41,10 +41,10 @@ if not _before:
     _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
 from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
-from tms_hooks.fused.kernels.loop import Batch, Thresholds, Updates, advance  # noqa: E402
+from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy  # noqa: E402
 from tms_hooks.fused.kernels.rules import DRAWN, UPDATED, Drawn  # noqa: E402
 
 config.CACHE_DIR = _before
 
-__all__ = ["DRAWN", "UPDATED", "Batch", "Drawn", "General", "Thresholds", "Toy", "Updates", "advance"]
+__all__ = ["DRAWN", "UPDATED", "Batch", "Drawn", "General", "Toy", "Updates", "advance"]

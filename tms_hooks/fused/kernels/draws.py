@@ -66,11 +66,11 @@ def in_unit(bits):
 
 @compiled()
 @no_type_check
-def draw_sparse_uniform(x, key, first_row, rows, thresholds):
+def draw_sparse_uniform(x, key, first_row, rows, largest, scale, occupied):
     """Rows `first_row`, ... of a `SparseUniform` batch into `x[:, :rows]`, zeros up to a whole number of strips.
 
-    A feature is active where its bits are at most `thresholds.largest`. With `thresholds.occupied` only rows are drawn
-    that have an active feature: until one is, the bits count that are at most `thresholds.largest_alone`.
+    A feature is active where its bits are at most `largest[1]`. With `occupied` only rows are drawn that have an active
+    feature: it is `largest[0]` as long as no feature of the row is. `scale` turns the bits into a value.
     """
     n, zero, half = len(x), splat(x.dtype.type(0)), splat(x.dtype.type(0.5))
     z = key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES)
@@ -80,14 +80,13 @@ def draw_sparse_uniform(x, key, first_row, rows, thresholds):
             bits = random_bits(z)
             z += GAMMA * HASHES
             value = add(real(bits, x.dtype.type(0)), half)
-            largest, scale = splat(thresholds.largest[i]), splat(thresholds.scale[i])
-            if thresholds.occupied:
-                active = at_most(bits, where(seen, largest, splat(thresholds.largest_alone[i])))
-                value = mul(value, where(seen, scale, splat(thresholds.scale_alone[i])))
+            if occupied:
+                active = at_most(bits, where(seen, splat(largest[1, i]), splat(largest[0, i])))
+                value = mul(value, where(seen, splat(scale[1, i]), splat(scale[0, i])))
                 seen = either(seen, active)
             else:
-                active = at_most(bits, largest)
-                value = mul(value, scale)
+                active = at_most(bits, splat(largest[1, i]))
+                value = mul(value, splat(scale[1, i]))
             store(x, i, r, where(active, value, zero))
     for i in range(n):
         for r in range(rows, -(-rows // LANES) * LANES):

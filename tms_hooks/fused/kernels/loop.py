@@ -16,19 +16,6 @@ BLOCK = 256  # rows worked on together, or more,
 SMALL = 8192  # if that leaves no more entries than this
 
 
-class Thresholds(NamedTuple):
-    """What draws rows of `SparseUniform`, each per feature; see `draw_sparse_uniform`."""
-
-    largest: Any
-    """The largest 32 bits at which a feature is active."""
-    scale: Any
-    """What turns such bits into a value."""
-    largest_alone: Any
-    scale_alone: Any
-    occupied: bool
-    """Whether only rows with an active feature are drawn."""
-
-
 class Batch(NamedTuple):
     """Where the rows of a step come from, and what they count."""
 
@@ -41,7 +28,12 @@ class Batch(NamedTuple):
     """Whether the rows are `dataset`; else they are drawn."""
     dataset: Any
     """Feature, or with heads token and feature, by row."""
-    thresholds: Thresholds
+    largest: Any
+    """Two rows by feature: `SparseUniform` is active at 32 bits up to this; see `draw_sparse_uniform`."""
+    scale: Any
+    """Two rows by feature: what turns such bits into a value."""
+    occupied: bool
+    """Whether only rows with an active feature are drawn."""
 
 
 class Updates(NamedTuple):
@@ -79,14 +71,14 @@ def fill(to, value):
 @no_type_check
 def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, general, loss_out, head_out, g_out):
     """`advance` for one model."""
-    n, rows, thresholds, start, stop = toy.n, batch.rows, batch.thresholds, updates.start, updates.stop
+    n, rows, start, stop = toy.n, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
     block = -(-min(max(SMALL // n, BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
     x, g = aligned(positions * n, block + LANES, w), np.empty_like(w)
     loss, head_loss = np.empty_like(loss_out), np.empty_like(head_out)
     own, gradients = views(w, toy), views(g, toy)
     if general is None:
-        plain = make_plain_space(w, toy, block, batch.whole or thresholds.occupied)
+        plain = make_plain_space(w, toy, block, batch.whole or batch.occupied)
     else:
         space = make_space(w, toy, block, general)
     if drawn is not None:
@@ -115,7 +107,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
                 for t in range(positions):
                     key, x_t = batch_key(seed, positions * step + t), x[t * n : (t + 1) * n]
                     if drawn is None:
-                        draw_sparse_uniform(x_t, key, top, count, thresholds)
+                        draw_sparse_uniform(x_t, key, top, count, batch.largest, batch.scale, batch.occupied)
                     else:
                         draw(x_t, drawn, key, top, count, rows, room)
             if general is None:
@@ -124,7 +116,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
                 general_forward_backward(
                     x, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start
                 )
-        if thresholds.occupied:
+        if batch.occupied:
             if general is None:
                 empty_row(own.b_u, gradients.b_u, loss, batch.empty_weight, toy.act)
             else:
