@@ -25,8 +25,8 @@ def _fingerprint() -> str:
     What classes in the tables bring along is known by its instructions and by the values that they refer to.
     """
     digest = hashlib.sha256()
-    for path in (*sorted(Path(__file__).parent.glob("*.py")), *map(inspect.getfile, (codes, rng))):
-        digest.update(Path(path).read_bytes())
+    for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(codes.__file__), Path(rng.__file__)):
+        digest.update(path.read_bytes())
     functions = [cls.rule for cls in OPTIMIZERS.values()] + [cls.loop() for cls in DISTRIBUTIONS.values()]
     for function in map(inspect.unwrap, filter(None, functions)):
         code, refers = function.__code__, inspect.getclosurevars(function)
