@@ -160,13 +160,12 @@ PATTERNS = [
 @pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
 def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     from tms_hooks.fused.kernels.draws import batch_key
-    from tms_hooks.fused.kernels.patterns import draw_pattern
+    from tms_hooks.fused.kernels.rules import draw
 
     n, rows = data.n_features, 1000
-    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.uint64)
+    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.int64)
     for first, count in ((0, 600), (600, 400)):
-        key, pattern = batch_key(7, 11), fused_engine._pattern(data)
-        draw_pattern(x[:, first:], key, first, count, rows, pattern, room)
+        draw(x[:, first:], fused_engine._loop(data), batch_key(7, 11), first, count, rows, room)
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)
@@ -253,14 +252,14 @@ def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [tms.Adam(), tms.AdamW(), tms.SGD(momentum=0.9), tms.RMSprop()])
 def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
-    kernels = pytest.importorskip("tms_hooks.fused.kernels.updates")
+    kernels = pytest.importorskip("tms_hooks.fused.kernels.rules")
     generator = torch.Generator().manual_seed(0)
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()
-    wanted = torch_engine.update(optimizer, w, g, first, second, optimizer.learning_rate(41, 100), 41)
-    constants = fused_engine._constants(optimizer, np.array([41]), 100)[0].astype(dtype)
+    wanted = optimizer.rule(w, g, first, second, *optimizer.scalars(41, optimizer.learning_rate(41, 100)))
+    scalars = fused_engine._scalars(optimizer, np.array([41]), 100)[0].astype(dtype)
     arrays = [t.numpy().copy() for t in (w, g, first, second)]
-    assert kernels.update(fused_engine._kind(optimizer), *arrays, constants)
+    assert kernels.update(kernels.UPDATED.index(type(optimizer)), *arrays, scalars)
     for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):
         # MKL, behind torch.sqrt, rounds some square roots the other way: a last bit of a step of size 0.01.
         eps = torch.finfo(w.dtype).eps
@@ -333,6 +332,25 @@ def test_held_out_losses_agree_with_torch(with_heads):
     recipe = make(cfg, dtype="float32", **more)
     x, weights = held_out(recipe), start(recipe).weights
     assert_close(fused_engine.evaluate(recipe, weights, x), torch_engine.evaluate(recipe, weights, x), 1e-6)
+
+
+def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
+    class Halved(tms.SGD):
+        pass
+
+    assert "updates by Halved" in fused_engine.obstacle(make(optimizer=Halved()))
+
+
+def test_a_subclass_that_draws_in_another_way_does_not_inherit_the_loop():
+    class Doubled(tms.KHot):
+        def _draw(self, keys, batch):
+            return 2 * super()._draw(keys, batch)
+
+    class Renamed(tms.KHot):
+        pass
+
+    assert tms.KHot.loop() is Renamed.loop() is tms.KHot.fill
+    assert Doubled.loop() is None
 
 
 def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):

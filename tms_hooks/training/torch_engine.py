@@ -1,7 +1,7 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below are single elementwise operations, whose results do not
+nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
 depend on where in memory an entry stands; and because on the CPU matrix products are made model by model
 (`models/forward.py`) on one thread.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 from tms_hooks import losses
 from tms_hooks.models import forward
 from tms_hooks.training import batches
-from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
@@ -131,11 +131,10 @@ def _update_all(
 ) -> None:
     """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
+    scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = update(
-            optimizer, state.weights[name], gradient, moments[0], moments[1], lr, count
-        )
+        new_weights[name], *moments = optimizer.rule(state.weights[name], gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -149,31 +148,6 @@ def _update_all(
             new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
-
-
-def update(
-    optimizer: Optimizer, w: Tensor, g: Tensor, first: Tensor, second: Tensor, lr: float, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimiser step: new weights and moments. `count` is the number of updates made before this one.
-
-    The arithmetic of `torch.optim`, in single elementwise operations.
-    """
-    match optimizer:
-        case Adam():  # and AdamW
-            beta1, beta2 = optimizer.betas
-            if isinstance(optimizer, AdamW):
-                w = w * (1 - lr * optimizer.weight_decay)
-            first = first * beta1 + g * (1 - beta1)
-            second = second * beta2 + g * g * (1 - beta2)
-            denominator = second.sqrt() / (1 - beta2 ** (count + 1)) ** 0.5 + optimizer.eps
-            return w - first / denominator * (lr / (1 - beta1 ** (count + 1))), first, second
-        case SGD():
-            first = first * optimizer.momentum + g
-            return w - first * lr, first, second
-        case RMSprop():
-            second = second * optimizer.alpha + g * g * (1 - optimizer.alpha)
-            return w - g / (second.sqrt() + optimizer.eps) * lr, first, second
-    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
 
 
 @contextmanager
