@@ -1,4 +1,10 @@
-"""Activation patching: how much of a metric comes with a part of one run's activations put into another run."""
+"""Activation patching: which parts of a model carry the difference between two runs?
+
+Run the model on a clean and on a corrupted input whose outputs differ in a metric. Put a part of one run's activations
+into the other, and see how far the metric moves: a part that moves it all the way carries all of the difference.
+`patch_sweep` does this for one part (`Site`) after the other, `path_patch` only for what passes through a later part,
+and `attribution_sweep` estimates the sweep from one gradient. The runs themselves are made by `base_run`.
+"""
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
@@ -11,7 +17,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, audit_hooks, check_hooks, require_live
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, recording
+from probes.liveness import audit_hooks, require_live
+from probes.names import PARTS_OF_BLOCKS, in_every_block
 from probes.sites import Site, check_patch, expand_sites, replace_part, replacement
 
 Sites = Iterable[Site | str] | Site | str | None
@@ -28,7 +36,7 @@ def patch_sweep(
     batch_size: int = 64,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Patch each site in a run of its own, and tell how much of the metric that recovers.
+    """Patch each site in a run of its own, and measure how much of the metric that recovers.
 
     >>> from probes.transformers import load_transformer
     >>> clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [8, 5, 6]])
@@ -44,24 +52,24 @@ def patch_sweep(
     Args:
         model: any hooked model, in eval mode.
         clean, corrupted: inputs of one shape, paired example by example.
-        metric: output on those examples -> one number an example, shape (batch,).
-        sites: `Site`s, or hook names for whole activations. By default residual stream, attention output and MLP output
+        metric: output on those examples -> one number per example, shape (batch,).
+        sites: `Site`s, or hook names for whole activations. By default the residual stream, attention output and MLP output
             of every block at each position; in a model without such names, every live hook.
         patch: "clean->corrupted" puts clean activations into the corrupted run (what suffices?), "corrupted->clean" the
             other way (what is needed?). Ablations, in the clean run: "zero"; "mean" over the corrupted examples;
             "resample", another corrupted example's activation.
-        batch_size: rows a run, in which as many sites are stacked as fit.
+        batch_size: rows per run, in which as many sites are stacked as fit.
         seed: of the resampling and of the intervals.
 
     Returns:
-        One row a site: `site` (its name), `hook`, `pos`, `head`, `unit`, mean `metric` after the patch, `recovered`,
+        One row per site: `site` (its name), `hook`, `pos`, `head`, `unit`, mean `metric` after the patch, `recovered`,
         and with two or more examples its 95 % interval `low`, `high` (percentile bootstrap over them, 1,000 draws).
         `.attrs` has the mean metrics `clean` and `corrupted`, and the `patch`.
 
     Raises:
         KeyError: an unknown hook.
         ValueError: a dead or silent hook (the message names live ones around it); an index outside its axis;
-            activations whose shapes differ between the runs; a metric that is not one finite number an example, or the
+            activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
     pair = _Pair(model, clean, corrupted, metric, sites, patch, seed)
@@ -86,7 +94,7 @@ def path_patch(
 ) -> pd.DataFrame:
     """Patch each sender, but let only the receiver notice: the effect that goes through both.
 
-    A first run patches the sender and reads the receiver; a second one puts that, and nothing else, at the receiver
+    A first run patches the sender and records the receiver; a second one writes that, and nothing else, at the receiver
     (Wang et al. 2022, "Interpretability in the Wild", section 3.1).
 
     Args:
@@ -97,7 +105,7 @@ def path_patch(
             attention and MLP outputs in between frozen, what is left is the direct path.
 
     Returns:
-        The table of `patch_sweep`, one row a sender; `.attrs` also has the `receiver`.
+        The table of `patch_sweep`, one row per sender; `.attrs` also has the `receiver`.
 
     Raises:
         ValueError: as `patch_sweep`; a sender that does not come before the receiver; a frozen receiver.
@@ -119,10 +127,10 @@ def path_patch(
 
     metrics = pair.empty()
     for stack in pair.stacks(batch_size):
-        received: list[Tensor] = []
         held = [(name, _writing(repeat(value, len(stack)))) for name, value in unpatched.items()]
-        base.rerun(len(stack), [*held, *pair.patching(stack), (target.hook, _keeping(received))])
-        metrics[stack] = base.rerun(len(stack), [(target.hook, _writing(received[0], targets[0]))])
+        with recording(model, [target.hook]) as received:
+            base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
+        metrics[stack] = base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
     table = pair.table(metrics)
     table.attrs["receiver"] = target.name
     return table
@@ -177,7 +185,7 @@ class _Pair:
         denoise = patch == "clean->corrupted"
         base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
         asked = _as_sites(model, base_inputs, sites)
-        hooks = list(dict.fromkeys(site.hook for site in asked))
+        hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
@@ -252,12 +260,10 @@ def recovered_fraction(
     """
     gain, gap = patched - corrupted, clean - corrupted
     recovered = {"recovered": gain.mean(1) / gap.mean()}
-    n = len(gap)
-    if n > 1:
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=1000)
-        weights = weights[weights @ gap != 0]  # a draw without any gap has no fraction
-        draws = gain @ weights.T / (weights @ gap)
-        recovered["low"], recovered["high"] = np.percentile(draws, [2.5, 97.5], axis=1)
+    if (n := len(gap)) > 1:
+        draws = bootstrap_draws(n, seed)
+        draws = draws[draws @ gap != 0]  # a draw without any gap has no fraction
+        recovered["low"], recovered["high"] = np.percentile(gain @ draws.T / (draws @ gap), [2.5, 97.5], axis=1)
     return recovered
 
 
@@ -265,12 +271,7 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
     if sites is not None:
         asked = [sites] if isinstance(sites, Site | str) else sites
         return [Site(hook=site) if isinstance(site, str) else site for site in asked]
-    names = [
-        f"blocks.{i}.{name}"
-        for i in range(len(getattr(model, "blocks", ())))
-        for name in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    ]
-    if names and all(name in model.hook_dict for name in names):
+    if names := in_every_block(model, PARTS_OF_BLOCKS):
         return [Site(hook=name, pos="each") for name in names]
     audit = audit_hooks(model, inputs)
     return [Site(hook=str(name)) for name in audit.index[audit.live]]
@@ -283,12 +284,5 @@ def _writing(values: Tensor, site: Site | None = None) -> HookFn:
         value = value.clone()
         replace_part(value, values, site or Site(hook=""))
         return value
-
-    return hook_fn
-
-
-def _keeping(store: list[Tensor]) -> HookFn:
-    def hook_fn(value: Tensor, hook: Any) -> None:
-        store.append(value.detach().clone())
 
     return hook_fn

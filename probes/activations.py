@@ -1,8 +1,11 @@
-"""Activations of named hooks: streamed batch by batch, copied, in bounded memory."""
+"""Activations at named hooks: what a model computes on the way, copied out batch by batch.
+
+`collect_activations` gives one tensor per hook for all inputs, in memory or in a file. `stream_activations` gives
+one batch after the other, for a running fit on more inputs than memory holds, or for prompts of several lengths.
+"""
 
 import inspect
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.hooked import HookedModel, HookFn, check_hooks, temporary_hooks
+from probes.hooked import HookedModel, check_hooks, recording
+from probes.names import block_of
 
 
 def stream_activations(
     model: HookedModel, inputs: Any, hooks: str | Iterable[str], *, batch_size: int = 256
 ) -> Iterator[dict[str, Tensor]]:
-    """Activations of the named hooks, one dictionary a batch: copies on the CPU, nothing else is kept.
+    """Activations at the named hooks, one dictionary of copies on the CPU per batch.
 
-    Feed it to a running fit, and a million rows need no more memory than one batch. A bridge runs no further than the
-    last block asked for.
+    A bridge runs no further than the last block named.
 
     Args:
         model: any hooked model.
-        inputs: a tensor or a list of prompts, cut into batches along its first axis; or an iterator of them.
-        hooks: names; a bridge's aliases come back under the name asked for.
-        batch_size: examples a batch.
+        inputs: a tensor or a list of prompts, cut into batches along its first axis; or an iterator of batches.
+        hooks: names; those of a bridge may be aliases.
+        batch_size: examples per batch.
 
     Raises:
         KeyError: an unknown hook.
@@ -49,9 +52,9 @@ def collect_activations(
     batch_size: int = 256,
     directory: Path | str | None = None,
 ) -> dict[str, Tensor]:
-    """Activations of the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
+    """Activations at the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
 
-    With a `directory` each hook is written to `<name>.npy` there, batch by batch; the tensors returned are
+    With a `directory` each hook is written to `<name>.npy` there, batch by batch, and the tensors returned are
     maps of those files: memory stays that of one batch (bfloat16 is stored as float32).
 
     Raises:
@@ -116,26 +119,17 @@ def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:
 
 @torch.no_grad()
 def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, Tensor]:
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> HookFn:
-        def hook_fn(value: Tensor, hook: Any) -> None:
-            # a copy: the model may go on to change the live tensor in place
-            seen[name] = value.detach().to("cpu", copy=True)
-
-        return hook_fn
-
-    with temporary_hooks(model, [(name, keep(name)) for name in names]):
+    with recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
         model(batch, **_stop(model, names))
     for name in names:
-        if name not in seen:
+        if name not in found:
             raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
-    return {name: seen[name] for name in names}
+    return {name: found[name] for name in names}
 
 
 def _stop(model: Any, names: list[str]) -> dict[str, int]:
-    """The option to run no further than the blocks asked for, of a model that has one."""
-    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in names]
-    if not all(blocks) or "stop_at_layer" not in inspect.signature(model.forward).parameters:
+    """The option to run no further than the last of these blocks, of a model that has one."""
+    last = [block for name in names if (block := block_of(name)) is not None]
+    if len(last) < len(names) or "stop_at_layer" not in inspect.signature(model.forward).parameters:
         return {}
-    return {"stop_at_layer": 1 + max(int(block[1]) for block in blocks if block)}
+    return {"stop_at_layer": 1 + max(last)}

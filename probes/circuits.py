@@ -1,4 +1,9 @@
-"""QK and OV circuits of any head, factored: never a d_model x d_model decomposition."""
+"""QK and OV circuits of any head: what it compares, and what it moves (Elhage et al. 2021, "A Mathematical Framework").
+
+A head's queries and keys enter its scores only as x_query W_Q W_K^T x_key, and its values and outputs only as
+x_key W_V W_O. Both products are d_model x d_model matrices of rank d_head at most, kept here as their two factors: the
+singular value decomposition of `left @ right.T` needs a QR of each factor and one small matrix, never the product.
+"""
 
 from typing import Any, NamedTuple
 
@@ -6,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.hooked import HookedModel
+from probes.hooked import HookedModel, block
 
 
 class Circuit(NamedTuple):
@@ -29,7 +34,7 @@ def qk_circuit(
 ) -> Circuit:
     """Omega of a head: query on its rows, `x_query @ Omega @ x_key` is the score before scaling and masking.
 
-    Omega = W_Q W_K^T (Elhage et al. 2021, "A Mathematical Framework"); in the pseudo-attention literature A^T B.
+    Omega = W_Q W_K^T; in the pseudo-attention literature A^T B.
 
     >>> from probes.transformers import load_transformer
     >>> omega = qk_circuit(load_transformer("tiny"), layer=0, head=2)
@@ -41,7 +46,7 @@ def qk_circuit(
             fewer heads.
         layer, head: which, counted from 0.
         bias: append a row and a column, for inputs that end in a constant 1; zeros where there are no biases.
-        fold_norm: take inputs after normalisation but before its gain: `blocks.i.ln1.hook_normalized` of a bridge.
+        fold_norm: take inputs after normalization but before its gain: `blocks.i.ln1.hook_normalized` of a bridge.
             Without it inputs are what the head reads (`blocks.i.attn.hook_in`).
         offset: query position minus key position, for rotary models.
 
@@ -106,7 +111,7 @@ def factored_svd(
 def rotate(
     model: HookedModel, layer: int, vectors: Float[Tensor, "*row d_head"], position: int | Int[Tensor, "..."]
 ) -> Float[Tensor, "*row d_head"]:
-    """Head vectors turned as the model's rotary embedding turns a query or key at `position` (one, or one a row).
+    """Head vectors turned as the model's rotary embedding turns a query or key at `position` (one, or one per row).
 
     The score of positions (q, k) is (M_q query) . (M_k key) = (M_{q-k} query) . key with M orthogonal (Su et al. 2021).
 
@@ -130,7 +135,7 @@ def rotate(
 
 
 def rotary_frequencies(model: Any, layer: int) -> Float[Tensor, " pair"] | None:
-    """Radians a position for each pair of coordinates that is turned; None for a model without rotary positions."""
+    """Radians per position for each pair of coordinates that is turned; None for a model without rotary positions."""
     rotary = getattr(model, "rotary_emb", None)
     if rotary is not None:
         found = dict(rotary.named_buffers()).get("_original_component.inv_freq")
@@ -148,11 +153,7 @@ def _adjacent_pairs(model: Any) -> bool:
 
 
 def _attention(model: Any, layer: int) -> Any:
-    blocks = getattr(model, "blocks", [])
-    if not 0 <= layer < len(blocks):
-        has = f"layers 0 to {len(blocks) - 1}" if len(blocks) else "no layers"
-        raise IndexError(f"layer {layer}: this {type(model).__name__} has {has}")
-    attention = getattr(blocks[layer], "attn", None)
+    attention = getattr(block(model, layer), "attn", None)
     if attention is None:
         raise IndexError(f"layer {layer} of this {type(model).__name__} has no attention heads")
     return attention
@@ -165,7 +166,7 @@ def _head_weights(model: Any, layer: int, head: int, which: str) -> tuple[Tensor
     if not 0 <= head < n_heads:
         raise IndexError(f"head {head}: layer {layer} of this {type(model).__name__} has heads 0 to {n_heads - 1}")
     if getattr(attention, "q_norm", None) is not None and which != "V":
-        raise ValueError(f"layer {layer} normalises queries and keys: its scores are not bilinear, it has no Omega")
+        raise ValueError(f"layer {layer} normalizes queries and keys: its scores are not bilinear, it has no Omega")
     weights = getattr(attention, f"W_{which}", None)
     if weights is None:
         raise ValueError(f"layer {layer} of this {type(model).__name__} has no W_{which}: its heads only score pairs")
@@ -182,13 +183,13 @@ def _fold_ln1(model: Any, layer: int, weight: Tensor, bias: Tensor) -> tuple[Ten
 def fold_norm_into(
     model: Any, norm: Any, weight: Float[Tensor, "d_model d_out"], bias: Float[Tensor, " d_out"]
 ) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
-    """Weight and bias that act on the normalised input, before `norm`'s gain and shift (centred for a LayerNorm).
+    """Weight and bias that act on the normalized input, before `norm`'s gain and shift (centered for a LayerNorm).
 
     Raises:
         ValueError: there is no norm in front of these weights.
     """
     cfg = getattr(model, "cfg", None)
-    # BERT normalises after each part, not before it
+    # BERT normalizes after each part, not before it
     if norm is None or "bert" in str(getattr(cfg, "architecture", "")).lower():
         kind = type(model).__name__
         raise ValueError(f"fold_norm=True: this {kind} has no norm in front of these weights; use fold_norm=False")
@@ -199,5 +200,5 @@ def fold_norm_into(
         gain = gain.detach().to(weight) + bool(getattr(cfg, "rmsnorm_uses_offset", False))
         weight = gain[:, None] * weight
     if "RMS" not in str(getattr(cfg, "normalization_type", "")):
-        weight = weight - weight.mean(0)  # a centred input has no part along the ones
+        weight = weight - weight.mean(0)  # a centered input has no part along the ones
     return weight, bias

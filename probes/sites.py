@@ -1,4 +1,9 @@
-"""Sites: which part of which activation an intervention replaces."""
+"""Sites: which part of which activation a patch replaces, and with what.
+
+A site names a hook and, where less than its whole activation is meant, a position, a head, a unit or a subspace of
+directions. `expand_sites` writes out "each", `replacement` makes the values of each kind of patch from another run's
+activations, and `replace_part` writes the site's part of them into the run.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.hooked import nearest
+from probes.names import axes
 
 Index = int | Literal["each"] | None
 Patch = Literal["clean->corrupted", "corrupted->clean", "zero", "mean", "resample"]
@@ -66,14 +72,6 @@ class Site:
         """Where it lies in an activation of that many axes."""
         chosen = [getattr(self, axis, None) for axis in axes(self.hook, ndim)]
         return tuple(i if isinstance(i, int) else slice(None) for i in chosen)
-
-
-def axes(hook: str, ndim: int) -> tuple[str, ...]:
-    """Names of an activation's axes, as `Site` reads them."""
-    if ndim == 4 and hook.endswith(("hook_attn_scores", "hook_pattern")):
-        return ("batch", "head", "pos", "unit")
-    known = {2: ("batch", "unit"), 3: ("batch", "pos", "unit"), 4: ("batch", "pos", "head", "unit")}
-    return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
 
 
 def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:

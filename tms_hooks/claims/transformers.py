@@ -308,7 +308,7 @@ def crowding(part: probes.Bottleneck) -> Crowding:
 def _interference(part: probes.Bottleneck) -> float:
     """Root-mean-square cosine of a write with another feature's read, times sqrt(d)."""
     n, d = part.read.shape
-    spilled = part.unit().summary(sample=min(SAMPLED, len(part.write)))["interference"]
+    spilled = part.unit().summary(sample=min(SAMPLED, len(part.write)))["spill"]
     return float(np.sqrt((spilled**2).mean() / (n - part.paired) * d))
 
 

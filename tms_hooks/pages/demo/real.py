@@ -178,7 +178,7 @@ def _centred(part: probes.Bottleneck) -> probes.Bottleneck:
 
 
 def _rms(cosines: pd.DataFrame, n: int) -> float:
-    return float(np.sqrt((cosines["interference"] ** 2).mean() / (n - 1)))
+    return float(np.sqrt((cosines["spill"] ** 2).mean() / (n - 1)))
 
 
 def _crowding(part: probes.Bottleneck, cosines: pd.DataFrame) -> dict[str, float]:
