@@ -6,7 +6,8 @@ into the other, and see how far the metric moves: a part that moves it all the w
 and `attribution_sweep` estimates the sweep from one gradient. The runs themselves are made by `base_run`.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -53,7 +54,7 @@ def patch_sweep(
         model: any hooked model, in eval mode.
         clean, corrupted: inputs of one shape, paired example by example.
         metric: output on those examples -> one number per example, shape (batch,).
-        sites: `Site`s, or hook names for whole activations. By default the residual stream, attention output and MLP output
+        sites: `Site`s, or hook names for whole activations. By default residual stream, attention output and MLP output
             of every block at each position; in a model without such names, every live hook.
         patch: "clean->corrupted" puts clean activations into the corrupted run (what suffices?), "corrupted->clean" the
             other way (what is needed?). Ablations, in the clean run: "zero"; "mean" over the corrupted examples;
@@ -114,7 +115,7 @@ def path_patch(
     target = Site(hook=receiver) if isinstance(receiver, str) else receiver
     if target.hook in frozen:
         raise ValueError(f"frozen has the receiver's hook {target.hook!r}: then nothing reaches it; leave it out")
-    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, also=[target.hook, *frozen])
+    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, target.hook, *frozen)
     base = pair.base
     targets = list(expand_sites([target], base.shapes, base.n_examples))
     if len(targets) != 1:
@@ -143,13 +144,8 @@ def attribution_sweep(
 
     The metric moves by about (a_clean - a_corrupted) . d metric / d a, with the gradient of the corrupted run (Nanda
     2023, "Attribution patching"). How good is it? `attribution_sweep(...).recovered.corr(patch_sweep(...).recovered)`.
-    Equal to TransformerLens's `attribution_patch`, for any site of any hooked model.
-
-    Args:
-        model, clean, corrupted, metric, sites, seed: as in `patch_sweep`.
-
-    Returns:
-        The table of `patch_sweep`, with estimates in `metric` and `recovered`.
+    It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
+    `patch_sweep`, with estimates in `metric` and `recovered`.
     """
     pair = _Pair(model, clean, corrupted, metric, sites, "clean->corrupted", seed)
     base = pair.base
@@ -178,9 +174,9 @@ class _Pair:
         sites: Sites,
         patch: str,
         seed: int,
-        also: Sequence[str] = (),
+        *also: str,
     ) -> None:
-        """Run both; `also` names further hooks that the base run shall know, besides those of the sites."""
+        """Run both; `also` names hooks, besides those of the sites, that the base run is to know."""
         check_patch(patch)
         denoise = patch == "clean->corrupted"
         base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
@@ -201,26 +197,22 @@ class _Pair:
         self.clean, self.corrupted = (other, self.base.metrics) if denoise else (self.base.metrics, other)
         self.patch, self.seed = patch, seed
         if (self.clean - self.corrupted).mean() == 0:
-            mean = float(self.clean.mean())
             raise ValueError(
-                f"the metric is {mean:.6g} in both runs: nothing to recover; give runs that it tells apart"
+                f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )
 
     def patching(self, stack: list[int]) -> list[tuple[str, HookFn]]:
-        """Hooks that patch, in each copy of the examples, the site that the stack has for it."""
+        """Hooks that patch one site of the stack in each copy of the examples."""
         sites, n = [self.sites[i] for i in stack], self.base.n_examples
 
-        def patch_at(name: str) -> HookFn:
-            def hook_fn(value: Tensor, hook: Any) -> Tensor:
-                value = value.clone()
-                for copy, site in enumerate(sites):
-                    if site.hook == name:
-                        replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
-                return value
+        def patch_at(name: str, value: Tensor, hook: Any) -> Tensor:
+            value = value.clone()
+            for copy, site in enumerate(sites):
+                if site.hook == name:
+                    replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
+            return value
 
-            return hook_fn
-
-        return [(name, patch_at(name)) for name in dict.fromkeys(site.hook for site in sites)]
+        return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
     def stacks(self, batch_size: int) -> Iterator[list[int]]:
         """Indices of the sites to stack in each run: sites that start at one block, as many as fit."""
@@ -237,8 +229,8 @@ class _Pair:
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
         table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        table = table.assign(**fractions)
         means = {"clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean())}
+        table = table.assign(**fractions)
         table.attrs = {**means, "patch": self.patch}
         return table
 

@@ -64,49 +64,37 @@ def collect_activations(
     """
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")
-    stores: dict[str, _Store] = {}
+    rows: dict[str, Tensor] = {}
+    files: dict[Path, Path] = {}
     start = 0
     for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
         stop = min(start + batch_size, len(inputs))
         for name, value in activations.items():
-            if name not in stores:
-                stores[name] = _Store(name, value, len(inputs), None if directory is None else Path(directory))
-            stores[name].write(start, stop, value)
+            if name not in rows and directory is not None:
+                file = Path(directory, f"{name}.npy")
+                files[partial := file.with_suffix(".npy.partial")] = file
+                rows[name] = _in_file(partial, value, len(inputs))
+            elif name not in rows:
+                rows[name] = value.new_empty(len(inputs), *value.shape[1:])
+            expected = (stop - start, *rows[name].shape[1:])
+            if tuple(value.shape) != expected:
+                raise ValueError(
+                    f"hook {name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not {expected}; "
+                    "give inputs of one length, or take batch by batch with stream_activations"
+                )
+            rows[name][start:stop] = value
         start = stop
-    return {name: store.finish() for name, store in stores.items()}
+    for partial, file in files.items():  # a file gets its name once it is complete
+        os.replace(partial, file)
+    return rows
 
 
-class _Store:
-    """Rows of one hook, in memory or in a file that gets its name when it is complete."""
-
-    def __init__(self, name: str, first: Tensor, n_rows: int, directory: Path | None) -> None:
-        self.name, self.directory = name, directory
-        shape = (n_rows, *first.shape[1:])
-        if directory is None:
-            self.rows = torch.empty(shape, dtype=first.dtype)
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-            dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
-            self.rows = torch.from_numpy(np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape))
-
-    @property
-    def _partial(self) -> Path:
-        assert self.directory is not None
-        return self.directory / f"{self.name}.npy.partial"
-
-    def write(self, start: int, stop: int, value: Tensor) -> None:
-        expected = (stop - start, *self.rows.shape[1:])
-        if tuple(value.shape) != expected:
-            raise ValueError(
-                f"hook {self.name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not "
-                f"{expected}; give inputs of one length, or take batch by batch with stream_activations"
-            )
-        self.rows[start:stop] = value
-
-    def finish(self) -> Tensor:
-        if self.directory is not None:
-            os.replace(self._partial, self._partial.with_suffix(""))
-        return self.rows
+def _in_file(file: Path, first: Tensor, n_rows: int) -> Tensor:
+    """Room for rows like the first ones, mapped from a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
+    shape = (n_rows, *first.shape[1:])
+    return torch.from_numpy(np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape))
 
 
 def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:

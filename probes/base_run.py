@@ -4,10 +4,11 @@ A sweep runs the model hundreds of times, and each run differs from one base run
 - many patches share a run: its batch holds one whole copy of the examples per patch;
 - the blocks before a patch are not computed: each returns what it returned in the base run;
 - the unembedding is computed only at the positions that the metric reads.
-The first needs examples that the model treats independently. The other two are tried out on the base run itself: where
-they do not give its output again, the model is run as a whole.
+The first asks that the model treats examples independently. The other two are tried out on the base run itself: where
+they do not reproduce it, the model is run as a whole.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -27,8 +28,8 @@ Metric = Callable[[Any], Tensor]
 class BaseRun:
     """One run without patches, remembered for the runs with some.
 
-    Skipping blocks is exact if they hear of each other only through the residual stream. A bridge's own `start_at_layer`
-    gives the same numbers, but computes the earlier blocks and throws their output away.
+    Skipping blocks is exact if they hear of each other only through the residual stream. (A bridge's `start_at_layer`
+    gives the same numbers, but computes the earlier blocks and throws their output away.)
 
     Attributes:
         metrics: of this run, one number per example.
@@ -40,38 +41,31 @@ class BaseRun:
     def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
         self.model, self.inputs, self.metric = model, inputs, metric
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._starts: dict[str, int] = {}
-        self._before_unembed: set[str] = set()
-        self._blocks = blocks(model)
-        self._block_outputs: list[Any] = []
-        self._unembed_outputs: list[Any] = []
+        self._done: dict[str, int] = {}  # at each hook: blocks that are done, and one more if the unembedding has begun
+        self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
-        self._unembed = unembed if isinstance(unembed, nn.Module) else None
+        self._unembed, self._unembed_outputs = unembed if isinstance(unembed, nn.Module) else None, list[Any]()
         self._read: list[int] | None = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
-        self._first_start = self._find_first_start()
+        self._fewest = self._fewest_to_skip()
 
     def start(self, hook: str) -> int:
         """How many blocks a run that is patched at this hook skips."""
-        return self._starts[hook] if self._starts[hook] >= self._first_start else 0
+        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._fewest else 0
 
     def rerun(
         self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = ()
     ) -> Float[Tensor, "copy batch"]:
-        """Metrics of a run on `copies` of the examples, one whole copy after the other.
+        """Metrics of a run on `copies` of the examples, one whole copy after the other, with the hooks that patch it.
 
-        Args:
-            copies: how many.
-            fwd_hooks: the hooks that patch it.
-            reading: hooks whose activations are recorded meanwhile, at all positions.
+        `reading` names hooks whose whole activations are recorded meanwhile.
         """
         names = [*(name for name, _ in fwd_hooks), *reading]
-        start = min(map(self.start, names))
-        trimmed = self._read is not None and self._before_unembed.issuperset(names)
+        trimmed = self._read is not None and all(self._done[name] <= len(self._blocks) for name in names)
         with temporary_hooks(self.model, fwd_hooks):
-            return self._metrics(self._run(copies, range(start), trimmed), copies, trimmed)
+            return self._metrics(self._run(copies, range(min(map(self.start, names))), trimmed), copies, trimmed)
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
@@ -97,21 +91,18 @@ class BaseRun:
         return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
 
     def _record(self, hooks: Iterable[str]) -> dict[str, Tensor]:
-        begun: list[bool] = []  # not empty once the unembedding is
+        """Make the run, and return the gradients of its metric."""
+        begun: list[bool] = []
 
         def note(name: str, value: Tensor, hook: Any) -> None:
             self.shapes.setdefault(name, tuple(value.shape))
-            self._starts.setdefault(name, len(self._block_outputs))
-            if not begun:
-                self._before_unembed.add(name)
+            self._done.setdefault(name, len(self._block_outputs) + len(begun))
 
         with ExitStack() as stack:
             for block in self._blocks:
                 stack.enter_context(_collecting(block, self._block_outputs))
             if self._unembed is not None:
-                stack.enter_context(
-                    _removing(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True)))
-                )
+                stack.enter_context(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True)))
                 stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
             stack.enter_context(temporary_hooks(self.model, [(name, partial(note, name)) for name in hooks]))
             zeros = stack.enter_context(adding_zeros(self.model, hooks))
@@ -125,17 +116,17 @@ class BaseRun:
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
         return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
-    def _find_first_start(self) -> int:
-        """How many blocks must be skipped at least for skipping to be exact; more than there are if it never is."""
+    def _fewest_to_skip(self) -> int:
+        """Skipping so many blocks, or more, reproduces this run; beyond any number of blocks if it never does."""
         n = len(self._blocks)
         if not n or len(self._block_outputs) != n:
-            return n + 1
+            return sys.maxsize
         self._read = self._positions_read()
         if not self._reproduces(None):
             self._read = None
             if not self._reproduces(None):
-                return n + 1
-        used = min((s for s in self._starts.values() if s), default=n)
+                return sys.maxsize
+        used = min((done for done in self._done.values() if done), default=n)
         return next((block + 1 for block in range(n - 1, used - 1, -1) if not self._reproduces(block)), used)
 
     def _reproduces(self, block: int | None) -> bool:
@@ -193,10 +184,9 @@ class BaseRun:
         return sorted(watched.positions) if 0 < len(watched.positions) < output.shape[1] else None
 
     def _trimming(self, trimmed: bool) -> AbstractContextManager[Any]:
-        if not trimmed:
+        if not trimmed or self._unembed is None:
             return nullcontext()
-        assert self._unembed is not None
-        return _removing(self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:])))
+        return self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
 
 
 class _Watched(Tensor):
@@ -242,17 +232,8 @@ def repeat(inputs: Any, copies: int) -> Any:
     return [inputs] * copies if isinstance(inputs, str) else list(inputs) * copies
 
 
-@contextmanager
-def _removing(handle: Any) -> Iterator[None]:
-    """Remove a torch hook, which is there already, at the end of the context."""
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _collecting(block: nn.Module, store: list[Any]) -> AbstractContextManager[None]:
-    return _removing(block.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1]))))
+def _collecting(module: nn.Module, store: list[Any]) -> AbstractContextManager[Any]:
+    return module.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1])))
 
 
 @contextmanager

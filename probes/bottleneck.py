@@ -54,7 +54,7 @@ class Bottleneck:
         tensor([1., 1., 4., 1.])
         """
         table = self.summary()
-        spill, norm = (torch.from_numpy(table[name].to_numpy()) for name in ("spill", "write_norm"))
+        spill, norm = (torch.tensor(table[name].to_numpy()) for name in ("spill", "write_norm"))
         return (spill / norm.clamp_min(torch.finfo(norm.dtype).tiny)) ** 2
 
     def summary(self, sample: int | None = None, seed: int = 0) -> pd.DataFrame:

@@ -10,14 +10,13 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from difflib import get_close_matches
 from functools import partial
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
 
-T = TypeVar("T")
 HookFn = Callable[..., Tensor | None]
 """`fn(value, hook)` returns the value to go on with, or None to leave it; `hook` must be called just that."""
 
@@ -103,10 +102,10 @@ def copy_of(value: Tensor) -> Tensor:
 
 @contextmanager
 def recording(
-    model: HookedModel, hooks: Iterable[str], keep: Callable[[Tensor], T] = copy_of
-) -> Iterator[dict[str, T]]:
+    model: HookedModel, hooks: Iterable[str], keep: Callable[[Any], Any] = copy_of
+) -> Iterator[dict[str, Any]]:
     """A dictionary that fills as the model runs: hook -> what `keep` makes of the (last) activation there."""
-    found: dict[str, T] = {}
+    found: dict[str, Any] = {}
 
     def record(name: str, value: Any, hook: Any) -> None:
         found[name] = keep(value)

@@ -8,7 +8,6 @@ and the ends of a bottleneck.
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 from probes.hooked import HookedModel, blocks, check_hooks
 
