@@ -14,8 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.circuits import fold_norm_into
-from probes.hooked import HookedModel, block
+from probes.architectures import block, fold_norm_into
+from probes.hooked import HookedModel
 from probes.names import ends_of
 
 CHUNK = 512

@@ -162,19 +162,6 @@ def blocks(model: Any) -> list[nn.Module]:
     return list(found) if isinstance(found, nn.ModuleList) else []
 
 
-def block(model: Any, layer: int) -> Any:
-    """One of the model's blocks.
-
-    Raises:
-        IndexError: no such layer.
-    """
-    found = blocks(model)
-    if not 0 <= layer < len(found):
-        has = f"layers 0 to {len(found) - 1}" if found else "no layers"
-        raise IndexError(f"layer {layer}: this {type(model).__name__} has {has}")
-    return found[layer]
-
-
 def bootstrap_draws(n_examples: int, seed: int) -> Int[np.ndarray, "draw example"]:
     """How often each example is in each of 1,000 samples of as many examples, drawn with replacement.
 

@@ -145,7 +145,7 @@ class _Probe:
         return clone(self.estimator).fit(x, y)
 
     def _by_example(self, values: Array) -> Float[np.ndarray, "batch target"]:
-        """Sums over the rows of each example: positions of one example are not independent, so they are drawn together."""
+        """Sums over the rows of each example, whose positions are not independent: they are drawn together."""
         values = values.reshape(len(values), -1)
         sums = np.zeros((self.example.max() + 1, values.shape[1]))
         np.add.at(sums, self.example, values)
@@ -208,8 +208,8 @@ def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Ar
         return x, y.reshape(len(x), *y.shape[2:]), np.repeat(np.arange(n), value.shape[1])
     if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind not in "fb"):
         raise ValueError(
-            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one per position or one per example; of "
-            "several per example, floats or booleans"
+            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one per position or one per example, "
+            "or several per example that are floats or booleans"
         )
     return (value.mean(1) if pos == "mean" else value[:, int(pos)]).double().numpy(), y, np.arange(n)
 

@@ -87,8 +87,11 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
     for name, row in audit.iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
-            around = ", ".join(_live_neighbors(model, inputs, str(name)))
-            raise ValueError(f"hook {name!r} {what} on these inputs; live hooks around it: {around}")
+            near = audit_hooks(model, inputs, in_block_of(str(name), hook_points(model)))
+            around = get_close_matches(str(name), [str(n) for n in near.index[near["live"]]], n=5, cutoff=0.0)
+            raise ValueError(
+                f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
+            )
     return names
 
 
@@ -142,10 +145,3 @@ def _noise(like: Tensor) -> Tensor:
 
 def _differ(a: list[Tensor], b: list[Tensor]) -> bool:
     return not all(torch.allclose(x, y, rtol=0, atol=0, equal_nan=True) for x, y in zip(a, b, strict=True))
-
-
-def _live_neighbors(model: HookedModel, inputs: Any, name: str) -> list[str]:
-    """Up to five live hooks of the same block, or of the whole model, nearest in name first."""
-    audit = audit_hooks(model, inputs, in_block_of(name, hook_points(model)))
-    live = [str(n) for n in audit.index[audit["live"]]]
-    return get_close_matches(name, live, n=5, cutoff=0.0) or ["none"]

@@ -11,10 +11,9 @@ from collections.abc import Iterable
 
 from probes.hooked import HookedModel, blocks, check_hooks
 
-AFTER_BLOCKS = ("hook_resid_post",)
-"""What a linear probe reads by default, in every block."""
-PARTS_OF_BLOCKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-"""What a sweep patches by default, in every block."""
+AFTER_BLOCKS = ("hook_resid_post",)  # what a linear probe reads by default
+BEFORE_GAIN = "ln1.hook_normalized"  # how a name ends where the norm's gain and shift are still to come
+PARTS_OF_BLOCKS = ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")  # what a sweep patches by default
 _PATH = re.compile(r"(?:embed|blocks\.(\d+)\.mlp\.out)->(?:unembed|blocks\.(\d+)\.mlp\.in)")
 
 
@@ -52,27 +51,19 @@ def axes(hook: str, ndim: int) -> tuple[str, ...]:
 
 
 def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:
-    """The hook whose activation a layer's heads read, on a bridge, a `HookedTransformer` and a toy.
+    """The hook of what a layer's heads read, after the gain of the norm in front or before it.
 
-    Args:
-        model: any hooked model.
-        layer: which.
-        before_gain: take the normalized activation before the norm's gain. A `HookedTransformer` has only that one.
+    A `HookedTransformer` has only the latter, and a toy neither: its heads read the hidden layer.
 
     Raises:
         ValueError: none of the known names is there.
     """
-    normalized = f"blocks.{layer}.ln1.hook_normalized"
+    normalized = f"blocks.{layer}.{BEFORE_GAIN}"
     after_gain = (f"blocks.{layer}.attn.q.hook_in", f"blocks.{layer}.attn.hook_in", normalized, "hook_hidden")
     for name in (normalized,) if before_gain else after_gain:
         if name in model.hook_dict:
             return name
     raise ValueError(f"cannot tell where layer {layer}'s heads read: give its hook, for example hook='hook_hidden'")
-
-
-def is_before_gain(hook: str) -> bool:
-    """Whether the activation there still lacks the gain and shift of its norm."""
-    return hook.endswith("ln1.hook_normalized")
 
 
 def heads_score_at(model: HookedModel, layer: int) -> tuple[str, bool]:

@@ -1,9 +1,9 @@
 """Attention scores as sums over the singular slices of a head's Omega.
 
-Before the softmax a head scores two positions by x_query Omega x_key. With the singular value decomposition Omega = sum_k
-s_k u_k v_k^T each score is a sum of slices s_k (x_query . u_k)(v_k . x_key), and a head whose scores need few of them
-compares the positions along few directions (Franco & Crovella 2024). How few is few? A random rotation of the factors
-splits the same scores along other directions of the same rank: the null says how many slices those need.
+Before the softmax a head scores two positions by x_query Omega x_key. With the singular value decomposition
+Omega = sum_k s_k u_k v_k^T each score is a sum of slices s_k (x_query . u_k)(v_k . x_key), and a head whose scores need
+few of them compares positions along few directions (Franco & Crovella 2024). How few is few? A random rotation of the
+factors splits the same scores along other directions of the same rank: the null says how many slices those need.
 """
 
 from collections.abc import Iterator
@@ -14,9 +14,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.activations import stream_activations
-from probes.circuits import Circuit, qk_circuit, rotary_frequencies, rotate
+from probes.architectures import gained, rotary_frequencies, rotate
+from probes.circuits import Circuit, qk_circuit
 from probes.hooked import HookedModel
-from probes.names import heads_read_at, heads_score_at, is_before_gain
+from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
 
 _TOLERANCE = 1e-4
 
@@ -82,17 +83,18 @@ def attention_slices(
     judge, is_pattern = heads_score_at(model, layer)
     [batch] = stream_activations(model, iter([inputs]), [reads, judge])
     x, judged = batch[reads].double(), batch[judge][:, head].double()
-    if is_before_gain(reads) and not fold_norm:
-        x = _gained(model, layer, x)
+    if reads.endswith(BEFORE_GAIN) and not fold_norm:
+        x = gained(model, layer, x)
     seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
     visible = seen.nonzero()
-    queries, keys = _coordinates(model, layer, head, x, visible, fold_norm)
+    reader = _Head(model, layer, head, fold_norm, x)
+    queries, keys = reader.coordinates(visible)
     scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
     if pairs is not None:
         chosen = _rows_of(pairs, visible)
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
-        keys = keys - _mean_keys(model, layer, head, x, visible, seen, fold_norm)
+        keys = keys - reader.mean_keys(visible, seen)
     slices = scale * queries * keys
     generator = torch.Generator().manual_seed(seed)
     null = torch.empty(n_null, len(slices), dtype=torch.long)
@@ -116,60 +118,47 @@ def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     return (prefix < direction * total - slack).sum(-1) + 1
 
 
-def _gained(model: Any, layer: int, normalized: Tensor) -> Tensor:
-    """What the heads of a `HookedTransformer` read: it has a hook only before the norm's gain and shift."""
-    norm = model.blocks[layer].ln1
-    gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
-    normalized = normalized if gain is None else normalized * gain.detach().double()
-    return normalized if shift is None else normalized + shift.detach().double()
+class _Head:
+    """One head, and the inputs that it reads, ending in a constant 1 for the biases."""
 
+    def __init__(self, model: HookedModel, layer: int, head: int, fold_norm: bool, x: Tensor) -> None:
+        self.model, self.layer, self.head, self.fold_norm = model, layer, head, fold_norm
+        self.x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+        self.rotary = rotary_frequencies(model, layer) is not None
 
-def _coordinates(
-    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, fold_norm: bool
-) -> tuple[Tensor, Tensor]:
-    """Query and key of each pair along the singular directions, each times the root of the singular value."""
-    x = _with_one(x)
-    queries = x.new_empty(len(pairs), qk_circuit(model, layer, head, bias=True).S.shape[0])
-    keys = torch.empty_like(queries)
-    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
-        example, query, key = pairs[members].T
-        queries[members] = (x[example, query] @ omega.U) * omega.S.sqrt()
-        keys[members] = (x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
-    return queries, keys
+    def omega(self, offset: int = 0) -> Circuit:
+        return qk_circuit(self.model, self.layer, self.head, bias=True, fold_norm=self.fold_norm, offset=offset)
 
+    def by_offset(self, pairs: Tensor) -> Iterator[tuple[Circuit, Tensor]]:
+        """Each Omega with the pairs that it scores: one per distance in a rotary model, else one for all pairs."""
+        offsets = pairs[:, 1] - pairs[:, 2] if self.rotary else torch.zeros_like(pairs[:, 1])
+        for offset in offsets.unique().tolist():
+            yield self.omega(offset), (offsets == offset).nonzero()[:, 0]
 
-def _mean_keys(
-    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, seen: Tensor, fold_norm: bool
-) -> Tensor:
-    """Mean over the keys that each pair's query sees, in the coordinates of `_coordinates` at that pair's offset."""
-    right = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm).right
-    keys = _with_one(x) @ right
-    example, query, key = pairs.T
-    rotary = rotary_frequencies(model, layer) is not None
-    if rotary:
-        keys = rotate(model, layer, keys, torch.arange(keys.shape[1]))
-    mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
-    if rotary:
-        mean = rotate(model, layer, mean, -key)  # as seen from the pair's own key
-    coordinates = torch.empty(len(pairs), min(right.shape), dtype=mean.dtype)
-    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
-        coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
-    return coordinates
+    def coordinates(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Query and key of each pair along the singular directions, each times the root of the singular value."""
+        queries = self.x.new_empty(len(pairs), len(self.omega().S))
+        keys = torch.empty_like(queries)
+        for omega, members in self.by_offset(pairs):
+            example, query, key = pairs[members].T
+            queries[members] = (self.x[example, query] @ omega.U) * omega.S.sqrt()
+            keys[members] = (self.x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
+        return queries, keys
 
-
-def _by_offset(
-    model: HookedModel, layer: int, head: int, pairs: Tensor, fold_norm: bool
-) -> Iterator[tuple[Circuit, Tensor]]:
-    """Each Omega with the pairs that it scores: one per distance in a rotary model, else one for all pairs."""
-    rotary = rotary_frequencies(model, layer) is not None
-    offsets = pairs[:, 1] - pairs[:, 2] if rotary else torch.zeros_like(pairs[:, 1])
-    for offset in offsets.unique().tolist():
-        omega = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm, offset=offset)
-        yield omega, (offsets == offset).nonzero()[:, 0]
-
-
-def _with_one(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    def mean_keys(self, pairs: Tensor, seen: Tensor) -> Tensor:
+        """Mean over the keys that each pair's query sees, in the coordinates of the pair's own key."""
+        right = self.omega().right
+        keys = self.x @ right
+        example, query, key = pairs.T
+        if self.rotary:
+            keys = rotate(self.model, self.layer, keys, torch.arange(keys.shape[1]))
+        mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
+        if self.rotary:
+            mean = rotate(self.model, self.layer, mean, -key)  # as seen from the pair's own key
+        coordinates = mean.new_empty(len(pairs), min(right.shape))
+        for omega, members in self.by_offset(pairs):
+            coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
+        return coordinates
 
 
 def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> float:
