@@ -6,7 +6,7 @@ into the other, and see how far the metric moves: a part that moves it all the w
 and `attribution_sweep` estimates the sweep from one gradient. The runs themselves are made by `base_run`.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -74,10 +74,7 @@ def patch_sweep(
             same in both runs.
     """
     pair = _Pair(model, clean, corrupted, metric, sites, patch, seed)
-    metrics = pair.empty()
-    for stack in pair.stacks(batch_size):
-        metrics[stack] = pair.base.rerun(len(stack), pair.patching(stack))
-    return pair.table(metrics)
+    return pair.table_of(lambda stack: pair.base.rerun(len(stack), pair.patching(stack)), batch_size)
 
 
 def path_patch(
@@ -99,14 +96,11 @@ def path_patch(
     (Wang et al. 2022, "Interpretability in the Wild", section 3.1).
 
     Args:
-        model, clean, corrupted, metric, patch, batch_size, seed: as in `patch_sweep`.
+        model, clean, corrupted, metric, patch, batch_size, seed: as in `patch_sweep`, as is the table.
         senders: sites as in `patch_sweep`, each in runs of its own.
         receiver: one site, later in the model than each sender.
         frozen: hooks held at their unpatched values in the first run, to close the ways through them. With all
             attention and MLP outputs in between frozen, what is left is the direct path.
-
-    Returns:
-        The table of `patch_sweep`, one row per sender; `.attrs` also has the `receiver`.
 
     Raises:
         ValueError: as `patch_sweep`; a sender that does not come before the receiver; a frozen receiver.
@@ -126,13 +120,13 @@ def path_patch(
             raise ValueError(f"sender {site.name} does not come before the receiver {target.name}: swap them")
     unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
-    metrics = pair.empty()
-    for stack in pair.stacks(batch_size):
+    def through_receiver(stack: list[int]) -> Tensor:
         held = [(name, _writing(repeat(value, len(stack)))) for name, value in unpatched.items()]
         with recording(model, [target.hook]) as received:
             base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
-        metrics[stack] = base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
-    table = pair.table(metrics)
+        return base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
+
+    table = pair.table_of(through_receiver, batch_size)
     table.attrs["receiver"] = target.name
     return table
 
@@ -152,14 +146,14 @@ def attribution_sweep(
     if not base.gradients:
         raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
     _, values = base.compare(corrupted, list(pair.source))
-    metrics = pair.empty()
-    for row, site in enumerate(pair.sites):
+    metrics = []
+    for site in pair.sites:
         value, gradient = values[site.hook], base.gradients.get(site.hook)
         patched = value.clone()
         replace_part(patched, pair.source[site.hook], site)
         change = torch.zeros_like(value) if gradient is None else (patched - value) * gradient
-        metrics[row] = base.metrics + change.flatten(1).sum(1).cpu()
-    return pair.table(metrics)
+        metrics.append(base.metrics + change.flatten(1).sum(1).cpu())
+    return pair.table(torch.stack(metrics))
 
 
 class _Pair:
@@ -214,13 +208,16 @@ class _Pair:
 
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
-    def stacks(self, batch_size: int) -> Iterator[list[int]]:
-        """Indices of the sites to stack in each run: sites that start at one block, as many as fit."""
+    def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int) -> pd.DataFrame:
+        """The table of what `run` measures for stacks of sites: sites that start at one block, as many as fit."""
+        metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts = [self.base.start(site.hook) for site in self.sites]
         size = max(1, batch_size // self.base.n_examples)
         for _, group in groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__):
             members = list(group)
-            yield from (members[first : first + size] for first in range(0, len(members), size))
+            for stack in (members[first : first + size] for first in range(0, len(members), size)):
+                metrics[stack] = run(stack)
+        return self.table(metrics)
 
     def table(self, metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
         """Metrics after each patch, on the scale from corrupted to clean."""
@@ -233,10 +230,6 @@ class _Pair:
         table = table.assign(**fractions)
         table.attrs = {**means, "patch": self.patch}
         return table
-
-    def empty(self) -> Float[Tensor, "site batch"]:
-        """Room for the metrics."""
-        return torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
 
 
 def recovered_fraction(
@@ -272,9 +265,9 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
 def _writing(values: Tensor, site: Site | None = None) -> HookFn:
     """A hook that writes `values` at a site, or everywhere."""
 
-    def hook_fn(value: Tensor, hook: Any) -> Tensor:
+    def write(value: Tensor, hook: Any) -> Tensor:
         value = value.clone()
         replace_part(value, values, site or Site(hook=""))
         return value
 
-    return hook_fn
+    return write

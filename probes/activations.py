@@ -23,13 +23,8 @@ def stream_activations(
 ) -> Iterator[dict[str, Tensor]]:
     """Activations at the named hooks, one dictionary of copies on the CPU per batch.
 
-    A bridge runs no further than the last block named.
-
-    Args:
-        model: any hooked model.
-        inputs: a tensor or a list of prompts, cut into batches along its first axis; or an iterator of batches.
-        hooks: names; those of a bridge may be aliases.
-        batch_size: examples per batch.
+    Inputs are a tensor or a list of prompts, cut into batches along its first axis, or an iterator of batches. A bridge
+    runs no further than the last block named.
 
     Raises:
         KeyError: an unknown hook.

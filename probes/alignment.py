@@ -93,9 +93,7 @@ def align(
     Args:
         omega: the matrix, or a circuit with its decomposition.
         left, right: directions as rows, of any length but zero. More of them than dimensions is fine.
-        null: "rotation".
-        n_null: rotations; the smallest p-value is 1 / (n_null + 1).
-        seed: of the rotations.
+        null, n_null, seed: "rotation"; how many; of their draw. The smallest p-value is 1 / (n_null + 1).
         covariance: of the inputs (uncentered), one for both sides or (left, right). Both are then compared in whitened
             coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the optimum of a
             single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse, but not if
@@ -122,7 +120,7 @@ def align(
     U, S, Vh = U[:, :rank], S[:rank], Vh[:rank]
     blocks = equal_blocks(S, EQUAL)
     left_side, right_side = _Side(U.mT, left, blocks), _Side(Vh, right, blocks)
-    left_p, right_p = _pvalues([left_side, right_side], n_null, seed)
+    left_pvalues, right_pvalues = _pvalues([left_side, right_side], n_null, seed)
     return Alignment(
         S=S,
         left_cosines=left_side.cosines,
@@ -132,8 +130,8 @@ def align(
         right_features=torch.tensor(right_side.features),
         left_angles=left_side.angles(),
         right_angles=right_side.angles(),
-        left_pvalues=_spread(left_p, blocks),
-        right_pvalues=_spread(right_p, blocks),
+        left_pvalues=left_pvalues,
+        right_pvalues=right_pvalues,
     )
 
 
@@ -190,8 +188,8 @@ def _match(cosines: np.ndarray, blocks: tuple[tuple[int, int], ...]) -> tuple[li
     return features.tolist(), np.array([matched[a:b].mean() for a, b in blocks])
 
 
-def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Corrected p-value of every block, per side. The observed statistics count as one draw from the null."""
+def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Corrected p-value of every vector, per side. The observed statistics count as one draw from the null."""
     generator = torch.Generator().manual_seed(seed)
     observed = np.concatenate([side.statistic for side in sides])
     draws = [np.concatenate([side.null_statistics(generator) for side in sides]) for _ in range(n_null)]
@@ -203,12 +201,8 @@ def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[np.ndarray, np
         pool = statistics[:, alike]
         statistics[:, alike] = (pool - pool.mean()) / (pool.std() or 1)
     corrected = (statistics.max(axis=1)[:, None] >= statistics[0]).mean(axis=0)
-    n_left = len(sides[0].statistic)
-    return corrected[:n_left], corrected[n_left:]
-
-
-def _spread(values: np.ndarray, blocks: tuple[tuple[int, int], ...]) -> Tensor:
-    return torch.from_numpy(np.repeat(values, [b - a for a, b in blocks]))
+    left, right = np.repeat(corrected, kinds[:, 1]).reshape(2, -1)
+    return torch.from_numpy(left), torch.from_numpy(right)
 
 
 def _unit_rows(directions: Tensor, width: int, name: str) -> Tensor:

@@ -7,6 +7,7 @@ what it spills there. Both kinds of model give the same table, so the one can be
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any
 
 import pandas as pd
@@ -72,12 +73,8 @@ class Bottleneck:
         `gain` is write_i . read_i and `read_norm` |read_i|, where reads are paired with writes (otherwise there are no
         such columns). `spill` is the root of the sum of (write_i . read_j)^2 over the other j: of unit directions, the
         rms overlap times the root of their number. `largest` is the largest of these products in size, signed, with
-        its j.
-
-        Args:
-            sample: how many features to draw, without replacement; all if not given (a vocabulary of 49,152 and 576
-                dimensions takes two minutes on one core).
-            seed: of the draw.
+        its j. `sample` features are drawn without replacement, or all taken (two minutes on one core for a vocabulary
+        of 49,152 and 576 dimensions).
 
         Raises:
             ValueError: `sample` below 1 or above the number of features.
@@ -113,12 +110,12 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False) -> Bot
     >>> directions.write.shape, directions.read.shape
     (torch.Size([256, 64]), torch.Size([256, 64]))
 
-    On a toy "embed->unembed" is `W_E` and `W_U.T`. A gated MLP reads with `W_in`; its gate has directions of its own.
+    A path is "embed->unembed" (on a toy `W_E` and `W_U.T`), "embed->blocks.j.mlp.in", "blocks.i.mlp.out->unembed" or
+    "blocks.i.mlp.out->blocks.j.mlp.in". A gated MLP reads with `W_in`; its gate has directions of its own.
 
     Args:
         model: anything with `W_E`, `W_U` or `blocks[i].mlp.W_in`, `.W_out`.
-        path: "embed->unembed", "embed->blocks.j.mlp.in", "blocks.i.mlp.out->blocks.j.mlp.in" or
-            "blocks.i.mlp.out->unembed".
+        path: which two points.
         fold_norm: fold the gain of the norm in front of the reads into them (and center them for a LayerNorm).
 
     Raises:
@@ -126,20 +123,16 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False) -> Bot
         IndexError: no such layer.
     """
     writes, reads = ends_of(path)
-    write = _weight(model, "W_E") if writes is None else _weight(_mlp(model, writes), "W_out")
-    read = _weight(model, "W_U") if reads is None else _weight(_mlp(model, reads), "W_in")
+    write = _weight(model, "W_E") if writes is None else _weight(block(model, writes), "mlp.W_out")
+    read = _weight(model, "W_U") if reads is None else _weight(block(model, reads), "mlp.W_in")
     if fold_norm:
         norm = getattr(model, "ln_final", None) if reads is None else getattr(block(model, reads), "ln2", None)
         read, _ = fold_norm_into(model, norm, read, read.new_zeros(read.shape[-1]))
     return Bottleneck(path, write, read.mT)
 
 
-def _mlp(model: Any, layer: int) -> Any:
-    return getattr(block(model, layer), "mlp", None)
-
-
 def _weight(module: Any, name: str) -> Tensor:
-    weight = getattr(module, name, None)
-    if not isinstance(weight, Tensor):
-        raise ValueError(f"no {name} here: this model has no such end of a bottleneck")
-    return weight.detach()
+    try:
+        return attrgetter(name)(module).detach()
+    except AttributeError as error:
+        raise ValueError(f"no {name} here: this model has no such end of a bottleneck") from error

@@ -55,11 +55,7 @@ def nearest(name: object, known: Iterable[object]) -> str:
 
 
 def hook_points(model: HookedModel) -> Mapping[str, Any]:
-    """The model's hook points by name.
-
-    Raises:
-        TypeError: it has none.
-    """
+    """The model's hook points by name; TypeError if it has none."""
     points = getattr(model, "hook_dict", None)
     if not points:
         raise TypeError(f"{type(model).__name__} has no hook points: end its __init__ with self.setup()")
@@ -95,16 +91,14 @@ def temporary_hooks(model: HookedModel, fwd_hooks: Iterable[tuple[str, HookFn]])
     return model.hooks(fwd_hooks=[(points[name].name, fn) for name, fn in fwd_hooks])
 
 
-def copy_of(value: Tensor) -> Tensor:
-    """The same numbers outside the graph of gradients, which the model cannot change any more."""
-    return value.detach().clone()
-
-
 @contextmanager
 def recording(
-    model: HookedModel, hooks: Iterable[str], keep: Callable[[Any], Any] = copy_of
+    model: HookedModel, hooks: Iterable[str], keep: Callable[[Any], Any] = lambda value: value.detach().clone()
 ) -> Iterator[dict[str, Any]]:
-    """A dictionary that fills as the model runs: hook -> what `keep` makes of the (last) activation there."""
+    """A dictionary that fills as the model runs: hook -> what `keep` makes of the (last) activation there.
+
+    By default that is a copy: a model may go on to change the activation itself in place.
+    """
     found: dict[str, Any] = {}
 
     def record(name: str, value: Any, hook: Any) -> None:
@@ -134,11 +128,7 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Every tensor of a model's output: a tensor, a tuple, a mapping such as Hugging Face's, nested or not.
-
-    Raises:
-        TypeError: there is none.
-    """
+    """Every tensor of an output, which may be a tuple or a mapping, nested or not; TypeError if there is none."""
     tensors = list(_tensors(output))
     if not tensors:
         kind = type(output).__name__
@@ -163,8 +153,5 @@ def blocks(model: Any) -> list[nn.Module]:
 
 
 def bootstrap_draws(n_examples: int, seed: int) -> Int[np.ndarray, "draw example"]:
-    """How often each example is in each of 1,000 samples of as many examples, drawn with replacement.
-
-    The percentiles of a statistic over the draws are its interval (percentile bootstrap).
-    """
+    """How often each example is in each of 1,000 resamples; percentiles over them make a bootstrap interval."""
     return np.random.default_rng(seed).multinomial(n_examples, np.full(n_examples, 1 / n_examples), size=1000)

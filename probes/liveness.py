@@ -38,15 +38,8 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     blocks.0.attn.hook_q             True   True  (1, 3, 4, 16)
     blocks.0.attn.hook_attn_scores   True  False  (1, 4, 3, 3)
 
-    The answer is about these inputs: a gate that they leave shut hides what is behind it.
-
-    Args:
-        model: any hooked model, in eval mode.
-        inputs: what the model takes: a few examples will do.
-        hooks: names to audit; all of them if not given.
-
-    Returns:
-        One row per name: `fires`, `live` and the `shape` of the activation (None if it is no tensor).
+    One row per name, of all hooks if none are named, with the `shape` of the activation (None if it is no tensor). The
+    answer is about these inputs, for which a few examples will do: a gate that they leave shut hides what is behind it.
 
     Raises:
         ValueError: two runs on the same inputs differ (dropout is on).

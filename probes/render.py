@@ -1,4 +1,4 @@
-"""Results as pictures: attention and token values by circuitsvis, offline; spectra, cosines, slices, sweeps by plotly."""
+"""Results as pictures: attention and token values by circuitsvis, offline; spectra, cosines and sweeps by plotly."""
 
 import html
 import json

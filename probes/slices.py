@@ -70,8 +70,7 @@ def attention_slices(
         fold_norm: slices of the normalized input, with the norm's gain folded into Omega, as in the paper.
         relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
         hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
-        n_null: how many random rotations.
-        seed: of the rotations.
+        n_null, seed: number of random rotations, and of their draw.
 
     Raises:
         IndexError: no such layer, head or position.

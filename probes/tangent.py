@@ -106,21 +106,19 @@ def tangent_space(
             raise ValueError(f"hook {out_hook!r} does not fire on these inputs; probes.audit_hooks tells which do")
         # summed over examples: each output depends on its own example's activation only
         total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else found[out_hook]).sum(0)
-    connected = total.requires_grad and torch.autograd.grad(total.sum(), delta, retain_graph=True, allow_unused=True)[0]
-    if connected is None or connected is False:
-        raise ValueError(
-            f"{out_hook or 'the output'!r} does not depend on {hook!r}: name the earlier hook first, then the later"
-        )
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     rows = [
-        torch.autograd.grad(total, delta[0], units, retain_graph=True, is_grads_batched=True)[0]
+        torch.autograd.grad(
+            total, delta[0], units, retain_graph=True, is_grads_batched=True, allow_unused=True, materialize_grads=True
+        )[0]
         for units in basis.split(batch_size)
+        if total.requires_grad
     ]
-    jacobian = torch.cat(rows).transpose(0, 1)
+    jacobian = torch.cat(rows).transpose(0, 1) if rows else basis.new_zeros(0)
     if not jacobian.any():
         raise ValueError(
-            f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: "
-            "a causal model looks back only; choose out_pos >= pos"
+            f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: name "
+            "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     return TangentSpace(jacobian, s, vh, u.mT)

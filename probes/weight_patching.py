@@ -37,7 +37,7 @@ def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Sl
 
     Args:
         model: any module, toy or bridge.
-        source: a model with the same parameters, or values by name, whole parameters both.
+        source: a model with the same parameters, or whole parameters by name.
         slices: which part of which parameter, by its name as an attribute of the model, TransformerLens's or its own.
 
     Raises:
@@ -114,8 +114,7 @@ def init_patching(
     for i, one in enumerate(donors):
         rows.append(("patched", i, seed, patched_copy(initial, one, slices)))
         if "redraw" in controls:
-            redrawn = _redrawn(initial, one, slices, seed + i)
-            rows.append(("redraw", i, seed, patched_copy(initial, redrawn, slices)))
+            rows.append(("redraw", i, seed, patched_copy(initial, _redrawn(initial, one, slices, seed + i), slices)))
         if "rerun" in controls:
             rows.append(("rerun", i, seed + 1 + i, deepcopy(initial)))
     trained = retrain([row[3] for row in rows], [row[2] for row in rows])

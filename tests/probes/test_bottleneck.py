@@ -122,7 +122,7 @@ def test_bad_requests(subject):
 
 def test_an_end_that_is_not_there(make_bridge):
     toy = ToyModel(ToyConfig(n_features=6, d_hidden=4, n_heads=1))
-    with pytest.raises(ValueError, match="no W_in here"):
+    with pytest.raises(ValueError, match=r"no mlp\.W_in here"):
         bottleneck(toy, "embed->blocks.0.mlp.in")
     with pytest.raises(ValueError, match="no norm in front"):
         bottleneck(toy, "embed->unembed", fold_norm=True)
