@@ -96,15 +96,14 @@ class _Probe:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
+        from probes.logistic import LogisticTargets
+
         real = y.dtype.kind == "f"
         if estimator is None and real:
             estimator = RidgeCV(alphas=np.logspace(-4, 4, 9), alpha_per_target=y.ndim > 1)
-        elif estimator is None and y.ndim > 1:
-            from probes.logistic import LogisticTargets
-
-            estimator = make_pipeline(StandardScaler(), LogisticTargets())
         elif estimator is None:
-            estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+            logistic = LogisticTargets() if y.ndim > 1 else LogisticRegression(max_iter=2000)
+            estimator = make_pipeline(StandardScaler(), logistic)
         self.estimator, self.classify = estimator, is_classifier(estimator)
         self.example, self.seed = example, seed
         if self.classify == real:
@@ -197,21 +196,18 @@ def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Ar
     names = axes(name, value.ndim)
     if names[-1] != "unit" or names[1] == "head":
         raise ValueError(f"hook {name!r} has shape {tuple(value.shape)}: probe one that is batch (pos) (head) unit")
-    n = len(value)
-    if value.ndim == 2:
-        if y.ndim > 1 and y.dtype.kind not in "fb":
-            raise ValueError(f"targets {y.shape} of {y.dtype} at {name!r}: several per example are floats or booleans")
-        return value.double().numpy(), y, np.arange(n)
-    value = value.flatten(2)
-    if y.ndim > 1 and y.shape[1] == value.shape[1]:
+    value, n = value.flatten(2) if value.ndim > 2 else value, len(value)
+    if value.ndim == 3 and y.ndim > 1 and y.shape[1] == value.shape[1]:
         x = value.flatten(0, 1).double().numpy()
         return x, y.reshape(len(x), *y.shape[2:]), np.repeat(np.arange(n), value.shape[1])
-    if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind not in "fb"):
+    if y.ndim > 2 or (y.ndim == 2 and y.dtype.kind not in "fb"):
         raise ValueError(
-            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one per position or one per example, "
-            "or several per example that are floats or booleans"
+            f"targets {y.shape} of {y.dtype} at {name!r}, {tuple(value.shape)}: give one per position, if it has "
+            "positions, or one per example, or several per example that are floats or booleans"
         )
-    return (value.mean(1) if pos == "mean" else value[:, int(pos)]).double().numpy(), y, np.arange(n)
+    if value.ndim == 3:
+        value = value.mean(1) if pos == "mean" else value[:, int(pos)]
+    return value.double().numpy(), y, np.arange(n)
 
 
 def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
-
 from transformer_lens.hook_points import HookPoint
 
 from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
