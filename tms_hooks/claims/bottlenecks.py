@@ -4,7 +4,7 @@ Tied weights, no bias, all gradients exact; the usual recipe, 5,000 steps; "lear
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -29,11 +29,11 @@ STEPS = 5_000
 
 
 def train_onehot(
-    n_features: int, d_hidden: int, n_models: int, output_act: Activation, record_every: int = STEPS
+    n_features: int, d_hidden: int, n_models: int, output_act: Activation, steps: int = STEPS, **settings: Any
 ) -> Run:
     """One-hot toys, tied and without bias."""
     cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act)
-    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=STEPS, record_every=record_every)
+    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=steps, **settings)
 
 
 def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
@@ -170,7 +170,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
                 plots.distributions(
                     {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
                     "feature norm",
-                    dict(zip(W, plots.PALETTE, strict=False)),
+                    lab.colors(W),
                 ),
             ),
             *(

@@ -15,9 +15,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import stats
+from tms_hooks import plots, stats
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
+from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -28,8 +29,8 @@ LEARNED, CUTS = 0.5, (0.3, 0.7)
 """Norm from which a feature counts as learned, and the norms at which that is tried as well."""
 ONE_HOT_LEARNED, ONE_HOT_CUTS = 0.1, (0.05, 0.2)
 """The same for one-hot features that share directions."""
-Stacked = Float[Tensor, "model _ _"]
-"""Directions of many models, "model feature hidden"; the sizes may differ within one claim."""
+Stacked = Float[Tensor, "_ _ _"]
+"""Directions of many models, "model feature hidden"; all three sizes may differ within one claim."""
 
 
 @cache
@@ -120,3 +121,23 @@ def seed_names(W: Sized) -> list[str]:
 def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves as `plots.curves` takes them, from name -> x -> y."""
     return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+
+
+def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
+    """|Cosine| of every two rows, each pair once.
+
+    >>> pair_overlaps(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([1., 0., 0.])
+    """
+    rows, columns = torch.triu_indices(len(V), len(V), 1)
+    return overlaps(V)[rows, columns]
+
+
+def fresh_samples(data: Distribution, count: int) -> Float[Tensor, "batch feature"]:
+    """Samples to measure models on, of a seed that none of them trains with."""
+    return data.sample(count, seed=2**62)
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """One color of the palette per name, as `plots.distributions` takes them."""
+    return dict(zip(names, plots.PALETTE, strict=False))

@@ -122,17 +122,21 @@ class Verdict:
         figures: "Figures | Callable[[], Figures]" = (),
         **rest: Any,
     ) -> "Verdict":
-        """A function of independent samples, with its bootstrap interval; not measured with a sample of fewer than two.
+        """A function of independent samples, with its bootstrap interval.
+
+        It could not be measured with a sample of fewer than two, nor if it is NaN, of all samples or when resampled.
 
         >>> Verdict.of_statistic("The mean", np.mean, np.ones(1), n_models=1, controls={}, detail="").interval
         (-inf, inf)
 
         Args are those of `of_shares`; `statistic` takes the samples, each resampled along its first axis.
         """
-        if not samples or min(map(len, samples)) < 2:
-            return cls._measured(measured, math.nan, UNKNOWN, figures, rest)
-        interval = stats.bootstrap(statistic, *samples)
-        return cls._measured(measured, float(statistic(*samples)), interval, figures, rest)
+        value, interval = math.nan, UNKNOWN
+        if samples and min(map(len, samples)) > 1 and not math.isnan(found := float(statistic(*samples))):
+            resampled = stats.bootstrap(statistic, *samples)
+            if not any(map(math.isnan, resampled)):
+                value, interval = found, resampled
+        return cls._measured(measured, value, interval, figures, rest)
 
     @classmethod
     def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
