@@ -141,3 +141,8 @@ def fresh_samples(data: Distribution, count: int) -> Float[Tensor, "batch featur
 def colors(names: Iterable[str]) -> dict[str, str]:
     """One color of the palette per name, as `plots.distributions` takes them."""
     return dict(zip(names, plots.PALETTE, strict=False))
+
+
+def densities(count: int) -> list[float]:
+    """So many feature probabilities from 1 to 0.05, evenly spaced on a log scale."""
+    return [float(p) for p in 20 ** -np.linspace(0, 1, count)]

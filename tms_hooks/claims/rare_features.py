@@ -10,10 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.phases import LEARNED, train_uneven
+from tms_hooks import geometry, plots
+from tms_hooks.claims import lab
+from tms_hooks.claims.lab import LEARNED
+from tms_hooks.claims.phases import train_uneven
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, below
+from tms_hooks.linalg import cosines
 
 FACTORS = np.geomspace(1, 10, 11)
 CLAIMED_FACTOR = 2.5
@@ -61,32 +64,24 @@ def judge_factor(
     """
     codes = pentagon_or_digons(rarer)
 
-    def deviation(rows: np.ndarray) -> float:
-        return abs(zero_crossing(rows.mean(0)) / CLAIMED_FACTOR - 1)
-
     def factor(W: Grid, learned: float = LEARNED) -> float:
         return zero_crossing(pentagon_or_digons(W, learned).mean(1))
 
     five, two = ((codes == code).mean(1) for code in (1, -1))
     at = zero_crossing(codes.mean(1))
-    crossing = loss_crossing(codes, losses)
     shown = [0, int(np.abs(FACTORS - at).argmin()), len(FACTORS) - 1]
-    return Verdict(
-        measured="The relative deviation from 2.5 of the factor at which pentagons give way",
-        statistic=deviation(codes.T),
-        interval=stats.bootstrap(deviation, codes.T),
+    return Verdict.of_statistic(
+        "The relative deviation from 2.5 of the factor at which pentagons give way",
+        lambda rows: abs(zero_crossing(rows.mean(0)) / CLAIMED_FACTOR - 1),
+        codes.T,
         n_models=codes.size,
-        controls={
-            "factor, rarer": at,
-            "factor at which losses cross": crossing,
-        }
+        controls={"factor, rarer": at, "factor at which losses cross": loss_crossing(codes, losses)}
         | {f"the same at p = {p:g}": loss_crossing(pentagon_or_digons(W), loss) for p, (W, loss) in elsewhere.items()}
+        | {f"factor, {name}": value for name, value in lab.at_cuts(lambda cut: factor(rarer, cut)).items()}
         | {
             "factor, less important": factor(lighter),
-            "factor, learned > 0.3": factor(rarer, 0.3),
-            "factor, learned > 0.7": factor(rarer, 0.7),
-            "share of pentagons at factor 1": float(five[0]),
-            "share of two digons at factor 10": float(two[-1]),
+            "share of pentagons at factor 1": five[0],
+            "share of two digons at factor 10": two[-1],
         },
         detail=f"Pentagons fall from {five[0]:.0%} to {five[-1]:.0%} as the factor grows from 1 to 10, two digons rise "
         f"from {two[0]:.0%} to {two[-1]:.0%}; they are equal at {at:.2f}.",
@@ -113,8 +108,7 @@ def judge_factor(
 
 def pentagon_or_digons(W: Grid, learned: float = LEARNED) -> np.ndarray:
     """1 for a pentagon, -1 for two digons among the features after the first, 0 for neither; (factor, model)."""
-    unit = torch.nn.functional.normalize(W.double(), dim=-1)
-    degrees = torch.rad2deg((unit @ unit.mT).clamp(-1, 1).acos())
+    degrees = torch.rad2deg(cosines(W.double()).clamp(-1, 1).acos())
     alive = geometry.represented(W, learned)
     corner = torch.tensor([0.0, 90.0, 90.0, 180.0])  # what each corner of a square sees
     square = ((degrees[..., 1:, 1:].sort(dim=-1).values - corner).abs() < SQUARE_DEGREES).all(-1).all(-1)

@@ -18,9 +18,9 @@ from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import SparseUniform
 
-OVERLAPS = 0.1
-"""|Cosine| above which two directions count as interfering, as in `geometry.tegum_factors`."""
-DENSITIES = tuple(20 ** -np.linspace(0, 1, 10))
+ORTHOGONAL = 0.1
+"""|Cosine| below which two directions count as orthogonal, as in `geometry.tegum_factors`."""
+DENSITIES = lab.densities(10)
 
 
 def train_sparse(
@@ -55,6 +55,13 @@ def superposition_emerges(n_models: int) -> Verdict:
     )
 
 
+def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
+    """Whether the first features are learned, one per hidden dimension, orthogonal, and no other is."""
+    m = W.shape[1]
+    alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
+    return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < ORTHOGONAL
+
+
 def judge_emergence(
     trained: Mapping[float, Stacked], linear: Mapping[float, Stacked], untrained: Mapping[float, Stacked]
 ) -> Verdict:
@@ -69,7 +76,7 @@ def judge_emergence(
         half = len(weights[dense]) // 2
         best = max(between, key=lambda p: square[p][:half].mean())
         return {
-            "dense, the first two": np.array([_only_top_two(w, learned) for w in weights[dense]]),
+            "dense, the first two": np.array([is_top_of_pca(w, learned) for w in weights[dense]]),
             f"in between, a square at p = {best:.2g}": square[best][half:],
             "sparse, a pentagon": named("pentagon", weights[sparse]),
         }
@@ -145,7 +152,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
     controls |= {f"learned > {cut}": mean_cosines(W, cut) for cut in CUTS}
     return Verdict.of_statistic(
         "The mean |cosine| of hidden states with no feature in common",
-        lambda m: float(m.mean()),
+        np.mean,
         means,
         n_models=len(means),
         controls={name: lab.mean(values) for name, values in controls.items()}
@@ -165,15 +172,5 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
 
 def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """Mean |cosine| over pairs of learned features, of each model that has learned at least two."""
-    found = []
-    for w in W:
-        unit = torch.nn.functional.normalize(w[geometry.represented(w, learned)].double(), dim=-1)
-        if len(unit) > 1:
-            rows, columns = torch.triu_indices(len(unit), len(unit), 1)
-            found.append(float((unit @ unit.mT).abs()[rows, columns].mean()))
-    return np.array(found)
-
-
-def _only_top_two(W: Float[Tensor, "feature hidden"], learned: float) -> bool:
-    alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
-    return alive == [0, 1] and abs(float(torch.cosine_similarity(W[0], W[1], dim=0))) < OVERLAPS
+    alive = [w[geometry.represented(w, learned)].double() for w in W]
+    return np.array([float(lab.pair_overlaps(w).mean()) for w in alive if len(w) > 1])
