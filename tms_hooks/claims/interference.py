@@ -18,18 +18,11 @@ from tms_hooks.claims.lab import Stacked
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above, below
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import KHot, SparseUniform
+from tms_hooks.data import KHot
 from tms_hooks.linalg import unit
 
 WIDTHS = (2, 4, 8, 16)
 FEATURES_PER_DIMENSION = 4
-
-
-def train_sparse(d_hidden: int, n_models: int) -> Stacked:
-    """The setting of Elhage et al. 2022: sparse uniform features, p = 0.01, with an output bias."""
-    n = FEATURES_PER_DIMENSION * d_hidden
-    data = SparseUniform(n_features=n, feature_probability=0.01)
-    return lab.train_toys(ToyConfig(n_features=n, d_hidden=d_hidden), data, n_models, steps=2_000).W_E
 
 
 @claim("interference-mean-vs-max", "B", quick=3, full=12, needs=below(-0.75))
@@ -48,7 +41,7 @@ def interference_mean_vs_max(n_models: int) -> Verdict:
     """
     return judge_overlaps(
         {m: train_onehot(FEATURES_PER_DIMENSION * m, m, n_models, "relu").W_E for m in WIDTHS},
-        {m: train_sparse(m, n_models) for m in WIDTHS[:-1]},
+        {m: lab.train_sparse(FEATURES_PER_DIMENSION * m, m, 0.01, n_models, steps=2_000).W_E for m in WIDTHS[:-1]},
     )
 
 

@@ -16,8 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import plots, stats
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import Distribution
+from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
@@ -146,3 +146,23 @@ def colors(names: Iterable[str]) -> dict[str, str]:
 def densities(count: int) -> list[float]:
     """So many feature probabilities from 1 to 0.05, evenly spaced on a log scale."""
     return [float(p) for p in 20 ** -np.linspace(0, 1, count)]
+
+
+def train_sparse(
+    n_features: int,
+    d_hidden: int,
+    p: float | tuple[float, ...],
+    seeds: int | range,
+    *,
+    steps: int,
+    hidden_act: Activation = "identity",
+    output_act: Activation = "relu",
+    output_bias: bool = True,
+    **settings: Any,
+) -> Run:
+    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022."""
+    cfg = ToyConfig(
+        n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
+    )
+    data = SparseUniform(n_features=n_features, feature_probability=p)
+    return train_toys(cfg, data, seeds, steps=steps, **settings)

@@ -17,8 +17,6 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.toy_models import is_top_of_pca
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.run import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -26,22 +24,6 @@ if TYPE_CHECKING:
 OFF_BOUNDARY = 1.1
 """A point of the phase diagram is away from boundaries if the second best arrangement costs this times the best."""
 WIDE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-
-
-def train_uneven(
-    n_features: int,
-    d_hidden: int,
-    p: float | tuple[float, ...],
-    importance: tuple[float, ...],
-    n_models: int,
-    steps: int,
-    batch_size: int = 1024,
-    output_act: Activation = "relu",
-) -> Run:
-    """Toys whose features differ in importance or in frequency."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_act=output_act)
-    data = SparseUniform(n_features=n_features, feature_probability=p)
-    return lab.train_toys(cfg, data, n_models, steps=steps, batch_size=batch_size, importance=importance)
 
 
 @claim("superposition-wide", "N", quick=5, full=32, needs=above(0.5))
@@ -57,9 +39,11 @@ def superposition_wide(n_models: int) -> Verdict:
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; the first share alone if the densities are
     shuffled; features learned at each density.
     """
+    importance = lab.decaying(0.7, 20)
 
     def trained(output_act: Activation) -> dict[float, Stacked]:
-        return {p: train_uneven(20, 5, p, lab.decaying(0.7, 20), n_models, 2_000, 512, output_act).W_E for p in WIDE}
+        settings = {"steps": 2_000, "batch_size": 512, "importance": importance, "output_act": output_act}
+        return {p: lab.train_sparse(20, 5, p, n_models, **settings).W_E for p in WIDE}
 
     start = lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"]
     return judge_rise(trained("relu"), trained("identity"), start)
@@ -144,7 +128,7 @@ def train_diagram(
     for importance in importances.tolist():
         for density in densities.tolist():
             weights = (*(1.0,) * (n - 1), importance)
-            run = train_uneven(n, n - 1, density, weights, 4, 1_000, output_act=output_act)
+            run = lab.train_sparse(n, n - 1, density, 4, steps=1_000, output_act=output_act, importance=weights)
             names.append(arrangement(run.W_E[int(run.final_loss.argmin())]))
     return np.array(names).reshape(len(importances), len(densities))
 

@@ -1,6 +1,6 @@
 """The claim about one feature that is rarer, or less important, than the other four of a pentagon.
 
-The models of `tms_hooks.claims.phases`.
+Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, 3,000 steps.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,6 @@ from torch import Tensor
 from tms_hooks import geometry, plots
 from tms_hooks.claims import lab
 from tms_hooks.claims.lab import LEARNED
-from tms_hooks.claims.phases import train_uneven
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, below
 from tms_hooks.linalg import cosines
@@ -40,10 +39,12 @@ def importance_and_frequency(n_models: int) -> Verdict:
     """
 
     def rarer(p: float, seeds: int) -> tuple[Grid, np.ndarray]:
-        runs = [train_uneven(5, 2, (p / f, *(p,) * 4), (1.0,) * 5, seeds, 3_000) for f in FACTORS.tolist()]
+        runs = [lab.train_sparse(5, 2, (p / f, *(p,) * 4), seeds, steps=3_000) for f in FACTORS.tolist()]
         return torch.stack([run.W_E for run in runs]), np.stack([run.final_loss.numpy() for run in runs])
 
-    lighter = [train_uneven(5, 2, 0.05, (1 / f, *(1.0,) * 4), n_models, 3_000) for f in FACTORS.tolist()]
+    lighter = [
+        lab.train_sparse(5, 2, 0.05, n_models, steps=3_000, importance=(1 / f, *(1.0,) * 4)) for f in FACTORS.tolist()
+    ]
     return judge_factor(
         *rarer(0.05, n_models),
         torch.stack([run.W_E for run in lighter]),

@@ -6,7 +6,6 @@ The usual recipe, 3,000 steps.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -16,7 +15,6 @@ from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import SparseUniform
 
 ORTHOGONAL = 0.1
 """|Cosine| below which two directions count as orthogonal, as in `geometry.tegum_factors`."""
@@ -27,13 +25,9 @@ def train_sparse(
     n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0, output_act: Activation = "relu"
 ) -> Stacked:
     """Trained directions; feature i has importance decay^i."""
-    return lab.train_toys(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_act=output_act),
-        SparseUniform(n_features=n_features, feature_probability=p),
-        n_models,
-        steps=3_000,
-        importance=lab.decaying(decay, n_features),
-    ).W_E
+    importance = lab.decaying(decay, n_features)
+    run = lab.train_sparse(n_features, d_hidden, p, n_models, steps=3_000, output_act=output_act, importance=importance)
+    return run.W_E
 
 
 @claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
