@@ -5,7 +5,7 @@ recipe, 800 steps, batch 256.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -26,7 +26,7 @@ WITHIN_DEGREES = 6.0
 COLLAPSED_DEGREES = 15.0
 """Two features nearer than this are one direction."""
 DENSITIES = (0.5, 0.1, 0.02)
-Kind = Literal["correlated", "anticorrelated", "independent"]
+Kind = Literal["correlated", "independent", "anticorrelated"]
 KINDS = {"correlated": CorrelatedGroups, "independent": SparseUniform, "anticorrelated": AnticorrelatedGroups}
 
 
@@ -86,7 +86,7 @@ def anticorrelated_antipodal(n_models: int) -> Verdict:
 
 def measure_angle(kind: Kind, n_models: int) -> Verdict:
     """Train two pairs of every kind, and judge this one."""
-    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in KINDS}
+    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in get_args(Kind)}
     others = {
         "untrained": untrained(4, n_models),
         "linear output": train_pairs(kind, 4, 0.1, max(n_models // 4, 2), "identity").W_E,

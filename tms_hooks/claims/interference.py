@@ -13,7 +13,9 @@ import torch
 
 from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import lab
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, untrained, with_directions
+from tms_hooks.claims.bottlenecks import STEPS, train_onehot, untrained, with_directions
+from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
+from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above, below

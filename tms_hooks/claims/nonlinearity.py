@@ -5,7 +5,7 @@ features, tied, output bias (Elhage et al. 2022); the usual recipe.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -110,7 +110,7 @@ def readouts(W: Stacked, b: Float[Tensor, "model feature"], x: Float[Tensor, "ba
 
 def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarray) -> Verdict:
     """Does ReLU remove most of the interference that a linear readout leaves?"""
-    means = Readouts(*map(_mean, main))
+    _, removed_negative, removed_positive, negative, linear_loss, best_linear_loss = map(_mean, main)
     removed = {name: other.removed for name, other in others.items()}
     return Verdict.of_statistic(
         "The share of squared interference that the ReLU readout removes",
@@ -118,16 +118,16 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
         main.removed,
         n_models=len(main.removed),
         controls={
-            "removed of negative interference": means.removed_negative,
-            "removed of positive interference": means.removed_positive,
-            "share of interference that is negative": means.negative,
-            "loss of the linear readout / ReLU's": means.linear_loss,
-            "loss of the best affine readout / ReLU's": means.best_linear_loss,
+            "removed of negative interference": removed_negative,
+            "removed of positive interference": removed_positive,
+            "share of interference that is negative": negative,
+            "loss of the linear readout / ReLU's": linear_loss,
+            "loss of the best affine readout / ReLU's": best_linear_loss,
         }
         | {name: _mean(share) for name, share in removed.items()},
-        detail=f"It removes {means.removed_negative:.1%} of the negative and {means.removed_positive:.1%} of the "
-        f"positive interference; {means.negative:.0%} of it is negative. Without the ReLU the same weights lose "
-        f"{means.linear_loss:.3g} times as much, and the best affine readout {means.best_linear_loss:.3g} times.",
+        detail=f"It removes {removed_negative:.1%} of the negative and {removed_positive:.1%} of the "
+        f"positive interference; {negative:.0%} of it is negative. Without the ReLU the same weights lose "
+        f"{linear_loss:.3g} times as much, and the best affine readout {best_linear_loss:.3g} times.",
         figures=lambda: [
             (
                 "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.",
@@ -159,8 +159,8 @@ def privileged_basis(n_models: int) -> Verdict:
     importance = lab.decaying(0.75, 10)
 
     def trained(hidden_act: Activation) -> dict[float, Run]:
-        settings = {"steps": 2_500, "batch_size": 256, "importance": importance, "hidden_act": hidden_act}
-        return {p: lab.train_sparse(10, 5, p, n_models, **settings) for p in DENSITIES}
+        settings: dict[str, Any] = {"steps": 2_500, "batch_size": 256, "importance": importance}
+        return {p: lab.train_sparse(10, 5, p, n_models, hidden_act=hidden_act, **settings) for p in DENSITIES}
 
     relu, cfg = trained("relu"), ToyConfig(n_features=10, d_hidden=5, hidden_act="relu")
     dedicated = {p: sum(importance[5:]) * (p / 3 - p**2 / 4) for p in DENSITIES}

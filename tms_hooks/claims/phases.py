@@ -4,7 +4,7 @@ Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float
@@ -39,11 +39,10 @@ def superposition_wide(n_models: int) -> Verdict:
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; the first share alone if the densities are
     shuffled; features learned at each density.
     """
-    importance = lab.decaying(0.7, 20)
 
     def trained(output_act: Activation) -> dict[float, Stacked]:
-        settings = {"steps": 2_000, "batch_size": 512, "importance": importance, "output_act": output_act}
-        return {p: lab.train_sparse(20, 5, p, n_models, **settings).W_E for p in WIDE}
+        settings: dict[str, Any] = {"steps": 2_000, "batch_size": 512, "importance": lab.decaying(0.7, 20)}
+        return {p: lab.train_sparse(20, 5, p, n_models, output_act=output_act, **settings).W_E for p in WIDE}
 
     start = lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"]
     return judge_rise(trained("relu"), trained("identity"), start)
@@ -145,12 +144,18 @@ def arrangement(W: Float[Tensor, "feature hidden"]) -> str:
     return "neither"
 
 
+def theory_costs(n: int, densities: np.ndarray, importances: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """All arrangements, and what each costs in closed form, (arrangement, importance, density)."""
+    density, relative_importance = np.meshgrid(densities, importances)
+    costs = theory.phase_losses(density, relative_importance, n)
+    return list(costs), np.stack(list(costs.values()))
+
+
 def theory_diagram(n: int, densities: np.ndarray, importances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Best arrangement in closed form and how many times its cost the second best costs, (importance, density)."""
-    costs = theory.phase_losses(*np.meshgrid(densities, importances), n)
-    stacked = np.stack(list(costs.values()))
-    best, second = np.sort(stacked, axis=0)[:2]
-    return np.array(list(costs))[stacked.argmin(0)], second / best
+    names, costs = theory_costs(n, densities, importances)
+    best, second = np.sort(costs, axis=0)[:2]
+    return np.array(names)[costs.argmin(0)], second / best
 
 
 def judge_phases(
@@ -205,11 +210,11 @@ def judge_phases(
 def _phase_map(n: int, names: np.ndarray, densities: np.ndarray, importances: np.ndarray) -> "go.Figure":
     """Arrangements of trained models over the boundaries that theory draws between them."""
     fine = np.geomspace(densities[0], densities[-1], 60), np.geomspace(importances[0], importances[-1], 60)
-    costs = theory.phase_losses(*np.meshgrid(*fine), n)
-    regions = [*costs, "neither"]
+    arrangements, costs = theory_costs(n, *fine)
+    regions = [*arrangements, "neither"]
     return plots.phase_map(
         np.vectorize(regions.index)(names),
-        np.stack(list(costs.values())),
+        costs,
         (densities, fine[0]),
         (importances, fine[1]),
         regions,

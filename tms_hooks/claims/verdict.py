@@ -108,9 +108,11 @@ class Verdict:
             figures: the figures, or a function that makes them, called only if the statistic could be measured.
             rest: other attributes.
         """
-        found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
+        counts = {name: counted(part) for name, part in parts.items()}
+        found = stats.weakest_share(counts)
         measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        interval = UNKNOWN if math.isnan(found.share) else found.interval
+        # Of several parts, those that could be measured can still refute.
+        interval = found.interval if any(trials for _, trials in counts.values()) else UNKNOWN
         return cls._measured(measured, found.share, interval, figures, rest)
 
     @classmethod
