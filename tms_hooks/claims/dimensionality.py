@@ -209,22 +209,22 @@ def judge_vulnerability(
     ranked = min(len(set(load)), len(set(rise))) > 2  # or there is nothing to rank
     return Verdict.of_statistic(
         "The rank correlation of vulnerability with features per dimension",
-        rank_correlation,
+        lambda rows: rank_correlation(*rows.T),
         pairs if ranked else pairs[:0],
         n_models=len(W),
         controls={
-            f"perturbation of norm {epsilon:g}": rank_correlation(np.stack([load, values], axis=1))
+            f"perturbation of norm {epsilon:g}": rank_correlation(load, values)
             for epsilon, values in rises.items()
             if epsilon != EPSILON
         }
         | {
-            "random perturbation": rank_correlation(np.stack([load, random], axis=1)),
+            "random perturbation": rank_correlation(load, random),
             "worst / random perturbation, median rise": np.median(rise) / np.median(random),
-            "all models on the same inputs": rank_correlation(np.stack([load, same_inputs], axis=1)),
+            "all models on the same inputs": rank_correlation(load, same_inputs),
             "most / least superposed, rise": times(rise),
             "most / least superposed, 1/D*": times(load),
             "most / least superposed, rise on the same inputs": times(same_inputs),
-            "rank correlation with the linear closed form": rank_correlation(np.stack([linear, rise], axis=1)),
+            "rank correlation with the linear closed form": rank_correlation(linear, rise),
         },
         detail=f"The loss rises by {rise[least].mean():.3g} in the tenth of models that superpose least and by "
         f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
@@ -249,11 +249,9 @@ def judge_vulnerability(
     )
 
 
-def rank_correlation(pairs: np.ndarray) -> float:
-    """Spearman's rank correlation of the two columns; 0 if either is constant."""
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 if either is constant."""
     from scipy.stats import rankdata
 
-    first, second = rankdata(pairs, axis=0).T
-    if not first.std() or not second.std():
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
+    ranks = rankdata([first, second], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0

@@ -6,7 +6,8 @@ are one direction.
 """
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -75,63 +76,54 @@ def random_like(W: Stacked) -> Stacked:
     return made
 
 
-def slope(values: Mapping[int, np.ndarray]) -> float:
-    """Least-squares slope of log mean value on log m; NaN where an m has no values."""
-    return float(np.polyfit(np.log(list(values)), np.log([lab.mean(v) for v in values.values()]), 1)[0])
+def slope(values: Mapping[int, float]) -> float:
+    """Least-squares slope of log value on log m."""
+    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])
 
 
 def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]) -> Verdict:
     """Does the mean overlap of trained directions fall like a tegum product's or like a sphere's?"""
     own = {m: direction_overlaps(W) for m, W in trained.items()}
-    chance = {m: direction_overlaps(random_like(W)) for m, W in trained.items()}
-    pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
+    kinds: dict[str, Mapping[int, Any]] = {
+        "trained": own,
+        "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
+        "tegum product of pentagons": {
+            m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained
+        },
+    }
+
+    def averages(which: str, name: str) -> dict[int, float]:
+        return {m: lab.mean(np.atleast_1d(getattr(found, which))) for m, found in kinds[name].items()}
+
+    means, maxima = ({name: averages(which, name) for name in kinds} for which in ("mean", "maximum"))
     counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
+    maxima["least possible"] = {m: theory.welch_bound(max(round(n), 2), m) for m, n in counts.items()}
     widest = max(trained)
-    means, maxima = (
-        {
-            "trained": {m: getattr(found, which) for m, found in own.items()},
-            "random directions": {m: getattr(found, which) for m, found in chance.items()},
-            "tegum product of pentagons": {m: np.array([getattr(found, which)]) for m, found in pentagons.items()},
-        }
-        for which in ("mean", "maximum")
-    )
-    maxima["least possible"] = {m: np.array([theory.welch_bound(max(round(n), 2), m)]) for m, n in counts.items()}
+    factors = [len(geometry.tegum_factors(w, LEARNED)) for w in trained[widest]]
+
+    def slope_of_means(models: Mapping[int, Stacked], learned: float) -> float:
+        return slope({m: lab.mean(direction_overlaps(W, learned).mean) for m, W in models.items()})
+
     return Verdict.of_statistic(
         "The slope of log mean interference on log m",
-        lambda *samples: slope(dict(zip(trained, samples, strict=True))),
-        *means["trained"].values(),
+        lambda *samples: slope(dict(zip(trained, map(lab.mean, samples), strict=True))),
+        *(found.mean for found in own.values()),
         n_models=lab.total(trained),
         controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
-        | {
-            "slope of root mean square, trained": slope({m: found.rms for m, found in own.items()}),
-            "slope of root mean square, random directions": slope({m: found.rms for m, found in chance.items()}),
-        }
-        | {f"maximum at m = {widest}, {name}": lab.mean(by_m[widest]) for name, by_m in maxima.items()}
-        | {
-            f"directions at m = {widest}": counts[widest],
-            f"tegum factors at m = {widest}": lab.mean(
-                len(geometry.tegum_factors(w, LEARNED)) for w in trained[widest]
-            ),
-        }
-        | {
-            f"slope at learned > {cut}": slope({m: direction_overlaps(W, cut).mean for m, W in trained.items()})
-            for cut in CUTS
-        }
-        | {"slope, sparse uniform features": slope({m: direction_overlaps(W, 0.5).mean for m, W in sparse.items()})},
+        | {f"slope of root mean square, {name}": slope(averages("rms", name)) for name in list(kinds)[:2]}
+        | {f"maximum at m = {widest}, {name}": by_m[widest] for name, by_m in maxima.items()}
+        | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": np.mean(factors)}
+        | {f"slope at {name}": value for name, value in lab.at_cuts(partial(slope_of_means, trained), CUTS).items()}
+        | {"slope, sparse uniform features": slope_of_means(sparse, lab.LEARNED)},
         detail="Directions learned: " + ", ".join(f"{n:.3g} at m = {m}" for m, n in counts.items()) + ".",
         figures=lambda: [
             (
                 f"{name} overlap of directions against the number of dimensions.",
-                plots.curves(
-                    lab.lines({kind: {m: v.mean() for m, v in by_m.items()} for kind, by_m in kinds.items()}),
-                    "hidden dimensions m",
-                    f"{name.lower()} |cosine|",
-                    log_x=True,
-                )
+                plots.curves(lab.lines(by_kind), "hidden dimensions m", f"{name.lower()} |cosine|", log_x=True)
                 .update_xaxes(tickvals=list(trained))
                 .update_yaxes(type="log"),
             )
-            for name, kinds in (("Mean", means), ("Maximum", maxima))
+            for name, by_kind in (("Mean", means), ("Maximum", maxima))
         ],
     )
 
