@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import lab
-from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
-from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
@@ -25,6 +21,7 @@ from tms_hooks.run import Run
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+LEARNED, CUTS = lab.ONE_HOT_LEARNED, lab.ONE_HOT_CUTS
 STEPS = 5_000
 
 
@@ -85,9 +82,7 @@ def judge_directions(
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(W, 5, cut)), CUTS)
         | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
         | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
-        detail="Number of directions learned: "
-        + "; ".join(f"n = {n}: {lab.tally(found)}" for n, found in counts.items())
-        + ".",
+        detail=lab.listing("Number of directions learned", {f"n = {n}": lab.tally(c) for n, c in counts.items()}),
         figures=[
             (
                 "Mean number of directions learned against the number of features.",
@@ -162,7 +157,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
         | {f"mean norm, {act}": value for act, value in norms.items()}
         | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
-        | {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS},
+        | lab.at_cuts(lambda cut: lab.weakest(parts(cut)), CUTS, "smallest share at "),
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
         figures=[
             (

@@ -13,10 +13,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED, Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
 from tms_hooks.run import Run
@@ -194,9 +192,9 @@ def judge_collapse(
         | {"independent features": lab.weakest(parts(independent))}
         | lab.at_cuts(lambda cut: lab.weakest(parts(correlated, cut)))
         | {"untrained": lab.weakest(parts(dict.fromkeys(correlated, start), 0.0))},
-        detail="Median angle within learned pairs: "
-        + ", ".join(f"{name}: {np.median(values):.1f} degrees" for name, values in angles.items())
-        + ".",
+        detail=lab.listing(
+            "Median angle within learned pairs, in degrees", {name: f"{np.median(v):.1f}" for name, v in angles.items()}
+        ),
         figures=[
             (
                 "Angle within the learned correlated pairs.",

@@ -12,10 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import lab
-from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED, Stacked
 from tms_hooks.linalg import random_directions
 from tms_hooks.run import Run
 
@@ -77,15 +75,14 @@ def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
         controls={name: inside / near if near else np.nan for name, (inside, near) in counts.items()}
         | {f"models near, {name}": near for name, (_, near) in counts.items()}
         | {f"smallest, windows times {k:g}": lab.weakest(window_counts(W, scale=k)) for k in (0.5, 2.0)}
-        | {f"smallest, learned > {cut}": lab.weakest(window_counts(W, cut)) for cut in CUTS}
+        | lab.at_cuts(lambda cut: lab.weakest(window_counts(W, cut)), prefix="smallest, ")
         | {
             "smallest of D_i, random directions": lab.weakest(of_random),
             "largest sum of D_i": geometry.dimensionality(W).sum(1).max(),
             "largest D*": highest,
         },
-        detail="Inside / near: "
-        + ", ".join(f"{name} {inside}/{near}" for name, (inside, near) in counts.items())
-        + f". D* falls from {highest:.2f} to {lowest:.2f}.",
+        detail=lab.listing("Inside / near", {name: f"{inside}/{near}" for name, (inside, near) in counts.items()})
+        + f" D* falls from {highest:.2f} to {lowest:.2f}.",
         figures=[
             (
                 "D* of each density's models against 1/(1-S) = 1/p.",
@@ -158,9 +155,13 @@ def adversarial_vulnerability(n_densities: int) -> Verdict:
 
     return judge_vulnerability(
         torch.cat([run.W_E for run in runs]),
-        {epsilon: rises(epsilon) for epsilon in (0.03, EPSILON, 0.3)},
-        rises(EPSILON, steps=0),
-        np.array([attack(run, own[-1], EPSILON) for run in runs]),
+        rises(EPSILON),
+        {
+            "random perturbation": rises(EPSILON, steps=0),
+            "all models on the same inputs": np.array([attack(run, own[-1], EPSILON) for run in runs]),
+            "perturbation of norm 0.03": rises(0.03),
+            "perturbation of norm 0.3": rises(0.3),
+        },
     )
 
 
@@ -186,20 +187,15 @@ def attack(run: Run, x: Float[Tensor, "batch feature"], epsilon: float, steps: i
     return float((worst - clean).mean())
 
 
-def judge_vulnerability(
-    W: Stacked, rises: Mapping[float, np.ndarray], random: np.ndarray, same_inputs: np.ndarray
-) -> Verdict:
+def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.ndarray]) -> Verdict:
     """Does vulnerability rank models as features per dimension do?
 
-    Args:
-        W: models, in the order of their densities.
-        rises: for each norm of the perturbation, of each model, how much its loss rises at worst.
-        random: likewise for a random perturbation of norm `EPSILON`.
-        same_inputs: likewise, all models on the same inputs.
+    The models are in the order of their densities. `rise` is by how much the loss of each rises at worst; `others`, the
+    same under other attacks, has a random one and the one on the same inputs.
     """
     load = (1 / geometry.dimensions_per_feature(W)).numpy()
     linear = (EPSILON * torch.linalg.matrix_norm(W, ord=2).square()).square().numpy()
-    rise = rises[EPSILON]
+    same_inputs = others["all models on the same inputs"]
     most, least = load >= np.quantile(load, 0.9), load <= np.quantile(load, 0.1)
 
     def times(values: np.ndarray) -> float:
@@ -212,15 +208,9 @@ def judge_vulnerability(
         lambda rows: rank_correlation(*rows.T),
         pairs if ranked else pairs[:0],
         n_models=len(W),
-        controls={
-            f"perturbation of norm {epsilon:g}": rank_correlation(load, values)
-            for epsilon, values in rises.items()
-            if epsilon != EPSILON
-        }
+        controls={name: rank_correlation(load, values) for name, values in others.items()}
         | {
-            "random perturbation": rank_correlation(load, random),
-            "worst / random perturbation, median rise": np.median(rise) / np.median(random),
-            "all models on the same inputs": rank_correlation(load, same_inputs),
+            "worst / random perturbation, median rise": np.median(rise) / np.median(others["random perturbation"]),
             "most / least superposed, rise": times(rise),
             "most / least superposed, 1/D*": times(load),
             "most / least superposed, rise on the same inputs": times(same_inputs),

@@ -6,20 +6,15 @@ are one direction.
 """
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import lab
-from tms_hooks.claims.bottlenecks import STEPS, train_onehot, untrained, with_directions
-from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
-from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
+from tms_hooks.claims import Verdict, above, below, claim, lab
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, untrained, with_directions
 from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot
 from tms_hooks.linalg import unit
@@ -110,12 +105,15 @@ def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]
         *(found.mean for found in own.values()),
         n_models=lab.total(trained),
         controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
-        | {f"slope of root mean square, {name}": slope(averages("rms", name)) for name in list(kinds)[:2]}
+        | {
+            f"slope of root mean square, {name}": slope(averages("rms", name))
+            for name in ("trained", "random directions")
+        }
         | {f"maximum at m = {widest}, {name}": by_m[widest] for name, by_m in maxima.items()}
         | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": np.mean(factors)}
-        | {f"slope at {name}": value for name, value in lab.at_cuts(partial(slope_of_means, trained), CUTS).items()}
+        | lab.at_cuts(lambda cut: slope_of_means(trained, cut), CUTS, "slope at ")
         | {"slope, sparse uniform features": slope_of_means(sparse, lab.LEARNED)},
-        detail="Directions learned: " + ", ".join(f"{n:.3g} at m = {m}" for m, n in counts.items()) + ".",
+        detail=lab.listing("Directions learned", {f"m = {m}": f"{n:.3g}" for m, n in counts.items()}),
         figures=lambda: [
             (
                 f"{name} overlap of directions against the number of dimensions.",
@@ -188,9 +186,10 @@ def judge_active(
             f"nine directions in three dimensions, {k} active": lab.mean(geometry.count_directions(W, LEARNED) == 9)
             for k, W in solids.items()
         },
-        detail="Number of directions learned with two active: "
-        + "; ".join(f"n = {n}: {lab.tally(found)}" for n, found in counts.items())
-        + ".",
+        detail=lab.listing(
+            "Number of directions learned with two active",
+            {f"n = {n}": lab.tally(found) for n, found in counts.items()},
+        ),
         figures=[
             (
                 "Mean number of directions learned against the number of features.",

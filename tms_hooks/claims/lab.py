@@ -83,13 +83,13 @@ def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     ).share
 
 
-def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
+def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
     """A statistic at other cut-offs for "learned", as controls.
 
     >>> at_cuts(lambda cut: 2 * cut)
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
-    return {f"learned > {cut}": float(statistic(cut)) for cut in cuts}
+    return {f"{prefix}learned > {cut}": float(statistic(cut)) for cut in cuts}
 
 
 def mean(values: Iterable[Any]) -> float:
@@ -166,3 +166,12 @@ def train_sparse(
     )
     data = SparseUniform(n_features=n_features, feature_probability=p)
     return train_toys(cfg, data, seeds, steps=steps, **settings)
+
+
+def listing(what: str, values: Mapping[Any, Any]) -> str:
+    """Values by name, as a sentence for `Verdict.detail`.
+
+    >>> listing("Directions", {"n = 5": "75% 5, 25% 6", "n = 8": 5})
+    'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
+    """
+    return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."

@@ -13,10 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED, Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.linalg import random_directions, random_rotations, unit
 from tms_hooks.run import Run
@@ -202,9 +200,9 @@ def judge_basis(
         | {f"neurons with one feature at p = {p:g}": share for p, share in alone.items()}
         | {f"lowest loss at p = {p:g}, alignment": _mean(alignment(relu[p][best[p], None])) for p in relu}
         | {f"lowest loss at p = {p:g} / dedicated neurons": loss.min() for p, loss in losses.items()},
-        detail="Share of neurons that serve one learned feature: "
-        + ", ".join(f"{share:.0%} at p = {p:g}" for p, share in alone.items())
-        + ".",
+        detail=lab.listing(
+            "Share of neurons that serve one learned feature", {f"p = {p:g}": f"{s:.0%}" for p, s in alone.items()}
+        ),
         figures=lambda: [
             (
                 "Alignment of each model: 0 is a random rotation, 1 every feature on one neuron.",

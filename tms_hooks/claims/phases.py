@@ -11,11 +11,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED, Stacked
-from tms_hooks.claims.registry import claim
 from tms_hooks.claims.toy_models import is_top_of_pca
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 
 if TYPE_CHECKING:

@@ -11,10 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, below, claim, lab
 from tms_hooks.claims.lab import LEARNED
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, below
 from tms_hooks.linalg import cosines
 
 FACTORS = np.geomspace(1, 10, 11)
@@ -57,11 +55,8 @@ def judge_factor(
 ) -> Verdict:
     """At which of `FACTORS` do pentagons give way to two digons?
 
-    Args:
-        rarer: models whose first feature is that many times rarer.
-        losses: theirs, (factor, model).
-        lighter: models whose first feature is that many times less important.
-        elsewhere: models and losses like the first two, for other p.
+    The first feature of the models is that many times rarer, or that many times less important (`lighter`); `losses`
+    are of (factor, model), and `elsewhere` has models and losses for other p.
     """
     codes = pentagon_or_digons(rarer)
 
@@ -78,7 +73,7 @@ def judge_factor(
         n_models=codes.size,
         controls={"factor, rarer": at, "factor at which losses cross": loss_crossing(codes, losses)}
         | {f"the same at p = {p:g}": loss_crossing(pentagon_or_digons(W), loss) for p, (W, loss) in elsewhere.items()}
-        | {f"factor, {name}": value for name, value in lab.at_cuts(lambda cut: factor(rarer, cut)).items()}
+        | lab.at_cuts(lambda cut: factor(rarer, cut), prefix="factor, ")
         | {
             "factor, less important": factor(lighter),
             "share of pentagons at factor 1": five[0],

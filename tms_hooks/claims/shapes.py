@@ -10,13 +10,9 @@ import numpy as np
 from jaxtyping import Float
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import lab
-from tms_hooks.claims.bottlenecks import train_onehot, untrained
-from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
-from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, train_onehot, untrained
 from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 
 SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}
 """Hidden dimensions -> features, many times as many as directions are learned."""
@@ -94,9 +90,9 @@ def judge_shapes(
         | {f"most frequent number, m = {d}": share for d, share in usual.items()}
         | {f"directions, GELU, m = {d}": mean for d, mean in means.get("GELU", {}).items()}
         | {f"drop of the loss, pentagons = 1, m = {d}": value for d, value in ratio.items()},
-        detail="Mean number of directions learned: "
-        + "; ".join(f"m = {d}: {mean:.3g}" for d, mean in means["ReLU"].items())
-        + ".",
+        detail=lab.listing(
+            "Mean number of directions learned", {f"m = {d}": f"{mean:.3g}" for d, mean in means["ReLU"].items()}
+        ),
         figures=[
             (
                 "Directions learned against hidden dimensions (means over models).",

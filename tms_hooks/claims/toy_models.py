@@ -10,10 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 
 ORTHOGONAL = 0.1
@@ -88,9 +86,9 @@ def judge_emergence(
         n_models=lab.total(trained),
         controls=lab.at_cuts(lambda cut: lab.weakest(parts(trained, cut)))
         | {"linear output": lab.weakest(parts(linear)), "untrained": lab.weakest(parts(untrained))},
-        detail="Most frequent shapes: "
-        + "; ".join(f"p = {p:.2g}: {t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items())
-        + ".",
+        detail=lab.listing(
+            "Most frequent shapes", {f"p = {p:.2g}": f"{t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items()}
+        ),
         figures=[
             (
                 "Mean number of features learned against the feature probability.",
