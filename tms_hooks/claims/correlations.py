@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import LEARNED, Stacked
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
 from tms_hooks.run import Run
@@ -95,11 +95,7 @@ def measure_angle(kind: Kind, n_models: int) -> Verdict:
 def judge_angle(kind: Kind, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
     """Are pairs of this kind orthogonal (correlated ones) or antipodal (anticorrelated ones) more often than by chance?
 
-    Args:
-        kind: the kind of pairs that the claim is about.
-        W: trained models of every kind.
-        losses: held-out losses of the models of this kind.
-        others: controls.
+    `W` are models of every kind, and `losses` the held-out losses of those of this kind.
     """
     word, degrees = ("orthogonal", 90.0) if kind == "correlated" else ("antipodal", 180.0)
 
@@ -172,13 +168,11 @@ def obeys(W: Stacked, rule: str, learned: float = LEARNED) -> np.ndarray:
     return ((RULES[rule](pair_degrees(W)) | ~pairs).all(1) & pairs.any(1)).numpy()
 
 
-def judge_collapse(
-    correlated: Mapping[float, Stacked], independent: Mapping[float, Stacked], start: Stacked
-) -> Verdict:
+def judge_collapse(correlated: ByDensity, independent: ByDensity, start: Stacked) -> Verdict:
     """Do dense pairs share a direction, and sparse ones not, though they stay near?"""
     dense, *_, sparse = sorted(correlated, reverse=True)
 
-    def parts(weights: Mapping[float, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
+    def parts(weights: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
         asked = (("collapsed", dense), ("apart", sparse), ("side by side", sparse))
         return {f"{rule} at p = {p:g}": obeys(weights[p], rule, learned) for rule, p in asked}
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import LEARNED, Stacked
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.linalg import random_directions
 from tms_hooks.run import Run
 
@@ -29,7 +29,7 @@ LEVELS = {
     "2/5": (2 / 5, 0.006),
     "3/8": (3 / 8, 0.006),
 }
-"""Named values of D_i, each with half the width of its window: a quarter of the way to its neighbour, at most 0.02."""
+"""Named values of D_i, each with half the width of its window: a quarter of the way to its neighbor, at most 0.02."""
 EPSILON = 0.1
 """L2 norm of the perturbations that decide."""
 
@@ -42,7 +42,7 @@ def train_by_density(n_densities: int, n_features: int, d_hidden: int) -> dict[f
     }
 
 
-@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5))
+@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5), counts="densities")
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -60,12 +60,13 @@ def sticky_dimensionality(n_densities: int) -> Verdict:
     return judge_sticky({p: run.W_E for p, run in runs.items()})
 
 
-def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
+def judge_sticky(trained: ByDensity) -> Verdict:
     """Do D* and D_i prefer the named values?"""
     W = torch.cat(list(trained.values())).double()
     counts = window_counts(W)
     of_random = {name: part for name, part in window_counts(random_directions(W)).items() if name.startswith("D_i")}
-    star = {p: geometry.dimensions_per_feature(w.double()).mean() for p, w in trained.items()}
+    star = {1 / p: geometry.dimensions_per_feature(w.double()).mean() for p, w in trained.items()}
+    mean_D = {1 / p: lab.mean(_learned(w)) for p, w in trained.items()}
     lowest, highest = float(min(star.values())), float(max(star.values()))
     some = list(trained.items())[:: max(len(trained) // 12, 1)]
     return Verdict.of_shares(
@@ -87,12 +88,7 @@ def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
             (
                 "D* of each density's models against 1/(1-S) = 1/p.",
                 plots.curves(
-                    lab.lines(
-                        {
-                            "D* = m / ||W||^2": {1 / p: value for p, value in star.items()},
-                            "sum of D_i / features learned": {1 / p: lab.mean(_learned(w)) for p, w in trained.items()},
-                        }
-                    ),
+                    lab.lines({"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D}),
                     "1 / (1 - S)",
                     "dimensions per feature",
                     log_x=True,
@@ -133,7 +129,7 @@ def _learned(W: Stacked) -> np.ndarray:
     return geometry.dimensionality(W)[geometry.represented(W)].numpy()
 
 
-@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9))
+@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9), counts="densities")
 def adversarial_vulnerability(n_densities: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 
@@ -148,7 +144,7 @@ def adversarial_vulnerability(n_densities: int) -> Verdict:
     correlation with (0.1 s)^2, the closed form for a linear output, s the largest singular value of W_E W_E^T.
     """
     runs = list(train_by_density(n_densities, *SMALL).values())
-    own = [lab.fresh_samples(run.recipe.data, 128) for run in runs]
+    own = [lab.fresh_samples(run, 128) for run in runs]
 
     def rises(epsilon: float, steps: int = 10) -> np.ndarray:
         return np.array([attack(run, x, epsilon, steps) for run, x in zip(runs, own, strict=True)])
@@ -195,6 +191,7 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
     """
     load = (1 / geometry.dimensions_per_feature(W)).numpy()
     linear = (EPSILON * torch.linalg.matrix_norm(W, ord=2).square()).square().numpy()
+    order = load.argsort()
     same_inputs = others["all models on the same inputs"]
     most, least = load >= np.quantile(load, 0.9), load <= np.quantile(load, 0.1)
 
@@ -224,12 +221,9 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
                 f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.",
                 plots.curves(
                     {
-                        name: (np.sort(load), values[load.argsort()])
-                        for name, values in {
-                            "the model's own inputs": rise,
-                            "the same inputs for all": same_inputs,
-                            "(0.1 s)^2, linear output": linear,
-                        }.items()
+                        "the model's own inputs": (load[order], rise[order]),
+                        "the same inputs for all": (load[order], same_inputs[order]),
+                        "(0.1 s)^2, linear output": (load[order], linear[order]),
                     },
                     "features per dimension 1 / D*",
                     "rise of the loss",

@@ -33,7 +33,7 @@ def train_watched(n_models: int, p: float = 0.05, output_act: Activation = "relu
     """Models without bias, so that the directions alone give the loss at every record."""
     settings: dict[str, Any] = {"optimizer": Adam(lr=1e-3), "record_every": EVERY, "output_bias": False}
     run = lab.train_sparse(20, 5, p, n_models, steps=6_000, output_act=output_act, **settings)
-    x = lab.fresh_samples(run.recipe.data, 2_048)
+    x = lab.fresh_samples(run, 2_048)
     x = x[(x > 0).any(1)]
 
     def loss(W: Stacked) -> Float[Tensor, " model"]:
@@ -111,12 +111,10 @@ def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
 def falls(
     course: Course, warm: float = WARM, by: Literal["jumps", "shifted", "first", "loss"] = "jumps"
 ) -> Float[np.ndarray, "model 2"]:
-    """The loss lost in the chosen tenth of intervals, and in all, of every model.
+    """The loss lost in the chosen tenth of intervals, and in all, of every model; `warm` of the training is left out.
 
-    Args:
-        course: what happened.
-        warm: share of the training to leave out at the start.
-        by: which tenth: where D_i change most; likewise, the changes shifted in time; the first; where most is lost.
+    The tenth is where D_i change most, where they do if their changes are shifted in time, the first, or where most is
+    lost.
     """
     start = int(warm * course.loss.shape[1])
     lost = -np.diff(course.loss[:, start:], axis=1)

@@ -6,7 +6,7 @@ are one direction.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -71,45 +71,38 @@ def random_like(W: Stacked) -> Stacked:
     return made
 
 
-def slope(values: Mapping[int, float]) -> float:
-    """Least-squares slope of log value on log m."""
-    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])
-
-
 def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]) -> Verdict:
     """Does the mean overlap of trained directions fall like a tegum product's or like a sphere's?"""
-    own = {m: direction_overlaps(W) for m, W in trained.items()}
-    kinds: dict[str, Mapping[int, Any]] = {
-        "trained": own,
+    found = {
+        "trained": {m: direction_overlaps(W) for m, W in trained.items()},
         "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
-        "tegum product of pentagons": {
-            m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained
-        },
     }
-
-    def averages(which: str, name: str) -> dict[int, float]:
-        return {m: lab.mean(np.atleast_1d(getattr(found, which))) for m, found in kinds[name].items()}
-
-    means, maxima = ({name: averages(which, name) for name in kinds} for which in ("mean", "maximum"))
+    pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
     counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
-    maxima["least possible"] = {m: theory.welch_bound(max(round(n), 2), m) for m, n in counts.items()}
+    means = {kind: {m: lab.mean(at_m.mean) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
+        "tegum product of pentagons": {m: at_m.mean for m, at_m in pentagons.items()}
+    }
+    maxima = {kind: {m: lab.mean(at_m.maximum) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
+        "tegum product of pentagons": {m: at_m.maximum for m, at_m in pentagons.items()},
+        "least possible": {m: theory.welch_bound(max(round(n), 2), m) for m, n in counts.items()},
+    }
     widest = max(trained)
     factors = [len(geometry.tegum_factors(w, LEARNED)) for w in trained[widest]]
 
     def slope_of_means(models: Mapping[int, Stacked], learned: float) -> float:
-        return slope({m: lab.mean(direction_overlaps(W, learned).mean) for m, W in models.items()})
+        return lab.log_slope({m: lab.mean(direction_overlaps(W, learned).mean) for m, W in models.items()})
 
     return Verdict.of_statistic(
         "The slope of log mean interference on log m",
-        lambda *samples: slope(dict(zip(trained, map(lab.mean, samples), strict=True))),
-        *(found.mean for found in own.values()),
+        lambda *samples: lab.log_slope(dict(zip(trained, map(lab.mean, samples), strict=True))),
+        *(at_m.mean for at_m in found["trained"].values()),
         n_models=lab.total(trained),
-        controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
+        controls={f"slope, {kind}": lab.log_slope(by_m) for kind, by_m in means.items() if kind != "trained"}
         | {
-            f"slope of root mean square, {name}": slope(averages("rms", name))
-            for name in ("trained", "random directions")
+            f"slope of root mean square, {kind}": lab.log_slope({m: lab.mean(at_m.rms) for m, at_m in by_m.items()})
+            for kind, by_m in found.items()
         }
-        | {f"maximum at m = {widest}, {name}": by_m[widest] for name, by_m in maxima.items()}
+        | {f"maximum at m = {widest}, {kind}": by_m[widest] for kind, by_m in maxima.items()}
         | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": np.mean(factors)}
         | lab.at_cuts(lambda cut: slope_of_means(trained, cut), CUTS, "slope at ")
         | {"slope, sparse uniform features": slope_of_means(sparse, lab.LEARNED)},

@@ -31,6 +31,8 @@ ONE_HOT_LEARNED, ONE_HOT_CUTS = 0.1, (0.05, 0.2)
 """The same for one-hot features that share directions."""
 Stacked = Float[Tensor, "_ _ _"]
 """Directions of many models, "model feature hidden"; all three sizes may differ within one claim."""
+ByDensity = Mapping[float, Stacked]
+"""The same at several feature probabilities."""
 
 
 @cache
@@ -133,9 +135,9 @@ def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
     return overlaps(V)[rows, columns]
 
 
-def fresh_samples(data: Distribution, count: int) -> Float[Tensor, "batch feature"]:
-    """Samples to measure models on, of a seed that none of them trains with."""
-    return data.sample(count, seed=2**62)
+def fresh_samples(run: Run, count: int) -> Float[Tensor, "batch feature"]:
+    """Samples of a run's distribution to measure its models on, of a seed that none of them trains with."""
+    return run.recipe.data.sample(count, seed=2**62)
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
@@ -175,3 +177,12 @@ def listing(what: str, values: Mapping[Any, Any]) -> str:
     'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
     """
     return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."
+
+
+def log_slope(values: Mapping[int, float]) -> float:
+    """The power of x that y grows with: the slope of the least-squares line through (log x, log y).
+
+    >>> round(log_slope({1: 3.0, 2: 12.0, 4: 48.0}), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])

@@ -5,7 +5,7 @@ features, tied, output bias (Elhage et al. 2022); the usual recipe.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,30 +14,28 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import LEARNED, Stacked
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.linalg import random_directions, random_rotations, unit
 from tms_hooks.run import Run
 
+ROWS = 8_192
 DENSITIES = (1.0, 0.1)
 N_ROTATIONS = 200
 
 
-class Readouts(NamedTuple):
-    """What readouts make of absent features, and their losses, with ReLU and without; one entry per model."""
-
-    removed: np.ndarray
-    """Share of squared outputs at absent features that ReLU, with the trained bias, removes from a linear readout."""
-    removed_negative: np.ndarray
-    """The same where what active features add is negative."""
-    removed_positive: np.ndarray
-    """The same where it is positive."""
-    negative: np.ndarray
-    """Share of the squared additions that is negative."""
-    linear_loss: np.ndarray
-    """Loss of the linear readout, relative to ReLU's."""
-    best_linear_loss: np.ndarray
-    """Loss of the best affine readout of the same hidden layer, relative to ReLU's."""
+Readouts = Mapping[str, np.ndarray]
+READOUTS = (
+    "removed",
+    "removed of negative interference",
+    "removed of positive interference",
+    "share of interference that is negative",
+    "loss of the linear readout / ReLU's",
+    "loss of the best affine readout / ReLU's",
+)
+"""What is measured on every model: the share of squared outputs at absent features that ReLU, with the trained bias,
+removes from a linear readout, also where what active features add is negative or positive; how much of that is
+negative; losses of a linear readout and of the best one, without ReLU."""
 
 
 @claim("relu-filters-interference", "N", quick=10, full=50, needs=above(0.5))
@@ -54,7 +52,7 @@ def relu_filters_interference(n_models: int) -> Verdict:
     (n = 5, m = 2, p = 0.05) and p = 0.1; losses of the linear and of the best affine readout relative to ReLU's.
     """
     run = lab.train_sparse(20, 5, 0.01, n_models, steps=3_000)
-    x, no_bias = fresh_inputs(run), torch.zeros(n_models, 20)
+    x, no_bias = lab.fresh_samples(run, ROWS), torch.zeros(n_models, 20)
     others = {
         "trained with a linear output": lab.train_sparse(20, 5, 0.01, n_models, steps=3_000, output_act="identity"),
         "pentagons": lab.train_sparse(5, 2, 0.05, n_models, steps=3_000),
@@ -66,14 +64,9 @@ def relu_filters_interference(n_models: int) -> Verdict:
             "random directions": readouts(random_directions(run.W_E), no_bias, x),
             "untrained": readouts(lab.untrained(run.recipe.cfg, n_models)["W_E"], no_bias, x),
         }
-        | {name: readouts(other.W_E, other.weights["b_U"], fresh_inputs(other)) for name, other in others.items()},
+        | {name: readouts(r.W_E, r.weights["b_U"], lab.fresh_samples(r, ROWS)) for name, r in others.items()},
         added_to_absent(run.W_E, x),
     )
-
-
-def fresh_inputs(run: Run) -> Float[Tensor, "batch feature"]:
-    """Samples of a run's own distribution that none of its models was trained on."""
-    return lab.fresh_samples(run.recipe.data, 8_192)
 
 
 def added_to_absent(W: Stacked, x: Float[Tensor, "batch feature"]) -> np.ndarray:
@@ -103,29 +96,24 @@ def readouts(W: Stacked, b: Float[Tensor, "model feature"], x: Float[Tensor, "ba
         share_negative = float(added[negative].square().sum() / added[absent].square().sum())
         loss, *without = (float((x - out).square().sum(1).mean()) for out in (relu, linear, best))
         found.append([*removed, share_negative, *(other / loss for other in without)])
-    return Readouts(*np.array(found).T)
+    return dict(zip(READOUTS, np.array(found).T, strict=True))
 
 
 def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarray) -> Verdict:
     """Does ReLU remove most of the interference that a linear readout leaves?"""
-    _, removed_negative, removed_positive, negative, linear_loss, best_linear_loss = map(_mean, main)
-    removed = {name: other.removed for name, other in others.items()}
+    means = {name: _mean(values) for name, values in main.items()}
+    removed = {"trained": main["removed"]} | {name: other["removed"] for name, other in others.items()}
+    _, of_negative, of_positive, negative, linear_loss, affine_loss = means.values()
     return Verdict.of_statistic(
         "The share of squared interference that the ReLU readout removes",
         np.mean,
-        main.removed,
-        n_models=len(main.removed),
-        controls={
-            "removed of negative interference": removed_negative,
-            "removed of positive interference": removed_positive,
-            "share of interference that is negative": negative,
-            "loss of the linear readout / ReLU's": linear_loss,
-            "loss of the best affine readout / ReLU's": best_linear_loss,
-        }
-        | {name: _mean(share) for name, share in removed.items()},
-        detail=f"It removes {removed_negative:.1%} of the negative and {removed_positive:.1%} of the "
-        f"positive interference; {negative:.0%} of it is negative. Without the ReLU the same weights lose "
-        f"{linear_loss:.3g} times as much, and the best affine readout {best_linear_loss:.3g} times.",
+        main["removed"],
+        n_models=len(main["removed"]),
+        controls={name: value for name, value in means.items() if name != "removed"}
+        | {name: _mean(values) for name, values in removed.items() if name != "trained"},
+        detail=f"It removes {of_negative:.1%} of the negative and {of_positive:.1%} of the positive interference; "
+        f"{negative:.0%} of it is negative. Without the ReLU the same weights lose {linear_loss:.3g} times as much, "
+        f"and the best affine readout {affine_loss:.3g} times.",
         figures=lambda: [
             (
                 "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.",
@@ -133,9 +121,7 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
             ),
             (
                 "Share of squared interference removed, by setting.",
-                plots.distributions(
-                    {"trained": main.removed} | removed, "share removed", lab.colors(["trained", *removed])
-                ),
+                plots.distributions(removed, "share removed", lab.colors(removed)),
             ),
         ],
     )
@@ -170,15 +156,11 @@ def privileged_basis(n_models: int) -> Verdict:
     )
 
 
-def judge_basis(
-    relu: Mapping[float, Stacked], losses: Mapping[float, np.ndarray], linear: Mapping[float, Stacked], start: Stacked
-) -> Verdict:
+def judge_basis(relu: ByDensity, losses: Mapping[float, np.ndarray], linear: ByDensity, start: Stacked) -> Verdict:
     """How far are features from a random rotation, on the way to one neuron each?
 
-    Args:
-        relu, linear: models by density, with a ReLU on the hidden layer and without.
-        losses: those of the former, relative to the loss of one dedicated neuron for each of the first features.
-        start: untrained models.
+    `relu` and `linear` are models by density, with a ReLU on the hidden layer and without. `losses` are those of the
+    former, relative to the loss of one dedicated neuron for each of the first features. `start` are untrained models.
     """
 
     def smallest(*scores: np.ndarray) -> float:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import LEARNED, Stacked
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.claims.toy_models import is_top_of_pca
 from tms_hooks.config import Activation, ToyConfig
 
@@ -46,17 +46,15 @@ def superposition_wide(n_models: int) -> Verdict:
     return judge_rise(trained("relu"), trained("identity"), start)
 
 
-def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], untrained: Stacked) -> Verdict:
+def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdict:
     """Do sparser features get more directions, and linear models only those of PCA?"""
     densities = sorted(relu, reverse=True)
 
-    def rises(weights: Mapping[float, Stacked], learned: float, order: Sequence[float] = densities) -> np.ndarray:
+    def rises(weights: ByDensity, learned: float, order: Sequence[float] = densities) -> np.ndarray:
         counts = np.stack([geometry.represented(weights[p], learned).sum(1).numpy() for p in order])
         return (np.diff(counts, axis=0) >= 0).all(0) & (counts[-1] > counts[0])
 
-    def parts(
-        nonlinear: Mapping[float, Stacked], plain: Mapping[float, Stacked], learned: float = LEARNED
-    ) -> dict[str, np.ndarray]:
+    def parts(nonlinear: ByDensity, plain: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
         pca = np.array([is_top_of_pca(w, learned) for W in plain.values() for w in W])
         return {"never falls": rises(nonlinear, learned), "linear is PCA": pca}
 
@@ -99,7 +97,7 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
     )
 
 
-@claim("phase-change", "N", quick=7, full=13, needs=above(0.9))
+@claim("phase-change", "N", quick=7, full=13, needs=above(0.9), counts="points per side")
 def phase_change(side: int) -> Verdict:
     """An extra feature is ignored, dedicated or superposed, in regions that meet at the closed-form boundaries.
 
@@ -159,12 +157,9 @@ def theory_diagram(n: int, densities: np.ndarray, importances: np.ndarray) -> tu
 def judge_phases(
     trained: Mapping[int, np.ndarray], linear: np.ndarray, densities: np.ndarray, importances: np.ndarray
 ) -> Verdict:
-    """Do trained arrangements lie in theory's regions?
+    """Do trained arrangements, given as names by (importance, density), lie in theory's regions?
 
-    Args:
-        trained: for n = 2 and n = 3, names of arrangements, (importance, density).
-        linear: likewise for linear outputs, n = 2.
-        densities, importances: the axes.
+    `linear` is for n = 2 and a linear output.
     """
     on_paper = {n: theory_diagram(n, densities, importances) for n in trained}
     away = {n: margin >= OFF_BOUNDARY for n, (_, margin) in on_paper.items()}

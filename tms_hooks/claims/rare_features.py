@@ -127,13 +127,11 @@ def zero_crossing(balance: np.ndarray) -> float:
 
 def loss_crossing(codes: np.ndarray, losses: np.ndarray) -> float:
     """Where the lowest loss of two digons falls below that of pentagons; NaN if no factor has both."""
-    gain = np.full(len(FACTORS), np.nan)
-    for i, (row, loss) in enumerate(zip(codes, losses, strict=True)):
-        if (row == 1).any() and (row == -1).any():
-            gain[i] = np.log(loss[row == -1].min() / loss[row == 1].min())
-    both = np.isfinite(gain)
+    two, five = (np.where(codes == code, losses, np.inf).min(1) for code in (-1, 1))
+    both = np.isfinite(two) & np.isfinite(five)
     if not both.any():
         return float("nan")
     # Where only one shape was reached, it is the better one.
-    gain[~both] = np.where((codes[~both] == 1).sum(1) >= (codes[~both] == -1).sum(1), 1.0, -1.0)
+    gain = np.where((codes == 1).sum(1) >= (codes == -1).sum(1), 1.0, -1.0)
+    gain[both] = np.log(two[both] / five[both])
     return zero_crossing(gain)

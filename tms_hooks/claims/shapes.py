@@ -4,10 +4,9 @@ Binary one-hot features, tied, no bias, as in `tms_hooks.claims.bottlenecks`, bu
 since features that share a direction share its norm.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
 
 from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import Verdict, above, claim, lab
@@ -46,14 +45,9 @@ def shape_by_dimension(n_models: int) -> Verdict:
     )
 
 
-def direction_counts(W: Mapping[int, Stacked], learned: float = LEARNED) -> Float[np.ndarray, "model dimension"]:
-    """Directions learned by every model, one column per hidden dimension."""
-    return np.stack([geometry.count_directions(w, learned).double().numpy() for w in W.values()], axis=1)
-
-
-def exponent(counts: Float[np.ndarray, "model dimension"], dimensions: Sequence[int]) -> float:
-    """Power of the hidden dimension that the mean number of directions grows with."""
-    return float(np.polyfit(np.log(dimensions), np.log(counts.mean(0)), 1)[0])
+def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
+    """Mean number of directions learned, by hidden dimension."""
+    return {m: lab.mean(geometry.count_directions(w, learned)) for m, w in W.items()}
 
 
 def judge_shapes(
@@ -61,31 +55,24 @@ def judge_shapes(
 ) -> Verdict:
     """Do the directions of these models, by hidden dimension, grow faster than the dimension?
 
-    Args:
-        W: trained models, equally many at each hidden dimension; each has learned something.
-        drops: how far their summed loss lies below the number of features.
-        others: controls, at any hidden dimensions.
+    There are equally many models at each hidden dimension, and each has learned something; `drops` is how far their
+    summed loss lies below the number of features.
     """
-    m, counts = list(W), direction_counts(W)
-    other_counts = {name: direction_counts(w) for name, w in others.items()}
-    means = {"ReLU": dict(zip(m, counts.mean(0), strict=True))} | {
-        name: dict(zip(others[name], found.mean(0), strict=True)) for name, found in other_counts.items()
-    }
+    m = list(W)
+    counts = np.stack([geometry.count_directions(w, LEARNED).numpy() for w in W.values()], axis=1)  # (model, dimension)
+    means = {"ReLU": mean_directions(W)} | {name: mean_directions(w) for name, w in others.items()}
     usual = {d: max(np.unique(found, return_counts=True)[1]) / len(found) for d, found in zip(m, counts.T, strict=True)}
     pentagons = 5 - theory.onehot_polygon_loss(5, 5)  # how far one pentagon, in two dimensions, lowers the loss
     ratio = {d: float(drop.mean()) / (pentagons * d / 2) for d, drop in drops.items()}
-    middle = len(m) // 2
+    halves = m[: len(m) // 2], m[len(m) // 2 :]
     return Verdict.of_statistic(
         "The exponent of the number of directions as a power of the hidden dimension",
-        lambda rows: exponent(rows, m),
+        lambda rows: lab.log_slope(dict(zip(m, rows.mean(0), strict=True))),
         counts,
         n_models=counts.size,
-        controls=lab.at_cuts(lambda cut: exponent(direction_counts(W, cut), m), CUTS)
-        | {
-            f"m = {m[at][0]} ... {m[at][-1]}": exponent(counts[:, at], m[at])
-            for at in (slice(middle), slice(middle, None))
-        }
-        | {name: exponent(found, list(others[name])) for name, found in other_counts.items() if name != "GELU"}
+        controls=lab.at_cuts(lambda cut: lab.log_slope(mean_directions(W, cut)), CUTS)
+        | {f"m = {some[0]} ... {some[-1]}": lab.log_slope({d: means["ReLU"][d] for d in some}) for some in halves}
+        | {name: lab.log_slope(means[name]) for name in others if name != "GELU"}
         | {f"directions, m = {d}": mean for d, mean in means["ReLU"].items()}
         | {f"most frequent number, m = {d}": share for d, share in usual.items()}
         | {f"directions, GELU, m = {d}": mean for d, mean in means.get("GELU", {}).items()}

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
+from tms_hooks.claims.lab import CUTS, LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
 
 ORTHOGONAL = 0.1
@@ -54,12 +54,10 @@ def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) 
     return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < ORTHOGONAL
 
 
-def judge_emergence(
-    trained: Mapping[float, Stacked], linear: Mapping[float, Stacked], untrained: Mapping[float, Stacked]
-) -> Verdict:
+def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity) -> Verdict:
     """Two orthogonal features, then antipodal pairs, then a pentagon, as features grow sparser?"""
 
-    def parts(weights: Mapping[float, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
+    def parts(weights: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
         def named(name: str, W: Stacked) -> np.ndarray:
             return np.array([geometry.name_polytope(w, learned) == name for w in W])
 

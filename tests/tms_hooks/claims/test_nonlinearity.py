@@ -31,7 +31,7 @@ def test_relu_filters_interference():
 def test_random_directions_interfere_with_either_sign():
     x = SparseUniform(n_features=40, feature_probability=0.02).sample(2_048, seed=0)
     W = random_directions(torch.ones(MODELS, 40, 10))
-    removed = nonlinearity.readouts(W, torch.zeros(MODELS, 40), x).removed
+    removed = nonlinearity.readouts(W, torch.zeros(MODELS, 40), x)["removed"]
     np.testing.assert_allclose(removed.mean(), 0.5, atol=0.03)
 
 
