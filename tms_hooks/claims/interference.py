@@ -77,7 +77,7 @@ def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]
         "trained": {m: direction_overlaps(W) for m, W in trained.items()},
         "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
     }
-    pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
+    pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
     counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
     means = {kind: {m: lab.mean(at_m.mean) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
         "tegum product of pentagons": {m: at_m.mean for m, at_m in pentagons.items()}

@@ -14,8 +14,6 @@ from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
 
-ORTHOGONAL = 0.1
-"""|Cosine| below which two directions count as orthogonal, as in `geometry.tegum_factors`."""
 DENSITIES = lab.densities(10)
 
 
@@ -51,7 +49,7 @@ def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) 
     """Whether the first features are learned, one per hidden dimension, orthogonal, and no other is."""
     m = W.shape[1]
     alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
-    return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < ORTHOGONAL
+    return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < geometry.ORTHOGONAL
 
 
 def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity) -> Verdict:
@@ -146,7 +144,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
         means,
         n_models=len(means),
         controls={name: lab.mean(values) for name, values in controls.items()}
-        | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
+        | {"random directions": theory.sphere_mean_overlap(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if len(means) else "",
         figures=lambda: [
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
