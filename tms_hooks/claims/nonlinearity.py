@@ -117,7 +117,7 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
         figures=lambda: [
             (
                 "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.",
-                plots.distributions({"absent features": added}, "interference", {"absent features": plots.TOY}),
+                plots.distributions({"absent features": added}, "added output", {"absent features": plots.TOY}),
             ),
             (
                 "Share of squared interference removed, by setting.",

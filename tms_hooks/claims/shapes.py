@@ -1,7 +1,7 @@
 """What "Superposition and bottlenecks" asks of more dimensions than three: how many directions are learned?
 
-Binary one-hot features, tied, no bias, as in `tms_hooks.claims.bottlenecks`, but 1,500 steps. "Learned": norm > 0.1,
-since features that share a direction share its norm.
+The toys are those of `tms_hooks.claims.bottlenecks`, with binary one-hot features, tied and without bias, but trained
+for 1,500 steps. "Learned" means a norm above 0.1, since features that share a direction share its norm.
 """
 
 from collections.abc import Mapping
@@ -60,7 +60,7 @@ def judge_shapes(
     """
     m = list(W)
     counts = np.stack([geometry.count_directions(w, LEARNED).numpy() for w in W.values()], axis=1)  # (model, dimension)
-    means = {"ReLU": mean_directions(W)} | {name: mean_directions(w) for name, w in others.items()}
+    means = {"ReLU": dict(zip(m, counts.mean(0), strict=True))} | {n: mean_directions(w) for n, w in others.items()}
     usual = {d: max(np.unique(found, return_counts=True)[1]) / len(found) for d, found in zip(m, counts.T, strict=True)}
     pentagons = 5 - theory.onehot_polygon_loss(5, 5)  # how far one pentagon, in two dimensions, lowers the loss
     ratio = {d: float(drop.mean()) / (pentagons * d / 2) for d, drop in drops.items()}

@@ -117,7 +117,7 @@ def cosine_misleads(n_models: int) -> Verdict:
 
     Statistic: mean over models of the mean |cosine| between the hidden states of all pairs of inputs that hold one
     learned feature each (norm > 0.5), not the same; n = 20, m = 5, importance 1, p = 0.01.
-    Threshold: above 0.1, from where this library counts directions as interfering.
+    Threshold: above 0.1, from where this library counts directions as overlapping.
     Size: 10 models (quick), 50 (full), at each density.
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
