@@ -141,7 +141,7 @@ def test_a_claim_without_a_threshold_is_refused():
 def test_a_name_is_taken_once():
     existing = claims()["hexagon-norms"]
     with pytest.raises(ValueError, match="registered twice"):
-        claim("hexagon-norms", "H", quick=1, full=1)(existing.measure)
+        claim("hexagon-norms", "H", quick=1, full=1, needs=above(0.5))(existing.measure)
 
 
 def test_finding_claims():
