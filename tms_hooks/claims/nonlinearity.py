@@ -196,8 +196,11 @@ def judge_basis(relu: ByDensity, losses: Mapping[float, np.ndarray], linear: ByD
             ),
             (
                 "W_E of the model of lowest loss at each density: one row per feature, one column per neuron.",
-                plots.weight_matrices(
-                    np.stack([W[best[p]].numpy() for p, W in relu.items()]), [f"p = {p:g}" for p in relu]
+                plots.matrices(
+                    np.stack([W[best[p]].numpy() for p, W in relu.items()]),
+                    [f"p = {p:g}" for p in relu],
+                    xlabel="neuron",
+                    colorbar="weight",
                 ),
             ),
         ],

@@ -88,7 +88,7 @@ def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdic
             ),
             (
                 "Gram matrices of the first ReLU model at four densities, features by falling importance.",
-                plots.gram_matrices(
+                plots.matrices(
                     np.stack([geometry.gram(relu[p][0]).numpy() for p in densities[::2]]),
                     [f"p = {p:g}" for p in densities[::2]],
                 ),
