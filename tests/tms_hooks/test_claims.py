@@ -16,7 +16,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tms_hooks import stats
-from tms_hooks.claims import UNKNOWN, Verdict, claim, claims, decide, find, present, registry
+from tms_hooks.claims import UNKNOWN, Verdict, above, claim, claims, decide, find, present, registry
 from tms_hooks.claims import reproduce as runner
 from tms_hooks.cli import app
 from tms_hooks.files import write_whole
@@ -85,6 +85,23 @@ def test_a_part_that_was_never_tried_leaves_all_open():
     assert decide(interval, 0.5) == "inconclusive"
 
 
+def test_a_part_that_could_be_measured_refutes_beside_one_that_could_not():
+    rest = {"n_models": 100, "controls": {}, "detail": ""}
+    both = Verdict.of_shares("The share", {"never": (0, 0), "rare": (1, 100)}, **rest)
+    assert math.isnan(both.statistic)
+    assert decide(both.interval, 0.5) == "refuted"
+    assert Verdict.of_shares("The share", {"never": (0, 0)}, **rest).interval == UNKNOWN
+
+
+def test_a_statistic_that_cannot_be_resampled_could_not_be_measured():
+    def share(lost: np.ndarray) -> float:
+        return float(lost[0] / lost.sum()) if lost.any() else math.nan
+
+    found = Verdict.of_statistic("The share", share, np.array([1.0, 0.0, 0.0]), n_models=3, controls={}, detail="")
+    assert math.isnan(found.statistic)
+    assert found.interval == UNKNOWN
+
+
 def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
     rng = np.random.default_rng(0)
     hits = [
@@ -119,13 +136,13 @@ def test_a_claim_without_a_threshold_is_refused():
         """
 
     with pytest.raises(ValueError, match="lacks Threshold:"):
-        claim("nameless", "H", quick=1, full=1)(measure)
+        claim("nameless", "H", quick=1, full=1, needs=above(0.5))(measure)
 
 
 def test_a_name_is_taken_once():
     existing = claims()["hexagon-norms"]
     with pytest.raises(ValueError, match="registered twice"):
-        claim("hexagon-norms", "H", quick=1, full=1)(existing.measure)
+        claim("hexagon-norms", "H", quick=1, full=1, needs=above(0.5))(existing.measure)
 
 
 def test_finding_claims():

@@ -108,9 +108,11 @@ class Verdict:
             figures: the figures, or a function that makes them, called only if the statistic could be measured.
             rest: other attributes.
         """
-        found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
+        counts = {name: counted(part) for name, part in parts.items()}
+        found = stats.weakest_share(counts)
         measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        interval = UNKNOWN if math.isnan(found.share) else found.interval
+        # Of several parts, those that could be measured can still refute.
+        interval = found.interval if any(trials for _, trials in counts.values()) else UNKNOWN
         return cls._measured(measured, found.share, interval, figures, rest)
 
     @classmethod
@@ -122,17 +124,21 @@ class Verdict:
         figures: "Figures | Callable[[], Figures]" = (),
         **rest: Any,
     ) -> "Verdict":
-        """A function of independent samples, with its bootstrap interval; not measured with a sample of fewer than two.
+        """A function of independent samples, with its bootstrap interval.
+
+        It could not be measured with a sample of fewer than two, nor if it is NaN, of all samples or when resampled.
 
         >>> Verdict.of_statistic("The mean", np.mean, np.ones(1), n_models=1, controls={}, detail="").interval
         (-inf, inf)
 
         Args are those of `of_shares`; `statistic` takes the samples, each resampled along its first axis.
         """
-        if not samples or min(map(len, samples)) < 2:
-            return cls._measured(measured, math.nan, UNKNOWN, figures, rest)
-        interval = stats.bootstrap(statistic, *samples)
-        return cls._measured(measured, float(statistic(*samples)), interval, figures, rest)
+        value, interval = math.nan, UNKNOWN
+        if samples and min(map(len, samples)) > 1 and not math.isnan(found := float(statistic(*samples))):
+            resampled = stats.bootstrap(statistic, *samples)
+            if not any(map(math.isnan, resampled)):
+                value, interval = found, resampled
+        return cls._measured(measured, value, interval, figures, rest)
 
     @classmethod
     def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
