@@ -15,6 +15,7 @@ PATH = (
     "errors",
     "rng",
     "stats",
+    "linalg",
     "geometry",
     "config",
     "data",

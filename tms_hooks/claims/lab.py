@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import stats
+from tms_hooks.claims.verdict import counted
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.models.forward import Weights, init_weights
@@ -44,8 +45,8 @@ def train_toys(
         steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    recorded = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
+    usual: dict[str, Any] = {"record_every": steps} | settings
+    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def train_from(
@@ -57,11 +58,12 @@ def train_from(
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start."""
-    recorded = {"record_every": steps} | settings
-    return train(
-        cfg, data, seeds=range(len(starts)), init=starts, steps=steps, optimizer=optimizer, progress=False, **recorded
-    )
+    """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
+    from tms_hooks.models.toy import ToyModel
+
+    init = [ToyModel.from_weights(cfg, start) for start in starts]
+    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
+    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
@@ -77,9 +79,7 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
 
 def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share(
-        {n: p if isinstance(p, tuple) else (int(p.sum()), len(p)) for n, p in parts.items()}
-    ).share
+    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
