@@ -17,7 +17,6 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import unit
-from tms_hooks.run import Run
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M, P = 5, 0.5
@@ -51,24 +50,17 @@ def qk_recovers_features(n_models: int) -> Verdict:
     """
     quarter = max(n_models // 4, 1)
     center = study(P, M, n_models, quarter)
-    toys = train_representation(P, M, n_models)
     return judge_heads(
         center.heads,
-        heads.optimal(toys.W_E, toys.recipe.data, [PAIR]),
-        heads.untrained(toys),
+        heads.untrained(center.heads.W_E),
         {p: center if p == P else study(p, M, quarter, quarter if p == 0.9 else 0) for p in PROBABILITIES},
         {m: center if m == M else study(P, m, quarter) for m in WIDTHS},
     )
 
 
-def train_representation(p: float, m: int, n_models: int) -> Run:
-    """Toys with twice as many features as dimensions."""
-    return heads.representation(2 * m, m, p, n_models, decay=0.8)
-
-
 def study(p: float, m: int, n_models: int, n_pattern: int = 0) -> Study:
     """Toys with one head each; `n_pattern` of them also with one that is trained on its attention pattern."""
-    toys = train_representation(p, m, n_models)
+    toys = heads.representation(2 * m, m, p, n_models, decay=0.8)
     by_scores = Heads(heads.train(toys, [[PAIR]])[0], toys.W_E)
     if not n_pattern:
         return Study(p, by_scores)
@@ -76,15 +68,10 @@ def study(p: float, m: int, n_models: int, n_pattern: int = 0) -> Study:
     return Study(p, by_scores, Heads(omega, toys.W_E[:n_pattern]))
 
 
-def judge_heads(
-    trained: Heads,
-    optimal: Omegas,
-    untrained: Omegas,
-    by_p: Mapping[float, Study] | None = None,
-    by_m: Mapping[int, Study] | None = None,
-) -> Verdict:
+def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], by_m: Mapping[float, Study]) -> Verdict:
     """How near do first singular vectors come to the attended features?"""
     omega, W_E = trained
+    optimal = heads.optimal(W_E, SparseUniform(n_features=W_E.shape[1], feature_probability=P), [PAIR])
     counts = np.array([heads.is_orthogonal(w) for w in W_E])
     found = recovery(omega, W_E)[counts]
     others = {
@@ -94,7 +81,7 @@ def judge_heads(
     }
     best = lab.mean(others["optimal head"])
     grids = {
-        letter: {float(value): averages(study) for value, study in (studies or {}).items()}
+        letter: {value: averages(study) for value, study in studies.items()}
         for letter, studies in (("p", by_p), ("m", by_m))
     }
     return Verdict.of_statistic(
@@ -108,7 +95,9 @@ def judge_heads(
             "models that count": counts.sum(),
             "all models, orthogonal or not": recovery(omega, W_E).mean(),
             "with the closed form's directions": lab.mean(agreement(omega, optimal)[counts]),
-            "relative difference of Omega from the optimum": relative_difference(omega, optimal),
+            "relative difference of Omega from the optimum": (
+                (omega.double() - optimal).norm(dim=(-2, -1)) / optimal.norm(dim=(-2, -1))
+            ).mean(),
         }
         | {
             f"{letter} = {value:g}: {name}": mean
@@ -192,8 +181,3 @@ def whitened(omega: Omega, W_E: Float[Tensor, "feature hidden"], data: Distribut
     query, key = (W[i : i + 1] for i in PAIR)
     found = probes.align(omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
     return float(torch.minimum(found.left_cosines[0].abs(), found.right_cosines[0].abs()))
-
-
-def relative_difference(found: Omegas, best: Omegas) -> float:
-    """||Omega - Omega*|| / ||Omega*||, mean over models."""
-    return float(((found.double() - best).norm(dim=(-2, -1)) / best.norm(dim=(-2, -1))).mean())

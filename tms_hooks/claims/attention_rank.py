@@ -1,12 +1,11 @@
 """A claim about the rank of a head: how many attended pairs do its singular vectors recover, one each or shared?"""
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
 from tms_hooks import plots
 from tms_hooks.claims import heads, lab
@@ -16,9 +15,6 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 N, M, P = 10, 5, 0.5
 RING: list[Pair] = [(i, (i + 1) % M) for i in range(M)]
@@ -47,47 +43,46 @@ def qk_rank(n_models: int) -> Verdict:
     """
     toys = heads.representation(N, M, P, n_models, decay=0.8)
     *equal, unequal = heads.train(toys, [*(PAIRS[:count] for count in COUNTS), UNEQUAL], M)
-    by_count = dict(zip(COUNTS, equal, strict=True))
-    low = {rank: heads.train(toys, [RING], rank)[0] for rank in (1, LOW)}
-    data, W = toys.recipe.data, toys.W_E
-    assert isinstance(data, SparseUniform)
     return judge_rank(
-        low | {M: by_count[M]},
-        {rank: heads.optimal(W, data, RING, rank) for rank in range(1, M + 1)},
-        W,
-        others={
-            "unequal weights": unequal,
-            "unequal weights, optimal": heads.optimal(W, data, UNEQUAL),
-            "untrained": heads.untrained(toys, M),
-        },
-        by_count=by_count,
-        best_by_count={count: heads.optimal(W, data, PAIRS[:count]) for count in COUNTS},
-        explained_by_rank={
-            rank: np.array([heads.explained(w, data, RING, rank) for w in W]) for rank in range(1, M + 1)
-        },
+        toys.W_E,
+        dict(zip(COUNTS, equal, strict=True)),
+        {rank: heads.train(toys, [RING], rank)[0] for rank in (1, LOW)},
+        {"unequal weights": unequal, "untrained": heads.untrained(toys.W_E, M)},
     )
 
 
 def judge_rank(
-    trained: Mapping[int, Omegas],
-    best: Mapping[int, Omegas],
-    W_E: Stacked,
-    others: Mapping[str, Omegas],
-    by_count: Mapping[int, Omegas],
-    best_by_count: Mapping[int, Omegas],
-    explained_by_rank: Mapping[int, np.ndarray],
+    W_E: Stacked, by_count: Mapping[int, Omegas], low: Mapping[int, Omegas], others: Mapping[str, Omegas]
 ) -> Verdict:
     """Does each slice of a head recover one of five pairs, at full rank and at low rank?"""
+    data = SparseUniform(n_features=W_E.shape[1], feature_probability=P)
+    trained = low | {M: by_count[M]}
+    best = {rank: heads.optimal(W_E, data, RING, rank) for rank in range(1, M + 1)}
+    best_by_count = {count: heads.optimal(W_E, data, PAIRS[:count]) for count in COUNTS}
+    null = {rank: heads.at_random(len(W_E), M, rank) for rank in best}
     counts = torch.tensor([heads.is_orthogonal(w[:M], range(M)) for w in W_E])
     each = heads.measuring(W_E, counts)
-    share_explained = {rank: lab.mean(share[counts.numpy()]) for rank, share in explained_by_rank.items()}
+    explained = {rank: lab.mean(heads.explained(w, data, RING, rank) for w in W_E[counts]) for rank in best}
 
     def parts(omegas: Mapping[int, Omegas], cut: float = ALIGNED) -> dict[str, np.ndarray]:
         return {f"r = {rank}": each(lambda o, w: recovered(o, w, cut), omegas[rank]) >= rank for rank in (M, LOW)}
 
-    null = {rank: heads.at_random(len(W_E), M, rank) for rank in best}
     shares = parts(trained)
     best_share = lab.weakest(parts(best))
+    unequal = heads.optimal(W_E, data, UNEQUAL)
+    kinds = {
+        "trained": (by_count, trained),
+        "optimal": (best_by_count, best),
+        "random rotations": (dict.fromkeys(COUNTS, null[M]), null),
+    }
+    lines_by_count = {
+        name: {count: lab.mean(each(partial(mean_cosine, count=count), omegas[count])) for count in COUNTS}
+        for name, (omegas, _) in kinds.items()
+    }
+    lines_by_rank = {
+        name: {rank: lab.mean(each(mean_cosine, omegas[rank])) for rank in sorted(omegas)}
+        for name, (_, omegas) in kinds.items()
+    }
     return Verdict.of_shares(
         "The smaller of two shares",
         shares,
@@ -99,7 +94,7 @@ def judge_rank(
             "optimal heads": best_share,
             **{
                 f"{name}, r = 5: pairs recovered, of 5": lab.mean(each(recovered, omega))
-                for name, omega in (("optimal", best[M]), *others.items())
+                for name, omega in {"optimal": best[M], "unequal weights, optimal": unequal, **others}.items()
             },
             **{
                 f"orthonormal features, p = 0.05, {name} weights, optimal: pairs recovered, of 5": recovered(
@@ -117,7 +112,7 @@ def judge_rank(
         },
         theory=best_share,
         detail="Of the score's mean square the best head explains "
-        + ", ".join(f"{share:.1%} at r = {rank}" for rank, share in share_explained.items())
+        + ", ".join(f"{share:.1%} at r = {rank}" for rank, share in explained.items())
         + ".",
         figures=lambda: [
             (
@@ -127,28 +122,37 @@ def judge_rank(
                     contributions(trained[M][counts][0], W_E[counts][0]), "attended pair", "singular slice", "score"
                 ),
             ),
-            *cosine_curves(
-                each,
-                (by_count, best_by_count, dict.fromkeys(by_count, null[M])),
-                (trained, best, null),
+            (
+                "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there "
+                "are more), against the number of pairs at r = m = 5.",
+                plots.curves(lab.lines(lines_by_count), "attended pairs", "mean |cosine|"),
+            ),
+            (
+                "The same against the rank r for five pairs, of the r pairs that are matched best.",
+                plots.curves(lab.lines(lines_by_rank), "rank r", "mean |cosine|"),
             ),
             (
                 "Share of the mean square of the score for five pairs that the best head of each rank explains.",
-                plots.curves(lab.lines({"optimal": share_explained}), "rank r", "share explained"),
+                plots.curves(lab.lines({"optimal": explained}), "rank r", "share explained"),
             ),
         ],
     )
 
 
-def ring_cosines(omega: Omega, W_E: Directions, pairs: Sequence[Pair] = tuple(RING)) -> Float[np.ndarray, " pair"]:
-    """|Cosine| of each attended pair with the singular pair matched to it."""
-    query, key = torch.tensor(pairs).T
+def pair_cosines(omega: Omega, W_E: Directions, count: int = M) -> Float[np.ndarray, " pair"]:
+    """|Cosine| of each of the first attended pairs with the singular pair matched to it; 0 if none is left for it."""
+    query, key = torch.tensor(PAIRS[:count]).T
     return heads.matched_cosines(omega, W_E[query], W_E[key])
+
+
+def mean_cosine(omega: Omega, W_E: Directions, count: int = M) -> float:
+    """Mean over those of the first attended pairs that have a singular pair."""
+    return lab.mean(cosine for cosine in pair_cosines(omega, W_E, count) if cosine)
 
 
 def recovered(omega: Omega, W_E: Directions, cut: float = ALIGNED) -> int:
     """How many pairs of the ring have a singular pair of their own."""
-    return int((ring_cosines(omega, W_E) > cut).sum())
+    return int((pair_cosines(omega, W_E) > cut).sum())
 
 
 def contributions(omega: Omega, W_E: Directions) -> Float[np.ndarray, "k pair"]:
@@ -163,51 +167,3 @@ def pairs_served(omega: Omega, W_E: Directions) -> float:
     """How many pairs share the first slice: participation ratio (sum |c|)^2 / sum c^2 of contributions."""
     first = np.abs(contributions(omega, W_E)[0])
     return float(first.sum() ** 2 / (first**2).sum()) if first.any() else 0.0
-
-
-def cosine_curves(
-    each: Callable[[Callable[[Tensor, Tensor], float], Omegas], np.ndarray],
-    by_count: Sequence[Mapping[int, Omegas]],
-    by_rank: Sequence[Mapping[int, Omegas]],
-) -> "list[tuple[str, go.Figure]]":
-    """Mean |cosine| of attended pairs against their number and against the rank: of heads trained, optimal, random."""
-
-    def cosine(omegas: Omegas, count: int, slices: int) -> float:
-        """Mean over the pairs that have a slice."""
-
-        def of_model(omega: Tensor, W_E: Tensor) -> float:
-            return float(np.sort(ring_cosines(omega, W_E, PAIRS[:count]))[-min(count, slices) :].mean())
-
-        return lab.mean(each(of_model, omegas))
-
-    names = ("trained", "optimal", "random rotations")
-    return [
-        (
-            caption,
-            plots.curves(
-                lab.lines(
-                    {
-                        name: {x: cosine(omegas[x], *size(x)) for x in sorted(omegas)}
-                        for name, omegas in zip(names, kinds, strict=True)
-                    }
-                ),
-                xlabel,
-                "mean |cosine|",
-            ),
-        )
-        for caption, xlabel, kinds, size in (
-            (
-                "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there "
-                "are more), against the number of pairs at r = m = 5.",
-                "attended pairs",
-                by_count,
-                lambda count: (count, M),
-            ),
-            (
-                "The same against the rank r for five pairs, of the r pairs that are matched best.",
-                "rank r",
-                by_rank,
-                lambda rank: (M, rank),
-            ),
-        )
-    ]

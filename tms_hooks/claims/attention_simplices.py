@@ -4,7 +4,7 @@ Six features in four dimensions, p = 0.05, trained from starts near a product of
 to 5); only models that are such a product in the end count.
 """
 
-from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -44,60 +44,55 @@ def qk_same_subspace(n_models: int) -> Verdict:
     """
     toys = heads.near_triangles(n_models)
     pentagons = heads.representation(5, 2, P, n_models)
-    data, W = toys.recipe.data, toys.W_E
-    assert isinstance(data, SparseUniform)
-    digon = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
-    square = SparseUniform(n_features=4, feature_probability=P)
     return judge_sum_and_difference(
-        W,
-        heads.train(toys, [WITHIN], 4)[0],
-        heads.optimal(W, data, WITHIN),
-        heads.untrained(toys, 4),
-        pentagons=Heads(heads.train(pentagons, [[(0, 0), (1, 1)]], 2)[0], pentagons.W_E),
-        shares={
-            "share explained, two of a triangle": lab.mean(heads.explained(w, data, WITHIN, 4) for w in W),
-            "share explained, one of each triangle": lab.mean(heads.explained(w, data, [(0, 1), (3, 4)], 4) for w in W),
-            "share explained, an antipodal pair": heads.explained(digon, square, [(0, 2), (1, 2)], 2),
-            "share explained, one of that antipodal pair": heads.explained(digon, square, [(0, 2)], 2),
-        },
+        Heads(heads.train(toys, [WITHIN], 4)[0], toys.W_E),
+        heads.untrained(toys.W_E, 4),
+        Heads(heads.train(pentagons, [[(0, 0), (1, 1)]], 2)[0], pentagons.W_E),
     )
 
 
-def judge_sum_and_difference(
-    W_E: Stacked, trained: Omegas, best: Omegas, start: Omegas, pentagons: Heads, shares: Mapping[str, float]
-) -> Verdict:
+def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads) -> Verdict:
     """Are the leading singular vectors the sum and the difference of two features of one triangle?"""
+    omega, W_E = trained
+    data, square = (SparseUniform(n_features=n, feature_probability=P) for n in (6, 4))
+    digons = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     counts = heads.are_triangles(W_E)
     each = heads.measuring(W_E, counts)
-    are_pentagons = torch.tensor([geometry.name_polytope(w) == "pentagon" for w in pentagons.W_E])
-    angles = {
-        name: each(lambda o, w: sum_angle(o, w, (0, 1), (1, 2)), omegas)
-        for name, omegas in (("trained", trained), ("optimal", best), ("in the plane, at random", _in_plane(W_E)))
-    }
-    pentagon_angles = heads.measuring(pentagons.W_E, are_pentagons)(
-        lambda o, w: sum_angle(o, w, (0, 1), (0, 1)), pentagons.omega
+    of_pentagons = heads.measuring(
+        pentagons.W_E, torch.tensor([geometry.name_polytope(w) == "pentagon" for w in pentagons.W_E])
     )
+    angles = {
+        "trained": each(sum_angle, omega),
+        "optimal": each(sum_angle, heads.optimal(W_E, data, WITHIN)),
+        "in the plane, at random": each(sum_angle, in_plane(W_E)),
+    }
+    best = lab.mean(angles["optimal"] < CLOSE)
     return Verdict.of_shares(
         "The share of models whose singular vectors are sum and difference",
         {"": angles["trained"] < CLOSE},
         n_models=int(counts.sum()),
         controls={
-            "optimal heads": lab.mean(angles["optimal"] < CLOSE),
-            "untrained": lab.mean(each(lambda o, w: sum_angle(o, w, (0, 1), (1, 2)), start) < CLOSE),
+            "optimal heads": best,
+            "untrained": lab.mean(each(sum_angle, untrained) < CLOSE),
             "random rotations in the plane": lab.mean(angles["in the plane, at random"] < CLOSE),
             **{f"within {degrees} degrees": lab.mean(angles["trained"] < degrees) for degrees in (5, 20)},
             "mean |cosine| of the features themselves": lab.mean(
-                each(lambda o, w: heads.matched_cosines(o, w[[0, 1]], w[[1, 2]]).mean(), trained)
+                each(lambda o, w: heads.matched_cosines(o, w[[0, 1]], w[[1, 2]]).mean(), omega)
             ),
             "angle between the leading two and the triangle's plane (degrees)": lab.mean(
-                each(heads.query_angle, trained)
+                each(heads.query_angle, omega)
             ),
-            "second singular value over first": lab.mean(each(lambda o, _: heads.singular_ratio(o), trained)),
-            "pentagons": lab.mean(pentagon_angles < CLOSE),
-            **shares,
+            "second singular value over first": lab.mean(map(heads.singular_ratio, omega[counts])),
+            "pentagons": lab.mean(of_pentagons(partial(sum_angle, key=(0, 1)), pentagons.omega) < CLOSE),
+            **{
+                f"share explained, {name}": lab.mean(heads.explained(w, data, pairs, 4) for w in W_E)
+                for name, pairs in (("two of a triangle", WITHIN), ("one of each triangle", [(0, 1), (3, 4)]))
+            },
+            "share explained, an antipodal pair": heads.explained(digons, square, [(0, 2), (1, 2)], 2),
+            "share explained, one of that antipodal pair": heads.explained(digons, square, [(0, 2)], 2),
             "models that count": counts.sum(),
         },
-        theory=lab.mean(angles["optimal"] < CLOSE),
+        theory=best,
         detail=f"The largest of the four angles is {np.median(angles['trained']):.1f} degrees in the median model."
         if counts.any()
         else "",
@@ -106,16 +101,14 @@ def judge_sum_and_difference(
                 "The largest angle between the two leading singular vectors, left and right, and the sum and "
                 "difference of the attended features.",
                 plots.distributions(
-                    angles,
-                    "degrees",
-                    dict(zip(angles, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True)),
+                    angles, "degrees", dict(zip(angles, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True))
                 ),
             )
         ],
     )
 
 
-def sum_angle(omega: Omega, W_E: Directions, query: tuple[int, int], key: tuple[int, int]) -> float:
+def sum_angle(omega: Omega, W_E: Directions, query: Pair = (0, 1), key: Pair = (1, 2)) -> float:
     """The largest angle, of both sides, between the two leading singular vectors and sum and difference, in degrees."""
 
     def sides(i: int, j: int) -> Tensor:
@@ -128,7 +121,7 @@ def sum_angle(omega: Omega, W_E: Directions, query: tuple[int, int], key: tuple[
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
-def _in_plane(W_E: Stacked) -> Omegas:
+def in_plane(W_E: Stacked) -> Omegas:
     """Random singular vectors within the plane of the first triangle."""
     left, right = random_rotations(2, 2 * len(W_E)).chunk(2)
     basis = torch.linalg.svd(W_E[:, :3].double())[2][:, :2]

@@ -50,25 +50,17 @@ def qk_subspaces(n_models: int) -> Verdict:
     toys = heads.near_triangles(n_models)
     digons = heads.representation(8, 4, P, n_models)
     full, unequal = heads.train(toys, [APART, UNEQUAL], 4)
-    single = heads.train(toys, [APART], 1)[0]
-    data, W = toys.recipe.data, toys.W_E
     return judge_split(
-        W,
-        {4: full, 1: single},
-        {4: heads.optimal(W, data, APART), 1: heads.optimal(W, data, APART, 1)},
-        others={"weights 2 to 1": unequal, "untrained": heads.untrained(toys, 4)},
-        digons=Heads(heads.train(digons, [[(0, 0), (1, 1)]], 4)[0], digons.W_E),
+        toys.W_E,
+        {4: full, 1: heads.train(toys, [APART], 1)[0]},
+        {"weights 2 to 1": unequal, "untrained": heads.untrained(toys.W_E, 4)},
+        Heads(heads.train(digons, [[(0, 0), (1, 1)]], 4)[0], digons.W_E),
     )
 
 
-def judge_split(
-    W_E: Stacked,
-    trained: Mapping[int, Omegas],
-    best: Mapping[int, Omegas],
-    others: Mapping[str, Omegas],
-    digons: Heads,
-) -> Verdict:
+def judge_split(W_E: Stacked, trained: Mapping[int, Omegas], others: Mapping[str, Omegas], digons: Heads) -> Verdict:
     """Do the leading singular vectors span the attended features, and does each lie in one triangle?"""
+    data = SparseUniform(n_features=6, feature_probability=P)
     counts = heads.are_triangles(W_E)
     each = heads.measuring(W_E, counts)
 
@@ -82,11 +74,13 @@ def judge_split(
             "split at r = 1": each(lambda o, w: splits(o, w, TRIANGLES, 1), omegas[1]),
         }
 
-    turned = {rank: heads.at_random(len(W_E), 4, rank) for rank in (4, 1)}
-    kinds = {"": trained, ", optimal": best, ", random rotations": turned}
+    kinds = {
+        "": trained,
+        ", optimal": {rank: heads.optimal(W_E, data, APART, rank) for rank in (4, 1)},
+        ", random rotations": {rank: heads.at_random(len(W_E), 4, rank) for rank in (4, 1)},
+    }
     shares = {kind: parts(omegas) for kind, omegas in kinds.items()}
     most = {kind: each(largest_share, omegas[4]) for kind, omegas in kinds.items()}
-    exact, data = heads.two_triangles(), SparseUniform(n_features=6, feature_probability=P)
     return Verdict.of_shares(
         "The smallest of three shares",
         shares[""],
@@ -99,9 +93,9 @@ def judge_split(
                 for name, omega in others.items()
             },
             **{f"largest share of the first slice in one triangle{kind}": lab.mean(m) for kind, m in most.items()},
-            "second singular value over first": lab.mean(each(lambda o, _: heads.singular_ratio(o), trained[4])),
+            "second singular value over first": lab.mean(map(heads.singular_ratio, trained[4][counts])),
             "second singular value over first, exact triangles, optimal": heads.singular_ratio(
-                heads.optimal(exact[None], data, APART)[0]
+                heads.optimal(heads.two_triangles()[None], data, APART)[0]
             ),
             **digon_controls(*digons),
             "models that count": counts.sum(),
@@ -115,7 +109,7 @@ def judge_split(
                 "The largest share of the first left singular vector that lies in one triangle: 1 if it keeps to one, "
                 "1/2 if it serves both alike.",
                 plots.distributions(
-                    dict(zip(("trained", "optimal", "random rotations"), most.values(), strict=True)),
+                    {kind.removeprefix(", ") or "trained": shares for kind, shares in most.items()},
                     "share",
                     {"trained": plots.TOY, "optimal": plots.PALETTE[1], "random rotations": plots.NULL},
                 ),

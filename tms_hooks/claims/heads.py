@@ -114,9 +114,10 @@ def omegas(weights: forward.Weights) -> Float[Tensor, "model head hidden hidden"
     return weights[forward.W_Q] @ weights[forward.W_K].mT
 
 
-def untrained(toys: Run, d_head: int | None = None) -> Omegas:
-    """Omega of the head that `train` starts from."""
-    return omegas(lab.untrained(replace(toys.recipe.cfg, n_heads=1, d_head=d_head), len(toys.recipe.seeds)))[:, 0]
+def untrained(W_E: Stacked, d_head: int | None = None) -> Omegas:
+    """Omega of the heads that `train` starts from, for toys of these directions."""
+    n_models, n, m = W_E.shape
+    return omegas(lab.untrained(ToyConfig(n_features=n, d_hidden=m, n_heads=1, d_head=d_head), n_models))[:, 0]
 
 
 def optimal(W_E: Stacked, data: Distribution, pairs: Sequence[Pair], rank: int | None = None) -> Omegas:
@@ -152,15 +153,11 @@ def is_orthogonal(W_E: Directions, features: Sequence[int] = (0, 1)) -> bool:
     return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < ORTHOGONAL).all())
 
 
-def triangle() -> Directions:
-    """Three unit features in a plane."""
-    angles = 2 * pi / 3 * torch.arange(3)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1)
-
-
 def two_triangles() -> Directions:
-    """A product of two triangles, each in a plane of its own: `TRIANGLES`."""
-    return torch.block_diag(triangle(), triangle())
+    """A product of two triangles of unit features, each in a plane of its own: `TRIANGLES`."""
+    angles = 2 * pi / 3 * torch.arange(3)
+    triangle = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.block_diag(triangle, triangle)
 
 
 def are_triangles(W_E: Stacked) -> Bool[Tensor, " model"]:
