@@ -10,11 +10,8 @@ from torch import Tensor
 
 import probes
 from tms_hooks import plots, theory
-from tms_hooks.claims import heads, lab
+from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import Heads, Omega, Omegas
-from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import unit
 
@@ -54,12 +51,12 @@ def qk_recovers_features(n_models: int) -> Verdict:
         center.heads,
         heads.untrained(center.heads.W_E),
         {p: center if p == P else study(p, M, quarter, quarter if p == 0.9 else 0) for p in PROBABILITIES},
-        {m: center if m == M else study(P, m, quarter) for m in WIDTHS},
+        {float(m): center if m == M else study(P, m, quarter) for m in WIDTHS},
     )
 
 
 def study(p: float, m: int, n_models: int, n_pattern: int = 0) -> Study:
-    """Toys with one head each; `n_pattern` of them also with one that is trained on its attention pattern."""
+    """Toys with one head each, `n_pattern` of them with another one that is trained on its attention pattern."""
     toys = heads.representation(2 * m, m, p, n_models, decay=0.8)
     by_scores = Heads(heads.train(toys, [[PAIR]])[0], toys.W_E)
     if not n_pattern:
@@ -80,10 +77,16 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         "features not attended to": recovery(omega, W_E, OTHERS)[counts],
     }
     best = lab.mean(others["optimal head"])
+    colors = dict(zip(("trained", *others), plots.PALETTE, strict=False))
     grids = {
         letter: {value: averages(study) for value, study in studies.items()}
         for letter, studies in (("p", by_p), ("m", by_m))
     }
+
+    def lines(grid: Mapping[float, Mapping[str, float]]) -> dict[str, dict[float, float]]:
+        names = max(grid.values(), key=len)  # only some settings have heads trained on patterns
+        return {name: {x: means[name] for x, means in grid.items() if name in means} for name in names}
+
     return Verdict.of_statistic(
         "The mean of the smaller |cosine| with the attended pair",
         np.mean,
@@ -111,11 +114,7 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         figures=lambda: [
             (
                 "The smaller |cosine| of the first singular pair with the attended features.",
-                plots.distributions(
-                    {"trained": found} | others,
-                    "|cosine|",
-                    dict(zip(("trained", *others), plots.PALETTE, strict=False)),
-                ),
+                plots.distributions({"trained": found} | others, "|cosine|", colors),
             ),
             *(
                 (
@@ -123,7 +122,7 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
                     "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
                     "the closed form's directions in place of the features the |cosine| is 1 where the formula "
                     "explains all; whitened coordinates alone do not make features of singular vectors.",
-                    plots.curves(by_name(grids[letter]), meaning, "|cosine|"),
+                    plots.curves(lab.lines(lines(grids[letter])), meaning, "|cosine|"),
                 )
                 for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
                 if grids[letter]
@@ -152,19 +151,13 @@ def averages(study: Study) -> dict[str, float]:
     return {name: lab.mean(cosines) for name, cosines in found.items()}
 
 
-def by_name(grid: Mapping[float, Mapping[str, float]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """A curve for every number, over the settings that have it."""
-    names = dict.fromkeys(name for means in grid.values() for name in means)
-    return lab.lines({name: {x: means[name] for x, means in grid.items() if name in means} for name in names})
-
-
 def sides(omega: Omega, query: Float[Tensor, " hidden"], key: Float[Tensor, " hidden"]) -> tuple[float, float]:
     """|Cosine| of the first left singular vector with one direction, and of the first right one with another."""
     U, _, Vh = torch.linalg.svd(omega.double())
     return float((U[:, 0] @ unit(query)).abs()), float((Vh[0] @ unit(key)).abs())
 
 
-def recovery(omega: Omegas, W_E: Stacked, pair: tuple[int, int] = PAIR) -> np.ndarray:
+def recovery(omega: Omegas, W_E: lab.Stacked, pair: tuple[int, int] = PAIR) -> np.ndarray:
     """The smaller |cosine| of each head's first singular vectors with a pair of features."""
     return np.array([min(sides(o, *w[list(pair)])) for o, w in zip(omega, W_E, strict=True)])
 

@@ -8,11 +8,8 @@ import torch
 from jaxtyping import Float
 
 from tms_hooks import plots
-from tms_hooks.claims import heads, lab
+from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import ALIGNED, Directions, Omega, Omegas
-from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
 
@@ -52,11 +49,11 @@ def qk_rank(n_models: int) -> Verdict:
 
 
 def judge_rank(
-    W_E: Stacked, by_count: Mapping[int, Omegas], low: Mapping[int, Omegas], others: Mapping[str, Omegas]
+    W_E: lab.Stacked, by_count: Mapping[int, Omegas], low: Mapping[int, Omegas], others: Mapping[str, Omegas]
 ) -> Verdict:
     """Does each slice of a head recover one of five pairs, at full rank and at low rank?"""
     data = SparseUniform(n_features=W_E.shape[1], feature_probability=P)
-    trained = low | {M: by_count[M]}
+    trained = {**low, M: by_count[M]}
     best = {rank: heads.optimal(W_E, data, RING, rank) for rank in range(1, M + 1)}
     best_by_count = {count: heads.optimal(W_E, data, PAIRS[:count]) for count in COUNTS}
     null = {rank: heads.at_random(len(W_E), M, rank) for rank in best}

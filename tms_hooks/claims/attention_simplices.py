@@ -1,7 +1,6 @@
 """A claim about attended features that are not orthogonal: how do singular vectors arrange themselves between them?
 
-Six features in four dimensions, p = 0.05, trained from starts near a product of two triangles (features 0 to 2, and 3
-to 5); only models that are such a product in the end count.
+Toys start near a product of two triangles (`heads.near_triangles`); only those that are one in the end count.
 """
 
 from functools import partial
@@ -11,12 +10,8 @@ import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import heads, lab
-from tms_hooks.claims.heads import SPARSE as P
+from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import Directions, Heads, Omega, Omegas
-from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import random_rotations, unit
 from tms_hooks.losses import Pair
@@ -43,7 +38,7 @@ def qk_same_subspace(n_models: int) -> Verdict:
     are an antipodal pair.
     """
     toys = heads.near_triangles(n_models)
-    pentagons = heads.representation(5, 2, P, n_models)
+    pentagons = heads.representation(5, 2, heads.SPARSE, n_models)
     return judge_sum_and_difference(
         Heads(heads.train(toys, [WITHIN], 4)[0], toys.W_E),
         heads.untrained(toys.W_E, 4),
@@ -54,7 +49,7 @@ def qk_same_subspace(n_models: int) -> Verdict:
 def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads) -> Verdict:
     """Are the leading singular vectors the sum and the difference of two features of one triangle?"""
     omega, W_E = trained
-    data, square = (SparseUniform(n_features=n, feature_probability=P) for n in (6, 4))
+    data, square = (SparseUniform(n_features=n, feature_probability=heads.SPARSE) for n in (6, 4))
     digons = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
     counts = heads.are_triangles(W_E)
     each = heads.measuring(W_E, counts)
@@ -121,7 +116,7 @@ def sum_angle(omega: Omega, W_E: Directions, query: Pair = (0, 1), key: Pair = (
     return float(np.degrees(np.arccos(min(cosine, 1.0))))
 
 
-def in_plane(W_E: Stacked) -> Omegas:
+def in_plane(W_E: lab.Stacked) -> Omegas:
     """Random singular vectors within the plane of the first triangle."""
     left, right = random_rotations(2, 2 * len(W_E)).chunk(2)
     basis = torch.linalg.svd(W_E[:, :3].double())[2][:, :2]

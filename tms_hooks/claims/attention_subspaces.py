@@ -1,7 +1,6 @@
 """A claim about attended features in different tegum factors: do singular vectors span them, and split between them?
 
-Six features in four dimensions, p = 0.05, trained from starts near a product of two triangles (features 0 to 2, and 3
-to 5); only models that are such a product in the end count.
+Toys start near a product of two triangles (`heads.near_triangles`); only those that are one in the end count.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,12 +12,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import heads, lab
-from tms_hooks.claims.heads import SPARSE as P
+from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import TRIANGLES, Directions, Heads, Omega, Omegas
-from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import unit
 from tms_hooks.losses import Pair
@@ -48,7 +43,7 @@ def qk_subspaces(n_models: int) -> Verdict:
     random starts, pairs (0, 0) and (1, 1)) where features 0 and 1 are orthogonal.
     """
     toys = heads.near_triangles(n_models)
-    digons = heads.representation(8, 4, P, n_models)
+    digons = heads.representation(8, 4, heads.SPARSE, n_models)
     full, unequal = heads.train(toys, [APART, UNEQUAL], 4)
     return judge_split(
         toys.W_E,
@@ -58,9 +53,11 @@ def qk_subspaces(n_models: int) -> Verdict:
     )
 
 
-def judge_split(W_E: Stacked, trained: Mapping[int, Omegas], others: Mapping[str, Omegas], digons: Heads) -> Verdict:
+def judge_split(
+    W_E: lab.Stacked, trained: Mapping[int, Omegas], others: Mapping[str, Omegas], digons: Heads
+) -> Verdict:
     """Do the leading singular vectors span the attended features, and does each lie in one triangle?"""
-    data = SparseUniform(n_features=6, feature_probability=P)
+    data = SparseUniform(n_features=6, feature_probability=heads.SPARSE)
     counts = heads.are_triangles(W_E)
     each = heads.measuring(W_E, counts)
 
@@ -119,7 +116,7 @@ def judge_split(W_E: Stacked, trained: Mapping[int, Omegas], others: Mapping[str
                 "triangle would be white in the other. The attended query features, 0 and 3, would have "
                 f"{1 / sqrt(2):.2f} each if the first slice served them alike.",
                 plots.signed_heatmap(
-                    (heads.singular_vectors(trained[4][counts][0])[0] @ unit(W_E[counts][0]).mT).numpy(),
+                    each(lambda o, w: (heads.singular_vectors(o)[0] @ unit(w).mT).numpy(), trained[4])[0],
                     "feature",
                     "left singular vector",
                     "cosine",
@@ -150,9 +147,8 @@ def splits(omega: Omega, W_E: Directions, factors: Sequence[Sequence[int]], slic
     """Whether each of the leading slices lies in one factor, left and right, and each in another."""
     U, _, V = heads.singular_vectors(omega)
     left, right = factor_shares(U[:slices], W_E, factors), factor_shares(V[:slices], W_E, factors)
-    own = [int(i) for i in left.argmax(-1)]
     inside = bool((torch.minimum(left, right).amax(-1) > INSIDE).all())
-    return inside and len(set(own)) == len(own) == slices
+    return inside and len(set(left.argmax(-1).tolist())) == slices
 
 
 def span_angle(omega: Omega, W_E: Directions, query: Sequence[int], key: Sequence[int]) -> float:
@@ -162,7 +158,7 @@ def span_angle(omega: Omega, W_E: Directions, query: Sequence[int], key: Sequenc
     return max(heads.largest_angle(U[:k], W_E[list(query)]), heads.largest_angle(V[:k], W_E[list(key)]))
 
 
-def digon_controls(omegas: Omegas, W_E: Stacked) -> dict[str, float]:
+def digon_controls(omegas: Omegas, W_E: lab.Stacked) -> dict[str, float]:
     """The same where factors are four antipodal pairs, in models where features 0 and 1 are in different ones."""
     held = []
     for omega, w in zip(omegas, W_E, strict=True):

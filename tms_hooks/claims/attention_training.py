@@ -1,7 +1,7 @@
 """Claims about when a head learns: before or after the features settle, and together with them or later."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -9,19 +9,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
-from tms_hooks.claims import heads, lab
+from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, Omegas
-from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import unit
 from tms_hooks.models.forward import init_weights
 from tms_hooks.training.optimizers import Adam
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M = 5
@@ -76,42 +70,45 @@ def qk_when(n_models: int) -> Verdict:
 def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdict:
     """Do singular vectors align after the columns of W become orthogonal? The claim is about lambda = 1."""
     steps, W, omega = histories[1.0]
-    aligned, overlap = {k: alignments(h.omega, h.W_E) for k, h in histories.items()}, largest_overlaps(W)
+    by_weight = {f"lambda = {weight:g}": alignments(h.omega, h.W_E) for weight, h in histories.items()}
+    aligned, overlap, attended = by_weight["lambda = 1"], largest_overlaps(W), largest_overlaps(W, PAIR)
     best = alignments(torch.stack([heads.optimal(w, data, [PAIR]) for w in W]), W)
-    when_orthogonal, when_aligned = settled(overlap < ORTHOGONAL), settled(aligned[1.0] > ALIGNED)
-    found = later(aligned[1.0], overlap)
+    when_orthogonal, when_aligned = settled(overlap < ORTHOGONAL), settled(aligned > ALIGNED)
+    median_orthogonal, median_aligned = _median(steps, when_orthogonal), _median(steps, when_aligned)
+    found = later(aligned, overlap)
     best_later = lab.mean(later(best, overlap))
+
+    def medians(curves: Mapping[str, Curve]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {name: (steps, np.median(curve, axis=1)) for name, curve in curves.items()}
+
+    curves = {"trained head": aligned, "best head": best, "columns": overlap, "columns, attended": attended}
     return Verdict.of_shares(
         "The share of models that align after their columns are orthogonal",
         {"": found},
         n_models=len(found),
         controls={
             **{
-                f"lambda = {weight:g}": lab.mean(later(aligned[weight], largest_overlaps(other.W_E)))
+                f"lambda = {weight:g}": lab.mean(later(by_weight[f"lambda = {weight:g}"], largest_overlaps(other.W_E)))
                 for weight, other in histories.items()
                 if weight != 1.0
             },
-            "both within 18 degrees": lab.mean(later(aligned[1.0], overlap, SAME_ANGLE)),
-            "orthogonality of the two attended features alone": lab.mean(
-                later(aligned[1.0], largest_overlaps(W, PAIR))
-            ),
+            "both within 18 degrees": lab.mean(later(aligned, overlap, SAME_ANGLE)),
+            "orthogonality of the two attended features alone": lab.mean(later(aligned, attended)),
             "best head for W at each record": best_later,
-            "median step of orthogonality": _median(steps, when_orthogonal),
-            "median step of alignment": _median(steps, when_aligned),
+            "median step of orthogonality": median_orthogonal,
+            "median step of alignment": median_aligned,
             "median step at which the best head would be aligned": _median(steps, settled(best > ALIGNED)),
             "models that become orthogonal": np.isfinite(when_orthogonal).sum(),
             "models that become aligned": np.isfinite(when_aligned).sum(),
-            "models aligned with features not attended to": np.isfinite(
-                settled(alignments(omega, W, OTHERS) > ALIGNED)
-            ).sum(),
+            "models aligned with features not attended to": (alignments(omega, W, OTHERS)[-1] > ALIGNED).sum(),
             "ties": (np.isfinite(when_aligned) & (when_orthogonal == when_aligned)).sum(),
             "|cosine| of the best head before training": best[0].mean(),
-            "|cosine| at the end": aligned[1.0][-1].mean(),
+            "|cosine| at the end": aligned[-1].mean(),
             "|cosine| of the best head at the end": best[-1].mean(),
         },
         theory=best_later,
-        detail=f"In the median model columns are orthogonal from step {_median(steps, when_orthogonal):.0f} on and "
-        f"singular vectors aligned from step {_median(steps, when_aligned):.0f} on."
+        detail=f"In the median model columns are orthogonal from step {median_orthogonal:.0f} on and singular vectors "
+        f"aligned from step {median_aligned:.0f} on."
         if len(found)
         else "",
         figures=lambda: [
@@ -119,19 +116,11 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
                 "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first "
                 "singular pair with the attended features, that of the best head for the same W, and the largest "
                 "|cosine| of two of the first m columns.",
-                _medians(
-                    steps,
-                    {
-                        "trained head": aligned[1.0],
-                        "best head": best,
-                        "columns": overlap,
-                        "columns, attended": largest_overlaps(W, PAIR),
-                    },
-                ),
+                plots.curves(medians(curves), "step", "|cosine|"),
             ),
             (
                 "Alignment during joint training for three weights lambda of the head's loss (medians).",
-                _medians(steps, {f"lambda = {weight:g}": curve for weight, curve in aligned.items()}),
+                plots.curves(medians(by_weight), "step", "|cosine|"),
             ),
         ],
     )
@@ -144,9 +133,7 @@ def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, 
     return np.asarray(second[counts] > first[counts])
 
 
-def largest_overlaps(
-    W_E: Float[Tensor, "step model feature hidden"], features: tuple[int, ...] = tuple(range(M))
-) -> Curve:
+def largest_overlaps(W_E: Float[Tensor, "step model feature hidden"], features: Sequence[int] = range(M)) -> Curve:
     """Largest |cosine| of one of these features with another of the first m."""
     found = linalg.overlaps(W_E[..., :M, :].double())[..., list(features), :]
     return np.asarray(found.amax((-2, -1)))
@@ -176,16 +163,10 @@ def _median(steps: np.ndarray, records: np.ndarray) -> float:
     return float(np.median(steps[finite])) if len(finite) else float("nan")
 
 
-def _medians(steps: np.ndarray, curves: Mapping[str, Curve]) -> "go.Figure":
-    """Medians of the models over training."""
-    lines = {name: (steps, np.median(curve, axis=1)) for name, curve in curves.items()}
-    return plots.curves(lines, "step", "|cosine|")
-
-
 class Outcome(NamedTuple):
     """Models trained in one way."""
 
-    W_E: Stacked
+    W_E: lab.Stacked
     omega: Omegas
     representation_loss: Float[Tensor, " model"]
     head_loss: Float[Tensor, " model"]
@@ -205,30 +186,27 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """
     cfg = ToyConfig(n_features=6, d_hidden=3, n_heads=1)
+    starts = [init_weights(cfg, seed) for seed in range(n_models)]
     data = SparseUniform(n_features=6, feature_probability=0.1)
 
-    def outcome(weight: float = 1.0, stages: tuple[str, ...] = ("joint",), first_seed: int = 0) -> Outcome:
+    def outcome(weight: float = 1.0, staged: bool = False, first_seed: int = 0) -> Outcome:
         """The models of seeds 0, 1, ..., on batches of the seeds from `first_seed` on."""
         run = lab.train_from(
             cfg,
             data,
-            [init_weights(cfg, seed) for seed in range(n_models)],
+            starts,
             steps=1_000,
             seeds=range(first_seed, first_seed + n_models),
             batch_size=256,
-            stages=stages,
+            stages=("representation", "heads") if staged else ("joint",),
             qk_pairs=(PAIR,),
             qk_weight=weight,
         )
         omega = heads.omegas(run.weights)[:, 0]
         return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_qk_loss.sum(-1))
 
-    staged = ("representation", "heads")
     return judge_joint(
-        {weight: outcome(weight) for weight in LAMBDAS},
-        outcome(stages=staged),
-        outcome(stages=staged, first_seed=n_models),
-        data,
+        {w: outcome(w) for w in LAMBDAS}, outcome(staged=True), outcome(staged=True, first_seed=n_models), data
     )
 
 
@@ -243,11 +221,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
 
-    def figure(caption: str, ylabel: str, *wanted: str) -> "tuple[str, go.Figure]":
-        against_lambda = {name: {w: numbers[f"lambda = {w:g}"][name] for w in joint} for name in wanted}
-        ends = min(joint), max(joint)
-        levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in wanted}
-        return caption, plots.curves(lab.lines(against_lambda | levels), "lambda", ylabel, log_x=True)
+    def lines(name: str) -> dict[str, dict[float, float]]:
+        return {
+            name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint},
+            f"{name}, staged": dict.fromkeys((min(joint), max(joint)), numbers["staged"][name]),
+        }
 
     return Verdict.of_statistic(
         "The mean change of D_i under joint training, beyond that under other batches,",
@@ -264,20 +242,18 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
             *(numbers[kind][name] for kind in ("lambda = 1", "staged") for name in ("D_i, attended", "head loss"))
         ),
         figures=lambda: [
-            figure(
-                "Dimensionality of the attended features and of the others against lambda; level lines: W first.",
-                "D_i",
-                "D_i, attended",
-                "D_i, others",
-            ),
-            figure(
-                "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal "
-                "head on the same W, against lambda.",
-                "|cosine|",
-                "|cosine|",
-                "|cosine|, optimal head",
-            ),
-            figure("Both losses on held-out data against lambda.", "loss", "representation loss", "head loss"),
+            (caption, plots.curves(lab.lines(lines(first) | lines(second)), "lambda", ylabel, log_x=True))
+            for caption, ylabel, first, second in (
+                ("D_i of attended features and of others; level: W first.", "D_i", "D_i, attended", "D_i, others"),
+                (
+                    "The smaller |cosine| of the first singular pair with the attended features, and that of the "
+                    "optimal head on the same W.",
+                    "|cosine|",
+                    "|cosine|",
+                    "|cosine|, optimal head",
+                ),
+                ("Both losses on held-out data.", "loss", "representation loss", "head loss"),
+            )
         ],
     )
 

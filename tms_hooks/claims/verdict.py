@@ -138,9 +138,16 @@ class Verdict:
     def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
         if math.isnan(statistic):
             figures = ()
-        rest["controls"] = {name: float(value) for name, value in rest["controls"].items()}
-        shown = figures() if callable(figures) else figures
-        return cls(measured=measured, statistic=statistic, interval=interval, figures=shown, **rest)
+        theory = rest.pop("theory", None)
+        return cls(
+            measured=measured,
+            statistic=statistic,
+            interval=interval,
+            controls={name: float(value) for name, value in rest.pop("controls").items()},
+            theory=None if theory is None or math.isnan(theory) else float(theory),
+            figures=figures() if callable(figures) else figures,
+            **rest,
+        )
 
     @property
     def verdict(self) -> Outcome:
