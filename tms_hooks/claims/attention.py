@@ -111,23 +111,21 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         theory=best,
         detail=f"{counts.sum()} of {len(counts)} models have orthogonal attended features. The best possible head has "
         f"{best:.3g}.",
-        figures=lambda: [
-            (
-                "The smaller |cosine| of the first singular pair with the attended features.",
-                plots.distributions({"trained": found} | others, "|cosine|", colors),
+        figures=lambda: {
+            "The smaller |cosine| of the first singular pair with the attended features.": plots.distributions(
+                {"trained": found} | others, "|cosine|", colors
             ),
-            *(
-                (
-                    f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "
-                    "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
-                    "the closed form's directions in place of the features the |cosine| is 1 where the formula "
-                    "explains all; whitened coordinates alone do not make features of singular vectors.",
-                    plots.curves(lab.lines(lines(grids[letter])), meaning, "|cosine|"),
+            **{
+                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "
+                "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
+                "the closed form's directions in place of the features the |cosine| is 1 where the formula "
+                "explains all; whitened coordinates alone do not make features of singular vectors.": plots.curves(
+                    lab.lines(lines(grids[letter])), meaning, "|cosine|"
                 )
                 for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
                 if grids[letter]
-            ),
-        ],
+            },
+        },
     )
 
 

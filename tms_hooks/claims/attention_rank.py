@@ -111,28 +111,22 @@ def judge_rank(
         detail="Of the score's mean square the best head explains "
         + ", ".join(f"{share:.1%} at r = {rank}" for rank, share in explained.items())
         + ".",
-        figures=lambda: [
-            (
-                "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
-                "features. A slice of one pair would be one dark cell in its row.",
-                plots.signed_heatmap(
-                    contributions(trained[M][counts][0], W_E[counts][0]), "attended pair", "singular slice", "score"
-                ),
+        figures=lambda: {
+            "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
+            "features. A slice of one pair would be one dark cell in its row.": plots.signed_heatmap(
+                each(contributions, trained[M])[0], "attended pair", "singular slice", "score"
             ),
-            (
-                "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there "
-                "are more), against the number of pairs at r = m = 5.",
-                plots.curves(lab.lines(lines_by_count), "attended pairs", "mean |cosine|"),
+            "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
+            "more), against the number of pairs at r = m = 5.": plots.curves(
+                lab.lines(lines_by_count), "attended pairs", "mean |cosine|"
             ),
-            (
-                "The same against the rank r for five pairs, of the r pairs that are matched best.",
-                plots.curves(lab.lines(lines_by_rank), "rank r", "mean |cosine|"),
+            "The same against the rank r for five pairs, of the r pairs that are matched best.": plots.curves(
+                lab.lines(lines_by_rank), "rank r", "mean |cosine|"
             ),
-            (
-                "Share of the mean square of the score for five pairs that the best head of each rank explains.",
-                plots.curves(lab.lines({"optimal": explained}), "rank r", "share explained"),
+            "Share of the mean square of the score for five pairs that the best head of each rank explains.": (
+                plots.curves(lab.lines({"optimal": explained}), "rank r", "share explained")
             ),
-        ],
+        },
     )
 
 

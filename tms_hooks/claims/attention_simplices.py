@@ -91,15 +91,12 @@ def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads
         detail=f"The largest of the four angles is {np.median(angles['trained']):.1f} degrees in the median model."
         if counts.any()
         else "",
-        figures=lambda: [
-            (
-                "The largest angle between the two leading singular vectors, left and right, and the sum and "
-                "difference of the attended features.",
-                plots.distributions(
-                    angles, "degrees", dict(zip(angles, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True))
-                ),
-            )
-        ],
+        figures=lambda: {
+            "The largest angle between the two leading singular vectors, left and right, and the sum and difference of "
+            "the attended features.": plots.distributions(
+                angles, "degrees", dict(zip(angles, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True))
+            ),
+        },
     )
 
 

@@ -101,28 +101,22 @@ def judge_split(
         detail=f"{counts.sum()} of {len(counts)} models are two triangles. Shares: "
         + ", ".join(f"{part} {held.sum():.0f} of {len(held)}" for part, held in shares[""].items())
         + ".",
-        figures=lambda: [
-            (
-                "The largest share of the first left singular vector that lies in one triangle: 1 if it keeps to one, "
-                "1/2 if it serves both alike.",
-                plots.distributions(
-                    {kind.removeprefix(", ") or "trained": shares for kind, shares in most.items()},
-                    "share",
-                    {"trained": plots.TOY, "optimal": plots.PALETTE[1], "random rotations": plots.NULL},
-                ),
+        figures=lambda: {
+            "The largest share of the first left singular vector that lies in one triangle: 1 if it keeps to one, 1/2 "
+            "if it serves both alike.": plots.distributions(
+                {kind.removeprefix(", ") or "trained": shares for kind, shares in most.items()},
+                "share",
+                {"trained": plots.TOY, "optimal": plots.PALETTE[1], "random rotations": plots.NULL},
             ),
-            (
-                "Cosines of the left singular vectors of one head with the six features: one that keeps to one "
-                "triangle would be white in the other. The attended query features, 0 and 3, would have "
-                f"{1 / sqrt(2):.2f} each if the first slice served them alike.",
-                plots.signed_heatmap(
-                    each(lambda o, w: (heads.singular_vectors(o)[0] @ unit(w).mT).numpy(), trained[4])[0],
-                    "feature",
-                    "left singular vector",
-                    "cosine",
-                ),
+            "Cosines of the left singular vectors of one head with the six features: one that keeps to one triangle "
+            "would be white in the other. The attended query features, 0 and 3, would have "
+            f"{1 / sqrt(2):.2f} each if the first slice served them alike.": plots.signed_heatmap(
+                each(lambda o, w: (heads.singular_vectors(o)[0] @ unit(w).mT).numpy(), trained[4])[0],
+                "feature",
+                "left singular vector",
+                "cosine",
             ),
-        ],
+        },
     )
 
 

@@ -111,18 +111,14 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         f"aligned from step {median_aligned:.0f} on."
         if len(found)
         else "",
-        figures=lambda: [
-            (
-                "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first "
-                "singular pair with the attended features, that of the best head for the same W, and the largest "
-                "|cosine| of two of the first m columns.",
-                plots.curves(medians(curves), "step", "|cosine|"),
+        figures=lambda: {
+            "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
+            "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two of "
+            "the first m columns.": plots.curves(medians(curves), "step", "|cosine|"),
+            "Alignment during joint training for three weights lambda of the head's loss (medians).": plots.curves(
+                medians(by_weight), "step", "|cosine|"
             ),
-            (
-                "Alignment during joint training for three weights lambda of the head's loss (medians).",
-                plots.curves(medians(by_weight), "step", "|cosine|"),
-            ),
-        ],
+        },
     )
 
 
@@ -221,11 +217,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
 
-    def lines(name: str) -> dict[str, dict[float, float]]:
-        return {
-            name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint},
-            f"{name}, staged": dict.fromkeys((min(joint), max(joint)), numbers["staged"][name]),
-        }
+    def against_lambda(*names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        joined = {name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint} for name in names}
+        ends = min(joint), max(joint)
+        levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in names}
+        return lab.lines(joined | levels)
 
     return Verdict.of_statistic(
         "The mean change of D_i under joint training, beyond that under other batches,",
@@ -241,20 +237,18 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         "and {:.3g}.".format(
             *(numbers[kind][name] for kind in ("lambda = 1", "staged") for name in ("D_i, attended", "head loss"))
         ),
-        figures=lambda: [
-            (caption, plots.curves(lab.lines(lines(first) | lines(second)), "lambda", ylabel, log_x=True))
-            for caption, ylabel, first, second in (
-                ("D_i of attended features and of others; level: W first.", "D_i", "D_i, attended", "D_i, others"),
-                (
-                    "The smaller |cosine| of the first singular pair with the attended features, and that of the "
-                    "optimal head on the same W.",
-                    "|cosine|",
-                    "|cosine|",
-                    "|cosine|, optimal head",
-                ),
-                ("Both losses on held-out data.", "loss", "representation loss", "head loss"),
-            )
-        ],
+        figures=lambda: {
+            "Dimensionality of the attended features and of the others against lambda; level lines: W first.": (
+                plots.curves(against_lambda("D_i, attended", "D_i, others"), "lambda", "D_i", log_x=True)
+            ),
+            "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal head "
+            "on the same W, against lambda.": plots.curves(
+                against_lambda("|cosine|", "|cosine|, optimal head"), "lambda", "|cosine|", log_x=True
+            ),
+            "Both losses on held-out data against lambda.": plots.curves(
+                against_lambda("representation loss", "head loss"), "lambda", "loss", log_x=True
+            ),
+        },
     )
 
 

@@ -45,8 +45,8 @@ def train_toys(
         steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    usual: dict[str, Any] = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **usual)
+    recorded = {"record_every": steps} | settings
+    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
 
 
 def train_from(
