@@ -114,7 +114,7 @@ def judge_rank(
         figures=lambda: {
             "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
             "features. A slice of one pair would be one dark cell in its row.": plots.signed_heatmap(
-                each(contributions, trained[M])[0], "attended pair", "singular slice", "score"
+                contributions(trained[M][counts][0], W_E[counts][0]), "attended pair", "singular slice", "score"
             ),
             "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
             "more), against the number of pairs at r = m = 5.": plots.curves(

@@ -111,7 +111,7 @@ def judge_split(
             "Cosines of the left singular vectors of one head with the six features: one that keeps to one triangle "
             "would be white in the other. The attended query features, 0 and 3, would have "
             f"{1 / sqrt(2):.2f} each if the first slice served them alike.": plots.signed_heatmap(
-                each(lambda o, w: (heads.singular_vectors(o)[0] @ unit(w).mT).numpy(), trained[4])[0],
+                (heads.singular_vectors(trained[4][counts][0])[0] @ unit(W_E[counts][0]).mT).numpy(),
                 "feature",
                 "left singular vector",
                 "cosine",
