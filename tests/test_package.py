@@ -62,7 +62,9 @@ def test_every_imported_library_is_declared():
 
 
 def test_an_undeclared_library_is_found():
-    assert undeclared({"x.py": "def f():\n    import yaml, torch\n    from jinja2 import Template"}) == {"yaml": {"x.py"}}
+    assert undeclared({"x.py": "def f():\n    import yaml, torch\n    from jinja2 import Template"}) == {
+        "yaml": {"x.py"}
+    }
 
 
 def test_every_declared_library_is_imported():

@@ -61,7 +61,7 @@ def study(p: float, m: int, n_models: int, n_pattern: int = 0) -> Study:
     by_scores = Heads(heads.train(toys, [[PAIR]])[0], toys.W_E)
     if not n_pattern:
         return Study(p, by_scores)
-    omega = heads.train(toys, [[PAIR]], n_models=n_pattern, steps=400, qk_loss="softmax")[0]
+    omega = heads.train(toys, [[PAIR]], n_models=n_pattern, steps=400, head_objective="pattern")[0]
     return Study(p, by_scores, Heads(omega, toys.W_E[:n_pattern]))
 
 
@@ -94,7 +94,7 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         n_models=len(found),
         controls={name: lab.mean(values) for name, values in others.items()}
         | {
-            "random directions": theory.sphere_mean_interference(W_E.shape[-1]),
+            "random directions": theory.sphere_mean_overlap(W_E.shape[-1]),
             "models that count": counts.sum(),
             "all models, orthogonal or not": recovery(omega, W_E).mean(),
             "with the closed form's directions": lab.mean(agreement(omega, optimal)[counts]),

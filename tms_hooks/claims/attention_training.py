@@ -199,7 +199,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
             qk_weight=weight,
         )
         omega = heads.omegas(run.weights)[:, 0]
-        return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_qk_loss.sum(-1))
+        return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_head_loss.sum(-1))
 
     return judge_joint(
         {w: outcome(w) for w in LAMBDAS}, outcome(staged=True), outcome(staged=True, first_seed=n_models), data

@@ -59,11 +59,8 @@ def train_from(
     **settings: Any,
 ) -> Run:
     """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
-    from tms_hooks.models.toy import ToyModel
-
-    init = [ToyModel.from_weights(cfg, start) for start in starts]
     usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
-    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **usual)
+    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots, stats, theory
+from tms_hooks import linalg, plots, stats, theory
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig, UnitNorm
@@ -52,7 +52,7 @@ class Bottleneck(NamedTuple):
     @property
     def cosines(self) -> Float[Tensor, "model written read"]:
         """Of every written direction with every read one."""
-        return torch.nn.functional.normalize(self.write, dim=-1) @ torch.nn.functional.normalize(self.read, dim=-1).mT
+        return linalg.cosines(self.write, self.read)
 
 
 @cache
@@ -364,7 +364,7 @@ def _one_sided_loss(models: Bottleneck) -> float:
 
 def _beside_neighbours(models: Bottleneck) -> tuple[float, float]:
     """Mean |cosine| with the written directions near a learned feature's: of what it writes, and of what it reads."""
-    written = Bottleneck(models.write, models.write).cosines
+    written = linalg.cosines(models.write)
     read = models.cosines.mT  # read feature, written feature
     near = (written > 0.1) & models.learned()[..., None] & ~torch.eye(written.shape[-1], dtype=torch.bool)
     return float(written[near].abs().mean()), float(read[near].abs().mean())
