@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import plots, stats
+from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import overlaps
@@ -60,11 +61,9 @@ def train_from(
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start."""
-    recorded = {"record_every": steps} | settings
-    return train(
-        cfg, data, seeds=range(len(starts)), init=starts, steps=steps, optimizer=optimizer, progress=False, **recorded
-    )
+    """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
+    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
+    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
@@ -80,9 +79,7 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
 
 def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share(
-        {n: p if isinstance(p, tuple) else (int(p.sum()), len(p)) for n, p in parts.items()}
-    ).share
+    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
