@@ -1,33 +1,65 @@
-"""Claims of "Superposition and bottlenecks" about unit-norm features with a scale, and about hidden biases."""
+"""Claims of "Superposition and bottlenecks" about unit-norm features with a scale, and about hidden biases.
 
-from collections.abc import Mapping
+One-hot toys from given starts, all gradients exact. Biases start as those of `torch.nn.Linear`, not at zero.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
+from tms_hooks import geometry, plots
+from tms_hooks.claims import lab
+from tms_hooks.claims.lab import LEARNED
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.starts import (
-    ADAM,
-    LEARNED,
-    PERFECT,
-    Outcome,
-    Weights,
-    count,
-    random_starts,
-    some,
-    tally,
-    train_from,
-)
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.training.optimizers import Adam
+from tms_hooks.data import OneHot
+from tms_hooks.models.forward import Weights
+from tms_hooks.training.optimizers import Adam, Optimizer
 
+PERFECT = 1e-3
+"""Squared error of one input, all features together, below which a model counts as perfect; 1 if nothing is learned."""
 SCALES = (1.0, 0.3, 10.0)
 """What the learned scale starts from; the perfect circle of 10 needs 1 / (1 - cos 36) = 5.24."""
-FAST = Adam(lr=0.1)
+EVEN = 0.1
+"""Coefficient of variation of the gaps below which directions count as evenly spread."""
+CENTERED = 0.05
+"""Share of the root-mean-square hidden activation below which an offset counts as none."""
+
+
+class Outcome(NamedTuple):
+    """Trained models: where they started, what became of them, and the way there.
+
+    Attributes:
+        start, weights: stacked, at the start and at the end.
+        loss: (model,), squared error of one input, all features together.
+        path: (step, model, feature, hidden), `W_E` through training.
+    """
+
+    start: Weights
+    weights: Weights
+    loss: np.ndarray
+    path: np.ndarray
+
+    @property
+    def perfect(self) -> np.ndarray:
+        """Which models reconstruct every input."""
+        return np.less(self.loss, PERFECT)
+
+    def directions(self, learned: float = LEARNED) -> np.ndarray:
+        """How many directions each model has learned."""
+        return geometry.count_directions(self.weights["W_E"], learned).numpy()
+
+
+def train_biased(cfg: ToyConfig, starts: Sequence[Weights], steps: int, optimizer: Optimizer = lab.USUAL) -> Outcome:
+    """One-hot toys trained from given weights."""
+    data = OneHot(n_features=cfg.n_features)
+    run = lab.train_from(cfg, data, starts, steps=steps, optimizer=optimizer, record_every=max(steps // 50, 1))
+    return Outcome(lab.stack(starts), run.weights, run.final_loss.numpy(), run.history.W_E.values)
 
 
 @claim("unit-norm-with-scale", "B", quick=12, full=60, needs=above(0.5))
@@ -36,7 +68,7 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
 
     Statistic: the smaller of two shares, 10 one-hot features in two dimensions, tied, with an output bias, after 2,000
     steps of Adam at a constant 0.1, long enough for losses to settle: models with fewer distinct directions than
-    features; models whose gaps between neighbouring directions have a coefficient of variation below 0.1.
+    features; models whose gaps between neighboring directions have a coefficient of variation below 0.1.
     Threshold: above 1/2, for each.
     Size: 12 models (quick), 60 (full), for each scale.
     Controls: both shares; untrained directions; directions, evenness, scale, loss and perfect models (squared error of
@@ -44,21 +76,24 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
     decay; directions after a tenth, a quarter and half of the training.
     """
     cfg = ToyConfig(n_features=10, d_hidden=2, unit_norm=True)
-    starts = random_starts(cfg, n_models)
-    every = [start | {"scale": torch.tensor(scale)} for scale in SCALES for start in starts]
-    together = train_from(cfg, every, FAST, 2_000)  # one run, whose models do not meet
-    parts = {f"from {s:g}": some(together, slice(i * n_models, (i + 1) * n_models)) for i, s in enumerate(SCALES)}
-    return judge_scale(parts | {"from 1, gently": train_from(cfg, starts, ADAM, 1_000)})
+    starts = lab.linear_starts(cfg, n_models)
+    outcomes = {
+        f"from {scale:g}": train_biased(
+            cfg, [start | {"scale": torch.tensor(scale)} for start in starts], 2_000, Adam(lr=0.1)
+        )
+        for scale in SCALES
+    }
+    return judge_scale(outcomes | {"from 1, gently": train_biased(cfg, starts, 1_000)})
 
 
 def gap_variation(W: Float[Tensor, "feature hidden"]) -> float:
-    """Coefficient of variation of the gaps between neighbouring directions: 0 for a regular polygon; infinite if there
+    """Coefficient of variation of the gaps between neighboring directions: 0 for a regular polygon; infinite if there
     are no two."""
     groups = geometry.directions(W, LEARNED)
     if len(groups) < 2:
         return float("inf")
-    centres = torch.stack([W[group].mean(0) for group in groups])
-    turns = torch.atan2(centres[:, 1], centres[:, 0]).double().sort().values
+    centers = torch.stack([W[group].mean(0) for group in groups])
+    turns = torch.atan2(centers[:, 1], centers[:, 0]).double().sort().values
     gaps = torch.diff(torch.cat([turns, turns[:1] + 2 * torch.pi]))
     return float(gaps.std(correction=0) / gaps.mean())
 
@@ -66,41 +101,36 @@ def gap_variation(W: Float[Tensor, "feature hidden"]) -> float:
 def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     """Of models "from 1": fewer directions than features, evenly spread? Other starts and recipes are controls."""
     one = outcomes["from 1"]
-    n = one.weights["W_E"].shape[1]
-    directions = {name: count(o) for name, o in outcomes.items()}
-    variation = {name: np.array([gap_variation(w) for w in o.weights["W_E"]]) for name, o in outcomes.items()}
-    counts = {
-        "fewer directions than features": (int((directions["from 1"] < n).sum()), len(one.loss)),
-        "evenly spread": (int((variation["from 1"] < 0.1).sum()), len(one.loss)),
+    even = {name: np.array([gap_variation(w) for w in o.weights["W_E"]]) < EVEN for name, o in outcomes.items()}
+    parts = {
+        "fewer directions than features": one.directions() < one.weights["W_E"].shape[1],
+        "evenly spread": even["from 1"],
     }
-    found = stats.weakest_share(counts)
     way = {
         name: geometry.count_directions(torch.from_numpy(o.path), LEARNED).double().mean(1).numpy()
         for name, o in outcomes.items()
     }
-    controls = {name: k / total for name, (k, total) in counts.items()}
-    controls["untrained directions"] = float(geometry.count_directions(one.start["W_E"], LEARNED).double().mean())
-    controls["untrained gap variation"] = float(np.mean([gap_variation(w) for w in one.start["W_E"]]))
+    controls = {name: held.mean() for name, held in parts.items()}
+    controls["untrained directions"] = lab.mean(geometry.count_directions(one.start["W_E"], LEARNED))
+    controls["untrained gap variation"] = lab.mean(gap_variation(w) for w in one.start["W_E"])
     for name, o in outcomes.items():
         controls |= {
-            f"mean directions, {name}": float(directions[name].mean()),
-            f"evenly spread, {name}": float((variation[name] < 0.1).mean()),
-            f"median scale, {name}": float(o.weights["scale"].median()),
-            f"perfect, {name}": float((o.loss < PERFECT).mean()),
-            f"median loss, {name}": float(np.median(o.loss)),
+            f"mean directions, {name}": o.directions().mean(),
+            f"evenly spread, {name}": even[name].mean(),
+            f"median scale, {name}": o.weights["scale"].median(),
+            f"perfect, {name}": o.perfect.mean(),
+            f"median loss, {name}": np.median(o.loss),
         }
     for part, share in (("a tenth", 0.1), ("a quarter", 0.25), ("half", 0.5)):
-        controls[f"mean directions after {part} of the training"] = float(
-            way["from 1"][int(share * (len(one.path) - 1))]
-        )
-    text = "; ".join(f"{name}: {tally(d)}" for name, d in directions.items())
-    return Verdict(
-        measured=f"The smaller of two shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
+        controls[f"mean directions after {part} of the training"] = way["from 1"][int(share * (len(one.path) - 1))]
+    return Verdict.of_shares(
+        "The smaller of two shares",
+        parts,
         n_models=len(one.loss),
         controls=controls,
-        detail=f"Directions learned, by the scale at the start: {text}.",
+        detail="Directions learned, by the scale at the start: "
+        + "; ".join(f"{name}: {lab.tally(o.directions())}" for name, o in outcomes.items())
+        + ".",
         figures=[
             (
                 "Unit-norm features at the end, seed 0, by the scale that training starts from.",
@@ -120,12 +150,9 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     )
 
 
-CENTRED = 0.05
-
-
 @claim("hidden-bias-goes-to-zero", "B", quick=12, full=60, needs=above(0.5))
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
-    """A hidden bias alone goes to zero if tied; untied it only re-centres: the activations stay centred on zero.
+    """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 
     Statistic: the smallest of four shares, 5 one-hot features in two dimensions, no output bias, ReLU and GELU, after
     10,000 steps of Adam from 0.01 on cosine decay: tied models whose hidden bias ends below 0.05 of the
@@ -135,27 +162,25 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; tied models with both biases; median losses.
     """
-    arms = {
-        f"{'tied' if tied else 'untied'}, {name}": train_hidden(n_models, tied, act)
-        for tied in (True, False)
-        for name, act in _ACTS.items()
-    }
+    activations: dict[str, Activation] = {"ReLU": "relu", "GELU": "gelu"}
+
+    def trained(tied: bool, output_act: Activation, hidden_bias: bool = True, output_bias: bool = False) -> Outcome:
+        cfg = ToyConfig(
+            n_features=5,
+            d_hidden=2,
+            tied=tied,
+            hidden_bias=hidden_bias,
+            output_bias=output_bias,
+            output_act=output_act,
+        )
+        return train_biased(cfg, lab.linear_starts(cfg, n_models), 10_000)
+
     return judge_hidden(
-        arms,
-        {f"untied without, {name}": train_hidden(n_models, False, act, hidden=False) for name, act in _ACTS.items()}
-        | {"tied with both biases, ReLU": train_hidden(n_models, True, "relu", output=True)},
+        {f"tied, {name}": trained(True, act) for name, act in activations.items()}
+        | {f"untied, {name}": trained(False, act) for name, act in activations.items()},
+        {f"untied without, {name}": trained(False, act, hidden_bias=False) for name, act in activations.items()}
+        | {"tied with both biases, ReLU": trained(True, "relu", output_bias=True)},
     )
-
-
-_ACTS: dict[str, Activation] = {"ReLU": "relu", "GELU": "gelu"}
-
-
-def train_hidden(
-    n_models: int, tied: bool, output_act: Activation, hidden: bool = True, output: bool = False
-) -> Outcome:
-    """Five one-hot features in two dimensions, by default with a hidden bias only."""
-    cfg = ToyConfig(n_features=5, d_hidden=2, tied=tied, hidden_bias=hidden, output_bias=output, output_act=output_act)
-    return train_from(cfg, random_starts(cfg, n_models), ADAM, 10_000)
 
 
 def offsets(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
@@ -167,29 +192,27 @@ def offsets(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
 
 
 def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> Verdict:
-    """Tied: does the bias vanish? Untied: are the activations centred? `others`: controls."""
-    counts = {}
+    """Tied: does the bias vanish? Untied: are the activations centered? `others`: controls."""
+    parts = {}
     for name, o in arms.items():
-        bias, centre = offsets(o.weights)
-        small = (bias if name.startswith("tied") else centre) < CENTRED
-        counts[name] = (int(small.sum()), len(small))
-    found = stats.weakest_share(counts)
+        bias, center = offsets(o.weights)
+        parts[name] = (bias if name.startswith("tied") else center) < CENTERED
     everything = {**arms, **others}
     controls: dict[str, float] = {}
     for name, o in everything.items():
         for when, weights in (("", o.weights), (" before training", o.start)):
-            bias, centre = offsets(weights)
-            controls |= {f"bias{when}, {name}": float(np.median(bias))}
-            controls |= {f"mean activation{when}, {name}": float(np.median(centre))}
-        controls[f"median loss, {name}"] = float(np.median(o.loss))
-    text = ", ".join(f"{name} {k / n:.0%}" for name, (k, n) in counts.items())
-    return Verdict(
-        measured=f"The smallest of four shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(n for _, n in counts.values()),
+            bias, center = offsets(weights)
+            controls[f"bias{when}, {name}"] = np.median(bias)
+            controls[f"mean activation{when}, {name}"] = np.median(center)
+        controls[f"median loss, {name}"] = np.median(o.loss)
+    return Verdict.of_shares(
+        "The smallest of four shares",
+        parts,
+        n_models=lab.total(parts),
         controls=controls,
-        detail=f"Bias gone (tied) or activations centred (untied): {text}.",
+        detail="Bias gone (tied) or activations centered (untied): "
+        + ", ".join(f"{name} {held.mean():.0%}" for name, held in parts.items())
+        + ".",
         figures=[
             (
                 f"{what} of every model, in units of the root-mean-square activation.",

@@ -57,17 +57,15 @@ def train_from(
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start."""
-    recorded = {"record_every": steps} | settings
-    return train(
-        cfg, data, seeds=range(len(starts)), init=starts, steps=steps, optimizer=optimizer, progress=False, **recorded
-    )
+    """Toys trained from given weights, one model per start, of seeds 0, 1, ... unless told otherwise."""
+    settings = {"seeds": range(len(starts)), "record_every": steps} | settings
+    init = [torch.nn.ParameterDict(dict(weights)) for weights in starts]
+    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **settings)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     """The weights that the models of seeds 0, 1, ... start from, stacked."""
-    each = [init_weights(cfg, seed) for seed in range(n_models)]
-    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+    return stack([init_weights(cfg, seed) for seed in range(n_models)])
 
 
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
@@ -120,3 +118,24 @@ def seed_names(W: Sized) -> list[str]:
 def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves as `plots.curves` takes them, from name -> x -> y."""
     return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+
+
+def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
+    """The weights of several models, with a leading model axis."""
+    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+
+
+def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
+    """Initial weights of the seeds 0, 1, ..., but biases as `torch.nn.Linear` draws them: uniform in +-1/sqrt(fan-in).
+
+    The library's own biases start at zero.
+    """
+    starts = []
+    for seed in range(n_models):
+        weights, generator = init_weights(cfg, seed), torch.Generator().manual_seed(10**6 + seed)
+        for name, fan_in in (("b_hidden", cfg.n_features), ("b_U", cfg.d_hidden)):
+            if name in weights:
+                draw = 2 * torch.rand(weights[name].shape, generator=generator) - 1
+                weights[name] = draw / fan_in**0.5
+        starts.append(weights)
+    return starts

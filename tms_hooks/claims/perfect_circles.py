@@ -10,17 +10,22 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 import torch
+from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import lab
+from tms_hooks.claims.biases import PERFECT, Outcome, train_biased
+from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.starts import ADAM, LEARNED, PERFECT, Outcome, Weights, count, random_starts, tally, train_from
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.training.optimizers import SGD, Adam, Optimizer
 
-CUTS = (0.3, 0.7)
+SIZES = (10, 40)
+NOISE = (0.01, 0.03, 0.1, 0.3, 1.0)
+"""Of the perfect starts, in units of the spacing of neighbors; the least decides."""
 MARGIN = 1.05
-"""Norm of a perfect start, the least perfect norm = 1: neighbours stand a little below their kinks."""
+"""Norm of a perfect start, the least perfect norm = 1: neighbors stand a little below their kinks."""
 
 
 def documented(divided_by: int) -> SGD:
@@ -29,30 +34,30 @@ def documented(divided_by: int) -> SGD:
     return SGD(schedule="exponential", warmup=0.05, **rates)
 
 
-def perfect_starts(n_features: int, n_models: int, noise: float) -> list[Weights]:
-    """Perfect circles, 5 % longer than they must be, with Gaussian noise in units of the spacing of neighbours."""
+def perfect_starts(n_features: int, n_models: int, noise: float) -> list[dict[str, Tensor]]:
+    """Perfect circles, 5 % longer than they must be, with Gaussian noise in units of the spacing of neighbors."""
     norm = MARGIN * theory.perfect_circle(n_features).norm
     spacing = 2 * torch.pi / n_features
+    turns = spacing * torch.arange(n_features)
+    circle = torch.stack([turns.cos(), turns.sin()], dim=1)
     starts = []
     for seed in range(n_models):
-        generator = torch.Generator().manual_seed(seed)
-        turns = spacing * torch.arange(n_features)
-        circle = torch.stack([turns.cos(), turns.sin()], dim=1)
-        W = norm * (circle + noise * spacing / 2**0.5 * torch.randn(n_features, 2, generator=generator))
+        drawn = torch.randn(n_features, 2, generator=torch.Generator().manual_seed(seed))
+        W = norm * (circle + noise * spacing / 2**0.5 * drawn)
         starts.append({"W_E": W, "b_U": torch.full((n_features,), 1 - norm**2)})
     return starts
 
 
-def train_biased(n_features: int, n_models: int, optimizer: Optimizer) -> Outcome:
+def train_random(n_features: int, n_models: int, optimizer: Optimizer, steps: int) -> Outcome:
     """Tied toys with an output bias, from random starts."""
     cfg = ToyConfig(n_features=n_features, d_hidden=2)
-    return train_from(cfg, random_starts(cfg, n_models), optimizer, 30_000 if isinstance(optimizer, SGD) else 10_000)
+    return train_biased(cfg, lab.linear_starts(cfg, n_models), steps, optimizer)
 
 
-def train_perfect(n_features: int, n_models: int, noise: float, optimizer: Optimizer = ADAM) -> np.ndarray:
+def train_perfect(n_features: int, n_models: int, noise: float, optimizer: Optimizer = lab.USUAL) -> np.ndarray:
     """Final losses from near the perfect circle."""
     cfg, starts = ToyConfig(n_features=n_features, d_hidden=2), perfect_starts(n_features, n_models, noise)
-    return train_from(cfg, starts, optimizer, 3_000).loss
+    return train_biased(cfg, starts, 3_000, optimizer).loss
 
 
 @claim("bias-perfect-not-found", "B", quick=8, full=40, needs=above(0.5))
@@ -60,7 +65,7 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     """With an output bias all one-hot features fit perfectly on a circle, stably, but random starts do not find it.
 
     Statistic: the smallest of six shares, 10 and 40 features in two dimensions, tied: models that start on the perfect
-    circle, with noise of 1 % of the spacing between neighbours, and end perfect under Adam (squared error of an input
+    circle, with noise of 1 % of the spacing between neighbors, and end perfect under Adam (squared error of an input
     below 0.001), for each n; models that start at random and do not, for each n, under the document's schedule and
     under Adam.
     Threshold: above 1/2, for each.
@@ -72,10 +77,6 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     largest learning rate at which SGD can stay there; the noise that half the perfect starts survive; the largest
     share of perfect models at any learning rate from 0.01 to 1, SGD with and without warmup and Adam, n = 10.
     """
-    sizes = (10, 40)
-    peaks = np.logspace(-2, 0, 5).tolist()
-    cfg = ToyConfig(n_features=10, d_hidden=2)
-    few = random_starts(cfg, max(n_models // 4, 2))
     ways: dict[str, Callable[[float], Optimizer]] = {
         "SGD, warmup": lambda lr: SGD(
             lr=lr, schedule="exponential", warmup=0.05, initial_lr=lr / 400, final_lr=lr / 20
@@ -83,16 +84,20 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
         "SGD": lambda lr: SGD(lr=lr, schedule="exponential", final_lr=lr / 20),
         "Adam, constant": lambda lr: Adam(lr=lr),
     }
+    found = {}
+    for n in SIZES:
+        found[f"n = {n}, SGD"] = train_random(n, n_models, documented(n), 30_000)
+        found[f"n = {n}, Adam"] = train_random(n, n_models, lab.USUAL, 10_000)
     return judge_perfect(
+        found | {"n = 10, SGD, summed loss": train_random(10, n_models, documented(1), 30_000)},
+        {n: {noise: train_perfect(n, n_models, noise) for noise in NOISE} for n in SIZES},
+        {n: train_perfect(n, n_models, NOISE[0], documented(n)) for n in SIZES},
         {
-            f"n = {n}, {name}": train_biased(n, n_models, optimizer)
-            for n in sizes
-            for name, optimizer in (("SGD", documented(n)), ("Adam", ADAM))
-        }
-        | {"n = 10, SGD, summed loss": train_biased(10, n_models, documented(1))},
-        {n: {noise: train_perfect(n, n_models, noise) for noise in (0.01, 0.03, 0.1, 0.3, 1.0)} for n in sizes},
-        {n: train_perfect(n, n_models, 0.01, documented(n)) for n in sizes},
-        {name: {lr: train_from(cfg, few, make(lr), 10_000) for lr in peaks} for name, make in ways.items()},
+            name: {
+                lr: train_random(10, max(n_models // 4, 2), make(lr), 10_000) for lr in np.logspace(-2, 0, 5).tolist()
+            }
+            for name, make in ways.items()
+        },
     )
 
 
@@ -110,52 +115,43 @@ def judge_perfect(
         kept_sgd: the same under the document's schedule.
         swept: outcomes of random starts by learning rate.
     """
-    perfect = {n: {noise: loss < PERFECT for noise, loss in losses.items()} for n, losses in kept.items()}
-    least = {n: shares[min(shares)] for n, shares in perfect.items()}
-    counts = {f"n = {n} stays perfect": (int(stays.sum()), len(stays)) for n, stays in least.items()}
-    counts |= {
-        f"{name} not found": (int((~(o.loss < PERFECT)).sum()), len(o.loss))
-        for name, o in found.items()
-        if "summed" not in name
-    }
-    weakest = stats.weakest_share(counts)
-    controls: dict[str, float] = {}
-    for name, o in found.items():
-        controls |= {f"{what}, {name}": value for what, value in _describe(o).items()}
-    for n, shares in perfect.items():
-        survived = [noise for noise, stays in shares.items() if stays.mean() >= 0.5]
+    stays = {n: {noise: loss < PERFECT for noise, loss in losses.items()} for n, losses in kept.items()}
+    parts = {f"n = {n} stays perfect": by_noise[min(by_noise)] for n, by_noise in stays.items()}
+    parts |= {f"{name} not found": ~o.perfect for name, o in found.items() if "summed" not in name}
+    controls = {f"{what}, {name}": value for name, o in found.items() for what, value in _describe(o).items()}
+    for n, by_noise in stays.items():
+        survived = [noise for noise, stay in by_noise.items() if stay.mean() >= 0.5]
         controls |= {
             f"noise that half survive, n = {n}": max(survived, default=0.0),
-            f"perfect starts kept by the document's schedule, n = {n}": float((kept_sgd[n] < PERFECT).mean()),
+            f"perfect starts kept by the document's schedule, n = {n}": (kept_sgd[n] < PERFECT).mean(),
             f"largest stable learning rate, n = {n}": stable_learning_rate(n),
         }
     controls["largest share of perfect models at any learning rate"] = max(
-        float((o.loss < PERFECT).mean()) for arm in swept.values() for o in arm.values()
+        o.perfect.mean() for arm in swept.values() for o in arm.values()
     )
-    text = "; ".join(
-        f"{name}: {tally(count(o))} directions, {tally(reconstructed(o))} features reconstructed"
-        for name, o in found.items()
-    )
-    example, path = next(iter(found.items()))
-    return Verdict(
-        measured=f"The smallest of six shares ({weakest.part})",
-        statistic=weakest.share,
-        interval=weakest.interval,
-        n_models=sum(n for _, n in counts.values()),
+    example, outcome = next(iter(found.items()))
+    return Verdict.of_shares(
+        "The smallest of six shares",
+        parts,
+        n_models=lab.total(parts),
         controls=controls,
-        detail=f"Learned from random starts: {text}.",
+        detail="Learned from random starts: "
+        + "; ".join(
+            f"{name}: {lab.tally(o.directions())} directions, {lab.tally(reconstructed(o))} features reconstructed"
+            for name, o in found.items()
+        )
+        + ".",
         figures=[
             (
                 f"From random starts to the end, {example}: every line is a feature's path, the dot its end.",
-                plots.trajectories(path.path[:, :3].swapaxes(0, 1), [f"seed {i}" for i in range(3)]),
+                plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3])),
             ),
             (
                 "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.",
                 plots.curves(
-                    {
-                        name: (np.array(list(arm)), np.array([reconstructed(o).mean() for o in arm.values()]))
-                        for name, arm in swept.items()
-                    },
+                    lab.lines(
+                        {name: {lr: reconstructed(o).mean() for lr, o in a.items()} for name, a in swept.items()}
+                    ),
                     "peak learning rate",
                     "mean features reconstructed",
                     log_x=True,
@@ -164,11 +160,8 @@ def judge_perfect(
             (
                 "Share of perfect starts that end perfect, under Adam, against the noise at their start.",
                 plots.curves(
-                    {
-                        f"n = {n}": (np.array(list(shares)), np.array([stays.mean() for stays in shares.values()]))
-                        for n, shares in perfect.items()
-                    },
-                    "noise / spacing of neighbours",
+                    lab.lines({f"n = {n}": {x: stay.mean() for x, stay in by.items()} for n, by in stays.items()}),
+                    "noise / spacing of neighbors",
                     "share of models",
                     log_x=True,
                 ),
@@ -193,18 +186,18 @@ def stable_learning_rate(n_features: int) -> float:
 
 
 def _describe(outcome: Outcome) -> dict[str, float]:
-    first, directions = outcome.start["b_U"], count(outcome)
+    positive, directions = outcome.start["b_U"] > 0, outcome.directions()
     norms = geometry.feature_norms(outcome.weights["W_E"])
     learned = norms > LEARNED
     ideal = torch.tensor([theory.perfect_circle(int(d)).norm if d >= 2 else torch.nan for d in directions])
     return {
-        "mean directions": float(directions.mean()),
-        "share with six directions": float((directions == 6).mean()),
-        **{f"mean directions at learned > {cut}": float(count(outcome, cut).mean()) for cut in CUTS},
-        "features reconstructed": float(reconstructed(outcome).mean()),
-        "share with six features reconstructed": float((reconstructed(outcome) == 6).mean()),
-        "learned features whose bias started positive": float((first[learned] > 0).double().mean()),
-        "features whose bias started positive": float((first > 0).double().mean()),
-        "norm, perfect circle of as many = 1": float((norms / ideal[:, None])[learned].nanmean()),
-        "median loss": float(np.median(outcome.loss)),
+        "mean directions": directions.mean(),
+        "share with six directions": (directions == 6).mean(),
+        **{f"mean directions at learned > {cut}": outcome.directions(cut).mean() for cut in CUTS},
+        "features reconstructed": reconstructed(outcome).mean(),
+        "share with six features reconstructed": (reconstructed(outcome) == 6).mean(),
+        "learned features whose bias started positive": positive[learned].double().mean(),
+        "features whose bias started positive": positive.double().mean(),
+        "norm, perfect circle of as many = 1": (norms / ideal[:, None])[learned].nanmean(),
+        "median loss": np.median(outcome.loss),
     }

@@ -4,8 +4,7 @@ import numpy as np
 import torch
 from worlds import MODELS, outcome_of, random_directions, ring
 
-from tms_hooks.claims.biases import judge_hidden, judge_scale
-from tms_hooks.claims.starts import Outcome
+from tms_hooks.claims.biases import Outcome, judge_hidden, judge_scale
 
 
 def ended(weights: dict[str, torch.Tensor], start: dict[str, torch.Tensor] | None = None) -> Outcome:
@@ -24,7 +23,7 @@ def test_unit_norm_with_scale():
     assert (outcome(found), found.statistic) == ("supported", 1.0)
     assert found.controls["mean directions, from 1"] == 6
     assert found.controls["mean directions after half of the training"] == 6
-    assert outcome(judge(ring(10, 10))) == "refuted"  # one direction a feature
+    assert outcome(judge(ring(10, 10))) == "refuted"  # one direction per feature
     assert outcome(judge(random_directions(shared))) == "refuted"  # uneven
     assert outcome(judge(0 * shared)) == "refuted"  # nothing learned
 

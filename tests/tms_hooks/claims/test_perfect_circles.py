@@ -6,6 +6,7 @@ import torch
 from worlds import MODELS, outcome_of, ring
 
 from tms_hooks import theory
+from tms_hooks.claims.biases import Outcome
 from tms_hooks.claims.perfect_circles import (
     documented,
     judge_perfect,
@@ -13,7 +14,6 @@ from tms_hooks.claims.perfect_circles import (
     stable_learning_rate,
     train_perfect,
 )
-from tms_hooks.claims.starts import Outcome
 from tms_hooks.training.optimizers import SGD
 
 
