@@ -131,22 +131,16 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         detail="Directions learned, by the scale at the start: "
         + "; ".join(f"{name}: {lab.tally(o.directions())}" for name, o in outcomes.items())
         + ".",
-        figures=[
-            (
-                "Unit-norm features at the end, seed 0, by the scale that training starts from.",
-                plots.feature_arrows(
-                    np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
-                ),
+        figures={
+            "Unit-norm features at the end, seed 0, by the scale that training starts from.": plots.feature_arrows(
+                np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
             ),
-            (
-                "Directions over training (means over models), by the scale that training starts from.",
-                plots.curves(
-                    {name: (np.linspace(0, 1, len(mean)), mean) for name, mean in way.items()},
-                    "share of the training",
-                    "directions",
-                ),
+            "Directions over training (means over models), by the scale that training starts from.": plots.curves(
+                {name: (np.linspace(0, 1, len(mean)), mean) for name, mean in way.items()},
+                "share of the training",
+                "directions",
             ),
-        ],
+        },
     )
 
 
@@ -213,13 +207,12 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         detail="Bias gone (tied) or activations centered (untied): "
         + ", ".join(f"{name} {held.mean():.0%}" for name, held in parts.items())
         + ".",
-        figures=[
-            (
-                f"{what} of every model, in units of the root-mean-square activation.",
-                plots.strips({name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel),
+        figures={
+            f"Norm of the {what} of every model, in units of the root-mean-square activation.": plots.strips(
+                {name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel
             )
             for i, (what, ylabel) in enumerate(
-                [("Norm of the hidden bias", "|b| / rms"), ("Norm of the mean hidden activation", "|mean h| / rms")]
+                [("hidden bias", "|b| / rms"), ("mean hidden activation", "|mean h| / rms")]
             )
-        ],
+        },
     )

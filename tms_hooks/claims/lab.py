@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import stats
@@ -57,10 +57,12 @@ def train_from(
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start, of seeds 0, 1, ... unless told otherwise."""
-    settings = {"seeds": range(len(starts)), "record_every": steps} | settings
-    init = [torch.nn.ParameterDict(dict(weights)) for weights in starts]
-    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **settings)
+    """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
+    from tms_hooks.models.toy import ToyModel
+
+    init = [ToyModel.from_weights(cfg, start) for start in starts]
+    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
+    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
@@ -139,3 +141,13 @@ def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
                 weights[name] = draw / fan_in**0.5
         starts.append(weights)
     return starts
+
+
+def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Tensor, "*model feature"]:
+    """Whether each feature, alone in the input, has the largest output of all; of outputs or logits, one row per input.
+
+    >>> own_is_largest(torch.tensor([[1.0, 0.5], [2.0, 2.0]]))
+    tensor([ True, False])
+    """
+    itself = torch.eye(outputs.shape[-1], dtype=torch.bool)
+    return outputs.diagonal(dim1=-2, dim2=-1) > outputs.masked_fill(itself, -torch.inf).amax(-1)

@@ -5,26 +5,24 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.hexagons import LEARNED, STEPS, P, polygon_names
+from tms_hooks import geometry, plots
+from tms_hooks.claims import lab
+from tms_hooks.claims.hexagons import STEPS, polygon_names, train_polygons
+from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-ADAPTIVE = ("Adam", "AdamW", "RMSprop")
+ADAPTIVE = (Adam, AdamW, RMSprop)
 
 
-def settings() -> list[tuple[str, Optimizer]]:
+def settings() -> list[Optimizer]:
     """Each optimizer at five learning rates over four decades; SGD, of another scale, with and without momentum."""
-    low, high = np.logspace(-5, -1, 5).tolist(), np.logspace(-3, 1, 5).tolist()
-    adaptive: list[tuple[str, Optimizer]] = [(c.__name__, c(lr=lr)) for c in (Adam, AdamW, RMSprop) for lr in low]
-    return adaptive + [("SGD", SGD(lr=lr, momentum=momentum)) for momentum in (0.0, 0.9) for lr in high]
+    adaptive = [kind(lr=lr) for kind in ADAPTIVE for lr in np.logspace(-5, -1, 5).tolist()]
+    return [*adaptive, *(SGD(lr=lr, momentum=m) for m in (0.0, 0.9) for lr in np.logspace(-3, 1, 5).tolist())]
 
 
 @claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))
@@ -42,82 +40,67 @@ def optimizer_geometry(n_models: int) -> Verdict:
     Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7,
     and pentagons and hexagons there.
     """
-    rows = []
-    for name, optimizer in settings():
-        run = train(
-            ToyConfig(n_features=6, d_hidden=2),
-            SparseUniform(n_features=6, feature_probability=P),
-            seeds=range(n_models),
-            steps=STEPS,
-            optimizer=optimizer,
-            record_every=STEPS,
-        )
-        diverged = np.array([seed in run.diverged for seed in run.recipe.seeds])
-        learned = {cut: geometry.represented(run.W_E, cut).sum(1).numpy() * ~diverged for cut in (0.3, LEARNED, 0.7)}
-        momentum = getattr(optimizer, "momentum", 0.0)
-        rows.append(
-            pd.DataFrame(
-                {
-                    "optimizer": name,
-                    "lr": optimizer.lr,
-                    "momentum": momentum,
-                    "model": range(n_models),
-                    "loss": np.where(diverged, np.inf, run.final_loss.numpy()),
-                    "geometry": polygon_names(run.W_E),
-                }
-                | {f"superposes {cut}": count > 2 for cut, count in learned.items()}
-            )
-        )
-    return judge_optimizers(pd.concat(rows, ignore_index=True))
+    return judge_optimizers(pd.concat([outcomes(optimizer, n_models) for optimizer in settings()], ignore_index=True))
+
+
+def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
+    """What becomes of the document's models under this optimizer, one row per model."""
+    run = train_polygons(6, n_models, optimizer=optimizer, record_every=STEPS)
+    diverged = np.array([seed in run.diverged for seed in run.recipe.seeds])
+    learned = {cut: geometry.represented(run.W_E, cut).sum(1).numpy() for cut in (LEARNED, *CUTS)}
+    return pd.DataFrame(
+        {
+            "optimizer": type(optimizer).__name__,
+            "lr": optimizer.lr,
+            "momentum": getattr(optimizer, "momentum", 0.0),
+            "model": range(n_models),
+            "loss": np.where(diverged, np.inf, run.final_loss.numpy()),
+            "geometry": polygon_names(run.W_E),
+        }
+        | {f"superposes {cut}": (count > 2) & ~diverged for cut, count in learned.items()}
+    )
 
 
 def judge_optimizers(table: pd.DataFrame) -> Verdict:
     """Choose each optimizer's setting on the first half of the models and judge it on the second."""
     half = table.model.max() // 2
-    chosen, judged = table[table.model <= half], table[table.model > half]
-    best = {name: _best_setting(group) for name, group in chosen.groupby("optimizer")}
+    best = {str(name): _best_setting(group) for name, group in table[table.model <= half].groupby("optimizer")}
     judged = {
-        name: judged[(judged.optimizer == name) & (judged.lr == lr) & (judged.momentum == momentum)]
+        name: table.query(f"model > {half} and optimizer == @name and lr == @lr and momentum == @momentum")
         for name, (lr, momentum) in best.items()
     }
 
-    def weakest(cut: float) -> stats.Weakest:
-        counts = {name: int(group[f"superposes {cut}"].sum()) for name, group in judged.items()}
-        parts = {f"{name} succeeds": (counts[name], len(judged[name])) for name in ADAPTIVE}
-        return stats.weakest_share({"SGD fails": (len(judged["SGD"]) - counts["SGD"], len(judged["SGD"]))} | parts)
+    def parts(cut: float) -> dict[str, np.ndarray]:
+        superposes = {name: group[f"superposes {cut}"].to_numpy(dtype=bool) for name, group in judged.items()}
+        sgd = superposes.pop("SGD")
+        return {"SGD fails": ~sgd} | {f"{name} succeeds": held for name, held in superposes.items()}
 
-    found = weakest(LEARNED)
-    at_best = {name: float(group[f"superposes {LEARNED}"].mean()) for name, group in judged.items()}
-    described = ", ".join(
-        f"{name} {at_best[name]:.0%} at learning rate {lr:.3g}" + (f" with momentum {momentum}" if momentum else "")
-        for name, (lr, momentum) in best.items()
-    )
-    return Verdict(
-        measured=f"The smallest of four shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, judged.values())),
-        controls={f"superpose, {name}": share for name, share in at_best.items()}
-        | {f"best learning rate, {name}": lr for name, (lr, _) in best.items()}
-        | {"best momentum, SGD": best["SGD"][1]}
-        | {f"smallest share at learned > {cut}": weakest(cut).share for cut in (0.3, 0.7)}
-        | {
-            f"{shape}s, {name}": float((group.geometry == shape).mean())
-            for name, group in judged.items()
-            for shape in ("pentagon", "hexagon")
-        },
-        detail=f"Models that superpose, at each optimizer's best setting: {described}.",
-        figures=[
-            (
-                "Share of models that superpose: learned more than two features.",
-                _map(table, f"superposes {LEARNED}"),
-            ),
-            (
-                "Share of models that end as a pentagon.",
-                _map(table.assign(shape=table.geometry == "pentagon"), "shape"),
-            ),
-            ("Share of models that end as a hexagon.", _map(table.assign(shape=table.geometry == "hexagon"), "shape")),
-        ],
+    shares = {name: lab.mean(group[f"superposes {LEARNED}"]) for name, group in judged.items()}
+    controls = {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS}
+    controls["best momentum, SGD"] = best["SGD"][1]
+    for name, group in judged.items():
+        controls |= {
+            f"superpose, {name}": shares[name],
+            f"best learning rate, {name}": best[name][0],
+            f"pentagons, {name}": lab.mean(group.geometry == "pentagon"),
+            f"hexagons, {name}": lab.mean(group.geometry == "hexagon"),
+        }
+    shapes = {shape: table.assign(shape=table.geometry == shape) for shape in ("pentagon", "hexagon")}
+    return Verdict.of_shares(
+        "The smallest of four shares",
+        parts(LEARNED),
+        n_models=lab.total(judged),
+        controls=controls,
+        detail="Models that superpose, at each optimizer's best setting: "
+        + ", ".join(
+            f"{name} {shares[name]:.0%} at learning rate {lr:.3g}" + (f" with momentum {momentum}" if momentum else "")
+            for name, (lr, momentum) in best.items()
+        )
+        + ".",
+        figures={
+            "Share of models that superpose: learned more than two features.": _map(table, f"superposes {LEARNED}")
+        }
+        | {f"Share of models that end as a {shape}.": _map(named, "shape") for shape, named in shapes.items()},
     )
 
 

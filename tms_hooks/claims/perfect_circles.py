@@ -141,13 +141,11 @@ def judge_perfect(
             for name, o in found.items()
         )
         + ".",
-        figures=[
-            (
-                f"From random starts to the end, {example}: every line is a feature's path, the dot its end.",
-                plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3])),
+        figures={
+            f"From random starts to the end, {example}: every line is a feature's path, the dot its end.": (
+                plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3]))
             ),
-            (
-                "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.",
+            "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.": (
                 plots.curves(
                     lab.lines(
                         {name: {lr: reconstructed(o).mean() for lr, o in a.items()} for name, a in swept.items()}
@@ -155,18 +153,15 @@ def judge_perfect(
                     "peak learning rate",
                     "mean features reconstructed",
                     log_x=True,
-                ),
+                )
             ),
-            (
-                "Share of perfect starts that end perfect, under Adam, against the noise at their start.",
-                plots.curves(
-                    lab.lines({f"n = {n}": {x: stay.mean() for x, stay in by.items()} for n, by in stays.items()}),
-                    "noise / spacing of neighbors",
-                    "share of models",
-                    log_x=True,
-                ),
+            "Share of perfect starts that end perfect, under Adam, against the noise at their start.": plots.curves(
+                lab.lines({f"n = {n}": {x: stay.mean() for x, stay in by.items()} for n, by in stays.items()}),
+                "noise / spacing of neighbors",
+                "share of models",
+                log_x=True,
             ),
-        ],
+        },
     )
 
 

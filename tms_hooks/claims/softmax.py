@@ -1,13 +1,12 @@
 """Claims of "Superposition and bottlenecks" about tied one-hot features read out by a softmax, in two dimensions.
 
 Tied weights, cross-entropy, full batch. The document gives one schedule, used here: the learning rate rises from 0.005
-to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It names no optimiser; plain gradient descent is
+to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It names no optimizer; plain gradient descent is
 the one for which a rate of 2 makes sense. 30,000 steps, as there; seeds from 0; n = 10 and 40, the document's two
 numbers of features.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,44 +15,46 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import train_onehot, untrained
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import lab
+from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot, untrained
+from tms_hooks.claims.lab import Stacked
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
-from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import SGD, Adam, Optimizer
+from tms_hooks.training.optimizers import SGD
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SIZES = (10, 40)
-STEPS = {"SGD": 30_000, "Adam": 3_000}
 DOCUMENT = SGD(lr=2.0, schedule="exponential", warmup=0.05, initial_lr=0.005, final_lr=0.1)
-ADAM = Adam(lr=1e-2, schedule="cosine")
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))
 GAP = 0.1
 """Norms further apart than this share of the largest belong to different circles."""
-Stacked = Float[Tensor, "model _ 2"]  # the number of features differs within one claim
-Biases = Float[Tensor, "model _"]
 
 
-@cache
-def train_softmax(n_features: int, n_models: int, bias: bool = False, optimizer: Optimizer = DOCUMENT) -> Run:
-    """Tied one-hot toys with a softmax. Kept: several claims look at the same ones."""
-    return train(
+class Tied(NamedTuple):
+    """Trained tied models, their biases zero if they have none."""
+
+    W: Float[Tensor, "model feature 2"]
+    bias: Float[Tensor, "model feature"]
+
+
+def train_softmax(n_features: int, n_models: int, bias: bool = False, adam: bool = False) -> Tied:
+    """Tied one-hot toys with a softmax, by the document's schedule or by the usual recipe."""
+    run = lab.train_toys(
         ToyConfig(n_features=n_features, d_hidden=2, output_bias=bias, output_act="softmax"),
         OneHot(n_features=n_features),
-        seeds=range(n_models),
-        steps=STEPS[type(optimizer).__name__],
-        optimizer=optimizer,
+        n_models,
+        steps=3_000 if adam else 30_000,
+        optimizer=lab.USUAL if adam else DOCUMENT,
         loss="cross_entropy",
-        record_every=30_000,
     )
+    return Tied(run.W_E, run.weights.get("b_U", torch.zeros(run.W_E.shape[:2])))
 
 
 def relative_norms(W: Stacked) -> Float[Tensor, "model _"]:
@@ -62,23 +63,15 @@ def relative_norms(W: Stacked) -> Float[Tensor, "model _"]:
     return norms / norms.amax(-1, keepdim=True)
 
 
-def circle_and_zero(W: Stacked, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> Bool[Tensor, " model"]:
-    """Models whose features are all on one circle or at zero, with some of either."""
+def circle_and_zero(W: Stacked, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> np.ndarray:
+    """Models whose features are all on one circle or at zero, with some at zero."""
     norms = relative_norms(W)
-    return ((norms > on) | (norms < zero)).all(-1) & (norms < zero).any(-1)
+    return (((norms > on) | (norms < zero)).all(-1) & (norms < zero).any(-1)).numpy()
 
 
-def sharing(W: Stacked, learned: float) -> np.ndarray:
-    """Models with two learned features within 5 degrees of each other."""
-    return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
-
-
-def separable(W: Stacked, bias: Biases | None = None) -> Bool[Tensor, " model"]:
+def separable(trained: Tied) -> Bool[Tensor, " model"]:
     """Models that give every input its own feature the largest logit."""
-    logits = geometry.gram(W) + (0 if bias is None else bias[:, None, :])
-    own = logits.diagonal(dim1=-2, dim2=-1)
-    others = logits.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool), -torch.inf).amax(-1)
-    return (own > others).all(-1)
+    return lab.own_is_largest(geometry.gram(trained.W) + trained.bias[:, None, :]).all(-1)
 
 
 @claim("softmax-circle", "B", quick=4, full=30, needs=above(0.5))
@@ -95,10 +88,10 @@ def softmax_circle(n_models: int) -> Verdict:
     the radius beyond which zero is a trap (closed form), smallest of all circles, against the mean trained one.
     """
     return judge_circle(
-        {n: train_softmax(n, n_models).W_E for n in SIZES},
+        {n: train_softmax(n, n_models).W for n in SIZES},
         {n: train_onehot(n, 2, n_models, "relu").W_E for n in SIZES},
         {
-            "Adam": {n: train_softmax(n, n_models, optimizer=ADAM).W_E for n in SIZES},
+            "Adam": {n: train_softmax(n, n_models, adam=True).W for n in SIZES},
             "untrained": {n: untrained(n, 2, n_models) for n in SIZES},
         },
     )
@@ -109,48 +102,45 @@ def judge_circle(
 ) -> Verdict:
     """One circle and zero, and nothing shared?"""
 
-    def picture(weights: Mapping[int, Stacked], on: float = ON_CIRCLE, zero: float = AT_ZERO) -> stats.Weakest:
-        return stats.weakest_share(
-            {f"n = {n}": (int(circle_and_zero(w, on, zero).sum()), len(w)) for n, w in weights.items()}
-        )
+    def pictures(W: Mapping[int, Stacked], on: float = ON_CIRCLE, zero: float = AT_ZERO) -> dict[str, np.ndarray]:
+        return {f"circle and zero, n = {n}": circle_and_zero(w, on, zero) for n, w in W.items()}
 
-    def apart(weights: Mapping[int, Stacked]) -> dict[str, tuple[int, int]]:
-        return {f"no ray shared, n = {n}": (int((~sharing(w, 0.5)).sum()), len(w)) for n, w in weights.items()}
+    def apart(W: Mapping[int, Stacked]) -> dict[str, np.ndarray]:
+        return {f"no ray shared, n = {n}": ~shares_a_direction(w, 0.5) for n, w in W.items()}
 
-    parts = {f"circle and zero, n = {n}": (int(circle_and_zero(w).sum()), len(w)) for n, w in softmax.items()}
-    parts |= apart(softmax)
-    parts |= {f"MSE shares a ray, n = {n}": (int(sharing(w, 0.1).sum()), len(w)) for n, w in mse.items()}
-    found = stats.weakest_share(parts)
-    norms = {n: relative_norms(w) for n, w in softmax.items()}
-    zeros = {n: float((r < AT_ZERO).double().sum(-1).mean()) for n, r in norms.items()}
-    return Verdict(
-        measured=f"The smallest of the shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, [*softmax.values(), *mse.values()])),
-        controls={part: k / n for part, (k, n) in parts.items()}
-        | {f"circle and zero at {on} and {zero}": picture(softmax, on, zero).share for on, zero in CUTS}
-        | {f"circle and zero, {name}": picture(w).share for name, w in others.items()}
-        | {f"no ray shared, {name}": stats.weakest_share(apart(w)).share for name, w in others.items()}
-        | {f"all on one circle, n = {n}": float((r > ON_CIRCLE).all(-1).double().mean()) for n, r in norms.items()}
-        | {f"features at zero, n = {n}": value for n, value in zeros.items()}
-        | {f"radius, n = {n}": float(geometry.feature_norms(w).amax(-1).mean()) for n, w in softmax.items()}
-        | {f"radius beyond which zero traps, n = {n}": theory.softmax_trap_radius(n, n - 1) for n in softmax},
+    parts = pictures(softmax) | apart(softmax)
+    parts |= {f"MSE shares a ray, n = {n}": shares_a_direction(w, 0.1) for n, w in mse.items()}
+    zeros = {n: lab.mean((relative_norms(w) < AT_ZERO).sum(-1)) for n, w in softmax.items()}
+    controls = {part: held.mean() for part, held in parts.items()}
+    for on, zero in CUTS:
+        controls[f"circle and zero at {on} and {zero}"] = lab.weakest(pictures(softmax, on, zero))
+    for name, other in others.items():
+        controls[f"circle and zero, {name}"] = lab.weakest(pictures(other))
+        controls[f"no ray shared, {name}"] = lab.weakest(apart(other))
+    for n, w in softmax.items():
+        controls |= {
+            f"all on one circle, n = {n}": lab.mean((relative_norms(w) > ON_CIRCLE).all(-1)),
+            f"features at zero, n = {n}": zeros[n],
+            f"radius, n = {n}": geometry.feature_norms(w).amax(-1).mean(),
+            f"radius beyond which zero traps, n = {n}": theory.softmax_trap_radius(n, n - 1),
+        }
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=lab.total(softmax, mse),
+        controls=controls,
         detail="Mean number of features at zero: " + ", ".join(f"{z:.3g} of {n}" for n, z in zeros.items()) + ".",
-        figures=[
-            (
-                f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.",
-                plots.feature_arrows(w[:3].numpy(), [f"seed {seed}" for seed in range(len(w[:3]))], _radii(w[:3])),
-            )
+        figures={
+            f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.": _arrows(w)
             for n, w in softmax.items()
-        ],
+        },
     )
 
 
-def _radii(W: Stacked) -> list[list[float]]:
-    """Mean radius of each circle of each model."""
-    norms = geometry.feature_norms(W)
-    return [[float(r[circle].mean()) for circle in circles(w)] for r, w in zip(norms, W, strict=True)]
+def _arrows(W: Stacked) -> "go.Figure":
+    """The first three models, with the mean radius of each of their circles."""
+    radii = [[float(geometry.feature_norms(w)[circle].mean()) for circle in circles(w)] for w in W[:3]]
+    return plots.feature_arrows(W[:3].numpy(), lab.seed_names(W[:3]), radii)
 
 
 def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
@@ -184,21 +174,10 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     on squared norm, -1/2 in the middle of form 10.
     """
     return judge_concentric(
-        {n: _tied(train_softmax(n, n_models, bias=True)) for n in SIZES},
-        {n: _tied(train_softmax(n, n_models)) for n in SIZES},
-        {n: _tied(train_softmax(n, n_models, bias=True, optimizer=ADAM)) for n in SIZES},
+        {n: train_softmax(n, n_models, bias=True) for n in SIZES},
+        {n: train_softmax(n, n_models) for n in SIZES},
+        {n: train_softmax(n, n_models, bias=True, adam=True) for n in SIZES},
     )
-
-
-class Tied(NamedTuple):
-    """Trained tied models: (model, feature, 2), and (model, feature) or no bias."""
-
-    W: Tensor
-    bias: Tensor
-
-
-def _tied(run: Run) -> Tied:
-    return Tied(run.W_E, run.weights.get("b_U", torch.zeros(run.W_E.shape[:2])))
 
 
 def is_concentric(W: Float[Tensor, "_ 2"], gap: float = GAP) -> bool:
@@ -228,53 +207,47 @@ def rays_allowed(trained: Tied) -> list[bool]:
 def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], adam: Mapping[int, Tied]) -> Verdict:
     """All told apart, on circles in circles, with larger biases inside?"""
 
-    def concentric(models: Tied, gap: float = GAP) -> float:
-        return float(np.mean([is_concentric(w, gap) for w in models.W]))
+    def concentric(models: Tied, gap: float = GAP) -> np.ndarray:
+        return np.array([is_concentric(w, gap) for w in models.W])
 
-    def told_apart(models: Mapping[int, Tied], name: str) -> dict[str, float]:
-        return {f"{name}, n = {n}": float(separable(*m).double().mean()) for n, m in models.items()}
-
-    parts = {}
-    for n, (W, bias) in trained.items():
-        parts[f"all told apart, n = {n}"] = int(separable(W, bias).sum()), len(W)
-        parts[f"concentric, n = {n}"] = sum(map(is_concentric, W)), len(W)
-        parts[f"biases rise inwards, n = {n}"] = sum(map(biases_rise_inwards, W, bias)), len(W)
-    found = stats.weakest_share(parts)
-    rays = {n: rays_allowed(models) for n, models in trained.items()}
+    parts, controls = {}, {}
     shuffle = np.random.default_rng(0).permutation
-    shuffled = {n: Tied(W, torch.stack([b[shuffle(len(b))] for b in bias])) for n, (W, bias) in trained.items()}
-    return Verdict(
-        measured=f"The smallest of the shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(len(W) for W, _ in trained.values()),
-        controls={part: k / n for part, (k, n) in parts.items()}
-        | {f"concentric at gap {gap}, n = {n}": concentric(m, gap) for gap in (0.05, 0.2) for n, m in trained.items()}
-        | told_apart(unbiased, "told apart, trained without bias")
-        | told_apart({n: Tied(W, 0 * bias) for n, (W, bias) in trained.items()}, "told apart, biases set to zero")
-        | told_apart(shuffled, "told apart, biases shuffled")
-        | told_apart(adam, "told apart, Adam")
-        | {f"concentric, Adam, n = {n}": concentric(models) for n, models in adam.items()}
-        | {f"pairs on one ray, n = {n}": float(len(pairs)) for n, pairs in rays.items()}
-        | {f"of them allowed, n = {n}": float(np.mean(pairs)) if pairs else float("nan") for n, pairs in rays.items()}
-        | {f"slope of bias on squared norm, n = {n}": _slope(models) for n, models in trained.items()},
-        detail="; ".join(f"{part}: {k / n:.0%}" for part, (k, n) in parts.items()) + ".",
-        figures=[
-            *(
-                (
-                    f"Three models, n = {n}; each dotted circle has the mean radius of the features on it.",
-                    plots.feature_arrows(
-                        models.W[:3].numpy(), [f"seed {i}" for i in range(len(models.W[:3]))], _radii(models.W[:3])
-                    ),
-                )
-                for n, models in trained.items()
-            ),
-            (
-                "Bias against norm, every feature, beside what would tell it from the longest feature of its model "
-                "if they were on one ray (form 10: between the lines).",
-                _bias_figure(trained),
-            ),
-        ],
+    for n, models in trained.items():
+        W, bias = models
+        rays = rays_allowed(models)
+        shuffled = torch.stack([b[shuffle(len(b))] for b in bias])
+        parts |= {
+            f"all told apart, n = {n}": separable(models).numpy(),
+            f"concentric, n = {n}": concentric(models),
+            f"biases rise inwards, n = {n}": np.array(list(map(biases_rise_inwards, W, bias))),
+        }
+        controls |= {
+            f"concentric at gap 0.05, n = {n}": concentric(models, 0.05).mean(),
+            f"concentric at gap 0.2, n = {n}": concentric(models, 0.2).mean(),
+            f"told apart, trained without bias, n = {n}": lab.mean(separable(unbiased[n])),
+            f"told apart, biases set to zero, n = {n}": lab.mean(separable(Tied(W, 0 * bias))),
+            f"told apart, biases shuffled, n = {n}": lab.mean(separable(Tied(W, shuffled))),
+            f"told apart, Adam, n = {n}": lab.mean(separable(adam[n])),
+            f"concentric, Adam, n = {n}": concentric(adam[n]).mean(),
+            f"pairs on one ray, n = {n}": len(rays),
+            f"of them allowed, n = {n}": lab.mean(rays),
+            f"slope of bias on squared norm, n = {n}": _slope(models),
+        }
+    shares = {part: held.mean() for part, held in parts.items()}
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=sum(len(models.W) for models in trained.values()),
+        controls=shares | controls,
+        detail="; ".join(f"{part}: {share:.0%}" for part, share in shares.items()) + ".",
+        figures={
+            f"Three models, n = {n}; each dotted circle has the mean radius of the features on it.": _arrows(models.W)
+            for n, models in trained.items()
+        }
+        | {
+            "Bias against norm, every feature, beside what would tell it from the longest feature of its model if they "
+            "were on one ray (form 10: between the lines).": _bias_figure(trained)
+        },
     )
 
 

@@ -122,19 +122,18 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
         controls={f"median loss, tied = 1: {name}": value for name, value in medians.items()}
         | {f"smallest share at {margin:.0%} of the tied loss": lab.weakest(parts(margin)) for margin in (0.99, 0.8)},
         detail="Median loss, the tied one's = 1: " + ", ".join(f"{n} {v:.3g}" for n, v in medians.items()) + ".",
-        figures=[
-            (
-                "Final loss of every model, in units of the median tied one.",
-                plots.strips(relative, "loss / median tied loss", log_y=True),
+        figures={
+            "Final loss of every model, in units of the median tied one.": plots.strips(
+                relative, "loss / median tied loss", log_y=True
             ),
-            (
-                "One-hot features, seed 0: written directions (solid) and read directions (dotted), at unit length.",
+            "One-hot features, seed 0: written directions (solid), read directions (dotted), at unit length.": (
                 plots.write_and_read(
-                    *(np.stack([ends[0].numpy() for ends in both]) for both in zip(*pictures.values(), strict=True)),
+                    np.stack([models.write[0].numpy() for models in pictures.values()]),
+                    np.stack([models.read[0].numpy() for models in pictures.values()]),
                     list(pictures),
-                ),
+                )
             ),
-        ],
+        },
     )
 
 
@@ -199,13 +198,12 @@ def judge_pairing(untied: Mapping[str, Directions], others: Mapping[str, Mapping
             f"{n}: {bad.mean():.0%} of models, {features[n]:.0%} of features" for n, bad in wrong(untied).items()
         )
         + ".",
-        figures=[
-            (
-                f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.",
-                plots.signed_heatmap(m.cosines[0].numpy(), "read direction of feature", "written direction", "cosine"),
+        figures={
+            f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.": (
+                plots.signed_heatmap(m.cosines[0].numpy(), "read direction of feature", "written direction", "cosine")
             )
             for name, m in untied.items()
-        ],
+        },
     )
 
 
@@ -291,12 +289,11 @@ def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[
         n_models=lab.total(nearest),
         controls=controls,
         detail="Mean cosine with " + ", ".join(f"{name}: {value:.3f}" for name, value in means.items()) + ".",
-        figures=[
-            (
-                "Mean cosine of each model's readout with four measurements of what it writes.",
-                plots.strips({n: cosines.numpy() for n, cosines in columns.items()}, "cosine with the trained readout"),
+        figures={
+            "Mean cosine of each model's readout with four measurements of what it writes.": plots.strips(
+                {name: cosines.numpy() for name, cosines in columns.items()}, "cosine with the trained readout"
             )
-        ],
+        },
     )
 
 

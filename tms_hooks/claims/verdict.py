@@ -19,7 +19,7 @@ from tms_hooks import stats
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    Figures = Sequence[tuple[str, go.Figure]]
+    Figures = Mapping[str, go.Figure] | Sequence[tuple[str, go.Figure]]
 
 Side = Literal["above", "below"]
 Outcome = Literal["supported", "refuted", "inconclusive"]
@@ -82,7 +82,7 @@ class Verdict:
     controls: Mapping[str, float]
     theory: float | None = None
     detail: str
-    figures: "Figures" = field(default=(), compare=False)
+    figures: "Sequence[tuple[str, go.Figure]]" = field(default=(), compare=False)
     claim: str = ""
     threshold: float = math.nan
     side: Side = "above"
@@ -99,19 +99,20 @@ class Verdict:
     ) -> "Verdict":
         """The smallest of several shares, which all must pass; of several, `measured` also names the smallest.
 
+        A part without trials could lie anywhere from 0 to 1; another that fails decides all the same.
+
         >>> Verdict.of_shares("The share", {"": (9, 10)}, n_models=10, controls={}, detail="").statistic
         0.9
 
         Args:
             measured: the statistic in words.
             parts: name -> (successes, trials), or what succeeded as an array of booleans.
-            figures: the figures, or a function that makes them, called only if the statistic could be measured.
+            figures: caption -> figure, or a function that makes them, called only if the statistic could be measured.
             rest: other attributes.
         """
         found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
         measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        interval = UNKNOWN if math.isnan(found.share) else found.interval
-        return cls._measured(measured, found.share, interval, figures, rest)
+        return cls._measured(measured, found.share, found.interval, figures, rest)
 
     @classmethod
     def of_statistic(
@@ -140,7 +141,8 @@ class Verdict:
             figures = ()
         rest["controls"] = {name: float(value) for name, value in rest["controls"].items()}
         shown = figures() if callable(figures) else figures
-        return cls(measured=measured, statistic=statistic, interval=interval, figures=shown, **rest)
+        pairs = tuple(shown.items()) if isinstance(shown, Mapping) else shown
+        return cls(measured=measured, statistic=statistic, interval=interval, figures=pairs, **rest)
 
     @property
     def verdict(self) -> Outcome:

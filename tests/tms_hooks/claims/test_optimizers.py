@@ -20,7 +20,7 @@ def test_optimizer_geometry():
         table = pd.DataFrame(rows, columns=[*columns, *(f"superposes {cut}" for cut in (0.3, 0.5, 0.7))])
         return optimizers.judge_optimizers(table)
 
-    adaptive = dict.fromkeys(optimizers.ADAPTIVE, 1.0)
+    adaptive = {kind.__name__: 1.0 for kind in optimizers.ADAPTIVE}
     found = judge(adaptive | {"SGD": 0.0})
     assert outcome(found) == "supported"
     assert found.controls["best learning rate, Adam"] == 0.1

@@ -8,25 +8,25 @@ from worlds import MODELS, outcome_of
 
 from tms_hooks import OneHot, ToyConfig, train
 from tms_hooks.claims import softmax_untied
-from tms_hooks.claims.softmax import DOCUMENT
+from tms_hooks.claims.softmax import DOCUMENT, Tied
 from tms_hooks.claims.softmax_untied import Growth
 
 N = 10
 
 
 def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:
-    """A circle whose two ends reach norm 3 at these of 30 looks."""
+    """A circle whose two ends reach norm 3 at these of 30 steps."""
     turns = 2 * pi / N * torch.arange(N)
     unit = torch.stack([turns.cos(), turns.sin()], dim=-1).expand(MODELS, N, 2)
-    looks = torch.arange(30)[:, None, None, None]
-    W_E, W_U = (0.1 + 2.9 * (looks >= at) for at in (embed_at, unembed_at))
+    step = torch.arange(30)[:, None, None, None]
+    W_E, W_U = (0.1 + 2.9 * (step >= at) for at in (embed_at, unembed_at))
     other = unit if learned else unit.roll(1, dims=1)
     return Growth(np.arange(30), W_E * unit, W_U * other.mT)
 
 
 def test_softmax_untied_unembed_first():
     outcome = outcome_of("softmax-untied-unembed-first")
-    tied = grown(1, 1).W_E[-1]
+    tied = Tied(grown(1, 1).W_E[-1], torch.zeros(MODELS, N))
 
     def judge(growth, small=None):
         return softmax_untied.judge_order({N: growth}, {N: small or growth}, {N: tied})
@@ -45,7 +45,7 @@ def test_softmax_untied_unembed_first():
 
 
 def test_which_end_separates_first():
-    # An end that is turned by one feature until some look separates nothing before it, whatever its norm.
+    # An end that is turned by one feature until some step separates nothing before it, whatever its norm.
     right = grown(0, 0)
     late = Growth(right.steps, torch.cat([right.W_E[:9].roll(1, dims=2), right.W_E[9:]]), right.W_U)
     assert softmax_untied._separates_first(late).all()
