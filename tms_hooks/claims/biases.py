@@ -4,7 +4,7 @@ One-hot toys from given starts, all gradients exact. Biases start as those of `t
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from tms_hooks.claims import lab
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models.forward import Weights
 from tms_hooks.training.optimizers import Adam, Optimizer
@@ -156,25 +156,18 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; tied models with both biases; median losses.
     """
-    activations: dict[str, Activation] = {"ReLU": "relu", "GELU": "gelu"}
 
-    def trained(tied: bool, output_act: Activation, hidden_bias: bool = True, output_bias: bool = False) -> Outcome:
-        cfg = ToyConfig(
-            n_features=5,
-            d_hidden=2,
-            tied=tied,
-            hidden_bias=hidden_bias,
-            output_bias=output_bias,
-            output_act=output_act,
-        )
+    def trained(**changes: Any) -> Outcome:
+        architecture = {"n_features": 5, "d_hidden": 2, "hidden_bias": True, "output_bias": False} | changes
+        cfg = ToyConfig(**architecture)
         return train_biased(cfg, lab.linear_starts(cfg, n_models), 10_000)
 
-    return judge_hidden(
-        {f"tied, {name}": trained(True, act) for name, act in activations.items()}
-        | {f"untied, {name}": trained(False, act) for name, act in activations.items()},
-        {f"untied without, {name}": trained(False, act, hidden_bias=False) for name, act in activations.items()}
-        | {"tied with both biases, ReLU": trained(True, "relu", output_bias=True)},
-    )
+    arms, others = {}, {"tied with both biases, ReLU": trained(output_bias=True)}
+    for name, act in (("ReLU", "relu"), ("GELU", "gelu")):
+        arms[f"tied, {name}"] = trained(output_act=act)
+        arms[f"untied, {name}"] = trained(output_act=act, tied=False)
+        others[f"untied without, {name}"] = trained(output_act=act, tied=False, hidden_bias=False)
+    return judge_hidden(arms, others)
 
 
 def offsets(weights: Weights) -> tuple[np.ndarray, np.ndarray]:

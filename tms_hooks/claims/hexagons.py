@@ -147,9 +147,7 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
         theory=theory.polygon_loss(6, P, 6) / theory.polygon_loss(6, P, 5) - 1,
         detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two "
         f"regular polygons cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
-        figures=lambda: {
-            "Exact expected loss of trained models.": _both(pentagons, hexagons, "expected loss"),
-        },
+        figures=lambda: {"Exact expected loss of trained models.": _both(pentagons, hexagons, "expected loss")},
     )
 
 
@@ -175,7 +173,7 @@ def judge_norms(W: Stacked) -> Verdict:
         names = polygon_names(W, learned)
         return [norms[names == "pentagon"], norms[names == "hexagon"]]
 
-    def deviation(five: np.ndarray, six: np.ndarray, near: Mapping[str, float] = CLAIMED_NORMS) -> float:
+    def deviation(five: np.ndarray, six: np.ndarray, *, near: Mapping[str, float] = CLAIMED_NORMS) -> float:
         if min(len(five), len(six)) < 2:
             return float("nan")
         return float(max(abs(five.mean() / near["pentagon"] - 1), abs(six.mean() / near["hexagon"] - 1)))
@@ -194,7 +192,7 @@ def judge_norms(W: Stacked) -> Verdict:
             "mean norm of hexagons": lab.mean(six),
             "norm of the best regular pentagon": ideal["pentagon"],
             "norm of the best regular hexagon": ideal["hexagon"],
-            "deviation from the best regular polygons": deviation(five, six, ideal),
+            "deviation from the best regular polygons": deviation(five, six, near=ideal),
             "share of models beyond sqrt(5)": beyond,
         },
         theory=max(abs(ideal[name] / norm - 1) for name, norm in CLAIMED_NORMS.items()),

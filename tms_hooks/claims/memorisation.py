@@ -103,11 +103,12 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
 
     named = {f"n = {memory.n_features}, m = {memory.d_hidden}": memory for memory in [*memories, *others]}
     controls = {f"error below {cut}": best(*(memory.memorized(cut) for memory in memories)) for cut in CUTS}
-    points = {}
+    points, stored, kept, size = {}, {}, {}, "points in the set, per parameter"
     for name, memory in named.items():
         rate = best(memory.memorized())
         points[name] = rate * memory.parameters
         seen, unseen = memory.shares()
+        stored[name], kept[name] = (memory.sizes, seen.mean(0)), (memory.sizes, memory.memorized().mean(0))
         controls |= {
             f"points per parameter, {name}": rate,
             f"numbers per parameter, {name}": rate * memory.n_features,
@@ -126,19 +127,11 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
         + ", ".join(f"{points[name]:.3g} by {m.parameters} parameters ({name})" for name, m in named.items())
         + ".",
         figures={
-            "Share of the seen points that are stored against the number of points for each parameter.": plots.curves(
-                {name: (memory.sizes, memory.shares()[0].mean(0)) for name, memory in named.items()},
-                "points in the set, per parameter",
-                f"share of points with squared error below {STORED}",
-                log_x=True,
+            "Share of the seen points that are stored against the number of points for each parameter.": (
+                plots.curves(stored, size, f"share of points with squared error below {STORED}", log_x=True)
             ),
             "Points memorized for each parameter: stored, less what unseen points would be. The claim says 1.": (
-                plots.curves(
-                    {name: (memory.sizes, memory.memorized().mean(0)) for name, memory in named.items()},
-                    "points in the set, per parameter",
-                    "points memorized, per parameter",
-                    log_x=True,
-                )
+                plots.curves(kept, size, "points memorized, per parameter", log_x=True)
             ),
         },
     )

@@ -34,8 +34,9 @@ def embed_to_mlp(f: int, n: int) -> ToyConfig:
 
 def mlp_to_unembed(f: int, n: int) -> ToyConfig:
     """n -> 4 f neurons -> f -> softmax over n; the neurons are fed through an embedding of width f."""
-    sizes = {"n_features": n, "d_hidden": f, "d_mlp": EXPANSION * f}
-    return ToyConfig(**sizes, bottleneck="mlp.out->unembed", tied=False, output_act="softmax")
+    return ToyConfig(
+        n_features=n, d_hidden=f, d_mlp=EXPANSION * f, bottleneck="mlp.out->unembed", tied=False, output_act="softmax"
+    )
 
 
 def relu_bottleneck(f: int, n: int) -> ToyConfig:
@@ -52,7 +53,7 @@ def train_outputs(cfg: ToyConfig, n_models: int) -> Outputs:
     """What trained models make of every one-hot input: reconstructions, or probabilities."""
     loss = "cross_entropy" if cfg.output_act == "softmax" else "mse"
     run = lab.train_toys(cfg, OneHot(n_features=cfg.n_features), n_models, steps=1_000, loss=loss)
-    inputs = torch.eye(cfg.n_features).expand(n_models, -1, -1).contiguous()
+    inputs = torch.eye(cfg.n_features).repeat(n_models, 1, 1)
     return forward.reconstruct(run.weights, inputs, cfg)[2]
 
 

@@ -24,14 +24,14 @@ from tms_hooks.training.optimizers import SGD, Adam, Optimizer
 SIZES = (10, 40)
 NOISE = (0.01, 0.03, 0.1, 0.3, 1.0)
 """Of the perfect starts, in units of the spacing of neighbors; the least decides."""
+PEAKS = tuple(np.logspace(-2, 0, 5).tolist())
 MARGIN = 1.05
 """Norm of a perfect start, the least perfect norm = 1: neighbors stand a little below their kinks."""
 
 
-def documented(divided_by: int) -> SGD:
-    """The document's schedule, its learning rates divided by this."""
-    rates = {"lr": 2 / divided_by, "initial_lr": 0.005 / divided_by, "final_lr": 0.1 / divided_by}
-    return SGD(schedule="exponential", warmup=0.05, **rates)
+def documented(peak: float) -> SGD:
+    """The document's schedule, from a 400th of the peak learning rate to the peak and down to a 20th."""
+    return SGD(lr=peak, schedule="exponential", warmup=0.05, initial_lr=peak / 400, final_lr=peak / 20)
 
 
 def perfect_starts(n_features: int, n_models: int, noise: float) -> list[dict[str, Tensor]]:
@@ -78,26 +78,19 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     share of perfect models at any learning rate from 0.01 to 1, SGD with and without warmup and Adam, n = 10.
     """
     ways: dict[str, Callable[[float], Optimizer]] = {
-        "SGD, warmup": lambda lr: SGD(
-            lr=lr, schedule="exponential", warmup=0.05, initial_lr=lr / 400, final_lr=lr / 20
-        ),
+        "SGD, warmup": documented,
         "SGD": lambda lr: SGD(lr=lr, schedule="exponential", final_lr=lr / 20),
         "Adam, constant": lambda lr: Adam(lr=lr),
     }
-    found = {}
+    found, few = {}, max(n_models // 4, 2)
     for n in SIZES:
-        found[f"n = {n}, SGD"] = train_random(n, n_models, documented(n), 30_000)
+        found[f"n = {n}, SGD"] = train_random(n, n_models, documented(2 / n), 30_000)
         found[f"n = {n}, Adam"] = train_random(n, n_models, lab.USUAL, 10_000)
     return judge_perfect(
-        found | {"n = 10, SGD, summed loss": train_random(10, n_models, documented(1), 30_000)},
+        found | {"n = 10, SGD, summed loss": train_random(10, n_models, documented(2), 30_000)},
         {n: {noise: train_perfect(n, n_models, noise) for noise in NOISE} for n in SIZES},
-        {n: train_perfect(n, n_models, NOISE[0], documented(n)) for n in SIZES},
-        {
-            name: {
-                lr: train_random(10, max(n_models // 4, 2), make(lr), 10_000) for lr in np.logspace(-2, 0, 5).tolist()
-            }
-            for name, make in ways.items()
-        },
+        {n: train_perfect(n, n_models, NOISE[0], documented(2 / n)) for n in SIZES},
+        {name: {lr: train_random(10, few, make(lr), 10_000) for lr in PEAKS} for name, make in ways.items()},
     )
 
 
@@ -130,6 +123,8 @@ def judge_perfect(
         o.perfect.mean() for arm in swept.values() for o in arm.values()
     )
     example, outcome = next(iter(found.items()))
+    swept_means = {name: {lr: reconstructed(o).mean() for lr, o in arm.items()} for name, arm in swept.items()}
+    stay_means = {f"n = {n}": {x: stay.mean() for x, stay in by_noise.items()} for n, by_noise in stays.items()}
     return Verdict.of_shares(
         "The smallest of six shares",
         parts,
@@ -146,20 +141,10 @@ def judge_perfect(
                 plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3]))
             ),
             "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.": (
-                plots.curves(
-                    lab.lines(
-                        {name: {lr: reconstructed(o).mean() for lr, o in a.items()} for name, a in swept.items()}
-                    ),
-                    "peak learning rate",
-                    "mean features reconstructed",
-                    log_x=True,
-                )
+                plots.curves(lab.lines(swept_means), "peak learning rate", "mean features reconstructed", log_x=True)
             ),
-            "Share of perfect starts that end perfect, under Adam, against the noise at their start.": plots.curves(
-                lab.lines({f"n = {n}": {x: stay.mean() for x, stay in by.items()} for n, by in stays.items()}),
-                "noise / spacing of neighbors",
-                "share of models",
-                log_x=True,
+            "Share of perfect starts that end perfect, under Adam, against the noise at their start.": (
+                plots.curves(lab.lines(stay_means), "noise / spacing of neighbors", "share of models", log_x=True)
             ),
         },
     )

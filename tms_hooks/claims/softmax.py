@@ -210,7 +210,8 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
     def concentric(models: Tied, gap: float = GAP) -> np.ndarray:
         return np.array([is_concentric(w, gap) for w in models.W])
 
-    parts, controls = {}, {}
+    parts: dict[str, np.ndarray] = {}
+    controls: dict[str, float] = {}
     shuffle = np.random.default_rng(0).permutation
     for n, models in trained.items():
         W, bias = models

@@ -166,9 +166,9 @@ def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
         return ToyModel(recipe.cfg, seed=recipe.seeds[model])
 
     def retrain(models: list[ToyModel], seeds: list[int]) -> Sequence[ToyModel]:
-        starts = [model.state_dict() for model in models]
-        settings = {"steps": recipe.total_steps, "optimizer": recipe.optimizer, "seeds": seeds}
-        return lab.train_from(recipe.cfg, recipe.data, starts, **settings).models
+        starts, optimizer = [model.state_dict() for model in models], recipe.optimizer
+        steps = recipe.total_steps
+        return lab.train_from(recipe.cfg, recipe.data, starts, steps=steps, optimizer=optimizer, seeds=seeds).models
 
     tables = []
     for i, (model, feature) in enumerate(stuck_features(run)[:n_recipients] if donors else []):

@@ -242,10 +242,7 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
     """
     return judge_readouts(
         train_settings(n_models),
-        {
-            "linear output": train_settings(n_models, output_act="identity"),
-            "untrained": untrained_settings(n_models),
-        },
+        {"linear output": train_settings(n_models, output_act="identity"), "untrained": untrained_settings(n_models)},
     )
 
 

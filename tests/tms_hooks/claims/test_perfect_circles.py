@@ -60,5 +60,5 @@ def test_gradient_descent_stays_below_the_stable_learning_rate_and_not_above(sha
 
 
 def test_the_schedule_of_the_document():
-    schedule = documented(divided_by=10)
+    schedule = documented(peak=0.2)
     assert [round(schedule.learning_rate(step, 1000), 6) for step in (0, 50, 999)] == [0.0005, 0.2, 0.01]
