@@ -10,9 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from tms_hooks import plots
-from tms_hooks.claims import lab
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward

@@ -16,11 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot, untrained
 from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.training.optimizers import SGD

@@ -15,10 +15,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import plots
-from tms_hooks.claims import lab
-from tms_hooks.claims.registry import claim
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.softmax import DOCUMENT, Tied, separable, train_softmax
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.training.optimizers import SGD

@@ -12,11 +12,9 @@ import pandas as pd
 
 import probes
 from tms_hooks import geometry, landscape, plots, stats
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.hexagons import polygon_names, train_polygons
 from tms_hooks.claims.lab import LEARNED
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:

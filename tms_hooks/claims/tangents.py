@@ -14,10 +14,8 @@ from torch import Tensor
 
 import probes
 from tms_hooks import geometry, plots
-from tms_hooks.claims import lab
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 
