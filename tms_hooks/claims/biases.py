@@ -273,14 +273,14 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         name: geometry.count_directions(torch.from_numpy(o.path), LEARNED).double().mean(1).numpy()
         for name, o in outcomes.items()
     }
-    controls = {name: held.mean() for name, held in parts.items()}
+    controls = lab.shares(parts)
     controls["untrained directions"] = lab.mean(geometry.count_directions(one.start["W_E"], LEARNED))
     controls["untrained gap variation"] = lab.mean(gap_variation(w) for w in one.start["W_E"])
     for name, o in outcomes.items():
         controls |= {
             f"mean directions, {name}": o.directions().mean(),
             f"evenly spread, {name}": even[name].mean(),
-            f"median scale, {name}": o.weights["scale"].median(),
+            f"median scale, {name}": float(o.weights["scale"].median()),
             f"perfect, {name}": o.perfect.mean(),
             f"median loss, {name}": np.median(o.loss),
         }
@@ -361,7 +361,7 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         n_models=lab.total(parts),
         controls=controls,
         detail="Bias gone (tied) or activations centered (untied): "
-        + ", ".join(f"{name} {held.mean():.0%}" for name, held in parts.items())
+        + ", ".join(f"{name} {share:.0%}" for name, share in lab.shares(parts).items())
         + ".",
         figures={
             f"Norm of the {what} of every model, in units of the root-mean-square activation.": plots.strips(

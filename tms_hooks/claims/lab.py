@@ -151,3 +151,12 @@ def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Ten
     """
     itself = torch.eye(outputs.shape[-1], dtype=torch.bool)
     return outputs.diagonal(dim1=-2, dim2=-1) > outputs.masked_fill(itself, -torch.inf).amax(-1)
+
+
+def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]:
+    """The share of models that each part holds for, as `Verdict.of_shares` takes them; for controls.
+
+    >>> shares({"square": np.array([True, False])}, ", untrained")
+    {'square, untrained': 0.5}
+    """
+    return {f"{part}{where}": float(held.mean()) for part, held in parts.items()}

@@ -36,7 +36,6 @@ FAMILIES = (
     "untied",
     "biases",
     "softmax",
-    "softmax_untied",
     "interference",
     "mlps",
     "memorisation",

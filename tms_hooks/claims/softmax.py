@@ -1,9 +1,10 @@
-"""Claims of "Superposition and bottlenecks" about tied one-hot features read out by a softmax, in two dimensions.
+"""Claims of "Superposition and bottlenecks" about one-hot features read out by a softmax, in two dimensions.
 
-Tied weights, cross-entropy, full batch. The document gives one schedule, used here: the learning rate rises from 0.005
-to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It names no optimizer; plain gradient descent is
-the one for which a rate of 2 makes sense. 30,000 steps, as there; seeds from 0; n = 10 and 40, the document's two
-numbers of features.
+Cross-entropy, full batch, seeds from 0; n = 10 and 40, the document's two numbers of features. It gives one schedule,
+used here: the learning rate rises from 0.005 to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It
+names no optimizer; plain gradient descent is the one for which a rate of 2 makes sense. Tied models have 30,000 steps,
+as there. Untied ones have 3,000 for n = 10 and 10,000 for n = 40: after 3,000 steps those were still learning. Both of
+their ends are recorded after about 50 numbers of steps, evenly spaced on a log scale.
 """
 
 from collections.abc import Mapping
@@ -31,6 +32,7 @@ DOCUMENT = SGD(lr=2.0, schedule="exponential", warmup=0.05, initial_lr=0.005, fi
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))
+UNTIED_STEPS = {10: 3_000, 40: 10_000}
 GAP = 0.1
 """Norms further apart than this share of the largest belong to different circles."""
 
@@ -109,7 +111,7 @@ def judge_circle(
     parts = pictures(softmax) | apart(softmax)
     parts |= {f"MSE shares a ray, n = {n}": shares_a_direction(w, 0.1) for n, w in mse.items()}
     zeros = {n: lab.mean((relative_norms(w) < AT_ZERO).sum(-1)) for n, w in softmax.items()}
-    controls = {part: held.mean() for part, held in parts.items()}
+    controls = lab.shares(parts)
     for on, zero in CUTS:
         controls[f"circle and zero at {on} and {zero}"] = lab.weakest(pictures(softmax, on, zero))
     for name, other in others.items():
@@ -119,7 +121,7 @@ def judge_circle(
         controls |= {
             f"all on one circle, n = {n}": lab.mean((relative_norms(w) > ON_CIRCLE).all(-1)),
             f"features at zero, n = {n}": zeros[n],
-            f"radius, n = {n}": geometry.feature_norms(w).amax(-1).mean(),
+            f"radius, n = {n}": float(geometry.feature_norms(w).amax(-1).mean()),
             f"radius beyond which zero traps, n = {n}": theory.softmax_trap_radius(n, n - 1),
         }
     return Verdict.of_shares(
@@ -178,11 +180,6 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     )
 
 
-def is_concentric(W: Float[Tensor, "_ 2"], gap: float = GAP) -> bool:
-    """At least two circles with at least two features each."""
-    return sum(len(circle) > 1 for circle in circles(W, gap)) > 1
-
-
 def biases_rise_inwards(W: Float[Tensor, "_ 2"], bias: Float[Tensor, " _"]) -> bool:
     """At least two circles, and each has a larger mean bias than the next larger one."""
     means = [float(bias[circle].mean()) for circle in circles(W)]
@@ -206,7 +203,7 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
     """All told apart, on circles in circles, with larger biases inside?"""
 
     def concentric(models: Tied, gap: float = GAP) -> np.ndarray:
-        return np.array([is_concentric(w, gap) for w in models.W])
+        return np.array([sum(len(circle) > 1 for circle in circles(w, gap)) > 1 for w in models.W])
 
     parts: dict[str, np.ndarray] = {}
     controls: dict[str, float] = {}
@@ -232,7 +229,7 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
             f"of them allowed, n = {n}": lab.mean(rays),
             f"slope of bias on squared norm, n = {n}": _slope(models),
         }
-    shares = {part: held.mean() for part, held in parts.items()}
+    shares = lab.shares(parts)
     return Verdict.of_shares(
         "The smallest of the shares",
         parts,
@@ -269,3 +266,123 @@ def _bias_figure(trained: Mapping[int, Tied]) -> "go.Figure":
     return plots.points_in_band(
         points, rho, rho * (1 - rho), 1 - rho, "norm / longest norm w", "(bias - bias of the longest) / w<sup>2</sup>"
     )
+
+
+class Growth(NamedTuple):
+    """Untied models while they train, at recorded steps, the start first."""
+
+    steps: np.ndarray
+    W_E: Float[Tensor, "step model feature hidden"]
+    W_U: Float[Tensor, "step model hidden feature"]
+
+
+def grow_untied(n_features: int, n_models: int, init_scale: float = 1.0) -> Growth:
+    """Train untied toys without bias and record both ends along the way.
+
+    Gradient descent without momentum remembers nothing, so training in pieces is training in one go.
+    """
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, tied=False, output_bias=False, output_act="softmax")
+    total = UNTIED_STEPS[n_features]
+    steps = sorted({0, round(DOCUMENT.warmup * total)} | {round(step) for step in np.geomspace(1, total, 60)})
+    recorded = [{name: init_scale * W for name, W in lab.untrained(cfg, n_models).items()}]
+    for first, end in pairwise(steps):
+        starts = [{name: W[i] for name, W in recorded[-1].items()} for i in range(n_models)]
+        optimizer = part_of_schedule(first, end, total)
+        data = OneHot(n_features=n_features)
+        run = lab.train_from(cfg, data, starts, steps=end - first, optimizer=optimizer, loss="cross_entropy")
+        recorded.append(run.weights)
+    return Growth(np.array(steps), *(torch.stack([weights[name] for weights in recorded]) for name in ("W_E", "W_U")))
+
+
+def part_of_schedule(first: int, end: int, total: int) -> SGD:
+    """The document's schedule from step `first` to before `end` of `total`, on one side of the end of its warm-up."""
+    rates = [DOCUMENT.learning_rate(step, total) for step in (first, end - 1)]
+    return SGD(lr=rates[0], final_lr=rates[1], schedule="linear" if first < DOCUMENT.warmup * total else "exponential")
+
+
+def all_learned(W_E: Float[Tensor, "*#axis feature hidden"], W_U: Float[Tensor, "*#axis hidden feature"]) -> np.ndarray:
+    """Whether every input is given its own feature as the likeliest."""
+    return lab.own_is_largest(W_E @ W_U).all(-1).numpy()
+
+
+def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
+    """(model, feature): did the unembed reach this share of its final norm at an earlier record than the embed did?"""
+    norms = growth.W_U.norm(dim=-2).numpy(), growth.W_E.norm(dim=-1).numpy()
+    unembed, embed = ((norm > share * norm[-1]).argmax(0) for norm in norms)
+    return np.less(unembed, embed)
+
+
+@claim("softmax-untied-unembed-first", "B", quick=4, full=24, needs=above(0.5))
+def softmax_untied_unembed_first(n_models: int) -> Verdict:
+    """An untied softmax without bias learns all features, the unembed of each before its embed.
+
+    Statistic: the smallest of two shares, at n = 10 and n = 40: models that give every input its own feature the
+    largest probability; models in which more than half of the features reach half of their final norm in W_U earlier
+    than in W_E. A tie counts as not earlier.
+    Threshold: above 1/2, for each.
+    Size: 4 models for each n (quick), 24 (full).
+    Controls: each share; the second at a quarter and three quarters of the final norm; features whose unembed, and
+    whose embed, came first; both shares from an initialization ten times smaller, n = 10; models whose W_U separates
+    all inputs with the final W_E before W_E does with the final W_U; tied models that learn all; how far |W_E|^2 -
+    |W_U|^2 moved, relative to their sum: gradient flow conserves it.
+    """
+    return judge_order(
+        {n: grow_untied(n, n_models) for n in SIZES},
+        {10: grow_untied(10, n_models, init_scale=0.1)},
+        {n: train_softmax(n, n_models) for n in SIZES},
+    )
+
+
+def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied: Mapping[int, Tied]) -> Verdict:
+    """All learned, and the unembed first?"""
+
+    def learned(grown: Mapping[int, Growth]) -> dict[str, np.ndarray]:
+        return {f"all learned, n = {n}": all_learned(g.W_E[-1], g.W_U[-1]) for n, g in grown.items()}
+
+    def in_order(grown: Mapping[int, Growth], share: float = 0.5) -> dict[str, np.ndarray]:
+        return {f"unembed first, n = {n}": unembed_first(g, share).mean(1) > 0.5 for n, g in grown.items()}
+
+    parts = learned(growth) | in_order(growth)
+    controls = lab.shares(parts) | lab.shares(learned(small) | in_order(small), ", small start")
+    for share in (0.25, 0.75):
+        controls |= lab.shares(in_order(growth, share), f" at {share} of the norm")
+    for n, g in growth.items():
+        controls |= {
+            f"features, unembed first, n = {n}": unembed_first(g).mean(),
+            f"features, embed first, n = {n}": unembed_first(Growth(g.steps, g.W_U.mT, g.W_E.mT)).mean(),
+            f"unembed separates first, n = {n}": _separates_first(g).mean(),
+            f"tied, all learned, n = {n}": lab.mean(separable(tied[n])),
+            f"drift of |W_E|^2 - |W_U|^2, n = {n}": _drift(g),
+        }
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=sum(g.W_E.shape[1] for g in growth.values()),
+        controls=controls,
+        detail="; ".join(f"{part}: {share:.0%}" for part, share in lab.shares(parts).items()) + ".",
+        figures={
+            f"Norms of each end of the features, n = {n}: mean over features and models.": _norms(g)
+            for n, g in growth.items()
+        },
+    )
+
+
+def _norms(growth: Growth) -> "go.Figure":
+    norms = {"embed, W_E": growth.W_E.norm(dim=-1), "unembed, W_U": growth.W_U.norm(dim=-2)}
+    means = {name: (growth.steps[1:], norm[1:].mean((1, 2)).numpy()) for name, norm in norms.items()}
+    return plots.curves(means, "step", "norm", log_x=True)
+
+
+def _separates_first(growth: Growth) -> np.ndarray:
+    """Does W_U separate all inputs with the final W_E, for good, before W_E does with the final W_U?"""
+    unembed = all_learned(growth.W_E[-1:], growth.W_U)
+    embed = all_learned(growth.W_E, growth.W_U[-1:])
+    first, second = (len(ok) - np.logical_and.accumulate(ok[::-1]).sum(0) for ok in (unembed, embed))
+    return np.less(first, second)
+
+
+def _drift(growth: Growth) -> float:
+    """How far |W_E|^2 - |W_U|^2 moved from start to end, relative to their final sum."""
+    embed, unembed = (W.square().sum((-2, -1)) for W in (growth.W_E, growth.W_U))
+    difference = embed - unembed
+    return float(((difference[-1] - difference[0]).abs() / (embed + unembed)[-1]).mean())

@@ -5,7 +5,7 @@ Setting, models and names are those of `tms_hooks.claims.hexagons`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -21,18 +21,11 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-class Stuck(NamedTuple):
-    """A pentagon that has learned all features but one."""
-
-    model: int
-    feature: int
-
-
-def stuck_features(run: Run, learned: float = LEARNED) -> list[Stuck]:
-    """The pentagons of a run with exactly one unlearned feature."""
+def stuck_features(run: Run, learned: float = LEARNED) -> list[tuple[int, int]]:
+    """The pentagons of a run with exactly one unlearned feature: (model, feature)."""
     dead = ~geometry.represented(run.W_E, learned)
     pentagons = (polygon_names(run.W_E, learned) == "pentagon") & (dead.sum(1) == 1).numpy()
-    return [Stuck(int(i), int(dead[i].nonzero()[0, 0])) for i in pentagons.nonzero()[0]]
+    return [(int(i), int(dead[i].nonzero()[0, 0])) for i in pentagons.nonzero()[0]]
 
 
 def hexagons_of(run: Run) -> list[int]:
@@ -62,18 +55,18 @@ def stuck_feature(n_models: int) -> Verdict:
         "gradient norm of the unlearned feature, others' = 1": _relative(gradients, stuck),
         **{f"pentagons with one feature up to {cut}": float(len(stuck_features(run, cut))) for cut in (0.3, 0.5, 0.7)},
     }
-    hexagons = hexagons_of(run)[: n_models // 2]
-    found = judge_stuck(places(run, [s.model for s in stuck]), places(run, hexagons), symptoms)
+    hexagons = places(run, hexagons_of(run)[: n_models // 2])
+    found = judge_stuck(places(run, [model for model, _ in stuck]), hexagons, symptoms)
     return replace(found, figures=[*found.figures, *training_figures(run, stuck).items()])
 
 
-def _relative(values: np.ndarray, stuck: Sequence[Stuck]) -> float:
+def _relative(values: np.ndarray, stuck: Sequence[tuple[int, int]]) -> float:
     """Mean over models of the stuck feature's value in units of the others' mean."""
     ratios = [values[i, j] / np.delete(values[i], j).mean() for i, j in stuck]
     return float(np.mean(ratios)) if ratios else float("nan")
 
 
-def training_figures(run: Run, stuck: Sequence[Stuck]) -> dict[str, "go.Figure"]:
+def training_figures(run: Run, stuck: Sequence[tuple[int, int]]) -> dict[str, "go.Figure"]:
     """The unlearned feature beside the others through training, and paths of three models."""
     if not stuck:
         return {}
@@ -87,7 +80,7 @@ def training_figures(run: Run, stuck: Sequence[Stuck]) -> dict[str, "go.Figure"]
         lines = {"the unlearned feature": (steps, unlearned.mean(1)), "each other feature": (steps, others.mean(1))}
         figures[f"Mean {label} of a feature through training."] = plots.curves(lines, "step", label)
     paths = run.history.W_E.values[:, models[:3]].swapaxes(0, 1)
-    titles = [f"seed {run.recipe.seeds[s.model]}, feature {s.feature} unlearned" for s in stuck[:3]]
+    titles = [f"seed {run.recipe.seeds[model]}, feature {feature} unlearned" for model, feature in stuck[:3]]
     return figures | {"Feature directions through training.": plots.trajectories(paths, titles)}
 
 
@@ -103,6 +96,11 @@ def judge_stuck(
 ) -> Verdict:
     """Share of pentagons on a saddle."""
     five, six = (np.array([point.kind for point in points], dtype=str) for points in (pentagons, hexagons))
+    eigenvalues = {
+        name: np.concatenate([point.eigenvalues.numpy() for point in points])
+        for name, points in (("pentagons", pentagons), ("hexagons", hexagons))
+        if points
+    }
     return Verdict.of_shares(
         "The share of pentagons with one unlearned feature that lie on a saddle",
         {"": five == "saddle"},
@@ -121,16 +119,7 @@ def judge_stuck(
         + ".",
         figures=lambda: {
             "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
-                plots.level_strips(
-                    {
-                        name: np.concatenate([point.eigenvalues.numpy() for point in points])
-                        for name, points in (("pentagons", pentagons), ("hexagons", hexagons))
-                        if points
-                    },
-                    {"0": 0.0},
-                    "",
-                    "eigenvalue",
-                )
+                plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
             )
         },
     )

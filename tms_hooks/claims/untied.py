@@ -179,10 +179,11 @@ def judge_pairing(untied: Mapping[str, Directions], others: Mapping[str, Mapping
         controls[name] = lab.weakest(wrong(arm, -np.inf if name == "untrained" else LEARNED))
     for name, models in untied.items():
         complete = models.learned().all(-1)
+        anothers = models.learned() & ~lab.own_is_largest(models.write @ models.read.mT)
         controls |= {
             f"models that learned all features, {name}": lab.mean(mispaired(models).any(-1)[complete]),
             f"one to one, {name}": _share_misassigned(models),
-            f"by inner product, {name}": _share_wrong_product(models),
+            f"by inner product, {name}": lab.mean(anothers.any(-1)),
             f"features mispaired, {name}": features[name],
             f"features learned, {name}": lab.mean(models.learned().sum(-1)),
         }
@@ -215,13 +216,6 @@ def _share_misassigned(models: Directions) -> float:
         rows, columns = linear_sum_assignment(own, maximize=True)
         wrong.append(own[rows, columns].sum() > np.trace(own) + CLEARLY)
     return lab.mean(wrong)
-
-
-def _share_wrong_product(models: Directions) -> float:
-    """Share of models in which some learned feature's largest logit is another's."""
-    logits = models.write @ models.read.mT
-    own = torch.arange(logits.shape[-1])
-    return lab.mean(((logits.argmax(-1) != own) & models.learned()).any(-1))
 
 
 @claim("readout-is-a-measurement", "B", quick=20, full=60, needs=above(0.5))
@@ -266,7 +260,7 @@ def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[
         nearest[name] = (dual > torch.maximum(matched, pretty_good) + CLEARLY).numpy()
     columns = {f"{m}, {name}": cosines[:, i] for i, m in enumerate(MEASUREMENTS) for name, cosines in found.items()}
     means = {name: float(cosines.nanmean()) for name, cosines in columns.items()}
-    controls = means | {f"nearest to the dual frame, {name}": is_dual.mean() for name, is_dual in nearest.items()}
+    controls = means | {f"nearest to the dual frame, {name}": share for name, share in lab.shares(nearest).items()}
     for name, models in relu.items():
         written, read = _beside_neighbors(models)
         controls |= {
@@ -277,7 +271,7 @@ def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[
     for arm, by_setting in others.items():
         for name, models in by_setting.items():
             cosines = resemblance(models, -np.inf)
-            controls |= {f"{m}, {name}, {arm}": cosines[:, i].mean() for i, m in enumerate(MEASUREMENTS[:3])}
+            controls |= {f"{m}, {name}, {arm}": float(cosines[:, i].mean()) for i, m in enumerate(MEASUREMENTS[:3])}
     return Verdict.of_shares(
         "The smaller share of models whose readout is nearest to the dual frame",
         nearest,
