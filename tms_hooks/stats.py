@@ -1,4 +1,11 @@
-"""Rates with their uncertainty."""
+"""Rates and statistics with their uncertainty.
+
+A claim about trained models is a statement about all seeds, and only some of them were trained. Every number therefore
+comes with a 95 % interval, which holds the value of all seeds in 95 of 100 repetitions of the experiment. For a share
+of models it is Wilson's interval; for the smallest of several shares, Wilson's intervals widened so that all hold at
+once; for any other statistic, the bootstrap: draw as many models from the sample, with replacement, again and again,
+and see how far the statistic scatters.
+"""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
@@ -8,7 +15,7 @@ import pandas as pd
 
 
 def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Interval of a proportion, 95 % by default (Wilson 1927): it keeps inside [0, 1] and works at 0 and n.
+    """Interval of a proportion (Wilson 1927): it stays inside [0, 1], and works at 0 and at n successes.
 
     >>> low, high = wilson(5, 10)
     >>> round(low, 4), round(high, 4)
@@ -31,9 +38,9 @@ class Weakest(NamedTuple):
 def weakest_share(counts: Mapping[str, tuple[int, int]]) -> Weakest:
     """The smallest of several proportions, with a 95 % interval that allows for having picked it.
 
-    Each proportion gets a Wilson interval at the level 1 - 0.05 / (number of proportions), so that all hold together
-    (Bonferroni); the smallest true share then lies between the smallest lower and the smallest upper end. For a claim
-    of several parts, all of which must hold.
+    It serves a claim of several parts, all of which must hold. Each proportion gets a Wilson interval at the level
+    1 - 0.05 / (number of proportions), so that all hold together (Bonferroni). The smallest true share then lies
+    between the smallest lower and the smallest upper end.
 
     >>> weakest_share({"square": (90, 100), "pentagon": (30, 100)})[:2]
     ('pentagon', 0.3)
@@ -50,12 +57,10 @@ def weakest_share(counts: Mapping[str, tuple[int, int]]) -> Weakest:
     return Weakest(part, shares[part], (min(low for low, _ in intervals), min(high for _, high in intervals)))
 
 
-def bootstrap(
-    statistic: Callable[..., float], *samples: np.ndarray, resamples: int = 2000, seed: int = 0
-) -> tuple[float, float]:
+def bootstrap(statistic: Callable[..., float], *samples: np.ndarray, resamples: int = 2000) -> tuple[float, float]:
     """95 % percentile interval of a statistic of independent samples, each resampled along its first axis.
 
-    Values measured on one model belong in one row of one sample. (Efron 1979.)
+    Values measured on one model belong in one row of one sample, so that they are drawn together. (Efron 1979.)
 
     >>> low, high = bootstrap(lambda a, b: a.mean() - b.mean(), np.arange(50.0), np.arange(50.0) + 10)
     >>> low < -10 < high < 0
@@ -66,29 +71,31 @@ def bootstrap(
     """
     if small := [len(sample) for sample in samples if len(sample) < 2]:
         raise ValueError(f"a sample of {small[0]}: a bootstrap needs at least 2 rows")
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     values = [statistic(*(s[rng.integers(len(s), size=len(s))] for s in samples)) for _ in range(resamples)]
     low, high = np.quantile(values, (0.025, 0.975))
     return float(low), float(high)
 
 
 def census(names: Sequence[str], values: np.ndarray, value_name: str) -> pd.DataFrame:
-    """How often each name occurs, most frequent first, with 95 % intervals and the mean of a value over its models.
+    """How often each geometry occurs among models, most frequent first, and the mean of a value over its models.
 
     >>> census(["pentagon", "hexagon", "pentagon"], np.array([1.0, 2.0, 3.0]), "loss")[["models", "loss"]]
               models  loss
     geometry
     pentagon       2   2.0
     hexagon        1   2.0
+
+    Returns:
+        one row per name: "models", "share" and its 95 % interval "share_low", "share_high" (Wilson), and `value_name`.
     """
     if not len(names):
         raise ValueError("no models to count: give at least one name")
-    table = pd.DataFrame({"geometry": list(names), value_name: values})
-    counted = table.groupby("geometry")[value_name].agg(["size", "mean"])
-    counted = counted.sort_values("size", ascending=False, kind="stable")
-    rows = [
-        (name, size, size / len(names), *wilson(int(size), len(names)), mean)
-        for name, size, mean in counted.itertuples(index=True)
-    ]
-    columns = ["geometry", "models", "share", "share_low", "share_high", value_name]
-    return pd.DataFrame(rows, columns=columns).set_index("geometry")
+    values_by_name = pd.Series(values, index=pd.Index(names, name="geometry")).groupby(level=0)
+    table = pd.DataFrame({"models": values_by_name.size(), value_name: values_by_name.mean()})
+    table = table.sort_values("models", ascending=False, kind="stable")
+    intervals = np.array([wilson(int(k), len(names)) for k in table["models"]])
+    table.insert(1, "share", table["models"] / len(names))
+    table.insert(2, "share_low", intervals[:, 0])
+    table.insert(3, "share_high", intervals[:, 1])
+    return table

@@ -15,6 +15,7 @@ PATH = (
     "errors",
     "rng",
     "stats",
+    "linalg",
     "geometry",
     "config",
     "data",
@@ -115,7 +116,7 @@ def test_dependencies_between_rooms_run_one_way():
     ("module", "source"),
     [
         ("tms_hooks.geometry", "from tms_hooks.config import ToyConfig"),
-        ("tms_hooks.geometry.frames", "def f():\n    from tms_hooks import data"),
+        ("tms_hooks.geometry.polytopes", "def f():\n    from tms_hooks import data"),
         ("tms_hooks.losses", "import tms_hooks.models.forward"),
         ("tms_hooks.data", "from .config import ToyConfig"),
         ("tms_hooks.config", "from tms_hooks import ToyModel"),

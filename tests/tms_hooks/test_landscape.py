@@ -157,24 +157,6 @@ def test_an_untrained_model_is_not_critical() -> None:
     assert point.weights["W_E"].equal(model.W_E.detach().double())
 
 
-def test_paths() -> None:
-    p, cfg = 0.057, ToyConfig(n_features=4, d_hidden=2)
-    data = SparseUniform(n_features=4, feature_probability=p)
-    square = polygon(4, 4, *theory.finite_polygon(4, p)[:2], rest=p / 2)
-    triangle = polygon(3, 4, *theory.finite_polygon(3, p)[:2], rest=p / 2)
-    c, s = 0.6, 0.8
-    turned = square | {"W_E": square["W_E"] @ torch.tensor([[c, s], [-s, c]], dtype=F64)}
-    flat = landscape.linear_path(square, turned, cfg, data, points=5)
-    torch.testing.assert_close(flat, flat[:1].expand(5))
-    straight = landscape.linear_path(triangle, square, cfg, data, points=7)
-    torch.testing.assert_close(straight[0], landscape.exact_loss(triangle, cfg, data))
-    torch.testing.assert_close(straight[-1], landscape.exact_loss(square, cfg, data))
-    via = landscape.bend_path(triangle, square, cfg, data, points=5, steps=8)
-    bent = landscape.linear_path(triangle, square, cfg, data, points=7, via=via)
-    assert bent.mean() < straight.mean()
-    torch.testing.assert_close(bent[[0, -1]], straight[[0, -1]])
-
-
 @pytest.mark.parametrize(
     ("cfg", "data", "message"),
     [
@@ -202,7 +184,7 @@ def test_weights_that_are_not_finite_are_refused() -> None:
         lambda: landscape.exact_loss(bad, cfg, OneHot(n_features=3)),
         lambda: landscape.estimate_loss(bad, cfg, data),
         lambda: landscape.critical_point(ToyModel.from_weights(cfg, bad), data),
-        lambda: landscape.linear_path(random_weights(cfg), bad, cfg, data),
+        lambda: landscape.loss_plane(bad, {}, {}, cfg, data, steps=(0.0,)),
     ):
         with pytest.raises(ValueError, match="weights must be finite; did the training diverge"):
             call()

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes, shape_history
+from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes
+from tms_hooks.geometry.polytopes import MAX_DISTANCE
 
 IDEALS = {name: V for k in range(1, 13) for name, V in ideal_polytopes(k).items()} | {
     "dodecahedron": ideal_polytopes(20)["dodecahedron"]
@@ -97,13 +98,4 @@ def test_irregular_pentagon_is_named_within_tolerance_only() -> None:
 
     assert name_polytope(stretched(1.1)) == "pentagon"
     assert name_polytope(stretched(2.5)) == "unknown"
-    assert name_polytope(stretched(2.5), max_distance=0.5) == "pentagon"
-
-
-def test_shape_history() -> None:
-    digon, square = IDEALS["digon"] @ torch.tensor([[1.0, 0.0]], dtype=torch.float64), IDEALS["square"]
-    first = torch.cat([digon, 0 * digon])
-    W = torch.stack([0 * first, first, 0.9 * first, square, square])
-    assert shape_history(W, [0, 10, 20, 30, 40]) == [(0, "empty"), (10, "digon"), (30, "square")]
-    with pytest.raises(ValueError, match="5 snapshots"):
-        shape_history(W, [0, 1])
+    assert MAX_DISTANCE < polytopes(stretched(2.5))[0].distance < 0.5

@@ -1,4 +1,4 @@
-"""Polygons against direct quadrature of the model, brute-force minimisation, and numbers worked by hand."""
+"""Polygons against direct quadrature of the model, brute-force minimization, and numbers worked by hand."""
 
 import itertools
 from math import cos, pi, sqrt
@@ -51,7 +51,7 @@ def test_polygon_is_the_minimum_of_the_integral(F: int) -> None:
 
 
 def test_polygons_by_hand() -> None:
-    # Square: neighbours at right angles or behind the ReLU: perfect. Hexagon, no bias: C = 3/2, l^2 = 2/3, gain -6/4.5.
+    # Square: neighbors at right angles or behind the ReLU: perfect. Hexagon, no bias: C = 3/2, l^2 = 2/3, gain -6/4.5.
     assert theory.polygon(4) == (1.0, 0.0, 0.0, pytest.approx(-4 / 3))
     assert theory.polygon(6, bias=False) == pytest.approx((sqrt(2 / 3), 0, 1 / 9, -4 / 3))
     # Pentagon, no bias: C = 1 + 2 cos^2 72 = 1.190983
@@ -68,7 +68,7 @@ def test_textbook_argument() -> None:
     assert [theory.polygon_gain_nearest(F) for F in (3, 4, 6)] == pytest.approx([-1, -4 / 3, -1])
     assert theory.polygon_gain_nearest(3, literal=True) == pytest.approx(-1 / 2)  # c^2 = 1/4: counts what ReLU clips
     assert min(range(2, 40), key=theory.polygon_gain_nearest) == 5
-    # Quadrature of the same model: unit norm, no bias, itself and its two nearest neighbours.
+    # Quadrature of the same model: unit norm, no bias, itself and its two nearest neighbors.
     for F in (5, 6, 8):
         c = cos(2 * pi / F)
         integral = quad(lambda x, c=c: 2 * max(c * x, 0.0) ** 2, 0, 1)[0]

@@ -158,12 +158,12 @@ def test_readers_by_hand() -> None:
 
 def test_rotating_the_hidden_space_rotates_the_readers() -> None:
     W, R, data = weights(5, 3), rotation(3), SparseUniform(n_features=5, feature_probability=0.3)
-    for centred in (False, True):
-        turned = theory.qk_readers(W @ R, data, centred=centred)
-        torch.testing.assert_close(turned, theory.qk_readers(W, data, centred=centred) @ R)
+    for centered in (False, True):
+        turned = theory.qk_readers(W @ R, data, centered=centered)
+        torch.testing.assert_close(turned, theory.qk_readers(W, data, centered=centered) @ R)
 
 
-def test_centred_readers_are_regressions_on_samples() -> None:
+def test_centered_readers_are_regressions_on_samples() -> None:
     """Regressing 1(x_i > 0) on h and a constant: slopes within five standard errors (residual sd at most 1/2)."""
     W, n = weights(4, 3), 200_000
     data = CorrelatedGroups(n_features=4, feature_probability=0.4)
@@ -171,11 +171,11 @@ def test_centred_readers_are_regressions_on_samples() -> None:
     h = x @ W - (x @ W).mean(0)
     slopes = torch.linalg.lstsq(h, (x > 0).double() - (x > 0).double().mean(0)).solution.mT
     error = 0.5 * torch.linalg.inv(h.mT @ h).diagonal().sqrt()
-    assert ((theory.qk_readers(W, data, centred=True) - slopes).abs() < 5 * error).all()
+    assert ((theory.qk_readers(W, data, centered=True) - slopes).abs() < 5 * error).all()
 
 
-def test_centred_readers_of_orthogonal_features_are_the_features() -> None:
-    readers = theory.qk_readers(rotation(4) * 2, SparseUniform(n_features=4, feature_probability=0.9), centred=True)
+def test_centered_readers_of_orthogonal_features_are_the_features() -> None:
+    readers = theory.qk_readers(rotation(4) * 2, SparseUniform(n_features=4, feature_probability=0.9), centered=True)
     cosines = torch.nn.functional.normalize(readers, dim=1) @ rotation(4).mT
     torch.testing.assert_close(cosines, torch.eye(4, dtype=F64))
 

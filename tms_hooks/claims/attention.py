@@ -18,12 +18,12 @@ from tms_hooks.claims.heads import (
     relative_difference,
     representation,
     train_heads,
-    unit,
     untrained,
 )
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import unit
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def judge_heads(
         n_models=len(found),
         controls=means
         | {
-            "random directions": theory.sphere_mean_interference(trained[0].W_E.shape[-1]),
+            "random directions": theory.sphere_mean_overlap(trained[0].W_E.shape[-1]),
             "models that count": float(counts.sum()),
             "all models, orthogonal or not": float(recovery(trained).mean()),
             "with the closed form's directions": float(whitened.mean()) if measurable else float("nan"),

@@ -24,17 +24,16 @@ from tms_hooks.claims.heads import (
     largest_angle,
     matched_cosines,
     mean,
-    random_rotations,
     representation,
     singular_ratio,
     singular_vectors,
     train_heads,
-    unit,
     untrained,
 )
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import random_rotations, unit
 from tms_hooks.losses import Pair
 
 WITHIN: list[Pair] = [(0, 1), (1, 2)]

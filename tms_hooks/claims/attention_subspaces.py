@@ -31,12 +31,12 @@ from tms_hooks.claims.heads import (
     singular_vectors,
     train_heads,
     triangle,
-    unit,
     untrained,
 )
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import unit
 from tms_hooks.losses import Pair
 
 if TYPE_CHECKING:

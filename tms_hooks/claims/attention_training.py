@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, best_heads, omegas, unit
+from tms_hooks import geometry, linalg, plots, stats
+from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, best_heads, omegas
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import unit
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
@@ -157,10 +158,8 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
 
 def overlaps(W_E: Float[Tensor, "step model feature hidden"], features: tuple[int, ...] = tuple(range(M))) -> Curve:
     """Largest |cosine| of one of these features with another of the first m."""
-    cosines = unit(W_E[..., :M, :])
-    overlap = (cosines @ cosines.mT).abs() * (1 - torch.eye(M))
-    found: np.ndarray = overlap[..., list(features), :].amax((-2, -1)).numpy()
-    return found
+    found = linalg.overlaps(W_E[..., :M, :].double())[..., list(features), :]
+    return np.asarray(found.amax((-2, -1)))
 
 
 def alignments(

@@ -15,6 +15,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import random_directions
 from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
@@ -77,8 +78,7 @@ def sticky_dimensionality(n_densities: int) -> Verdict:
 def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
     """Do D* and D_i prefer the named values?"""
     W = torch.cat(list(trained.values())).double()
-    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(0), dtype=W.dtype)
-    random = W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
+    random = random_directions(W)
     counts = window_counts(W)
     found = stats.weakest_share(counts)
     star = {p: geometry.dimensions_per_feature(w.double()).numpy() for p, w in trained.items()}

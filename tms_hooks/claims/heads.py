@@ -19,6 +19,7 @@ from torch import Tensor
 from tms_hooks import geometry, theory
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import overlaps, random_rotations, unit
 from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.run import Run
@@ -157,11 +158,6 @@ def singular_vectors(
     return U.mT[kept], S[kept], Vh[kept]
 
 
-def unit(directions: Float[Tensor, "*row hidden"]) -> Float[Tensor, "*row hidden"]:
-    """Directions of length 1, in double precision."""
-    return torch.nn.functional.normalize(directions.detach().double(), dim=-1)
-
-
 def matched_cosines(
     omega: Float[Tensor, "hidden hidden"],
     left: Float[Tensor, "pair hidden"],
@@ -202,17 +198,7 @@ def is_orthogonal(W_E: Float[Tensor, "feature hidden"], features: Sequence[int] 
     alive = geometry.represented(W_E).nonzero()[:, 0].tolist()
     if not set(features) <= set(alive):
         return False
-    cosines = unit(W_E[alive])
-    overlap = (cosines @ cosines.mT).abs().fill_diagonal_(0)
-    return bool((overlap[[alive.index(i) for i in features]] < ORTHOGONAL).all())
-
-
-def random_rotations(d: int, count: int, seed: int = 0) -> Float[Tensor, "count d d"]:
-    """Uniformly distributed orthogonal matrices: what singular vectors would be that know nothing."""
-    frames, R = torch.linalg.qr(
-        torch.randn(count, d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    )
-    return frames * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+    return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < ORTHOGONAL).all())
 
 
 def random_heads(models: int, d: int, rank: int) -> Float[Tensor, "model d d"]:

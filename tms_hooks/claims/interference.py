@@ -20,6 +20,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot, SparseUniform
+from tms_hooks.linalg import unit
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
@@ -41,20 +42,18 @@ class Interferences(NamedTuple):
 
 def unit_directions(W: Float[Tensor, "_ _"], learned: float = LEARNED) -> Float[Tensor, "_ _"]:
     """One unit vector for each distinct direction of a model, the mean one of its features."""
-    unit = torch.nn.functional.normalize(W.double(), dim=-1)
-    groups = geometry.directions(W, learned)
-    means = torch.stack([unit[group].mean(0) for group in groups]) if groups else unit[:0]
-    return torch.nn.functional.normalize(means, dim=-1)
+    features, groups = unit(W), geometry.directions(W, learned)
+    return unit(torch.stack([features[group].mean(0) for group in groups]) if groups else features[:0])
 
 
 def interferences(W: Stacked, learned: float = LEARNED) -> Interferences:
     """Mean, root mean square and maximum |cosine| between the distinct directions of each model."""
     found = []
-    for unit in (unit_directions(w, learned) for w in W):
-        if len(unit) > 1:
-            rows, columns = torch.triu_indices(len(unit), len(unit), 1)
-            cosines = (unit @ unit.mT).abs()[rows, columns]
-            found.append((float(cosines.mean()), float(cosines.square().mean().sqrt()), float(cosines.max())))
+    for own in (unit_directions(w, learned) for w in W):
+        if len(own) > 1:
+            rows, columns = torch.triu_indices(len(own), len(own), 1)
+            pairs = (own @ own.mT).abs()[rows, columns]
+            found.append((float(pairs.mean()), float(pairs.square().mean().sqrt()), float(pairs.max())))
     return Interferences(*np.array(found).reshape(-1, 3).T)
 
 
@@ -102,8 +101,7 @@ def random_like(W: Stacked) -> Stacked:
     made = torch.zeros_like(W)
     for i, count in enumerate(geometry.count_directions(W, LEARNED).tolist()):
         generator = torch.Generator().manual_seed(i)
-        noise = torch.randn(count, W.shape[-1], generator=generator, dtype=torch.float64)
-        made[i, :count] = torch.nn.functional.normalize(noise, dim=-1).to(W.dtype)
+        made[i, :count] = unit(torch.randn(count, W.shape[-1], generator=generator, dtype=torch.float64))
     return made
 
 
@@ -111,7 +109,7 @@ def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stac
     """Does the mean interference of trained directions fall like a tegum product's or like a sphere's?"""
     found = {m: interferences(W) for m, W in trained.items()}
     chance = {m: interferences(random_like(W)) for m, W in trained.items()}
-    pentagons = {m: theory.tegum_interference(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
+    pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
     counts = {m: float(geometry.count_directions(W, LEARNED).double().mean()) for m, W in trained.items()}
     measurable = all(len(f.mean) > 1 for f in found.values())
     widest = max(trained)

@@ -17,6 +17,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import random_directions, random_rotations, unit
 from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -106,12 +107,6 @@ def relu_filters_interference(n_models: int) -> Verdict:
 
 def _inputs(run: Run) -> Float[Tensor, "batch feature"]:
     return run.recipe.data.sample(ROWS, seed=2**62)
-
-
-def random_directions(W: Stacked) -> Stacked:
-    """The same norms, in random directions."""
-    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(0))
-    return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
 
 
 def interference_values(W: Stacked, x: Float[Tensor, "batch feature"]) -> np.ndarray:
@@ -287,15 +282,13 @@ def judge_basis(
 
 def alignment(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """0 for a random rotation, 1 for one neuron a feature, of each model that has learned a feature."""
-    m = W.shape[-1]
-    noise = torch.randn(N_ROTATIONS, m, m, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    rotations = torch.linalg.qr(noise).Q
+    rotations = random_rotations(W.shape[-1], N_ROTATIONS)
     found = []
     for w in W.double():
-        unit = torch.nn.functional.normalize(w[geometry.represented(w, learned)], dim=1)
-        if len(unit):
-            null = (unit @ rotations).square().amax(-1).mean()
-            found.append(float((unit.square().amax(-1).mean() - null) / (1 - null)))
+        directions = unit(w[geometry.represented(w, learned)])
+        if len(directions):
+            null = (directions @ rotations).square().amax(-1).mean()
+            found.append(float((directions.square().amax(-1).mean() - null) / (1 - null)))
     return np.array(found)
 
 

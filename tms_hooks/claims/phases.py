@@ -17,6 +17,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -139,10 +140,8 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
 def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
     """Whether the first d_hidden features are learned, orthogonal, and the only ones."""
     m = W.shape[1]
-    unit = torch.nn.functional.normalize(W[:m], dim=1)
-    off = (unit @ unit.mT).abs().fill_diagonal_(0).max()
     alive = geometry.represented(W, learned).nonzero().flatten().tolist()
-    return alive == list(range(m)) and float(off) < ORTHOGONAL
+    return alive == list(range(m)) and float(overlaps(W[:m]).max()) < ORTHOGONAL
 
 
 @claim("phase-change", "N", quick=7, full=13, needs=above(0.9))

@@ -14,6 +14,7 @@ from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.phases import LEARNED, train_uneven
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, below
+from tms_hooks.linalg import cosines
 
 FACTORS = np.geomspace(1, 10, 11)
 CLAIMED_FACTOR = 2.5
@@ -113,8 +114,7 @@ def judge_factor(
 
 def pentagon_or_digons(W: Grid, learned: float = LEARNED) -> np.ndarray:
     """1 for a pentagon, -1 for two digons among the features after the first, 0 for neither; (factor, model)."""
-    unit = torch.nn.functional.normalize(W.double(), dim=-1)
-    degrees = torch.rad2deg((unit @ unit.mT).clamp(-1, 1).acos())
+    degrees = torch.rad2deg(cosines(W.double()).clamp(-1, 1).acos())
     alive = geometry.represented(W, learned)
     corner = torch.tensor([0.0, 90.0, 90.0, 180.0])  # what each corner of a square sees
     square = ((degrees[..., 1:, 1:].sort(dim=-1).values - corner).abs() < SQUARE_DEGREES).all(-1).all(-1)

@@ -17,6 +17,7 @@ from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import SparseUniform
+from tms_hooks.linalg import overlaps
 
 OVERLAPS = 0.1
 """|Cosine| above which two directions count as interfering, as in `geometry.tegum_factors`."""
@@ -149,7 +150,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
         means,
         n_models=len(means),
         controls={name: lab.mean(values) for name, values in controls.items()}
-        | {"random directions": theory.sphere_mean_interference(W.shape[-1])},
+        | {"random directions": theory.sphere_mean_overlap(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if len(means) else "",
         figures=lambda: [
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
@@ -167,10 +168,10 @@ def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """Mean |cosine| over pairs of learned features, of each model that has learned at least two."""
     found = []
     for w in W:
-        unit = torch.nn.functional.normalize(w[geometry.represented(w, learned)].double(), dim=-1)
-        if len(unit) > 1:
-            rows, columns = torch.triu_indices(len(unit), len(unit), 1)
-            found.append(float((unit @ unit.mT).abs()[rows, columns].mean()))
+        alive = w[geometry.represented(w, learned)].double()
+        if len(alive) > 1:
+            rows, columns = torch.triu_indices(len(alive), len(alive), 1)
+            found.append(float(overlaps(alive)[rows, columns].mean()))
     return np.array(found)
 
 

@@ -1,6 +1,9 @@
-"""What the weights alone say about superposition: dimensionality, directions, factors, named polytopes.
+"""What the weights alone say about superposition: how much room each feature has, and which polytope features make.
 
-Everything takes feature directions as rows, `W_E`: "*model feature hidden", and imports nothing else of this project.
+A toy writes feature i into its hidden layer as the row W_i of `W_E`: a direction, whose length says how well the
+feature is represented. With more features than hidden dimensions the directions cannot all be orthogonal, and gradient
+descent often arranges them as the vertices of regular polytopes: antipodal pairs, pentagons, tetrahedra, and products
+of these. `measures` has numbers for each feature or model, `directions` groups features, `polytopes` names the shapes.
 
 >>> hexagon = ideal_polytopes(6)["hexagon"].float()
 >>> name_polytope(hexagon), dimensionality(hexagon)[0]
@@ -8,24 +11,27 @@ Everything takes feature directions as rows, `W_E`: "*model feature hidden", and
 """
 
 from tms_hooks.geometry.directions import (
+    ORTHOGONAL,
     count_directions,
     directions,
     represented,
+    rotate_onto,
     tegum_factors,
 )
-from tms_hooks.geometry.frames import canonical, rotate_onto
 from tms_hooks.geometry.measures import (
+    check_weights,
     dimensionality,
     dimensions_per_feature,
     feature_norms,
     gram,
     interference,
 )
-from tms_hooks.geometry.polytopes import Polytope, ideal_polytopes, name_polytope, polytopes, shape_history
+from tms_hooks.geometry.polytopes import Polytope, ideal_polytopes, name_polytope, polytopes
 
 __all__ = [
+    "ORTHOGONAL",
     "Polytope",
-    "canonical",
+    "check_weights",
     "count_directions",
     "dimensionality",
     "dimensions_per_feature",
@@ -38,6 +44,5 @@ __all__ = [
     "polytopes",
     "represented",
     "rotate_onto",
-    "shape_history",
     "tegum_factors",
 ]

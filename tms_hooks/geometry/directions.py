@@ -1,10 +1,21 @@
-"""Which features are represented, which of them share a direction, and which interfere."""
+"""Which features are represented, which of them share a direction, and which overlap.
+
+A feature is *represented* if the length of its row is above a cut, usually 1/2; otherwise it is dead. Features that
+point within five degrees of each other share one *direction*. Features whose |cosine| is below 0.1 are *orthogonal*:
+neither disturbs the other, so the model falls apart into groups (tegum factors) that can be studied one by one.
+"""
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tms_hooks.geometry.measures import check_weights, feature_norms
+from tms_hooks.geometry.measures import check_single, check_weights, feature_norms
+from tms_hooks.linalg import unit
+
+SAME_DIRECTION = 5.0
+"""Angle, in degrees, up to which two features share a direction."""
+ORTHOGONAL = 0.1
+"""|Cosine| up to which two features count as orthogonal: 5.7 degrees from a right angle."""
 
 
 def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Bool[Tensor, "*model feature"]:
@@ -16,13 +27,11 @@ def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5
     return feature_norms(W) > min_norm
 
 
-def directions(
-    W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, within_degrees: float = 5.0
-) -> list[list[int]]:
+def directions(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
     """Represented features of one model, grouped by direction; groups in order of their first feature.
 
-    Complete-linkage clustering: two features of a group are never further apart than `within_degrees`, so a dense
-    ring of features is cut into arcs and not chained into one direction.
+    Complete-linkage clustering: no two features of a group are more than `SAME_DIRECTION` apart, so a dense ring of
+    features is cut into arcs and not chained into one direction.
 
     >>> directions(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.1, 0.0]]))
     [[0, 2], [1]]
@@ -34,36 +43,31 @@ def directions(
     alive = represented(W, min_norm).nonzero()[:, 0].tolist()
     if len(alive) < 2:
         return [alive] if alive else []
-    unit = torch.nn.functional.normalize(W[alive].detach().double().cpu(), dim=-1)
-    chord = torch.cdist(unit, unit, compute_mode="donot_use_mm_for_euclid_dist")
+    vectors = unit(W[alive])
+    chord = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
     degrees = torch.rad2deg(2 * (chord / 2).clamp(max=1).asin())  # asin keeps the precision that acos loses near 0
-    labels = fcluster(linkage(squareform(degrees.numpy(), checks=False), "complete"), within_degrees, "distance")
+    labels = fcluster(linkage(squareform(degrees.numpy(), checks=False), "complete"), SAME_DIRECTION, "distance")
     return _groups(alive, labels.tolist())
 
 
-def count_directions(
-    W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5, within_degrees: float = 5.0
-) -> Int64[Tensor, "*model"]:
-    """Distinct directions among the represented features of each model.
+def count_directions(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Int64[Tensor, "*model"]:
+    """Number of distinct directions among the represented features of each model.
 
     >>> pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-0.9, 0.0]])
     >>> count_directions(torch.stack([pair, 0 * pair]))
     tensor([2, 0])
     """
     check_weights(W)
-    models = W.reshape(-1, *W.shape[-2:])
-    counts = [len(directions(w, min_norm, within_degrees)) for w in models]
+    counts = [len(directions(w, min_norm)) for w in W.reshape(-1, *W.shape[-2:])]
     return torch.tensor(counts, dtype=torch.int64).reshape(W.shape[:-2])
 
 
-def tegum_factors(
-    W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, min_cosine: float = 0.1
-) -> list[list[int]]:
+def tegum_factors(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
     """Represented features of one model, grouped so that features of different groups are orthogonal.
 
-    The factors are the connected components of the graph of interfering features, two features being joined if their
-    absolute cosine exceeds `min_cosine` (0.1: more than 5.7 degrees from orthogonal). A model is the tegum product
-    of its factors, and its D_i are those of the factors alone (Elhage et al. 2022, "Toy Models of Superposition").
+    The factors are the connected components of a graph that joins two features if their |cosine| exceeds `ORTHOGONAL`.
+    A model is the tegum product of its factors, and its D_i are those of the factors alone (Elhage et al. 2022, "Toy
+    Models of Superposition").
 
     >>> tegum_factors(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))  # a digon and a dedicated dimension
     [[0, 2], [1]]
@@ -72,16 +76,31 @@ def tegum_factors(
 
     check_single(W)
     alive = represented(W, min_norm).nonzero()[:, 0].tolist()
-    unit = torch.nn.functional.normalize(W[alive].detach().double().cpu(), dim=-1)
-    interfering = (unit @ unit.mT).abs() > min_cosine
-    return _groups(alive, connected_components(interfering.numpy(), directed=False)[1].tolist()) if alive else []
+    if not alive:
+        return []
+    vectors = unit(W[alive])
+    joined = (vectors @ vectors.mT).abs() > ORTHOGONAL
+    return _groups(alive, connected_components(joined.numpy(), directed=False)[1].tolist())
 
 
-def check_single(W: Float[Tensor, "feature hidden"]) -> None:
-    """Refuse stacked weights where the answer has another shape for every model."""
+def rotate_onto(
+    W: Float[Tensor, "*model feature hidden"], reference: Float[Tensor, "*#model feature hidden"]
+) -> Float[Tensor, "*model feature hidden"]:
+    """Rotate or reflect each model so that its features lie as near as they can to the same features of `reference`.
+
+    No loss of a tied toy sees a rotation of its hidden layer, so two models are compared after this one. It is the
+    orthogonal Procrustes solution: W R with R = argmin ||W R - reference||_F = U V^T, from the SVD U S V^T of W^T
+    reference.
+
+    >>> quarter_turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    >>> rotate_onto(torch.eye(2) @ quarter_turn, torch.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
     check_weights(W)
-    if W.ndim != 2:
-        raise ValueError(f"W of shape {tuple(W.shape)}: one model at a time, (feature, hidden); loop over the stack")
+    check_weights(reference)
+    U, _, Vh = torch.linalg.svd(W.mT @ reference)
+    return W @ (U @ Vh)
 
 
 def _groups(features: list[int], labels: list[int]) -> list[list[int]]:

@@ -1,4 +1,8 @@
-"""Numbers that stacked weights give feature by feature or model by model."""
+"""Numbers for each feature or each model, from weights alone; models may be stacked on leading axes.
+
+Lengths are in the units of W, whose rows have norm about 1 where a feature of value 1 is reconstructed as 1.
+Dimensionality, and dimensions per feature, are counts of hidden dimensions.
+"""
 
 import torch
 from jaxtyping import Float
@@ -20,6 +24,13 @@ def check_weights(W: Float[Tensor, "*model feature hidden"]) -> None:
         )
 
 
+def check_single(W: Float[Tensor, "feature hidden"]) -> None:
+    """Refuse stacked weights where the answer has another shape for each model."""
+    check_weights(W)
+    if W.ndim != 2:
+        raise ValueError(f"W of shape {tuple(W.shape)}: one model at a time, (feature, hidden); loop over the stack")
+
+
 def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature feature"]:
     """Inner products of all pairs of feature directions, `W_E W_E^T` (the paper's `W^T W`).
 
@@ -32,7 +43,11 @@ def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model fea
 
 
 def feature_norms(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature"]:
-    """Length of each feature direction."""
+    """|W_i|, the length of each feature direction.
+
+    >>> feature_norms(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([5., 0.])
+    """
     check_weights(W)
     return torch.linalg.vector_norm(W, dim=-1)
 
@@ -46,8 +61,8 @@ def interference(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*m
     tensor([4., 1.])
     """
     check_weights(W)
-    overlap = (torch.nn.functional.normalize(W, dim=-1, eps=torch.finfo(W.dtype).tiny) @ W.mT).square()
-    return overlap.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool, device=W.device), 0).sum(-1)
+    along = (torch.nn.functional.normalize(W, dim=-1, eps=torch.finfo(W.dtype).tiny) @ W.mT).square()
+    return along.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool, device=W.device), 0).sum(-1)
 
 
 def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature"]:
@@ -71,8 +86,8 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
 def dimensions_per_feature(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model"]:
     """D* = d_hidden / ||W||_F^2: hidden dimensions per learned feature, if learned features have norm 1.
 
-    It over-counts features whose norm exceeds 1, as with an output bias: look at `dimensionality(W).sum(-1)` too.
-    Infinite for a model that has learned nothing. Source: Elhage et al. 2022.
+    A feature whose norm exceeds 1, as with an output bias, counts as more than one: look at `dimensionality(W).sum(-1)`
+    too. D* is infinite for a model that has learned nothing. Source: Elhage et al. 2022.
 
     >>> dimensions_per_feature(torch.eye(3)[:, :2])
     tensor(1.)

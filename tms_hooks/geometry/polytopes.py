@@ -1,13 +1,15 @@
 """From weights to the name of a polytope: match the feature directions with ideal shapes of as many vertices.
 
-Vertices are the distinct directions of the represented features, at unit length: features that share a direction make
-one vertex, and norms play no part.
+The vertices are the distinct directions of the represented features, at unit length: features that share a direction
+make one vertex, and norms play no part. Each ideal shape with as many vertices is laid over them as well as a rotation
+can, and the nearest one gives the name if it is near enough. Which vertex belongs to which is found by comparing angles
+within the model with angles within the ideal, which no rotation changes; then the rotation has a closed form.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
-from itertools import groupby, product
+from itertools import product
 from math import pi
 from typing import NamedTuple
 
@@ -15,19 +17,15 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tms_hooks.geometry.directions import check_single, directions, tegum_factors
-from tms_hooks.geometry.frames import rotate_onto
+from tms_hooks.geometry.directions import directions, rotate_onto, tegum_factors
+from tms_hooks.geometry.measures import check_single
+from tms_hooks.linalg import unit
 
-_GON = {
-    3: "triangle",
-    4: "square",
-    5: "pentagon",
-    6: "hexagon",
-    7: "heptagon",
-    8: "octagon",
-    9: "nonagon",
-    10: "decagon",
-}
+MAX_DISTANCE = 0.15
+"""Distance up to which directions have the name of an ideal shape: 8.6 degrees from each of its vertices."""
+
+_NAMES = ("triangle", "square", "pentagon", "hexagon", "heptagon", "octagon", "nonagon", "decagon")
+_GON = dict(enumerate(_NAMES, start=3))
 
 
 class Polytope(NamedTuple):
@@ -42,23 +40,23 @@ class Polytope(NamedTuple):
     """Features at each vertex."""
 
 
-def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> str:
+def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> str:
     """Name of the polytope that the represented features of one model make.
 
-    A model whose directions, all together, lie within `max_distance` of an ideal shape has that shape's name, though it
+    A model whose directions, all together, lie within `MAX_DISTANCE` of an ideal shape has that shape's name, though it
     may be a tegum product: "square" is two digons, "octahedron" three, "triangular bipyramid" a triangle and a digon.
     Otherwise its tegum factors are named one by one, "tetrahedron + 2 x triangle": largest first, with "unknown" where
     no ideal shape is near. A "point" has its dimension to itself. A model that represents nothing is "empty".
 
     The name does not change under rotation, reflection, permutation, scale (above `min_norm`), or noise well below
-    `max_distance` (0.15: 8.6 degrees).
+    `MAX_DISTANCE`.
 
     >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]]))
     'square'
     >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
     'digon + point'
     """
-    shapes = polytopes(W, min_norm, max_distance)
+    shapes = polytopes(W, min_norm)
     if not shapes:
         return "empty"
     sizes = {shape.name: len(shape.vertices) for shape in reversed(shapes)}
@@ -67,8 +65,8 @@ def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max
     return " + ".join(f"{counts[name]} x {name}" if counts[name] > 1 else name for name in largest_first)
 
 
-def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_distance: float = 0.15) -> list[Polytope]:
-    """The one shape that all represented features of a model make, or else one shape a tegum factor.
+def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[Polytope]:
+    """The one shape that all represented features of a model make, or else one shape per tegum factor.
 
     >>> [shape] = polytopes(torch.tensor([[2.0, 0.0], [-1.0, 0.0], [-1.1, 0.0], [0.0, 0.1]]))
     >>> shape.name, shape.vertices
@@ -79,26 +77,11 @@ def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5, max_dis
     if not vertices:
         return []
     whole = _nearest(W, vertices)
-    if whole.distance <= max_distance:
+    if whole.distance <= MAX_DISTANCE:
         return [whole]
     factors = [set(factor) for factor in tegum_factors(W, min_norm)]
     shapes = [_nearest(W, [v for v in vertices if not factor.isdisjoint(v)]) for factor in factors]
-    return [shape if shape.distance <= max_distance else shape._replace(name="unknown") for shape in shapes]
-
-
-def shape_history(
-    W: Float[Tensor, "step feature hidden"], steps: Sequence[int], min_norm: float = 0.5
-) -> list[tuple[int, str]]:
-    """When one model took which shape: the first of every stretch of steps with one name.
-
-    >>> pair = torch.tensor([[1.0], [-1.0]])
-    >>> shape_history(torch.stack([0 * pair, 0.6 * pair, pair]), steps=[0, 100, 200])
-    [(0, 'empty'), (100, 'digon')]
-    """
-    if len(W) != len(steps):
-        raise ValueError(f"{len(W)} snapshots of weights for {len(steps)} steps; give one step a snapshot")
-    named = [(int(step), name_polytope(w, min_norm)) for step, w in zip(steps, W, strict=True)]
-    return [next(stretch) for _, stretch in groupby(named, key=lambda entry: entry[1])]
+    return [shape if shape.distance <= MAX_DISTANCE else shape._replace(name="unknown") for shape in shapes]
 
 
 @cache
@@ -158,9 +141,9 @@ def _ring(k: int, height: float | None = None, turn: float = 0.0) -> Float[Tenso
 
 
 def _simplex(k: int) -> Float[Tensor, "vertex hidden"]:
-    """The k centred unit vectors of R^k, in coordinates of the k - 1 dimensions that they span."""
-    centred = torch.eye(k, dtype=torch.float64) - 1 / k
-    return torch.nn.functional.normalize(centred @ torch.linalg.eigh(centred).eigenvectors[:, 1:], dim=1)
+    """The k unit vectors of R^k, their mean taken away, in coordinates of the k - 1 dimensions that they span."""
+    centered = torch.eye(k, dtype=torch.float64) - 1 / k
+    return unit(centered @ torch.linalg.eigh(centered).eigenvectors[:, 1:])
 
 
 def _orthoplex(d: int) -> Float[Tensor, "vertex hidden"]:
@@ -171,7 +154,7 @@ def _orthoplex(d: int) -> Float[Tensor, "vertex hidden"]:
 def _rectangles(a: float, b: float) -> Float[Tensor, "vertex hidden"]:
     """(0, +-a, +-b) and its cyclic permutations, at unit length."""
     corners = _tensor([[0, i * a, j * b] for i, j in product((1, -1), repeat=2)])
-    return torch.nn.functional.normalize(torch.cat([corners.roll(shift, dims=1) for shift in range(3)]), dim=1)
+    return unit(torch.cat([corners.roll(shift, dims=1) for shift in range(3)]))
 
 
 _POLES = _tensor([[0, 0, 1], [0, 0, -1]])
@@ -179,8 +162,8 @@ _POLES = _tensor([[0, 0, 1], [0, 0, -1]])
 
 def _nearest(W: Float[Tensor, "feature hidden"], vertices: list[list[int]]) -> Polytope:
     """The ideal shape nearest to these directions."""
-    unit = torch.nn.functional.normalize(W.detach().double().cpu(), dim=1)
-    V = torch.nn.functional.normalize(torch.stack([unit[features].mean(0) for features in vertices]), dim=1)
+    features = unit(W)
+    V = unit(torch.stack([features[group].mean(0) for group in vertices]))
     ideals = {name: ideal for name, ideal in ideal_polytopes(len(V)).items() if ideal.shape[1] <= V.shape[1]}
     distances = {name: _distance(V, ideal) for name, ideal in ideals.items()}
     name = min(distances, key=distances.__getitem__, default="unknown")

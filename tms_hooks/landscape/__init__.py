@@ -1,29 +1,21 @@
-"""Where a model sits on the landscape of its exact expected loss: in a minimum, on a saddle, or on a slope."""
+"""Where a model sits on the landscape of its exact expected loss: in a minimum, on a saddle, or on neither.
 
-from tms_hooks.landscape.critical import (
-    CriticalPoint,
-    critical_point,
-    polish,
-    spectrum,
-    symmetry_directions,
-    unflatten,
-)
-from tms_hooks.landscape.exact import LossEstimate, affine_logits, estimate_loss, exact_loss
-from tms_hooks.landscape.paths import basin_shares, bend_path, linear_path, loss_plane
+`exact` has the loss without sampling, `critical` decides between minimum and saddle, and `basins` looks around: at the
+loss on a plane through a model, and at how far one can be pushed and still trains back.
+"""
+
+from tms_hooks.landscape.basins import basin_shares, loss_plane
+from tms_hooks.landscape.critical import CriticalPoint, critical_point, symmetry_directions, unflatten
+from tms_hooks.landscape.exact import LossEstimate, estimate_loss, exact_loss
 
 __all__ = [
     "CriticalPoint",
     "LossEstimate",
-    "affine_logits",
     "basin_shares",
-    "bend_path",
     "critical_point",
     "estimate_loss",
     "exact_loss",
-    "linear_path",
     "loss_plane",
-    "polish",
-    "spectrum",
     "symmetry_directions",
     "unflatten",
 ]

@@ -1,4 +1,10 @@
-"""Minimum, saddle or slope: Newton polishing, and the Hessian's spectrum without its symmetry modes."""
+"""Is a trained model in a minimum of its loss, or on a saddle? Polish it to a critical point and read the Hessian.
+
+Training stops near a critical point and not on it, and a sampled loss is too noisy for second derivatives. The exact
+expected loss has both cures: Newton steps carry the weights to the nearby zero of the gradient, and the eigenvalues of
+the Hessian there tell a minimum (none negative) from a saddle. Directions along which symmetry keeps the loss constant,
+such as a rotation of the hidden layer, have eigenvalue zero whatever the point; they are projected out first.
+"""
 
 from collections.abc import Callable, Mapping
 from itertools import combinations
@@ -14,6 +20,12 @@ from tms_hooks.landscape.exact import Weights, exact_loss
 
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
+
+TOLERANCE = 1e-7
+"""Gradient norm below which a point is critical."""
+REACH = 0.5
+"""A critical point further away than this, in weight space, is not the model's own."""
+NEWTON_STEPS = 30
 
 
 class CriticalPoint(NamedTuple):
@@ -32,26 +44,19 @@ class CriticalPoint(NamedTuple):
 
 
 def critical_point(
-    model: "ToyModel",
-    data: Distribution,
-    importance: Float[Tensor, " feature"] | None = None,
-    tolerance: float = 1e-7,
-    reach: float = 0.5,
+    model: "ToyModel", data: Distribution, importance: Float[Tensor, " feature"] | None = None
 ) -> CriticalPoint:
     """Is a trained model in a minimum of the exact expected loss, or on a saddle?
 
-    The weights are polished by Newton steps, in double precision, to the critical point they are near. Directions
-    that no loss can see are set aside: rotations of the hidden layer (any invertible map, if untied) and shifts
-    between the biases. Flat directions that are left count as those of a minimum. ReLU kinks count as they do in
-    the expectation, which is smooth for sparse uniform data unless a feature has no direction and no bias; for
-    one-hot data it is piecewise quadratic, and the answer holds within the piece.
+    The weights are polished in double precision. Directions that no loss can see are set aside: rotations of the hidden
+    layer (any invertible map, if untied) and shifts between the biases. Flat directions that are left count as those of
+    a minimum. ReLU kinks count as they do in the expectation, which is smooth for sparse uniform data unless a feature
+    has no direction and no bias; for one-hot data it is piecewise quadratic, and the answer holds within the piece.
 
     Args:
         model: a toy without heads.
         data: what it was trained on.
         importance: weight of each feature's loss; 1 by default.
-        tolerance: gradient norm below which a point is critical.
-        reach: a critical point further away than this (in weight space) is not the model's own.
 
     Raises:
         ValueError: no exact loss for this model and data; see `exact_loss`.
@@ -63,14 +68,14 @@ def critical_point(
     def loss(theta: Tensor) -> Tensor:
         return exact_loss(unflatten(theta, shapes), model.cfg, data, importance)
 
-    theta = polish(loss, start, tolerance)
+    theta = _polish(loss, start)
     moved = float((theta - start).norm())
     gradient = _gradient(loss, theta)
-    critical = moved <= reach and float(gradient.norm()) <= tolerance
+    critical = moved <= REACH and float(gradient.norm()) <= TOLERANCE
     if not critical:
         theta, gradient = start, _gradient(loss, start)
     weights = unflatten(theta, shapes)
-    values, vectors = spectrum(_hessian(loss, theta), symmetry_directions(weights, model.cfg))
+    values, vectors = _spectrum(_hessian(loss, theta), symmetry_directions(weights, model.cfg))
     saddle = bool(values[0] < -1e-6 * values.abs().max())
     escape = None
     if critical and saddle:
@@ -81,16 +86,14 @@ def critical_point(
     return CriticalPoint(kind, float(loss(theta)), float(gradient.norm()), values, escape, moved, weights)
 
 
-def polish(
-    loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " parameter"], tolerance: float, steps: int = 30
-) -> Float[Tensor, " parameter"]:
+def _polish(loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " parameter"]) -> Float[Tensor, " parameter"]:
     """Newton's method for a zero of the gradient, be it a minimum or a saddle.
 
     It stops where the gradient shrinks no more, and leaves directions of no curvature alone.
     """
     gradient = _gradient(loss, theta)
-    for _ in range(steps):
-        if gradient.norm() <= tolerance:
+    for _ in range(NEWTON_STEPS):
+        if gradient.norm() <= TOLERANCE:
             break
         values, vectors = torch.linalg.eigh(_hessian(loss, theta))
         curved = values.abs() > 1e-6 * values.abs().max()
@@ -106,7 +109,7 @@ def polish(
     return theta
 
 
-def spectrum(
+def _spectrum(
     hessian: Float[Tensor, "parameter parameter"], symmetries: Float[Tensor, "parameter symmetry"]
 ) -> tuple[Float[Tensor, " mode"], Float[Tensor, "parameter mode"]]:
     """Eigenvalues, ascending, and eigenvectors of a Hessian on the complement of the symmetry directions."""

@@ -1,4 +1,9 @@
-"""Exact expected loss of a whole toy, and a low-noise estimate where there are too many features for one."""
+"""Exact expected loss of a whole toy, and a low-noise estimate where there are too many features for one.
+
+Finite data sets are summed. For sparse uniform features the closed forms of `theory.expected` apply to any toy whose
+logits are affine in its input: `relu(x A + b)` with A and b read off the forward pass itself. Losses are summed over
+features, weighted by importance, in units of the squared feature value.
+"""
 
 from collections.abc import Mapping
 from itertools import combinations
@@ -59,7 +64,7 @@ def exact_loss(
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
             "use estimate_loss, or one-hot data, which is exact for any number"
         )
-    logits, bias = affine_logits(weights, cfg)
+    logits, bias = _affine_logits(weights, cfg)
     if isinstance(data, SparseUniform):
         return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
     subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
@@ -67,7 +72,7 @@ def exact_loss(
     return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()
 
 
-def affine_logits(
+def _affine_logits(
     weights: Weights, cfg: ToyConfig
 ) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
     """What each feature adds to the logits, and the logits of an empty input.
@@ -85,25 +90,23 @@ def affine_logits(
     return forward.reconstruct(weights, torch.eye(n, dtype=dtype), cfg)[1] - bias, bias[0]
 
 
-def estimate_loss(
-    weights: Weights, cfg: ToyConfig, data: SparseUniform, n_samples: int = 2**16, seed: int = 0
-) -> LossEstimate:
+def estimate_loss(weights: Weights, cfg: ToyConfig, data: SparseUniform, n_samples: int = 2**16) -> LossEstimate:
     """Low-noise loss for any number of sparse uniform features.
 
-    Inputs with no or one active feature are summed exactly, the others sampled: the noise has the weight of two or
-    more active features: it vanishes as p^2. Once differentiable; a second derivative would lack the term of the
+    Inputs with no or one active feature are summed exactly, the others sampled, so the noise has the weight of two or
+    more active features and vanishes as p^2. It is once differentiable; a second derivative would lack the term of the
     moving kinks.
 
     Raises:
-        ValueError: no sample has two active features, ask for more of them; weights that are not finite.
+        ValueError: fewer than two samples have two active features, so ask for more; weights that are not finite.
     """
     _check_finite(weights)
-    logits, bias = affine_logits(weights, cfg)
+    logits, bias = _affine_logits(weights, cfg)
     p = data.active_probability().to(bias.dtype)
     none = (1 - p).prod()
     odds = none * p / (1 - p).clamp(min=torch.finfo(p.dtype).tiny)  # chance that this feature alone is active
     one = _one_active(logits, bias) @ odds
-    x = data.sample(n_samples, seed=seed, dtype=bias.dtype)
+    x = data.sample(n_samples, seed=0, dtype=bias.dtype)
     x = x[(x > 0).sum(1) >= 2]
     more = 1 - none - odds.sum()
     if len(x) < 2:

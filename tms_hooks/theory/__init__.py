@@ -1,57 +1,53 @@
-"""Closed forms to hold trained models against, each with its assumptions, its source and its range of validity."""
+"""Closed forms to hold trained models against, each with its assumptions, its source and its range of validity.
+
+`polygons` (with `expected`, the exact loss it rests on) says which regular polygon costs least in two dimensions,
+`phases` when an extra feature is worth a shared dimension, `circles` what an output bias does for one-hot features,
+`packing` how little directions can overlap, `readouts` how non-orthogonal directions are best read, and `qk` what the
+best attention head does. All losses are expectations over the data, summed over features and not over samples.
+"""
 
 from tms_hooks.theory.circles import (
-    PerfectCircle,
-    perfect_angle,
     perfect_circle,
     ray_bias_interval,
     softmax_trap_radius,
 )
 from tms_hooks.theory.expected import expected_loss, output_loss
 from tms_hooks.theory.packing import (
-    Interference,
     johnson_lindenstrauss_count,
-    sphere_max_interference,
-    sphere_mean_interference,
-    tegum_interference,
+    sphere_mean_overlap,
+    tegum_overlaps,
     welch_bound,
 )
 from tms_hooks.theory.phases import phase_losses
 from tms_hooks.theory.polygons import (
-    Polygon,
     best_polygon,
+    best_polygon_table,
     finite_polygon,
     onehot_polygon_loss,
     polygon,
     polygon_crossing,
     polygon_gain_nearest,
     polygon_loss,
+    polygon_table,
 )
 from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
 from tms_hooks.theory.readouts import (
     dual_frame,
-    matched_filter,
     one_sided_dual_frame,
     pretty_good_measurement,
     readout_cosines,
 )
-from tms_hooks.theory.tables import best_polygon_table, polygon_table
 
 __all__ = [
-    "Interference",
-    "PerfectCircle",
-    "Polygon",
     "best_polygon",
     "best_polygon_table",
     "dual_frame",
     "expected_loss",
     "finite_polygon",
     "johnson_lindenstrauss_count",
-    "matched_filter",
     "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",
-    "perfect_angle",
     "perfect_circle",
     "phase_losses",
     "polygon",
@@ -67,8 +63,7 @@ __all__ = [
     "ray_bias_interval",
     "readout_cosines",
     "softmax_trap_radius",
-    "sphere_max_interference",
-    "sphere_mean_interference",
-    "tegum_interference",
+    "sphere_mean_overlap",
+    "tegum_overlaps",
     "welch_bound",
 ]

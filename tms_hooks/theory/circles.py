@@ -1,6 +1,11 @@
-"""One-hot features on circles, with an output bias: exact under ReLU, separable under softmax."""
+"""One-hot features on circles in two dimensions: an output bias makes them exact under ReLU, separable under softmax.
 
-from math import acos, cos, exp, inf, pi
+Of one-hot features exactly one is active, with value 1, so a tied toy sees only its Gram matrix and its biases. On a
+circle every feature overlaps its neighbors most; a negative bias pushes their logits below the ReLU's kink, or below
+the own logit under a softmax, whatever the number of features.
+"""
+
+from math import cos, exp, pi
 from typing import NamedTuple
 
 
@@ -14,9 +19,9 @@ class PerfectCircle(NamedTuple):
 def perfect_circle(n: int) -> PerfectCircle:
     """Norm and common bias with which n features, evenly on a circle, reconstruct all n one-hot inputs exactly.
 
-    relu(l^2 + b) = 1 on itself and l^2 c + b <= 0 on the neighbours, c = cos(2 pi/n): b = 1 - l^2 and l^2 >= 1/(1 -
+    relu(l^2 + b) = 1 on itself and l^2 c + b <= 0 on the neighbors, c = cos(2 pi/n): b = 1 - l^2 and l^2 >= 1/(1 -
     c). This is the least norm; any longer one with b = 1 - l^2 is perfect too, and a flat minimum: every logit but
-    one is below its kink. At the least norm the neighbours sit on their kinks. Tied weights, ReLU, values of
+    one is below its kink. At the least norm the neighbors sit on their kinks. Tied weights, ReLU, values of
     exactly 1: with uniform values the same bias loses the small ones (see `polygon`). The norm grows as n /
     (sqrt(2) pi).
 
@@ -27,17 +32,6 @@ def perfect_circle(n: int) -> PerfectCircle:
         raise ValueError(f"n={n}: needs at least 2 features")
     c = cos(2 * pi / n)
     return PerfectCircle((1 / (1 - c)) ** 0.5, 1 - 1 / (1 - c))
-
-
-def perfect_angle(norm: float) -> float:
-    """Least angle between neighbours, in radians, that keeps features of that norm and bias 1 - norm^2 exact.
-
-    arccos(1 - 1/norm^2): a start whose angles all exceed it has zero loss and zero gradient, and stays.
-    Infinite where not even antipodal features are apart, norm^2 < 1/2.
-    """
-    if not norm > 0:
-        raise ValueError(f"norm={norm}: must be positive")
-    return acos(1 - 1 / norm**2) if norm**2 >= 1 / 2 else inf
 
 
 def ray_bias_interval(outer: float, inner: float) -> tuple[float, float]:

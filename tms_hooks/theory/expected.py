@@ -1,22 +1,25 @@
 """Exact expected loss of a ReLU reconstruction of sparse uniform features, and by autograd its derivatives.
 
 With independent `x_j` (0 with probability 1 - p_j, else uniform on [0, 1]) an output is `relu(Y)`, `Y = b + sum_j
-a_j x_j`. The average over one active `x_j` of a function of Y is a difference of its antiderivatives, `[I f(y + a)
-- I f(y)] / a`, and powers of ReLU integrate to powers of ReLU: so an expectation is a sum of ReLU powers, twice as
-many for every feature. (Repeated for k active features this is E relu(b + sum a_j u_j)^2 = 2/((k+2)! prod a) sum_T
-(-1)^(k-|T|) relu(b + sum_T a)^(k+2).) Where `a` is small beside the largest active one the difference cancels, and
-Gauss-Legendre nodes take its place: the function is smooth there.
+a_j x_j`. The average over one active `x_j` of a function f of Y is a difference of its antiderivative I f, `[I f(y + a)
+- I f(y)] / a`, and powers of ReLU integrate to powers of ReLU: so an expectation is a sum of ReLU powers, with twice as
+many terms for every feature. (Repeated for k active features this is E relu(b + sum a_j u_j)^2 = 2/((k+2)! prod a)
+sum_T (-1)^(k-|T|) relu(b + sum_T a)^(k+2).) Where `a` is small beside the largest active one the difference cancels,
+and Gauss-Legendre nodes take its place: the function is smooth there.
 """
 
 from math import factorial, isfinite
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 MAX_FEATURES = 12
-"""Terms double with every feature."""
+"""The number of terms doubles with every feature."""
+
+Number = float | int | np.ndarray
 
 _SMALL = 0.01
 """Relative to the largest active coefficient. Seven active features of this size beside one of 1 lose fourteen
@@ -24,6 +27,15 @@ digits in the differences, of which 2/10! gives six back; on an interval so shor
 less than 1e-8."""
 _NODES = (0.5 - 0.15**0.5, 0.5, 0.5 + 0.15**0.5)
 _NODE_WEIGHTS = (5 / 18, 8 / 18, 5 / 18)
+
+
+def ignored_loss(p: Number) -> Number:
+    """Expected squared error of a feature of probability p that is ignored, at its best constant output p/2: Var x.
+
+    >>> ignored_loss(1.0) == 1 / 3 - 1 / 4
+    True
+    """
+    return p / 3 - p**2 / 4
 
 
 def expected_loss(
@@ -34,12 +46,12 @@ def expected_loss(
 ) -> Float[Tensor, ""]:
     """Exact E sum_i I_i (x_i - relu(b_i + sum_j A_ji x_j))^2 for independent sparse uniform features.
 
-    Differentiable twice. Holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`.
-    Differentiating it gives the derivatives of the expectation, with the term from moving kinks that second
-    derivatives of a sampled loss lack.
+    It holds for any linear encoder and decoder: `A = W_E @ W_U`, `b = b_hidden @ W_U + b_U`. It can be differentiated
+    twice, and the derivatives are those of the expectation, with the term from moving kinks that second derivatives of
+    a sampled loss lack.
 
     >>> one = torch.ones(1, 1, dtype=torch.float64)
-    >>> expected_loss(0 * one, one[0] / 4, one[0] / 2)  # ignored, p = 1/2, best constant p/2: p/3 - p^2/4
+    >>> expected_loss(0 * one, one[0] / 4, one[0] / 2)  # an ignored feature at p = 1/2
     tensor(0.1042, dtype=torch.float64)
 
     Args:

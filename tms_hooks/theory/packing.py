@@ -1,6 +1,9 @@
-"""How little a number of directions can interfere: bounds, and what two constructions reach.
+"""How little a number of directions can overlap: bounds that hold for any directions, and what two constructions reach.
 
-Interference of two directions is the absolute value of their cosine. `n` directions in `d` dimensions.
+The overlap of two directions is |cosine|; n directions are in d dimensions. Orthogonal directions do not overlap, but
+only d of them fit. Beyond that there are two ways out. Random directions on the sphere all overlap a little, by about
+1/sqrt(d), and exponentially many fit. A tegum product, many copies of one small polytope in orthogonal subspaces, has
+no overlap between copies and much within each: its mean falls as 1/d, its maximum does not fall at all.
 """
 
 from math import exp, floor, lgamma, pi, sqrt
@@ -12,15 +15,15 @@ from torch import Tensor
 from tms_hooks.geometry import gram
 
 
-class Interference(NamedTuple):
-    """Of all pairs of different directions."""
+class Overlaps(NamedTuple):
+    """|Cosine| over all pairs of different directions."""
 
     mean: float
     maximum: float
 
 
 def welch_bound(n: int, d: int) -> float:
-    """Least possible maximum interference, and least root-mean-square one: sqrt((n - d) / (d (n - 1))), 0 if n <= d.
+    """Least possible maximum overlap, and least root-mean-square one: sqrt((n - d) / (d (n - 1))), 0 if n <= d.
 
     Every set of directions obeys it. The root mean square reaches it in any tight frame of equal norms, the maximum
     only in an equiangular one, so only if n <= d (d + 1)/2. Source: Welch 1974.
@@ -32,36 +35,25 @@ def welch_bound(n: int, d: int) -> float:
     return sqrt((n - d) / (d * (n - 1))) if n > d else 0.0
 
 
-def sphere_mean_interference(d: int) -> float:
+def sphere_mean_overlap(d: int) -> float:
     """E |cos| of two random directions: Gamma(d/2) / (sqrt(pi) Gamma((d + 1)/2)), about sqrt(2 / (pi d)).
 
-    >>> round(sphere_mean_interference(2) * pi / 2, 12)
+    >>> round(sphere_mean_overlap(2) * pi / 2, 12)
     1.0
     """
     _check(2, d)
     return exp(lgamma(d / 2) - lgamma((d + 1) / 2)) / sqrt(pi)
 
 
-def sphere_max_interference(n: int, d: int) -> float:
-    """The interference that one pair among n random directions is expected to exceed.
-
-    Solves n (n - 1)/2 P(|cos| > e) = 1; P(|cos| > e) is a regularised incomplete beta function of (1 - e^2). For
-    1 << log n << d it is about 2 sqrt(log n / d): the rate of Johnson and Lindenstrauss.
-    """
-    from scipy.special import betaincinv
-
-    _check(n, d)
-    if d == 1:
-        return 1.0
-    return sqrt(1 - float(betaincinv((d - 1) / 2, 1 / 2, min(1.0, 2 / (n * (n - 1))))))
-
-
 def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
-    """Directions that certainly fit into d dimensions with all interference at most epsilon.
+    """Number of directions that certainly fit into d dimensions with no overlap above epsilon: exp(d epsilon^2 / 4).
 
-    exp(d epsilon^2 / 4), rounded down: random directions do it: P(|cos| > e) <= 2 exp(-d e^2 / 2), and fewer than
-    n^2 / 2 pairs. Exponential in d, while a tegum product of one polytope fits a number linear in d. A poor bound
-    for small d: at least d orthogonal directions fit.
+    Random directions do it: P(|cos| > e) <= 2 exp(-d e^2 / 2), and there are fewer than n^2 / 2 pairs. The number is
+    exponential in d, while that of a tegum product of one polytope is linear. The bound is rounded down, and poor for
+    small d, where it gives way to the d orthogonal directions.
+
+    >>> johnson_lindenstrauss_count(100, 0.5), johnson_lindenstrauss_count(10, 0.1)
+    (518, 10)
     """
     _check(2, d)
     if not 0 < epsilon < 1:
@@ -69,8 +61,8 @@ def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
     return max(d, floor(exp(d * epsilon**2 / 4)))
 
 
-def tegum_interference(V: Float[Tensor, "vertex axis"], d: int) -> Interference:
-    """Mean and maximum interference of d / axis orthogonal copies of one polytope.
+def tegum_overlaps(V: Float[Tensor, "vertex axis"], d: int) -> Overlaps:
+    """Overlaps in d dimensions that hold d / axis orthogonal copies of one polytope.
 
     The maximum is the polytope's own and does not fall with d; the mean falls as 1/d, against 1/sqrt(d) on the sphere.
 
@@ -81,8 +73,8 @@ def tegum_interference(V: Float[Tensor, "vertex axis"], d: int) -> Interference:
     if d % axis:
         raise ValueError(f"d={d}: must be a multiple of the polytope's {axis} dimensions")
     norms = V.norm(dim=1)
-    cosines = (gram(V) / (norms[:, None] * norms)).abs().fill_diagonal_(0)
-    return Interference(float(cosines.sum()) / (k * (k * (d // axis) - 1)), float(cosines.max()))
+    within = (gram(V) / (norms[:, None] * norms)).abs().fill_diagonal_(0)
+    return Overlaps(float(within.sum()) / (k * (k * (d // axis) - 1)), float(within.max()))
 
 
 def _check(n: int, d: int) -> None:

@@ -1,20 +1,27 @@
 """Regular polygons in a two-dimensional hidden layer: which number of corners costs least, under which assumptions.
 
-Tied weights and a ReLU output throughout. A represented feature has the same norm and bias as the others and every
-polygon is regular; ignored features have zero weights. `gain` is a change of loss: the lower, the better.
+Six features in two dimensions can form a hexagon, or a pentagon with one feature ignored, or two antipodal pairs with
+two ignored: more corners represent more features, and put more overlap between neighbors. Which one wins depends on how
+often features are active together. Two limits are simple: one active feature at a time (`polygon`, with the textbook
+argument `polygon_gain_nearest`), and one-hot data (`onehot_polygon_loss`). At finite density all patterns of activity
+are summed exactly (`finite_polygon`, `best_polygon`). The tables at the end are what `tms theory` prints.
+
+Tied weights and a ReLU output throughout. All represented features have the same norm and bias, and the weights of
+ignored features are zero. A `gain` is a change of loss: the lower, the better.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from math import cos, pi
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.theory.expected import MAX_FEATURES, output_loss
+from tms_hooks.theory.expected import MAX_FEATURES, ignored_loss, output_loss
 
 
 class Polygon(NamedTuple):
@@ -33,11 +40,11 @@ class Polygon(NamedTuple):
 def polygon_gain_nearest(F: int, literal: bool = False) -> float:
     """The textbook argument whose optimum is F = 5: change of loss by representing F features, in units of p.
 
-    (F/3) (2 max(0, c)^2 - 1), c = cos(2 pi/F): unit norms, no bias, one active feature, two nearest neighbours. It
-    ignores second neighbours, wrong from F = 9, where they too have an angle below 90 degrees. At F = 2 the two
-    neighbours are one. Source: the notebook of Elhage et al. 2022, as in the pentagon-and-hexagon study. As printed
-    there (`literal=True`) the square is taken before the max, which then never acts and counts negative
-    interference too: wrong for F < 4.
+    (F/3) (2 max(0, c)^2 - 1), c = cos(2 pi/F): unit norms, no bias, one active feature, two nearest neighbors. It
+    ignores second neighbors, which is wrong from F = 9, where they too have an angle below 90 degrees. At F = 2 the two
+    neighbors are one. Source: the notebook of Elhage et al. 2022, as in the pentagon-and-hexagon study. As printed
+    there (`literal=True`) the square is taken before the max, which then never acts, so that neighbors behind the ReLU
+    count too: wrong for F < 4.
 
     >>> min(range(2, 9), key=polygon_gain_nearest)
     5
@@ -61,7 +68,7 @@ def polygon(F: int, bias: bool = True) -> Polygon:
 
     >>> min(range(2, 11), key=lambda F: polygon(F, bias=False).gain)
     5
-    >>> min(range(2, 11), key=lambda F: polygon(F).gain)  # a bias filters more neighbours
+    >>> min(range(2, 11), key=lambda F: polygon(F).gain)  # a bias silences more neighbors
     7
 
     Raises:
@@ -80,7 +87,7 @@ def polygon(F: int, bias: bool = True) -> Polygon:
 
     t = 0.0
     if bias:
-        # Each neighbour that falls silent opens a new valley: scan, then polish the deepest.
+        # Each neighbor that falls silent opens a new valley: scan, then polish the deepest.
         grid = np.linspace(0, 1, 1001)[:-1].tolist()
         deepest = min(range(1000), key=lambda i: loss_and_norm(grid[i])[0])
         bounds = (grid[max(deepest - 1, 0)], grid[min(deepest + 1, 999)])
@@ -94,8 +101,7 @@ def polygon(F: int, bias: bool = True) -> Polygon:
 
 
 def onehot_polygon_loss(n: int, d: int) -> float:
-    """Loss, summed over n binary one-hot inputs, of n features that share d directions of a regular polygon; best
-    norms.
+    """Loss, summed over n binary one-hot inputs, of n features on the d corners of a regular polygon, at best norms.
 
     n - d / sum_{|r| <= d/4} cos^2(2 pi r/d). No bias. Exact however the features are dealt out to the directions,
     as long as each direction has one: only the sum of |W_i|^2 on a direction counts, and it is the inverse of that
@@ -117,18 +123,16 @@ def onehot_polygon_loss(n: int, d: int) -> float:
 def polygon_loss(n: int, p: float, F: int) -> float:
     """Exact expected loss of n sparse uniform features of which F form the best regular polygon and n - F are ignored.
 
-    All 2^F patterns of activity are in it; norm and bias are the best ones at this p. An ignored feature costs p/3
-    - p^2/4, with the best constant output p/2. Every feature has importance 1.
+    All 2^F patterns of activity are in it; norm and bias are the best ones at this p. Every feature has importance 1.
     """
     if n < F:
         raise ValueError(f"F={F}: every corner needs a feature, F <= n={n}")
-    return F * finite_polygon(F, p)[2] + (n - F) * (p / 3 - p**2 / 4)
+    return F * finite_polygon(F, p)[2] + (n - F) * float(ignored_loss(p))
 
 
 @cache
 def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
-    """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss of one of its
-    features.
+    """Best norm and bias of a regular F-gon of sparse uniform features at density p, and the loss per feature.
 
     Raises:
         ValueError: F < 2 or F > 12, p outside (0, 1].
@@ -160,11 +164,11 @@ def finite_polygon(F: int, p: float) -> tuple[float, float, float]:
 
 
 def best_polygon(n: int, p: float) -> int:
-    """The F of the regular F-gon of lowest exact expected loss, for n sparse uniform features of equal importance,
-    d_hidden = 2.
+    """Number of corners F of the regular polygon of lowest exact expected loss, for n sparse uniform features.
 
-    It compares regular polygons with F = 2 ... n corners and the other features ignored. Where features are dense two
-    dedicated dimensions, unequal norms or irregular shapes can cost less still: compare a trained model's loss.
+    All features have importance 1. The regular polygons with F = 2 ... n corners are compared, the other features
+    ignored. Where features are dense, two dedicated dimensions, unequal norms or irregular shapes can cost less still:
+    compare a trained model's loss.
 
     Raises:
         ValueError: p outside (0, 1], n < 2 or n > 12.
@@ -202,6 +206,37 @@ def polygon_crossing(n: int, F: int, G: int) -> float:
         left, before = right, after
     better = F if before < 0 else G
     raise ValueError(f"F={F}, G={G}: no crossing for p in [0.001, 1]; the {better}-gon costs less throughout")
+
+
+def polygon_table(corners: Iterable[int] = range(3, 11)) -> pd.DataFrame:
+    """Each polygon in the one-active limit: the textbook argument, without a bias, and with one. Gains are per unit p.
+
+    >>> polygon_table([5])[["gain, textbook", "gain, no bias", "gain, bias"]].round(4)
+       gain, textbook  gain, no bias  gain, bias
+    F
+    5         -1.3484        -1.3994     -1.5875
+    """
+    rows = []
+    for F in corners:
+        without, best = polygon(F, bias=False), polygon(F)
+        rows.append((F, polygon_gain_nearest(F), without.gain, without.norm, best.gain, best.norm, best.bias))
+    columns = ["F", "gain, textbook", "gain, no bias", "norm, no bias", "gain, bias", "norm, bias", "bias"]
+    return pd.DataFrame(rows, columns=columns).set_index("F").round(9)  # norms are found to 1e-10
+
+
+def best_polygon_table(
+    features: Iterable[int] = range(4, 11), densities: Iterable[float] = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)
+) -> pd.DataFrame:
+    """Corners of the best regular polygon for n features (rows) at feature probability p (columns); exact sums.
+
+    >>> best_polygon_table([5], [0.1, 0.3])
+    p  0.1  0.3
+    n
+    5    5    4
+    """
+    densities = list(densities)
+    table = {n: [best_polygon(n, p) for p in densities] for n in features}
+    return pd.DataFrame.from_dict(table, orient="index", columns=pd.Index(densities, name="p")).rename_axis("n")
 
 
 def _cosines(F: int) -> Float[Tensor, " feature"]:

@@ -1,4 +1,13 @@
-"""The best pseudo-attention head: minimising E (s - h^T Omega g)^2 is linear regression."""
+"""The best pseudo-attention head for given feature directions: minimizing E (s - h^T Omega g)^2 is linear regression.
+
+A head scores a query token with hidden state h and a key token with hidden state g by h^T Omega g, Omega = W_Q W_K^T.
+It should give s, the number of attended pairs (i, j) with feature i active in the query and feature j in the key. The
+score is linear in the products of h and g, so the best Omega is a least-squares solution: it needs only second moments
+of the features, which every distribution knows in closed form. A head of low rank is the same regression with the
+smallest singular values cut off, in coordinates in which hidden states are isotropic (reduced-rank regression).
+
+C = E[h h^T], uncentered, is the hidden states' second moment; h = W_E^T x without bias or activation.
+"""
 
 from collections.abc import Sequence
 
@@ -7,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.data import Distribution
-from tms_hooks.geometry import gram
+from tms_hooks.geometry import check_weights
+from tms_hooks.linalg import inverse_root
 
 
 def qk_optimum(
@@ -16,13 +26,11 @@ def qk_optimum(
     pairs: Sequence[tuple[int, int]],
     rank: int | None = None,
 ) -> Float[Tensor, "hidden hidden"]:
-    """The Omega, of at most that rank, that minimises the expected squared error of the attention score exactly.
+    """The Omega, of at most that rank, that minimizes the expected squared error of the attention score exactly.
 
-    Target: s = number of the pairs (i, j) with feature i active in the query token and j in the key token; tokens
-    independent and both from `data`; h = W_E^T x without bias or activation. Omega* = C^-1 E[s h g^T] C^-1 with C =
-    E[h h^T], uncentred. At rank r the SVD of C^(1/2) Omega* C^(1/2) is cut after r values and mapped back
-    (reduced-rank regression). Singular vectors of Omega* are whitened feature directions: equal to feature
-    directions only if C is isotropic.
+    Omega* = C^-1 E[s h g^T] C^-1, for independent tokens that are both from `data`. At rank r the SVD of C^(1/2) Omega*
+    C^(1/2) is cut after r values and mapped back. Singular vectors of Omega* are whitened feature directions: equal to
+    feature directions only if C is isotropic.
 
     Where the cut falls between equal singular values (two pairs of equal weight, rank 1) the optimum is not unique:
     one is returned. If C is singular, as with fewer represented features than dimensions, Omega* is the one of
@@ -41,8 +49,7 @@ def qk_optimum(
 
     Raises:
         ValueError: no pairs, a pair that names no feature, a rank below 1, another number of features in `data`,
-        weights
-            that are not finite.
+            weights that are not finite.
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank={rank}: must be at least 1, or None for no limit")
@@ -57,23 +64,22 @@ def qk_excess_loss(
     data: Distribution,
     pairs: Sequence[tuple[int, int]],
 ) -> Float[Tensor, ""]:
-    """How much more a head with this Omega loses than the best of full rank: ||C^(1/2) (Omega - Omega*)
-    C^(1/2)||_F^2."""
-    gram(omega)  # refuses weights that are not finite
+    """Expected squared error above that of the best head of full rank: ||C^(1/2) (Omega - Omega*) C^(1/2)||_F^2."""
+    check_weights(omega)
     whiten, target = _whitening_and_target(W_E, data, pairs)
     root = torch.linalg.pinv(whiten, hermitian=True)
     return (root @ omega.double() @ root - target).square().sum()
 
 
 def qk_readers(
-    W_E: Float[Tensor, "feature hidden"], data: Distribution, *, centred: bool = False
+    W_E: Float[Tensor, "feature hidden"], data: Distribution, *, centered: bool = False
 ) -> Float[Tensor, "feature hidden"]:
-    """The hidden direction by which the best head tells that a feature is active, for every feature.
+    """For every feature, the hidden direction by which the best head tells that the feature is active.
 
     Row i is C^-1 E[1(x_i > 0) h]: for one attended pair (i, j), row i and row j are the singular vectors of
     `qk_optimum`; for several, they span them. They are the feature directions only if C is isotropic.
 
-    `centred` takes covariances in place of second moments: the key's side of a head that is trained on a softmax over
+    `centered` takes covariances in place of second moments: the key's side of a head that is trained on a softmax over
     keys, as long as its scores are small. What all keys share is no matter to a softmax, so the mean drops out; with
     independent, equally likely features the readers are then W_E (W_E^T W_E)^-1, for orthogonal features the features.
 
@@ -85,11 +91,8 @@ def qk_readers(
     Raises:
         ValueError: another number of features in `data`, weights that are not finite.
     """
-    gram(W_E)  # refuses weights that are not finite
-    if data.n_features != len(W_E):
-        raise ValueError(f"data has {data.n_features} features and W_E has {len(W_E)}")
-    W, second, active = W_E.detach().double().cpu(), data.second_moment(), data.active_moment()
-    if centred:
+    W, second, active = _checked(W_E, data), data.second_moment(), data.active_moment()
+    if centered:
         p = data.active_probability()
         mean = active.diagonal()  # E x_i = E[1(x_i > 0) x_i]
         second, active = second - torch.outer(mean, mean), active - torch.outer(p, mean)
@@ -120,25 +123,21 @@ def _whitening_and_target(
     W_E: Float[Tensor, "feature hidden"], data: Distribution, pairs: Sequence[tuple[int, int]]
 ) -> tuple[Float[Tensor, "hidden hidden"], Float[Tensor, "hidden hidden"]]:
     """C^(-1/2), and C^(-1/2) E[s h g^T] C^(-1/2)."""
-    gram(W_E)  # refuses weights that are not finite
-    n = len(W_E)
-    if data.n_features != n:
-        raise ValueError(f"data has {data.n_features} features and W_E has {n}")
+    W = _checked(W_E, data)
     if not pairs:
         raise ValueError("no pairs: give at least one (query feature, key feature)")
     for pair in pairs:
-        if not all(0 <= i < n for i in pair):
-            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {n - 1}")
-    W = W_E.detach().double().cpu()
+        if not all(0 <= i < len(W) for i in pair):
+            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W) - 1}")
     whiten = inverse_root(W.mT @ data.second_moment() @ W)
     mean_hidden_if_active = data.active_moment() @ W
     query, key = torch.tensor(pairs).T
     return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten
 
 
-def inverse_root(C: Float[Tensor, "*model k k"]) -> Float[Tensor, "*model k k"]:
-    """C^(-1/2) of a symmetric positive semidefinite matrix; zero where C is."""
-    values, vectors = torch.linalg.eigh(C)
-    cutoff = values.amax(-1, keepdim=True) * C.shape[-1] * torch.finfo(C.dtype).eps
-    scale = torch.where(values > cutoff, values.clamp(min=cutoff), torch.inf).rsqrt()
-    return (vectors * scale[..., None, :]) @ vectors.mT
+def _checked(W_E: Float[Tensor, "feature hidden"], data: Distribution) -> Float[Tensor, "feature hidden"]:
+    """The directions in double precision, if they are of this data's features."""
+    check_weights(W_E)
+    if data.n_features != len(W_E):
+        raise ValueError(f"data has {data.n_features} features and W_E has {len(W_E)}")
+    return W_E.detach().double().cpu()

@@ -6,7 +6,7 @@ import torch
 from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import attention_rank
-from tms_hooks.claims.heads import random_rotations
+from tms_hooks.linalg import random_rotations
 
 W = torch.eye(5, dtype=torch.float64).expand(MODELS, 5, 5)
 VALUES = torch.tensor([5.0, 4.0, 3.0, 2.0, 1.0], dtype=torch.float64)

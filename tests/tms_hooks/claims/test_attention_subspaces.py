@@ -6,7 +6,8 @@ from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import attention_subspaces
 from tms_hooks.claims.heads import TRIANGLES as FEATURES
-from tms_hooks.claims.heads import Heads, random_rotations, triangle
+from tms_hooks.claims.heads import Heads, triangle
+from tms_hooks.linalg import random_rotations
 
 TRIANGLES = torch.block_diag(triangle(), triangle()).double()
 W = TRIANGLES.expand(MODELS, 6, 4)

@@ -7,7 +7,7 @@ from worlds import MODELS, outcome_of
 from tms_hooks import SparseUniform
 from tms_hooks.claims import attention_training
 from tms_hooks.claims.attention_training import History, Outcome
-from tms_hooks.claims.heads import random_rotations
+from tms_hooks.linalg import random_rotations
 
 DATA = SparseUniform(n_features=5, feature_probability=0.5)
 RECORDS = 12

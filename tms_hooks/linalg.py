@@ -1,0 +1,81 @@
+"""Small linear algebra that several rooms need; directions are rows everywhere.
+
+Claims and shapes are read off in double precision, so `unit` converts. `cosines` keeps the precision it is given.
+"""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+def unit(V: Float[Tensor, "*row hidden"]) -> Float[Tensor, "*row hidden"]:
+    """Rows at length 1 (a row of zeros stays), in double precision, on the CPU and without gradient.
+
+    >>> unit(torch.tensor([[3.0, 4.0], [0.0, 0.0]]))
+    tensor([[0.6000, 0.8000],
+            [0.0000, 0.0000]], dtype=torch.float64)
+    """
+    return torch.nn.functional.normalize(V.detach().double().cpu(), dim=-1)
+
+
+def cosines(
+    A: Float[Tensor, "*model a hidden"], B: Float[Tensor, "*model b hidden"] | None = None
+) -> Float[Tensor, "*model a b"]:
+    """Cosine of every row of `A` with every row of `B`, or of `A` itself.
+
+    >>> cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0], [-1.0, 0.0]]))
+    tensor([[ 0.6000, -1.0000]])
+    """
+    a = torch.nn.functional.normalize(A, dim=-1)
+    return a @ (a if B is None else torch.nn.functional.normalize(B, dim=-1)).mT
+
+
+def overlaps(V: Float[Tensor, "*model row hidden"]) -> Float[Tensor, "*model row row"]:
+    """|Cosine| of every row with every other row; 0 on the diagonal.
+
+    >>> overlaps(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([[0., 1., 0.],
+            [1., 0., 0.],
+            [0., 0., 0.]])
+    """
+    itself = torch.eye(V.shape[-2], dtype=torch.bool, device=V.device)
+    return cosines(V).abs().masked_fill(itself, 0)
+
+
+def inverse_root(C: Float[Tensor, "*model k k"]) -> Float[Tensor, "*model k k"]:
+    """C^(-1/2) of a symmetric positive semidefinite matrix; zero on the null space of C.
+
+    >>> inverse_root(torch.tensor([[4.0, 0.0], [0.0, 0.0]]))
+    tensor([[0.5000, 0.0000],
+            [0.0000, 0.0000]])
+    """
+    values, vectors = torch.linalg.eigh(C)
+    cutoff = values.amax(-1, keepdim=True) * C.shape[-1] * torch.finfo(C.dtype).eps
+    scale = torch.where(values > cutoff, values.clamp(min=cutoff), torch.inf).rsqrt()
+    return (vectors * scale[..., None, :]) @ vectors.mT
+
+
+def random_rotations(d: int, count: int, seed: int = 0) -> Float[Tensor, "count d d"]:
+    """Orthogonal matrices, uniformly distributed (Haar measure; reflections included), in double precision.
+
+    The Q of a Gaussian matrix's QR decomposition is uniform only once the signs of R's diagonal, which the algorithm
+    chooses, are moved into it (Mezzadri 2007).
+
+    >>> R = random_rotations(3, count=2)
+    >>> torch.allclose(R @ R.mT, torch.eye(3, dtype=R.dtype).expand(2, 3, 3))
+    True
+    """
+    noise = torch.randn(count, d, d, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    Q, R = torch.linalg.qr(noise)
+    return Q * R.diagonal(dim1=-2, dim2=-1).sign()[:, None]
+
+
+def random_directions(W: Float[Tensor, "*row hidden"], seed: int = 0) -> Float[Tensor, "*row hidden"]:
+    """The norms of `W` in random directions: what features would be that do not know of each other.
+
+    >>> random_directions(torch.tensor([[3.0], [-2.0]])).abs()  # on a line there are two directions
+    tensor([[3.],
+            [2.]])
+    """
+    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(seed), dtype=W.dtype)
+    return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
