@@ -64,8 +64,11 @@ class Outcome(NamedTuple):
         return geometry.count_directions(self.weights["W_E"], learned).numpy()
 
 
-def train_biased(cfg: ToyConfig, starts: Sequence[Weights], steps: int, optimizer: Optimizer = lab.USUAL) -> Outcome:
-    """One-hot toys trained from given weights."""
+def train_biased(
+    cfg: ToyConfig, starts: int | Sequence[Weights], steps: int, optimizer: Optimizer = lab.USUAL
+) -> Outcome:
+    """One-hot toys trained from given weights, or from so many random starts."""
+    starts = lab.linear_starts(cfg, starts) if isinstance(starts, int) else starts
     data = OneHot(n_features=cfg.n_features)
     run = lab.train_from(cfg, data, starts, steps=steps, optimizer=optimizer, record_every=max(steps // 50, 1))
     return Outcome(lab.stack(starts), run.weights, run.final_loss.numpy(), run.history.W_E.values)
@@ -90,16 +93,10 @@ def perfect_starts(n_features: int, n_models: int, noise: float) -> list[dict[st
     return starts
 
 
-def train_random(n_features: int, n_models: int, optimizer: Optimizer, steps: int) -> Outcome:
-    """Tied toys with an output bias, from random starts."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=2)
-    return train_biased(cfg, lab.linear_starts(cfg, n_models), steps, optimizer)
-
-
 def train_perfect(n_features: int, n_models: int, noise: float, optimizer: Optimizer = lab.USUAL) -> np.ndarray:
     """Final losses from near the perfect circle."""
-    cfg, starts = ToyConfig(n_features=n_features, d_hidden=2), perfect_starts(n_features, n_models, noise)
-    return train_biased(cfg, starts, 3_000, optimizer).loss
+    starts = perfect_starts(n_features, n_models, noise)
+    return train_biased(ToyConfig(n_features=n_features, d_hidden=2), starts, 3_000, optimizer).loss
 
 
 @claim("bias-perfect-not-found", "B", quick=8, full=40, needs=above(0.5))
@@ -124,15 +121,15 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
         "SGD": lambda lr: SGD(lr=lr, schedule="exponential", final_lr=lr / 20),
         "Adam, constant": lambda lr: Adam(lr=lr),
     }
-    found, few = {}, max(n_models // 4, 2)
-    for n in SIZES:
-        found[f"n = {n}, SGD"] = train_random(n, n_models, documented(2 / n), 30_000)
-        found[f"n = {n}, Adam"] = train_random(n, n_models, lab.USUAL, 10_000)
+    cfgs, few, found = {n: ToyConfig(n_features=n, d_hidden=2) for n in SIZES}, max(n_models // 4, 2), {}
+    for n, cfg in cfgs.items():
+        found[f"n = {n}, SGD"] = train_biased(cfg, n_models, 30_000, documented(2 / n))
+        found[f"n = {n}, Adam"] = train_biased(cfg, n_models, 10_000)
     return judge_perfect(
-        found | {"n = 10, SGD, summed loss": train_random(10, n_models, documented(2), 30_000)},
+        found | {"n = 10, SGD, summed loss": train_biased(cfgs[10], n_models, 30_000, documented(2))},
         {n: {noise: train_perfect(n, n_models, noise) for noise in NOISE} for n in SIZES},
         {n: train_perfect(n, n_models, NOISE[0], documented(2 / n)) for n in SIZES},
-        {name: {lr: train_random(10, few, make(lr), 10_000) for lr in PEAKS} for name, make in ways.items()},
+        {name: {lr: train_biased(cfgs[10], few, 10_000, make(lr)) for lr in PEAKS} for name, make in ways.items()},
     )
 
 
@@ -172,12 +169,10 @@ def judge_perfect(
         parts,
         n_models=lab.total(parts),
         controls=controls,
-        detail="Learned from random starts: "
-        + "; ".join(
-            f"{name}: {lab.tally(o.directions())} directions, {lab.tally(reconstructed(o))} features reconstructed"
-            for name, o in found.items()
-        )
-        + ".",
+        detail=lab.listing(
+            "Directions learned from random starts, and features reconstructed",
+            {n: f"{lab.tally(o.directions())}, and {lab.tally(reconstructed(o))}" for n, o in found.items()},
+        ),
         figures={
             f"From random starts to the end, {example}: every line is a feature's path, the dot its end.": (
                 plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3]))
@@ -240,12 +235,10 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
     """
     cfg = ToyConfig(n_features=10, d_hidden=2, unit_norm=True)
     starts = lab.linear_starts(cfg, n_models)
-    outcomes = {
-        f"from {scale:g}": train_biased(
-            cfg, [start | {"scale": torch.tensor(scale)} for start in starts], 2_000, Adam(lr=0.1)
-        )
-        for scale in SCALES
-    }
+    outcomes = {}
+    for scale in SCALES:
+        scaled = [start | {"scale": torch.tensor(scale)} for start in starts]
+        outcomes[f"from {scale:g}"] = train_biased(cfg, scaled, 2_000, Adam(lr=0.1))
     return judge_scale(outcomes | {"from 1, gently": train_biased(cfg, starts, 1_000)})
 
 
@@ -291,9 +284,9 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         parts,
         n_models=len(one.loss),
         controls=controls,
-        detail="Directions learned, by the scale at the start: "
-        + "; ".join(f"{name}: {lab.tally(o.directions())}" for name, o in outcomes.items())
-        + ".",
+        detail=lab.listing(
+            "Directions, by the first scale", {n: lab.tally(o.directions()) for n, o in outcomes.items()}
+        ),
         figures={
             "Unit-norm features at the end, seed 0, by the scale that training starts from.": plots.feature_arrows(
                 np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
@@ -322,8 +315,7 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
 
     def trained(**changes: Any) -> Outcome:
         architecture = {"n_features": 5, "d_hidden": 2, "hidden_bias": True, "output_bias": False} | changes
-        cfg = ToyConfig(**architecture)
-        return train_biased(cfg, lab.linear_starts(cfg, n_models), 10_000)
+        return train_biased(ToyConfig(**architecture), n_models, 10_000)
 
     arms, others = {}, {"tied with both biases, ReLU": trained(output_bias=True)}
     for name, act in (("ReLU", "relu"), ("GELU", "gelu")):
@@ -360,9 +352,9 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         parts,
         n_models=lab.total(parts),
         controls=controls,
-        detail="Bias gone (tied) or activations centered (untied): "
-        + ", ".join(f"{name} {share:.0%}" for name, share in lab.shares(parts).items())
-        + ".",
+        detail=lab.listing(
+            "Bias gone (tied) or centered", {name: f"{held.mean():.0%}" for name, held in parts.items()}
+        ),
         figures={
             f"Norm of the {what} of every model, in units of the root-mean-square activation.": plots.strips(
                 {name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel

@@ -81,7 +81,7 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     def as_stated(weights: Mapping[int, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
         return {f"n = {n}": polygon_names(W, learned) == POLYGONS[n] for n, W in weights.items()}
 
-    tables = {n: stats.census(polygon_names(W).tolist(), np.zeros(len(W)), "_") for n, W in trained.items()}
+    tables = {str(n): stats.census(polygon_names(W).tolist(), np.zeros(len(W)), "_") for n, W in trained.items()}
     seen = "; ".join(
         f"n = {n}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(3).iterrows())
         for n, table in tables.items()
@@ -95,13 +95,8 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
         | {"untrained": lab.weakest(as_stated(untrained)), "linear output, n = 6": lab.weakest(as_stated({6: linear}))},
         detail=f"Seen: {seen}. Corners of the regular polygon of lowest expected loss at p = {P}: {best}.",
         figures={
-            "Share of models in each geometry.": plots.grouped_shares(
-                {str(n): table for n, table in tables.items()}, "features n"
-            )
-        }
-        | {
-            f"{n} features: the first model of each of the most frequent shapes.": typical_arrows(W)
-            for n, W in trained.items()
+            "Share of models in each geometry.": plots.grouped_shares(tables, "features n"),
+            **{f"{n} features: the first model of each frequent shape.": typical_arrows(W) for n, W in trained.items()},
         },
     )
 
@@ -248,7 +243,8 @@ def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
             "momentum": getattr(optimizer, "momentum", 0.0),
             "model": range(n_models),
             "loss": np.where(diverged, np.inf, run.final_loss.numpy()),
-            "geometry": polygon_names(run.W_E),
+            "pentagon": polygon_names(run.W_E) == "pentagon",
+            "hexagon": polygon_names(run.W_E) == "hexagon",
         }
         | {f"superposes {cut}": (count > 2) & ~diverged for cut, count in learned.items()}
     )
@@ -275,25 +271,23 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
         controls |= {
             f"superpose, {name}": shares[name],
             f"best learning rate, {name}": best[name][0],
-            f"pentagons, {name}": lab.mean(group.geometry == "pentagon"),
-            f"hexagons, {name}": lab.mean(group.geometry == "hexagon"),
+            f"pentagons, {name}": lab.mean(group.pentagon),
+            f"hexagons, {name}": lab.mean(group.hexagon),
         }
-    shapes = {shape: table.assign(shape=table.geometry == shape) for shape in ("pentagon", "hexagon")}
     return Verdict.of_shares(
         "The smallest of four shares",
         parts(LEARNED),
         n_models=lab.total(judged),
         controls=controls,
-        detail="Models that superpose, at each optimizer's best setting: "
-        + ", ".join(
-            f"{name} {shares[name]:.0%} at learning rate {lr:.3g}" + (f" with momentum {momentum}" if momentum else "")
-            for name, (lr, momentum) in best.items()
-        )
-        + ".",
+        detail=lab.listing(
+            "Models that superpose, at each optimizer's best setting",
+            {n: f"{shares[n]:.0%} at learning rate {lr:.3g}, momentum {m:.3g}" for n, (lr, m) in best.items()},
+        ),
         figures={
-            "Share of models that superpose: learned more than two features.": _map(table, f"superposes {LEARNED}")
-        }
-        | {f"Share of models that end as a {shape}.": _map(named, "shape") for shape, named in shapes.items()},
+            "Share of models that superpose: learned more than two features.": _map(table, f"superposes {LEARNED}"),
+            "Share of models that end as a pentagon.": _map(table, "pentagon"),
+            "Share of models that end as a hexagon.": _map(table, "hexagon"),
+        },
     )
 
 

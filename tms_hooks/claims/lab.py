@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import stats
+from tms_hooks.claims.verdict import counted
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.models.forward import Weights, init_weights
@@ -44,8 +45,8 @@ def train_toys(
         steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    recorded = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
+    usual: dict[str, Any] = {"record_every": steps} | settings
+    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def train_from(
@@ -77,9 +78,7 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
 
 def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share(
-        {n: p if isinstance(p, tuple) else (int(p.sum()), len(p)) for n, p in parts.items()}
-    ).share
+    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
@@ -160,3 +159,12 @@ def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]
     {'square, untrained': 0.5}
     """
     return {f"{part}{where}": float(held.mean()) for part, held in parts.items()}
+
+
+def listing(what: str, values: Mapping[Any, Any]) -> str:
+    """Values by name, as a sentence for `Verdict.detail`.
+
+    >>> listing("Directions", {"n = 5": "75% 5, 25% 6", "n = 8": 5})
+    'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
+    """
+    return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."

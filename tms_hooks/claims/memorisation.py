@@ -42,11 +42,6 @@ class Memory(NamedTuple):
         """Of one model: tied weights and an output bias."""
         return self.n_features * (self.d_hidden + 1)
 
-    @property
-    def sizes(self) -> np.ndarray:
-        """Of the sets, in points per parameter."""
-        return np.array(list(self.seen)) / self.parameters
-
     def shares(self, cut: float = STORED) -> tuple[np.ndarray, np.ndarray]:
         """(model, set): share of the points that are stored, of those seen and of those not."""
         seen, unseen = (np.stack([(e < cut).mean(1) for e in es.values()], 1) for es in (self.seen, self.unseen))
@@ -106,7 +101,8 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
         rate = best(memory.memorized())
         points[name] = rate * memory.parameters
         seen, unseen = memory.shares()
-        stored[name], kept[name] = (memory.sizes, seen.mean(0)), (memory.sizes, memory.memorized().mean(0))
+        sizes = np.array(list(memory.seen)) / memory.parameters
+        stored[name], kept[name] = (sizes, seen.mean(0)), (sizes, memory.memorized().mean(0))
         controls |= {
             f"points per parameter, {name}": rate,
             f"numbers per parameter, {name}": rate * memory.n_features,
@@ -121,9 +117,9 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
         *memorized,
         n_models=sum(rate.size for rate in memorized),
         controls=controls,
-        detail="Most points memorized: "
-        + ", ".join(f"{points[name]:.3g} by {m.parameters} parameters ({name})" for name, m in named.items())
-        + ".",
+        detail=lab.listing(
+            "Most points memorized", {n: f"{points[n]:.3g} by {m.parameters} parameters" for n, m in named.items()}
+        ),
         figures={
             "Share of the seen points that are stored against the number of points for each parameter.": (
                 plots.curves(stored, size, f"share of points with squared error below {STORED}", log_x=True)

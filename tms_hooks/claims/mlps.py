@@ -109,11 +109,8 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
         return min(float(share.mean()) for share in each)
 
     means = {part: share.mean() for part, share in zip(parts, shares(), strict=True)}
-    counts = {
-        name: {f: lab.mean(learned(outputs).sum(1)) for f, outputs in by_width.items()}
-        for name, by_width in trained.items()
-    }
     other_means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in others.items()}
+    numbers = {name: {f: EXPANSION * f * means[f"{name}, f = {f}"] for f in widths} for name, widths in trained.items()}
     controls = means | other_means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
     if "embed to MLP, n = 8 f" in others:
         excess = excess_over_rank(others["embed to MLP, n = 8 f"])
@@ -124,16 +121,10 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
         *shares(),
         n_models=lab.total(parts),
         controls=controls,
-        detail="Mean number of features learned for each dimension: "
-        + "; ".join(
-            f"{name}: " + ", ".join(f"{count / f:.3g} at f = {f}" for f, count in by_width.items())
-            for name, by_width in counts.items()
-        )
-        + "".join(f". {name}: {share:.3g} of them" for name, share in other_means.items())
-        + ".",
+        detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
         figures={
             "Mean number of features learned against the width of the bottleneck.": plots.curves(
-                lab.lines(counts | {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}),
+                lab.lines(numbers | {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}),
                 "bottleneck width f",
                 "features learned",
             )

@@ -35,6 +35,8 @@ CUTS = ((0.7, 0.2), (0.9, 0.05))
 UNTIED_STEPS = {10: 3_000, 40: 10_000}
 GAP = 0.1
 """Norms further apart than this share of the largest belong to different circles."""
+ByN = Mapping[int, Stacked]
+"""Directions by the number of features."""
 
 
 class Tied(NamedTuple):
@@ -46,14 +48,10 @@ class Tied(NamedTuple):
 
 def train_softmax(n_features: int, n_models: int, bias: bool = False, adam: bool = False) -> Tied:
     """Tied one-hot toys with a softmax, by the document's schedule or by the usual recipe."""
-    run = lab.train_toys(
-        ToyConfig(n_features=n_features, d_hidden=2, output_bias=bias, output_act="softmax"),
-        OneHot(n_features=n_features),
-        n_models,
-        steps=3_000 if adam else 30_000,
-        optimizer=lab.USUAL if adam else DOCUMENT,
-        loss="cross_entropy",
-    )
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, output_bias=bias, output_act="softmax")
+    steps, optimizer = (3_000, lab.USUAL) if adam else (30_000, DOCUMENT)
+    data = OneHot(n_features=n_features)
+    run = lab.train_toys(cfg, data, n_models, steps=steps, optimizer=optimizer, loss="cross_entropy")
     return Tied(run.W_E, run.weights.get("b_U", torch.zeros(run.W_E.shape[:2])))
 
 
@@ -97,15 +95,13 @@ def softmax_circle(n_models: int) -> Verdict:
     )
 
 
-def judge_circle(
-    softmax: Mapping[int, Stacked], mse: Mapping[int, Stacked], others: Mapping[str, Mapping[int, Stacked]]
-) -> Verdict:
+def judge_circle(softmax: ByN, mse: ByN, others: Mapping[str, ByN]) -> Verdict:
     """One circle and zero, and nothing shared?"""
 
-    def pictures(W: Mapping[int, Stacked], on: float = ON_CIRCLE, zero: float = AT_ZERO) -> dict[str, np.ndarray]:
+    def pictures(W: ByN, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> dict[str, np.ndarray]:
         return {f"circle and zero, n = {n}": circle_and_zero(w, on, zero) for n, w in W.items()}
 
-    def apart(W: Mapping[int, Stacked]) -> dict[str, np.ndarray]:
+    def apart(W: ByN) -> dict[str, np.ndarray]:
         return {f"no ray shared, n = {n}": ~shares_a_direction(w, 0.5) for n, w in W.items()}
 
     parts = pictures(softmax) | apart(softmax)

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
+CONDITIONS = ["unpatched", "self", "patched", "redraw", "rerun"]
+Places = Sequence[landscape.CriticalPoint]
+
+
 def stuck_features(run: Run, learned: float = LEARNED) -> list[tuple[int, int]]:
     """The pentagons of a run with exactly one unlearned feature: (model, feature)."""
     dead = ~geometry.represented(run.W_E, learned)
@@ -84,16 +88,12 @@ def training_figures(run: Run, stuck: Sequence[tuple[int, int]]) -> dict[str, "g
     return figures | {"Feature directions through training.": plots.trajectories(paths, titles)}
 
 
-def places(run: Run, models: Iterable[int]) -> list[landscape.CriticalPoint]:
+def places(run: Run, models: Iterable[int]) -> Places:
     """Where these models sit on the landscape of the exact expected loss."""
     return [landscape.critical_point(run.models[i], run.recipe.data) for i in models]
 
 
-def judge_stuck(
-    pentagons: Sequence[landscape.CriticalPoint],
-    hexagons: Sequence[landscape.CriticalPoint],
-    symptoms: Mapping[str, float],
-) -> Verdict:
+def judge_stuck(pentagons: Places, hexagons: Places, symptoms: Mapping[str, float]) -> Verdict:
     """Share of pentagons on a saddle."""
     five, six = (np.array([point.kind for point in points], dtype=str) for points in (pentagons, hexagons))
     eigenvalues = {
@@ -115,8 +115,7 @@ def judge_stuck(
         detail=f"Of {len(five)} pentagons {(five == 'minimum').sum()} lie in a minimum, {(five == 'saddle').sum()} on "
         f"a saddle, {(five == 'not critical').sum()} near no critical point; of {len(six)} hexagons "
         f"{(six == 'minimum').sum()} lie in a minimum. "
-        + "; ".join(f"{name}: {value:.3g}" for name, value in symptoms.items())
-        + ".",
+        + lab.listing("Symptoms", {name: f"{value:.3g}" for name, value in symptoms.items()}),
         figures=lambda: {
             "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
                 plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
@@ -138,9 +137,6 @@ def hexagon_patching(n_models: int) -> Verdict:
     donor's norm); rerun (unpatched, other data).
     """
     return judge_patching(patch_hexagons(train_polygons(6, 5 * n_models), n_models))
-
-
-CONDITIONS = ["unpatched", "self", "patched", "redraw", "rerun"]
 
 
 def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
@@ -189,11 +185,8 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
             "patched rather than re-run, where they differ": against("rerun"),
         },
         n_models=2 * len(outcomes),
-        controls={f"hexagons, {condition}": share for condition, share in shares.items()}
-        | {"recipients": len(outcomes)},
-        detail=f"Hexagons among {len(outcomes)} recipients: "
-        + ", ".join(f"{share:.0%} {condition}" for condition, share in shares.items())
-        + ".",
+        controls={f"hexagons, {name}": share for name, share in shares.items()} | {"recipients": len(outcomes)},
+        detail=lab.listing(f"Hexagons among {len(outcomes)}", {name: f"{share:.0%}" for name, share in shares.items()}),
         figures=lambda: {
             "Share of recipients that end as a hexagon, by what its unlearned feature started from.": plots.shares(
                 list(shares),

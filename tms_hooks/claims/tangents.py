@@ -123,7 +123,7 @@ def agreement(
     model: Any,
     inputs: Tensor,
     present: Bool[Tensor, "example feature"],
-    at: Int[Tensor, " chosen"],
+    at: Int[Tensor, " k"],
     hook: str,
     out_hook: str,
 ) -> Agreement:

@@ -19,8 +19,8 @@ from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
-from tms_hooks.run import Run
 
+STEPS = 10_000
 SETTINGS = {"2-D": (5, 2), "3-D": (9, 3)}
 """One-hot features and dimensions."""
 CLEARLY = 0.01
@@ -48,26 +48,23 @@ class Directions(NamedTuple):
         return linalg.cosines(self.write, self.read)
 
 
-def train_unbiased(
-    n_features: int, d_hidden: int, n_models: int, *, sparse: bool = False, steps: int = 10_000, **architecture: Any
-) -> Run:
-    """Toys without bias, untied if `architecture`, which is `ToyConfig`'s, does not say otherwise."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **{"tied": False} | architecture)
-    data = SparseUniform(n_features=n_features, feature_probability=0.05) if sparse else OneHot(n_features=n_features)
-    return lab.train_toys(cfg, data, n_models, steps=steps)
+def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
+    """Without bias; untied if `architecture`, which is `ToyConfig`'s, does not say otherwise."""
+    return ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **{"tied": False} | architecture)
 
 
-def train_settings(n_models: int, **how: Any) -> dict[str, Directions]:
-    """One-hot toys of both `SETTINGS`."""
-    return {name: Directions.of(train_unbiased(*size, n_models, **how).weights) for name, size in SETTINGS.items()}
+def train_onehot(n_models: int, *, steps: int = STEPS, **architecture: Any) -> dict[str, Directions]:
+    """One-hot toys of both settings."""
+    found = {}
+    for name, (n, m) in SETTINGS.items():
+        run = lab.train_toys(toy(n, m, **architecture), OneHot(n_features=n), n_models, steps=steps)
+        found[name] = Directions.of(run.weights)
+    return found
 
 
-def untrained_settings(n_models: int) -> dict[str, Directions]:
+def untrained(n_models: int) -> dict[str, Directions]:
     """What the untied models of both settings start from."""
-    cfgs = {
-        name: ToyConfig(n_features=n, d_hidden=m, tied=False, output_bias=False) for name, (n, m) in SETTINGS.items()
-    }
-    return {name: Directions.of(lab.untrained(cfg, n_models)) for name, cfg in cfgs.items()}
+    return {name: Directions.of(lab.untrained(toy(*size), n_models)) for name, size in SETTINGS.items()}
 
 
 @claim("untied-is-better", "B", quick=12, full=60, needs=above(0.5))
@@ -87,9 +84,10 @@ def untied_is_better(n_models: int) -> Verdict:
         "unit-norm writes": {"unit_norm": "write"},
         "unit-norm reads": {"unit_norm": "read"},
     }
+    sources = {"one-hot": OneHot(n_features=5), "sparse": SparseUniform(n_features=5, feature_probability=0.05)}
     runs = {
-        data: {arm: train_unbiased(5, 2, n_models, sparse=data == "sparse", **how) for arm, how in arms.items()}
-        for data in ("one-hot", "sparse")
+        name: {arm: lab.train_toys(toy(5, 2, **how), data, n_models, steps=STEPS) for arm, how in arms.items()}
+        for name, data in sources.items()
     }
     return judge_untied(
         {data: {arm: run.final_loss.numpy() for arm, run in by_arm.items()} for data, by_arm in runs.items()},
@@ -149,12 +147,12 @@ def write_is_not_read(n_models: int) -> Verdict:
     inner product; the share of features mispaired.
     """
     return judge_pairing(
-        train_settings(n_models),
+        train_onehot(n_models),
         {
-            "tied": train_settings(n_models, tied=True),
-            "GELU": train_settings(n_models, output_act="gelu"),
-            "after 2,000 steps": train_settings(n_models, steps=2_000),
-            "untrained": untrained_settings(n_models),
+            "tied": train_onehot(n_models, tied=True),
+            "GELU": train_onehot(n_models, output_act="gelu"),
+            "after 2,000 steps": train_onehot(n_models, steps=2_000),
+            "untrained": untrained(n_models),
         },
     )
 
@@ -192,11 +190,10 @@ def judge_pairing(untied: Mapping[str, Directions], others: Mapping[str, Mapping
         wrong(untied),
         n_models=lab.total(wrong(untied)),
         controls=controls,
-        detail="Mispaired by maximum cosine: "
-        + "; ".join(
-            f"{n}: {bad.mean():.0%} of models, {features[n]:.0%} of features" for n, bad in wrong(untied).items()
-        )
-        + ".",
+        detail=lab.listing(
+            "Mispaired by maximum cosine",
+            {n: f"{bad.mean():.0%} of models, {features[n]:.0%} of features" for n, bad in wrong(untied).items()},
+        ),
         figures={
             f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.": (
                 plots.signed_heatmap(m.cosines[0].numpy(), "read direction of feature", "written direction", "cosine")
@@ -233,8 +230,8 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
     written and of what is read: perpendicular would be 0.
     """
     return judge_readouts(
-        train_settings(n_models),
-        {"linear output": train_settings(n_models, output_act="identity"), "untrained": untrained_settings(n_models)},
+        train_onehot(n_models),
+        {"linear output": train_onehot(n_models, output_act="identity"), "untrained": untrained(n_models)},
     )
 
 

@@ -58,12 +58,12 @@ def test_optimizer_geometry():
 
     def judge(shares: dict[str, float], best_lr: float = 0.1):
         rows = [
-            (name, lr, 0.0, model, 1.0, "pentagon", *(lr == best_lr and model % 10 < 10 * share,) * 3)
+            (name, lr, 0.0, model, 1.0, True, False, *(lr == best_lr and model % 10 < 10 * share,) * 3)
             for name, share in shares.items()
             for lr in (0.01, 0.1)
             for model in range(2 * MODELS)
         ]
-        columns = ["optimizer", "lr", "momentum", "model", "loss", "geometry"]
+        columns = ["optimizer", "lr", "momentum", "model", "loss", "pentagon", "hexagon"]
         table = pd.DataFrame(rows, columns=[*columns, *(f"superposes {cut}" for cut in (0.3, 0.5, 0.7))])
         return hexagons.judge_optimizers(table)
 
