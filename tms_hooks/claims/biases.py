@@ -121,7 +121,8 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
         "SGD": lambda lr: SGD(lr=lr, schedule="exponential", final_lr=lr / 20),
         "Adam, constant": lambda lr: Adam(lr=lr),
     }
-    cfgs, few, found = {n: ToyConfig(n_features=n, d_hidden=2) for n in SIZES}, max(n_models // 4, 2), {}
+    cfgs = {n: ToyConfig(n_features=n, d_hidden=2) for n in SIZES}
+    found, few = {}, max(n_models // 4, 2)
     for n, cfg in cfgs.items():
         found[f"n = {n}, SGD"] = train_biased(cfg, n_models, 30_000, documented(2 / n))
         found[f"n = {n}, Adam"] = train_biased(cfg, n_models, 10_000)

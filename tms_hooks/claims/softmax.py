@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
@@ -67,9 +67,14 @@ def circle_and_zero(W: Stacked, on: float = ON_CIRCLE, zero: float = AT_ZERO) ->
     return (((norms > on) | (norms < zero)).all(-1) & (norms < zero).any(-1)).numpy()
 
 
-def separable(trained: Tied) -> Bool[Tensor, " model"]:
-    """Models that give every input its own feature the largest logit."""
-    return lab.own_is_largest(geometry.gram(trained.W) + trained.bias[:, None, :]).all(-1)
+def told_apart(logits: Float[Tensor, "*axis feature feature"]) -> np.ndarray:
+    """Whether a model gives every input its own feature the largest logit, and so the largest probability."""
+    return lab.own_is_largest(logits).all(-1).numpy()
+
+
+def separable(trained: Tied) -> np.ndarray:
+    """Tied models that tell all features apart."""
+    return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
 @claim("softmax-circle", "B", quick=4, full=30, needs=above(0.5))
@@ -209,17 +214,17 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
         rays = rays_allowed(models)
         shuffled = torch.stack([b[shuffle(len(b))] for b in bias])
         parts |= {
-            f"all told apart, n = {n}": separable(models).numpy(),
+            f"all told apart, n = {n}": separable(models),
             f"concentric, n = {n}": concentric(models),
             f"biases rise inwards, n = {n}": np.array(list(map(biases_rise_inwards, W, bias))),
         }
         controls |= {
             f"concentric at gap 0.05, n = {n}": concentric(models, 0.05).mean(),
             f"concentric at gap 0.2, n = {n}": concentric(models, 0.2).mean(),
-            f"told apart, trained without bias, n = {n}": lab.mean(separable(unbiased[n])),
-            f"told apart, biases set to zero, n = {n}": lab.mean(separable(Tied(W, 0 * bias))),
-            f"told apart, biases shuffled, n = {n}": lab.mean(separable(Tied(W, shuffled))),
-            f"told apart, Adam, n = {n}": lab.mean(separable(adam[n])),
+            f"told apart, trained without bias, n = {n}": separable(unbiased[n]).mean(),
+            f"told apart, biases set to zero, n = {n}": separable(Tied(W, 0 * bias)).mean(),
+            f"told apart, biases shuffled, n = {n}": separable(Tied(W, shuffled)).mean(),
+            f"told apart, Adam, n = {n}": separable(adam[n]).mean(),
             f"concentric, Adam, n = {n}": concentric(adam[n]).mean(),
             f"pairs on one ray, n = {n}": len(rays),
             f"of them allowed, n = {n}": lab.mean(rays),
@@ -296,11 +301,6 @@ def part_of_schedule(first: int, end: int, total: int) -> SGD:
     return SGD(lr=rates[0], final_lr=rates[1], schedule="linear" if first < DOCUMENT.warmup * total else "exponential")
 
 
-def all_learned(W_E: Float[Tensor, "*#axis feature hidden"], W_U: Float[Tensor, "*#axis hidden feature"]) -> np.ndarray:
-    """Whether every input is given its own feature as the likeliest."""
-    return lab.own_is_largest(W_E @ W_U).all(-1).numpy()
-
-
 def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
     """(model, feature): did the unembed reach this share of its final norm at an earlier record than the embed did?"""
     norms = growth.W_U.norm(dim=-2).numpy(), growth.W_E.norm(dim=-1).numpy()
@@ -333,7 +333,7 @@ def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied:
     """All learned, and the unembed first?"""
 
     def learned(grown: Mapping[int, Growth]) -> dict[str, np.ndarray]:
-        return {f"all learned, n = {n}": all_learned(g.W_E[-1], g.W_U[-1]) for n, g in grown.items()}
+        return {f"all learned, n = {n}": told_apart(g.W_E[-1] @ g.W_U[-1]) for n, g in grown.items()}
 
     def in_order(grown: Mapping[int, Growth], share: float = 0.5) -> dict[str, np.ndarray]:
         return {f"unembed first, n = {n}": unembed_first(g, share).mean(1) > 0.5 for n, g in grown.items()}
@@ -347,7 +347,7 @@ def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied:
             f"features, unembed first, n = {n}": unembed_first(g).mean(),
             f"features, embed first, n = {n}": unembed_first(Growth(g.steps, g.W_U.mT, g.W_E.mT)).mean(),
             f"unembed separates first, n = {n}": _separates_first(g).mean(),
-            f"tied, all learned, n = {n}": lab.mean(separable(tied[n])),
+            f"tied, all learned, n = {n}": separable(tied[n]).mean(),
             f"drift of |W_E|^2 - |W_U|^2, n = {n}": _drift(g),
         }
     return Verdict.of_shares(
@@ -371,8 +371,8 @@ def _norms(growth: Growth) -> "go.Figure":
 
 def _separates_first(growth: Growth) -> np.ndarray:
     """Does W_U separate all inputs with the final W_E, for good, before W_E does with the final W_U?"""
-    unembed = all_learned(growth.W_E[-1:], growth.W_U)
-    embed = all_learned(growth.W_E, growth.W_U[-1:])
+    unembed = told_apart(growth.W_E[-1:] @ growth.W_U)
+    embed = told_apart(growth.W_E @ growth.W_U[-1:])
     first, second = (len(ok) - np.logical_and.accumulate(ok[::-1]).sum(0) for ok in (unembed, embed))
     return np.less(first, second)
 
