@@ -41,18 +41,12 @@ MARGIN = 1.05
 
 
 class Outcome(NamedTuple):
-    """Trained models: where they started, what became of them, and the way there.
-
-    Attributes:
-        start, weights: stacked, at the start and at the end.
-        loss: (model,), squared error of one input, all features together.
-        path: (step, model, feature, hidden), `W_E` through training.
-    """
+    """Trained models: where they started, what became of them, their loss per input, and the way of `W_E` there."""
 
     start: Weights
     weights: Weights
-    loss: np.ndarray
-    path: np.ndarray
+    loss: Float[np.ndarray, " model"]
+    path: Float[np.ndarray, "step model feature hidden"]
 
     @property
     def perfect(self) -> np.ndarray:
@@ -263,13 +257,19 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         "fewer directions than features": one.directions() < one.weights["W_E"].shape[1],
         "evenly spread": even["from 1"],
     }
-    way = {
+    on_the_way = {
         name: geometry.count_directions(torch.from_numpy(o.path), LEARNED).double().mean(1).numpy()
         for name, o in outcomes.items()
     }
-    controls = lab.shares(parts)
-    controls["untrained directions"] = lab.mean(geometry.count_directions(one.start["W_E"], LEARNED))
-    controls["untrained gap variation"] = lab.mean(gap_variation(w) for w in one.start["W_E"])
+    over_training = {name: (np.linspace(0, 1, len(mean)), mean) for name, mean in on_the_way.items()}
+    tenth, quarter, half = (on_the_way["from 1"][int(share * (len(one.path) - 1))] for share in (0.1, 0.25, 0.5))
+    controls = lab.shares(parts) | {
+        "untrained directions": lab.mean(geometry.count_directions(one.start["W_E"], LEARNED)),
+        "untrained gap variation": lab.mean(gap_variation(w) for w in one.start["W_E"]),
+        "mean directions after a tenth of the training": tenth,
+        "mean directions after a quarter of the training": quarter,
+        "mean directions after half of the training": half,
+    }
     for name, o in outcomes.items():
         controls |= {
             f"mean directions, {name}": o.directions().mean(),
@@ -278,8 +278,6 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
             f"perfect, {name}": o.perfect.mean(),
             f"median loss, {name}": np.median(o.loss),
         }
-    for part, share in (("a tenth", 0.1), ("a quarter", 0.25), ("half", 0.5)):
-        controls[f"mean directions after {part} of the training"] = way["from 1"][int(share * (len(one.path) - 1))]
     return Verdict.of_shares(
         "The smaller of two shares",
         parts,
@@ -292,10 +290,8 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
             "Unit-norm features at the end, seed 0, by the scale that training starts from.": plots.feature_arrows(
                 np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
             ),
-            "Directions over training (means over models), by the scale that training starts from.": plots.curves(
-                {name: (np.linspace(0, 1, len(mean)), mean) for name, mean in way.items()},
-                "share of the training",
-                "directions",
+            "Directions over training (means over models), by the scale that training starts from.": (
+                plots.curves(over_training, "share of the training", "directions")
             ),
         },
     )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Float
 
 from tms_hooks import plots
 from tms_hooks.claims import Verdict, above, claim, lab
@@ -24,18 +25,12 @@ PER_PARAMETER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
 class Memory(NamedTuple):
-    """Squared errors of models that were trained on sets of growing size.
-
-    Attributes:
-        n_features, d_hidden: of the models.
-        seen: size of the set -> (model, point), on the set itself.
-        unseen: size of the set -> (model, point), on other points of the same kind.
-    """
+    """Squared errors, by size of the set, of models trained on it: at its points, and at others of the same kind."""
 
     n_features: int
     d_hidden: int
-    seen: Mapping[int, np.ndarray]
-    unseen: Mapping[int, np.ndarray]
+    seen: Mapping[int, Float[np.ndarray, "model point"]]
+    unseen: Mapping[int, Float[np.ndarray, "model point"]]
 
     @property
     def parameters(self) -> int:

@@ -111,6 +111,7 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
     means = {part: share.mean() for part, share in zip(parts, shares(), strict=True)}
     other_means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in others.items()}
     numbers = {name: {f: EXPANSION * f * means[f"{name}, f = {f}"] for f in widths} for name, widths in trained.items()}
+    lines = {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}
     controls = means | other_means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
     if "embed to MLP, n = 8 f" in others:
         excess = excess_over_rank(others["embed to MLP, n = 8 f"])
@@ -123,10 +124,8 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
         controls=controls,
         detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
         figures={
-            "Mean number of features learned against the width of the bottleneck.": plots.curves(
-                lab.lines(numbers | {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}),
-                "bottleneck width f",
-                "features learned",
+            "Mean number of features learned against the width of the bottleneck.": (
+                plots.curves(lab.lines(numbers | lines), "bottleneck width f", "features learned")
             )
         },
     )

@@ -34,8 +34,7 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[tuple[int, int]]:
 
 def hexagons_of(run: Run) -> list[int]:
     """The models of a run that are hexagons."""
-    found: list[int] = (polygon_names(run.W_E) == "hexagon").nonzero()[0].tolist()
-    return found
+    return [int(i) for i in (polygon_names(run.W_E) == "hexagon").nonzero()[0]]
 
 
 @claim("stuck-feature", "H", quick=5, full=20, needs=above(0.5), counts="pentagons")

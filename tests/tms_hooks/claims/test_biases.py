@@ -93,19 +93,19 @@ def test_hidden_bias_goes_to_zero():
     def arm(W: torch.Tensor, bias: torch.Tensor) -> Outcome:
         return ended({"W_E": W, "b_hidden": bias}, {"W_E": W, "b_hidden": bias + drift})
 
-    gone, recentred, off = arm(pentagon, zero), arm(pentagon - drift[:, None], drift), arm(pentagon, drift)
-    lopsided = arm(pentagon + drift[:, None], zero)  # no bias, and not centred
+    gone, recentered, off = arm(pentagon, zero), arm(pentagon - drift[:, None], drift), arm(pentagon, drift)
+    lopsided = arm(pentagon + drift[:, None], zero)  # no bias, and not centered
 
-    def judge(tied: Outcome, untied: Outcome, gelu: Outcome = recentred):
+    def judge(tied: Outcome, untied: Outcome, gelu: Outcome = recentered):
         arms = {"tied, ReLU": tied, "tied, GELU": gone, "untied, ReLU": untied, "untied, GELU": gelu}
         return judge_hidden(arms, {"untied without, ReLU": ended({"W_E": pentagon})})
 
-    found = judge(gone, recentred)
+    found = judge(gone, recentered)
     assert (outcome(found), found.statistic) == ("supported", 1.0)
     np.testing.assert_allclose(found.controls["bias, untied, ReLU"], 0.5, rtol=1e-5)  # a drift that costs nothing
     np.testing.assert_allclose(found.controls["mean activation, untied, ReLU"], 0, atol=1e-6)
-    assert outcome(judge(off, recentred)) == "refuted"  # the tied bias stays
-    assert outcome(judge(recentred, recentred)) == "refuted"  # and though centred, it has not gone
-    assert outcome(judge(gone, off)) == "refuted"  # untied, and off centre
+    assert outcome(judge(off, recentered)) == "refuted"  # the tied bias stays
+    assert outcome(judge(recentered, recentered)) == "refuted"  # and though centered, it has not gone
+    assert outcome(judge(gone, off)) == "refuted"  # untied, and off center
     assert outcome(judge(gone, lopsided)) == "refuted"
-    assert outcome(judge(gone, recentred, gelu=off)) == "refuted"  # one activation is enough
+    assert outcome(judge(gone, recentered, gelu=off)) == "refuted"  # one activation is enough
