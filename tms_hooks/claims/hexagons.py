@@ -207,12 +207,6 @@ def _both(pentagons: np.ndarray, hexagons: np.ndarray, what: str) -> "go.Figure"
     return plots.distributions(groups, what, dict(zip(groups, plots.PALETTE, strict=False)))
 
 
-def settings() -> list[Optimizer]:
-    """Each optimizer at five learning rates over four decades; SGD, of another scale, with and without momentum."""
-    adaptive = [kind(lr=lr) for kind in ADAPTIVE for lr in np.logspace(-5, -1, 5).tolist()]
-    return [*adaptive, *(SGD(lr=lr, momentum=m) for m in (0.0, 0.9) for lr in np.logspace(-3, 1, 5).tolist())]
-
-
 @claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))
 def optimizer_geometry(n_models: int) -> Verdict:
     """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
@@ -228,7 +222,9 @@ def optimizer_geometry(n_models: int) -> Verdict:
     Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7,
     and pentagons and hexagons there.
     """
-    return judge_optimizers(pd.concat([outcomes(optimizer, n_models) for optimizer in settings()], ignore_index=True))
+    settings: list[Optimizer] = [kind(lr=lr) for kind in ADAPTIVE for lr in np.logspace(-5, -1, 5).tolist()]
+    settings += [SGD(lr=lr, momentum=m) for m in (0.0, 0.9) for lr in np.logspace(-3, 1, 5).tolist()]
+    return judge_optimizers(pd.concat([outcomes(optimizer, n_models) for optimizer in settings], ignore_index=True))
 
 
 def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:

@@ -23,6 +23,7 @@ from tms_hooks.data import OneHot, SparseUniform
 STEPS = 10_000
 SETTINGS = {"2-D": (5, 2), "3-D": (9, 3)}
 """One-hot features and dimensions."""
+MEASUREMENTS = ("matched filter", "dual frame", "pretty good measurement", "one-sided dual frame")
 CLEARLY = 0.01
 """Cosines nearer to each other than this count as equal."""
 
@@ -231,9 +232,6 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
         train_onehot(n_models),
         {"linear output": train_onehot(n_models, output_act="identity"), "untrained": untrained(n_models)},
     )
-
-
-MEASUREMENTS = ("matched filter", "dual frame", "pretty good measurement", "one-sided dual frame")
 
 
 def resemblance(models: Directions, above: float) -> Float[Tensor, "model measurement"]:
