@@ -18,6 +18,7 @@ from benchmarks.equal_loss import compare_at_equal_loss
 from benchmarks.equal_work import compare
 from benchmarks.memory import compare_memory
 from benchmarks.settings import SETTINGS
+from tms_hooks.plots import PALETTE
 
 TITLES = {
     "equal_work": "Equal work: times faster than the plain loop (median and range of pairs timed in alternation)",
@@ -140,7 +141,7 @@ def chart(results: Sequence[dict[str, Any]], path: Path) -> None:
                 "arrayminus": [r["ratio"] - r["ratio_low"] for r in part],
             },
             name=f"{threads} thread{'s' * (threads > 1)}",
-            marker_color=("#0072B2", "#56B4E9")[threads > 1],
+            marker_color=PALETTE[4 if threads > 1 else 0],
         )
     wanted = {r["setting"]: r["target"] for r in results if r["target"]}
     figure.add_scatter(
@@ -148,7 +149,7 @@ def chart(results: Sequence[dict[str, Any]], path: Path) -> None:
         y=list(wanted.values()),
         mode="markers",
         name="to reach, one thread",
-        marker={"symbol": "line-ew-open", "size": 26, "color": "#D55E00"},
+        marker={"symbol": "line-ew-open", "size": 26, "color": PALETTE[5]},
     )
     figure.update_layout(title="Our engines beside the field's plain loop, equal work", barmode="group")
     figure.update_yaxes(type="log", title="times faster")

@@ -16,8 +16,8 @@ from torch import Tensor
 import tms_hooks as tms
 from benchmarks.equal_work import engine_for, use_threads
 from benchmarks.settings import Setting
-from tms_hooks.train import held_out
 from tms_hooks.training import torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -71,6 +71,6 @@ def loss_of(recipes: Sequence[Recipe], weights: Sequence[dict[str, Tensor]]) -> 
     """Mean over models of the held-out loss, heads included."""
     losses = []
     for recipe, own in zip(recipes, weights, strict=True):
-        feature_loss, qk_loss = torch_engine.evaluate(recipe, own, held_out(recipe))
-        losses.append(feature_loss.sum(1) + recipe.qk_weight * qk_loss.sum(1))
+        feature_loss, head_loss = torch_engine.evaluate(recipe, own, held_out(recipe))
+        losses.append(feature_loss.sum(1) + recipe.qk_weight * head_loss.sum(1))
     return float(torch.cat(losses).mean())

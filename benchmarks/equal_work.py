@@ -1,4 +1,4 @@
-"""Equal work: seconds a model step of the plain loop and of our engine, timed in alternation in one process."""
+"""Equal work: seconds per model step of the plain loop and of our engine, timed in alternation in one process."""
 
 import statistics
 import time
@@ -17,7 +17,7 @@ from tms_hooks.training.state import State
 
 
 def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
-    """Seconds a model step of the plain loop and of our engine, in alternation; the ratio is the median over pairs."""
+    """Seconds per model step of both, timed in alternation; the ratio is the median over pairs."""
     use_threads(threads)
     plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting, threads)
     steps = setting.plain_steps

@@ -15,7 +15,8 @@ from rich.table import Table
 from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.data import SparseUniform
 from tms_hooks.fused import engine as fused_engine
-from tms_hooks.fused.kernels import draws, lanes, loop, model, updates
+from tms_hooks.fused.codes import RELU
+from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, plain, rules
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -52,31 +53,31 @@ def main() -> None:
 
     @njit
     @no_type_check
-    def draw(times, x, block, rows, largest, scale):
+    def draw(times, x, block, rows, largest, scale, occupied):
         for t in range(times):
             for top in range(0, rows, block):
-                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), largest, scale)
+                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), largest, scale, occupied)
 
     @njit
     @no_type_check
-    def gradient(times, x, block, rows, w, w_t, b, g, g_b, loss, weight, h, logits, dh, sums, zeros, entries):
+    def gradient(times, x, block, rows, w, g, loss, weight, toy, sparse):
+        own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
+        plain.transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
                 count = min(block, rows - top)
-                model.forward_backward(
-                    x, count, w, w_t, w, w_t, True, b, g, g, g_b, loss, weight, 1, h, logits, dh, sums, zeros, entries
-                )
+                plain.forward_backward(x, count, own, gradients, loss, weight, toy, space)
 
     @njit
     @no_type_check
-    def update(times, *arrays):
+    def update(times, optimizer, w, g, first, second, scalars):
         for _ in range(times):
-            updates.update(2, *arrays)
+            rules.update(optimizer, w, g, first, second, scalars)
 
     out = np.zeros((1, 16), np.float32)
     hash_us = cpu(lambda k: hashes(k, 8000), 100) / 8000
     fma_us = cpu(lambda k: products(k, 160_000, out), 100) / 160_000
-    table = Table(title="CPU microseconds a model step, float32, one thread (limit)")
+    table = Table(title="CPU microseconds per model step, float32, one thread (limit)")
     for name in ("setting", "p", "rows drawn", "draw", "gradient", "update", "whole step"):
         table.add_column(name, justify="left" if name == "setting" else "right")
     for setting in SETTINGS:
@@ -86,7 +87,7 @@ def main() -> None:
                 table.add_row(*row(setting, recipe, draw, gradient, update, hash_us, fma_us))
     console = Console(width=130)
     console.print(table)
-    console.print(f"{1e-3 / hash_us:.2f} hashes and {1e-3 / fma_us:.1f} multiply-adds a nanosecond")
+    console.print(f"{1e-3 / hash_us:.2f} hashes and {1e-3 / fma_us:.1f} multiply-adds per nanosecond")
 
 
 def row(
@@ -98,20 +99,17 @@ def row(
     batch = fused_engine._drawn(recipe, np.dtype(np.float32))
     rows, like = batch.rows, np.zeros(1, np.float32)
     block = -(-min(max(loop.SMALL // n, loop.BLOCK), rows) // 64) * 64
-    x, logits = loop.aligned(n, block + 16, like), loop.aligned(n, block + 16, like)
-    h, dh = loop.aligned(m, block + 16, like), loop.aligned(m, block + 16, like)
-    sums = loop.aligned(-(-n * (2 * m + 2) // 16) * 16, 16, like)
-    w = np.random.default_rng(0).normal(size=(n, m)).astype(np.float32) * 0.3
-    zero, sparse = np.zeros(n, np.float32), len(batch.largest) == 2
-    entries = np.empty((n * block // 8 if sparse else 0, 2), np.int64)
+    x, loss = plain.aligned(n, block + 16, like), np.zeros(n, np.float32)
+    w = np.random.default_rng(0).normal(size=n * m + n).astype(np.float32) * 0.3
+    w[n * m :] = 0
+    toy = Toy(n=n, m=m, tied=True, biased=True, hidden_biased=False, scaled=False, units=0, act=RELU)
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
-    parts = (x, block, rows, batch.largest, batch.scale)
-    draw_us = cpu(lambda k: draw(k, *parts), times)
-    arrays = (w, w.T.copy(), zero, w * 0, zero.copy(), zero.copy(), batch.weight, h, logits, dh, sums)
-    gradient_us = cpu(lambda k: gradient(k, x, block, rows, *arrays, np.zeros(m, np.float32), entries), times)
-    flat = np.concatenate([w.ravel(), zero])
-    constants = np.array([1, 0.9, 0.1, 0.999, 0.001, 1, 1e-8, 1e-3], np.float32)
-    update_us = cpu(lambda k: update(k, flat, flat * 0, flat * 0, flat * 0 + 1, constants), 1000)
+    draw_us = cpu(lambda k: draw(k, x, block, rows, batch.largest, batch.scale, batch.occupied), times)
+    model = (w, w * 0, loss, batch.weight, toy, batch.occupied)
+    gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
+    scalars = np.array(recipe.optimizer.scalars(0, 1e-3), np.float32)
+    adam = UPDATED.index(type(recipe.optimizer))
+    update_us = cpu(lambda k: update(k, adam, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)
     state = State.initial(recipe, None, "cpu")
     steps = max(times // len(recipe.seeds), 20)
     whole = cpu(lambda k: fused_engine.advance(recipe, state, 0, k), steps) / len(recipe.seeds)

@@ -8,7 +8,7 @@ import torch
 import tms_hooks as tms
 from benchmarks.plain_loop import PlainHeads, PlainOneHot, PlainToys
 from tms_hooks.data import Distribution
-from tms_hooks.training.recipe import Recipe, mostly_empty
+from tms_hooks.training.recipe import Recipe
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,22 +65,8 @@ class Setting:
         ]
 
     def _recipe(self, cfg: tms.ToyConfig, data: Distribution, seeds: Sequence[int]) -> Recipe:
-        return Recipe(
-            cfg=cfg,
-            data=data,
-            seeds=tuple(seeds),
-            steps=(10**9,),
-            stages=("joint",),
-            optimizer=tms.Adam(lr=1e-3),
-            batch_size=None,
-            importance=(1.0,) * self.n,
-            loss="mse",
-            qk_pairs=(tuple((i, (i + 1) % self.n) for i in range(self.rank)),) if self.rank else (),
-            qk_weight=1.0,
-            record_every=100,
-            dtype="float32",
-            empty_rows="exact" if mostly_empty(data, cfg) else "drawn",
-        )
+        pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
+        return Recipe.of(cfg, data, seeds=seeds, steps=10**9, qk_pairs=pairs)
 
 
 SETTINGS = (

@@ -12,12 +12,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def run_python() -> Callable[[str], str]:
+def run_python() -> Callable[..., str]:
     """Run a script in a fresh interpreter, without pytest's type checker, and return what it printed."""
 
-    def run(script: str) -> str:
-        env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-        done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=120)
+    def run(script: str, root: Path = ROOT) -> str:
+        env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", script], env=env, cwd=root, capture_output=True, text=True, timeout=120
+        )
         assert done.returncode == 0, done.stderr
         return done.stdout
 

@@ -13,6 +13,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
+from tms_hooks.tasks import Reconstruct, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
@@ -30,8 +31,10 @@ __all__ = [
     "OneHot",
     "RMSprop",
     "RandomPoints",
+    "Reconstruct",
     "Run",
     "SparseUniform",
+    "Task",
     "ToyConfig",
     "ToyModel",
     "ToyOutput",

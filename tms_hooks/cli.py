@@ -2,7 +2,8 @@
 
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -28,9 +29,6 @@ app = typer.Typer(
 )
 console = Console()
 
-Seeds = Annotated[int, typer.Option("--models", min=1, help="How many models to train, with seeds 0, 1, 2, ...")]
-
-
 OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
 
 
@@ -43,11 +41,21 @@ def configure(
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
 
 
+@contextmanager
+def usage_errors(*kinds: type[Exception], option: str | None = None) -> Iterator[None]:
+    """Errors of these kinds are the user's: one line and exit code 2, no traceback."""
+    try:
+        yield
+    except kinds as error:
+        plain = error.args[0] if isinstance(error, KeyError) else error  # the text of a KeyError has quotes around it
+        raise typer.BadParameter(str(plain), param_hint=option) from error
+
+
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     model: Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2 or a local folder.")] = "smollm2",
-    models: Annotated[int, typer.Option(min=20, help="Toy models to train for the first section.")] = 400,
+    n_models: Annotated[int, typer.Option(min=20, help="Toy models to train for the first section.")] = 400,
 ) -> None:
     """The main job: what superposition looks like on toys and in a real transformer, on one page.
 
@@ -57,10 +65,8 @@ def demo(
     """
     from tms_hooks.pages.demo import run_demo
 
-    try:
-        page, table = run_demo(out, model, models, say=lambda what: console.print(f"[dim]{what}[/dim]"))
-    except (ValueError, ModuleNotFoundError, ConnectionError) as error:
-        raise typer.BadParameter(str(error), param_hint="--model") from error
+    with usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
+        page, table = run_demo(out, model, n_models, say)
     print_table(table, "What the demo measured")
     console.print(f"\nOpen [bold]{page}[/bold] in a browser: figures, attention, and what each number means.")
 
@@ -68,18 +74,21 @@ def demo(
 @app.command()
 def train(
     out: Annotated[Path, typer.Argument(help="Run directory to write.")],
-    features: Annotated[int, typer.Option("-n", "--features", help="Number of features.")] = 6,
-    hidden: Annotated[int, typer.Option("-m", "--hidden", help="Hidden dimensions.")] = 2,
-    probability: Annotated[
-        float,
-        typer.Option("-p", "--probability", help="Feature probability; sparsity is 1 - p. Give 0 for one-hot data."),
-    ] = 0.057,
+    n_features: Annotated[int, typer.Option("--n-features", "-n", help="Number of features.")] = 6,
+    d_hidden: Annotated[int, typer.Option("--d-hidden", "-m", help="Hidden dimensions.")] = 2,
+    data: Annotated[Literal["SparseUniform", "OneHot"], typer.Option(help="What the samples are.")] = "SparseUniform",
+    feature_probability: Annotated[
+        float | None,
+        typer.Option("--feature-probability", "-p", help="Of SparseUniform; sparsity is 1 - p. [default: 0.057]"),
+    ] = None,
     tied: Annotated[bool, typer.Option(help="W_U is the transpose of W_E.")] = True,
     output_bias: Annotated[bool, typer.Option(help="Add a bias before the output activation.")] = True,
     output_act: Annotated[Activation, typer.Option(help="Output activation.")] = "relu",
-    models: Seeds = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="How many models to train, with the seeds 0, 1, 2, ...")] = 100,
     steps: Annotated[int, typer.Option(help="Updates.")] = 10_000,
-    batch: Annotated[int | None, typer.Option(help="Samples a step; default 1024, or all of one-hot data.")] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Samples per step; default 1024, or all of one-hot data.")
+    ] = None,
     optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer.")] = "Adam",
     lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
     schedule: Annotated[Schedule, typer.Option(help="Learning-rate schedule.")] = "constant",
@@ -88,37 +97,37 @@ def train(
 ) -> None:
     """Train many toy models at once and write a run directory.
 
-    Example: `tms train runs/hexagon --models 1000` trains the pentagon/hexagon study. Read it back with
+    The options are the arguments of `ToyConfig`, the data, the optimizer and `tms_hooks.train`, by name; only
+    `--importance-decay` is short for a list: `importance=[decay**i for i in range(n_features)]`.
+
+    Example: `tms train runs/hexagon --seeds 1000` trains the pentagon/hexagon study. Read it back with
     `tms_hooks.load("runs/hexagon")`. Ctrl-C saves what there is.
     """
     from tms_hooks.geometry import name_polytope
     from tms_hooks.stats import census
     from tms_hooks.train import train as train_models
 
-    try:
+    if data == "OneHot" and feature_probability is not None:
+        raise typer.BadParameter("--feature-probability: one-hot data has none; leave it out")
+    p = 0.057 if feature_probability is None else feature_probability
+    with usage_errors(ValueError, FileExistsError):
         run = train_models(
             ToyConfig(
-                n_features=features,
-                d_hidden=hidden,
-                tied=tied,
-                output_bias=output_bias,
-                output_act=output_act,
+                n_features=n_features, d_hidden=d_hidden, tied=tied, output_bias=output_bias, output_act=output_act
             ),
-            SparseUniform(n_features=features, feature_probability=probability)
-            if probability
-            else OneHot(n_features=features),
-            seeds=range(models),
+            OneHot(n_features=n_features)
+            if data == "OneHot"
+            else SparseUniform(n_features=n_features, feature_probability=p),
+            seeds=range(seeds),
             steps=steps,
-            batch_size=batch,
+            batch_size=batch_size,
             optimizer=OPTIMIZERS[optimizer](lr=lr, schedule=schedule, final_lr=final_lr),
-            importance=[importance_decay**i for i in range(features)],
+            importance=[importance_decay**i for i in range(n_features)],
             progress=console.is_terminal,
         )
         run.save(out)
-    except (ValueError, FileExistsError) as error:
-        raise typer.BadParameter(str(error)) from error
     table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
-    print_table(table, f"{models:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
+    print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
     console.print(f"Saved to [bold]{out}[/bold].")
 
 
@@ -128,19 +137,17 @@ def compare(
     model: Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2 or a local folder.")] = "smollm2",
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("comparison"),
 ) -> None:
-    """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and interference."""
+    """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and overlaps."""
     import probes
     from tms_hooks.pages import report
-    from tms_hooks.pages.demo.real import bottlenecks
+    from tms_hooks.pages.demo import bottlenecks
     from tms_hooks.run import load
 
-    try:
-        toys, real = load(run), probes.load_transformer(model)
+    with usage_errors(ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
+        toys, real = load(run).models, probes.load_transformer(model)
         section, table = bottlenecks(toys, real, model)
-    except (ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError) as error:
-        raise typer.BadParameter(str(error)) from error
     print_table(table, f"{run.name} beside {model}")
-    lead = f"{len(toys.models):,} toys of {run} and {model}, measured by the same calls."
+    lead = f"{len(toys):,} toys of {run} and {model}, measured by the same calls."
     page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
     console.print(f"Open [bold]{page}[/bold] in a browser.")
 
@@ -150,7 +157,7 @@ def sweep(
     grid: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     store: Annotated[Path, typer.Option(help="Folder of finished runs; what it has is not trained again.")],
     backend: Annotated[Literal["loky", "dask", "ray"], typer.Option(help="Processes here, or a cluster.")] = "loky",
-    jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
+    n_jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
     address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
 ) -> None:
     """Train every combination of a grid, on this machine or a cluster. Stop and start it as you like.
@@ -170,10 +177,8 @@ def sweep(
     """
     from tms_hooks.sweep import sweep_toml
 
-    try:
-        found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=jobs, address=address)
-    except (ValueError, ConnectionError, ModuleNotFoundError) as error:
-        raise typer.BadParameter(str(error)) from error
+    with usage_errors(ValueError, ConnectionError, ModuleNotFoundError):
+        found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
     loss = found["final_loss"]
     table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
     print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
@@ -190,30 +195,29 @@ def reproduce(
     quick: Quick = False,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file.")] = None,
     out: Out = Path("reproduction"),
-    jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
+    n_jobs: Annotated[
+        int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
 ) -> None:
     """Measure claims of the source documents over many models: supported, refuted or inconclusive.
 
-    Each finished claim is kept in the output folder and not measured again until the code or the size changes: stop
-    it with Ctrl-C, and it goes on where it stopped. `tms list CLAIM` tells what a claim says and how it is decided.
+    Each finished claim is stored in the output folder and not measured again until the code or the size changes: stop
+    it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim says and how it
+    is decided.
 
     Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
     is one claim in full.
     """
-    from contextlib import closing
-
     from rich.live import Live
 
     from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
-    from tms_hooks.claims.live import Watch, verdicts
+    from tms_hooks.pages.claims_page import write_page
 
     chosen = _claims(names)
     results: dict[str, runner.Result] = {}
-    watch = Watch(len(chosen))
-    work = closing(runner.reproduce(chosen, out, quick, jobs, watch.started))
+    watch = present.Watch(len(chosen))
+    work = closing(runner.reproduce(chosen, out, quick, n_jobs, watch.started))
     try:
         with work as finished, Live(watch, console=console, transient=True):
             for result in finished:
@@ -222,18 +226,18 @@ def reproduce(
                 if not console.is_terminal:
                     console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
     except KeyboardInterrupt:
-        console.print(f"Stopped. {len(results)} of {len(chosen)} claims are kept in {out}; the same command goes on.")
+        console.print(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
-    console.print(verdicts(ordered), f"{present.counts(ordered)}.")
+    console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
     for result in ordered:
         if not result.verdict:
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
-            console.print(result.failed or result.told, markup=False)
+            console.print(result.failed or result.summary, markup=False)
     if json_file:
         present.write_json(ordered, json_file)
     present.write_markdown(ordered, out, quick)
-    console.print(f"Open [bold]{present.write_page(ordered, out, quick)}[/bold] in a browser: figures and controls.")
+    console.print(f"Open [bold]{write_page(ordered, out, quick)}[/bold] in a browser: figures and controls.")
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 
@@ -243,12 +247,12 @@ def figure(
     name: Annotated[str, typer.Argument(metavar="CLAIM", help="Name of a claim; see `tms list`.")],
     out: Annotated[Path | None, typer.Option(help="File to write: .html, .svg, .png or .pdf. [CLAIM.html]")] = None,
     index: Annotated[int, typer.Option(min=1, help="Which of the claim's figures.")] = 1,
-    kept: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
+    store: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
     quick: Quick = False,
 ) -> None:
     """One figure of a claim alone: a page that can be turned and read, or a picture for a paper.
 
-    It is drawn from the verdict that is kept; a claim without one is measured first. Pictures need the package kaleido
+    It is drawn from the stored verdict; a claim without one is measured first. Pictures need the package kaleido
     (in the extra `report`) and Chrome or Chromium; HTML needs neither.
 
     Example: `tms figure nine-in-three-d --index 3 --out nine.html`
@@ -260,23 +264,21 @@ def figure(
     claim, *others = _claims([name])
     if others:
         raise typer.BadParameter("all: their figures are on the page that `tms reproduce all` writes; name one claim")
-    found = last(claim, kept)
+    found = last(claim, store)
     if found:
         verdict = found.verdict
     else:
         with console.status(f"measuring {name}"):
-            [result] = measure([claim], kept, quick)
+            [result] = measure([claim], store, quick)
         if result.verdict is None:
-            console.print(result.failed or result.told, markup=False)
+            console.print(result.failed or result.summary, markup=False)
             raise typer.Exit(1)
         verdict = result.verdict
     captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
     if index > len(captions):
         raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
-    try:
+    with usage_errors(ValueError, RuntimeError, option="--out"):
         path = report.write_figure(out or Path(f"{name}.html"), verdict.figures[index - 1][1])
-    except (ValueError, RuntimeError) as error:
-        raise typer.BadParameter(str(error), param_hint="--out") from error
     for caption in captions:
         console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
     console.print(f"Figure {index} is in [bold]{path}[/bold].")
@@ -284,34 +286,32 @@ def figure(
 
 @app.command(name="list")
 def list_claims(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM...]", help="Tell these in full.")] = None,
+    names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM...]", help="Print these in full.")] = None,
     out: Out = Path("reproduction"),
 ) -> None:
     """All claims, with their source and last verdict; of those named, how each is decided and what came out."""
     from tms_hooks.claims.reproduce import last
 
     chosen = _claims(names or ["all"])
-    kept = {claim.name: last(claim, out) for claim in chosen}
+    stored = {claim.name: last(claim, out) for claim in chosen}
     if names:
         for claim in chosen:
-            found = kept[claim.name]
+            found = stored[claim.name]
             console.print(f"[bold]{claim.name}[/bold] ({claim.source})")
             console.print(claim.design, markup=False)
-            told = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
-            console.print(f"\n{told}\n", markup=False)
+            outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
+            console.print(f"\n{outcome}\n", markup=False)
         return
-    rows = [(c.source, c.statement, found.verdict.verdict if (found := kept[c.name]) else "") for c in chosen]
-    index = pd.Index(kept, name="claim")
+    rows = [(c.source, c.statement, found.verdict.verdict if (found := stored[c.name]) else "") for c in chosen]
+    index = pd.Index(stored, name="claim")
     print_table(pd.DataFrame(rows, columns=["source", "statement", "last verdict"], index=index), f"{len(rows)} claims")
 
 
 def _claims(names: "Iterable[str]") -> "list[Claim]":
     from tms_hooks.claims import find
 
-    try:
+    with usage_errors(KeyError):
         return find(names)
-    except KeyError as error:
-        raise typer.BadParameter(str(error.args[0])) from error
 
 
 @app.command()
@@ -340,18 +340,25 @@ def theory(
     if out is not None:
         from tms_hooks.pages.theory_page import write_page
 
-        page = write_page(out, polygons, best, say=lambda what: console.print(f"[dim]{what}[/dim]"))
+        page = write_page(out, polygons, best, say=say)
         console.print(f"\nOpen [bold]{page}[/bold] in a browser.")
+
+
+def say(what: str) -> None:
+    """What is done next."""
+    console.print(f"[dim]{what}[/dim]")
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:
     """A DataFrame as a table on the terminal."""
+    from tms_hooks.pages import report
+
     shown = Table(title=title, title_justify="left")
     shown.add_column(str(table.index.name or ""), no_wrap=True)
     for column in table.columns:
         shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
     for name, row in table.iterrows():
-        shown.add_row(str(name), *(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        shown.add_row(str(name), *(report.number(v, ".4g") if isinstance(v, float) else str(v) for v in row))
     console.print(shown)
 
 

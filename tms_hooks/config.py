@@ -1,13 +1,17 @@
-"""What a toy model is made of: a frozen, validated description."""
+"""What a toy model is made of: a frozen, validated description.
+
+A toy squeezes many features through few hidden dimensions. Whatever studies of that vary about the model is a switch
+here; what goes in is up to the data, what is to come out up to the task, and how it is trained up to `train`.
+"""
 
 from dataclasses import dataclass
 from numbers import Integral
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 from tms_hooks.errors import choice_error
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
-Bottleneck = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
+BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
 UnitNorm = Literal["write", "read"]
 
 
@@ -50,7 +54,7 @@ class ToyConfig:
     n_heads: int = 0
     d_head: int | None = None
     d_mlp: int | None = None
-    bottleneck: Bottleneck | None = None
+    bottleneck: BottleneckPath | None = None
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
@@ -89,15 +93,18 @@ class ToyConfig:
             raise ValueError(f"d_mlp={self.d_mlp}: must be at least 1, or None for no MLP")
         if self.bottleneck is None:
             object.__setattr__(self, "bottleneck", "embed->mlp.in" if self.d_mlp else "embed->unembed")
-        if self.bottleneck not in get_args(Bottleneck):
-            raise choice_error("bottleneck", self.bottleneck, get_args(Bottleneck))
+        if self.bottleneck not in get_args(BottleneckPath):
+            raise choice_error("bottleneck", self.bottleneck, get_args(BottleneckPath))
         if (self.d_mlp is None) != (self.bottleneck == "embed->unembed"):
             raise ValueError(
                 f"bottleneck={self.bottleneck!r} with d_mlp={self.d_mlp}: "
                 "an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
             )
 
-    # What TransformerLens's own tools ask of a config.
+    # What TransformerLens's own tools ask of a config: also that heads share no keys, and where its sweeps collect.
+
+    n_key_value_heads: ClassVar[None] = None
+    device: ClassVar[str] = "cpu"
 
     @property
     def n_layers(self) -> int:
@@ -113,13 +120,3 @@ class ToyConfig:
     def d_vocab(self) -> int:
         """TransformerLens's name for `n_features`."""
         return self.n_features
-
-    @property
-    def n_key_value_heads(self) -> None:
-        """Every pseudo-attention head has its own keys."""
-        return None
-
-    @property
-    def device(self) -> str:
-        """Where TransformerLens's sweeps collect their results."""
-        return "cpu"

@@ -1,4 +1,8 @@
-"""Losses: a mean over the batch, apart for every model and feature, so that models never meet."""
+"""Losses: what an output costs beside its target, as a mean over the batch.
+
+Every model and every feature (or head) keeps a loss of its own, so that models which are trained together never meet.
+L1 is the loss of the features, L2 that of pseudo-attention heads.
+"""
 
 from collections.abc import Sequence
 
@@ -11,20 +15,20 @@ Pair = tuple[int, int]
 
 def squared_error(
     out: Float[Tensor, "*model batch feature"],
-    x: Float[Tensor, "*model batch feature"],
+    target: Float[Tensor, "*model batch feature"],
     importance: Float[Tensor, " feature"],
 ) -> Float[Tensor, "*model feature"]:
-    """`I_i (x_i - x'_i)^2`, mean over the batch. Its sum over features is L1 of Elhage et al. 2022."""
-    return importance * (out - x).square().mean(-2)
+    """`I_i (target_i - out_i)^2`, mean over the batch. Its sum over features is the loss of Elhage et al. 2022."""
+    return importance * (out - target).square().mean(-2)
 
 
 def cross_entropy(
     logits: Float[Tensor, "*model batch feature"],
-    x: Float[Tensor, "*model batch feature"],
+    target: Float[Tensor, "*model batch feature"],
     importance: Float[Tensor, " feature"],
 ) -> Float[Tensor, "*model feature"]:
-    """`-I_i x_i log softmax(logits)_i` in nats, mean over the batch: `x` is the distribution to predict."""
-    return -importance * (x * logits.log_softmax(-1)).mean(-2)
+    """`-I_i target_i log softmax(logits)_i` in nats, mean over the batch: the target is a distribution."""
+    return -importance * (target * logits.log_softmax(-1)).mean(-2)
 
 
 def qk_target(

@@ -7,6 +7,7 @@ implements these few integer operations sees the same batch on any device.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -31,12 +32,9 @@ def keys(seeds: Sequence[int], step: int, device: torch.device | str = "cpu") ->
     return torch.tensor([_signed(key(seed, step)) for seed in seeds], dtype=torch.int64, device=device)
 
 
-def uniform_bits(keys: Int64[Tensor, " model"], count: int, skip: int = 0) -> Int64[Tensor, "model {count}"]:
-    """`count` uniform integers in [0, 2^32) for each key, two from every 64-bit hash (low half first).
-
-    The first `skip` hashes of the stream are left out.
-    """
-    pairs = torch.arange(1, (count + 1) // 2 + 1, dtype=torch.int64, device=keys.device) + skip
+def uniform_bits(keys: Int64[Tensor, " model"], count: int) -> Int64[Tensor, "model {count}"]:
+    """`count` uniform integers in [0, 2^32) for each key, two from every 64-bit hash (low half first)."""
+    pairs = torch.arange(1, (count + 1) // 2 + 1, dtype=torch.int64, device=keys.device)
     z = keys[:, None] + pairs * _signed(GAMMA)
     z = (z ^ _shift(z, 30)) * _signed(MIX_1)
     z = (z ^ _shift(z, 27)) * _signed(MIX_2)
@@ -47,7 +45,22 @@ def uniform_bits(keys: Int64[Tensor, " model"], count: int, skip: int = 0) -> In
 def uniforms(keys: Int64[Tensor, " model"], *shape: int) -> Float[Tensor, "model ..."]:
     """Uniform float64 draws, strictly inside (0, 1), of shape (model, *shape)."""
     count = int(torch.Size(shape).numel())
-    return ((uniform_bits(keys, count).to(torch.float64) + 0.5) * 2.0**-32).unflatten(1, shape)
+    return in_unit(uniform_bits(keys, count).to(torch.float64)).unflatten(1, shape)
+
+
+def entry(key: int, at: int) -> int:
+    """One of `uniform_bits`: what loops over single numbers draw with, compiled or not.
+
+    >>> [entry(key(0, 3), at) for at in range(3)] == uniform_bits(keys([0], 3), 3)[0].tolist()
+    True
+    """
+    z = _mix((key + at // 2 * GAMMA) % 2**64)
+    return z >> 32 if at % 2 else z & 0xFFFFFFFF
+
+
+def in_unit(bits: Any) -> Any:
+    """32 bits, as a float64 tensor or a single number, become numbers strictly inside (0, 1)."""
+    return (bits + 0.5) * 2.0**-32
 
 
 def _mix(z: int) -> int:

@@ -1,9 +1,12 @@
-"""`Run`: trained models, their history and where they came from; saved as safetensors and JSON."""
+"""`Run`: trained models, their history and where they came from.
+
+A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are:
+nothing in it is code, and reading it executes nothing.
+"""
 
 import json
 import platform
-import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
@@ -12,10 +15,11 @@ import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file
 from torch import Tensor
 
+from tms_hooks import files
 from tms_hooks.models import forward
 from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
@@ -23,9 +27,9 @@ from tms_hooks.training.recipe import Recipe
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 1"
+FORMAT = "tms-hooks run, version 2"
 WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
-FINAL_FEATURE, FINAL_QK = "final.feature_loss", "final.qk_loss"
+FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,9 +40,9 @@ class Run:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
-            over (step, model, head): `qk_loss`, `omega` snapshots.
+            over (step, model, head): `head_loss`, `omega` snapshots.
         final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
-        final_qk_loss: (model, head), likewise.
+        final_head_loss: (model, head), likewise.
         diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that. Its
             weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
@@ -49,20 +53,20 @@ class Run:
     weights: dict[str, Tensor]
     history: xr.Dataset
     final_feature_loss: Float[Tensor, "model feature"]
-    final_qk_loss: Float[Tensor, "model head"]
+    final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
     provenance: dict[str, Any]
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
-        """Feature directions of every model, one a row."""
+        """Feature directions of every model: a row per feature."""
         return self.weights["W_E"]
 
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_qk_loss.sum(-1)
+        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
 
     @property
     def models(self) -> "Models":
@@ -76,40 +80,22 @@ class Run:
             FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
         """
         path = Path(path)
-        home = path.resolve()
-        if home.exists():
-            _check_replaceable(home)
-        home.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{home.name}.", dir=home.parent) as scratch:
-            new, old = Path(scratch, "new"), Path(scratch, "old")
-            new.mkdir()
-            self._write(new)
-            if home.exists():
-                home.rename(old)
-            try:
-                new.rename(home)
-            except BaseException:
-                if old.exists():
-                    old.rename(home)
-                raise
+        if path.exists():
+            _check_replaceable(path)
+        with files.whole_folder(path) as folder:
+            final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
+            save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
+            save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
+            about = {
+                "format": FORMAT,
+                "recipe": self.recipe.to_dict(),
+                "history_steps": [int(s) for s in self.history.step.values],
+                "diverged": {str(seed): step for seed, step in self.diverged.items()},
+                "completed_steps": self.completed_steps,
+                "provenance": self.provenance,
+            }
+            (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
         return path
-
-    def _write(self, folder: Path) -> None:
-        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_QK: self.final_qk_loss}
-        save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
-        arrays = {
-            str(name): torch.from_numpy(np.ascontiguousarray(v.values)) for name, v in self.history.data_vars.items()
-        }
-        save_file(arrays, folder / HISTORY_FILE)
-        about = {
-            "format": FORMAT,
-            "recipe": self.recipe.to_json(),
-            "history_steps": [int(s) for s in self.history.step.values],
-            "diverged": {str(seed): step for seed, step in self.diverged.items()},
-            "completed_steps": self.completed_steps,
-            "provenance": self.provenance,
-        }
-        (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
 
 
 def load(path: str | Path) -> Run:
@@ -124,21 +110,21 @@ def load(path: str | Path) -> Run:
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
-    about = _read_about(path / RECIPE_FILE)
+    about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_json(about["recipe"])
+        recipe = Recipe.from_dict(about["recipe"])
         steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
     k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
-    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_QK: (k, heads)})
+    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
     arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
-        final_qk_loss=weights.pop(FINAL_QK),
+        final_head_loss=weights.pop(FINAL_HEAD),
         weights=weights,
         history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
         diverged=diverged,
@@ -168,9 +154,6 @@ class Models(Sequence["ToyModel"]):
         from tms_hooks.models.toy import ToyModel
 
         return ToyModel.from_weights(self._run.recipe.cfg, {name: w[index] for name, w in self._run.weights.items()})
-
-    def __iter__(self) -> "Iterator[ToyModel]":
-        return (self[i] for i in range(len(self)))
 
     def __repr__(self) -> str:
         return f"<{len(self)} toy models>"
@@ -202,7 +185,7 @@ def _check_replaceable(path: Path) -> None:
     if not (path / RECIPE_FILE).is_file():
         raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
     try:
-        _read_about(path / RECIPE_FILE)
+        files.read_json(path / RECIPE_FILE, FORMAT)
     except ValueError as error:
         raise FileExistsError(f"{error}; choose another path") from error
     if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
@@ -218,27 +201,9 @@ def _plain(value: Any) -> Any:
     raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
 
 
-def _read_about(path: Path) -> dict[str, Any]:
-    try:
-        about = json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not readable JSON ({error}); the run directory is damaged") from error
-    found = about.get("format") if isinstance(about, dict) else type(about).__name__
-    if found != FORMAT:
-        raise ValueError(
-            f"{path} has format {found!r}, not {FORMAT!r}; it was written by something else or another version"
-        )
-    return about
-
-
 def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """The tensors of one file, which must be those of `shapes`."""
-    try:
-        tensors = load_file(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path.name} is missing from {path.parent}; the run directory is damaged") from None
-    except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}); the run directory is damaged") from error
+    tensors = files.read_tensors(path)
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
         raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
     return tensors

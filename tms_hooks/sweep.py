@@ -1,18 +1,14 @@
-"""`sweep`: a grid of training runs, on this machine or a cluster, resumable, as one labelled Dataset.
+"""`sweep`: a grid of training runs, on this machine or a cluster, resumable, as one labeled Dataset.
 
 Every combination of settings is one shard: its seeds are trained together, stacked; shards are shared out by joblib.
 A finished shard is a run directory in the store, named by its settings, so a sweep that is started again does only
 what is left, and two sweeps share what they have in common.
 """
 
-import hashlib
 import json
 import logging
-import socket
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
-from inspect import signature
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,21 +16,18 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from tms_hooks import clusters, files
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution
-from tms_hooks.errors import choice_error, did_you_mean
+from tms_hooks.errors import did_you_mean
 from tms_hooks.run import Run, load
-from tms_hooks.train import choose_engine, make_recipe, train
-from tms_hooks.training.optimizers import OPTIMIZERS, Optimizer
+from tms_hooks.train import choose_engine, train
+from tms_hooks.training.recipe import KINDS, Recipe, kind_of
 
 log = logging.getLogger(__name__)
 
-BACKENDS = ("loky", "dask", "ray")
-DEFAULTS = {
-    name: parameter.default
-    for name, parameter in signature(train).parameters.items()
-    if name not in ("cfg", "data", "seeds", "init", "checkpoint", "checkpoint_every", "progress", "device")
-}
+USUAL = {"data": "SparseUniform", "task": "Reconstruct", "optimizer": "Adam"}
+"""The kind of each part of a recipe that has kinds, where a grid names none."""
+SETTINGS = {field.name for field in fields(Recipe)} - {"cfg", "seeds", *KINDS} | {"engine"}
 """Arguments of `train` that a grid may set."""
 SCALARS = (int, float, str, bool, np.generic, type(None))
 
@@ -58,8 +51,8 @@ def sweep(
     >>> dict(found.final_loss.sizes)
     {'lr': 2, 'tied': 2, 'seed': 3}
 
-    Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the
-    optimizer (`Adam` unless `optimizer` names another) and `train`; an axis may be any of them.
+    Settings are named as in `ToyConfig`, the data distribution (`SparseUniform` unless `data` names another), the task
+    (`Reconstruct`), the optimizer (`Adam`) and `train`; an axis may be any of them.
 
     Args:
         base: settings that all runs share.
@@ -86,7 +79,7 @@ def sweep(
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
         Path(store).mkdir(parents=True, exist_ok=True)
-        _share_out(todo, backend, n_jobs, address)
+        clusters.run(_Shard.train, [(shard, folder.resolve()) for shard, folder in todo], backend, n_jobs, address)
     runs = [load(folder) for folder in folders]
     return _label(grid, runs)
 
@@ -122,25 +115,23 @@ class _Shard:
         self.settings = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
         self.seeds = seeds
 
-    def parts(self) -> tuple[ToyConfig, Distribution, dict[str, Any]]:
-        """Config, data, and the arguments of `train`.
+    def arguments(self) -> dict[str, Any]:
+        """What to call `train` with.
 
         Raises:
-            ValueError: a setting that none of them knows, or an impossible value.
+            ValueError: a setting that nothing in a run knows, or an impossible value.
         """
         left = dict(self.settings)
-        data = _choose("data", left.pop("data", "SparseUniform"), DISTRIBUTIONS)
-        optimizer = _choose("optimizer", left.pop("optimizer", "Adam"), OPTIMIZERS)
-        names = [{f.name for f in fields(kind)} for kind in (ToyConfig, data, optimizer)] + [set(DEFAULTS)]
-        known = set().union(*names)
+        classes = {"cfg": ToyConfig} | {part: kind_of(part, left.pop(part, usual)) for part, usual in USUAL.items()}
+        names = {part: {field.name for field in fields(cls)} for part, cls in classes.items()}
+        known = SETTINGS.union(*names.values())
         for name in left.keys() - known:
             raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
-        cfg, distribution, rates, training = ({k: v for k, v in left.items() if k in part} for part in names)
         try:
-            made: Optimizer = optimizer(**rates)
-            return ToyConfig(**cfg), data(**distribution), training | {"optimizer": made}
+            made = {part: cls(**{n: left[n] for n in left.keys() & names[part]}) for part, cls in classes.items()}
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
+        return made | {name: left[name] for name in left.keys() & SETTINGS} | {"seeds": self.seeds}
 
     def name(self) -> str:
         """Where the store keeps it: the same settings, written in any order or left to their defaults, have one name.
@@ -148,30 +139,22 @@ class _Shard:
         Raises:
             ValueError: settings that `train` would refuse.
         """
-        cfg, data, training = self.parts()
-        said = DEFAULTS | training
-        engine = said.pop("engine")
+        arguments = self.arguments()
+        engine = arguments.pop("engine", "auto")
         try:
-            recipe = make_recipe(cfg, data, seeds=self.seeds, **said)
+            recipe = Recipe.of(**arguments)
         except (TypeError, ValueError) as error:
             raise ValueError(f"settings {self.settings}: {error}") from error
-        plain = recipe.to_json() | {"engine": choose_engine(engine, recipe, "cpu")}
-        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:20]
+        plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")[0]}
+        return files.fingerprint(json.dumps(plain, sort_keys=True))[:20]
 
     def train(self, folder: Path) -> None:
         """Train and store. A shard that someone else has finished meanwhile is left alone: it holds the same bits."""
-        cfg, data, training = self.parts()
-        run = train(cfg, data, seeds=self.seeds, progress=False, **training)
+        run = train(progress=False, **self.arguments())
         if run.completed_steps < run.recipe.total_steps:
             raise KeyboardInterrupt
         if not _finished(folder):
             run.save(folder)
-
-
-def _choose(what: str, name: Any, kinds: Mapping[str, Any]) -> Any:
-    if name not in kinds:
-        raise choice_error(what, name, kinds)
-    return kinds[name]
 
 
 def _points(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -202,83 +185,11 @@ def _finished(folder: Path) -> bool:
     return True
 
 
-def _share_out(todo: Sequence[tuple[Any, Path]], backend: str, n_jobs: int, address: str | None) -> None:
-    """Train shards on a joblib backend."""
-    import joblib
-
-    if backend not in BACKENDS:
-        raise choice_error("backend", backend, BACKENDS)
-    if address is not None and backend == "loky":
-        raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
-    jobs = [joblib.delayed(_Shard.train)(shard, folder.resolve()) for shard, folder in todo]
-    if backend == "dask":
-        with _dask_client(address), joblib.parallel_config("dask"):
-            joblib.Parallel(n_jobs=n_jobs)(jobs)
-    elif backend == "ray":
-        with _ray(address), joblib.parallel_config("ray", n_jobs=n_jobs):
-            joblib.Parallel()(jobs)
-    else:
-        joblib.Parallel(n_jobs=n_jobs)(jobs)
-
-
-def _dask_client(address: str | None) -> Any:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("backend='dask' needs dask: pip install 'tms-hooks[sweep]'") from None
-    if address is None:
-        return Client(processes=True, threads_per_worker=1, dashboard_address=None)
-    try:
-        return Client(address, timeout="10s")
-    except OSError as error:
-        raise ConnectionError(
-            f"no dask scheduler answers at {address} ({error}); is it running, is the port open, is the address right?"
-        ) from error
-
-
-@contextmanager
-def _ray(address: str | None) -> Iterator[None]:
-    """A Ray cluster as a joblib backend: the one this process has joined, or one joined (or started) for the sweep."""
-    try:
-        import ray
-        from ray.util.joblib import register_ray
-    except ImportError:
-        raise ValueError("backend='ray' needs ray: pip install 'ray[default]'") from None
-    register_ray()
-    if ray.is_initialized():
-        if address is not None:
-            raise ValueError(
-                f"address={address!r}, but this process has joined a ray cluster already: leave address out, "
-                "or call ray.shutdown() first"
-            )
-        yield
-        return
-    if address is not None:
-        host, _, port = address.removeprefix("ray://").rpartition(":")
-        if not (host and port.isdigit()):
-            raise ValueError(f"address={address!r}: write host:port, or ray://host:port for a ray client")
-        try:  # ray itself goes on trying for minutes
-            socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(
-                f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
-            ) from error
-    ray.init(address=address)
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
 def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset:
     """One Dataset along the grid's axes and the seeds."""
     shape = tuple(len(values) for values in grid.values())
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, dims in (
-        ("final_loss", ()),
-        ("final_feature_loss", ("feature",)),
-        ("W_E", ("feature", "hidden")),
-    ):
+    for name, dims in (("final_loss", ()), ("final_feature_loss", ("feature",)), ("W_E", ("feature", "hidden"))):
         parts = [getattr(run, name).numpy() for run in runs]
         largest = np.max([part.shape for part in parts], axis=0)
         filled = np.full((len(runs), *largest), np.nan, dtype=np.result_type(*parts))

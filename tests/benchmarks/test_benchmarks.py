@@ -9,7 +9,7 @@ import torch
 from benchmarks import __main__ as command
 from benchmarks.equal_loss import loss_of
 from benchmarks.settings import SETTINGS
-from tms_hooks.train import held_out
+from tms_hooks.training.batches import held_out
 
 
 @pytest.mark.parametrize("setting", [s for s in SETTINGS if s.n < 100], ids=lambda setting: setting.name)

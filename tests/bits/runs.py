@@ -9,7 +9,8 @@ import numpy as np
 import tms_hooks as tms
 
 CONFIGURATIONS = 64
-SETTINGS = ("cfg", "data", "optimizer")
+OLD_NAMES = {"head_loss": "qk_loss"}
+"""What a record calls arrays that have another name by now."""
 
 
 def draw(number: int) -> dict[str, Any]:
@@ -93,7 +94,7 @@ def _arrays(number: int, engine: str) -> dict[str, str]:
             raise
         return {"refused": "by this engine"}
     arrays = {f"weights.{name}": w.numpy() for name, w in run.weights.items()}
-    arrays |= {f"history.{name}": v.values for name, v in run.history.data_vars.items()}
+    arrays |= {f"history.{OLD_NAMES.get(name, name)}": v.values for name, v in run.history.data_vars.items()}
     arrays |= {"final_loss": run.final_loss.numpy(), "final_feature_loss": run.final_feature_loss.numpy()}
     return {name: checksum(array) for name, array in arrays.items()}
 

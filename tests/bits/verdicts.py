@@ -6,6 +6,13 @@ import sys
 import tempfile
 from pathlib import Path
 
+EARLIER_NAMES = {
+    "relative overlap": "interference",
+    "with mean": "with_mean",
+    "features per dimension": "features_per_dimension",
+}
+"""Controls that have another name since the first record: first part of the name -> as it was."""
+
 
 def numbers(*claims: str) -> dict[str, float | str]:
     """Name of every number of these verdicts, of all if none is named -> that number."""
@@ -27,5 +34,10 @@ def numbers(*claims: str) -> dict[str, float | str]:
             found[f"{name}.statistic"] = record["statistic"]
             found |= {f"{name}.interval.{i}": end for i, end in enumerate(record["interval"])}
             found[f"{name}.n_models"] = record["n_models"]
-            found |= {f"{name}.control.{control}": value for control, value in record["controls"].items()}
+            found |= {f"{name}.control.{_earlier(control)}": value for control, value in record["controls"].items()}
         return found
+
+
+def _earlier(control: str) -> str:
+    what, *rest = control.split(", ")
+    return ", ".join([EARLIER_NAMES.get(what, what), *rest])

@@ -16,10 +16,11 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from tms_hooks import stats
-from tms_hooks.claims import UNKNOWN, Verdict, claim, claims, decide, find, live, present, registry
+from tms_hooks.claims import UNKNOWN, Verdict, claim, claims, decide, find, present, registry
 from tms_hooks.claims import reproduce as runner
-from tms_hooks.claims.live import Watch
 from tms_hooks.cli import app
+from tms_hooks.files import write_whole
+from tms_hooks.pages.claims_page import write_page
 
 KEYS = ["claim", "verdict", "statistic", "interval", "n_models", "seconds", "controls"]
 
@@ -149,7 +150,7 @@ def run(measures, out, **settings):
 def test_finished_claims_are_kept(tmp_path):
     first, again = run([planned.holds], tmp_path, quick=True) + run([planned.holds], tmp_path, quick=True)
     assert planned.noted() == ["holds:3"]
-    assert (first.kept, again.kept) == (False, True)
+    assert (first.stored, again.stored) == (False, True)
     assert again.verdict == first.verdict
     assert again.verdict.figures[0][1] == first.verdict.figures[0][1]
     run([planned.holds], tmp_path, quick=False)
@@ -161,7 +162,7 @@ def test_other_code_makes_them_stale(tmp_path):
     path = tmp_path / "verdicts" / "holds.json"
     path.write_text(path.read_text().replace(runner.code_version(), "0123456789ab"))
     [result] = run([planned.holds], tmp_path, quick=True)
-    assert not result.kept
+    assert not result.stored
     assert len(planned.noted()) == 2
 
 
@@ -177,7 +178,7 @@ def test_a_damaged_file_is_named(tmp_path):
 
 def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
     measures = (planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread, planned.hears_ctrl_c)
-    results = run(measures, tmp_path, jobs=2)
+    results = run(measures, tmp_path, n_jobs=2)
     found = {result.claim.name: result for result in results}
     assert {name: result.outcome for name, result in found.items()} == {
         "divides_by_zero": "failed",
@@ -186,28 +187,28 @@ def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
         "one_thread": "supported",
         "hears_ctrl_c": "supported",
     }
-    assert "ZeroDivisionError" in found["divides_by_zero"].told
-    assert "exit code 9" in found["dies"].told
+    assert "ZeroDivisionError" in found["divides_by_zero"].summary
+    assert "exit code 9" in found["dies"].summary
     assert found["one_thread"].verdict.statistic == 1
     assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["hears_ctrl_c", "holds", "one_thread"]
 
 
 def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
     claims = [planned.planned(m, m.__name__) for m in (planned.holds, planned.never_ends)]
-    results = runner.reproduce(claims, tmp_path, quick=True, jobs=2)
+    results = runner.reproduce(claims, tmp_path, quick=True, n_jobs=2)
     assert next(results).claim.name == "holds"
     while not (begun := [line for line in planned.noted() if line.startswith("never_ends")]):
         time.sleep(0.05)
     results.close()
     with pytest.raises(ProcessLookupError):
         os.kill(int(begun[0].split(":")[1]), 0)
-    assert [result.kept for result in run([planned.holds], tmp_path, quick=True)] == [True]
+    assert [result.stored for result in run([planned.holds], tmp_path, quick=True)] == [True]
 
 
 def test_the_longest_go_first(tmp_path):
     for name, seconds in (("short", 1.0), ("long", 9.0)):
         kept = {"code": "old", "size": 3, "verdict": planned.verdict(seconds=seconds).to_json()}
-        runner.write_whole(tmp_path / "verdicts" / f"{name}.json", json.dumps(kept))
+        write_whole(tmp_path / "verdicts" / f"{name}.json", json.dumps(kept))
     begun = []
     claims = [planned.planned(planned.holds, name) for name in ("short", "long", "never measured", "nor this")]
     list(runner.reproduce(claims, tmp_path, quick=True, started=lambda claim: begun.append(claim.name)))
@@ -216,7 +217,7 @@ def test_the_longest_go_first(tmp_path):
 
 def test_nobody_to_do_the_work(tmp_path):
     with pytest.raises(ValueError, match="at least one process"):
-        run([planned.holds], tmp_path, jobs=0)
+        run([planned.holds], tmp_path, n_jobs=0)
 
 
 # Writing
@@ -233,8 +234,9 @@ def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, meas
     assert results[0].not_run == "not here"
     present.write_json(results, tmp_path / "v.json")
     assert [entry["claim"] for entry in json.loads((tmp_path / "v.json").read_text())] == ["holds"]
-    assert present.table(results).verdict.tolist() == ["not run", "supported"]
-    page = present.write_page(results, tmp_path, quick=False).read_text()
+    text = present.write_markdown(results, tmp_path, quick=False).read_text()
+    assert re.findall(r"^\| \[.*?\| (not run|supported) \|", text, re.MULTILINE) == ["not run", "supported"]
+    page = write_page(results, tmp_path, quick=False).read_text()
     assert "Not run: not here" in page
     assert "1 supported, 1 not run" in page
     assert not list(tmp_path.glob("verdicts/lacks*"))
@@ -264,12 +266,12 @@ def test_the_json_is_that_of_the_contract(tmp_path):
         "controls": {"x": None},
         "seconds": 0,
     }
-    assert "could not be measured" in present.write_page([unmeasured], tmp_path, quick=False).read_text()
+    assert "could not be measured" in write_page([unmeasured], tmp_path, quick=False).read_text()
 
 
 def test_the_page_has_the_table_and_every_figure(tmp_path):
     results = settled(tmp_path, planned.holds, planned.divides_by_zero)
-    page = present.write_page(results, tmp_path, quick=False).read_text()
+    page = write_page(results, tmp_path, quick=False).read_text()
     for part in ("A caption.", "1 supported", "0.8 [0.7, 0.9]", "untrained", "It holds.", "<dt>Threshold</dt>"):
         assert part in page
     assert "Failed: ZeroDivisionError: division by zero" in page
@@ -282,6 +284,15 @@ def test_the_plain_text_has_the_same(tmp_path):
     assert "| untrained | 0.1 |" in text
     assert results[0].verdict.paragraph in text
     assert "Not run: not here" in text
+
+
+def test_what_could_not_be_measured_is_none_in_the_plain_text(tmp_path):
+    found = planned.verdict(statistic=math.nan, interval=(0.0, 1.0), controls={"x": math.nan})
+    text = present.write_markdown(
+        [runner.Result(planned.planned(planned.holds), found)], tmp_path, quick=True
+    ).read_text()
+    assert "| none | 0 to 1 |" in text
+    assert "| x | none |" in text
 
 
 def test_a_bar_in_a_control_s_name_does_not_break_its_row(tmp_path):
@@ -298,11 +309,11 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     results = [runner.Result(planned.planned(planned.holds, longest), found)]
     results += settled(tmp_path, planned.divides_by_zero)
     console = Console(width=width, record=True, file=io.StringIO())
-    watch = Watch(3)
+    watch = present.Watch(3)
     for result in results:
         watch.finished(result)
     watch.started(planned.planned(planned.holds, "the next one"))
-    console.print(live.verdicts(results), watch)
+    console.print(present.verdicts(results), watch)
     shown = console.export_text()
     for part in (longest, "? inconclusive", f"{-end} [{-end},", f"{end}]", "! failed", "the next one", "2 of 3"):
         assert part in shown
@@ -314,7 +325,7 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
 
 def test_reproduce_and_list(tmp_path):
     out, verdicts = tmp_path / "out", tmp_path / "verdicts.json"
-    arguments = ["reproduce", "hexagon-norms", "--quick", "--json", str(verdicts), "--out", str(out), "--jobs", "2"]
+    arguments = ["reproduce", "hexagon-norms", "--quick", "--json", str(verdicts), "--out", str(out), "--n-jobs", "2"]
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     [entry] = json.loads(verdicts.read_text())
@@ -323,7 +334,7 @@ def test_reproduce_and_list(tmp_path):
     assert entry["n_models"] > 40
     assert (out / "index.html").is_file()
     again = CliRunner().invoke(app, arguments)
-    assert "kept" in again.output
+    assert "stored" in again.output
     listed = CliRunner().invoke(app, ["list", "--out", str(out)], env={"COLUMNS": "200"})
     assert listed.exit_code == 0
     for name in claims():
@@ -353,8 +364,8 @@ def test_an_unknown_claim_is_a_usage_error(command):
 def kept_claim(tmp_path):
     """A finished claim on disk, as `tms reproduce` leaves it."""
     plain = {"code": "old", "size": 50, "verdict": planned.verdict(claim="hexagon-norms").to_json()}
-    runner.write_whole(tmp_path / "verdicts" / "hexagon-norms.json", json.dumps(plain))
-    return ["figure", "hexagon-norms", "--kept", str(tmp_path), "--out"]
+    write_whole(tmp_path / "verdicts" / "hexagon-norms.json", json.dumps(plain))
+    return ["figure", "hexagon-norms", "--store", str(tmp_path), "--out"]
 
 
 def test_a_figure_of_a_kept_claim_alone(tmp_path):

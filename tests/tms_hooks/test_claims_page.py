@@ -8,8 +8,8 @@ import plotly.graph_objects as go
 import pytest
 
 from tms_hooks import plots
-from tms_hooks.claims import present
 from tms_hooks.claims import reproduce as runner
+from tms_hooks.pages.claims_page import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -39,7 +39,7 @@ def written(tmp_path_factory):
         ),
         runner.Result(planned.planned(planned.divides_by_zero, "none"), None, failed="Traceback\nZeroDivisionError: x"),
     ]
-    return present.write_page(results, tmp_path_factory.mktemp("page"), quick=True)
+    return write_page(results, tmp_path_factory.mktemp("page"), quick=True)
 
 
 @pytest.fixture

@@ -1,9 +1,12 @@
 import re
+from inspect import signature
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
 import tms_hooks as tms
+from tms_hooks import cli
 from tms_hooks.cli import app
 
 plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
@@ -23,7 +26,7 @@ def test_help_teaches_every_command():
 
 
 def test_train_writes_a_run_that_loads_and_prints_its_geometries(tmp_path):
-    done = invoke("train", tmp_path / "run", "--models", 5, "--steps", 40, "-n", 4, "--batch", 64, "--lr", 0.01)
+    done = invoke("train", tmp_path / "run", "--seeds", 5, "--steps", 40, "-n", 4, "--batch-size", 64, "--lr", 0.01)
     assert done.exit_code == 0, done.output
     run = tms.load(tmp_path / "run")
     assert run.W_E.shape == (5, 4, 2)
@@ -34,7 +37,7 @@ def test_train_writes_a_run_that_loads_and_prints_its_geometries(tmp_path):
 
 
 def test_train_on_one_hot_data(tmp_path):
-    done = invoke("train", tmp_path / "run", "-p", 0, "--models", 2, "--steps", 5, "--no-output-bias")
+    done = invoke("train", tmp_path / "run", "--data", "OneHot", "--seeds", 2, "--steps", 5, "--no-output-bias")
     assert done.exit_code == 0, done.output
     recipe = tms.load(tmp_path / "run").recipe
     assert recipe.data == tms.OneHot(n_features=6)
@@ -49,10 +52,12 @@ def test_train_on_one_hot_data(tmp_path):
         (["--output-act", "rellu"], "'rellu' is not one of 'identity', 'relu'"),
         (["--lr", -1], "must be positive"),
         (["--schedule", "exponential"], "give a positive final_lr"),
+        (["-p", 0], "must be in (0, 1]"),
+        (["--data", "OneHot", "-p", 0.1], "one-hot data has none"),
     ],
 )
 def test_bad_options_are_told_with_their_rule(tmp_path, options, rule):
-    done = invoke("train", tmp_path / "run", "--models", 2, "--steps", 2, *options)
+    done = invoke("train", tmp_path / "run", "--seeds", 2, "--steps", 2, *options)
     assert done.exit_code == 2
     assert rule in re.sub(r"[\s│]+", " ", done.output)
     assert not (tmp_path / "run").exists()
@@ -60,7 +65,7 @@ def test_bad_options_are_told_with_their_rule(tmp_path, options, rule):
 
 def test_train_refuses_to_overwrite_what_is_no_run(tmp_path):
     (tmp_path / "thesis.txt").write_text("precious")
-    done = invoke("train", tmp_path, "--models", 1, "--steps", 1)
+    done = invoke("train", tmp_path, "--seeds", 1, "--steps", 1)
     assert done.exit_code == 2
     assert "no run" in re.sub(r"[\s│]+", " ", done.output)
     assert (tmp_path / "thesis.txt").read_text() == "precious"
@@ -89,11 +94,11 @@ def test_sweep_trains_a_grid_once(tmp_path):
         "seeds = 2\n[base]\nn_features = 4\nd_hidden = 2\nsteps = 3\nbatch_size = 16\n"
         "[grid]\nfeature_probability = [0.1, 0.5]\ntied = [true, false]\n"
     )
-    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1)
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1)
     assert done.exit_code == 0, done.output
     runs = {folder: folder.stat().st_mtime_ns for folder in (tmp_path / "store").iterdir() if folder.is_dir()}
     assert len(runs) == 4
-    assert invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--jobs", 1).output == done.output
+    assert invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1).output == done.output
     assert runs == {folder: folder.stat().st_mtime_ns for folder in runs}
 
 
@@ -104,14 +109,38 @@ def test_sweep_names_an_unknown_key(tmp_path):
     assert "did you mean 'd_hidden'?" in re.sub(r"[\s│]+", " ", done.output)
 
 
+def test_the_options_of_train_are_the_library_s_arguments():
+    theirs = {
+        name
+        for thing in (tms.ToyConfig, tms.SparseUniform, tms.Adam, tms.train)
+        for name in signature(thing).parameters
+    }
+    ours = set(signature(cli.train).parameters) - {"out", "importance_decay"}
+    assert ours < theirs
+
+
+def test_a_number_that_is_missing_is_none(capsys):
+    cli.print_table(pd.DataFrame({"a": [0.5, float("nan")]}, index=["x", "y"]), "title")
+    assert re.findall(r"[│|] (\S+) +[│|] +(\S+) +[│|]", capsys.readouterr().out) == [("x", "0.5"), ("y", "none")]
+
+
 @pytest.mark.real_weights
 def test_compare_sets_a_run_beside_a_real_model(tmp_path):
-    assert invoke("train", tmp_path / "run", "--models", 3, "--steps", 30, "--batch", 64).exit_code == 0
+    assert invoke("train", tmp_path / "run", "--seeds", 3, "--steps", 30, "--batch-size", 64).exit_code == 0
     done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
     assert done.exit_code == 0, done.output
     assert "toys" in done.output
     assert "smollm2" in done.output
     assert "Welch" in (tmp_path / "page" / "index.html").read_text()
+
+
+@pytest.mark.real_weights
+def test_compare_takes_toys_with_as_many_features_as_dimensions(tmp_path):
+    options = ["-n", 4, "-m", 4, "-p", 0.5, "--lr", 0.01, "--seeds", 2, "--steps", 500, "--batch-size", 64]
+    assert invoke("train", tmp_path / "run", *options).exit_code == 0
+    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
+    assert done.exit_code == 0, done.output
+    assert "none (none)" in done.output
 
 
 def test_compare_without_a_run_says_what_writes_one(tmp_path):

@@ -47,6 +47,7 @@ for changes in ({"output_act": "rellu"}, {"hidden_act": "tanh"}, {"bottleneck": 
         print(error)
 for build in (lambda: tms.KHot(n_features=3, k=1, values="binry"), lambda: tms.Adam(schedule="cosin"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), loss="ms"),
+              lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), task=tms.Task),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), engine="torchh"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), dtype="flot32"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), stages=["head"])):
@@ -67,6 +68,7 @@ def test_unknown_names_without_a_type_checker(run_python):
         "values='binry' is not known; did you mean 'binary'?",
         "schedule='cosin' is not known; did you mean 'cosine'?",
         "loss='ms' is not known; did you mean 'mse'?",
+        "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class",
         "engine='torchh' is not known; did you mean 'torch'?",
         "dtype='flot32' is not known; did you mean 'float32'?",
         "stage='head' is not known; did you mean 'heads'?",

@@ -4,12 +4,15 @@ import re
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import probes
 import tms_hooks as tms
-from tms_hooks.pages.demo import prompts, real, run_demo, toys
+from tms_hooks.models.toy import ToyModel
+from tms_hooks.pages import demo as story
+from tms_hooks.pages import report
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 FLAGS = [
@@ -25,15 +28,10 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def smollm2():
-    return probes.load_transformer("smollm2")
-
-
-@pytest.fixture(scope="module")
 def demo(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(toys, "HEAD_TOYS", 6)
-        return run_demo(tmp_path_factory.mktemp("report"), n_models=40)
+        patch.setattr(story, "HEAD_TOYS", 6)
+        return story.run_demo(tmp_path_factory.mktemp("report"), n_models=40)
 
 
 def trained_heads(seeds, steps):
@@ -45,60 +43,78 @@ def trained_heads(seeds, steps):
         stages=("representation", "heads"),
         batch_size=128,
         optimizer=tms.Adam(lr=1e-2, schedule="cosine"),
-        qk_pairs=[toys.ATTENDED],
+        qk_pairs=[story.ATTENDED],
         importance=[0.8**i for i in range(10)],
     )
 
 
 def test_alignment_is_found_for_trained_heads_and_not_for_untrained_ones():
-    found = toys.alignment(trained_heads(range(4), (600, 400)))[1].value.iloc[0]
+    found = story.alignment(trained_heads(range(4), (600, 400)))[1].value.iloc[0]
     assert found.startswith("100%")
-    untrained = toys.alignment(trained_heads(range(8), (1, 1)))[1].value.iloc[0]
+    untrained = story.alignment(trained_heads(range(8), (1, 1)))[1].value.iloc[0]
     assert float(untrained.split("%")[0]) < 50
 
 
-def test_bottleneck_interference_of_a_tight_frame_is_the_welch_bound():
-    angles = torch.arange(5) * 2 * torch.pi / 5
-    pentagon = torch.stack([angles.cos(), angles.sin()], dim=1)
-    part = probes.Bottleneck("embed->unembed", pentagon, pentagon)
-    crowding = real._crowding(part, real._cosines(part))
-    assert crowding["interference / Welch"] == pytest.approx(1, abs=1e-6)
-    assert crowding["interference, mean removed"] == pytest.approx(crowding["interference"], abs=1e-6)
-    assert crowding["features per dimension"] == 2.5
+def toy(W):
+    W = torch.tensor(W)
+    return ToyModel.from_weights(tms.ToyConfig(n_features=len(W), d_hidden=2, output_bias=False), {"W_E": W})
 
 
-@pytest.mark.real_weights
-def test_prompts_point_at_the_names_and_repetitions(smollm2):
-    for batch in prompts.indirect_object_prompts(smollm2):
-        for example, query, key in batch.pairs.tolist():
-            words = smollm2.to_str_tokens(batch.tokens[example])
-            assert query == len(words) - 1
-            assert words.count(words[key]) == 1  # the indirect object is named once, the giver twice
-    for batch in prompts.repeated_prompts(smollm2):
-        example, query, key = batch.pairs.T
-        assert batch.tokens[example, query].equal(batch.tokens[example, key - 1])
+SQUARE = [[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0], [0.0, -1.0]]
 
 
-@pytest.mark.real_weights
-def test_indirect_objects_are_what_the_model_says_next(smollm2):
-    right, asked = 0, 0
-    for batch in prompts.indirect_object_prompts(smollm2):
-        example, query, key = batch.pairs.T
-        with torch.no_grad():
-            said = smollm2(batch.tokens)[example, query].argmax(-1)
-        right, asked = right + int((said == batch.tokens[example, key]).sum()), asked + len(said)
-    assert asked == 20
-    assert right / asked > 0.5  # chance is one in 49,152
+def bottlenecks(*weights):
+    """The section, its rows for the terminal, and the column of the toys."""
+    section, rows = story.bottlenecks([toy(W) for W in weights], toy(SQUARE), "the square")
+    return section, rows.value, section.table["toys"]
 
 
-@pytest.mark.real_weights
-def test_heads_fire_where_their_pattern_says(smollm2):
-    batches = prompts.repeated_prompts(smollm2)
-    fired = prompts.firing(smollm2, batches)
-    for layer, head, number, pair in fired.sample(5, random_state=0).itertuples(index=False):
-        example, query, key = batches[number].pairs[pair].tolist()
-        _, cache = smollm2.run_with_cache(batches[number].tokens[example : example + 1])
-        assert cache[f"blocks.{layer}.attn.hook_pattern"][0, head, query, key] >= 0.5
+@pytest.mark.parametrize(
+    ("W", "features", "bound"),
+    [
+        ([[1.0, 0.0], [0.0, 1.0], [0.0, 0.0]], 2, 0.0),  # as many features as dimensions: the Welch bound is 0
+        ([[1.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 1, np.nan),
+        ([[0.0, 0.0], [0.0, 0.0], [0.0, 0.0]], 0, np.nan),
+    ],
+)
+def test_toys_that_need_no_overlap_have_no_multiple_of_it(tmp_path, W, features, bound):
+    section, rows, toys = bottlenecks(W)
+    assert toys["features"] == features
+    assert toys[["rms overlap / Welch bound", "rms overlap / Welch bound, mean removed"]].isna().all()
+    np.testing.assert_equal(toys["Welch bound"], bound)
+    assert (
+        f"The toys hold {features / 2:.1f} features in each dimension, too few to need any overlap" in section.finding
+    )
+    assert rows.filter(like="toys").tolist() == ["none (none)"]
+    assert rows.filter(like="the square").tolist() == ["1.00 (1.00)"]
+    page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
+    assert "<td>none</td>" in page
+    assert "NaN" not in re.sub(r"<script.*?</script>", "", page, flags=re.DOTALL)
+
+
+def test_means_are_over_the_toys_that_have_the_number():
+    _, rows, toys = bottlenecks(SQUARE, [[1.0, 0.0], [0.0, 1.0]])
+    assert toys["features"] == 3
+    assert toys["rms overlap"] == pytest.approx(3**-0.5 / 2)
+    assert toys["rms overlap / Welch bound"] == pytest.approx(1)
+    assert rows.filter(like="toys").tolist() == ["1.00 (1.00)"]
+
+
+def test_a_score_of_zero_has_no_shares():
+    zero, half = torch.zeros(1, 2), torch.tensor([[1.0, 1.0]])
+    splits = [
+        probes.AttentionSlices(*[zero] * 2, slices=torch.cat([zero, half]), needed=zero, null_needed=zero, scale=1.0)
+    ]
+    np.testing.assert_allclose(story._cumulative_share(splits), [0.5, 1.0])
+
+
+def test_heads_without_a_silent_one_beside_them_have_no_control():
+    some, none = pd.Series([0.4, 0.5]), pd.Series([], dtype=float)
+    assert story._beside_controls(some, none) == "and there are no controls: every head of their layers fires."
+    assert story._beside_controls(some, pd.Series([0.6])).startswith(
+        "the controls 60% to 60%: firing heads are sparser"
+    )
+    assert "do not tell" in story._beside_controls(some, some)
 
 
 @pytest.mark.slow

@@ -16,22 +16,8 @@ UNEVEN = tms.SparseUniform(n_features=4, feature_probability=(0.3, 0.001, 0.1, 0
 
 
 def make(data, **more):
-    settings = {
-        "cfg": tms.ToyConfig(n_features=4, d_hidden=2),
-        "seeds": (0,),
-        "steps": (100_000,),
-        "stages": ("joint",),
-        "optimizer": tms.Adam(),
-        "batch_size": 1024,
-        "importance": (1.0, 0.7, 0.5, 2.0),
-        "loss": "mse",
-        "qk_pairs": (),
-        "qk_weight": 1.0,
-        "record_every": 100,
-        "dtype": "float64",
-        "empty_rows": "exact",
-    }
-    return Recipe(data=data, **settings | more)
+    settings = {"steps": 100_000, "importance": (1.0, 0.7, 0.5, 2.0), "dtype": "float64", "empty_rows": "exact"}
+    return Recipe.of(tms.ToyConfig(n_features=4, d_hidden=2), data, **settings | more)
 
 
 @pytest.mark.parametrize("data", [SCALAR, UNEVEN], ids=["scalar", "uneven"])

@@ -13,8 +13,8 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
-from tms_hooks.train import held_out
 from tms_hooks.training import torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -61,7 +61,7 @@ def gradients(engine, recipe, step=3):
     """What one step of plain SGD at rate 1 takes away."""
     recipe = replace(recipe, optimizer=tms.SGD(lr=1.0))
     state = start(recipe)
-    before = state.copy().weights
+    before = dict(state.weights)
     engine.advance(recipe, state, step, step + 1)
     return {name: before[name] - w for name, w in state.weights.items()}
 
@@ -88,13 +88,14 @@ HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
-    ("stage", "qk_loss"), [(None, "mse"), *product(("joint", "representation", "heads"), ("mse", "softmax"))]
+    ("stage", "head_objective"),
+    [(None, "scores"), *product(("joint", "representation", "heads"), ("scores", "pattern"))],
 )
 @pytest.mark.parametrize(
     ("tied", "unit_norm"),
     [(True, False), (True, True), (False, False), (False, True), (False, "write"), (False, "read")],
 )
-def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, qk_loss, dtype):
+def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage, head_objective, dtype):
     outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
     sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
     switches = product(outputs, (True, False), get_args(Activation), (True, False), ("drawn", "exact"))
@@ -113,7 +114,7 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
             n_heads=2 if stage else 0,
             d_head=2 if stage else None,
         )
-        more = HEADS | {"stages": (stage,), "qk_loss": qk_loss} if stage else {}
+        more = HEADS | {"stages": (stage,), "head_objective": head_objective} if stage else {}
         data = sparse if empty_rows == "exact" else None
         recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
         assert_same_step(recipe)
@@ -159,13 +160,12 @@ PATTERNS = [
 @pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
 def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     from tms_hooks.fused.kernels.draws import batch_key
-    from tms_hooks.fused.kernels.patterns import draw_pattern
+    from tms_hooks.fused.kernels.rules import draw
 
     n, rows = data.n_features, 1000
-    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.uint64)
+    x, room = np.ones((n, rows + 1), dtype), np.empty((n + 1, rows), np.int64)
     for first, count in ((0, 600), (600, 400)):
-        key, pattern = batch_key(7, 11), fused_engine._pattern(data)
-        draw_pattern(x[:, first:], key, first, count, rows, pattern, room)
+        draw(x[:, first:], fused_engine._loop(data), batch_key(7, 11), first, count, rows, room)
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)
@@ -252,14 +252,14 @@ def test_every_optimizer_and_schedule_follows_torch(optimizer, dtype):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("optimizer", [tms.Adam(), tms.AdamW(), tms.SGD(momentum=0.9), tms.RMSprop()])
 def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
-    kernels = pytest.importorskip("tms_hooks.fused.kernels.updates")
+    kernels = pytest.importorskip("tms_hooks.fused.kernels.rules")
     generator = torch.Generator().manual_seed(0)
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()
-    wanted = torch_engine.update(optimizer, w, g, first, second, optimizer.learning_rate(41, 100), 41)
-    constants = fused_engine._constants(optimizer, np.array([41]), 100)[0].astype(dtype)
+    wanted = optimizer.rule(w, g, first, second, *optimizer.scalars(41, optimizer.learning_rate(41, 100)))
+    scalars = fused_engine._scalars(optimizer, np.array([41]), 100)[0].astype(dtype)
     arrays = [t.numpy().copy() for t in (w, g, first, second)]
-    assert kernels.update(fused_engine._kind(optimizer), *arrays, constants)
+    assert kernels.update(kernels.UPDATED.index(type(optimizer)), *arrays, scalars)
     for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):
         # MKL, behind torch.sqrt, rounds some square roots the other way: a last bit of a step of size 0.01.
         eps = torch.finfo(w.dtype).eps
@@ -332,6 +332,25 @@ def test_held_out_losses_agree_with_torch(with_heads):
     recipe = make(cfg, dtype="float32", **more)
     x, weights = held_out(recipe), start(recipe).weights
     assert_close(fused_engine.evaluate(recipe, weights, x), torch_engine.evaluate(recipe, weights, x), 1e-6)
+
+
+def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
+    class Halved(tms.SGD):
+        pass
+
+    assert "updates by Halved" in fused_engine.obstacle(make(optimizer=Halved()))
+
+
+def test_a_subclass_that_draws_in_another_way_does_not_inherit_the_loop():
+    class Doubled(tms.KHot):
+        def _draw(self, keys, batch):
+            return 2 * super()._draw(keys, batch)
+
+    class Renamed(tms.KHot):
+        pass
+
+    assert tms.KHot.loop() is Renamed.loop() is tms.KHot.fill
+    assert Doubled.loop() is None
 
 
 def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):

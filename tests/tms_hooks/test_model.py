@@ -263,7 +263,7 @@ def test_W_has_features_in_columns_as_in_the_paper():
     assert_close(model.run_with_cache(x[None])[1]["hook_hidden"][0], model.W @ x)
 
 
-def test_tied_means_one_parameter_and_one_optimiser_step():
+def test_tied_means_one_parameter_and_one_optimizer_step():
     model = toy(output_bias=False)
     assert [name for name, _ in model.named_parameters()] == ["W_E"]
     before = model.W_E.detach().clone()

@@ -59,3 +59,34 @@ def test_grouped_shares_keep_groups_in_order_and_intervals():
 def test_share_map_leaves_gaps_for_what_was_not_tried():
     (heatmap,) = plots.share_map(np.array([[1.0, np.nan]]), ["1", "2"], ["a"], "x").data
     assert (heatmap.zmin, heatmap.zmax, heatmap.hoverongaps) == (0, 1, False)
+
+
+# A zero below
+
+
+def test_distributions_of_nothing_are_drawn_and_counted():
+    nothing, one = np.empty(0), np.array([2.0])
+    assert [bars.name for bars in plots.distributions({"a": nothing}, "x", {"a": "#000"}).data] == ["a (n = 0)"]
+    assert len(plots.distributions({}, "x", {}).data) == 0
+    (bars,) = plots.distributions({"a": one}, "x", {"a": "#000"}).data
+    assert bars.xbins.size > 0
+
+
+def test_a_flat_landscape_has_a_step_between_contours():
+    edge, flat = np.array([-1.0, 1.0]), np.ones((1, 2, 2))
+    figure = plots.loss_landscapes(flat, edge, edge, np.zeros((1, 2)), np.ones((1, 5, 2)), ["a"], "x", "y", 1.0)
+    assert figure.data[0].contours.size > 0
+
+
+def test_costs_of_zero_are_ties():
+    axis = np.array([0.1, 1.0])
+    costs = np.array([[[0.0, 0.0], [1.0, 2.0]], [[0.0, 1.0], [1.0, 1.0]]])
+    figure = plots.phase_map(np.zeros((2, 2), int), costs, (axis, axis), (axis, axis), ["a", "b"], "x", "y")
+    first, second = (trace.z for trace in figure.data if trace.type == "contour")
+    np.testing.assert_allclose(first, [[0, np.inf], [0, -0.6931]])
+    np.testing.assert_allclose(second, [[0, -np.inf], [0, 0.6931]])
+
+
+def test_arrows_of_zero_length_are_drawn_at_the_origin():
+    zero = np.zeros((1, 1, 2))
+    assert all(np.isfinite(np.array(trace.x, float)).all() for trace in plots.write_and_read(zero, zero, ["a"]).data)

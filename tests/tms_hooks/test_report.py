@@ -20,8 +20,8 @@ def section():
         text="a & b",
         finding="90% of them",
         table=pd.DataFrame({"n": [1234567.0, 0.123456]}, index=["x", "<i>y</i>"]),
-        figures=[("a figure's caption", figure)],
-        visuals=[("a visual", "<em id='mine'>kept as it is</em>")],
+        figures={"a figure's caption": figure},
+        visuals={"a visual": "<em id='mine'>kept as it is</em>"},
     )
 
 
@@ -51,7 +51,7 @@ def test_figures_are_whole_and_carry_no_theme_of_their_own(tmp_path, section):
 def test_long_arrays_are_in_single_precision_and_short_ones_as_they_are(tmp_path):
     x = np.linspace(0, 1, 5000)
     figure = go.Figure([go.Scatter(x=x, y=x[:3]), go.Heatmap(z=x.reshape(50, 100))])
-    section = report.Section(short="s", title="t", text="x", finding="f", figures=[("c", figure)])
+    section = report.Section(short="s", title="t", text="x", finding="f", figures={"c": figure})
     page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
     (encoded,) = re.findall(r'<script type="application/json">(.+?)</script>', page)
     line, heatmap = json.loads(encoded)["data"]
@@ -68,7 +68,7 @@ def test_long_arrays_are_in_single_precision_and_short_ones_as_they_are(tmp_path
 
 def test_a_failed_write_leaves_the_page_before_it(tmp_path, section, monkeypatch):
     path = report.write(tmp_path / "index.html", "Old", "L", [section], "F")
-    broken = report.Section(short="s", title="t", text="x", finding="f", figures=[("c", object())])
+    broken = report.Section(short="s", title="t", text="x", finding="f", figures={"c": object()})
     with pytest.raises(AttributeError):
         report.write(path, "New", "L", [broken], "F")
     assert "<title>Old</title>" in path.read_text()

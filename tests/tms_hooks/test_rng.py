@@ -63,7 +63,7 @@ def test_keys_do_not_collide():
     assert len(seen) == 100 * 100
 
 
-def test_a_stream_does_not_depend_on_its_neighbours_or_its_length():
+def test_a_stream_does_not_depend_on_its_neighbors_or_its_length():
     keys = rng.keys(range(5), 2)
     together = rng.uniform_bits(keys, 100)
     for i in range(5):

@@ -47,7 +47,7 @@ def assert_same(a: Run, b: Run):
     assert a.weights.keys() == b.weights.keys()
     assert all(torch.equal(a.weights[name], b.weights[name]) for name in a.weights)
     xr.testing.assert_identical(a.history, b.history)
-    for name in ("final_feature_loss", "final_qk_loss", "final_loss"):
+    for name in ("final_feature_loss", "final_head_loss", "final_loss"):
         assert_close(getattr(a, name), getattr(b, name), rtol=0, atol=0, equal_nan=True)  # NaN where one diverged
     assert (a.diverged, a.completed_steps, a.provenance) == (b.diverged, b.completed_steps, b.provenance)
 
@@ -73,13 +73,13 @@ def test_every_distribution_and_optimizer_is_tried():
 @pytest.mark.parametrize("data", DATA, ids=repr)
 def test_recipes_of_every_distribution_survive_json(data):
     recipe = train(data, n_heads=2, steps=(1, 1), stages=("representation", "heads")).recipe
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize("optimizer", OPTIMIZER, ids=repr)
 def test_recipes_of_every_optimizer_survive_json(optimizer):
     recipe = train(optimizer=optimizer, importance=(1.0, 0.5, 0.1, 0.0), batch_size=None).recipe
-    assert Recipe.from_json(json.loads(json.dumps(recipe.to_json()))) == recipe
+    assert Recipe.from_dict(json.loads(json.dumps(recipe.to_dict()))) == recipe
 
 
 @pytest.mark.parametrize(
@@ -92,10 +92,7 @@ def test_save_and_load(settings, tmp_path):
     x = DATA[0].sample(8, seed=0, dtype=run.W_E.dtype)
     x = x.unflatten(0, (4, 2)) if "n_heads" in settings else x
     before, after = run.models[1](x), loaded.models[1](x)
-    if isinstance(before, tuple):
-        assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
-    else:
-        assert torch.equal(before, after)
+    assert_close(after, before, rtol=0, atol=0, equal_nan=True)  # outputs of a model that diverged may overflow
 
 
 def test_a_directory_holds_safetensors_and_json_and_nothing_that_runs(saved):
@@ -172,7 +169,7 @@ def test_save_through_a_link_replaces_what_it_points_to(run, saved, tmp_path):
     ("files", "message"),
     [
         ({"notes.txt": "mine"}, "is no run directory .it has no run.json.; choose another path"),
-        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 1'.*choose another path"),
+        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 2'.*choose another path"),
         ({RECIPE_FILE: "mine"}, "run.json is not readable JSON.*choose another path"),
     ],
 )
@@ -261,7 +258,7 @@ DAMAGE = {
     "recipe empty": (lambda p: (p / RECIPE_FILE).write_text(""), "run.json is not readable JSON"),
     "foreign": (lambda p: (p / RECIPE_FILE).write_text('{"format": "other"}'), "run.json has format 'other', not"),
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
-    "newer": (lambda p: edit(p, format="tms-hooks run, version 2"), "run.json has format .*version 2', not"),
+    "newer": (lambda p: edit(p, format="tms-hooks run, version 3"), "run.json has format .*version 3', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
     "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),

@@ -1,42 +1,33 @@
 """The reference engine: the same bits alone and in a crowd, true gradients, stages, divergence."""
 
 import dataclasses
+from copy import deepcopy
 
 import pytest
 import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks.training import torch_engine
+from tms_hooks.training import batches, torch_engine
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
 SPARSE = tms.SparseUniform(n_features=5, feature_probability=0.4)
 
 
-def recipe(seeds=range(3), data=SPARSE, steps=(10,), stages=("joint",), optimizer=None, **changes):
+def recipe(seeds=range(3), data=SPARSE, **changes):
     names = {field.name for field in dataclasses.fields(Recipe)}
     cfg = {"n_features": data.n_features, "d_hidden": 2} | {k: v for k, v in changes.items() if k not in names}
     cfg = tms.ToyConfig(**cfg)
     given = {name: value for name, value in changes.items() if name in names}
     defaults = {
         "batch_size": None if data.dataset() is not None else 32,
-        "importance": (1.0,) * cfg.n_features,
-        "loss": "mse",
         "qk_pairs": (((0, 1),),) * cfg.n_heads,
-        "qk_weight": 1.0,
-        "record_every": 100,
-        "dtype": "float32",
+        "optimizer": tms.Adam(lr=0.02),
+        "empty_rows": "drawn",
+        "steps": (10,),
     }
-    return Recipe(
-        cfg=cfg,
-        data=data,
-        seeds=tuple(seeds),
-        steps=steps,
-        stages=stages,
-        optimizer=optimizer or tms.Adam(lr=0.02),
-        **defaults | given,
-    )
+    return Recipe.of(cfg, data, seeds=seeds, **defaults | given)
 
 
 def train(recipe, start=0, stop=None):
@@ -56,7 +47,12 @@ GRID = {
     "copula": {"data": tms.Copula(n_features=5, feature_probability=0.3, rho=0.2), "optimizer": tms.AdamW()},
     "unit norm": {"unit_norm": True, "optimizer": tms.SGD(lr=0.1, momentum=0.9)},
     "heads": {"n_heads": 2, "d_head": 1},
-    "heads, softmax": {"n_heads": 2, "d_head": 1, "qk_loss": "softmax", "qk_pairs": (((0, 1),), ((2, 3), (3, 0)))},
+    "heads, softmax": {
+        "n_heads": 2,
+        "d_head": 1,
+        "head_objective": "pattern",
+        "qk_pairs": (((0, 1),), ((2, 3), (3, 0))),
+    },
     "heads, finite": {"n_heads": 1, "data": tms.OneHot(n_features=5)},
     "mlp in": {"d_mlp": 7},
     "mlp out": {"d_mlp": 7, "bottleneck": "mlp.out->unembed", "tied": False},
@@ -127,7 +123,7 @@ def plain_loss(plan, weights, x):
         else:
             loss = loss - plan.importance[i] * (x[..., i] * out[..., i].log()).mean()
     for head in range(plan.cfg.n_heads):
-        if plan.qk_loss == "softmax":
+        if plan.head_objective == "pattern":
             active, keys = x > 0, x.shape[1] - 1
             count = sum(active[:, 0, i, None] * active[:, 1:, j].to(x.dtype) for i, j in plan.qk_pairs[head])
             target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / keys)
@@ -151,11 +147,11 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    feature_loss, qk_loss, gradients = torch_engine._gradients(plan, state, 3, "joint")
-    x = plan.batch(plan.seeds, 3, "cpu")
+    parts, gradients = torch_engine._gradients(plan, state, 3, "joint")
+    x = batches.batch(plan, plan.seeds, 3)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
-        total = torch_engine.objective(plan, feature_loss, qk_loss)[model]
+        total = torch_engine.objective(plan, parts)[model]
         with torch.no_grad():
             assert_close(plain_loss(plan, weights, x[model]), total)
             for name, gradient in gradients.items():
@@ -167,27 +163,27 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
                         flat[entry] = value + h
                         losses.append(plain_loss(plan, weights, x[model]))
                     flat[entry] = value
-                    slope = (losses[0] - losses[1]) / 2e-6
-                    assert_close(gradient[model].flatten()[entry], slope, rtol=1e-6, atol=1e-8)
+                    difference = (losses[0] - losses[1]) / 2e-6
+                    assert_close(gradient[model].flatten()[entry], difference, rtol=1e-6, atol=1e-8)
 
 
 def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
-    measured = torch_engine.advance(plan, state.copy(), 0, 0)
-    _, _, gradients = torch_engine._gradients(plan, state, 0, "joint")
+    measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
+    _, gradients = torch_engine._gradients(plan, state, 0, "joint")
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
     tied = recipe(dtype="float64")
     state = State.initial(tied, None, "cpu")
-    _, _, gradients = torch_engine._gradients(tied, state, 0, "joint")
+    _, gradients = torch_engine._gradients(tied, state, 0, "joint")
     assert_close(torch_engine.advance(tied, state, 0, 0).grad_norm, gradients["W_E"].norm(dim=-1))
 
 
 def test_measuring_changes_nothing():
     plan = recipe()
     state = State.initial(plan, None, "cpu")
-    before = state.copy()
+    before = deepcopy(state)
     torch_engine.advance(plan, state, 4, 4)
     assert all(torch.equal(state.weights[name], w) for name, w in before.weights.items())
 
@@ -209,7 +205,7 @@ def test_a_stage_moves_only_its_own_parameters(stage, frozen):
 
 
 def test_the_representation_stage_is_training_without_heads():
-    """Same seeds, data and optimiser: with W frozen-in heads absent or present, W_E goes the same way."""
+    """Same seeds, data and optimizer: with W frozen-in heads absent or present, W_E goes the same way."""
     heads, _ = train(recipe(n_heads=1, stages=("representation",), dtype="float64", steps=(30,)))
     other, _ = train(recipe(n_heads=1, qk_weight=0.0, dtype="float64", steps=(30,)))
     assert_close(heads.weights["W_E"], other.weights["W_E"])
@@ -234,7 +230,7 @@ def test_each_stage_starts_its_moments_and_its_schedule_anew():
 # Divergence
 
 
-def test_a_model_that_diverges_stops_where_it_was_and_leaves_its_neighbours_alone():
+def test_a_model_that_diverges_stops_where_it_was_and_leaves_its_neighbors_alone():
     """One model of three starts so large that SGD throws it to infinity; the others must not notice, to the bit."""
     plan = recipe([0, 1, 2], optimizer=tms.SGD(lr=0.1, momentum=0.9), steps=(40,), output_act="identity")
     sound, _ = train(plan)
@@ -274,7 +270,7 @@ def test_a_stopped_model_never_moves_again():
     plan = recipe([0, 1])
     state = State.initial(plan, None, "cpu")
     state.diverged_at[1] = 0
-    before = state.copy()
+    before = deepcopy(state)
     torch_engine.advance(plan, state, 1, 10)
     assert state.diverged_at.tolist() == [-1, 0]
     assert torch.equal(state.weights["W_E"][1], before.weights["W_E"][1])

@@ -1,5 +1,7 @@
 """`train`: from arguments to a run, against a plain loop and a closed form, with Ctrl-C and divergence."""
 
+import dataclasses
+import inspect
 import math
 import os
 import signal
@@ -13,7 +15,9 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks.train import HELD_OUT_ROWS, HELD_OUT_SEED
+from tms_hooks.training import batches
+from tms_hooks.training.batches import HELD_OUT_TOKENS
+from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
 
 ROOT = Path(__file__).parents[2]
 SPARSE = tms.SparseUniform(n_features=4, feature_probability=0.3)
@@ -79,16 +83,42 @@ def test_no_global_state_is_touched():
     assert torch.equal(torch.get_rng_state(), state)
 
 
+# Batches
+
+
+@pytest.mark.parametrize("heads", [0, 1])
+def test_a_finite_data_set_is_built_once_in_a_training(heads, monkeypatch):
+    built, dataset = [], tms.OneHot.dataset
+
+    def count(self, dtype):
+        built.append(dtype)
+        return dataset(self, dtype)
+
+    monkeypatch.setattr(tms.OneHot, "dataset", count)
+    cfg = tms.ToyConfig(n_features=7, d_hidden=2, n_heads=heads)
+    more = {"engine": "torch", "qk_pairs": PAIRS if heads else (), "record_every": 3}
+    train(cfg, tms.OneHot(n_features=7), batch_size=None, **more)
+    assert len(built) == 1
+
+
+def test_whoever_writes_to_a_batch_leaves_the_data_set_as_it_was():
+    recipe = Recipe.of(CFG, tms.OneHot(n_features=4))
+    for _ in range(2):
+        for x in (batches.batch(recipe, (0,), 0)[0], batches.held_out(recipe)):
+            assert torch.equal(x, torch.eye(4))
+            x.zero_()
+
+
 # History
 
 
-def test_history_is_labelled_and_looks_before_each_update():
+def test_history_is_labeled_and_measures_before_each_update():
     run = train(steps=25, record_every=10)
     history = run.history
     assert history.step.values.tolist() == [0, 10, 20, 25]
     assert history.seed.values.tolist() == [0, 1]
     assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2, "key_hidden": 2}
-    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "qk_loss", "W_E", "omega"}
+    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "W_E", "omega"}
     first = tms.ToyModel(CFG, seed=1).W_E.detach()
     assert_close(torch.tensor(history.W_E.sel(step=0).values[1]), first)
     assert_close(torch.tensor(history.feature_norm.sel(step=0).values[1]), first.norm(dim=-1))
@@ -119,7 +149,7 @@ def test_every_stage_is_recorded_at_its_start():
 
 def test_final_loss_is_on_held_out_data():
     run = train(importance=(1.0, 0.5, 0.25, 0.0))
-    x = SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED)
+    x = SPARSE.sample(HELD_OUT_TOKENS, seed=HELD_OUT_SEED)
     for i, model in enumerate(run.models):
         per_feature = torch.tensor([1, 0.5, 0.25, 0]) * (model(x) - x).square().mean(0).detach()
         assert_close(run.final_feature_loss[i], per_feature)
@@ -136,26 +166,26 @@ def test_final_loss_of_full_batch_training_is_on_the_data_set():
 
 def test_final_loss_with_heads_adds_lambda_l2():
     run = train(HEADS, qk_pairs=PAIRS, qk_weight=0.25)
-    assert run.final_qk_loss.shape == (2, 2)
-    assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_qk_loss.sum(-1))
-    tokens = torch.stack([SPARSE.sample(HELD_OUT_ROWS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
+    assert run.final_head_loss.shape == (2, 2)
+    assert_close(run.final_loss, run.final_feature_loss.sum(-1) + 0.25 * run.final_head_loss.sum(-1))
+    tokens = torch.stack([SPARSE.sample(HELD_OUT_TOKENS, seed=HELD_OUT_SEED, step=i) for i in range(2)], dim=1)
     out = run.models[0](tokens)
     target = sum((tokens[:, 0, i] > 0) & (tokens[:, 1, j] > 0).float().bool() for i, j in PAIRS[:1]).float()
     target = target + ((tokens[:, 0, 2] > 0) & (tokens[:, 1, 3] > 0)).float()
     by_hand = (out.attn_scores[:, :, 0, 1] - target[:, None]).square().mean(0).detach()
-    assert_close(run.final_qk_loss[0], by_hand)
+    assert_close(run.final_head_loss[0], by_hand)
 
 
 def test_softmax_heads_choose_among_their_keys():
-    run = train(HEADS, qk_pairs=PAIRS, qk_loss="softmax")
-    rows = HELD_OUT_ROWS // 8
+    run = train(HEADS, qk_pairs=PAIRS, head_objective="pattern")
+    rows = HELD_OUT_TOKENS // 8
     tokens = torch.stack([SPARSE.sample(rows, seed=HELD_OUT_SEED, step=position) for position in range(9)], dim=1)
     query, keys = tokens[:, 0] > 0, tokens[:, 1:] > 0
     count = sum(query[:, i, None].float() * keys[..., j] for i, j in PAIRS)
     target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / 8)
     attention = run.models[0](tokens).attn_scores[:, :, 0, 1:].softmax(-1)
     by_hand = -(target[:, None] * attention.log()).sum(-1).mean(0).detach()
-    assert_close(run.final_qk_loss[0], by_hand)
+    assert_close(run.final_head_loss[0], by_hand)
 
 
 def test_the_history_has_the_heads():
@@ -171,6 +201,13 @@ def test_the_history_has_the_heads():
 
 
 # Arguments
+
+
+def test_train_and_recipes_have_the_same_arguments_and_defaults():
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    parameters = inspect.signature(tms.train).parameters
+    defaults = {name: parameters[name].default for name in names - {"cfg", "data"}}
+    assert Recipe.of(CFG, SPARSE, **defaults) == Recipe.of(CFG, SPARSE)
 
 
 def test_one_list_of_pairs_is_for_every_head():
@@ -202,6 +239,7 @@ def test_init_replaces_the_initial_weights_and_leaves_the_batches_to_the_seeds()
     assert_close(torch.tensor(swapped.history.W_E.sel(step=0).values[0]), donors[1].W_E.detach())
     assert not torch.equal(swapped.W_E[1], run.W_E[0])
     assert torch.equal(donors[0].W_E, tms.ToyModel(CFG, seed=8).W_E)  # donors are left as they were
+    assert torch.equal(train(seeds=(8, 9), init=[model.state_dict() for model in donors]).W_E, run.W_E)
     continued = train(seeds=(8, 9), init=run.models)
     assert_close(torch.tensor(continued.history.W_E.sel(step=0).values), run.W_E)
 
@@ -249,7 +287,7 @@ def test_float64_and_cross_entropy():
         ({"qk_pairs": PAIRS}, "n_heads=0: only a model with heads has them"),
         ({"stages": ("heads",)}, "n_heads=0: only a model with heads has them"),
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
-        ({"qk_loss": "softmax"}, "qk_loss='softmax' with n_heads=0"),
+        ({"head_objective": "pattern"}, "head_objective='pattern' with n_heads=0"),
         (
             {"cfg": tms.ToyConfig(n_features=4, d_hidden=2, d_mlp=8), "engine": "fused"},
             "engine='fused' cannot run this: d_mlp=8",
@@ -258,7 +296,7 @@ def test_float64_and_cross_entropy():
             {
                 "cfg": HEADS,
                 "qk_pairs": PAIRS,
-                "qk_loss": "softmax",
+                "head_objective": "pattern",
                 "data": tms.OneHot(n_features=4),
                 "batch_size": None,
             },
@@ -273,7 +311,7 @@ def test_float64_and_cross_entropy():
             {"cfg": HEADS, "qk_pairs": PAIRS, "stages": ("representation", "heads"), "steps": (1, 2, 3)},
             "3 entries in steps for 2 stages",
         ),
-        ({"init": [tms.ToyModel(CFG)]}, "init has 1 models for 2 seeds: give one a seed"),
+        ({"init": [tms.ToyModel(CFG)]}, "init has 1 models for 2 seeds: give one per seed"),
         (
             {"init": [tms.ToyModel(tms.ToyConfig(n_features=4, d_hidden=3))] * 2},
             r"an init model has weights .*the config asks for",

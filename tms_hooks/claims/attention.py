@@ -170,7 +170,9 @@ def _study(toys: Run, softmax: bool = False) -> Study:
 
 
 def _softmax(toys: Run, n_models: int) -> list[Head]:
-    return _heads(train_heads(toys, [[PAIR]], qk_loss="softmax", steps=400, n_models=n_models)[0], toys.W_E[:n_models])
+    return _heads(
+        train_heads(toys, [[PAIR]], head_objective="pattern", steps=400, n_models=n_models)[0], toys.W_E[:n_models]
+    )
 
 
 def _grid(study: Study) -> dict[str, float]:

@@ -223,7 +223,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
             record_every=1_000,
         )
         omega = omegas(run.weights)[:, 0]
-        return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_qk_loss.sum(-1))
+        return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_head_loss.sum(-1))
 
     return judge_joint(
         {weight: outcome(weight) for weight in LAMBDAS},

@@ -274,7 +274,7 @@ def judge_collapse(
             ),
             (
                 "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.",
-                plots.gram_matrices(
+                plots.matrices(
                     np.stack([geometry.gram(W[0]).numpy() for W in correlated.values()]),
                     [f"p = {p:g}" for p in correlated],
                 ),

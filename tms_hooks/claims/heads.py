@@ -25,7 +25,7 @@ from tms_hooks.models import forward
 from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
-from tms_hooks.training.recipe import QKLoss
+from tms_hooks.training.recipe import HeadObjective
 
 ALIGNED = 0.9
 """|Cosine| above which a singular vector counts as aligned with a feature: 26 degrees."""
@@ -89,7 +89,7 @@ def train_heads(
     toys: Run,
     pairs: Sequence[Sequence[Pair]],
     d_head: int | None = None,
-    qk_loss: QKLoss = "mse",
+    head_objective: HeadObjective = "scores",
     steps: int = 1_000,
     n_models: int | None = None,
 ) -> Float[Tensor, "head model hidden hidden"]:
@@ -109,7 +109,7 @@ def train_heads(
         batch_size=256,
         optimizer=Adam(lr=2e-2, schedule="cosine"),
         qk_pairs=pairs,
-        qk_loss=qk_loss,
+        head_objective=head_objective,
         init=[
             ToyModel.from_weights(cfg, forward.init_weights(cfg, seed) | w)
             for seed, w in zip(seeds, frozen, strict=True)

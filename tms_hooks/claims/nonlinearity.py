@@ -270,8 +270,11 @@ def judge_basis(
             ),
             (
                 "W_E of the model of lowest loss at each density: a row a feature, a column a neuron.",
-                plots.weight_matrices(
-                    np.stack([W[best[p]].numpy() for p, W in relu.items()]), [f"p = {p:g}" for p in relu]
+                plots.matrices(
+                    np.stack([W[best[p]].numpy() for p, W in relu.items()]),
+                    [f"p = {p:g}" for p in relu],
+                    xlabel="neuron",
+                    colorbar="weight",
                 ),
             ),
         ]

@@ -128,7 +128,7 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
             ),
             (
                 "Gram matrices of the first ReLU model at four densities, features by falling importance.",
-                plots.gram_matrices(
+                plots.matrices(
                     np.stack([geometry.gram(relu[p][0]).numpy() for p in densities[::2]]),
                     [f"p = {p:g}" for p in densities[::2]],
                 ),

@@ -1,20 +1,25 @@
-"""Results of claims for people and programs: a page, plain text, JSON, and rows for the terminal."""
+"""Results of claims for people and programs: on the terminal, as plain text and as JSON. Their page is in `pages`."""
 
 import json
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-import pandas as pd
+from rich import get_console
+from rich.console import Group
+from rich.table import Table
 
-from tms_hooks.claims.registry import PARTS, SOURCES
-from tms_hooks.claims.reproduce import Result, code_version, write_whole
+from tms_hooks.claims.registry import SOURCES, Claim
+from tms_hooks.claims.reproduce import Result, code_version
 from tms_hooks.claims.verdict import Verdict
+from tms_hooks.files import write_whole
 from tms_hooks.pages import report
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "not run": "–", "failed": "!"}
-"""Beside the word and its colour, for whom the colours look alike."""
+"""Beside the word and its color, for whom the colors look alike."""
+COLORS = {"supported": "green", "refuted": "red", "inconclusive": "yellow", "not run": "dim", "failed": "bold red"}
 RULE = (
     "A claim is supported if the whole 95 % interval of its statistic lies on the stated side of the threshold, "
     "refuted if it lies on the other, else inconclusive."
@@ -39,68 +44,62 @@ def counts(results: Sequence[Result]) -> str:
     return ", ".join(f"{seen[outcome]} {outcome}" for outcome in SYMBOLS if seen[outcome])
 
 
+class Watch:
+    """What `rich.live.Live` shows while claims are measured: as many finished ones as fit, and those that run."""
+
+    def __init__(self, total: int):
+        self.total = total
+        self.began = time.perf_counter()
+        self.running: dict[str, float] = {}
+        self.results: list[Result] = []
+
+    def started(self, claim: Claim) -> None:
+        """A worker has begun this claim."""
+        self.running[claim.name] = time.perf_counter()
+
+    def finished(self, result: Result) -> None:
+        """This claim is done, now or in an earlier run."""
+        self.running.pop(result.claim.name, None)
+        self.results.append(result)
+
+    def __rich__(self) -> Group:
+        """Rich asks for this several times per second."""
+        now = time.perf_counter()
+        room = max(get_console().height - len(self.running) - 5, 0)
+        shown = verdicts(self.results[max(len(self.results) - room, 0) :])
+        for name, began in self.running.items():
+            shown.add_row(name, "[dim]measuring[/dim]", "", f"{now - began:.0f}")
+        done = (
+            f"{len(self.results)} of {self.total} claims in {now - self.began:.0f} seconds; Ctrl-C loses none of them."
+        )
+        return Group(shown, done)
+
+
+def verdicts(results: Sequence[Result]) -> Table:
+    """One row per claim, whole at 80 columns: its verdict, its statistic with the 95 % interval, its seconds."""
+    shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
+    shown.add_column("claim", no_wrap=True)
+    shown.add_column("verdict", no_wrap=True)
+    shown.add_column("number [95 %]", overflow="fold")  # the one that may break
+    shown.add_column("seconds", no_wrap=True, justify="right")
+    for result in results:
+        outcome = f"[{COLORS[result.outcome]}]{SYMBOLS[result.outcome]} {result.outcome}[/]"
+        verdict = result.verdict
+        seconds = "" if verdict is None else "stored" if result.stored else f"{verdict.seconds:.1f}"
+        shown.add_row(result.claim.name, outcome, number(verdict).replace("[", r"\[") if verdict else "", seconds)
+    return shown
+
+
 def write_json(results: Sequence[Result], path: Path) -> None:
     """The verdicts as a list of objects; claims without one are not in it."""
     write_whole(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))
 
 
-def table(results: Sequence[Result]) -> pd.DataFrame:
-    """One row a claim: source, statement, verdict, number, interval, threshold, models, seconds."""
-    rows = []
-    for claim, verdict, *_ in results:
-        row: dict[str, str] = {"claim": claim.name, "source": claim.source, "statement": claim.statement}
-        if verdict:
-            low, high = verdict.interval
-            row |= {
-                "verdict": verdict.verdict,
-                "statistic": f"{verdict.statistic:.3g}",
-                "95 % interval": f"{low:.3g} to {high:.3g}",
-                "needs": f"{verdict.side} {verdict.threshold:.3g}",
-                "models": f"{verdict.n_models:,}",
-                "seconds": f"{verdict.seconds:.1f}",
-            }
-        rows.append(row)
-    shown = pd.DataFrame(rows)
-    shown["verdict"] = [result.outcome for result in results]
-    return shown.fillna("").set_index("claim")
-
-
-def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
-    """One self-contained page: a row a claim, which opens to its figures, its controls and how it was decided."""
-    return report.render(
-        "claims.html.j2",
-        out / "index.html",
-        title="Claims, measured",
-        lead=f"Statements about toy models of superposition, each measured over many models. {RULE}",
-        footer=f"tms reproduce, {'quick' if quick else 'full'} size, code {code_version()}.",
-        counts=counts(results),
-        outcomes=[outcome for outcome in SYMBOLS if any(result.outcome == outcome for result in results)],
-        sources={key: name for key, name in SOURCES.items() if any(result.claim.source == key for result in results)},
-        symbols=SYMBOLS,
-        number=number,
-        results=[(result, design_parts(result.claim.design), _controls(result)) for result in results],
-    )
-
-
-def design_parts(design: str) -> dict[str, str]:
-    """What a claim's docstring states, part by part.
-
-    >>> design_parts("It holds.\\n\\nStatistic: a share.\\nThreshold: above\\n1/2. Size: 3. Controls: none.")
-    {'Statistic': 'a share.', 'Threshold': 'above 1/2.', 'Size': '3.', 'Controls': 'none.'}
-    """
-    text = " ".join(design.split())
-    starts = sorted((text.index(part), part) for part in PARTS)
-    ends = [start for start, _ in starts[1:]] + [len(text)]
-    return {
-        part.rstrip(":"): text[start + len(part) : end].strip() for (start, part), end in zip(starts, ends, strict=True)
-    }
+COLUMNS = ("claim", "source", "statement", "verdict", "statistic", "95 % interval", "needs", "models", "seconds")
 
 
 def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     """The same in plain text: the table, then each claim's paragraph and controls, for `docs/claims.md`."""
-    rows = table(results).reset_index()
-    rows["claim"] = [f"[{name}](#{name})" for name in rows["claim"]]
-    cells = [list(rows.columns), ["---"] * len(rows.columns), *rows.to_numpy().tolist()]
     lines = [
         "# Claims, measured",
         "",
@@ -109,20 +108,29 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
         + "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
         + ".",
         "",
-        *(f"| {' | '.join(row)} |" for row in cells),
+        *(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *map(_cells, results))),
     ]
     for result in results:
-        lines += ["", f"## {result.claim.name}", "", result.claim.design, "", f"**{result.told}**"]
+        lines += ["", f"## {result.claim.name}", "", result.claim.design, "", f"**{result.summary}**"]
         if result.verdict:
             named = {name.replace("|", "\\|"): value for name, value in result.verdict.controls.items()}
-            controls = (f"| {name} | {value:.4g} |" for name, value in named.items())
+            controls = (f"| {name} | {report.number(value, '.4g')} |" for name, value in named.items())
             lines += ["", "| control | value |", "|---|---|", *controls]
     path = out / "claims.md"
     write_whole(path, "\n".join(lines) + "\n")
     return path
 
 
-def _controls(result: Result) -> pd.DataFrame | None:
-    if not (result.verdict and result.verdict.controls):
-        return None
-    return pd.Series(dict(result.verdict.controls), name="value").to_frame()
+def _cells(result: Result) -> list[str]:
+    claim, verdict = result.claim, result.verdict
+    said = [f"[{claim.name}](#{claim.name})", claim.source, claim.statement, result.outcome]
+    if verdict is None:
+        return said + [""] * (len(COLUMNS) - len(said))
+    return [
+        *said,
+        report.number(verdict.statistic, ".3g"),
+        "{:.3g} to {:.3g}".format(*verdict.interval),
+        f"{verdict.side} {verdict.threshold:.3g}",
+        f"{verdict.n_models:,}",
+        f"{verdict.seconds:.1f}",
+    ]

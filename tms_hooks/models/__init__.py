@@ -1,1 +1,1 @@
-"""Toy models: configuration in, TransformerLens-hooked module out."""
+"""Toy models: their mathematics (`forward`), and as modules with TransformerLens's hook points (`toy`)."""

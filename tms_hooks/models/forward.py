@@ -6,7 +6,7 @@ points, training passes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
@@ -60,7 +60,7 @@ def no_hook(name: str, value: Tensor) -> Tensor:
 
 
 def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
-    """Shape of every parameter of one model, in the order in which they are initialised."""
+    """Shape of every parameter of one model, in the order in which they are initialized."""
     n, m = cfg.n_features, cfg.d_hidden
     shapes: dict[str, tuple[int, ...]] = {"W_E": (n, m)}
     if not cfg.tied and cfg.bottleneck != "embed->mlp.in":
@@ -83,7 +83,7 @@ def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
 def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     """Initial weights of one model: Xavier normal matrices, zero biases, unit scale.
 
-    Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialised one by one.
+    Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialized one by one.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
@@ -99,7 +99,7 @@ def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) 
 
 
 def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
-    """Give the directions that `unit_norm` speaks of norm 1; the function that the model computes stays the same."""
+    """Bring the directions that `unit_norm` names to norm 1; what the model computes stays the same."""
     weights = dict(weights)
     if cfg.unit_norm in (True, "write"):
         weights["W_E"] = torch.nn.functional.normalize(weights["W_E"], dim=-1)
@@ -108,10 +108,19 @@ def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
     return weights
 
 
+class Reconstruction(NamedTuple):
+    """What a toy makes of its input, layer by layer."""
+
+    hidden: Float[Tensor, "*batch hidden"]
+    logits: Float[Tensor, "*batch feature"]
+    """The output before its activation."""
+    out: Float[Tensor, "*batch feature"]
+
+
 def reconstruct(
     weights: Weights, x: Float[Tensor, "*batch feature"], cfg: ToyConfig, hook: Hook = no_hook
-) -> tuple[Float[Tensor, "*batch hidden"], Float[Tensor, "*batch feature"], Float[Tensor, "*batch feature"]]:
-    """Hidden layer, logits (before the output activation) and reconstruction.
+) -> Reconstruction:
+    """The forward pass, from features to features.
 
     With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
     """
@@ -128,13 +137,13 @@ def reconstruct(
     if cfg.unit_norm:
         logits = logits * weights["scale"][..., None, None] if weights["scale"].ndim else logits * weights["scale"]
     logits = hook("hook_unembed", _add(logits, weights.get("b_U")))
-    return hidden, logits, hook("hook_out", act(logits, cfg.output_act))
+    return Reconstruction(hidden, logits, hook("hook_out", act(logits, cfg.output_act)))
 
 
 def attention_scores(
     weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook, queries: int | None = None
 ) -> Float[Tensor, "*model batch head query_pos key_pos"]:
-    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalised.
+    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalized.
 
     `queries` limits it to the scores of so many first positions.
     """

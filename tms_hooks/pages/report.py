@@ -2,15 +2,16 @@
 
 import json
 import math
-import os
 from base64 import b64decode, b64encode
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
+
+from tms_hooks.files import write_whole
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,9 +26,9 @@ class Section:
         title: what was asked or claimed.
         text: how it was measured, for a stranger.
         finding: what came out, made from the numbers.
-        table: labelled results.
-        figures: (caption, plotly figure) pairs.
-        visuals: (caption, HTML) pairs that need `write`'s visual bundle, such as circuitsvis renders.
+        table: labeled results.
+        figures: caption -> plotly figure.
+        visuals: caption -> HTML that needs `write`'s visual bundle, such as a render of circuitsvis.
     """
 
     short: str
@@ -35,12 +36,19 @@ class Section:
     text: str
     finding: str
     table: pd.DataFrame | None = None
-    figures: "Sequence[tuple[str, go.Figure]]" = field(default=())
-    visuals: Sequence[tuple[str, str]] = field(default=())
+    figures: "Mapping[str, go.Figure]" = field(default_factory=dict)
+    visuals: Mapping[str, str] = field(default_factory=dict)
 
 
 def write(
-    path: str | Path, title: str, lead: str, sections: Sequence[Section], footer: str, visual_bundle: str = ""
+    path: str | Path,
+    title: str,
+    lead: str,
+    sections: Sequence[Section],
+    footer: str,
+    visual_bundle: str = "",
+    template: str = "report.html.j2",
+    **values: Any,
 ) -> Path:
     """Write the page, whole or not at all.
 
@@ -50,27 +58,9 @@ def write(
         sections: in order.
         footer: where the numbers come from.
         visual_bundle: a `<script>` element that the sections' visuals need, once for the page.
-    """
-    return render(
-        "report.html.j2",
-        path,
-        title=title,
-        lead=lead,
-        sections=sections,
-        footer=footer,
-        visual_bundle=visual_bundle,
-    )
-
-
-def render(template: str, path: str | Path, *, visual_bundle: str = "", **values: Any) -> Path:
-    """Write a page of this look, whole or not at all.
-
-    Args:
-        template: that of `write`, or one that extends it. Its filters: `plotly`, a figure as JSON for a script element;
-            `cells`, a DataFrame as a table.
-        path: of the HTML file.
-        visual_bundle: a `<script>` element, once for the page.
-        values: what the template shows: `title`, `lead`, `footer` and its own.
+        template: that of sections, or one that extends it. Its filters: `plotly`, a figure as JSON for a script
+            element; `cells`, a DataFrame as a table.
+        values: what else the template shows.
     """
     import plotly.io as pio
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -85,20 +75,20 @@ def render(template: str, path: str | Path, *, visual_bundle: str = "", **values
     environment = Environment(loader=PackageLoader("tms_hooks.pages", "."), autoescape=True, undefined=StrictUndefined)
     environment.filters |= {
         "plotly": lambda figure: Markup(_figure_json(figure)),
-        "cells": lambda table: Markup(table.to_html(border=0, float_format=_number, index_names=False)),
+        "cells": lambda table: Markup(table.to_html(border=0, float_format=number, index_names=False, na_rep=NONE)),
     }
     page = environment.get_template(template).render(
         plotly_js=Markup(get_plotlyjs()),
         visual_bundle=Markup(visual_bundle),
         themes=Markup(_in_script(themes)),
+        title=title,
+        lead=lead,
+        sections=sections,
+        footer=footer,
         **values,
     )
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    scratch = path.with_name(f".{path.name}.part")
-    scratch.write_text(page, encoding="utf-8")
-    os.replace(scratch, path)
-    return path
+    write_whole(Path(path), page)
+    return Path(path)
 
 
 def write_figure(path: str | Path, figure: "go.Figure") -> Path:
@@ -114,19 +104,29 @@ def write_figure(path: str | Path, figure: "go.Figure") -> Path:
         raise ValueError(f"{path.name}: a figure is written as .html, .svg, .png or .pdf; give one of these suffixes")
     shown = type(figure)(figure).update_layout(template="plotly_white")
     if kind == "html":
-        content = shown.to_html(include_plotlyjs=True).encode()
+        content = shown.to_html(include_plotlyjs=True)
     else:
         try:
             content = shown.to_image(format=kind, width=1000, scale=2)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content)
+    write_whole(path, content)
     return path
 
 
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if math.isfinite(value) and value == round(value) else f"{value:,.4g}"
+NONE = "none"
+"""What a page says where a number could not be measured: the mean of nothing, a multiple of zero."""
+
+
+def number(value: float, form: str = "") -> str:
+    """A number as pages show it, or the word for none.
+
+    >>> number(1234567.0), number(0.123456), number(0.123456, ".2f"), number(float("nan"), ".2f")
+    ('1,234,567', '0.1235', '0.12', 'none')
+    """
+    if math.isnan(value):
+        return NONE
+    return format(value, form or (",.0f" if math.isfinite(value) and value == round(value) else ",.4g"))
 
 
 def _figure_json(figure: "go.Figure") -> str:

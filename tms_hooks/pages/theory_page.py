@@ -32,8 +32,8 @@ def write_page(
         out: folder.
         polygons: `theory.polygon_table`.
         best: `theory.best_polygon_table`.
-        resolution: points a side of each loss landscape.
-        say: told what is being done.
+        resolution: points per side of each loss landscape.
+        say: called with what is done next.
     """
     say(f"summing the exact loss on two planes of {resolution} x {resolution} points")
     return report.write(
@@ -61,19 +61,16 @@ def one_active(polygons: pd.DataFrame) -> report.Section:
         text="Change of the expected loss, per unit of feature probability, when F features form a regular polygon "
         "instead of being ignored: the lower, the better. Norm and bias are the best ones, except in the textbook "
         "argument. As printed, that argument squares the cosine before the ReLU, so the ReLU never acts and F = 3 is "
-        "charged for negative interference that the model does not see.",
+        "charged for negative overlaps that the model does not see.",
         finding="Lowest: " + "; ".join(f"{name}, F = {F}" for name, F in best.items()) + ".",
         table=polygons,
-        figures=[
-            (
-                "Gain against the number of corners.",
-                plots.curves(
-                    {name: (polygons.index.to_numpy(), gain) for name, gain in gains.items()},
-                    "corners F",
-                    "change of loss / feature probability",
-                ),
+        figures={
+            "Gain against the number of corners.": plots.curves(
+                {name: (polygons.index.to_numpy(), gain) for name, gain in gains.items()},
+                "corners F",
+                "change of loss / feature probability",
             )
-        ],
+        },
     )
 
 
@@ -88,19 +85,16 @@ def finite_density(best: pd.DataFrame) -> report.Section:
         finding=f"For n = {best.index[-1]}: "
         + ", ".join(f"{F} corners at p = {p:g}" for p, F in last.items())
         + ". Fewer features than that: all n of them, if the best polygon has more corners.",
-        figures=[
-            (
-                "Corners of the best regular polygon for n features, two hidden dimensions.",
-                plots.counts_map(
-                    best.to_numpy(),
-                    [f"{p:g}" for p in best.columns],
-                    [str(n) for n in best.index],
-                    "feature probability p",
-                    "features n",
-                    "corners",
-                ),
+        figures={
+            "Corners of the best regular polygon for n features, two hidden dimensions.": plots.counts_map(
+                best.to_numpy(),
+                [f"{p:g}" for p in best.columns],
+                [str(n) for n in best.index],
+                "feature probability p",
+                "features n",
+                "corners",
             )
-        ],
+        },
     )
 
 
@@ -119,35 +113,26 @@ def landscapes(resolution: int) -> report.Section:
         points[name] = point
         losses.append(plane.numpy())
     W = np.stack([point.weights["W_E"].numpy() for point in points.values()])
-    worst = max(point.loss for point in points.values())
+    ceiling = 2 * max(point.loss for point in points.values())
+    titles = [f"around a {name}" for name in points]
+    contours = plots.loss_landscapes(
+        np.stack(losses), steps, steps, W[:, 5], W[:, :5], titles, "hidden 0", "hidden 1", ceiling
+    )
     return report.Section(
         short="Landscapes",
         title="Can a feature that was not learned still find its place?",
         text=f"Six features at p = {DENSITY}. The sixth feature moves over the plane, all other weights stay those of "
         "the critical point (polished by Newton steps on the exact loss; the kind is read off all eigenvalues of the "
-        "Hessian, not off this plane). Losses above twice the pentagon's share the last colour.",
+        "Hessian, not off this plane). Losses above twice the pentagon's share the last color.",
         finding="; ".join(
             f"{name} (sixth feature {'ignored' if norm < 0.5 else 'learned'}): loss {point.loss:.5f}, a {point.kind}, "
             f"least curvature {float(point.eigenvalues[0]):.2g}"
             for (name, point), norm in zip(points.items(), np.linalg.norm(W[:, 5], axis=-1), strict=True)
         )
         + ".",
-        figures=[
-            (
-                "Loss over the sixth feature's two coordinates. Dots: the other five. Cross: the critical point.",
-                plots.loss_landscapes(
-                    np.stack(losses),
-                    steps,
-                    steps,
-                    W[:, 5],
-                    W[:, :5],
-                    [f"around a {name}" for name in points],
-                    "hidden 0",
-                    "hidden 1",
-                    2 * worst,
-                ),
-            )
-        ],
+        figures={
+            "Loss over the sixth feature's two coordinates. Dots: the other five. Cross: the critical point.": contours
+        },
     )
 
 

@@ -1,4 +1,4 @@
-"""Arrays in, plotly figures out. Colours are colour-blind safe; signed scales are symmetric about zero."""
+"""Arrays in, plotly figures out. Colors are colorblind safe; signed scales are symmetric about zero."""
 
 from tms_hooks.plots.charts import (
     cumulative,
@@ -13,12 +13,11 @@ from tms_hooks.plots.charts import (
 from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
 from tms_hooks.plots.maps import (
     counts_map,
-    gram_matrices,
     loss_landscapes,
+    matrices,
     phase_map,
     share_map,
     signed_heatmap,
-    weight_matrices,
 )
 from tms_hooks.plots.palette import NULL, PALETTE, REAL, TOY
 
@@ -32,11 +31,11 @@ __all__ = [
     "curves",
     "distributions",
     "feature_arrows",
-    "gram_matrices",
     "grouped_shares",
     "hull",
     "level_strips",
     "loss_landscapes",
+    "matrices",
     "phase_map",
     "points_in_band",
     "polyhedra",
@@ -46,6 +45,5 @@ __all__ = [
     "strips",
     "trajectories",
     "typical",
-    "weight_matrices",
     "write_and_read",
 ]

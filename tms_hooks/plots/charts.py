@@ -1,95 +1,73 @@
-"""Charts: shares with intervals, one dot a model, curves."""
+"""Charts: shares with intervals, one dot per model, curves."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.palette import NULL, PALETTE, TOY
+from tms_hooks.plots.layout import empty_figure
+from tms_hooks.plots.palette import NULL, TOY, color
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
 
-def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
-    """Shares of models with their 95 % intervals, one bar a name, in [0, 1]."""
-    import plotly.graph_objects as go
+SHARE_AXIS = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
+LEGEND_ABOVE = {"orientation": "h", "y": 1.15}
 
-    bars = go.Bar(
-        x=list(names),
-        y=share,
-        marker_color=TOY,
-        error_y={"type": "data", "array": high - share, "arrayminus": share - low},
-        hovertemplate="%{x}: %{y:.1%}<extra></extra>",
-    )
-    fig = go.Figure(bars)
-    return fig.update_layout(yaxis={"title": "share of models (95 % interval)", "tickformat": ".0%"}, height=340)
+
+def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
+    """Shares of models with their 95 % intervals, one bar per name, in [0, 1]."""
+    hover = "%{x}: %{y:.1%}<extra></extra>"
+    fig = empty_figure().add_bar(**_share_bars(names, share, low, high), marker_color=TOY, hovertemplate=hover)
+    return fig.update_layout(yaxis=SHARE_AXIS, height=340)
 
 
 def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Figure":
-    """Shares of models in each shape with their 95 % intervals, side by side for several groups of models.
-
-    Args:
-        tables: group -> what `tms_hooks.stats.census` returned.
-        xlabel: what the groups are.
-    """
-    import plotly.graph_objects as go
-
+    """Shares of models in each shape, side by side for groups of models, each with its `tms_hooks.stats.census`."""
     shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
-    fig = go.Figure()
+    fig = empty_figure()
     for i, shape in enumerate(shapes):
         found = {group: table.loc[shape] for group, table in tables.items() if shape in table.index}
         share, low, high = (
             np.array([row[column] for row in found.values()]) for column in ("share", "share_low", "share_high")
         )
-        fig.add_bar(
-            x=list(found),
-            y=share,
-            name=shape,
-            marker_color=PALETTE[i % len(PALETTE)],
-            error_y={"type": "data", "array": high - share, "arrayminus": share - low},
-            hovertemplate=f"{shape}: %{{y:.1%}}<extra></extra>",
-        )
+        hover = f"{shape}: %{{y:.1%}}<extra></extra>"
+        fig.add_bar(**_share_bars(found, share, low, high), name=shape, marker_color=color(i), hovertemplate=hover)
     fig.update_xaxes(title_text=xlabel, type="category", categoryorder="array", categoryarray=list(tables))
-    axis = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
-    return fig.update_layout(barmode="group", yaxis=axis, legend={"orientation": "h", "y": 1.15}, height=360)
+    return fig.update_layout(barmode="group", yaxis=SHARE_AXIS, legend=LEGEND_ABOVE, height=360)
+
+
+def _share_bars(names: Iterable[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> dict[str, Any]:
+    return {"x": list(names), "y": share, "error_y": {"type": "data", "array": high - share, "arrayminus": share - low}}
 
 
 def distributions(
-    values: Mapping[str, np.ndarray], xlabel: str, colors: Mapping[str, str], nbins: int = 40, density: bool = True
+    values: Mapping[str, np.ndarray], xlabel: str, colors: Mapping[str, str], nbins: int = 40
 ) -> "go.Figure":
-    """Overlaid histograms on common bins, one a name."""
-    import plotly.graph_objects as go
-
-    finite = np.concatenate([v[np.isfinite(v)] for v in values.values()])
-    low, high = float(finite.min()), float(finite.max())
+    """Overlaid histograms on common bins, one per name; a name without a value is still named, with n = 0."""
+    finite = np.concatenate([np.empty(0), *(v[np.isfinite(v)] for v in values.values())])
+    low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     size = (high - low) / nbins or 1.0
-    fig = go.Figure()
+    fig = empty_figure()
     for name, v in values.items():
         fig.add_histogram(
             x=v,
             name=f"{name} (n = {len(v):,})",
             marker_color=colors[name],
             opacity=0.6,
-            histnorm="probability" if density else "",
+            histnorm="probability",
             xbins={"start": low, "end": high + size, "size": size},
         )
-    return fig.update_layout(
-        barmode="overlay",
-        xaxis_title=xlabel,
-        yaxis_title="share" if density else "count",
-        legend={"orientation": "h", "y": 1.15},
-        height=340,
-    )
+    fig.update_layout(xaxis_title=xlabel, yaxis_title="share")
+    return fig.update_layout(barmode="overlay", legend=LEGEND_ABOVE, height=340)
 
 
 def strips(values: Mapping[str, np.ndarray], ylabel: str, log_y: bool = False) -> "go.Figure":
-    """Every value as a dot, one strip a name, with a bar at the median."""
-    import plotly.graph_objects as go
-
-    fig = go.Figure()
+    """Every value as a dot, one strip per name, with a bar at the median."""
+    fig = empty_figure()
     for name, v in values.items():
         fig.add_box(
             y=v,
@@ -109,9 +87,7 @@ def level_strips(
     strips: Mapping[str, np.ndarray], levels: Mapping[str, float], xlabel: str, ylabel: str
 ) -> "go.Figure":
     """Every value as a dot above its strip's name, scattered sideways, with named levels as dotted lines."""
-    import plotly.graph_objects as go
-
-    fig = go.Figure()
+    fig = empty_figure()
     rng = np.random.default_rng(0)
     for i, values in enumerate(strips.values()):
         fig.add_scatter(
@@ -129,10 +105,8 @@ def level_strips(
 
 
 def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylabel: str, xlabel: str) -> "go.Figure":
-    """Cumulative curves against their rank (from 1), with a line at 1; names of one colour differ in dash."""
-    import plotly.graph_objects as go
-
-    fig = go.Figure()
+    """Cumulative curves against their rank (from 1), with a line at 1; names of one color differ in dash."""
+    fig = empty_figure()
     seen: Counter[str] = Counter()
     for name, y in curves.items():
         line = {"color": colors[name], "dash": ("solid", "dash", "dot")[seen[colors[name]] % 3]}
@@ -150,15 +124,13 @@ def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylab
 def curves(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, log_x: bool = False
 ) -> "go.Figure":
-    """Lines through (x, y), one a name, told apart by colour and by marker."""
-    import plotly.graph_objects as go
-
-    fig = go.Figure()
+    """Lines through (x, y), one per name, told apart by color and by marker."""
+    fig = empty_figure()
     for i, (name, (x, y)) in enumerate(lines.items()):
         marker = {"size": 8, "symbol": ("circle", "square", "diamond", "cross", "x")[i % 5]}
-        fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=PALETTE[i % len(PALETTE)], marker=marker)
+        fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=color(i), marker=marker)
     fig.update_xaxes(title_text=xlabel, type="log" if log_x else "linear")
-    return fig.update_layout(yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
+    return fig.update_layout(yaxis_title=ylabel, legend=LEGEND_ABOVE, height=380)
 
 
 def points_in_band(
@@ -169,14 +141,12 @@ def points_in_band(
     xlabel: str,
     ylabel: str,
 ) -> "go.Figure":
-    """Scattered (x, y), one colour a name, over the band that theory allows: y from `low` to `high` at each `x`."""
-    import plotly.graph_objects as go
-
-    fig = go.Figure()
+    """Scattered (x, y), one color per name, over the band that theory allows: y from `low` to `high` at each `x`."""
+    fig = empty_figure()
     line = {"color": NULL, "width": 1}
     fig.add_scatter(x=x, y=low, mode="lines", line=line, showlegend=False, hoverinfo="skip")
     fig.add_scatter(x=x, y=high, mode="lines", line=line, fill="tonexty", name="allowed", hoverinfo="skip")
     for i, (name, (at, value)) in enumerate(points.items()):
-        marker = {"color": PALETTE[i % len(PALETTE)], "size": 6, "symbol": ("circle", "square", "diamond")[i % 3]}
+        marker = {"color": color(i), "size": 6, "symbol": ("circle", "square", "diamond")[i % 3]}
         fig.add_scatter(x=at, y=value, mode="markers", marker=marker, name=name)
-    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, legend={"orientation": "h", "y": 1.15}, height=380)
+    return fig.update_layout(xaxis_title=xlabel, yaxis_title=ylabel, legend=LEGEND_ABOVE, height=380)

@@ -7,139 +7,108 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tms_hooks.plots.palette import NULL, PALETTE, TOY
+from tms_hooks.plots.layout import center, row_of_panels
+from tms_hooks.plots.palette import NULL, PALETTE, TOY, color
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+HIDDEN = ("hidden 0", "hidden 1")
+"""The axes of a plane of hidden activations."""
+
 
 def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequence[float]] | None = None) -> "go.Figure":
-    """Feature directions of two-dimensional models, one panel a model, with dotted circles.
-
-    Args:
-        W: (model, feature, 2).
-        titles: one a model.
-        radii: of the circles, any number a model; one of radius 1 by default.
-    """
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.03)
-    reach = 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max()))
+    """Feature directions (model, feature, 2), one panel per model, with dotted circles: of radius 1, or of `radii`."""
+    fig = row_of_panels(titles, *HIDDEN)
     turn = np.linspace(0, 2 * np.pi, 100)
     for col, model in enumerate(W, start=1):
         circle = {"color": NULL, "dash": "dot", "width": 1}
         for r in (1.0,) if radii is None else radii[col - 1]:
             x, y = r * np.cos(turn), r * np.sin(turn)
             fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
-        for i, (x, y) in enumerate(model):
-            fig.add_scatter(
-                x=[0, x],
-                y=[0, y],
-                mode="lines+markers",
-                line={"color": PALETTE[i % len(PALETTE)], "width": 3},
-                marker={"size": [0, 9]},
-                name=f"feature {i}",
-                hovertemplate=f"feature {i}: norm {np.hypot(x, y):.2f}<extra></extra>",
-                row=1,
-                col=col,
-            )
-        anchor = "x" if col == 1 else f"x{col}"
-        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
-        fig.update_xaxes(title_text="hidden 0", **axis)
-        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+        for i, vector in enumerate(model):
+            _add_arrow(fig, col, i, vector, f"feature {i}", np.hypot(*vector))
+    center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
     return fig.update_layout(showlegend=False, height=340)
 
 
 def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Two-dimensional written (solid) and read (dotted) directions, one panel a model; each at unit length, norms on
-    hover.
-
-    Args:
-        write, read: (model, feature, 2).
-        titles: one a model.
-    """
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(write), subplot_titles=titles, horizontal_spacing=0.03)
-    for col, pair in enumerate(zip(write, read, strict=True), start=1):
-        for vectors, verb, dash, symbol in zip(
-            pair, ("written", "read"), ("solid", "dot"), ("circle", "x"), strict=True
+    """Written (solid) and read (dotted) directions (model, feature, 2), one panel per model, at unit length."""
+    fig = row_of_panels(titles, *HIDDEN)
+    for col, (written, reads) in enumerate(zip(write, read, strict=True), start=1):
+        for vectors, verb, width, dash, symbol in (
+            (written, "written", 3, "solid", "circle"),
+            (reads, "read", 2, "dot", "x"),
         ):
             for i, vector in enumerate(vectors):
                 norm = float(np.linalg.norm(vector))
-                x, y = vector / (norm or 1.0)
-                fig.add_scatter(
-                    x=[0, x],
-                    y=[0, y],
-                    mode="lines+markers",
-                    line={"color": PALETTE[i % len(PALETTE)], "width": 3 if verb == "written" else 2, "dash": dash},
-                    marker={"size": [0, 9], "symbol": symbol},
-                    name=f"feature {i}, {verb}",
-                    hovertemplate=f"feature {i}, {verb}: norm {norm:.2f}<extra></extra>",
-                    row=1,
-                    col=col,
-                )
-        axis = {"range": [-1.15, 1.15], "constrain": "domain", "row": 1, "col": col}
-        fig.update_xaxes(title_text="hidden 0", **axis)
-        anchor = "x" if col == 1 else f"x{col}"
-        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+                _add_arrow(fig, col, i, vector / (norm or 1.0), f"feature {i}, {verb}", norm, width, dash, symbol)
+    center(fig, 1.15)
     return fig.update_layout(showlegend=False, height=340)
 
 
+def _add_arrow(
+    fig: "go.Figure",
+    col: int,
+    feature: int,
+    end: np.ndarray,
+    name: str,
+    norm: float,
+    width: int = 3,
+    dash: str | None = None,
+    symbol: str | None = None,
+) -> None:
+    """A line from the origin with a mark at its end, in the color of the feature."""
+    fig.add_scatter(
+        x=[0, end[0]],
+        y=[0, end[1]],
+        mode="lines+markers",
+        line={"color": color(feature), "width": width, "dash": dash},
+        marker={"size": [0, 9], "symbol": symbol},
+        name=name,
+        hovertemplate=f"{name}: norm {norm:.2f}<extra></extra>",
+        row=1,
+        col=col,
+    )
+
+
 def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Paths of two-dimensional feature directions over training, one panel a model; a dot marks the end of each.
-
-    Args:
-        W: (model, step, feature, 2).
-        titles: one a model.
-    """
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(W), subplot_titles=titles, horizontal_spacing=0.06)
+    """Paths of feature directions (model, step, feature, 2) in training, one panel per model; a dot marks each end."""
+    fig = row_of_panels(titles, *HIDDEN, spacing=0.06)
     for col, model in enumerate(W, start=1):
-        reach = 1.1 * max(1.0, float(np.abs(model).max()))
         for i in range(model.shape[1]):
             x, y = model[:, i].T
             fig.add_scatter(
                 x=x,
                 y=y,
                 mode="lines+markers",
-                line={"color": PALETTE[i % len(PALETTE)], "width": 1.5},
+                line={"color": color(i), "width": 1.5},
                 marker={"size": [0] * (len(x) - 1) + [9]},
                 name=f"feature {i}",
                 hovertemplate=f"feature {i}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
                 row=1,
                 col=col,
             )
-        axis = {"range": [-reach, reach], "constrain": "domain", "row": 1, "col": col}
-        fig.update_xaxes(title_text="hidden 0", **axis)
-        anchor = "x" if col == 1 else f"x{col}"
-        fig.update_yaxes(title_text="hidden 1" if col == 1 else None, scaleanchor=anchor, **axis)
+        center(fig, 1.1 * max(1.0, float(np.abs(model).max())), col)
     return fig.update_layout(showlegend=False, height=360)
 
 
 def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.ndarray]:
-    """The first model of each of the most frequent shapes, titled with the shape and its share.
+    """The first model (feature, hidden) of each of the most frequent shapes, titled with the shape and its share.
 
     >>> found = typical(np.zeros((3, 5, 2)), ["pentagon", "square", "pentagon"])
     >>> {title: w.shape for title, w in found.items()}
     {'pentagon (67%)': (5, 2), 'square (33%)': (5, 2)}
-
-    Args:
-        W: (model, feature, hidden).
-        names: one a model.
     """
     shapes = Counter(names).most_common(most)
     return {f"{name} ({count / len(W):.0%})": W[list(names).index(name)] for name, count in shapes}
 
 
 def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
-    """Directions in three dimensions as polyhedra that can be turned: the convex hull and an arrow to each vertex.
+    """Directions in space as polyhedra that can be turned, one panel per title: the convex hull, and an arrow to each
+    vertex (vertex, 3). Directions that span no volume are drawn without a hull.
 
     Browsers show some sixteen such panels at a time, over all figures of a page.
-
-    Args:
-        vertices: title -> (vertex, 3), one panel each; directions that span no volume are drawn without a hull.
     """
     from plotly.subplots import make_subplots
 
@@ -148,25 +117,16 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
     for col, V in enumerate(vertices.values(), start=1):
         faces, edges = hull(V)
         if len(faces):
-            i, j, k = faces.T
-            fig.add_mesh3d(
-                **dict(zip("xyz", V.T, strict=True)),
-                i=i,
-                j=j,
-                k=k,
-                color=TOY,
-                opacity=0.25,
-                hoverinfo="skip",
-                col=col,
-                row=1,
-            )
+            corners = dict(zip("ijk", faces.T, strict=True))
+            fig.add_mesh3d(**_xyz(V), **corners, color=TOY, opacity=0.25, hoverinfo="skip", row=1, col=col)
         above = 1.01 * V[edges]  # the faces, which would hide parts of them
-        for lines, width, color in ((_broken(above), 5, TOY), (_broken(np.stack([0 * V, V], axis=1)), 2, NULL)):
-            fig.add_scatter3d(
-                **lines, mode="lines", line={"color": color, "width": width}, hoverinfo="skip", row=1, col=col
-            )
+        for lines, line in (
+            (_broken(above), {"color": TOY, "width": 5}),
+            (_broken(np.stack([0 * V, V], axis=1)), {"color": NULL, "width": 2}),
+        ):
+            fig.add_scatter3d(**lines, mode="lines", line=line, hoverinfo="skip", row=1, col=col)
         fig.add_scatter3d(
-            **dict(zip("xyz", V.T, strict=True)),
+            **_xyz(V),
             mode="markers+text",
             text=[str(n) for n in range(len(V))],
             marker={"size": 5, "color": PALETTE[1]},
@@ -207,4 +167,8 @@ def _broken(lines: np.ndarray) -> dict[str, np.ndarray]:
     """Segments (line, 2, 3) as one broken line: x, y and z with gaps."""
     gap = np.full((len(lines), 1, 3), np.nan)
     points = np.concatenate([lines.reshape(len(lines), 2, 3), gap], axis=1).reshape(-1, 3)
+    return _xyz(points)
+
+
+def _xyz(points: np.ndarray) -> dict[str, np.ndarray]:
     return dict(zip("xyz", points.T, strict=True))

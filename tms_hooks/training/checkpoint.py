@@ -1,29 +1,30 @@
-"""Checkpoints: what a run needs to go on to the same bits, written so that no moment to be killed at is a bad one.
+"""Checkpoints: what a run needs to go on to the same bits, safe from whatever stops it, at whatever moment.
 
-A checkpoint is a safetensors file and, written after it, a JSON file with its checksum, each moved into place whole.
-The last two are kept: if one is torn, by a lost disk block say, the one before it serves.
+A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: a JSON file that is there
+belongs to a safetensors file that is whole. Two checkpoints stay on disk, so that there is one to go back to if the
+newest is damaged, by a lost disk block say.
 """
 
-import hashlib
 import json
 import logging
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load, save
+from safetensors.torch import save
 from torch import Tensor
 
-from tms_hooks.training.history import DIMS, Recorder
+from tms_hooks import files
+from tms_hooks.training.history import VARIABLES, Recorder
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks checkpoint, version 1"
-KEPT = 2
+FORMAT = "tms-hooks checkpoint, version 2"
+ON_DISK = 2
+"""Checkpoints that stay."""
 
 
 class Checkpoints:
@@ -39,9 +40,9 @@ class Checkpoints:
     """
 
     def __init__(self, folder: str | Path, recipe: Recipe, engine: str, initial: State, every: float) -> None:
-        self.folder, self.recipe, self.every = Path(folder), recipe, every
+        self.folder, self.every = Path(folder), every
         weights = save({name: w.cpu().contiguous() for name, w in initial.weights.items()})
-        run = recipe.to_json() | {"engine": engine, "initial_weights": hashlib.sha256(weights).hexdigest()}
+        run = recipe.to_dict() | {"engine": engine, "initial_weights": files.fingerprint(weights)}
         self.run: dict[str, Any] = json.loads(json.dumps(run))
         self.written_at = time.monotonic()
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,19 +54,19 @@ class Checkpoints:
         tensors = {f"weights.{name}": w for name, w in state.weights.items()}
         tensors |= {f"moments.{name}": m for name, m in state.moments.items()}
         tensors["diverged_at"] = state.diverged_at
-        for name in DIMS:
+        for name in VARIABLES:
             tensors[f"history.{name}"] = torch.stack([record[name] for _, record in recorder.records])
         data = save({name: t.cpu().contiguous() for name, t in tensors.items()})
         about = {
             "format": FORMAT,
             "run": self.run,
             "steps": [step for step, _ in recorder.records],
-            "sha256": hashlib.sha256(data).hexdigest(),
+            "sha256": files.fingerprint(data),
         }
         path = self.folder / f"{len(recorder.records):08}.json"
-        _write_whole(path.with_suffix(".safetensors"), data)
-        _write_whole(path, json.dumps(about, indent=1).encode())
-        for old in self._newest_first()[KEPT:]:
+        files.write_whole(path.with_suffix(".safetensors"), data)
+        files.write_whole(path, json.dumps(about, indent=1))
+        for old in self._newest_first()[ON_DISK:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
         self.written_at = time.monotonic()
@@ -89,7 +90,7 @@ class Checkpoints:
             state.moments = {n.removeprefix("moments."): t for n, t in part.items() if n.startswith("moments.")}
             state.diverged_at = part["diverged_at"]
             for i, step in enumerate(about["steps"]):
-                recorder.records.append((step, {name: tensors[f"history.{name}"][i] for name in DIMS}))
+                recorder.records.append((step, {name: tensors[f"history.{name}"][i] for name in VARIABLES}))
             log.info("resuming from %s", path)
             return len(about["steps"])
         return 0
@@ -98,27 +99,9 @@ class Checkpoints:
         return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
 
 
-def _write_whole(path: Path, data: bytes) -> None:
-    """The file is there whole, or not at all."""
-    scratch = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with open(scratch, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    finally:
-        scratch.unlink(missing_ok=True)
-
-
 def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about = json.loads(path.read_text())
-    if about["format"] != FORMAT:
-        raise ValueError(f"format {about['format']!r} is not {FORMAT!r}")
-    data = path.with_suffix(".safetensors").read_bytes()
-    if hashlib.sha256(data).hexdigest() != about["sha256"]:
-        raise ValueError("checksum does not match")
-    return about, load(data)
+    about = files.read_json(path, FORMAT)
+    return about, files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
 
 
 def _difference(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:

@@ -1,4 +1,7 @@
-"""What a run remembers of its training, as labelled arrays."""
+"""What a run remembers of its training: a record per recorded step, and all of them together as labeled arrays.
+
+A record holds the weights before the update of its step, and the losses and gradients on the batch of that step.
+"""
 
 import numpy as np
 import torch
@@ -9,22 +12,15 @@ from tms_hooks.models import forward
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
-DIMS = {
-    "loss": ("step", "model", "feature"),
-    "grad_norm": ("step", "model", "feature"),
-    "feature_norm": ("step", "model", "feature"),
-    "qk_loss": ("step", "model", "head"),
-    "W_E": ("step", "model", "feature", "hidden"),
-    "omega": ("step", "model", "head", "hidden", "key_hidden"),
+VARIABLES = {
+    "loss": (("feature",), "importance-weighted loss of the feature on the training batch"),
+    "grad_norm": (("feature",), "norm of the gradient with respect to the feature's directions"),
+    "feature_norm": (("feature",), "norm of the feature's row of W_E"),
+    "head_loss": (("head",), "loss of the head on the training batch"),
+    "W_E": (("feature", "hidden"), "embedding directions"),
+    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows"),
 }
-ATTRS = {
-    "loss": {"long_name": "importance-weighted loss of the feature on the training batch"},
-    "grad_norm": {"long_name": "norm of the gradient with respect to the feature's directions"},
-    "feature_norm": {"long_name": "norm of the feature's row of W_E"},
-    "qk_loss": {"long_name": "loss of the head: L2"},
-    "W_E": {"long_name": "embedding directions"},
-    "omega": {"long_name": "QK circuit of the head, query on its rows"},
-}
+"""Name -> axes beside step and model, and meaning."""
 
 
 class Recorder:
@@ -35,8 +31,8 @@ class Recorder:
         self.records: list[tuple[int, dict[str, Tensor]]] = []
 
     def add(self, step: int, before: State, measured: Measurement) -> None:
-        """Record the weights before the update of `step` and what was measured on its batch."""
-        W_E = forward.normalize_weights(before.weights, self.recipe.cfg)["W_E"]
+        """Record the models before the update of `step` and what was measured on its batch."""
+        W_E = before.weights["W_E"]
         omega = W_E.new_zeros(len(W_E), 0, W_E.shape[-1], W_E.shape[-1])
         if self.recipe.cfg.n_heads:
             omega = before.weights[forward.W_Q] @ before.weights[forward.W_K].mT
@@ -45,26 +41,23 @@ class Recorder:
 
     def dataset(self, last: int) -> xr.Dataset:
         """Everything recorded up to step `last`, over step, model, feature, head and hidden."""
-        kept = [(step, record) for step, record in self.records if step <= last]
-        arrays = {name: torch.stack([record[name] for _, record in kept]).numpy() for name in DIMS}
-        return label(arrays, [step for step, _ in kept], self.recipe.seeds)
+        records = [(step, record) for step, record in self.records if step <= last]
+        arrays = {name: torch.stack([record[name] for _, record in records]).numpy() for name in VARIABLES}
+        return label(arrays, [step for step, _ in records], self.recipe.seeds)
 
 
 def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
     """Shape of every array of a history with this many records."""
     cfg = recipe.cfg
-    sizes = {
-        "step": records,
-        "model": len(recipe.seeds),
-        "feature": cfg.n_features,
-        "hidden": cfg.d_hidden,
-        "key_hidden": cfg.d_hidden,
-        "head": cfg.n_heads,
-    }
-    return {name: tuple(sizes[dim] for dim in dims) for name, dims in DIMS.items()}
+    sizes = {"feature": cfg.n_features, "hidden": cfg.d_hidden, "key_hidden": cfg.d_hidden, "head": cfg.n_heads}
+    first = (records, len(recipe.seeds))
+    return {name: first + tuple(sizes[axis] for axis in axes) for name, (axes, _) in VARIABLES.items()}
 
 
 def label(arrays: dict[str, np.ndarray], steps: list[int], seeds: tuple[int, ...]) -> xr.Dataset:
     """The history as a Dataset, from bare arrays."""
-    variables = {name: (DIMS[name], array, ATTRS[name]) for name, array in arrays.items()}
+    variables = {
+        name: (("step", "model", *axes), arrays[name], {"long_name": meaning})
+        for name, (axes, meaning) in VARIABLES.items()
+    }
     return xr.Dataset(variables, coords={"step": steps, "seed": ("model", list(seeds))})

@@ -1,8 +1,17 @@
-"""Optimizers and learning-rate schedules as frozen descriptions that every engine reads alike."""
+"""Optimizers and learning-rate schedules: frozen descriptions, each with its rule of one update, written once.
+
+A rule is elementwise arithmetic on a parameter, its gradient and two moments. The torch engine calls it with tensors;
+the compiled engine compiles the same lines for single numbers, with numpy where they say `torch`. An optimizer of your
+own is one class with `scalars` and `rule`; a line in `OPTIMIZERS` lets saved runs, sweeps and the compiled engine find
+it.
+"""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args, no_type_check
+
+import torch
 
 from tms_hooks.errors import choice_error
 
@@ -10,8 +19,8 @@ Schedule = Literal["constant", "linear", "cosine", "exponential"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Optimizer:
-    """What all optimizers share: a peak learning rate and its schedule.
+class Optimizer(ABC):
+    """What all optimizers share: a peak learning rate and its schedule. A subclass gives `scalars` and `rule`.
 
     The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then
     follows `schedule` to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
@@ -61,6 +70,23 @@ class Optimizer:
             case "exponential":
                 return self.lr * (self.final_lr / self.lr) ** t
 
+    @abstractmethod
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """The numbers that `rule` needs for update number `count` (from 0) at this learning rate, in double precision.
+
+        Both may be arrays with one entry per update, so there is only arithmetic in it.
+        """
+
+    @staticmethod
+    @abstractmethod
+    @no_type_check
+    def rule(w, gradient, first, second, *scalars):
+        """One update: next values of a parameter and of its two moments, which begin at 0.
+
+        Elementwise arithmetic, and functions that torch and numpy have alike (`torch.sqrt`, `torch.sign`). Subclasses
+        name the scalars one by one, so that it is known how many there are.
+        """
+
 
 @dataclass(frozen=True, kw_only=True)
 class SGD(Optimizer):
@@ -72,10 +98,21 @@ class SGD(Optimizer):
         super().__post_init__()
         _check_decay("momentum", self.momentum)
 
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """The momentum and the learning rate."""
+        return self.momentum, lr
+
+    @staticmethod
+    @no_type_check
+    def rule(w, gradient, first, second, momentum, rate):
+        """Along a sum of gradients that decays; the second moment is not used."""
+        first = first * momentum + gradient
+        return w - first * rate, first, second
+
 
 @dataclass(frozen=True, kw_only=True)
 class RMSprop(Optimizer):
-    """`torch.optim.RMSprop`, uncentred."""
+    """`torch.optim.RMSprop`, uncentered."""
 
     alpha: float = 0.99
     eps: float = 1e-8
@@ -84,6 +121,17 @@ class RMSprop(Optimizer):
         super().__post_init__()
         _check_decay("alpha", self.alpha)
         _check_not_negative("eps", self.eps)
+
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """The decay of the mean square, its complement, eps and the learning rate."""
+        return self.alpha, 1 - self.alpha, self.eps, lr
+
+    @staticmethod
+    @no_type_check
+    def rule(w, gradient, first, second, alpha, rest, eps, rate):
+        """The gradient over its root mean square; the first moment is not used."""
+        second = second * alpha + gradient * gradient * rest
+        return w - gradient / (torch.sqrt(second) + eps) * rate, first, second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +148,20 @@ class Adam(Optimizer):
             _check_decay("beta", beta)
         _check_not_negative("eps", self.eps)
 
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """The decay of both moments, their corrections for beginning at 0, and no decay of weights."""
+        beta1, beta2 = self.betas
+        correction, rate = (1 - beta2 ** (count + 1)) ** 0.5, lr / (1 - beta1 ** (count + 1))
+        return 1.0, beta1, 1 - beta1, beta2, 1 - beta2, correction, self.eps, rate
+
+    @staticmethod
+    @no_type_check
+    def rule(w, gradient, first, second, decay, beta1, rest1, beta2, rest2, correction, eps, rate):
+        """The mean gradient over its root mean square."""
+        first = first * beta1 + gradient * rest1
+        second = second * beta2 + gradient * gradient * rest2
+        return w * decay - first / (torch.sqrt(second) / correction + eps) * rate, first, second
+
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
@@ -110,6 +172,10 @@ class AdamW(Adam):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_not_negative("weight_decay", self.weight_decay)
+
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """Those of Adam, with a decay of weights."""
+        return 1 - lr * self.weight_decay, *super().scalars(count, lr)[1:]
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, AdamW, SGD, RMSprop)}

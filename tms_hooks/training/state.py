@@ -1,14 +1,25 @@
-"""What training changes: stacked weights and optimiser moments, and which models have stopped."""
+"""What training changes: stacked weights and optimizer moments, and which models have stopped.
 
-from dataclasses import dataclass, field
-from typing import NamedTuple
+An engine is a module of three functions that work on this state, the protocol `Engine`: the compiled one and the
+reference one can stand in for each other because nothing else passes between training and an engine.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
 from tms_hooks.training.recipe import Recipe
+
+Losses = tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]
+"""Loss of each feature and of each head, mean over a batch. Without heads the second has no columns."""
+Init = torch.nn.Module | Mapping[str, Tensor]
+"""A model to start from, or its weights, named and shaped as in `ToyModel.state_dict()`."""
 
 
 class Measurement(NamedTuple):
@@ -18,8 +29,8 @@ class Measurement(NamedTuple):
     """Importance-weighted loss of each feature, mean over the batch."""
     grad_norm: Float[Tensor, "model feature"]
     """Norm of the gradient of the feature's own directions: its row of `W_E` and, untied, its column of `W_U`."""
-    qk_loss: Float[Tensor, "model head"]
-    """Squared error of each head's logit."""
+    head_loss: Float[Tensor, "model head"]
+    """Loss of each head, mean over the batch."""
 
 
 @dataclass
@@ -27,24 +38,52 @@ class State:
     """Stacked weights and moments, named as in `ToyModel.state_dict()`, every tensor with a leading model axis."""
 
     weights: dict[str, Tensor]
-    moments: dict[str, Tensor] = field(default_factory=dict)
-    """Optimiser moments "first.<name>", "second.<name>"; absent means zero. Emptied between stages."""
-    diverged_at: Int64[Tensor, " model"] = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    moments: dict[str, Tensor]
+    """Optimizer moments "first.<name>", "second.<name>"; absent means zero. Emptied between stages."""
+    diverged_at: Int64[Tensor, " model"]
     """Step at which a model's loss or next weights stopped being finite; -1 while all is well."""
 
     @classmethod
-    def initial(cls, recipe: Recipe, weights: dict[str, Tensor] | None, device: torch.device | str) -> "State":
-        """Fresh state, from these stacked weights or from each seed's own initialisation."""
-        if weights is None:
-            each = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
-            weights = {name: torch.stack([w[name] for w in each]) for name in each[0]}
-        moved = {name: w.to(device, recipe.torch_dtype, copy=True) for name, w in weights.items()}
-        return cls(moved, {}, torch.full((len(recipe.seeds),), -1, dtype=torch.int64, device=device))
+    def initial(cls, recipe: Recipe, init: Sequence[Init] | None, device: torch.device | str) -> "State":
+        """Fresh state, from these models or from each seed's own initialization.
 
-    def copy(self) -> "State":
-        """A state that later training does not touch."""
-        return State(
-            {name: w.clone() for name, w in self.weights.items()},
-            {name: m.clone() for name, m in self.moments.items()},
-            self.diverged_at.clone(),
-        )
+        Raises:
+            ValueError: as many models as seeds are needed, of the shapes that the config asks for.
+        """
+        if init is None:
+            init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
+        if len(init) != len(recipe.seeds):
+            raise ValueError(f"init has {len(init)} models for {len(recipe.seeds)} seeds: give one per seed")
+        each = [given.state_dict() if isinstance(given, torch.nn.Module) else given for given in init]
+        shapes = forward.weight_shapes(recipe.cfg)
+        for weights in each:
+            if (found := {name: tuple(w.shape) for name, w in weights.items()}) != shapes:
+                raise ValueError(f"an init model has weights {found}, the config asks for {shapes}")
+        stacked = {name: torch.stack([weights[name].detach() for weights in each]) for name in shapes}
+        moved = {name: w.to(device, recipe.torch_dtype, copy=True) for name, w in stacked.items()}
+        return cls(moved, {}, torch.full((len(each),), -1, dtype=torch.int64, device=device))
+
+    def snapshot(self, cfg: ToyConfig) -> "State":
+        """The models as they are now, for good, and as everybody is to see them: what `unit_norm` fixes has norm 1.
+
+        Engines train the weights as they are and leave norms to the forward pass.
+        """
+        weights = {name: w.clone() for name, w in self.weights.items()}
+        return State(forward.normalize_weights(weights, cfg), {}, self.diverged_at.clone())
+
+
+@runtime_checkable
+class Engine(Protocol):
+    """What training asks of an engine."""
+
+    def obstacle(self, recipe: Recipe, device: str) -> str | None:
+        """Why the engine cannot train this recipe on this device; None if it can."""
+
+    def advance(self, recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
+        """Run updates `start` to `stop - 1` in place, within one stage, and measure on the batch of step `start`.
+
+        With `start == stop` it only measures.
+        """
+
+    def evaluate(self, recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
+        """Losses per feature and per head of stacked models, all on the same batch."""

@@ -1,7 +1,7 @@
 """The reference engine: plain torch autograd on stacked weights.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
-nothing is shared between them; because the optimisers below are single elementwise operations, whose results do not
+nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
 depend on where in memory an entry stands; and because on the CPU matrix products are made model by model
 (`models/forward.py`) on one thread.
 """
@@ -15,77 +15,77 @@ from torch import Tensor
 
 from tms_hooks import losses
 from tms_hooks.models import forward
-from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tms_hooks.training import batches
+from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
-from tms_hooks.training.state import Measurement, State
+from tms_hooks.training.state import Losses, Measurement, State
+
+
+def obstacle(recipe: Recipe, device: str) -> str | None:
+    """None but a device that is not there: this engine trains everything."""
+    if device.startswith("cuda") and not torch.cuda.is_available():
+        return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
+    return None
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
-    """Run updates `start` to `stop - 1` in place, within one stage, and measure on the batch of step `start`.
-
-    With `start == stop` it only measures.
-    """
+    """As `Engine.advance`."""
     stage, count, steps = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
     with _one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
-            feature_loss, qk_loss, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or measurement(feature_loss, qk_loss, gradients)
+            parts, gradients = _gradients(recipe, state, step, stage)
+            measured = measured or measurement(parts, gradients)
             lr = recipe.optimizer.learning_rate(count, steps)
-            total = objective(recipe, feature_loss, qk_loss, stage)
+            total = objective(recipe, parts, stage)
             _update_all(recipe.optimizer, state, gradients, total, lr, step, count)
             count += 1
         return measured or measurement(*_gradients(recipe, state, start, stage))
 
 
-def evaluate(
-    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]
-) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
-    """Losses of stacked models, all on the same batch; one model at a time, because it may be a large one."""
+def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
+    """As `Engine.evaluate`; one model at a time, because the batch may be a large one."""
     with torch.no_grad():
-        parts = [
+        each = [
             loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
             for i in range(len(weights["W_E"]))
         ]
-    return torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    return torch.cat([feature for feature, _ in each]), torch.cat([head for _, head in each])
 
 
-def loss_parts(
-    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]
-) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]) -> Losses:
     """Loss of each feature and of each head, on a batch. Without heads the second has no columns."""
     cfg = recipe.cfg
     importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
+    target = recipe.task.target(rows)
+    if target.shape != out.shape:
+        raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
     if recipe.loss == "mse":
-        feature_loss = losses.squared_error(out, rows, importance)
+        feature_loss = losses.squared_error(out, target, importance)
     else:
-        feature_loss = losses.cross_entropy(logits, rows, importance)
+        feature_loss = losses.cross_entropy(logits, target, importance)
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
     scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
-    if recipe.qk_loss == "softmax":
+    if recipe.head_objective == "pattern":
         return feature_loss, losses.qk_cross_entropy(scores, losses.qk_attention_target(x, recipe.qk_pairs))
     return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
 
 
-def objective(
-    recipe: Recipe,
-    feature_loss: Float[Tensor, "model feature"],
-    qk_loss: Float[Tensor, "model head"],
-    stage: Stage = "joint",
-) -> Float[Tensor, " model"]:
-    """What a stage minimises: L1, L2, or L1 + lambda L2."""
+def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Tensor, " model"]:
+    """What a stage minimizes: L1, L2, or L1 + lambda L2."""
+    feature_loss, head_loss = parts
     match stage:
         case "representation":
             return feature_loss.sum(-1)
         case "heads":
-            return qk_loss.sum(-1)
+            return head_loss.sum(-1)
         case "joint":
-            return feature_loss.sum(-1) + recipe.qk_weight * qk_loss.sum(-1)
+            return feature_loss.sum(-1) + recipe.qk_weight * head_loss.sum(-1)
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
@@ -94,34 +94,30 @@ def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
     return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
 
 
-def _gradients(
-    recipe: Recipe, state: State, step: int, stage: Stage
-) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"], dict[str, Tensor]]:
+def _gradients(recipe: Recipe, state: State, step: int, stage: Stage) -> tuple[Losses, dict[str, Tensor]]:
+    """Losses on the batch of a step, and the gradients of what the stage trains."""
     names = trained_names(state.weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
-    x = recipe.batch(recipe.seeds, step, state.diverged_at.device)
-    feature_loss, qk_loss = loss_parts(recipe, weights, x)
+    x = batches.batch(recipe, recipe.seeds, step, state.diverged_at.device)
+    feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
-        _, share = recipe.rows()
+        _, share = batches.rows(recipe)
         empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
         feature_loss = share * feature_loss + (1 - share) * empty_loss
-    total = objective(recipe, feature_loss, qk_loss, stage).sum()
+    total = objective(recipe, (feature_loss, head_loss), stage).sum()
     gradients = torch.autograd.grad(total, [weights[name] for name in names])
-    return feature_loss.detach(), qk_loss.detach(), dict(zip(names, gradients, strict=True))
+    return (feature_loss.detach(), head_loss.detach()), dict(zip(names, gradients, strict=True))
 
 
-def measurement(
-    feature_loss: Float[Tensor, "model feature"],
-    qk_loss: Float[Tensor, "model head"],
-    gradients: dict[str, Tensor],
-) -> Measurement:
+def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
+    feature_loss, head_loss = parts
     square = torch.zeros_like(feature_loss)
     if "W_E" in gradients:
         square = square + gradients["W_E"].square().sum(-1)
     if "W_U" in gradients:
         square = square + gradients["W_U"].square().sum(-2)
-    return Measurement(feature_loss, square.sqrt(), qk_loss)
+    return Measurement(feature_loss, square.sqrt(), head_loss)
 
 
 def _update_all(
@@ -135,11 +131,10 @@ def _update_all(
 ) -> None:
     """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
+    scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = update(
-            optimizer, state.weights[name], gradient, moments[0], moments[1], lr, count
-        )
+        new_weights[name], *moments = optimizer.rule(state.weights[name], gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -153,31 +148,6 @@ def _update_all(
             new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
-
-
-def update(
-    optimizer: Optimizer, w: Tensor, g: Tensor, first: Tensor, second: Tensor, lr: float, count: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """One optimiser step: new weights and moments. `count` is the number of updates made before this one.
-
-    The arithmetic of `torch.optim`, in single elementwise operations.
-    """
-    match optimizer:
-        case Adam():  # and AdamW
-            beta1, beta2 = optimizer.betas
-            if isinstance(optimizer, AdamW):
-                w = w * (1 - lr * optimizer.weight_decay)
-            first = first * beta1 + g * (1 - beta1)
-            second = second * beta2 + g * g * (1 - beta2)
-            denominator = second.sqrt() / (1 - beta2 ** (count + 1)) ** 0.5 + optimizer.eps
-            return w - first / denominator * (lr / (1 - beta1 ** (count + 1))), first, second
-        case SGD():
-            first = first * optimizer.momentum + g
-            return w - first * lr, first, second
-        case RMSprop():
-            second = second * optimizer.alpha + g * g * (1 - optimizer.alpha)
-            return w - g / (second.sqrt() + optimizer.eps) * lr, first, second
-    raise TypeError(f"{type(optimizer).__name__} is not an optimizer this engine knows")
 
 
 @contextmanager

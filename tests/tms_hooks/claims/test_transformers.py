@@ -5,7 +5,7 @@ import torch
 from worlds import outcome_of
 
 import probes
-from tms_hooks import ToyConfig
+from tms_hooks import ToyConfig, side_by_side
 from tms_hooks.claims import transformers
 from tms_hooks.claims.transformers import Sparsity
 from tms_hooks.models.toy import ToyModel
@@ -17,7 +17,7 @@ def test_heads_are_sparse():
     outcome = outcome_of("heads-are-sparse")
 
     def judge(fires: float, silent: float, toys: float = 0.5):
-        heads = [Sparsity(fires + 0.001 * i, fires, (silent, silent), (silent, silent)) for i in range(HEADS)]
+        heads = [Sparsity(fires + 0.001 * i, fires, (Sparsity(silent, silent),) * 2) for i in range(HEADS)]
         return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
 
     found = judge(0.5, 0.9)
@@ -42,7 +42,7 @@ def test_a_planted_head_is_sparse_and_a_random_one_is_not():
     x = torch.eye(10)[torch.tensor([[0, 1]])]
     pairs = torch.tensor([[0, 0, 1]])
     planted, random = (
-        transformers.needed_fraction([probes.attention_slices(model, x, 0, head, pairs=pairs, n_null=50)])
+        side_by_side.needed_fraction([probes.attention_slices(model, x, 0, head, pairs=pairs, n_null=50)])
         for head in (0, 1)
     )
     assert planted < 0.5 < random
@@ -64,10 +64,10 @@ def test_real_bottlenecks():
 
     def judge(kind: str, other: str = "even"):
         found = {
-            "a": [transformers.crowding(path(kind)) for _ in range(5)],
-            "b": [transformers.crowding(path(other))] * 5,
+            "a": [transformers.measure(path(kind)) for _ in range(5)],
+            "b": [transformers.measure(path(other))] * 5,
         }
-        return transformers.judge_bottlenecks(found, [transformers.crowding(path("even"))])
+        return transformers.judge_bottlenecks(found, [transformers.measure(path("even"))])
 
     found = judge("even")
     assert outcome(found) == "supported"
@@ -76,7 +76,7 @@ def test_real_bottlenecks():
     assert outcome(judge("anisotropic")) == "refuted"
     assert outcome(judge("even", "anisotropic")) == "refuted"  # one model is enough
     shifted = judge("shifted")
-    assert shifted.controls["with_mean, a"] > 2 > 1.1 > shifted.controls["interference, a"]
+    assert shifted.controls["with mean, a"] > 2 > 1.1 > shifted.controls["relative overlap, a"]
     assert outcome(transformers.judge_bottlenecks({}, [])) == "inconclusive"
 
 
@@ -84,3 +84,15 @@ def test_pairs_of_blocks():
     assert transformers.block_pairs(3, 9) == [(0, 1), (0, 2), (1, 2)]
     pairs = transformers.block_pairs(30, 12)
     assert len(set(pairs)) == 12 and all(i < j for i, j in pairs)
+
+
+def test_bottlenecks_without_features_to_compare_are_no_error():
+    def part(W):
+        return probes.Bottleneck("embed->unembed", W, W)
+
+    none, one, equal = (transformers.measure(part(W)) for W in (torch.ones(0, 6), torch.ones(1, 6), torch.ones(9, 6)))
+    assert all(np.isnan([row.relative_overlap, row.random, row.spread, row.least]).all() for row in (none, one))
+    assert one.efficiency == equal.efficiency == 0.0  # a feature at the mean of all has no direction of its own
+    found = transformers.judge_bottlenecks({"a": [one, one]}, [none])
+    assert outcome_of("real-bottlenecks")(found) == "inconclusive"
+    assert found.n_models == 1

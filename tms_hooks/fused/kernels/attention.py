@@ -1,23 +1,23 @@
-"""Pseudo-attention heads: losses of the scores `h_query W_Q W_K^T h_key`, and their slopes in queries and keys."""
+"""Pseudo-attention heads: losses of the scores `h_query W_Q W_K^T h_key`, and gradients in queries and keys."""
 
 import math
 from typing import no_type_check
 
 from tms_hooks.fused.kernels.lanes import compiled
-from tms_hooks.fused.kernels.model import SUMS
+from tms_hooks.fused.kernels.plain import SUMS
 from tms_hooks.fused.kernels.softmax import log_softmax
 
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def score_errors(x, rows, q, k, s, pairs, loss, share, slope):
-    """Add one block's losses of every head; queries `q` and keys `k` become the objective's slopes in them.
+def score_errors(x, rows, q, k, loss, general, space):
+    """Add one block's losses of every head; queries `q` and keys `k` become the objective's gradients in them.
 
-    The first half of `x` are the query tokens' features, the second the key tokens'. `share` is what a row counts in
-    the losses, `slope` in the objective.
+    The first half of `x` are the query tokens' features, the second the key tokens'.
     """
-    n, width = len(x) // 2, len(q) // len(loss)
+    n, width, pairs, s = len(x) // 2, len(q) // len(loss), general.pairs, space.s
     zero, one = x.dtype.type(0), x.dtype.type(1)
+    twice = general.objective_weight + general.objective_weight
     for head in range(len(loss)):
         units = range(head * width, (head + 1) * width)
         for r in range(rows):
@@ -33,8 +33,8 @@ def score_errors(x, rows, q, k, s, pairs, loss, share, slope):
         square = zero
         for r in range(rows):
             square += s[r] * s[r]
-            s[r] *= slope + slope
-        loss[head] += share * square
+            s[r] *= twice
+        loss[head] += general.loss_weight * square
         for c in units:
             for r in range(rows):
                 query = q[c, r]
@@ -44,11 +44,12 @@ def score_errors(x, rows, q, k, s, pairs, loss, share, slope):
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def attention_errors(x, rows, out, n, scores, target, s, t, pairs, loss, share, slope):
+def attention_errors(x, rows, n, loss, general, space):
     """The same for the cross-entropy of attention over several keys, a softmax of their scores.
 
-    `out` holds, token by token, logits of `n` features and then queries (of the first token) or keys (of all others).
+    `space.out` holds, token by token, logits of `n` features and then queries (of the first token) or keys.
     """
+    out, scores, target, s, pairs = space.out, space.scores, space.target, space.s, general.pairs
     keys, zero, one = len(scores), x.dtype.type(0), x.dtype.type(1)
     readers = len(out) // (keys + 1)
     width = (readers - n) // len(loss)
@@ -73,13 +74,13 @@ def attention_errors(x, rows, out, n, scores, target, s, t, pairs, loss, share, 
         for key in range(keys):
             for r in range(rows):
                 target[key, r] = target[key, r] / s[r] if s[r] > zero else one / x.dtype.type(keys)
-        log_softmax(scores, rows, s, t)
+        log_softmax(scores, rows, s, space.t)
         for key in range(keys):
             summed = zero
             for r in range(rows):
                 summed -= target[key, r] * scores[key, r]
-                scores[key, r] = slope * (math.exp(scores[key, r]) - target[key, r])
-            loss[head] += share * summed
+                scores[key, r] = general.objective_weight * (math.exp(scores[key, r]) - target[key, r])
+            loss[head] += general.loss_weight * summed
         for c in range(first, last):
             for r in range(rows):
                 s[r] = zero

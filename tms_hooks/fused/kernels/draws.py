@@ -1,4 +1,7 @@
-"""Batches drawn inside the compiled loop, from the random bits that `tms_hooks.data` uses in torch."""
+"""The random bits of `tms_hooks.rng` in compiled code, and batches of `SparseUniform` drawn from them in vectors.
+
+`entry` and `in_unit` are the functions of that name in `rng`, for the loops of other distributions.
+"""
 
 from typing import no_type_check
 
@@ -6,7 +9,7 @@ import numpy as np
 from numba import njit
 
 from tms_hooks import rng
-from tms_hooks.data import STRIP
+from tms_hooks.data.independent import STRIP
 from tms_hooks.fused.kernels.lanes import (
     LANES,
     add,
@@ -24,7 +27,8 @@ from tms_hooks.fused.kernels.lanes import (
 
 assert LANES == STRIP, "a vector of rows shares its hashes"
 GAMMA, MIX_1, MIX_2 = np.uint64(rng.GAMMA), np.uint64(rng.MIX_1), np.uint64(rng.MIX_2)
-S27, S30, S31 = np.uint64(27), np.uint64(30), np.uint64(31)
+ONE, S27, S30, S31, S32 = np.uint64(1), np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
+LOW = np.uint64(0xFFFFFFFF)
 HASHES = np.uint64(LANES // 2)
 
 
@@ -45,13 +49,28 @@ def batch_key(seed, step):
     return mix(mix(z + np.uint64(step) + GAMMA) + GAMMA)
 
 
+@njit(cache=True, inline="always")
+@no_type_check
+def entry(key, at):
+    """`rng.entry`; without a branch, so that loops over it vectorize."""
+    at = np.uint64(at)
+    return np.int64((mix(key + GAMMA * ((at >> ONE) + ONE)) >> ((at & ONE) * S32)) & LOW)
+
+
+@njit(cache=True, inline="always")
+@no_type_check
+def in_unit(bits):
+    """`rng.in_unit`."""
+    return (np.float64(bits) + 0.5) * 2.0**-32
+
+
 @compiled()
 @no_type_check
-def draw_sparse_uniform(x, key, first_row, rows, largest, scale):
+def draw_sparse_uniform(x, key, first_row, rows, largest, scale, occupied):
     """Rows `first_row`, ... of a `SparseUniform` batch into `x[:, :rows]`, zeros up to a whole number of strips.
 
-    A feature is active where its bits are at most `largest[0]`, or `largest[1]`, if there is one, where an earlier
-    feature of the row is active too.
+    A feature is active where its bits are at most `largest[1]`. With `occupied` only rows are drawn that have an active
+    feature: it is `largest[0]` as long as no feature of the row is. `scale` turns the bits into a value.
     """
     n, zero, half = len(x), splat(x.dtype.type(0)), splat(x.dtype.type(0.5))
     z = key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES)
@@ -61,13 +80,13 @@ def draw_sparse_uniform(x, key, first_row, rows, largest, scale):
             bits = random_bits(z)
             z += GAMMA * HASHES
             value = add(real(bits, x.dtype.type(0)), half)
-            if len(largest) == 1:
-                active = at_most(bits, splat(largest[0, i]))
-                value = mul(value, splat(scale[0, i]))
-            else:
+            if occupied:
                 active = at_most(bits, where(seen, splat(largest[1, i]), splat(largest[0, i])))
                 value = mul(value, where(seen, splat(scale[1, i]), splat(scale[0, i])))
                 seen = either(seen, active)
+            else:
+                active = at_most(bits, splat(largest[1, i]))
+                value = mul(value, splat(scale[1, i]))
             store(x, i, r, where(active, value, zero))
     for i in range(n):
         for r in range(rows, -(-rows // LANES) * LANES):

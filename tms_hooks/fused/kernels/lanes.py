@@ -1,8 +1,9 @@
-"""Vectors of `LANES` rows in compiled code: written out, because a compiler's own vectorising is a matter of luck.
+"""Vectors of `LANES` rows in compiled code: written out, because a compiler's own vectorizing is a matter of luck.
 
 LLVM turns them into whatever registers a processor has: one or two of AVX-512, four of AVX2, eight of NEON.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, no_type_check
 
@@ -15,6 +16,11 @@ from tms_hooks import rng
 
 # For functions that allocate nothing: passing an array on then costs no atomic reference count.
 compiled: Any = partial(njit, cache=True, _nrt=False)
+# For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
+# infinity: a branch on it would keep loops from vectorizing.
+inner: Any = partial(
+    compiled, cache=False, forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
+)
 
 LANES = 16
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.
@@ -242,3 +248,32 @@ def total(typing, a):
         return builder.extract_element(value, ir.IntType(32)(0))
 
     return a.of(a), code
+
+
+def choice(functions: Sequence[Any]) -> Any:
+    """A compiled function `(number, arguments)` that calls the function of that number, from 0."""
+    chosen = _only(functions[-1])
+    for number, function in reversed(list(enumerate(functions[:-1]))):
+        chosen = _either(number, function, chosen)
+    return chosen
+
+
+def _only(function: Any) -> Any:
+    @njit(inline="always")
+    @no_type_check
+    def call(which, arguments):
+        function(*arguments)
+
+    return call
+
+
+def _either(number: int, function: Any, rest: Any) -> Any:
+    @njit(inline="always")
+    @no_type_check
+    def call(which, arguments):
+        if which == number:
+            function(*arguments)
+        else:
+            rest(which, arguments)
+
+    return call

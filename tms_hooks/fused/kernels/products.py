@@ -1,16 +1,34 @@
-"""Matrix products over strips of rows, written out so that weights and sums stay in registers."""
+"""Matrix products over strips of rows, written out so that weights and sums stay in registers.
+
+A processor multiplies fast while its sums stay in registers, and in compiled code a register is a local variable: a
+tile of 4 by 4 sums must be sixteen of them, because an array of sums would be written to memory and read back at each
+step. numba has no loop that makes variables. So three functions here write the source of a loop for one size of tile,
+and `_compile` turns it into a function. Nobody else calls that; the source depends on nothing but the sizes below.
+For example `_product(2, 2)`, two rows of `w` by two strips of `LANES` rows of the batch, writes
+
+    def loop(to, start, w, source, top, r):
+        t0_0 = splat(start[top + 0]); t0_1 = splat(start[top + 0]); t1_0 = splat(start[top + 1]); t1_1 = ...
+        for k in range(len(source)):
+            s0 = load(source, k, r + 0 * LANES); s1 = load(source, k, r + 1 * LANES)
+            v = splat(w[top + 0, k]); t0_0 = fma(v, s0, t0_0); t0_1 = fma(v, s1, t0_1); v = splat(w[top + 1, k]); ...
+        store(to, top + 0, r + 0 * LANES, t0_0); store(to, top + 0, r + 1 * LANES, t0_1); ...
+
+How to read the templates: each line of one becomes one line like these, a statement for every row `i` of the tile and
+every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals stand for the numbers: `J` for a strip,
+`K` for a hidden unit. The words are those of `lanes`: `splat` puts a number in all lanes, `fma(a, b, c)` is a * b + c.
+"""
 
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, compiled, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, positive, splat, store
 
 
 def _compile(source: str) -> Any:
-    """The function `loop` of a source."""
+    """The function `loop` of a source, to be inlined where it is called."""
     scope: dict[str, Any] = {name: getattr(lanes, name) for name in dir(lanes)}
     exec(source, scope)
-    return compiled(cache=False, forceinline=True)(scope["loop"])
+    return inner(scope["loop"])
 
 
 def _product(height: int, width: int) -> Any:
@@ -51,8 +69,8 @@ def _strips(m: int, width: int) -> Any:
     """Losses and gradients for hidden width `m` and a piecewise linear output, `width` strips of rows at a time.
 
     Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
-    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the slopes in the
-    logits, halved too.
+    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the gradients in
+    the logits, halved too.
     """
     each, strips = range(m), range(width)
 
@@ -87,24 +105,24 @@ def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
             {line("clipped_J = at_most(logit_J, lowest)")}
             {line("error_J = sub(where(clipped_J, lowest, logit_J), load(x, i, r + J * LANES))")}
             {line("error_J = where(live_J, error_J, nought)")}
-            {line("slope_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
-            {line("dK_J = fma(slope_J, splat(w_u[i, K]), dK_J)")}
-            {line("store(errors, i, J * LANES, slope_J)")}
-            {adding(f"{2 * m}", "add(slope_J, REST)")}
+            {line("g_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
+            {line("dK_J = fma(g_J, splat(w_u[i, K]), dK_J)")}
+            {line("store(errors, i, J * LANES, g_J)")}
+            {adding(f"{2 * m}", "add(g_J, REST)")}
             {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
         for i in range(len(x)):
             at = i * {2 * m + 2}
-            {line("x_J = load(x, i, r + J * LANES); slope_J = load(errors, i, J * LANES)")}
+            {line("x_J = load(x, i, r + J * LANES); g_J = load(errors, i, J * LANES)")}
             if tied:
-                {adding("K", "fma(slope_J, hK_J, fma(x_J, dK_J, REST))")}
+                {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
             else:
-                {adding("K", "fma(slope_J, hK_J, REST)")}
+                {adding("K", "fma(g_J, hK_J, REST)")}
                 {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
 """)
 
 
-strips_1, strips_2, strips_3, strips_4, strips_5, strips_6 = (_strips(m, 2 if m < 6 else 1) for m in range(1, 7))
 WIDEST = 6
+strips = choice([_strips(m, 2 if m < 6 else 1) for m in range(1, WIDEST + 1)])
 WIDTH = 4
 _product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
 _outer_4, _outer_1 = _outer(4), _outer(1)

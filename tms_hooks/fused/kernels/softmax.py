@@ -4,13 +4,13 @@ import math
 from typing import no_type_check
 
 from tms_hooks.fused.kernels.lanes import compiled
-from tms_hooks.fused.kernels.model import SUMS
+from tms_hooks.fused.kernels.plain import SUMS
 
 
 @compiled()
 @no_type_check
 def log_softmax(out, rows, top, total):
-    """In place, over the first axis. `top` and `total` are room for a number a row."""
+    """In place, over the first axis. `top` and `total` are room for one number per row."""
     for r in range(rows):
         top[r], total[r] = out[0, r], 0
     for i in range(1, len(out)):
@@ -29,8 +29,8 @@ def log_softmax(out, rows, top, total):
 
 @compiled()
 @no_type_check
-def softmax_slopes(d, p, rows, dot):
-    """From a loss's slopes `d` in `p`, a softmax, to those in what it was taken of, in place."""
+def softmax_backward(d, p, rows, dot):
+    """The backward pass of `p`, a softmax: `d` holds the gradients in `p`, and becomes those in its logits."""
     for r in range(rows):
         dot[r] = 0
     for i in range(len(p)):
@@ -43,10 +43,10 @@ def softmax_slopes(d, p, rows, dot):
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def softmax_errors(out, x, weight, cross_entropy, loss, g_b, rows, top, total, p):
-    """`output_errors` for a softmax, of the squared error or the cross-entropy. `p` is room for the probabilities."""
-    zero = x.dtype.type(0)
-    log_softmax(out, rows, top, total)
+def softmax_errors(out, x, weight, cross_entropy, loss, g_b, rows, space):
+    """`output_errors` for a softmax, of the squared error or the cross-entropy."""
+    zero, top, p = x.dtype.type(0), space.s, space.p
+    log_softmax(out, rows, top, space.t)
     if cross_entropy:
         for r in range(rows):
             top[r] = zero
@@ -62,14 +62,14 @@ def softmax_errors(out, x, weight, cross_entropy, loss, g_b, rows, top, total, p
                 out[i, r] = math.exp(out[i, r]) * top[r] - weight[i] * x[i, r]
     else:
         for i in range(len(x)):
-            summed, slope = zero, weight[i] + weight[i]
+            summed, twice = zero, weight[i] + weight[i]
             for r in range(rows):
                 p[i, r] = math.exp(out[i, r])
                 error = p[i, r] - x[i, r]
                 summed += error * error
-                out[i, r] = slope * error
+                out[i, r] = twice * error
             loss[i] += weight[i] * summed
-        softmax_slopes(out, p, rows, top)
+        softmax_backward(out, p, rows, top)
     for i in range(len(x)):
         summed = zero
         for r in range(rows):

@@ -1,4 +1,4 @@
-"""Directions of norm 1 with a learned scale: the matrices that a batch works with, and back to the parameters."""
+"""Directions of norm 1 with a learned scale: the matrix that a batch works with, and gradients back through it."""
 
 import math
 from typing import no_type_check
@@ -10,8 +10,8 @@ SMALLEST = 1e-12  # as in torch.nn.functional.normalize
 
 @compiled()
 @no_type_check
-def normalise(to, w, unit, scale):
-    """`to` is `scale` times `w`, or times its rows divided by their norms."""
+def normalize(to, w, unit, scale):
+    """`to` becomes `scale` times `w`; with `unit`, each row of `w` is divided by its norm first."""
     for i in range(len(w)):
         square = w.dtype.type(0)
         for k in range(w.shape[1]):
@@ -23,8 +23,11 @@ def normalise(to, w, unit, scale):
 
 @compiled()
 @no_type_check
-def add_slopes(g, d, w, unit, scale):
-    """Add to `g`, of `w`, what follows from the slopes `d` in what `normalise` makes of `w`; the slope in `scale`."""
+def add_gradients(g, d, w, unit, scale):
+    """The backward pass of `normalize`: from the gradients `d` in its result to those in `w` and in `scale`.
+
+    Those in `w` are added to `g`; the one in `scale` is returned.
+    """
     in_scale = w.dtype.type(0)
     for i in range(len(w)):
         square, along = w.dtype.type(0), w.dtype.type(0)

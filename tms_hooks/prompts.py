@@ -1,12 +1,11 @@
-"""Prompts on which real heads are known to fire, and the heads that do."""
+"""Prompts on which heads of real transformers are known to fire, with the pairs of tokens on which they do."""
 
 from collections.abc import Sequence
 from itertools import product
 from typing import Any, NamedTuple
 
-import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
 STORIES = (
@@ -22,8 +21,6 @@ REPEATED = (
     " window paper cloud eight horse yellow bread lamp",
     " music four garden silver train apple winter door",
 )
-FIRES = 0.5
-"""A head fires on a pair of tokens if its pattern is at least this (Franco & Crovella 2024)."""
 
 
 class Prompts(NamedTuple):
@@ -63,20 +60,3 @@ def _by_length(texts: Sequence[tuple[Tensor, Tensor]]) -> list[Prompts]:
         numbered = [torch.nn.functional.pad(pairs, (1, 0), value=i) for i, (_, pairs) in enumerate(same)]
         batches.append(Prompts(torch.stack([tokens for tokens, _ in same]), torch.cat(numbered)))
     return batches
-
-
-def patterns(model: Any, tokens: Int[Tensor, "example pos"]) -> Float[Tensor, "layer example head query_pos key_pos"]:
-    """Attention of every head on texts of one length."""
-    with torch.no_grad():
-        _, cache = model.run_with_cache(tokens, names_filter=lambda name: name.endswith("attn.hook_pattern"))
-    return torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"] for layer in range(model.cfg.n_layers)])
-
-
-def firing(model: Any, batches: Sequence[Prompts]) -> pd.DataFrame:
-    """Every (head, batch, pair) whose pattern is at least 0.5; `pair` is its row in the batch's `pairs`."""
-    found = []
-    for number, batch in enumerate(batches):
-        example, query, key = batch.pairs.T
-        at_pairs = patterns(model, batch.tokens)[:, example, :, query, key]  # pair first: the indices are not adjacent
-        found += [(layer, head, number, pair) for pair, layer, head in (at_pairs >= FIRES).nonzero().tolist()]
-    return pd.DataFrame(found, columns=["layer", "head", "batch", "pair"])

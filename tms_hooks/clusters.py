@@ -1,0 +1,85 @@
+"""Where a sweep's jobs run: processes of this machine, or a dask or ray cluster, all through joblib."""
+
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from tms_hooks.errors import choice_error
+
+BACKENDS = ("loky", "dask", "ray")
+
+
+def run(
+    work: Callable[..., None], arguments: Sequence[tuple[Any, ...]], backend: str, n_jobs: int, address: str | None
+) -> None:
+    """Call `work` with each of these arguments, `n_jobs` calls at a time (-1: as many as there are workers).
+
+    Raises:
+        ValueError: an unknown backend, one that is not installed, or an address that it has no use for.
+        ConnectionError: the cluster does not answer.
+    """
+    import joblib
+
+    if backend not in BACKENDS:
+        raise choice_error("backend", backend, BACKENDS)
+    if address is not None and backend == "loky":
+        raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
+    jobs = [joblib.delayed(work)(*each) for each in arguments]
+    if backend == "dask":
+        with _dask_client(address), joblib.parallel_config("dask"):
+            joblib.Parallel(n_jobs=n_jobs)(jobs)
+    elif backend == "ray":
+        with _ray(address), joblib.parallel_config("ray", n_jobs=n_jobs):
+            joblib.Parallel()(jobs)
+    else:
+        joblib.Parallel(n_jobs=n_jobs)(jobs)
+
+
+def _dask_client(address: str | None) -> Any:
+    try:
+        from distributed import Client
+    except ImportError:
+        raise ValueError("backend='dask' needs dask: pip install 'tms-hooks[sweep]'") from None
+    if address is None:
+        return Client(processes=True, threads_per_worker=1, dashboard_address=None)
+    try:
+        return Client(address, timeout="10s")
+    except OSError as error:
+        raise ConnectionError(
+            f"no dask scheduler answers at {address} ({error}); is it running, is the port open, is the address right?"
+        ) from error
+
+
+@contextmanager
+def _ray(address: str | None) -> Iterator[None]:
+    """A Ray cluster as a joblib backend: the one this process has joined, or one joined (or started) for the sweep."""
+    try:
+        import ray
+        from ray.util.joblib import register_ray
+    except ImportError:
+        raise ValueError("backend='ray' needs ray: pip install 'ray[default]'") from None
+    register_ray()
+    if ray.is_initialized():
+        if address is not None:
+            raise ValueError(
+                f"address={address!r}, but this process has joined a ray cluster already: leave address out, "
+                "or call ray.shutdown() first"
+            )
+        yield
+        return
+    if address is not None:
+        host, _, port = address.removeprefix("ray://").rpartition(":")
+        if not (host and port.isdigit()):
+            raise ValueError(f"address={address!r}: write host:port, or ray://host:port for a ray client")
+        try:  # ray itself goes on trying for minutes
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except OSError as error:
+            raise ConnectionError(
+                f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
+            ) from error
+    ray.init(address=address)
+    try:
+        yield
+    finally:
+        ray.shutdown()

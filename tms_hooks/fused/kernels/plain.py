@@ -1,0 +1,251 @@
+"""Plain toys, linear in the middle: the parameters of any toy, losses and hand-derived gradients of a block of rows."""
+
+import math
+from typing import Any, NamedTuple, no_type_check
+
+import numpy as np
+from numba import njit
+
+from tms_hooks.fused.codes import GELU, RELU
+from tms_hooks.fused.kernels.lanes import (
+    LANES,
+    add,
+    at_most,
+    compiled,
+    first_lanes,
+    fma,
+    load,
+    mul,
+    splat,
+    store,
+    sub,
+    total,
+    where,
+)
+from tms_hooks.fused.kernels.products import (
+    WIDEST,
+    add_outer,
+    add_sparse_outer,
+    find_entries,
+    fold,
+    product,
+    sparse_product,
+    strips,
+)
+
+# Sums over a batch may be reassociated, and products fused into them: without that they do not vectorize.
+# NaN and infinity keep their meaning, because divergence is detected by them.
+SUMS = {"reassoc", "contract", "nsz"}
+LINE = 64  # bytes of a cache line
+
+
+class Toy(NamedTuple):
+    """Sizes and switches that decide which parameters there are, and the output's activation."""
+
+    n: int
+    m: int
+    tied: bool
+    biased: bool
+    """Whether the output has a bias,"""
+    hidden_biased: bool
+    """and the hidden layer."""
+    scaled: bool
+    """Whether the unembed has a scale, as it does where directions have norm 1."""
+    units: int
+    """Heads times the width of one."""
+    act: int
+
+
+class Parameters(NamedTuple):
+    """Views on a model's flat parameters or gradients; of what it lacks, an array that nothing else sees."""
+
+    w_e: Any
+    w_u: Any
+    b_u: Any
+    b: Any
+    scale: Any
+    w_q: Any
+    w_k: Any
+
+
+class PlainSpace(NamedTuple):
+    """Room for a block of a plain toy."""
+
+    w_e_t: Any
+    w_u_t: Any
+    h: Any
+    dh: Any
+    out: Any
+    """Feature, row: logits, then the gradients in them."""
+    sums: Any
+    """Vector, lane: scratch."""
+    zeros: Any
+    entries: Any
+    """Feature and row of single entries of `x`: room for those of a sparse block, none if blocks are not sparse."""
+
+
+@njit(cache=True)
+@no_type_check
+def aligned(rows, columns, like):
+    """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
+    flat = np.zeros(rows * columns + LINE, like.dtype)
+    skip = -flat.ctypes.data % LINE // flat.itemsize
+    return flat[skip : skip + rows * columns].reshape((rows, columns))
+
+
+@njit(cache=True)
+@no_type_check
+def views(flat, toy):
+    """`Parameters` in the order of `engine.ORDER`."""
+    n, m, width, kind = toy.n, toy.m, toy.units, flat.dtype
+    u = 0 if toy.tied else n * m
+    b_u = u + n * m
+    b = b_u + (n if toy.biased else 0)
+    scale = b + (m if toy.hidden_biased else 0)
+    q = scale + (1 if toy.scaled else 0)
+    k = q + width * m
+    return Parameters(
+        flat[: n * m].reshape((n, m)),
+        flat[u:b_u].reshape((n, m)),
+        flat[b_u:b] if toy.biased else np.zeros(n, kind),
+        flat[b:scale] if toy.hidden_biased else np.zeros(m, kind),
+        flat[scale:q] if toy.scaled else np.ones(1, kind),
+        flat[q:k].reshape((width, m)),
+        flat[k:].reshape((width, m)),
+    )
+
+
+@njit(cache=True)
+@no_type_check
+def make_plain_space(like, toy, block, sparse):
+    """`PlainSpace` for blocks of so many rows."""
+    n, m, rows = toy.n, toy.m, block + LANES
+    w_e_t = np.empty((m, n), like.dtype)
+    return PlainSpace(
+        w_e_t,
+        w_e_t if toy.tied else np.empty((m, n), like.dtype),
+        aligned(m, rows, like),
+        aligned(m, rows, like),
+        aligned(n, rows, like),
+        aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, like),
+        np.zeros(m, like.dtype),
+        np.empty((n * block // 8 if sparse else 0, 2), np.int64),
+    )
+
+
+@compiled()
+@no_type_check
+def transpose(to, source):
+    """`to[:] = source.T`."""
+    for i in range(len(source)):
+        for k in range(len(to)):
+            to[k, i] = source[i, k]
+
+
+@compiled(fastmath=SUMS)
+@no_type_check
+def output_errors(out, x, weight, act, loss, g_b, rows):
+    """Losses of one block and their gradients in the biases; `out`, logits, becomes their gradient in the logits."""
+    zero, one, half = x.dtype.type(0), x.dtype.type(1), x.dtype.type(0.5)
+    root_half, density = x.dtype.type(math.sqrt(0.5)), x.dtype.type(1 / math.sqrt(2 * math.pi))
+    floor = x.dtype.type(0 if act == RELU else -np.inf)
+    for i in range(len(x)):
+        twice = weight[i] + weight[i]
+        if act == GELU:
+            square, g_bias = zero, zero
+            for r in range(rows):
+                logit = out[i, r]
+                below = half * (one + math.erf(logit * root_half))
+                error = logit * below - x[i, r]
+                square += error * error
+                g = twice * error * (below + logit * density * math.exp(-half * logit * logit))
+                out[i, r] = g
+                g_bias += g
+        else:
+            nought, lowest = splat(zero), splat(floor)
+            squares, biases = nought, nought
+            for r in range(0, rows, LANES):
+                logits = load(out, i, r)
+                clipped = at_most(logits, lowest)
+                errors = sub(where(clipped, lowest, logits), load(x, i, r))
+                errors = where(first_lanes(rows - r), errors, nought)
+                squares = fma(errors, errors, squares)
+                errors = where(clipped, nought, mul(errors, splat(twice)))
+                biases = add(biases, errors)
+                store(out, i, r, errors)
+            square, g_bias = total(squares), total(biases)
+        loss[i] += weight[i] * square
+        g_b[i] += g_bias
+
+
+@compiled(forceinline=True)  # else a thousand bytes of arrays are passed on for each block
+@no_type_check
+def forward_backward(x, rows, w, g, loss, weight, toy, space):
+    """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
+    if toy.m > WIDEST or toy.act == GELU:
+        forward_backward_wide(x, rows, w, g, loss, weight, toy, space)
+        return
+    n, m, sums = toy.n, toy.m, space.sums
+    zero, two = x.dtype.type(0), x.dtype.type(2)
+    for j in range(len(sums)):
+        store(sums, j, 0, splat(zero))
+    floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
+    strips(m - 1, (x, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
+    fold(sums)
+    for i in range(n):
+        at = i * (2 * m + 2)
+        for k in range(m):
+            g.w_u[i, k] += two * sums[(at + k) // LANES, (at + k) % LANES]
+        if not toy.tied:
+            for k in range(m):
+                g.w_e[i, k] += two * sums[(at + m + k) // LANES, (at + m + k) % LANES]
+        at += 2 * m
+        g.b_u[i] += two * sums[at // LANES, at % LANES]
+        loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
+
+
+@compiled()
+@no_type_check
+def forward_backward_wide(x, rows, w, g, loss, weight, toy, space):
+    """The same by matrix products; the hidden layer from single entries of `x`, if there is room for them."""
+    h, dh, out, entries = space.h, space.dh, space.out, space.entries
+    count = find_entries(entries, x, rows)
+    if count < 0:
+        product(h, space.zeros, space.w_e_t, x, rows)
+    else:
+        sparse_product(h, w.w_e, x, rows, entries, count)
+    product(out, w.b_u, w.w_u, h, rows)
+    output_errors(out, x, weight, toy.act, loss, g.b_u, rows)
+    clear_rest(out, rows)
+    add_outer(g.w_u, out, h, rows, space.sums)
+    product(dh, space.zeros, space.w_u_t, out, rows)
+    if count < 0:
+        add_outer(g.w_e, x, dh, rows, space.sums)
+    else:
+        add_sparse_outer(g.w_e, x, dh, entries, count)
+
+
+@compiled()
+@no_type_check
+def clear_rest(out, rows):
+    """0 from `rows` up to a whole number of strips."""
+    for i in range(len(out)):
+        for r in range(rows, -(-rows // LANES) * LANES):
+            out[i, r] = 0
+
+
+@compiled()
+@no_type_check
+def empty_row(b, g_b, loss, weight, act):
+    """`forward_backward` for a row without active features: only the biases matter."""
+    zero, one, half = b.dtype.type(0), b.dtype.type(1), b.dtype.type(0.5)
+    root_half, density = b.dtype.type(math.sqrt(0.5)), b.dtype.type(1 / math.sqrt(2 * math.pi))
+    for i in range(len(b)):
+        out, gradient = b[i], one
+        if act == GELU:
+            below = half * (one + math.erf(b[i] * root_half))
+            out, gradient = b[i] * below, below + b[i] * density * math.exp(-half * b[i] * b[i])
+        elif act == RELU and b[i] <= zero:
+            out, gradient = zero, zero
+        loss[i] += weight[i] * out * out
+        g_b[i] += (weight[i] + weight[i]) * out * gradient

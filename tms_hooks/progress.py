@@ -1,0 +1,60 @@
+"""What a person sees and does while models train: a progress bar, and Ctrl-C that waits for the next record."""
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+
+@contextmanager
+def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
+    """A progress bar with a rate and the time left, moved by a call with the step that was reached."""
+    if not show:
+        yield lambda step: None
+        return
+    from rich import progress
+    from rich.console import Console
+
+    columns = (
+        "{task.description}",
+        progress.BarColumn(),
+        progress.MofNCompleteColumn(),
+        "{task.fields[rate]}",
+        progress.TimeElapsedColumn(),
+        "left",
+        progress.TimeRemainingColumn(),
+    )
+    began = time.perf_counter()
+    with progress.Progress(*columns, console=Console(stderr=True)) as line:
+        task = line.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
+
+        def move(step: int) -> None:
+            rate = models * step / max(time.perf_counter() - began, 1e-9)
+            line.update(task, completed=step, rate=f"{rate:,.0f} model steps/s")
+
+        yield move
+
+
+@contextmanager
+def interrupts() -> Iterator[Callable[[], bool]]:
+    """A function that says whether Ctrl-C was pressed; pressed twice, it raises at once.
+
+    The first press must not raise: wherever it happened to strike, a thread pool could lose it.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False  # signals go to the main thread
+        return
+    pressed: list[int] = []
+
+    def handler(number: int, frame: FrameType | None) -> None:
+        if pressed:
+            raise KeyboardInterrupt
+        pressed.append(number)
+
+    before = signal.signal(signal.SIGINT, handler)
+    try:
+        yield lambda: bool(pressed)
+    finally:
+        signal.signal(signal.SIGINT, before)

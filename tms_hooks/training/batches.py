@@ -1,0 +1,95 @@
+"""What a recipe draws: the batches that its models are trained on, and the held-out samples that they are judged by.
+
+A batch is a pure function of the recipe, a seed and a step: nothing is remembered from one to the next, so a model sees
+the same batches alone and in a crowd, and a resumed run sees those that an uninterrupted one would have seen. A batch
+is all of a finite data set if no batch size is given; else it is drawn, with its empty rows or without them.
+"""
+
+from functools import lru_cache
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from tms_hooks.data import MAX_DATASET_ROWS, Distribution, SparseUniform
+from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
+
+DEFAULT_BATCH = 1024
+QK_KEYS = 8
+"""Key tokens that a query chooses from under `head_objective="pattern"`."""
+HELD_OUT_TOKENS = 2**16
+"""Held-out rows, or key tokens where a row has several."""
+
+
+def batch(
+    recipe: Recipe, seeds: tuple[int, ...], step: int, device: torch.device | str = "cpu"
+) -> Float[Tensor, "model batch *pos feature"]:
+    """The training batch of each seed at a step; with heads, independent query and key tokens."""
+    whole = whole_dataset(recipe, device)
+    if whole is not None:
+        return whole.repeat(len(seeds), *[1] * whole.ndim)
+    count, _ = rows(recipe)
+    if recipe.empty_rows == "exact":
+        assert isinstance(recipe.data, SparseUniform)  # Recipe sees to it
+        return recipe.data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
+    return _draw(recipe, count, seeds, step, device)
+
+
+def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
+    """What all models are judged by: samples of a seed that no model has, or the data set that they trained on."""
+    whole = whole_dataset(recipe)
+    if whole is not None:
+        return whole.clone()
+    keys = 1 if recipe.head_objective == "scores" else QK_KEYS
+    return _draw(recipe, HELD_OUT_TOKENS // keys, (HELD_OUT_SEED,), 0, "cpu")[0]
+
+
+def rows(recipe: Recipe) -> tuple[int, float]:
+    """How many rows are drawn per step, and the share of the distribution that they stand for."""
+    size = recipe.batch_size or DEFAULT_BATCH
+    if recipe.empty_rows == "drawn":
+        return size, 1.0
+    assert isinstance(recipe.data, SparseUniform)  # Recipe sees to it
+    share = 1 - recipe.data.empty_probability
+    return max(round(size * share), 1), share
+
+
+def tokens(recipe: Recipe) -> int:
+    """Tokens per row: with heads a query and its keys, of which only an attention pattern needs several."""
+    if not recipe.cfg.n_heads:
+        return 1
+    return 2 if recipe.head_objective == "scores" else 1 + QK_KEYS
+
+
+def whole_dataset(recipe: Recipe, device: torch.device | str = "cpu") -> Float[Tensor, "batch *pos feature"] | None:
+    """Every vector of a finite distribution (with heads: every ordered pair), unless a batch size is given.
+
+    It is built once per training and then shared: read it, never write to it.
+    """
+    if recipe.batch_size is not None:
+        return None
+    return _whole(recipe.data, recipe.torch_dtype, recipe.cfg.n_heads > 0, str(device))
+
+
+@lru_cache(maxsize=1)
+def _whole(data: Distribution, dtype: torch.dtype, pairs: bool, device: str) -> Tensor | None:
+    vectors = data.dataset(dtype)
+    if vectors is None or not pairs:
+        return vectors if vectors is None else vectors.to(device)
+    count = len(vectors)
+    if count**2 > MAX_DATASET_ROWS:
+        raise ValueError(
+            f"{count:,} vectors make {count**2:,} ordered pairs, more than {MAX_DATASET_ROWS:,}; "
+            "give a batch_size to sample them"
+        )
+    return torch.stack([vectors.repeat_interleave(count, 0), vectors.repeat(count, 1)], dim=1).to(device)
+
+
+def _draw(recipe: Recipe, count: int, seeds: tuple[int, ...], step: int, device: torch.device | str) -> Tensor:
+    """Samples of each seed; with heads, each token of a row is a sample of its own."""
+    each = tokens(recipe)
+    positions = [
+        recipe.data.sample(count, seed=seeds, step=each * step + position, dtype=recipe.torch_dtype, device=device)
+        for position in range(each)
+    ]
+    return torch.stack(positions, dim=2) if recipe.cfg.n_heads else positions[0]
