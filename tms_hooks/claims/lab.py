@@ -23,6 +23,7 @@ from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.state import Init
 
 USUAL = Adam(lr=1e-2, schedule="cosine")
 LEARNED, CUTS = 0.5, (0.3, 0.7)
@@ -45,25 +46,22 @@ def train_toys(
         steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    usual: dict[str, Any] = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **usual)
+    recorded = {"record_every": steps} | settings
+    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
 
 
 def train_from(
     cfg: ToyConfig,
     data: Distribution,
-    starts: Sequence[Weights],
+    starts: Sequence[Init],
     *,
     steps: int,
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
-    from tms_hooks.models.toy import ToyModel
-
-    init = [ToyModel.from_weights(cfg, start) for start in starts]
+    """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
     usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
-    return train(cfg, data, init=init, steps=steps, optimizer=optimizer, progress=False, **usual)
+    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:

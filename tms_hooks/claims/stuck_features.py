@@ -148,9 +148,8 @@ def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
         return ToyModel(recipe.cfg, seed=recipe.seeds[model])
 
     def retrain(models: list[ToyModel], seeds: list[int]) -> Sequence[ToyModel]:
-        starts, optimizer = [model.state_dict() for model in models], recipe.optimizer
-        steps = recipe.total_steps
-        return lab.train_from(recipe.cfg, recipe.data, starts, steps=steps, optimizer=optimizer, seeds=seeds).models
+        steps, optimizer = recipe.total_steps, recipe.optimizer
+        return lab.train_from(recipe.cfg, recipe.data, models, steps=steps, optimizer=optimizer, seeds=seeds).models
 
     tables = []
     for i, (model, feature) in enumerate(stuck_features(run)[:n_recipients] if donors else []):
