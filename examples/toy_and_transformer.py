@@ -120,8 +120,8 @@ probes.render.slices_figure(
 
 # %% [markdown]
 # ## The bottleneck between embedding and unembedding
-# Each feature, or token, is written along one direction and read along another. `summary` gives norms, gain and
-# interference.
+# Each feature, or token, is written along one direction and read along another. `summary` gives norms, gain and what
+# is spilled on the others.
 
 # %%
 toy_way, real_way = (probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real))

@@ -6,8 +6,9 @@ from probes.activations import collect_activations, stream_activations
 from probes.alignment import Alignment, align
 from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
-from probes.hooked import HookedModel, audit_hooks, check_hooks, require_live
+from probes.hooked import HookedModel
 from probes.linear import linear_probe
+from probes.liveness import audit_hooks, require_live
 from probes.sites import Site
 from probes.slices import AttentionSlices, attention_slices, slices_needed
 from probes.tangent import TangentSpace, tangent_space
@@ -27,7 +28,6 @@ __all__ = [
     "attribution_sweep",
     "audit_hooks",
     "bottleneck",
-    "check_hooks",
     "collect_activations",
     "factored_svd",
     "init_patching",

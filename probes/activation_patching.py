@@ -1,6 +1,13 @@
-"""Activation patching: how much of a metric comes with a part of one run's activations put into another run."""
+"""Activation patching: which parts of a model carry the difference between two runs?
 
-from collections.abc import Iterable, Iterator, Sequence
+Run the model on a clean and on a corrupted input whose outputs differ in a metric. Put a part of one run's activations
+into the other, and see how far the metric moves: a part that moves it all the way carries all of the difference.
+`patch_sweep` does this for one part (`Site`) after the other, `path_patch` only for what passes through a later part,
+and `attribution_sweep` estimates the sweep from one gradient. The runs themselves are made by `base_run`.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
 from itertools import groupby
 from typing import Any
 
@@ -11,7 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, audit_hooks, check_hooks, require_live
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, recording
+from probes.liveness import audit_hooks, require_live
+from probes.names import PARTS_OF_BLOCKS, in_every_block
 from probes.sites import Site, check_patch, expand_sites, replace_part, replacement
 
 Sites = Iterable[Site | str] | Site | str | None
@@ -28,7 +37,7 @@ def patch_sweep(
     batch_size: int = 64,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Patch each site in a run of its own, and tell how much of the metric that recovers.
+    """Patch each site in a run of its own, and measure how much of the metric that recovers.
 
     >>> from probes.transformers import load_transformer
     >>> clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [8, 5, 6]])
@@ -44,31 +53,28 @@ def patch_sweep(
     Args:
         model: any hooked model, in eval mode.
         clean, corrupted: inputs of one shape, paired example by example.
-        metric: output on those examples -> one number an example, shape (batch,).
+        metric: output on those examples -> one number per example, shape (batch,).
         sites: `Site`s, or hook names for whole activations. By default residual stream, attention output and MLP output
             of every block at each position; in a model without such names, every live hook.
         patch: "clean->corrupted" puts clean activations into the corrupted run (what suffices?), "corrupted->clean" the
             other way (what is needed?). Ablations, in the clean run: "zero"; "mean" over the corrupted examples;
             "resample", another corrupted example's activation.
-        batch_size: rows a run, in which as many sites are stacked as fit.
+        batch_size: rows per run, in which as many sites are stacked as fit.
         seed: of the resampling and of the intervals.
 
     Returns:
-        One row a site: `site` (its name), `hook`, `pos`, `head`, `unit`, mean `metric` after the patch, `recovered`,
+        One row per site: `site` (its name), `hook`, `pos`, `head`, `unit`, mean `metric` after the patch, `recovered`,
         and with two or more examples its 95 % interval `low`, `high` (percentile bootstrap over them, 1,000 draws).
         `.attrs` has the mean metrics `clean` and `corrupted`, and the `patch`.
 
     Raises:
         KeyError: an unknown hook.
         ValueError: a dead or silent hook (the message names live ones around it); an index outside its axis;
-            activations whose shapes differ between the runs; a metric that is not one finite number an example, or the
+            activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
     pair = _Pair(model, clean, corrupted, metric, sites, patch, seed)
-    metrics = pair.empty()
-    for stack in pair.stacks(batch_size):
-        metrics[stack] = pair.base.rerun(len(stack), pair.patching(stack))
-    return pair.table(metrics)
+    return pair.table_of(lambda stack: pair.base.rerun(len(stack), pair.patching(stack)), batch_size)
 
 
 def path_patch(
@@ -86,18 +92,15 @@ def path_patch(
 ) -> pd.DataFrame:
     """Patch each sender, but let only the receiver notice: the effect that goes through both.
 
-    A first run patches the sender and reads the receiver; a second one puts that, and nothing else, at the receiver
+    A first run patches the sender and records the receiver; a second one writes that, and nothing else, at the receiver
     (Wang et al. 2022, "Interpretability in the Wild", section 3.1).
 
     Args:
-        model, clean, corrupted, metric, patch, batch_size, seed: as in `patch_sweep`.
+        model, clean, corrupted, metric, patch, batch_size, seed: as in `patch_sweep`, as is the table.
         senders: sites as in `patch_sweep`, each in runs of its own.
         receiver: one site, later in the model than each sender.
         frozen: hooks held at their unpatched values in the first run, to close the ways through them. With all
             attention and MLP outputs in between frozen, what is left is the direct path.
-
-    Returns:
-        The table of `patch_sweep`, one row a sender; `.attrs` also has the `receiver`.
 
     Raises:
         ValueError: as `patch_sweep`; a sender that does not come before the receiver; a frozen receiver.
@@ -106,7 +109,7 @@ def path_patch(
     target = Site(hook=receiver) if isinstance(receiver, str) else receiver
     if target.hook in frozen:
         raise ValueError(f"frozen has the receiver's hook {target.hook!r}: then nothing reaches it; leave it out")
-    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, also=[target.hook, *frozen])
+    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, target.hook, *frozen)
     base = pair.base
     targets = list(expand_sites([target], base.shapes, base.n_examples))
     if len(targets) != 1:
@@ -117,13 +120,13 @@ def path_patch(
             raise ValueError(f"sender {site.name} does not come before the receiver {target.name}: swap them")
     unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
-    metrics = pair.empty()
-    for stack in pair.stacks(batch_size):
-        received: list[Tensor] = []
+    def through_receiver(stack: list[int]) -> Tensor:
         held = [(name, _writing(repeat(value, len(stack)))) for name, value in unpatched.items()]
-        base.rerun(len(stack), [*held, *pair.patching(stack), (target.hook, _keeping(received))])
-        metrics[stack] = base.rerun(len(stack), [(target.hook, _writing(received[0], targets[0]))])
-    table = pair.table(metrics)
+        with recording(model, [target.hook]) as received:
+            base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
+        return base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
+
+    table = pair.table_of(through_receiver, batch_size)
     table.attrs["receiver"] = target.name
     return table
 
@@ -135,27 +138,22 @@ def attribution_sweep(
 
     The metric moves by about (a_clean - a_corrupted) . d metric / d a, with the gradient of the corrupted run (Nanda
     2023, "Attribution patching"). How good is it? `attribution_sweep(...).recovered.corr(patch_sweep(...).recovered)`.
-    Equal to TransformerLens's `attribution_patch`, for any site of any hooked model.
-
-    Args:
-        model, clean, corrupted, metric, sites, seed: as in `patch_sweep`.
-
-    Returns:
-        The table of `patch_sweep`, with estimates in `metric` and `recovered`.
+    It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
+    `patch_sweep`, with estimates in `metric` and `recovered`.
     """
     pair = _Pair(model, clean, corrupted, metric, sites, "clean->corrupted", seed)
     base = pair.base
     if not base.gradients:
         raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
     _, values = base.compare(corrupted, list(pair.source))
-    metrics = pair.empty()
-    for row, site in enumerate(pair.sites):
+    metrics = []
+    for site in pair.sites:
         value, gradient = values[site.hook], base.gradients.get(site.hook)
         patched = value.clone()
         replace_part(patched, pair.source[site.hook], site)
         change = torch.zeros_like(value) if gradient is None else (patched - value) * gradient
-        metrics[row] = base.metrics + change.flatten(1).sum(1).cpu()
-    return pair.table(metrics)
+        metrics.append(base.metrics + change.flatten(1).sum(1).cpu())
+    return pair.table(torch.stack(metrics))
 
 
 class _Pair:
@@ -170,14 +168,14 @@ class _Pair:
         sites: Sites,
         patch: str,
         seed: int,
-        also: Sequence[str] = (),
+        *also: str,
     ) -> None:
-        """Run both; `also` names further hooks that the base run shall know, besides those of the sites."""
+        """Run both; `also` names hooks, besides those of the sites, that the base run is to know."""
         check_patch(patch)
         denoise = patch == "clean->corrupted"
         base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
         asked = _as_sites(model, base_inputs, sites)
-        hooks = list(dict.fromkeys(site.hook for site in asked))
+        hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
@@ -193,34 +191,33 @@ class _Pair:
         self.clean, self.corrupted = (other, self.base.metrics) if denoise else (self.base.metrics, other)
         self.patch, self.seed = patch, seed
         if (self.clean - self.corrupted).mean() == 0:
-            mean = float(self.clean.mean())
             raise ValueError(
-                f"the metric is {mean:.6g} in both runs: nothing to recover; give runs that it tells apart"
+                f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )
 
     def patching(self, stack: list[int]) -> list[tuple[str, HookFn]]:
-        """Hooks that patch, in each copy of the examples, the site that the stack has for it."""
+        """Hooks that patch one site of the stack in each copy of the examples."""
         sites, n = [self.sites[i] for i in stack], self.base.n_examples
 
-        def patch_at(name: str) -> HookFn:
-            def hook_fn(value: Tensor, hook: Any) -> Tensor:
-                value = value.clone()
-                for copy, site in enumerate(sites):
-                    if site.hook == name:
-                        replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
-                return value
+        def patch_at(name: str, value: Tensor, hook: Any) -> Tensor:
+            value = value.clone()
+            for copy, site in enumerate(sites):
+                if site.hook == name:
+                    replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
+            return value
 
-            return hook_fn
+        return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
-        return [(name, patch_at(name)) for name in dict.fromkeys(site.hook for site in sites)]
-
-    def stacks(self, batch_size: int) -> Iterator[list[int]]:
-        """Indices of the sites to stack in each run: sites that start at one block, as many as fit."""
+    def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int) -> pd.DataFrame:
+        """The table of what `run` measures for stacks of sites: sites that start at one block, as many as fit."""
+        metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts = [self.base.start(site.hook) for site in self.sites]
         size = max(1, batch_size // self.base.n_examples)
         for _, group in groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__):
             members = list(group)
-            yield from (members[first : first + size] for first in range(0, len(members), size))
+            for stack in (members[first : first + size] for first in range(0, len(members), size)):
+                metrics[stack] = run(stack)
+        return self.table(metrics)
 
     def table(self, metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
         """Metrics after each patch, on the scale from corrupted to clean."""
@@ -229,14 +226,10 @@ class _Pair:
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
         table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        table = table.assign(**fractions)
         means = {"clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean())}
+        table = table.assign(**fractions)
         table.attrs = {**means, "patch": self.patch}
         return table
-
-    def empty(self) -> Float[Tensor, "site batch"]:
-        """Room for the metrics."""
-        return torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
 
 
 def recovered_fraction(
@@ -252,12 +245,10 @@ def recovered_fraction(
     """
     gain, gap = patched - corrupted, clean - corrupted
     recovered = {"recovered": gain.mean(1) / gap.mean()}
-    n = len(gap)
-    if n > 1:
-        weights = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=1000)
-        weights = weights[weights @ gap != 0]  # a draw without any gap has no fraction
-        draws = gain @ weights.T / (weights @ gap)
-        recovered["low"], recovered["high"] = np.percentile(draws, [2.5, 97.5], axis=1)
+    if (n := len(gap)) > 1:
+        draws = bootstrap_draws(n, seed)
+        draws = draws[draws @ gap != 0]  # a draw without any gap has no fraction
+        recovered["low"], recovered["high"] = np.percentile(gain @ draws.T / (draws @ gap), [2.5, 97.5], axis=1)
     return recovered
 
 
@@ -265,12 +256,7 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
     if sites is not None:
         asked = [sites] if isinstance(sites, Site | str) else sites
         return [Site(hook=site) if isinstance(site, str) else site for site in asked]
-    names = [
-        f"blocks.{i}.{name}"
-        for i in range(len(getattr(model, "blocks", ())))
-        for name in ("hook_resid_pre", "hook_attn_out", "hook_mlp_out")
-    ]
-    if names and all(name in model.hook_dict for name in names):
+    if names := in_every_block(model, PARTS_OF_BLOCKS):
         return [Site(hook=name, pos="each") for name in names]
     audit = audit_hooks(model, inputs)
     return [Site(hook=str(name)) for name in audit.index[audit.live]]
@@ -279,16 +265,9 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
 def _writing(values: Tensor, site: Site | None = None) -> HookFn:
     """A hook that writes `values` at a site, or everywhere."""
 
-    def hook_fn(value: Tensor, hook: Any) -> Tensor:
+    def write(value: Tensor, hook: Any) -> Tensor:
         value = value.clone()
         replace_part(value, values, site or Site(hook=""))
         return value
 
-    return hook_fn
-
-
-def _keeping(store: list[Tensor]) -> HookFn:
-    def hook_fn(value: Tensor, hook: Any) -> None:
-        store.append(value.detach().clone())
-
-    return hook_fn
+    return write

@@ -1,8 +1,11 @@
-"""Activations of named hooks: streamed batch by batch, copied, in bounded memory."""
+"""Activations at named hooks: what a model computes on the way, copied out batch by batch.
+
+`collect_activations` gives one tensor per hook for all inputs, in memory or in a file. `stream_activations` gives
+one batch after the other, for a running fit on more inputs than memory holds, or for prompts of several lengths.
+"""
 
 import inspect
 import os
-import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,22 +14,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.hooked import HookedModel, HookFn, check_hooks, temporary_hooks
+from probes.hooked import HookedModel, check_hooks, recording
+from probes.names import block_of
 
 
 def stream_activations(
     model: HookedModel, inputs: Any, hooks: str | Iterable[str], *, batch_size: int = 256
 ) -> Iterator[dict[str, Tensor]]:
-    """Activations of the named hooks, one dictionary a batch: copies on the CPU, nothing else is kept.
+    """Activations at the named hooks, one dictionary of copies on the CPU per batch.
 
-    Feed it to a running fit, and a million rows need no more memory than one batch. A bridge runs no further than the
-    last block asked for.
-
-    Args:
-        model: any hooked model.
-        inputs: a tensor or a list of prompts, cut into batches along its first axis; or an iterator of them.
-        hooks: names; a bridge's aliases come back under the name asked for.
-        batch_size: examples a batch.
+    Inputs are a tensor or a list of prompts, cut into batches along its first axis, or an iterator of batches. A bridge
+    runs no further than the last block named.
 
     Raises:
         KeyError: an unknown hook.
@@ -49,9 +47,9 @@ def collect_activations(
     batch_size: int = 256,
     directory: Path | str | None = None,
 ) -> dict[str, Tensor]:
-    """Activations of the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
+    """Activations at the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
 
-    With a `directory` each hook is written to `<name>.npy` there, batch by batch; the tensors returned are
+    With a `directory` each hook is written to `<name>.npy` there, batch by batch, and the tensors returned are
     maps of those files: memory stays that of one batch (bfloat16 is stored as float32).
 
     Raises:
@@ -61,49 +59,37 @@ def collect_activations(
     """
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")
-    stores: dict[str, _Store] = {}
+    rows: dict[str, Tensor] = {}
+    files: dict[Path, Path] = {}
     start = 0
     for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
         stop = min(start + batch_size, len(inputs))
         for name, value in activations.items():
-            if name not in stores:
-                stores[name] = _Store(name, value, len(inputs), None if directory is None else Path(directory))
-            stores[name].write(start, stop, value)
+            if name not in rows and directory is not None:
+                file = Path(directory, f"{name}.npy")
+                files[partial := file.with_suffix(".npy.partial")] = file
+                rows[name] = _in_file(partial, value, len(inputs))
+            elif name not in rows:
+                rows[name] = value.new_empty(len(inputs), *value.shape[1:])
+            expected = (stop - start, *rows[name].shape[1:])
+            if tuple(value.shape) != expected:
+                raise ValueError(
+                    f"hook {name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not {expected}; "
+                    "give inputs of one length, or take batch by batch with stream_activations"
+                )
+            rows[name][start:stop] = value
         start = stop
-    return {name: store.finish() for name, store in stores.items()}
+    for partial, file in files.items():  # a file gets its name once it is complete
+        os.replace(partial, file)
+    return rows
 
 
-class _Store:
-    """Rows of one hook, in memory or in a file that gets its name when it is complete."""
-
-    def __init__(self, name: str, first: Tensor, n_rows: int, directory: Path | None) -> None:
-        self.name, self.directory = name, directory
-        shape = (n_rows, *first.shape[1:])
-        if directory is None:
-            self.rows = torch.empty(shape, dtype=first.dtype)
-        else:
-            directory.mkdir(parents=True, exist_ok=True)
-            dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
-            self.rows = torch.from_numpy(np.lib.format.open_memmap(self._partial, mode="w+", dtype=dtype, shape=shape))
-
-    @property
-    def _partial(self) -> Path:
-        assert self.directory is not None
-        return self.directory / f"{self.name}.npy.partial"
-
-    def write(self, start: int, stop: int, value: Tensor) -> None:
-        expected = (stop - start, *self.rows.shape[1:])
-        if tuple(value.shape) != expected:
-            raise ValueError(
-                f"hook {self.name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not "
-                f"{expected}; give inputs of one length, or take batch by batch with stream_activations"
-            )
-        self.rows[start:stop] = value
-
-    def finish(self) -> Tensor:
-        if self.directory is not None:
-            os.replace(self._partial, self._partial.with_suffix(""))
-        return self.rows
+def _in_file(file: Path, first: Tensor, n_rows: int) -> Tensor:
+    """Room for rows like the first ones, mapped from a file."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
+    shape = (n_rows, *first.shape[1:])
+    return torch.from_numpy(np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape))
 
 
 def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:
@@ -116,26 +102,17 @@ def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:
 
 @torch.no_grad()
 def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, Tensor]:
-    seen: dict[str, Tensor] = {}
-
-    def keep(name: str) -> HookFn:
-        def hook_fn(value: Tensor, hook: Any) -> None:
-            # a copy: the model may go on to change the live tensor in place
-            seen[name] = value.detach().to("cpu", copy=True)
-
-        return hook_fn
-
-    with temporary_hooks(model, [(name, keep(name)) for name in names]):
+    with recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
         model(batch, **_stop(model, names))
     for name in names:
-        if name not in seen:
+        if name not in found:
             raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
-    return {name: seen[name] for name in names}
+    return {name: found[name] for name in names}
 
 
 def _stop(model: Any, names: list[str]) -> dict[str, int]:
-    """The option to run no further than the blocks asked for, of a model that has one."""
-    blocks = [re.match(r"blocks\.(\d+)\.", name) for name in names]
-    if not all(blocks) or "stop_at_layer" not in inspect.signature(model.forward).parameters:
+    """The option to run no further than the last of these blocks, of a model that has one."""
+    last = [block for name in names if (block := block_of(name)) is not None]
+    if len(last) < len(names) or "stop_at_layer" not in inspect.signature(model.forward).parameters:
         return {}
-    return {"stop_at_layer": 1 + max(int(block[1]) for block in blocks if block)}
+    return {"stop_at_layer": 1 + max(last)}

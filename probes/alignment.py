@@ -1,4 +1,10 @@
-"""Singular vectors of a head against directions: cosines, matching, degenerate blocks, nulls."""
+"""Do a matrix's singular vectors point at given directions, more than at random ones?
+
+A head's Omega says which directions it compares, but a matrix has singular vectors whatever it was trained for. So
+they are matched one to one with directions of interest, such as a toy's features, and the cosines are compared with
+those of randomly turned directions. Vectors of nearly equal singular values may be turned into each other without any
+change of the matrix: they are judged together, as a block.
+"""
 
 from dataclasses import dataclass
 from typing import Literal
@@ -13,13 +19,16 @@ from torch import Tensor
 
 from probes.circuits import Circuit
 
+EQUAL = 0.01
+"""Singular values within this share of the largest of their block count as equal."""
+
 
 @dataclass(frozen=True)
 class Alignment:
     """How the singular vectors of one matrix lie to two sets of directions. `k` is the numerical rank.
 
-    Singular values closer than `block_tol` form a block. Inside a block of two or more the single vectors, their
-    cosines and their order mean nothing: read the block's angles and the matched features instead.
+    Inside a block of two or more the single vectors, their cosines and their order mean nothing: read the block's
+    angles and the matched features instead.
     """
 
     S: Float[Tensor, " k"]
@@ -43,18 +52,15 @@ class Alignment:
         return torch.maximum(self.left_pvalues, self.right_pvalues)
 
     def table(self) -> pd.DataFrame:
-        """One row a singular vector: singular value, block, and for each side feature, largest block angle, p-value."""
-        rows = []
-        for number, (start, stop) in enumerate(self.blocks):
-            for i in range(start, stop):
-                row: dict[str, float | int] = {"singular_value": self.S[i].item(), "block": number}
-                for side in ("left", "right"):
-                    angles = getattr(self, f"{side}_angles")[number]
-                    row[f"{side}_feature"] = int(getattr(self, f"{side}_features")[i])
-                    row[f"{side}_angle"] = float(angles[0]) if len(angles) else float(np.pi / 2)
-                    row[f"{side}_pvalue"] = getattr(self, f"{side}_pvalues")[i].item()
-                rows.append(row)
-        return pd.DataFrame(rows).rename_axis("singular_vector")
+        """One row per singular vector: value, block, and for each side feature, largest block angle and p-value."""
+        sizes = [stop - start for start, stop in self.blocks]
+        table = pd.DataFrame({"singular_value": self.S.numpy(), "block": np.repeat(range(len(sizes)), sizes)})
+        for side in ("left", "right"):
+            angles = [float(block[0]) if len(block) else np.pi / 2 for block in getattr(self, f"{side}_angles")]
+            table[f"{side}_feature"] = getattr(self, f"{side}_features").numpy()
+            table[f"{side}_angle"] = np.repeat(angles, sizes)
+            table[f"{side}_pvalue"] = getattr(self, f"{side}_pvalues").numpy()
+        return table.rename_axis("singular_vector")
 
 
 def align(
@@ -68,7 +74,6 @@ def align(
     covariance: Float[Tensor, "d d"]
     | tuple[Float[Tensor, "d_left d_left"], Float[Tensor, "d_right d_right"]]
     | None = None,
-    block_tol: float = 0.01,
 ) -> Alignment:
     """Compare the singular vectors of `omega` with directions such as a toy's `W_E`: left for queries, right for keys.
 
@@ -80,30 +85,25 @@ def align(
     >>> bool((found.pvalues < 0.01).all())
     True
 
-    The null turns each set of directions by random rotations (drawn as random orthonormal frames in the place of the
-    singular vectors), and matches anew each time. The statistic of a block is the mean cosine between it and its
-    matched features. P-values are corrected by the distribution of the largest statistic of all blocks of both sides,
-    each standardised by its null (maxT, Westfall & Young 1993): a thousand rotations do for any number of blocks.
+    The statistic of a block is the mean cosine between it and its matched features. The null turns each set of
+    directions at random (or rather puts random orthonormal frames in the place of the singular vectors) and matches
+    anew. P-values are corrected by the distribution of the largest statistic of all blocks of both sides, each
+    standardized by its null (maxT, Westfall & Young 1993): a thousand rotations do for any number of blocks.
 
     Args:
         omega: the matrix, or a circuit with its decomposition.
         left, right: directions as rows, of any length but zero. More of them than dimensions is fine.
-        null: "rotation".
-        n_null: rotations; the smallest p-value is 1 / (n_null + 1).
-        seed: of the rotations.
-        covariance: of the inputs (uncentred), one for both sides or (left, right). Both are then compared in whitened
+        null, n_null, seed: "rotation"; how many; of their draw. The smallest p-value is 1 / (n_null + 1).
+        covariance: of the inputs (uncentered), one for both sides or (left, right). Both are then compared in whitened
             coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the optimum of a
             single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse, but not if
             they are dense and their mean is far from 0.
-        block_tol: singular values within this share of the largest of their block count as equal.
 
     Raises:
         ValueError: shapes that do not fit, a zero or non-finite direction, a zero matrix, an unknown null.
     """
     if null != "rotation":
-        raise ValueError(
-            f"null={null!r} is not known; the null is 'rotation' (for others, pass those directions as left and right)"
-        )
+        raise ValueError(f"null={null!r} is not known: use 'rotation', or pass other directions as left and right")
     matrix = (omega.matrix if isinstance(omega, Circuit) else omega).detach().double()
     left, right = _unit_rows(left, matrix.shape[0], "left"), _unit_rows(right, matrix.shape[1], "right")
     if covariance is not None:
@@ -118,9 +118,9 @@ def align(
     if rank == 0:
         raise ValueError("omega is zero: it has no singular directions to align")
     U, S, Vh = U[:, :rank], S[:rank], Vh[:rank]
-    blocks = equal_blocks(S, block_tol)
+    blocks = equal_blocks(S, EQUAL)
     left_side, right_side = _Side(U.mT, left, blocks), _Side(Vh, right, blocks)
-    left_p, right_p = _pvalues([left_side, right_side], n_null, seed)
+    left_pvalues, right_pvalues = _pvalues([left_side, right_side], n_null, seed)
     return Alignment(
         S=S,
         left_cosines=left_side.cosines,
@@ -130,8 +130,8 @@ def align(
         right_features=torch.tensor(right_side.features),
         left_angles=left_side.angles(),
         right_angles=right_side.angles(),
-        left_pvalues=_spread(left_p, blocks),
-        right_pvalues=_spread(right_p, blocks),
+        left_pvalues=left_pvalues,
+        right_pvalues=right_pvalues,
     )
 
 
@@ -157,17 +157,13 @@ class _Side:
         self.features, self.statistic = _match(self.cosines.numpy(), blocks)
 
     def angles(self) -> tuple[Tensor, ...]:
-        angles = []
-        for start, stop in self.blocks:
-            matched = [f for f in self.features[start:stop] if f >= 0]
-            angles.append(
-                torch.from_numpy(
-                    subspace_angles(self.vectors[start:stop].mT.numpy(), self.directions[matched].mT.numpy())
-                )
-                if matched
-                else torch.empty(0, dtype=torch.float64)
-            )
-        return tuple(angles)
+        matched = [[f for f in self.features[start:stop] if f >= 0] for start, stop in self.blocks]
+        return tuple(
+            torch.from_numpy(subspace_angles(self.vectors[start:stop].mT.numpy(), self.directions[features].mT.numpy()))
+            if features
+            else torch.empty(0, dtype=torch.float64)
+            for (start, stop), features in zip(self.blocks, matched, strict=True)
+        )
 
     def null_statistics(self, generator: torch.Generator) -> np.ndarray:
         shape = self.vectors.mT.shape
@@ -192,8 +188,8 @@ def _match(cosines: np.ndarray, blocks: tuple[tuple[int, int], ...]) -> tuple[li
     return features.tolist(), np.array([matched[a:b].mean() for a, b in blocks])
 
 
-def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Corrected p-value of every block, per side. The observed statistics count as one draw from the null."""
+def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Corrected p-value of every vector, per side. The observed statistics count as one draw from the null."""
     generator = torch.Generator().manual_seed(seed)
     observed = np.concatenate([side.statistic for side in sides])
     draws = [np.concatenate([side.null_statistics(generator) for side in sides]) for _ in range(n_null)]
@@ -205,12 +201,8 @@ def _pvalues(sides: list[_Side], n_null: int, seed: int) -> tuple[np.ndarray, np
         pool = statistics[:, alike]
         statistics[:, alike] = (pool - pool.mean()) / (pool.std() or 1)
     corrected = (statistics.max(axis=1)[:, None] >= statistics[0]).mean(axis=0)
-    n_left = len(sides[0].statistic)
-    return corrected[:n_left], corrected[n_left:]
-
-
-def _spread(values: np.ndarray, blocks: tuple[tuple[int, int], ...]) -> Tensor:
-    return torch.from_numpy(np.repeat(values, [b - a for a, b in blocks]))
+    left, right = np.repeat(corrected, kinds[:, 1]).reshape(2, -1)
+    return torch.from_numpy(left), torch.from_numpy(right)
 
 
 def _unit_rows(directions: Tensor, width: int, name: str) -> Tensor:

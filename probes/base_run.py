@@ -1,7 +1,17 @@
-"""Many interventions in one batch, each started at the block where it acts."""
+"""The run that patches change, and how a patched run repeats as little of it as it can.
 
+A sweep runs the model hundreds of times, and each run differs from one base run at one place only. So
+- many patches share a run: its batch holds one whole copy of the examples per patch;
+- the blocks before a patch are not computed: each returns what it returned in the base run;
+- the unembedding is computed only at the positions that the metric reads.
+The first asks that the model treats examples independently. The other two are tried out on the base run itself: where
+they do not reproduce it, the model is run as a whole.
+"""
+
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from functools import partial
 from operator import itemgetter
 from typing import Any
 
@@ -9,23 +19,20 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from probes.hooked import HookedModel, HookFn, output_tensors, temporary_hooks
+from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
 
 Metric = Callable[[Any], Tensor]
-"""The model's output on the examples -> one number an example, such as a difference of two logits."""
+"""The model's output on the examples -> one number per example, such as a difference of two logits."""
 
 
 class BaseRun:
-    """One run without interventions, remembered so that runs with some need not repeat what those cannot change.
+    """One run without patches, remembered for the runs with some.
 
-    Blocks before an intervention return what they returned in this run (a bridge's own `start_at_layer` gives the
-    same numbers, but computes the earlier blocks and throws their output away). That is exact if blocks hear of each
-    other only through the residual stream, which is tested: each block alone, with all others skipped, must return
-    what it returned here. The unembedding is computed at the positions that the metric reads. A model that fails a
-    test, or has no blocks, is run as a whole.
+    Skipping blocks is exact if they hear of each other only through the residual stream. (A bridge's `start_at_layer`
+    gives the same numbers, but computes the earlier blocks and throws their output away.)
 
     Attributes:
-        metrics: of this run, one number an example.
+        metrics: of this run, one number per example.
         n_examples: their number.
         shapes: of the activation at each hook that fired, in the order of firing.
         gradients: of the metric with respect to the activation at each hook, where there is one.
@@ -34,55 +41,49 @@ class BaseRun:
     def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
         self.model, self.inputs, self.metric = model, inputs, metric
         self.shapes: dict[str, tuple[int, ...]] = {}
-        self._starts: dict[str, int] = {}
-        self._before_unembed: set[str] = set()
-        self._blocks = _blocks(model)
-        self._block_outputs: list[Any] = []
-        self._unembed_outputs: list[Any] = []
+        self._done: dict[str, int] = {}  # at each hook: blocks that are done, and one more if the unembedding has begun
+        self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
-        self._unembed = unembed if isinstance(unembed, nn.Module) else None
+        self._unembed, self._unembed_outputs = unembed if isinstance(unembed, nn.Module) else None, list[Any]()
         self._read: list[int] | None = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
-        self._first_start = self._find_first_start()
+        self._fewest = self._fewest_to_skip()
 
     def start(self, hook: str) -> int:
-        """How many blocks a run that intervenes at this hook skips."""
-        return self._starts[hook] if self._starts[hook] >= self._first_start else 0
+        """How many blocks a run that is patched at this hook skips."""
+        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._fewest else 0
 
-    def rerun(self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]]) -> Float[Tensor, "copy batch"]:
-        """Metrics of a run with hooks on `copies` of the examples, one whole copy after the other."""
-        start = min(self.start(name) for name, _ in fwd_hooks)
-        trimmed = self._read is not None and all(name in self._before_unembed for name, _ in fwd_hooks)
+    def rerun(
+        self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = ()
+    ) -> Float[Tensor, "copy batch"]:
+        """Metrics of a run on `copies` of the examples, one whole copy after the other, with the hooks that patch it.
+
+        `reading` names hooks whose whole activations are recorded meanwhile.
+        """
+        names = [*(name for name, _ in fwd_hooks), *reading]
+        trimmed = self._read is not None and all(self._done[name] <= len(self._blocks) for name in names)
         with temporary_hooks(self.model, fwd_hooks):
-            return self._metrics(self._run(copies, range(start), trimmed), copies, trimmed)
+            return self._metrics(self._run(copies, range(min(map(self.start, names))), trimmed), copies, trimmed)
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
-        """Metrics and activations of a run without interventions on as many other inputs.
+        """Metrics and activations of a run without patches on as many other inputs.
 
         Raises:
             ValueError: an activation of another shape than in this run.
         """
-        seen: dict[str, Tensor] = {}
-
-        def keep(name: str) -> HookFn:
-            def hook_fn(value: Tensor, hook: Any) -> None:
-                seen[name] = value.clone()
-
-            return hook_fn
-
-        with temporary_hooks(self.model, [(name, keep(name)) for name in hooks]):
+        with recording(self.model, hooks) as found:
             output = self.model(inputs)
         for name in hooks:
-            shape = tuple(seen[name].shape) if name in seen else None
+            shape = tuple(found[name].shape) if name in found else None
             if shape != self.shapes[name]:
                 raise ValueError(
                     f"hook {name!r}: shape {self.shapes[name]} in the patched run, {shape} in the other; "
                     "give clean and corrupted inputs of one shape (as many examples, as many tokens)"
                 )
-        return self._metrics(output, 1)[0], seen
+        return self._metrics(output, 1)[0], found
 
     def live(self, hook: str) -> bool:
         """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
@@ -90,29 +91,21 @@ class BaseRun:
         return gradient is not None and bool(gradient.isfinite().all() and gradient.any())
 
     def _record(self, hooks: Iterable[str]) -> dict[str, Tensor]:
-        zeros: dict[str, Tensor] = {}
+        """Make the run, and return the gradients of its metric."""
         begun: list[bool] = []
 
-        def observe(name: str) -> HookFn:
-            def hook_fn(value: Tensor, hook: Any) -> Tensor | None:
-                self.shapes.setdefault(name, tuple(value.shape))
-                self._starts.setdefault(name, len(self._block_outputs))
-                if not begun:
-                    self._before_unembed.add(name)
-                if name in zeros or not value.is_floating_point():
-                    return None
-                zeros[name] = torch.zeros_like(value, requires_grad=True)
-                return value + zeros[name]
-
-            return hook_fn
+        def note(name: str, value: Tensor, hook: Any) -> None:
+            self.shapes.setdefault(name, tuple(value.shape))
+            self._done.setdefault(name, len(self._block_outputs) + len(begun))
 
         with ExitStack() as stack:
             for block in self._blocks:
                 stack.enter_context(_collecting(block, self._block_outputs))
             if self._unembed is not None:
-                stack.enter_context(_hooked(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True))))
+                stack.enter_context(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True)))
                 stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
-            stack.enter_context(temporary_hooks(self.model, [(name, observe(name)) for name in hooks]))
+            stack.enter_context(temporary_hooks(self.model, [(name, partial(note, name)) for name in hooks]))
+            zeros = stack.enter_context(adding_zeros(self.model, hooks))
             with torch.enable_grad():
                 output = self.model(self.inputs)
                 total = self.metric(output).sum()
@@ -123,31 +116,30 @@ class BaseRun:
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
         return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
-    def _find_first_start(self) -> int:
-        """The fewest blocks that may be skipped (and any number above); more than there are if none may."""
+    def _fewest_to_skip(self) -> int:
+        """Skipping so many blocks, or more, reproduces this run; beyond any number of blocks if it never does."""
         n = len(self._blocks)
         if not n or len(self._block_outputs) != n:
-            return n + 1
+            return sys.maxsize
         self._read = self._positions_read()
         if not self._reproduces(None):
             self._read = None
             if not self._reproduces(None):
-                return n + 1
-        used = min((s for s in self._starts.values() if s), default=n)
+                return sys.maxsize
+        used = min((done for done in self._done.values() if done), default=n)
         return next((block + 1 for block in range(n - 1, used - 1, -1) if not self._reproduces(block)), used)
 
     def _reproduces(self, block: int | None) -> bool:
-        """Whether this block, with the others and the unembedding skipped, returns what it did; None: the model."""
+        """Whether this block returns what it did while all others are skipped; for None, whether the model does."""
         others = [i for i in range(len(self._blocks)) if i != block]
         if block is None:
             again, before = self._run(1, others, self._read is not None), self.output
             before = before if self._read is None else before[:, self._read]
         else:
-            seen: list[Any] = []
+            again, before = [], self._block_outputs[block]
             unembedded = {} if self._unembed is None else {self._unembed: self._unembed_outputs[0]}
-            with _collecting(self._blocks[block], seen), _returning(unembedded):
+            with _collecting(self._blocks[block], again), _returning(unembedded):
                 self._run(1, others, trimmed=False)
-            again, before = seen, self._block_outputs[block]
         return all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
             for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
@@ -173,7 +165,7 @@ class BaseRun:
                 value = self.metric(part)
             if tuple(value.shape) != (self.n_examples,):
                 raise ValueError(
-                    f"the metric has shape {tuple(value.shape)}, not ({self.n_examples},): return one number an "
+                    f"the metric has shape {tuple(value.shape)}, not ({self.n_examples},): return one number per "
                     "example, without a mean over them"
                 )
             if not value.isfinite().all():
@@ -182,7 +174,7 @@ class BaseRun:
         return torch.stack(rows)
 
     def _positions_read(self) -> list[int] | None:
-        """Positions at which the metric reads the output; None if that is all of them, or cannot be told."""
+        """Positions at which the metric reads the output; None if that is all of them, or is not known."""
         output = self.output
         if not isinstance(output, Tensor) or output.ndim != 3 or self._unembed is None:
             return None
@@ -192,10 +184,9 @@ class BaseRun:
         return sorted(watched.positions) if 0 < len(watched.positions) < output.shape[1] else None
 
     def _trimming(self, trimmed: bool) -> AbstractContextManager[Any]:
-        if not trimmed:
+        if not trimmed or self._unembed is None:
             return nullcontext()
-        assert self._unembed is not None
-        return _hooked(self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:])))
+        return self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
 
 
 class _Watched(Tensor):
@@ -209,22 +200,17 @@ class _Watched(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             for watched in output_tensors((args, kwargs or {})):
                 if isinstance(watched, _Watched) and func not in _ABOUT_SHAPE:
-                    positions = torch.arange(watched.shape[1], device=watched.device)[None, :, None].expand(
-                        watched.shape
-                    )
-                    read = (
-                        positions[args[1]] if func is Tensor.__getitem__ and args[0] is watched else positions[0, :, 0]
-                    )
+                    everywhere = torch.arange(watched.shape[1], device=watched.device)
+                    of_entry = everywhere[None, :, None].expand(watched.shape)
+                    indexed = func is Tensor.__getitem__ and args[0] is watched
+                    read = of_entry[args[1]] if indexed else everywhere
                     watched.positions.update(read.unique().tolist())
             return func(*args, **(kwargs or {}))
 
 
 # the property getters and methods that read no entry
-_ABOUT_SHAPE = {getattr(Tensor, n).__get__ for n in ("shape", "ndim", "dtype", "device")} | {
-    Tensor.size,
-    Tensor.dim,
-    Tensor.__len__,
-}
+_ABOUT_SHAPE = {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device")}
+_ABOUT_SHAPE |= {Tensor.size, Tensor.dim, Tensor.__len__}
 
 
 def map_tensors(fn: Callable[[Tensor], Any], output: Any) -> Any:
@@ -239,29 +225,15 @@ def map_tensors(fn: Callable[[Tensor], Any], output: Any) -> Any:
     return output
 
 
-def _blocks(model: Any) -> list[nn.Module]:
-    blocks = getattr(model, "blocks", None)
-    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
-
-
 def repeat(inputs: Any, copies: int) -> Any:
-    """The examples, a tensor or a list of prompts, once more for every copy."""
+    """As many copies of the examples, a tensor or a list of prompts, one after the other."""
     if isinstance(inputs, Tensor):
         return inputs.repeat(copies, *[1] * (inputs.ndim - 1))
     return [inputs] * copies if isinstance(inputs, str) else list(inputs) * copies
 
 
-@contextmanager
-def _hooked(handle: Any) -> Iterator[None]:
-    """A torch hook that is there already, for as long as the context."""
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _collecting(block: nn.Module, store: list[Any]) -> AbstractContextManager[None]:
-    return _hooked(block.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1]))))
+def _collecting(module: nn.Module, store: list[Any]) -> AbstractContextManager[Any]:
+    return module.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1])))
 
 
 @contextmanager

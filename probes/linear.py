@@ -1,4 +1,10 @@
-"""Linear probes: what can be read off the activations at a hook, beside what chance and a control task would give."""
+"""Linear probes: what can be read off the activations at a hook, beside what chance and a control task would give.
+
+A probe is a linear map fitted from activations to targets and scored on examples that it was not fitted to. A high
+score alone says little, since enough dimensions fit anything: so every probe is also fitted to a control task, the same
+targets handed out to other examples at random. The difference of the two scores, the selectivity, is what the
+activations hold. That a probe reads something off does not show that the model uses it: patching does.
+"""
 
 from collections.abc import Iterable, Iterator
 from typing import Any, Literal
@@ -10,8 +16,9 @@ from jaxtyping import Float, Shaped
 from torch import Tensor
 
 from probes.activations import collect_activations
-from probes.hooked import HookedModel, audit_hooks
-from probes.sites import axes
+from probes.hooked import HookedModel, bootstrap_draws
+from probes.liveness import audit_hooks
+from probes.names import AFTER_BLOCKS, axes, in_every_block
 
 Array = Shaped[np.ndarray, "..."]
 
@@ -36,28 +43,27 @@ def linear_probe(
     >>> bool(table.score["hook_embed"] > 0.85), table.directions["hook_embed"].shape
     (True, torch.Size([1, 64]))
 
-    Scores are of predictions for examples held out: accuracy for classes, R^2 (1 - squared error / variance) for real
-    targets, the mean of it over several targets. The control task has the targets of another example, at
-    random; selectivity is the score less the control's (Hewitt and Liang 2019, "Designing and Interpreting Probes").
+    The score is the accuracy for classes and R^2 (1 - squared error / variance) for real targets, or the mean over
+    several targets; selectivity is Hewitt and Liang's (2019, "Designing and Interpreting Probes with Control Tasks").
 
     Args:
         model: any hooked model.
         inputs: what it takes, a tensor or a list of prompts of one length.
-        targets: one an example, "batch", or one a position, "batch pos". Integers, booleans and strings are classes,
+        targets: one per example, "batch", or one per position, "batch pos". Integers, booleans and strings are classes,
             floats are real. Floats and booleans may have a last axis "target", thousands long: all are fitted at once.
         hooks: names; by default the residual stream after every block, or every hook that fires where there is none.
         estimator: any scikit-learn classifier or regressor. Default: `RidgeCV` for real targets (penalty chosen by
-            leave-one-out, target by target), logistic regression on standardised activations for classes
+            leave-one-out, target by target), logistic regression on standardized activations for classes
             (scikit-learn's; with a target axis `probes.logistic.LogisticTargets`, to the same solution).
-        cv: number of folds (shuffled; stratified for one class an example), or a scikit-learn splitter. Positions of
+        cv: number of folds (shuffled; stratified for one class per example), or a scikit-learn splitter. Positions of
             one example share a fold.
         control: run the control task too.
-        pos: with one target an example, the position to read, or "mean" over positions. Heads are concatenated.
+        pos: with one target per example, the position to read, or "mean" over positions. Heads are concatenated.
         seed: of folds, control and intervals.
 
     Returns:
         Indexed by hook: `score`, its 95 % interval `low`, `high` (percentile bootstrap over examples, 1,000 draws),
-        `baseline` (of the majority class, the mean over targets; 0, the mean's, for real targets), `scores` (one a
+        `baseline` (the score of always guessing the majority class, or the mean: 0 for real targets), `scores` (one per
         target), `control` and `selectivity`, and `directions`, rows "target d_in" or "class d_in" (one row for two
         classes) fitted to all data; None if the estimator has no `coef_`.
 
@@ -90,15 +96,14 @@ class _Probe:
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
 
+        from probes.logistic import LogisticTargets
+
         real = y.dtype.kind == "f"
         if estimator is None and real:
             estimator = RidgeCV(alphas=np.logspace(-4, 4, 9), alpha_per_target=y.ndim > 1)
-        elif estimator is None and y.ndim > 1:
-            from probes.logistic import LogisticTargets
-
-            estimator = make_pipeline(StandardScaler(), LogisticTargets())
         elif estimator is None:
-            estimator = make_pipeline(StandardScaler(), LogisticRegression(max_iter=2000))
+            logistic = LogisticTargets() if y.ndim > 1 else LogisticRegression(max_iter=2000)
+            estimator = make_pipeline(StandardScaler(), logistic)
         self.estimator, self.classify = estimator, is_classifier(estimator)
         self.example, self.seed = example, seed
         if self.classify == real:
@@ -117,8 +122,7 @@ class _Probe:
         scale = np.ones(y.shape) if self.classify else (y - y.mean(0)) ** 2
         error, scale = self._by_example(error), self._by_example(scale)
         scores = 1 - error.sum(0) / scale.sum(0)
-        n = len(error)
-        draws = np.random.default_rng(self.seed).multinomial(n, np.full(n, 1 / n), size=1000)
+        draws = bootstrap_draws(len(error), self.seed)
         draws = draws[((draws @ scale) > 0).all(1)]  # where a target is constant it has no R^2
         low, high = np.percentile((1 - (draws @ error) / (draws @ scale)).mean(1), [2.5, 97.5])
         return {"score": scores.mean(), "low": low, "high": high, "baseline": baseline, "scores": scores}
@@ -140,7 +144,7 @@ class _Probe:
         return clone(self.estimator).fit(x, y)
 
     def _by_example(self, values: Array) -> Float[np.ndarray, "batch target"]:
-        """Sums over the rows of each example, which are drawn together: they are not independent."""
+        """Sums over the rows of each example, whose positions are not independent: they are drawn together."""
         values = values.reshape(len(values), -1)
         sums = np.zeros((self.example.max() + 1, values.shape[1]))
         np.add.at(sums, self.example, values)
@@ -148,7 +152,7 @@ class _Probe:
 
 
 def _majority(y: Array) -> Any:
-    """The most frequent class, or of a "row target" of yes and no each target's."""
+    """The most frequent class; for "row target", the more frequent answer to each target."""
     if y.ndim > 1:
         return y.mean(0) > 0.5
     classes, counts = np.unique(y, return_counts=True)
@@ -192,27 +196,23 @@ def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Ar
     names = axes(name, value.ndim)
     if names[-1] != "unit" or names[1] == "head":
         raise ValueError(f"hook {name!r} has shape {tuple(value.shape)}: probe one that is batch (pos) (head) unit")
-    n = len(value)
-    if value.ndim == 2:
-        if y.ndim > 1 and y.dtype.kind not in "fb":
-            raise ValueError(f"targets {y.shape} of {y.dtype} at {name!r}: several an example are floats or booleans")
-        return value.double().numpy(), y, np.arange(n)
-    value = value.flatten(2)
-    if y.ndim > 1 and y.shape[1] == value.shape[1]:
+    value, n = value.flatten(2) if value.ndim > 2 else value, len(value)
+    if value.ndim == 3 and y.ndim > 1 and y.shape[1] == value.shape[1]:
         x = value.flatten(0, 1).double().numpy()
         return x, y.reshape(len(x), *y.shape[2:]), np.repeat(np.arange(n), value.shape[1])
-    if y.ndim > 1 and (y.ndim > 2 or y.dtype.kind not in "fb"):
+    if y.ndim > 2 or (y.ndim == 2 and y.dtype.kind not in "fb"):
         raise ValueError(
-            f"targets {y.shape} for {value.shape[1]} positions at {name!r}: give one a position or one an example; of "
-            "several an example, floats or booleans"
+            f"targets {y.shape} of {y.dtype} at {name!r}, {tuple(value.shape)}: give one per position, if it has "
+            "positions, or one per example, or several per example that are floats or booleans"
         )
-    return (value.mean(1) if pos == "mean" else value[:, int(pos)]).double().numpy(), y, np.arange(n)
+    if value.ndim == 3:
+        value = value.mean(1) if pos == "mean" else value[:, int(pos)]
+    return value.double().numpy(), y, np.arange(n)
 
 
 def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:
     """The residual stream after every block, or whatever fires and is batch (pos) (head) unit."""
-    names = [f"blocks.{i}.hook_resid_post" for i in range(len(getattr(model, "blocks", ())))]
-    if names and all(name in model.hook_dict for name in names):
+    if names := in_every_block(model, AFTER_BLOCKS):
         return names
     audit = audit_hooks(model, inputs[:2])
     shapes = audit["shape"][audit["fires"]].dropna()

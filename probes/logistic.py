@@ -1,4 +1,9 @@
-"""Logistic regression of many yes/no targets on one design: one factorisation, and products for all of them at once."""
+"""Logistic regression of many yes/no targets on the same inputs, all fitted at once.
+
+Newton's method needs the solution of a linear system per target and step, with a matrix of its own. Conjugate gradients
+solve them together: each step is one product of matrices for all targets, and one factorization, of the mean of all
+their matrices, makes few steps enough.
+"""
 
 import numpy as np
 import torch
@@ -10,7 +15,7 @@ from torch.nn.functional import softplus
 CHUNK = 256
 """Targets fitted side by side: memory is a few times rows x CHUNK."""
 CONJUGATE_STEPS = 30
-"""At most, for one Newton step; an inexact step only costs another one."""
+"""At most, per Newton step; an inexact step only costs another one."""
 
 
 class LogisticTargets(ClassifierMixin, BaseEstimator):
@@ -20,9 +25,9 @@ class LogisticTargets(ClassifierMixin, BaseEstimator):
     >>> LogisticTargets().fit(x, x[:, :2] > 0).coef_.shape
     (2, 3)
 
-    Minimises |w|^2 / 2 + C sum log(1 + exp(-s (x . w + b))), s = +-1, for each target. By Newton's method: each
-    target's step solves with its own Hessian X^T D X, by conjugate gradients that share one factorisation, of the
-    Hessian whose D is the mean of all targets'. So all the work is products of matrices. Targets that are done leave.
+    Minimizes |w|^2 / 2 + C sum log(1 + exp(-s (x . w + b))), s = +-1, for each target. A target's Newton step solves
+    with its own Hessian X^T D X, preconditioned by the Hessian whose D is the mean of all targets'. A target that is
+    done leaves.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn.
@@ -86,11 +91,11 @@ class LogisticTargets(ClassifierMixin, BaseEstimator):
                 return done
             step = _newton_step(design, self.C * p * (1 - p), penalty, gradient)
             along = design @ step
-            before, slope, size = losses(logits, weights), (gradient * step).sum(0), torch.ones(len(left)).double()
+            before, descent, size = losses(logits, weights), (gradient * step).sum(0), torch.ones(len(left)).double()
             for _ in range(30):
                 # near the minimum the loss cannot tell the step from rounding
                 worse = (
-                    losses(logits + size * along, weights + size * step) > before * (1 + 1e-12) + 1e-4 * size * slope
+                    losses(logits + size * along, weights + size * step) > before * (1 + 1e-12) + 1e-4 * size * descent
                 )
                 if not worse.any():
                     break

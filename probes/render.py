@@ -1,4 +1,4 @@
-"""What to look at: circuitsvis attention and token values, offline; plotly figures of spectra, cosines, slices."""
+"""Results as pictures: attention and token values by circuitsvis, offline; spectra, cosines and sweeps by plotly."""
 
 import html
 import json
@@ -16,9 +16,10 @@ from torch import Tensor
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Okabe & Ito (2008), told apart by colour-blind readers; blue is positive and vermilion negative everywhere
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_POSITIVE, _NEGATIVE = COLOURS[:2]
+# Okabe & Ito (2008), which color-blind readers can tell apart; blue is positive and vermilion negative everywhere
+COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+WIDTH = 640  # of attention and token values, in pixels
+_POSITIVE, _NEGATIVE = COLORS[:2]
 _LAYOUT = {"template": "simple_white", "height": 380}  # without a height a figure fills its page
 _DIVERGING = [[0.0, _NEGATIVE], [0.5, "#FFFFFF"], [1.0, _POSITIVE]]
 
@@ -26,8 +27,8 @@ _DIVERGING = [[0.0, _NEGATIVE], [0.5, "#FFFFFF"], [1.0, _POSITIVE]]
 class Visual:
     """One circuitsvis element. In a notebook it shows itself, offline; a page takes `html()` after one `bundle()`."""
 
-    def __init__(self, element: str, width: int, **props: Any) -> None:
-        self.element, self.width, self.props = element, width, props
+    def __init__(self, element: str, **props: Any) -> None:
+        self.element, self.props = element, props
 
     def html(self) -> str:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
@@ -35,7 +36,7 @@ class Visual:
         # "</script>" inside a token would end the script
         props = json.dumps(self.props).replace("</", "<\\/")
         return (
-            f'<div style="width: {self.width}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
+            f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
             f'<div id="{name}"></div></div>'
             f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {props})</script>'
         )
@@ -46,7 +47,7 @@ class Visual:
 
 @cache
 def bundle() -> str:
-    """circuitsvis's JavaScript (1.3 MB) as a script element: once a page, before the first visual.
+    """circuitsvis's JavaScript (1.3 MB) as a script element: once per page, before the first visual.
 
     A classic script, not a module: `CircuitsVis` becomes global and every later element finds it.
     """
@@ -59,7 +60,6 @@ def attention(
     scores: Float[Tensor, "head query key"],
     *,
     heads: Sequence[str] | None = None,
-    width: int = 640,
 ) -> Visual:
     """Attention of some heads over one text: patterns, scores or single slices, signed about zero, nothing masked.
 
@@ -67,10 +67,9 @@ def attention(
     -2.0
 
     Args:
-        tokens: one a position.
+        tokens: one per position.
         scores: blue where positive, vermilion where negative, white at zero. Masked scores are to be set to zero.
         heads: their names.
-        width: in pixels.
 
     Raises:
         ValueError: shapes that do not fit, or scores that are infinite or masked by a huge number.
@@ -88,11 +87,11 @@ def attention(
         "maxValue": limit,
         "positiveColor": _POSITIVE,
         "negativeColor": _NEGATIVE,
-        "maskUpperTri": False,  # circuitsvis hides half of a score matrix unless told not to
+        "maskUpperTri": False,  # by default circuitsvis hides half of a score matrix
     }
     if len(scores) == 1:
-        return Visual("AttentionPattern", width, attention=scores[0].tolist(), showAxisLabels=True, **shared)
-    return Visual("AttentionHeads", width, attention=scores.tolist(), attentionHeadNames=names, **shared)
+        return Visual("AttentionPattern", attention=scores[0].tolist(), showAxisLabels=True, **shared)
+    return Visual("AttentionHeads", attention=scores.tolist(), attentionHeadNames=names, **shared)
 
 
 def token_values(
@@ -100,18 +99,16 @@ def token_values(
     values: Float[Tensor, "pos feature"],
     *,
     labels: Sequence[str] | None = None,
-    width: int = 640,
 ) -> Visual:
-    """A text coloured by the activation of a feature, with a button for each feature.
+    """A text colored by the activation of a feature, with a button for each feature.
 
     >>> token_values(["a", "b"], torch.eye(2)).element
     'ColoredTokensMulti'
 
     Args:
-        tokens: one a position.
+        tokens: one per position.
         values: activations of features, units or slices.
         labels: names of the features.
-        width: in pixels.
 
     Raises:
         ValueError: shapes that do not fit, or values that are not finite.
@@ -121,7 +118,7 @@ def token_values(
     if values.shape != (len(tokens), len(names)):
         raise ValueError(f"values of shape {tuple(values.shape)} for {len(tokens)} tokens and {len(names)} labels")
     shown = [html.escape(token) for token in tokens]  # this element takes its tokens for HTML
-    return Visual("ColoredTokensMulti", width, tokens=shown, values=values.tolist(), labels=names)
+    return Visual("ColoredTokensMulti", tokens=shown, values=values.tolist(), labels=names)
 
 
 def cosine_figure(
@@ -155,7 +152,7 @@ def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = 
         relative = S / S.max()
         # zeros have no place on a logarithmic axis
         shown = [value if value > 1e-12 else None for value in relative.tolist()]
-        line = {"color": COLOURS[i % len(COLOURS)]}
+        line = {"color": COLORS[i % len(COLORS)]}
         figure.add_trace(Scatter(x=list(range(len(S))), y=shown, name=name, mode="lines+markers", line=line))
     figure.update_xaxes(title="singular value, by size")
     figure.update_yaxes(title="share of the largest", type="log", dtick=1)
@@ -176,18 +173,18 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
         if total == 0:
             raise ValueError(f"the slices of {name!r} sum to zero: a share of that score is undefined")
         running = (parts / total).sort(descending=True).values.cumsum(0)
-        line = {"color": COLOURS[i % len(COLOURS)]}
+        line = {"color": COLORS[i % len(COLORS)]}
         figure.add_trace(
             Scatter(x=list(range(1, len(parts) + 1)), y=running.tolist(), name=name, mode="lines+markers", line=line)
         )
-    figure.add_hline(y=1, line={"dash": "dot", "color": COLOURS[-1], "width": 1.5}, opacity=1)
+    figure.add_hline(y=1, line={"dash": "dot", "color": COLORS[-1], "width": 1.5}, opacity=1)
     figure.update_xaxes(title="slices summed, largest contribution first")
     figure.update_yaxes(title="share of the score", rangemode="tozero")
     return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
 
 
 def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
-    """What `patch_sweep` recovers: one row a hook, one column a position, head or unit; 0 corrupted, 1 clean.
+    """What `patch_sweep` recovers: one row per hook, one column per position, head or unit; 0 corrupted, 1 clean.
 
     Args:
         table: of `patch_sweep`, `path_patch` or `attribution_sweep`, with sites of one kind of index.
@@ -224,7 +221,7 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
 
 def _finite(values: Tensor, name: str) -> Tensor:
     values = values.detach().float().cpu()
-    # transformers masks with the smallest finite number, whose colours would leave everything else white
+    # transformers masks with the smallest finite number, whose colors would leave everything else white
     if not (values.abs() < torch.finfo(torch.float32).max / 2).all():
         raise ValueError(f"{name} are masked or not finite somewhere: set those to 0, torch.where(pattern > 0, x, 0)")
     return values

@@ -1,4 +1,9 @@
-"""Sites: which part of which activation an intervention replaces."""
+"""Sites: which part of which activation a patch replaces, and with what.
+
+A site names a hook and, where less than its whole activation is meant, a position, a head, a unit or a subspace of
+directions. `expand_sites` writes out "each", `replacement` makes the values of each kind of patch from another run's
+activations, and `replace_part` writes the site's part of them into the run.
+"""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -10,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.hooked import nearest
+from probes.names import axes
 
 Index = int | Literal["each"] | None
 Patch = Literal["clean->corrupted", "corrupted->clean", "zero", "mean", "resample"]
@@ -49,9 +55,7 @@ class Site:
             raise ValueError(f"unit={self.unit!r} with directions: a site is units or a subspace; drop one of them")
         k, rank = len(self.directions), int(torch.linalg.matrix_rank(self.directions))
         if not 0 < k == rank:
-            raise ValueError(
-                f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank or 'none'}"
-            )
+            raise ValueError(f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank}")
 
     @property
     def name(self) -> str:
@@ -68,14 +72,6 @@ class Site:
         return tuple(i if isinstance(i, int) else slice(None) for i in chosen)
 
 
-def axes(hook: str, ndim: int) -> tuple[str, ...]:
-    """Names of an activation's axes, as `Site` reads them."""
-    if ndim == 4 and hook.endswith(("hook_attn_scores", "hook_pattern")):
-        return ("batch", "head", "pos", "unit")
-    known = {2: ("batch", "unit"), 3: ("batch", "pos", "unit"), 4: ("batch", "pos", "head", "unit")}
-    return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
-
-
 def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
     """Sites with every "each" written out and negative indices counted from the front.
 
@@ -88,11 +84,8 @@ def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n
             raise ValueError(f"{site.name} has shape {shape}: no axis of the {n_examples} examples to patch along")
         sizes = dict(zip(axes(site.hook, len(shape)), shape, strict=True))
         if site.directions is not None and site.directions.shape[1] != shape[-1]:
-            raise ValueError(
-                f"{site.name}: directions have width {site.directions.shape[1]}, the activation {shape[-1]}"
-            )
-        choices = [_choices(site, axis, sizes) for axis in ("pos", "head", "unit")]
-        for pos, head, unit in product(*choices):
+            raise ValueError(f"{site.name}: directions have width {site.directions.shape[1]}, not {shape[-1]}")
+        for pos, head, unit in product(*(_choices(site, axis, sizes) for axis in ("pos", "head", "unit"))):
             yield replace(site, pos=pos, head=head, unit=unit)
 
 
@@ -118,15 +111,14 @@ def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:
         return torch.zeros_like(reference)
     if patch == "mean":
         return reference.mean(0, keepdim=True).expand_as(reference)
-    if patch == "resample":
-        if len(reference) < 2:
-            raise ValueError("patch='resample' with 1 example: it takes another example's activation; give at least 2")
-        order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
-        # each example gets its successor on a random ring: never itself
-        partner = torch.empty_like(order)
-        partner[order] = order.roll(1)
-        return reference[partner]
-    return reference
+    if patch != "resample":
+        return reference
+    if len(reference) < 2:
+        raise ValueError("patch='resample' with 1 example: it takes another example's activation; give at least 2")
+    order = torch.randperm(len(reference), generator=torch.Generator().manual_seed(seed))
+    partner = torch.empty_like(order)
+    partner[order] = order.roll(1)  # each example's successor on a random ring: never itself
+    return reference[partner]
 
 
 def _choices(site: Site, axis: str, sizes: Mapping[str, int]) -> list[Any]:
@@ -135,9 +127,8 @@ def _choices(site: Site, axis: str, sizes: Mapping[str, int]) -> list[Any]:
         return [None]
     if axis not in sizes:
         raise ValueError(f"{site.name}: the activation has no {axis} axis, only {', '.join(a for a in sizes if a)}")
-    size = sizes[axis]
     if index == "each":
-        return list(range(size))
-    if not -size <= index < size:
-        raise ValueError(f"{site.name}: {axis}={index} is outside 0 to {size - 1}")
-    return [index % size]
+        return list(range(sizes[axis]))
+    if not -sizes[axis] <= index < sizes[axis]:
+        raise ValueError(f"{site.name}: {axis}={index} is outside 0 to {sizes[axis] - 1}")
+    return [index % sizes[axis]]

@@ -1,4 +1,10 @@
-"""Attention scores as sums over the singular slices of Omega."""
+"""Attention scores as sums over the singular slices of a head's Omega.
+
+Before the softmax a head scores two positions by x_query Omega x_key. With the singular value decomposition
+Omega = sum_k s_k u_k v_k^T each score is a sum of slices s_k (x_query . u_k)(v_k . x_key), and a head whose scores need
+few of them compares positions along few directions (Franco & Crovella 2024). How few is few? A random rotation of the
+factors splits the same scores along other directions of the same rank: the null says how many slices those need.
+"""
 
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -8,10 +14,11 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.activations import stream_activations
-from probes.circuits import Circuit, qk_circuit, rotary_frequencies, rotate
-from probes.hooked import HookedModel, check_hooks
+from probes.architectures import gained, rotary_frequencies, rotate
+from probes.circuits import Circuit, qk_circuit
+from probes.hooked import HookedModel
+from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
 
-_READS = ("blocks.{}.attn.q.hook_in", "blocks.{}.attn.hook_in", "blocks.{}.ln1.hook_normalized", "hook_hidden")
 _TOLERANCE = 1e-4
 
 
@@ -45,7 +52,7 @@ def attention_slices(
     n_null: int = 100,
     seed: int = 0,
 ) -> AttentionSlices:
-    """Split each attention score of a head into the contributions of Omega's singular pairs (Franco & Crovella 2024).
+    """Split each attention score of a head into the contributions of Omega's singular pairs.
 
     >>> from probes.transformers import load_transformer
     >>> split = attention_slices(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), layer=1, head=0)
@@ -60,34 +67,33 @@ def attention_slices(
         model, layer, head: as in `qk_circuit`.
         inputs: what the model takes.
         pairs: which (example, query, key) to split; all that the mask allows if not given.
-        fold_norm: slices of the normalised input, with the norm's gain folded into Omega, as in the paper.
+        fold_norm: slices of the normalized input, with the norm's gain folded into Omega, as in the paper.
         relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
-        hook: where the head reads; found by itself on a bridge, a `HookedTransformer` and a toy.
-        n_null: random rotations. Each splits the same scores along other directions of the same rank.
-        seed: of the rotations.
+        hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
+        n_null, seed: number of random rotations, and of their draw.
 
     Raises:
         IndexError: no such layer, head or position.
         ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (position
-            biases, soft caps, normalised queries).
+            biases, soft caps, normalized queries).
     """
     qk_circuit(model, layer, head)  # an unknown layer or head first
-    reads = hook or _reading_hook(model, layer, fold_norm)
-    judge = _judging_hook(model, layer)
+    reads = hook or heads_read_at(model, layer, before_gain=fold_norm)
+    judge, is_pattern = heads_score_at(model, layer)
     [batch] = stream_activations(model, iter([inputs]), [reads, judge])
     x, judged = batch[reads].double(), batch[judge][:, head].double()
-    if reads.endswith("ln1.hook_normalized") and not fold_norm:
-        x = _gained(model, layer, x)
-    is_pattern = judge.endswith("hook_pattern")
+    if reads.endswith(BEFORE_GAIN) and not fold_norm:
+        x = gained(model, layer, x)
     seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
     visible = seen.nonzero()
-    queries, keys = _coordinates(model, layer, head, x, visible, fold_norm)
+    reader = _Head(model, layer, head, fold_norm, x)
+    queries, keys = reader.coordinates(visible)
     scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
     if pairs is not None:
         chosen = _rows_of(pairs, visible)
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
-        keys = keys - _mean_keys(model, layer, head, x, visible, seen, fold_norm)
+        keys = keys - reader.mean_keys(visible, seen)
     slices = scale * queries * keys
     generator = torch.Generator().manual_seed(seed)
     null = torch.empty(n_null, len(slices), dtype=torch.long)
@@ -111,85 +117,58 @@ def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     return (prefix < direction * total - slack).sum(-1) + 1
 
 
-def _reading_hook(model: HookedModel, layer: int, fold_norm: bool) -> str:
-    candidates = ["blocks.{}.ln1.hook_normalized"] if fold_norm else list(_READS)
-    for candidate in candidates:
-        if (name := candidate.format(layer)) in model.hook_dict:
-            return name
-    raise ValueError(f"cannot tell where layer {layer}'s heads read: give its hook, for example hook='hook_hidden'")
+class _Head:
+    """One head, and the inputs that it reads, ending in a constant 1 for the biases."""
 
+    def __init__(self, model: HookedModel, layer: int, head: int, fold_norm: bool, x: Tensor) -> None:
+        self.model, self.layer, self.head, self.fold_norm = model, layer, head, fold_norm
+        self.x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+        self.rotary = rotary_frequencies(model, layer) is not None
 
-def _gained(model: Any, layer: int, normalized: Tensor) -> Tensor:
-    """What the heads of a `HookedTransformer` read: it has a hook only before the norm's gain and shift."""
-    norm = model.blocks[layer].ln1
-    gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
-    normalized = normalized if gain is None else normalized * gain.detach().double()
-    return normalized if shift is None else normalized + shift.detach().double()
+    def omega(self, offset: int = 0) -> Circuit:
+        return qk_circuit(self.model, self.layer, self.head, bias=True, fold_norm=self.fold_norm, offset=offset)
 
+    def by_offset(self, pairs: Tensor) -> Iterator[tuple[Circuit, Tensor]]:
+        """Each Omega with the pairs that it scores: one per distance in a rotary model, else one for all pairs."""
+        offsets = pairs[:, 1] - pairs[:, 2] if self.rotary else torch.zeros_like(pairs[:, 1])
+        for offset in offsets.unique().tolist():
+            yield self.omega(offset), (offsets == offset).nonzero()[:, 0]
 
-def _judging_hook(model: HookedModel, layer: int) -> str:
-    """The pattern where there is one: on BERT and native bridges `hook_attn_scores` does not hold the scores."""
-    pattern, scores = f"blocks.{layer}.attn.hook_pattern", f"blocks.{layer}.attn.hook_attn_scores"
-    return pattern if pattern in model.hook_dict else check_hooks(model, scores)[0]
+    def coordinates(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """Query and key of each pair along the singular directions, each times the root of the singular value."""
+        queries = self.x.new_empty(len(pairs), len(self.omega().S))
+        keys = torch.empty_like(queries)
+        for omega, members in self.by_offset(pairs):
+            example, query, key = pairs[members].T
+            queries[members] = (self.x[example, query] @ omega.U) * omega.S.sqrt()
+            keys[members] = (self.x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
+        return queries, keys
 
-
-def _coordinates(
-    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, fold_norm: bool
-) -> tuple[Tensor, Tensor]:
-    """Query and key of each pair along the singular directions, each times the root of the singular value."""
-    x = _with_one(x)
-    queries = x.new_empty(len(pairs), qk_circuit(model, layer, head, bias=True).S.shape[0])
-    keys = torch.empty_like(queries)
-    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
-        example, query, key = pairs[members].T
-        queries[members] = (x[example, query] @ omega.U) * omega.S.sqrt()
-        keys[members] = (x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
-    return queries, keys
-
-
-def _mean_keys(
-    model: HookedModel, layer: int, head: int, x: Tensor, pairs: Tensor, seen: Tensor, fold_norm: bool
-) -> Tensor:
-    """Mean over the keys that each pair's query sees, in the coordinates of `_coordinates` at that pair's offset."""
-    right = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm).right
-    keys = _with_one(x) @ right
-    example, query, key = pairs.T
-    rotary = rotary_frequencies(model, layer) is not None
-    if rotary:
-        keys = rotate(model, layer, keys, torch.arange(keys.shape[1]))
-    mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
-    if rotary:
-        mean = rotate(model, layer, mean, -key)  # as seen from the pair's own key
-    coordinates = torch.empty(len(pairs), min(right.shape), dtype=mean.dtype)
-    for omega, members in _by_offset(model, layer, head, pairs, fold_norm):
-        coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
-    return coordinates
-
-
-def _by_offset(
-    model: HookedModel, layer: int, head: int, pairs: Tensor, fold_norm: bool
-) -> Iterator[tuple[Circuit, Tensor]]:
-    """Omega and the pairs it scores: one for each distance of a rotary model, else one for all."""
-    rotary = rotary_frequencies(model, layer) is not None
-    offsets = pairs[:, 1] - pairs[:, 2] if rotary else torch.zeros_like(pairs[:, 1])
-    for offset in offsets.unique().tolist():
-        omega = qk_circuit(model, layer, head, bias=True, fold_norm=fold_norm, offset=offset)
-        yield omega, (offsets == offset).nonzero()[:, 0]
-
-
-def _with_one(x: Tensor) -> Tensor:
-    return torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+    def mean_keys(self, pairs: Tensor, seen: Tensor) -> Tensor:
+        """Mean over the keys that each pair's query sees, in the coordinates of the pair's own key."""
+        right = self.omega().right
+        keys = self.x @ right
+        example, query, key = pairs.T
+        if self.rotary:
+            keys = rotate(self.model, self.layer, keys, torch.arange(keys.shape[1]))
+        mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
+        if self.rotary:
+            mean = rotate(self.model, self.layer, mean, -key)  # as seen from the pair's own key
+        coordinates = mean.new_empty(len(pairs), min(right.shape))
+        for omega, members in self.by_offset(pairs):
+            coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
+        return coordinates
 
 
 def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> float:
-    """The factor between the bilinear form and the model's own scores, once it is sure that there is one."""
+    """The factor between the bilinear form and the model's own scores, once all scores agree that there is one."""
     form = torch.full_like(judged, -torch.inf)
     form[tuple(visible.T)] = raw
     seen = form.isfinite()
     if is_pattern:
         # log pattern = score - log of the row's sum: compare differences within a row
         counted = seen & (judged > 1e-30)
-        own, ours = _centred(judged.clamp_min(1e-30).log(), counted), _centred(form, counted)
+        own, ours = _centered(judged.clamp_min(1e-30).log(), counted), _centered(form, counted)
     else:
         own, ours = judged[seen], form[seen]
     if not (ours != 0).any():
@@ -201,19 +180,19 @@ def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> fl
     if not worst <= limit:
         raise ValueError(
             f"this head's scores are not x_query Omega x_key times a constant (off by up to {worst:.1e}): "
-            "position biases, a soft cap or normalised queries cannot be split into slices"
+            "position biases, a soft cap or normalized queries cannot be split into slices"
         )
     return scale
 
 
-def _centred(values: Tensor, where: Tensor) -> Tensor:
+def _centered(values: Tensor, where: Tensor) -> Tensor:
     """Minus the row's mean over `where`; zero elsewhere."""
     values = torch.where(where, values, 0.0)
     return torch.where(where, values - values.sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1), 0.0)
 
 
 def _rows_of(pairs: Tensor, visible: Tensor) -> Tensor:
-    """Where each asked pair stands among the visible ones."""
+    """Index of each pair among the visible ones."""
     rows = {tuple(pair): i for i, pair in enumerate(visible.tolist())}
     hidden = [tuple(pair) for pair in pairs.tolist() if tuple(pair) not in rows]
     if hidden:

@@ -1,4 +1,10 @@
-"""Tangent spaces: which directions at one hook move the activation at a later one, around given inputs."""
+"""Tangent spaces: which directions at one hook move the activation at a later one, around given inputs.
+
+Near one input a model is a linear map: the Jacobian of the later activation with respect to the earlier one. Its
+right singular vectors with singular values above zero span the directions that matter there, the tangent space; all
+others move nothing, to first order. It is local where a linear probe is global: a probe fits one direction to all
+inputs. So the angle between a probe's direction and the tangent space says whether the model uses what the probe reads.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -7,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.hooked import HookedModel, check_hooks, output_tensors, require_live, temporary_hooks
+from probes.hooked import HookedModel, check_hooks, output_tensors, recording, temporary_hooks
+from probes.liveness import require_live
 
 
 @dataclass(frozen=True)
@@ -64,8 +71,7 @@ def tangent_space(
     >>> space.jacobian.shape
     torch.Size([1, 64, 64])
 
-    Local where a linear probe is global: a probe fits one direction to all inputs, this is the linear map around each
-    of them. By vectorised reverse-mode differentiation, one row an output unit.
+    By vectorized reverse-mode differentiation: one row per output unit.
 
     Args:
         model: any hooked model, in eval mode.
@@ -79,12 +85,11 @@ def tangent_space(
         KeyError: an unknown hook.
         ValueError: a dead or silent `hook`; an `out_hook` that does not depend on it at these positions.
     """
-    names = check_hooks(model, [hook] if out_hook is None else [hook, out_hook])
+    check_hooks(model, [hook] if out_hook is None else [hook, out_hook])
     if hook == out_hook:
         raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
     require_live(model, inputs, [hook])
     delta: list[Tensor] = []
-    out: list[Tensor] = []
 
     def add_zero(value: Tensor, hook: Any) -> Tensor:
         delta.append(torch.zeros_like(_rows(value, pos), requires_grad=True))
@@ -94,42 +99,33 @@ def tangent_space(
         moved[:, pos] += delta[0].view_as(moved[:, pos])
         return moved
 
-    def keep(value: Tensor, hook: Any) -> None:
-        out.append(_rows(value, out_pos))
-
-    hooks = list(zip(names, [add_zero, keep], strict=False))
-    with torch.enable_grad(), temporary_hooks(model, hooks):
+    later = recording(model, [] if out_hook is None else [out_hook], keep=lambda value: _rows(value, out_pos))
+    with torch.enable_grad(), temporary_hooks(model, [(hook, add_zero)]), later as found:
         output = model(inputs)
+        if out_hook is not None and out_hook not in found:
+            raise ValueError(f"hook {out_hook!r} does not fire on these inputs; probes.audit_hooks tells which do")
         # summed over examples: each output depends on its own example's activation only
-        total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else _only(out, out_hook)).sum(0)
-    connected = total.requires_grad and torch.autograd.grad(total.sum(), delta, retain_graph=True, allow_unused=True)[0]
-    if connected is None or connected is False:
-        raise ValueError(
-            f"{out_hook or 'the output'!r} does not depend on {hook!r}: name the earlier hook first, then the later"
-        )
+        total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else found[out_hook]).sum(0)
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     rows = [
-        torch.autograd.grad(total, delta[0], units, retain_graph=True, is_grads_batched=True)[0]
+        torch.autograd.grad(
+            total, delta[0], units, retain_graph=True, is_grads_batched=True, allow_unused=True, materialize_grads=True
+        )[0]
         for units in basis.split(batch_size)
+        if total.requires_grad
     ]
-    jacobian = torch.cat(rows).transpose(0, 1)
+    jacobian = torch.cat(rows).transpose(0, 1) if rows else basis.new_zeros(0)
     if not jacobian.any():
         raise ValueError(
-            f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: "
-            "a causal model looks back only; choose out_pos >= pos"
+            f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: name "
+            "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     return TangentSpace(jacobian, s, vh, u.mT)
 
 
 def _rows(value: Tensor, pos: int) -> Float[Tensor, "batch d"]:
-    """One row an example: at the position, heads concatenated."""
+    """One row per example: at the position, heads concatenated."""
     if not 2 <= value.ndim <= 4:
         raise ValueError(f"an activation of shape {tuple(value.shape)}: name hooks that are batch (pos) (head) unit")
     return value if value.ndim == 2 else value[:, pos].flatten(1)
-
-
-def _only(values: list[Tensor], hook: str) -> Tensor:
-    if not values:
-        raise ValueError(f"hook {hook!r} does not fire on these inputs; probes.audit_hooks tells which do")
-    return values[-1]

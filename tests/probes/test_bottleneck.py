@@ -1,7 +1,10 @@
+from importlib import import_module
+
 import pytest
 import torch
 
 from probes.bottleneck import Bottleneck, bottleneck
+from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 
@@ -16,10 +19,10 @@ def test_on_a_toy_it_is_W_E_and_W_U():
         torch.testing.assert_close(directions.read, model.W_U.detach().mT, rtol=0, atol=0)
 
 
-def test_interference_is_what_a_toy_reads():
+def test_products_are_what_a_toy_reads():
     """Write feature i with strength 1, without bias and nonlinearity: the output is row i of write @ read.T."""
     model = ToyModel(ToyConfig(n_features=6, d_hidden=2, tied=False, output_bias=False, output_act="identity"))
-    rows = bottleneck(model, "embed->unembed").interference(torch.arange(6))
+    rows = bottleneck(model, "embed->unembed").products(torch.arange(6))
     torch.testing.assert_close(rows, model(torch.eye(6)).detach())
 
 
@@ -61,13 +64,25 @@ def test_reads_are_what_the_model_reads(make_bridge, name):
             torch.testing.assert_close(constant, constant[:1].expand_as(constant), rtol=1e-4, atol=1e-4)
 
 
-def test_summary_agrees_with_the_full_matrix(subject):
+@pytest.mark.parametrize("tied", [True, False])
+def test_interference_of_tied_weights_is_that_of_geometry(tied):
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=tied), seed=0)
+    with torch.no_grad():
+        model.W_E[2] = 0.0  # a feature that is not represented
+    found = bottleneck(model, "embed->unembed").interference()
+    expected = geometry.interference(model.W_E.detach())
+    assert found[2] == expected[2] == 0
+    assert torch.allclose(found, expected) == tied
+
+
+def test_summary_agrees_with_the_full_matrix(subject, monkeypatch):
+    monkeypatch.setattr(import_module("probes.bottleneck"), "CHUNK", 4)  # several parts, the last of them shorter
     directions = bottleneck(subject.model, "embed->unembed")
     full = directions.write @ directions.read.mT
-    summary = directions.summary(chunk=4)
+    summary = directions.summary()
     torch.testing.assert_close(torch.tensor(summary["gain"].to_numpy()), full.diagonal())
     others = full - torch.diag(full.diagonal())
-    torch.testing.assert_close(torch.tensor(summary["interference"].to_numpy()), others.norm(dim=1))
+    torch.testing.assert_close(torch.tensor(summary["spill"].to_numpy()), others.norm(dim=1))
     torch.testing.assert_close(torch.tensor(summary["largest"].to_numpy()).abs(), others.abs().amax(1))
     for i, row in summary.iterrows():
         assert row["largest"] == pytest.approx(full[i, int(row["largest_with"])].item())
@@ -81,7 +96,7 @@ def test_summary_agrees_with_the_full_matrix(subject):
 def test_summary_of_unpaired_reads(subject):
     write, read = torch.eye(3), torch.tensor([[2.0, 0.0, 0.0], [0.0, -3.0, 1.0]])
     summary = Bottleneck("blocks.0.mlp.out->unembed", write, read).summary()
-    assert list(summary.columns) == ["write_norm", "interference", "largest", "largest_with"]
+    assert list(summary.columns) == ["write_norm", "spill", "largest", "largest_with"]
     assert summary["largest"].tolist() == [2.0, -3.0, 1.0]
     assert summary["largest_with"].tolist() == [0, 1, 1]
 
@@ -107,7 +122,7 @@ def test_bad_requests(subject):
 
 def test_an_end_that_is_not_there(make_bridge):
     toy = ToyModel(ToyConfig(n_features=6, d_hidden=4, n_heads=1))
-    with pytest.raises(ValueError, match="no W_in here"):
+    with pytest.raises(ValueError, match=r"no mlp\.W_in here"):
         bottleneck(toy, "embed->blocks.0.mlp.in")
     with pytest.raises(ValueError, match="no norm in front"):
         bottleneck(toy, "embed->unembed", fold_norm=True)

@@ -100,7 +100,7 @@ def test_omega_makes_the_pattern_of_a_transformer(make_bridge, name, fold_norm):
 
 
 def test_a_folded_layer_norm_leaves_nothing_along_the_ones(make_bridge):
-    """What is normalised is centred, so that part of Omega would never be seen; an RMSNorm does not centre."""
+    """What is normalized is centered, so that part of Omega would never be seen; an RMSNorm does not center."""
     ones = torch.ones(64, dtype=torch.float64)
     folded = qk_circuit(make_bridge("tiny")[0], 1, 0, fold_norm=True).matrix
     assert (ones @ folded).abs().max() < 1e-10

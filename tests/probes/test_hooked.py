@@ -5,7 +5,8 @@ import torch
 from torch import nn
 from transformer_lens.hook_points import HookPoint
 
-from probes.hooked import audit_hooks, check_hooks, output_tensors, require_live, temporary_hooks
+from probes.hooked import check_hooks, output_tensors, temporary_hooks
+from probes.liveness import audit_hooks, require_live
 from probes.transformers import load_transformer
 from tms_hooks.models.toy import HookedRootModule
 

@@ -45,7 +45,7 @@ def test_a_notebook_gets_bundle_and_visual():
     assert visual._repr_html_() != visual._repr_html_()
 
 
-def test_colours_are_symmetric_about_zero_and_nothing_is_masked():
+def test_colors_are_symmetric_about_zero_and_nothing_is_masked():
     props = attention(TOKENS, torch.tensor([[[0.0, 1.0, -2.0]] * 3])).props
     assert (props["minValue"], props["maxValue"]) == (-2.0, 2.0)
     assert props["maskUpperTri"] is False

@@ -124,7 +124,7 @@ def test_scores_that_are_not_bilinear_are_refused(make_bridge):
     with pytest.raises(ValueError, match=r"not x_query Omega x_key times a constant.*position biases"):
         attention_slices(model, tokens, 1, 0)
     model, tokens = make_bridge("qwen3")
-    with pytest.raises(ValueError, match="normalises queries and keys"):
+    with pytest.raises(ValueError, match="normalizes queries and keys"):
         attention_slices(model, tokens, 1, 0)
 
 

@@ -1,0 +1,140 @@
+"""Which hook points can tell us anything: those that fire, and those whose activation the output depends on.
+
+A hook on a dead point does nothing, without an error: the model never calls it, or computes an activation there that
+nothing reads. A patch there would look like a part of the model that does not matter. So every tool that patches asks
+`require_live` first. A point is live if the output has a gradient there other than zero or, where gradients say
+nothing (indices, masks, rounding), if another activation changes any bit of the output.
+"""
+
+import warnings
+from collections.abc import Iterable
+from difflib import get_close_matches
+from typing import Any
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from probes.hooked import (
+    HookedModel,
+    adding_zeros,
+    check_hooks,
+    hook_points,
+    output_tensors,
+    recording,
+    temporary_hooks,
+)
+from probes.names import in_block_of
+
+
+def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | None = None) -> pd.DataFrame:
+    """Which hook points fire on `inputs`, and which are live: does changing them change the output?
+
+    >>> from probes.transformers import load_transformer
+    >>> hooks = ["blocks.0.attn.hook_q", "blocks.0.attn.hook_attn_scores"]
+    >>> audit_hooks(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), hooks)
+                                    fires   live         shape
+    hook
+    blocks.0.attn.hook_q             True   True  (1, 3, 4, 16)
+    blocks.0.attn.hook_attn_scores   True  False  (1, 4, 3, 3)
+
+    One row per name, of all hooks if none are named, with the `shape` of the activation (None if it is no tensor). The
+    answer is about these inputs, for which a few examples will do: a gate that they leave shut hides what is behind it.
+
+    Raises:
+        ValueError: two runs on the same inputs differ (dropout is on).
+    """
+    with warnings.catch_warnings():
+        # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
+        warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
+        return _audit(model, inputs, list(hook_points(model)) if hooks is None else check_hooks(model, hooks))
+
+
+def _audit(model: HookedModel, inputs: Any, names: list[str]) -> pd.DataFrame:
+    points = hook_points(model)
+    own_names = [points[name].name for name in names]  # a bridge has several names for one point
+    with torch.no_grad():
+        fired = _fired(model, inputs, set(own_names))
+        with recording(model, fired, keep=_shape) as shapes:
+            model(inputs)
+        reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
+        if _differ(reference, output_tensors(model(inputs))):
+            raise ValueError("two runs on the same inputs differ: liveness needs determinism; call model.eval()")
+    with_tensors = [name for name, shape in shapes.items() if shape is not None]
+    live = _with_gradient(model, inputs, with_tensors)
+    with torch.no_grad():
+        live |= {name for name in with_tensors if name not in live and _noise_shows(model, inputs, name, reference)}
+    rows = [(name in fired, name in live, shapes.get(name)) for name in own_names]
+    return pd.DataFrame(rows, columns=["fires", "live", "shape"], index=pd.Index(names, name="hook"))
+
+
+def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> list[str]:
+    """The names in `hooks` as a list, once each is known to change the output.
+
+    Raises:
+        KeyError: an unknown name.
+        ValueError: a hook that does not fire, or fires in vain; the message names the live hooks around it.
+    """
+    names = check_hooks(model, hooks)
+    audit = audit_hooks(model, inputs, names)
+    for name, row in audit.iterrows():
+        if not row["live"]:
+            what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
+            near = audit_hooks(model, inputs, in_block_of(str(name), hook_points(model)))
+            around = get_close_matches(str(name), [str(n) for n in near.index[near["live"]]], n=5, cutoff=0.0)
+            raise ValueError(
+                f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
+            )
+    return names
+
+
+def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
+    """Points that are called. By plain torch hooks: a bridge refuses its own where they are switched off."""
+    fired: set[str] = set()
+    points = {point.name: point for point in hook_points(model).values() if point.name in own_names}
+    handles = [p.register_forward_hook(lambda *_, name=name: fired.add(name)) for name, p in points.items()]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return fired
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    return tuple(value.shape) if isinstance(value, Tensor) else None
+
+
+def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str]:
+    """Points where a random combination of outputs has a gradient: one run with a zero added at each."""
+    with torch.enable_grad(), adding_zeros(model, names) as zeros:
+        outputs = [out for out in output_tensors(model(inputs)) if out.requires_grad]
+    if not outputs or not zeros:
+        return set()
+    weights = [_noise(out.detach()) for out in outputs]
+    gradients = torch.autograd.grad(outputs, list(zeros.values()), weights, allow_unused=True)
+    return {name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()}
+
+
+def _noise_shows(model: HookedModel, inputs: Any, name: str, reference: list[Tensor]) -> bool:
+    with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
+        return _differ(reference, output_tensors(model(inputs)))
+
+
+def _other_value(value: Tensor) -> Tensor:
+    """A random value that the model can digest: an index stays in the range seen, a mask is inverted."""
+    if value.dtype == torch.bool:
+        return ~value
+    if not value.is_floating_point():
+        largest = int(value.max())
+        return torch.where(value == largest, 0 if largest else 1, largest).to(value.dtype)
+    return value + (1 + value.abs().median()) * _noise(value)
+
+
+def _noise(like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randn(like.shape, generator=generator).to(like.device, like.dtype)
+
+
+def _differ(a: list[Tensor], b: list[Tensor]) -> bool:
+    return not all(torch.allclose(x, y, rtol=0, atol=0, equal_nan=True) for x, y in zip(a, b, strict=True))
