@@ -204,7 +204,7 @@ def judge_norms(W: Stacked) -> Verdict:
 def _both(pentagons: np.ndarray, hexagons: np.ndarray, what: str) -> "go.Figure":
     """A number of each trained model, pentagons beside hexagons."""
     groups = {"pentagon": pentagons, "hexagon": hexagons}
-    return plots.distributions(groups, what, dict(zip(groups, plots.PALETTE, strict=False)))
+    return plots.distributions(groups, what, lab.colors(groups))
 
 
 @claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))

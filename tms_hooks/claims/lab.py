@@ -15,10 +15,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import stats
+from tms_hooks import plots, stats
 from tms_hooks.claims.verdict import counted
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import Distribution
+from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -30,8 +31,10 @@ LEARNED, CUTS = 0.5, (0.3, 0.7)
 """Norm from which a feature counts as learned, and the norms at which that is tried as well."""
 ONE_HOT_LEARNED, ONE_HOT_CUTS = 0.1, (0.05, 0.2)
 """The same for one-hot features that share directions."""
-Stacked = Float[Tensor, "model _ _"]
-"""Directions of many models, "model feature hidden"; the sizes may differ within one claim."""
+Stacked = Float[Tensor, "_ _ _"]
+"""Directions of many models, "model feature hidden"; all three sizes may differ within one claim."""
+ByDensity = Mapping[float, Stacked]
+"""The same at several feature probabilities."""
 
 
 @cache
@@ -79,13 +82,13 @@ def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
-def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
+def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
     """A statistic at other cut-offs for "learned", as controls.
 
     >>> at_cuts(lambda cut: 2 * cut)
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
-    return {f"learned > {cut}": float(statistic(cut)) for cut in cuts}
+    return {f"{prefix}learned > {cut}": float(statistic(cut)) for cut in cuts}
 
 
 def mean(values: Iterable[Any]) -> float:
@@ -159,6 +162,51 @@ def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]
     return {f"{part}{where}": float(held.mean()) for part, held in parts.items()}
 
 
+def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
+    """|Cosine| of every two rows, each pair once.
+
+    >>> pair_overlaps(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([1., 0., 0.])
+    """
+    rows, columns = torch.triu_indices(len(V), len(V), 1)
+    return overlaps(V)[rows, columns]
+
+
+def fresh_samples(run: Run, count: int) -> Float[Tensor, "batch feature"]:
+    """Samples of a run's distribution to measure its models on, of a seed that none of them trains with."""
+    return run.recipe.data.sample(count, seed=2**62)
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """One color of the palette per name, as `plots.distributions` takes them."""
+    return dict(zip(names, plots.PALETTE, strict=False))
+
+
+def densities(count: int) -> list[float]:
+    """So many feature probabilities from 1 to 0.05, evenly spaced on a log scale."""
+    return [float(p) for p in 20 ** -np.linspace(0, 1, count)]
+
+
+def train_sparse(
+    n_features: int,
+    d_hidden: int,
+    p: float | tuple[float, ...],
+    seeds: int | range,
+    *,
+    steps: int,
+    hidden_act: Activation = "identity",
+    output_act: Activation = "relu",
+    output_bias: bool = True,
+    **settings: Any,
+) -> Run:
+    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022."""
+    cfg = ToyConfig(
+        n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
+    )
+    data = SparseUniform(n_features=n_features, feature_probability=p)
+    return train_toys(cfg, data, seeds, steps=steps, **settings)
+
+
 def listing(what: str, values: Mapping[Any, Any]) -> str:
     """Values by name, as a sentence for `Verdict.detail`.
 
@@ -166,3 +214,12 @@ def listing(what: str, values: Mapping[Any, Any]) -> str:
     'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
     """
     return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."
+
+
+def log_slope(values: Mapping[int, float]) -> float:
+    """The power of x that y grows with: the slope of the least-squares line through (log x, log y).
+
+    >>> round(log_slope({1: 3.0, 2: 12.0, 4: 48.0}), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])
