@@ -43,6 +43,11 @@ def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEAR
     return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
 
 
+def shares_a_direction(W: Stacked, learned: float) -> np.ndarray:
+    """Models with two learned features within 5 degrees of each other."""
+    return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
+
+
 @claim("pentagon-one-hot", "B", quick=20, full=60, needs=above(0.5))
 def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
@@ -130,10 +135,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     """ReLU against GELU, seed by seed."""
 
     def parts(learned: float) -> dict[str, np.ndarray]:
-        shared = {
-            act: np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in weights])
-            for act, weights in W.items()
-        }
+        shared = {act: shares_a_direction(weights, learned) for act, weights in W.items()}
         off = {act: _off_unit(weights, learned) for act, weights in W.items()}
         return {
             "ReLU shares a direction": shared["relu"],

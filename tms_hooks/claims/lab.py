@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import plots, stats
@@ -24,6 +24,7 @@ from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.state import Init
 
 USUAL = Adam(lr=1e-2, schedule="cosine")
 LEARNED, CUTS = 0.5, (0.3, 0.7)
@@ -55,21 +56,20 @@ def train_toys(
 def train_from(
     cfg: ToyConfig,
     data: Distribution,
-    starts: Sequence[Weights],
+    starts: Sequence[Init],
     *,
     steps: int,
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start; their seeds, from 0 unless given, decide the batches."""
+    """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
     usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
     return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     """The weights that the models of seeds 0, 1, ... start from, stacked."""
-    each = [init_weights(cfg, seed) for seed in range(n_models)]
-    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+    return stack([init_weights(cfg, seed) for seed in range(n_models)])
 
 
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
@@ -120,6 +120,46 @@ def seed_names(W: Sized) -> list[str]:
 def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves as `plots.curves` takes them, from name -> x -> y."""
     return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+
+
+def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
+    """The weights of several models, with a leading model axis."""
+    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+
+
+def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
+    """Initial weights of the seeds 0, 1, ..., but biases as `torch.nn.Linear` draws them: uniform in +-1/sqrt(fan-in).
+
+    The library's own biases start at zero.
+    """
+    starts = []
+    for seed in range(n_models):
+        weights, generator = init_weights(cfg, seed), torch.Generator().manual_seed(10**6 + seed)
+        for name, fan_in in (("b_hidden", cfg.n_features), ("b_U", cfg.d_hidden)):
+            if name in weights:
+                draw = 2 * torch.rand(weights[name].shape, generator=generator) - 1
+                weights[name] = draw / fan_in**0.5
+        starts.append(weights)
+    return starts
+
+
+def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Tensor, "*model feature"]:
+    """Whether each feature, alone in the input, has the largest output of all; of outputs or logits, one row per input.
+
+    >>> own_is_largest(torch.tensor([[1.0, 0.5], [2.0, 2.0]]))
+    tensor([ True, False])
+    """
+    itself = torch.eye(outputs.shape[-1], dtype=torch.bool)
+    return outputs.diagonal(dim1=-2, dim2=-1) > outputs.masked_fill(itself, -torch.inf).amax(-1)
+
+
+def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]:
+    """The share of models that each part holds for, as `Verdict.of_shares` takes them; for controls.
+
+    >>> shares({"square": np.array([True, False])}, ", untrained")
+    {'square, untrained': 0.5}
+    """
+    return {f"{part}{where}": float(held.mean()) for part, held in parts.items()}
 
 
 def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
