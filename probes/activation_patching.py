@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, recording
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live
 from probes.names import PARTS_OF_BLOCKS, in_every_block
-from probes.sites import Site, check_patch, expand_sites, replace_part, replacement
+from probes.sites import PATCHES, Site, expand_sites, replacement, with_part
 
 Sites = Iterable[Site | str] | Site | str | None
 
@@ -121,10 +121,11 @@ def path_patch(
     unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
     def through_receiver(stack: list[int]) -> Tensor:
-        held = [(name, _writing(repeat(value, len(stack)))) for name, value in unpatched.items()]
+        held = [(name, lambda _, hook, value=value: repeat(value, len(stack))) for name, value in unpatched.items()]
         with recording(model, [target.hook]) as received:
             base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
-        return base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
+        source = received[target.hook]
+        return base.rerun(len(stack), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
 
     table = pair.table_of(through_receiver, batch_size)
     table.attrs["receiver"] = target.name
@@ -149,9 +150,8 @@ def attribution_sweep(
     metrics = []
     for site in pair.sites:
         value, gradient = values[site.hook], base.gradients.get(site.hook)
-        patched = value.clone()
-        replace_part(patched, pair.source[site.hook], site)
-        change = torch.zeros_like(value) if gradient is None else (patched - value) * gradient
+        moved = with_part(value, pair.source[site.hook], site) - value
+        change = torch.zeros_like(value) if gradient is None else moved * gradient
         metrics.append(base.metrics + change.flatten(1).sum(1).cpu())
     return pair.table(torch.stack(metrics))
 
@@ -171,7 +171,8 @@ class _Pair:
         *also: str,
     ) -> None:
         """Run both; `also` names hooks, besides those of the sites, that the base run is to know."""
-        check_patch(patch)
+        if patch not in PATCHES:
+            raise ValueError(f"patch={patch!r}: {nearest(patch, PATCHES)}")
         denoise = patch == "clean->corrupted"
         base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
         asked = _as_sites(model, base_inputs, sites)
@@ -203,7 +204,8 @@ class _Pair:
             value = value.clone()
             for copy, site in enumerate(sites):
                 if site.hook == name:
-                    replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
+                    part = slice(copy * n, (copy + 1) * n)
+                    value[part] = with_part(value[part], self.source[name], site)
             return value
 
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
@@ -226,9 +228,12 @@ class _Pair:
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
         table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        means = {"clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean())}
         table = table.assign(**fractions)
-        table.attrs = {**means, "patch": self.patch}
+        table.attrs = {
+            "clean": float(self.clean.mean()),
+            "corrupted": float(self.corrupted.mean()),
+            "patch": self.patch,
+        }
         return table
 
 
@@ -260,14 +265,3 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
         return [Site(hook=name, pos="each") for name in names]
     audit = audit_hooks(model, inputs)
     return [Site(hook=str(name)) for name in audit.index[audit.live]]
-
-
-def _writing(values: Tensor, site: Site | None = None) -> HookFn:
-    """A hook that writes `values` at a site, or everywhere."""
-
-    def write(value: Tensor, hook: Any) -> Tensor:
-        value = value.clone()
-        replace_part(value, values, site or Site(hook=""))
-        return value
-
-    return write

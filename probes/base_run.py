@@ -10,7 +10,7 @@ they do not reproduce it, the model is run as a whole.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
 
@@ -109,7 +110,7 @@ class BaseRun:
             with torch.enable_grad():
                 output = self.model(self.inputs)
                 total = self.metric(output).sum()
-        self.output = map_tensors(Tensor.detach, output)
+        self.output = tree_map_only(Tensor, Tensor.detach, output)
         self._unembed = self._unembed if self._unembed_outputs else None
         if not (total.requires_grad and zeros):
             return {}
@@ -148,8 +149,13 @@ class BaseRun:
     @torch.no_grad()
     def _run(self, copies: int, skip: Iterable[int], trimmed: bool) -> Any:
         """Output on copies of the examples, skipping some blocks; trimmed, at the positions that the metric reads."""
-        values = {self._blocks[i]: map_tensors(lambda t: repeat(t, copies), self._block_outputs[i]) for i in skip}
-        with _returning(values), self._trimming(trimmed):
+        again = partial(tree_map_only, Tensor, lambda tensor: repeat(tensor, copies))
+        with ExitStack() as stack:
+            stack.enter_context(_returning({self._blocks[i]: again(self._block_outputs[i]) for i in skip}))
+            if trimmed and self._unembed is not None:
+                stack.enter_context(
+                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
+                )
             return self.model(repeat(self.inputs, copies))
 
     def _metrics(self, output: Any, copies: int, trimmed: bool = False) -> Float[Tensor, "copy batch"]:
@@ -157,7 +163,9 @@ class BaseRun:
         full = self.output.clone() if trimmed else None
         rows = []
         for copy in range(copies):
-            part = map_tensors(itemgetter(slice(copy * self.n_examples, (copy + 1) * self.n_examples)), output)
+            part = tree_map_only(
+                Tensor, itemgetter(slice(copy * self.n_examples, (copy + 1) * self.n_examples)), output
+            )
             if full is not None:
                 full[:, self._read] = part
                 part = full
@@ -182,11 +190,6 @@ class BaseRun:
         watched.positions = set()
         self.metric(watched)
         return sorted(watched.positions) if 0 < len(watched.positions) < output.shape[1] else None
-
-    def _trimming(self, trimmed: bool) -> AbstractContextManager[Any]:
-        if not trimmed or self._unembed is None:
-            return nullcontext()
-        return self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
 
 
 class _Watched(Tensor):
@@ -213,18 +216,6 @@ _ABOUT_SHAPE = {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dty
 _ABOUT_SHAPE |= {Tensor.size, Tensor.dim, Tensor.__len__}
 
 
-def map_tensors(fn: Callable[[Tensor], Any], output: Any) -> Any:
-    """The same structure of tuples and mappings with `fn` applied to every tensor in it."""
-    if isinstance(output, Tensor):
-        return fn(output)
-    if isinstance(output, Mapping):
-        return type(output)(**{key: map_tensors(fn, part) for key, part in output.items()})
-    if isinstance(output, tuple | list):
-        parts = [map_tensors(fn, part) for part in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output
-
-
 def repeat(inputs: Any, copies: int) -> Any:
     """As many copies of the examples, a tensor or a list of prompts, one after the other."""
     if isinstance(inputs, Tensor):
@@ -233,7 +224,7 @@ def repeat(inputs: Any, copies: int) -> Any:
 
 
 def _collecting(module: nn.Module, store: list[Any]) -> AbstractContextManager[Any]:
-    return module.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1])))
+    return module.register_forward_hook(lambda *run: store.append(tree_map_only(Tensor, Tensor.detach, run[-1])))
 
 
 @contextmanager

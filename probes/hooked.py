@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 HookFn = Callable[..., Tensor | None]
 """`fn(value, hook)` returns the value to go on with, or None to leave it; `hook` must be called just that."""
@@ -129,21 +130,11 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
 
 def output_tensors(output: Any) -> list[Tensor]:
     """Every tensor of an output, which may be a tuple or a mapping, nested or not; TypeError if there is none."""
-    tensors = list(_tensors(output))
+    tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     if not tensors:
         kind = type(output).__name__
         raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a mapping of them")
     return tensors
-
-
-def _tensors(output: Any) -> Iterator[Tensor]:
-    if isinstance(output, Tensor):
-        yield output
-    elif isinstance(output, Mapping):
-        yield from _tensors(tuple(output.values()))
-    elif isinstance(output, tuple | list):
-        for part in output:
-            yield from _tensors(part)
 
 
 def blocks(model: Any) -> list[nn.Module]:

@@ -113,11 +113,14 @@ class _Probe:
 
     def scores(self, x: Float[np.ndarray, "row d_in"], y: Array) -> dict[str, Any]:
         """Score of out-of-fold predictions, its interval, and the baseline's."""
+        from sklearn.dummy import DummyClassifier
+
         predicted, baseline = np.empty_like(y), 0.0
         for train, test in self.folds:
             predicted[test] = self._fit(x[train], y[train]).predict(x[test])
             if self.classify:
-                baseline += float((y[test] == _majority(y[train])).sum()) / y.size
+                guess = DummyClassifier(strategy="most_frequent").fit(x[train], y[train]).predict(x[test])
+                baseline += float((y[test] == guess).sum()) / y.size
         error = 1.0 - (predicted == y) if self.classify else (predicted - y) ** 2
         scale = np.ones(y.shape) if self.classify else (y - y.mean(0)) ** 2
         error, scale = self._by_example(error), self._by_example(scale)
@@ -149,14 +152,6 @@ class _Probe:
         sums = np.zeros((self.example.max() + 1, values.shape[1]))
         np.add.at(sums, self.example, values)
         return sums
-
-
-def _majority(y: Array) -> Any:
-    """The most frequent class; for "row target", the more frequent answer to each target."""
-    if y.ndim > 1:
-        return y.mean(0) > 0.5
-    classes, counts = np.unique(y, return_counts=True)
-    return classes[counts.argmax()]
 
 
 def _folds(cv: Any, y: Array, example: Array, classify: bool, seed: int) -> Iterator[tuple[Array, Array]]:

@@ -27,11 +27,6 @@ def block_of(hook: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def in_block_of(hook: str, known: Iterable[str]) -> list[str]:
-    """The known names of the same block, or all of them for a hook outside the blocks."""
-    return [name for name in known if block_of(name) == block_of(hook) or block_of(hook) is None]
-
-
 def in_every_block(model: HookedModel, parts: Iterable[str]) -> list[str]:
     """Names of these parts of each block; none if the model lacks any of them."""
     names = [f"blocks.{i}.{part}" for i in range(len(blocks(model))) for part in parts]
