@@ -82,8 +82,9 @@ def collect_activations(
                 )
             rows[name][start:stop] = value
         start = stop
-    for name in rows if directory is not None else ():  # a file gets its name once it is complete
-        Path(directory, f"{name}.npy.partial").replace(Path(directory, f"{name}.npy"))
+    if directory is not None:
+        for name in rows:  # a file gets its name once it is complete
+            Path(directory, f"{name}.npy.partial").replace(Path(directory, f"{name}.npy"))
     return rows
 
 

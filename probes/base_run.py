@@ -45,7 +45,7 @@ class BaseRun:
         self._done: dict[str, int] = {}  # at each hook: blocks that are done, and one more if the unembedding has begun
         self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
-        self._unembed, self._unembed_outputs = unembed if isinstance(unembed, nn.Module) else None, list[Any]()
+        self._unembed = unembed if isinstance(unembed, nn.Module) else None
         self._read: list[int] | None = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
@@ -104,14 +104,13 @@ class BaseRun:
                 stack.enter_context(_collecting(block, self._block_outputs))
             if self._unembed is not None:
                 stack.enter_context(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True)))
-                stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
             stack.enter_context(temporary_hooks(self.model, [(name, partial(note, name)) for name in hooks]))
             zeros = stack.enter_context(adding_zeros(self.model, hooks))
             with torch.enable_grad():
                 output = self.model(self.inputs)
                 total = self.metric(output).sum()
         self.output = tree_map_only(Tensor, Tensor.detach, output)
-        self._unembed = self._unembed if self._unembed_outputs else None
+        self._unembed = self._unembed if begun else None
         if not (total.requires_grad and zeros):
             return {}
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
@@ -132,15 +131,13 @@ class BaseRun:
 
     def _reproduces(self, block: int | None) -> bool:
         """Whether this block returns what it did while all others are skipped; for None, whether the model does."""
-        others = [i for i in range(len(self._blocks)) if i != block]
+        others, trimmed = [i for i in range(len(self._blocks)) if i != block], self._read is not None
         if block is None:
-            again, before = self._run(1, others, self._read is not None), self.output
-            before = before if self._read is None else before[:, self._read]
+            again, before = self._run(1, others, trimmed), self.output[:, self._read] if trimmed else self.output
         else:
             again, before = [], self._block_outputs[block]
-            unembedded = {} if self._unembed is None else {self._unembed: self._unembed_outputs[0]}
-            with _collecting(self._blocks[block], again), _returning(unembedded):
-                self._run(1, others, trimmed=False)
+            with _collecting(self._blocks[block], again):
+                self._run(1, others, trimmed)
         return all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
             for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
@@ -163,9 +160,8 @@ class BaseRun:
         full = self.output.clone() if trimmed else None
         rows = []
         for copy in range(copies):
-            part = tree_map_only(
-                Tensor, itemgetter(slice(copy * self.n_examples, (copy + 1) * self.n_examples)), output
-            )
+            examples = slice(copy * self.n_examples, (copy + 1) * self.n_examples)
+            part = tree_map_only(Tensor, itemgetter(examples), output)
             if full is not None:
                 full[:, self._read] = part
                 part = full

@@ -97,25 +97,17 @@ def tangent_space(
         # summed over examples: each output depends on its own example's activation only
         total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else found[out_hook]).sum(0)
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
-    rows = [
-        torch.autograd.grad(
-            total,
-            zeros[hook],
-            units,
-            retain_graph=True,
-            is_grads_batched=True,
-            allow_unused=True,
-            materialize_grads=True,
-        )[0]
-        for units in basis.split(batch_size)
-        if total.requires_grad
-    ]
-    jacobian = torch.stack([_rows(row, pos) for part in rows for row in part], dim=1) if rows else basis.new_zeros(0)
-    if not jacobian.any():
+    options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
+    rows: list[Tensor] = []
+    for units in basis.split(batch_size) if total.requires_grad else ():
+        [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
+        rows += [_rows(gradient, pos).clone() for gradient in gradients]  # a view would hold every position
+    if not any(row.any() for row in rows):
         raise ValueError(
             f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: name "
             "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
+    jacobian = torch.stack(rows, dim=1)
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     return TangentSpace(jacobian, s, vh, u.mT)
 
