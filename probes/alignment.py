@@ -136,11 +136,7 @@ def align(
 
 
 def equal_blocks(S: Float[Tensor, " k"], tol: float) -> tuple[tuple[int, int], ...]:
-    """Runs of a descending sequence that stay within `tol` (relative) of their first value.
-
-    >>> equal_blocks(torch.tensor([2.0, 1.999, 1.0]), 0.01)
-    ((0, 2), (2, 3))
-    """
+    """Runs of a descending sequence that stay within `tol` (relative) of their first value: (start, stop) of each."""
     starts = [0]
     for i in range(1, len(S)):
         if S[i] < (1 - tol) * S[starts[-1]]:
@@ -157,13 +153,12 @@ class _Side:
         self.features, self.statistic = _match(self.cosines.numpy(), blocks)
 
     def angles(self) -> tuple[Tensor, ...]:
-        matched = [[f for f in self.features[start:stop] if f >= 0] for start, stop in self.blocks]
-        return tuple(
-            torch.from_numpy(subspace_angles(self.vectors[start:stop].mT.numpy(), self.directions[features].mT.numpy()))
-            if features
-            else torch.empty(0, dtype=torch.float64)
-            for (start, stop), features in zip(self.blocks, matched, strict=True)
-        )
+        found = []
+        for start, stop in self.blocks:
+            features = [f for f in self.features[start:stop] if f >= 0]
+            block, matched = self.vectors[start:stop].mT.numpy(), self.directions[features].mT.numpy()
+            found.append(torch.from_numpy(subspace_angles(block, matched) if features else np.empty(0)))
+        return tuple(found)
 
     def null_statistics(self, generator: torch.Generator) -> np.ndarray:
         shape = self.vectors.mT.shape

@@ -70,11 +70,7 @@ class BaseRun:
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
-        """Metrics and activations of a run without patches on as many other inputs.
-
-        Raises:
-            ValueError: an activation of another shape than in this run.
-        """
+        """Metrics and activations of a run without patches on other inputs of the same shape."""
         with recording(self.model, hooks) as found:
             output = self.model(inputs)
         for name in hooks:

@@ -132,12 +132,10 @@ class _Probe:
 
     def directions(self, x: Float[np.ndarray, "row d_in"], y: Array) -> Float[Tensor, "k d_in"] | None:
         """Rows of weights on the activations, fitted to all data; None if the estimator has none."""
-        from sklearn.pipeline import Pipeline
-
         fitted = self._fit(x, y)
-        steps = [step for _, step in fitted.steps] if isinstance(fitted, Pipeline) else [fitted]
-        rows = getattr(steps[-1], "coef_", None)
-        for step in steps[:-1]:
+        *scalers, last = (step for _, step in getattr(fitted, "steps", [("", fitted)]))
+        rows = getattr(last, "coef_", None)
+        for step in scalers:
             rows = rows / step.scale_ if rows is not None and getattr(step, "scale_", None) is not None else None
         return None if rows is None else torch.from_numpy(np.atleast_2d(rows))
 
