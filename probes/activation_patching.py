@@ -218,9 +218,8 @@ class _Pair:
         table = pd.DataFrame({"site": [site.name for site in self.sites], "hook": [site.hook for site in self.sites]})
         for axis in ("pos", "head", "unit"):
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
-        table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        table = table.assign(**fractions)
+        table = table.assign(metric=metrics.mean(1).numpy(), **fractions)
         table.attrs = {
             "clean": float(self.clean.mean()),
             "corrupted": float(self.corrupted.mean()),

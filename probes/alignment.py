@@ -71,9 +71,7 @@ def align(
     n_null: int = 1000,
     seed: int = 0,
     *,
-    covariance: Float[Tensor, "d d"]
-    | tuple[Float[Tensor, "d_left d_left"], Float[Tensor, "d_right d_right"]]
-    | None = None,
+    covariance: Tensor | tuple[Tensor, Tensor] | None = None,
 ) -> Alignment:
     """Compare the singular vectors of `omega` with directions such as a toy's `W_E`: left for queries, right for keys.
 
@@ -94,10 +92,10 @@ def align(
         omega: the matrix, or a circuit with its decomposition.
         left, right: directions as rows, of any length but zero. More of them than dimensions is fine.
         null, n_null, seed: "rotation"; how many; of their draw. The smallest p-value is 1 / (n_null + 1).
-        covariance: of the inputs (uncentered), one for both sides or (left, right). Both are then compared in whitened
-            coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the optimum of a
-            single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse, but not if
-            they are dense and their mean is far from 0.
+        covariance: of the inputs (uncentered), "d d", one for both sides or (left, right). Both are then compared in
+            whitened coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the
+            optimum of a single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse,
+            but not if they are dense and their mean is far from 0.
 
     Raises:
         ValueError: shapes that do not fit, a zero or non-finite direction, a zero matrix, an unknown null.

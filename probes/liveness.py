@@ -71,16 +71,14 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     return pd.DataFrame(rows, columns=["fires", "live", "shape"], index=pd.Index(names, name="hook"))
 
 
-def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> list[str]:
-    """The names in `hooks` as a list, once each is known to change the output.
+def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> None:
+    """Raise unless changing any of these hooks changes the output.
 
     Raises:
         KeyError: an unknown name.
         ValueError: a hook that does not fire, or fires in vain; the message names the live hooks around it.
     """
-    names = check_hooks(model, hooks)
-    audit = audit_hooks(model, inputs, names)
-    for name, row in audit.iterrows():
+    for name, row in audit_hooks(model, inputs, hooks).iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
             block = block_of(str(name))
@@ -89,7 +87,6 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
             raise ValueError(
                 f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
             )
-    return names
 
 
 def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
