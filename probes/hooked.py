@@ -122,11 +122,11 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Every tensor of an output, which may be a tuple or a mapping, nested or not; TypeError if there is none."""
+    """Every tensor of an output, which may be nested tuples, dicts and the like; TypeError if there is none."""
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     if not tensors:
         kind = type(output).__name__
-        raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a mapping of them")
+        raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a dict of them")
     return tensors
 
 
