@@ -18,10 +18,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, recording
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live
 from probes.names import PARTS_OF_BLOCKS, in_every_block
-from probes.sites import Site, check_patch, expand_sites, replace_part, replacement
+from probes.sites import PATCHES, Site, expand_sites, replacement, with_part
 
 Sites = Iterable[Site | str] | Site | str | None
 
@@ -73,7 +73,7 @@ def patch_sweep(
             activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
-    pair = _Pair(model, clean, corrupted, metric, sites, patch, seed)
+    pair = _Pair(model, (clean, corrupted), metric, sites, patch, seed)
     return pair.table_of(lambda stack: pair.base.rerun(len(stack), pair.patching(stack)), batch_size)
 
 
@@ -109,7 +109,7 @@ def path_patch(
     target = Site(hook=receiver) if isinstance(receiver, str) else receiver
     if target.hook in frozen:
         raise ValueError(f"frozen has the receiver's hook {target.hook!r}: then nothing reaches it; leave it out")
-    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, target.hook, *frozen)
+    pair = _Pair(model, (clean, corrupted), metric, senders, patch, seed, target.hook, *frozen)
     base = pair.base
     targets = list(expand_sites([target], base.shapes, base.n_examples))
     if len(targets) != 1:
@@ -121,10 +121,11 @@ def path_patch(
     unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
     def through_receiver(stack: list[int]) -> Tensor:
-        held = [(name, _writing(repeat(value, len(stack)))) for name, value in unpatched.items()]
+        held = [(name, lambda _, hook, value=value: repeat(value, len(stack))) for name, value in unpatched.items()]
         with recording(model, [target.hook]) as received:
             base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
-        return base.rerun(len(stack), [(target.hook, _writing(received[target.hook], targets[0]))])
+        source = received[target.hook]
+        return base.rerun(len(stack), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
 
     table = pair.table_of(through_receiver, batch_size)
     table.attrs["receiver"] = target.name
@@ -141,7 +142,7 @@ def attribution_sweep(
     It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
     `patch_sweep`, with estimates in `metric` and `recovered`.
     """
-    pair = _Pair(model, clean, corrupted, metric, sites, "clean->corrupted", seed)
+    pair = _Pair(model, (clean, corrupted), metric, sites, "clean->corrupted", seed)
     base = pair.base
     if not base.gradients:
         raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
@@ -149,9 +150,8 @@ def attribution_sweep(
     metrics = []
     for site in pair.sites:
         value, gradient = values[site.hook], base.gradients.get(site.hook)
-        patched = value.clone()
-        replace_part(patched, pair.source[site.hook], site)
-        change = torch.zeros_like(value) if gradient is None else (patched - value) * gradient
+        moved = with_part(value, pair.source[site.hook], site) - value
+        change = torch.zeros_like(value) if gradient is None else moved * gradient
         metrics.append(base.metrics + change.flatten(1).sum(1).cpu())
     return pair.table(torch.stack(metrics))
 
@@ -160,20 +160,13 @@ class _Pair:
     """A clean and a corrupted run: which of them is patched, and with what."""
 
     def __init__(
-        self,
-        model: HookedModel,
-        clean: Any,
-        corrupted: Any,
-        metric: Metric,
-        sites: Sites,
-        patch: str,
-        seed: int,
-        *also: str,
+        self, model: HookedModel, runs: tuple[Any, Any], metric: Metric, sites: Sites, patch: str, seed: int, *also: str
     ) -> None:
-        """Run both; `also` names hooks, besides those of the sites, that the base run is to know."""
-        check_patch(patch)
+        """Run clean and corrupted; `also` names hooks, besides those of the sites, that the base run is to know."""
+        if patch not in PATCHES:
+            raise ValueError(f"patch={patch!r}: {nearest(patch, PATCHES)}")
         denoise = patch == "clean->corrupted"
-        base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
+        base_inputs, other_inputs = reversed(runs) if denoise else runs
         asked = _as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
@@ -203,7 +196,8 @@ class _Pair:
             value = value.clone()
             for copy, site in enumerate(sites):
                 if site.hook == name:
-                    replace_part(value[copy * n : (copy + 1) * n], self.source[name], site)
+                    part = slice(copy * n, (copy + 1) * n)
+                    value[part] = with_part(value[part], self.source[name], site)
             return value
 
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
@@ -224,11 +218,13 @@ class _Pair:
         table = pd.DataFrame({"site": [site.name for site in self.sites], "hook": [site.hook for site in self.sites]})
         for axis in ("pos", "head", "unit"):
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
-        table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        means = {"clean": float(self.clean.mean()), "corrupted": float(self.corrupted.mean())}
-        table = table.assign(**fractions)
-        table.attrs = {**means, "patch": self.patch}
+        table = table.assign(metric=metrics.mean(1).numpy(), **fractions)
+        table.attrs = {
+            "clean": float(self.clean.mean()),
+            "corrupted": float(self.corrupted.mean()),
+            "patch": self.patch,
+        }
         return table
 
 
@@ -238,11 +234,7 @@ def recovered_fraction(
     corrupted: Float[np.ndarray, " batch"],
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " site"]]:
-    """`recovered` = mean(patched - corrupted) / mean(clean - corrupted), and its 95 % interval `low`, `high`.
-
-    >>> recovered_fraction(np.array([[1.0], [3.0]]), np.array([4.0]), np.array([0.0]))["recovered"].tolist()
-    [0.25, 0.75]
-    """
+    """`recovered` = mean(patched - corrupted) / mean(clean - corrupted), and its 95 % interval `low`, `high`."""
     gain, gap = patched - corrupted, clean - corrupted
     recovered = {"recovered": gain.mean(1) / gap.mean()}
     if (n := len(gap)) > 1:
@@ -260,14 +252,3 @@ def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
         return [Site(hook=name, pos="each") for name in names]
     audit = audit_hooks(model, inputs)
     return [Site(hook=str(name)) for name in audit.index[audit.live]]
-
-
-def _writing(values: Tensor, site: Site | None = None) -> HookFn:
-    """A hook that writes `values` at a site, or everywhere."""
-
-    def write(value: Tensor, hook: Any) -> Tensor:
-        value = value.clone()
-        replace_part(value, values, site or Site(hook=""))
-        return value
-
-    return write

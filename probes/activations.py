@@ -5,7 +5,6 @@ one batch after the other, for a running fit on more inputs than memory holds, o
 """
 
 import inspect
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,10 +30,18 @@ def stream_activations(
         ValueError: a hook that does not fire, or no inputs.
     """
     names = check_hooks(model, hooks)
+    if not isinstance(inputs, Iterator):
+        examples = [inputs] if isinstance(inputs, str) else inputs
+        inputs = (examples[i : i + batch_size] for i in range(0, len(examples), batch_size))
     empty = True
-    for batch in _batches(inputs, batch_size):
+    for batch in inputs:
         empty = False
-        yield _activations(model, batch, names)
+        with torch.no_grad(), recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
+            model(batch, **_stop(model, names))
+        for name in names:
+            if name not in found:
+                raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
+        yield {name: found[name] for name in names}
     if empty:
         raise ValueError("inputs is empty: give at least one example")
 
@@ -60,17 +67,13 @@ def collect_activations(
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")
     rows: dict[str, Tensor] = {}
-    files: dict[Path, Path] = {}
     start = 0
     for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
         stop = min(start + batch_size, len(inputs))
         for name, value in activations.items():
-            if name not in rows and directory is not None:
-                file = Path(directory, f"{name}.npy")
-                files[partial := file.with_suffix(".npy.partial")] = file
-                rows[name] = _in_file(partial, value, len(inputs))
-            elif name not in rows:
-                rows[name] = value.new_empty(len(inputs), *value.shape[1:])
+            if name not in rows:
+                file = None if directory is None else Path(directory, f"{name}.npy.partial")
+                rows[name] = _room(value, len(inputs), file)
             expected = (stop - start, *rows[name].shape[1:])
             if tuple(value.shape) != expected:
                 raise ValueError(
@@ -79,35 +82,20 @@ def collect_activations(
                 )
             rows[name][start:stop] = value
         start = stop
-    for partial, file in files.items():  # a file gets its name once it is complete
-        os.replace(partial, file)
+    if directory is not None:
+        for name in rows:  # a file gets its name once it is complete
+            Path(directory, f"{name}.npy.partial").replace(Path(directory, f"{name}.npy"))
     return rows
 
 
-def _in_file(file: Path, first: Tensor, n_rows: int) -> Tensor:
-    """Room for rows like the first ones, mapped from a file."""
+def _room(like: Tensor, n_rows: int, file: Path | None) -> Tensor:
+    """Room for rows like these, in memory or mapped from a file."""
+    shape = (n_rows, *like.shape[1:])
+    if file is None:
+        return like.new_empty(shape)
     file.parent.mkdir(parents=True, exist_ok=True)
-    dtype = (first[:0].float() if first.dtype == torch.bfloat16 else first[:0]).numpy().dtype
-    shape = (n_rows, *first.shape[1:])
+    dtype = str(like.dtype).removeprefix("torch.").replace("bfloat16", "float32")
     return torch.from_numpy(np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape))
-
-
-def _batches(inputs: Any, batch_size: int) -> Iterator[Any]:
-    if isinstance(inputs, Iterator):
-        return inputs
-    if isinstance(inputs, str):
-        inputs = [inputs]
-    return (inputs[i : i + batch_size] for i in range(0, len(inputs), batch_size))
-
-
-@torch.no_grad()
-def _activations(model: HookedModel, batch: Any, names: list[str]) -> dict[str, Tensor]:
-    with recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
-        model(batch, **_stop(model, names))
-    for name in names:
-        if name not in found:
-            raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
-    return {name: found[name] for name in names}
 
 
 def _stop(model: Any, names: list[str]) -> dict[str, int]:

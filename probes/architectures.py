@@ -16,11 +16,7 @@ from probes.hooked import HookedModel, blocks
 
 
 def block(model: Any, layer: int) -> Any:
-    """One of the model's blocks.
-
-    Raises:
-        IndexError: no such layer.
-    """
+    """One of the model's blocks; IndexError if there is no such layer."""
     found = blocks(model)
     if not 0 <= layer < len(found):
         has = f"layers 0 to {len(found) - 1}" if found else "no layers"
@@ -29,11 +25,7 @@ def block(model: Any, layer: int) -> Any:
 
 
 def attention(model: Any, layer: int) -> Any:
-    """The attention of one of the model's blocks.
-
-    Raises:
-        IndexError: no such layer, or one without heads.
-    """
+    """The attention of one of the model's blocks; IndexError if there is no such layer, or none with heads."""
     found = getattr(block(model, layer), "attn", None)
     if found is None:
         raise IndexError(f"layer {layer} of this {type(model).__name__} has no attention heads")
@@ -63,9 +55,6 @@ def rotate(
     """Head vectors turned as the model's rotary embedding turns a query or key at `position` (one, or one per row).
 
     The score of positions (q, k) is (M_q query) . (M_k key) = (M_{q-k} query) . key with M orthogonal (Su et al. 2021).
-
-    Raises:
-        ValueError: the model has no rotary embedding, or not one frequency for each pair of coordinates.
     """
     frequencies = rotary_frequencies(model, layer)
     if frequencies is None:
@@ -109,11 +98,7 @@ def fold_ln1(model: Any, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tens
 def fold_norm_into(
     model: Any, norm: Any, weight: Float[Tensor, "d_model d_out"], bias: Float[Tensor, " d_out"]
 ) -> tuple[Float[Tensor, "d_model d_out"], Float[Tensor, " d_out"]]:
-    """Weight and bias that act on the normalized input, before `norm`'s gain and shift (centered for a LayerNorm).
-
-    Raises:
-        ValueError: there is no norm in front of these weights.
-    """
+    """Weight and bias that act on the normalized input, before `norm`'s gain and shift (centered for a LayerNorm)."""
     cfg = getattr(model, "cfg", None)
     # BERT normalizes after each part, not before it
     if norm is None or "bert" in str(getattr(cfg, "architecture", "")).lower():

@@ -10,7 +10,7 @@ they do not reproduce it, the model is run as a whole.
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from operator import itemgetter
 from typing import Any
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map_only
 
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
 
@@ -44,7 +45,7 @@ class BaseRun:
         self._done: dict[str, int] = {}  # at each hook: blocks that are done, and one more if the unembedding has begun
         self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
-        self._unembed, self._unembed_outputs = unembed if isinstance(unembed, nn.Module) else None, list[Any]()
+        self._unembed = unembed if isinstance(unembed, nn.Module) else None
         self._read: list[int] | None = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
@@ -69,11 +70,7 @@ class BaseRun:
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
-        """Metrics and activations of a run without patches on as many other inputs.
-
-        Raises:
-            ValueError: an activation of another shape than in this run.
-        """
+        """Metrics and activations of a run without patches on other inputs of the same shape."""
         with recording(self.model, hooks) as found:
             output = self.model(inputs)
         for name in hooks:
@@ -103,14 +100,13 @@ class BaseRun:
                 stack.enter_context(_collecting(block, self._block_outputs))
             if self._unembed is not None:
                 stack.enter_context(self._unembed.register_forward_pre_hook(lambda *call: begun.append(True)))
-                stack.enter_context(_collecting(self._unembed, self._unembed_outputs))
             stack.enter_context(temporary_hooks(self.model, [(name, partial(note, name)) for name in hooks]))
             zeros = stack.enter_context(adding_zeros(self.model, hooks))
             with torch.enable_grad():
                 output = self.model(self.inputs)
                 total = self.metric(output).sum()
-        self.output = map_tensors(Tensor.detach, output)
-        self._unembed = self._unembed if self._unembed_outputs else None
+        self.output = tree_map_only(Tensor, Tensor.detach, output)
+        self._unembed = self._unembed if begun else None
         if not (total.requires_grad and zeros):
             return {}
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
@@ -131,15 +127,13 @@ class BaseRun:
 
     def _reproduces(self, block: int | None) -> bool:
         """Whether this block returns what it did while all others are skipped; for None, whether the model does."""
-        others = [i for i in range(len(self._blocks)) if i != block]
+        others, trimmed = [i for i in range(len(self._blocks)) if i != block], self._read is not None
         if block is None:
-            again, before = self._run(1, others, self._read is not None), self.output
-            before = before if self._read is None else before[:, self._read]
+            again, before = self._run(1, others, trimmed), self.output[:, self._read] if trimmed else self.output
         else:
             again, before = [], self._block_outputs[block]
-            unembedded = {} if self._unembed is None else {self._unembed: self._unembed_outputs[0]}
-            with _collecting(self._blocks[block], again), _returning(unembedded):
-                self._run(1, others, trimmed=False)
+            with _collecting(self._blocks[block], again):
+                self._run(1, others, trimmed)
         return all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
             for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
@@ -148,8 +142,13 @@ class BaseRun:
     @torch.no_grad()
     def _run(self, copies: int, skip: Iterable[int], trimmed: bool) -> Any:
         """Output on copies of the examples, skipping some blocks; trimmed, at the positions that the metric reads."""
-        values = {self._blocks[i]: map_tensors(lambda t: repeat(t, copies), self._block_outputs[i]) for i in skip}
-        with _returning(values), self._trimming(trimmed):
+        again = partial(tree_map_only, Tensor, lambda tensor: repeat(tensor, copies))
+        with ExitStack() as stack:
+            stack.enter_context(_returning({self._blocks[i]: again(self._block_outputs[i]) for i in skip}))
+            if trimmed and self._unembed is not None:
+                stack.enter_context(
+                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
+                )
             return self.model(repeat(self.inputs, copies))
 
     def _metrics(self, output: Any, copies: int, trimmed: bool = False) -> Float[Tensor, "copy batch"]:
@@ -157,7 +156,8 @@ class BaseRun:
         full = self.output.clone() if trimmed else None
         rows = []
         for copy in range(copies):
-            part = map_tensors(itemgetter(slice(copy * self.n_examples, (copy + 1) * self.n_examples)), output)
+            examples = slice(copy * self.n_examples, (copy + 1) * self.n_examples)
+            part = tree_map_only(Tensor, itemgetter(examples), output)
             if full is not None:
                 full[:, self._read] = part
                 part = full
@@ -183,11 +183,6 @@ class BaseRun:
         self.metric(watched)
         return sorted(watched.positions) if 0 < len(watched.positions) < output.shape[1] else None
 
-    def _trimming(self, trimmed: bool) -> AbstractContextManager[Any]:
-        if not trimmed or self._unembed is None:
-            return nullcontext()
-        return self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
-
 
 class _Watched(Tensor):
     """An output "batch pos vocab" that notes at which positions it is indexed; any other use reads all of them."""
@@ -200,10 +195,9 @@ class _Watched(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             for watched in output_tensors((args, kwargs or {})):
                 if isinstance(watched, _Watched) and func not in _ABOUT_SHAPE:
-                    everywhere = torch.arange(watched.shape[1], device=watched.device)
-                    of_entry = everywhere[None, :, None].expand(watched.shape)
+                    everywhere = torch.arange(watched.shape[1], device=watched.device)[None, :, None]
                     indexed = func is Tensor.__getitem__ and args[0] is watched
-                    read = of_entry[args[1]] if indexed else everywhere
+                    read = everywhere.expand(watched.shape)[args[1]] if indexed else everywhere
                     watched.positions.update(read.unique().tolist())
             return func(*args, **(kwargs or {}))
 
@@ -211,18 +205,6 @@ class _Watched(Tensor):
 # the property getters and methods that read no entry
 _ABOUT_SHAPE = {getattr(Tensor, name).__get__ for name in ("shape", "ndim", "dtype", "device")}
 _ABOUT_SHAPE |= {Tensor.size, Tensor.dim, Tensor.__len__}
-
-
-def map_tensors(fn: Callable[[Tensor], Any], output: Any) -> Any:
-    """The same structure of tuples and mappings with `fn` applied to every tensor in it."""
-    if isinstance(output, Tensor):
-        return fn(output)
-    if isinstance(output, Mapping):
-        return type(output)(**{key: map_tensors(fn, part) for key, part in output.items()})
-    if isinstance(output, tuple | list):
-        parts = [map_tensors(fn, part) for part in output]
-        return type(output)(*parts) if hasattr(output, "_fields") else type(output)(parts)
-    return output
 
 
 def repeat(inputs: Any, copies: int) -> Any:
@@ -233,7 +215,7 @@ def repeat(inputs: Any, copies: int) -> Any:
 
 
 def _collecting(module: nn.Module, store: list[Any]) -> AbstractContextManager[Any]:
-    return module.register_forward_hook(lambda *run: store.append(map_tensors(Tensor.detach, run[-1])))
+    return module.register_forward_hook(lambda *run: store.append(tree_map_only(Tensor, Tensor.detach, run[-1])))
 
 
 @contextmanager

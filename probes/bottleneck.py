@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor
 
 from probes.architectures import block, fold_norm_into
@@ -40,10 +40,6 @@ class Bottleneck:
         """The same directions at length 1: products become cosines, the overlaps of one feature with another."""
         normalize = torch.nn.functional.normalize
         return Bottleneck(self.path, normalize(self.write, dim=-1), normalize(self.read, dim=-1))
-
-    def products(self, features: Int[Tensor, " chosen"]) -> Float[Tensor, "chosen read_feature"]:
-        """Rows of `write @ read.T`, which in full would be a vocabulary squared; a feature's own gain is among them."""
-        return self.write[features] @ self.read.mT
 
     def interference(self) -> Float[Tensor, " feature"]:
         """Of each feature, the sum over the others of (write_i/|write_i| . read_j)^2; 0 for one that is not written.
@@ -89,7 +85,7 @@ class Bottleneck:
         return pd.concat(parts).rename_axis("feature")
 
     def _summary_of(self, features: Tensor) -> pd.DataFrame:
-        products = self.products(features)
+        products = self.write[features] @ self.read.mT  # in full this would be a vocabulary squared
         columns: dict[str, Tensor] = {"write_norm": self.write[features].norm(dim=-1)}
         if self.paired:
             columns["read_norm"] = self.read[features].norm(dim=-1)

@@ -91,7 +91,7 @@ class _Probe:
     """An estimator and its folds."""
 
     def __init__(self, estimator: Any, cv: Any, y: Array, example: Array, seed: int) -> None:
-        from sklearn.base import is_classifier
+        from sklearn.base import clone, is_classifier
         from sklearn.linear_model import LogisticRegression, RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -104,8 +104,8 @@ class _Probe:
         elif estimator is None:
             logistic = LogisticTargets() if y.ndim > 1 else LogisticRegression(max_iter=2000)
             estimator = make_pipeline(StandardScaler(), logistic)
-        self.estimator, self.classify = estimator, is_classifier(estimator)
-        self.example, self.seed = example, seed
+        self.fit = lambda x, y: clone(estimator).fit(x, y)
+        self.classify, self.example, self.seed = is_classifier(estimator), example, seed
         if self.classify == real:
             kind = "classes (integers, booleans, strings)" if self.classify else "real targets (floats)"
             raise ValueError(f"{type(estimator).__name__} predicts {kind}, the targets are {y.dtype}: convert them")
@@ -113,11 +113,14 @@ class _Probe:
 
     def scores(self, x: Float[np.ndarray, "row d_in"], y: Array) -> dict[str, Any]:
         """Score of out-of-fold predictions, its interval, and the baseline's."""
+        from sklearn.dummy import DummyClassifier
+
         predicted, baseline = np.empty_like(y), 0.0
         for train, test in self.folds:
-            predicted[test] = self._fit(x[train], y[train]).predict(x[test])
+            predicted[test] = self.fit(x[train], y[train]).predict(x[test])
             if self.classify:
-                baseline += float((y[test] == _majority(y[train])).sum()) / y.size
+                guess = DummyClassifier(strategy="most_frequent").fit(x[train], y[train]).predict(x[test])
+                baseline += float((y[test] == guess).sum()) / y.size
         error = 1.0 - (predicted == y) if self.classify else (predicted - y) ** 2
         scale = np.ones(y.shape) if self.classify else (y - y.mean(0)) ** 2
         error, scale = self._by_example(error), self._by_example(scale)
@@ -129,19 +132,12 @@ class _Probe:
 
     def directions(self, x: Float[np.ndarray, "row d_in"], y: Array) -> Float[Tensor, "k d_in"] | None:
         """Rows of weights on the activations, fitted to all data; None if the estimator has none."""
-        from sklearn.pipeline import Pipeline
-
-        fitted = self._fit(x, y)
-        steps = [step for _, step in fitted.steps] if isinstance(fitted, Pipeline) else [fitted]
-        rows = getattr(steps[-1], "coef_", None)
-        for step in steps[:-1]:
+        fitted = self.fit(x, y)
+        *scalers, last = (step for _, step in getattr(fitted, "steps", [("", fitted)]))
+        rows = getattr(last, "coef_", None)
+        for step in scalers:
             rows = rows / step.scale_ if rows is not None and getattr(step, "scale_", None) is not None else None
         return None if rows is None else torch.from_numpy(np.atleast_2d(rows))
-
-    def _fit(self, x: Array, y: Array) -> Any:
-        from sklearn.base import clone
-
-        return clone(self.estimator).fit(x, y)
 
     def _by_example(self, values: Array) -> Float[np.ndarray, "batch target"]:
         """Sums over the rows of each example, whose positions are not independent: they are drawn together."""
@@ -149,14 +145,6 @@ class _Probe:
         sums = np.zeros((self.example.max() + 1, values.shape[1]))
         np.add.at(sums, self.example, values)
         return sums
-
-
-def _majority(y: Array) -> Any:
-    """The most frequent class; for "row target", the more frequent answer to each target."""
-    if y.ndim > 1:
-        return y.mean(0) > 0.5
-    classes, counts = np.unique(y, return_counts=True)
-    return classes[counts.argmax()]
 
 
 def _folds(cv: Any, y: Array, example: Array, classify: bool, seed: int) -> Iterator[tuple[Array, Array]]:

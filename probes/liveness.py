@@ -8,6 +8,7 @@ nothing (indices, masks, rounding), if another activation changes any bit of the
 
 import warnings
 from collections.abc import Iterable
+from contextlib import ExitStack
 from difflib import get_close_matches
 from typing import Any
 
@@ -24,7 +25,7 @@ from probes.hooked import (
     recording,
     temporary_hooks,
 )
-from probes.names import in_block_of
+from probes.names import block_of
 
 
 def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | None = None) -> pd.DataFrame:
@@ -47,62 +48,56 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
         warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
-        return _audit(model, inputs, list(hook_points(model)) if hooks is None else check_hooks(model, hooks))
-
-
-def _audit(model: HookedModel, inputs: Any, names: list[str]) -> pd.DataFrame:
-    points = hook_points(model)
-    own_names = [points[name].name for name in names]  # a bridge has several names for one point
-    with torch.no_grad():
-        fired = _fired(model, inputs, set(own_names))
-        with recording(model, fired, keep=_shape) as shapes:
-            model(inputs)
-        reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
-        if _differ(reference, output_tensors(model(inputs))):
-            raise ValueError("two runs on the same inputs differ: liveness needs determinism; call model.eval()")
-    with_tensors = [name for name, shape in shapes.items() if shape is not None]
-    live = _with_gradient(model, inputs, with_tensors)
-    with torch.no_grad():
-        live |= {name for name in with_tensors if name not in live and _noise_shows(model, inputs, name, reference)}
+        points = hook_points(model)
+        names = list(points) if hooks is None else check_hooks(model, hooks)
+        own_names = [points[name].name for name in names]  # a bridge has several names for one point
+        with torch.no_grad():
+            fired = _fired(model, inputs, set(own_names))
+            with recording(
+                model, fired, lambda value: tuple(value.shape) if isinstance(value, Tensor) else None
+            ) as shapes:
+                model(inputs)
+            reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
+            if _differ(reference, output_tensors(model(inputs))):
+                raise ValueError("two runs on the same inputs differ: liveness needs determinism; call model.eval()")
+        with_tensors = [name for name, shape in shapes.items() if shape is not None]
+        live = _with_gradient(model, inputs, with_tensors)
+        with torch.no_grad():
+            for name in set(with_tensors) - live:
+                with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
+                    if _differ(reference, output_tensors(model(inputs))):
+                        live.add(name)
     rows = [(name in fired, name in live, shapes.get(name)) for name in own_names]
     return pd.DataFrame(rows, columns=["fires", "live", "shape"], index=pd.Index(names, name="hook"))
 
 
-def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> list[str]:
-    """The names in `hooks` as a list, once each is known to change the output.
+def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> None:
+    """Raise unless changing any of these hooks changes the output.
 
     Raises:
         KeyError: an unknown name.
         ValueError: a hook that does not fire, or fires in vain; the message names the live hooks around it.
     """
-    names = check_hooks(model, hooks)
-    audit = audit_hooks(model, inputs, names)
-    for name, row in audit.iterrows():
+    for name, row in audit_hooks(model, inputs, hooks).iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
-            near = audit_hooks(model, inputs, in_block_of(str(name), hook_points(model)))
+            block = block_of(str(name))
+            near = audit_hooks(model, inputs, [n for n in hook_points(model) if block in (None, block_of(n))])
             around = get_close_matches(str(name), [str(n) for n in near.index[near["live"]]], n=5, cutoff=0.0)
             raise ValueError(
                 f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
             )
-    return names
 
 
 def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
     """Points that are called. By plain torch hooks: a bridge refuses its own where they are switched off."""
     fired: set[str] = set()
     points = {point.name: point for point in hook_points(model).values() if point.name in own_names}
-    handles = [p.register_forward_hook(lambda *_, name=name: fired.add(name)) for name, p in points.items()]
-    try:
+    with ExitStack() as stack:
+        for name, point in points.items():
+            stack.enter_context(point.register_forward_hook(lambda *_, name=name: fired.add(name)))
         model(inputs)
-    finally:
-        for handle in handles:
-            handle.remove()
     return fired
-
-
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
 
 
 def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str]:
@@ -114,11 +109,6 @@ def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str
     weights = [_noise(out.detach()) for out in outputs]
     gradients = torch.autograd.grad(outputs, list(zeros.values()), weights, allow_unused=True)
     return {name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()}
-
-
-def _noise_shows(model: HookedModel, inputs: Any, name: str, reference: list[Tensor]) -> bool:
-    with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
-        return _differ(reference, output_tensors(model(inputs)))
 
 
 def _other_value(value: Tensor) -> Tensor:

@@ -1,8 +1,8 @@
 """Logistic regression of many yes/no targets on the same inputs, all fitted at once.
 
-Newton's method needs the solution of a linear system per target and step, with a matrix of its own. Conjugate gradients
-solve them together: each step is one product of matrices for all targets, and one factorization, of the mean of all
-their matrices, makes few steps enough.
+Newton's method solves a linear system per target and step, with the target's own Hessian X^T D X as its matrix.
+Conjugate gradients solve them together: each step is one product of matrices for all targets, and one factorization, of
+the mean of all Hessians, makes few steps enough. A target that is done leaves.
 """
 
 import numpy as np
@@ -25,9 +25,7 @@ class LogisticTargets(ClassifierMixin, BaseEstimator):
     >>> LogisticTargets().fit(x, x[:, :2] > 0).coef_.shape
     (2, 3)
 
-    Minimizes |w|^2 / 2 + C sum log(1 + exp(-s (x . w + b))), s = +-1, for each target. A target's Newton step solves
-    with its own Hessian X^T D X, preconditioned by the Hessian whose D is the mean of all targets'. A target that is
-    done leaves.
+    Minimizes |w|^2 / 2 + C sum log(1 + exp(-s (x . w + b))), s = +-1, for each target.
 
     Args:
         C: inverse strength of the penalty, as in scikit-learn.
@@ -60,16 +58,11 @@ class LogisticTargets(ClassifierMixin, BaseEstimator):
         targets = torch.from_numpy(y).to(design.dtype)
         weights = torch.cat([self._fit(design, penalty, part) for part in targets.split(CHUNK, dim=1)], dim=1)
         self.coef_, self.intercept_ = weights[:-1].mT.numpy().copy(), weights[-1].numpy().copy()
-        self.classes_ = np.array([False, True])
         return self
 
-    def decision_function(self, X: Float[np.ndarray, "row d_in"]) -> Float[np.ndarray, "row target"]:
-        """Log odds of yes."""
-        return X @ self.coef_.T + self.intercept_
-
     def predict(self, X: Float[np.ndarray, "row d_in"]) -> Bool[np.ndarray, "row target"]:
-        """The likelier answers."""
-        return self.decision_function(X) > 0
+        """The likelier answers: where the log odds of yes are above 0."""
+        return X @ self.coef_.T + self.intercept_ > 0
 
     def _fit(self, design: Tensor, penalty: Tensor, y: Tensor) -> Tensor:
         done = design.new_zeros(design.shape[1], y.shape[1])
@@ -91,12 +84,11 @@ class LogisticTargets(ClassifierMixin, BaseEstimator):
                 return done
             step = _newton_step(design, self.C * p * (1 - p), penalty, gradient)
             along = design @ step
-            before, descent, size = losses(logits, weights), (gradient * step).sum(0), torch.ones(len(left)).double()
+            # near the minimum the loss cannot tell the step from rounding
+            before = losses(logits, weights) * (1 + 1e-12)
+            descent, size = (gradient * step).sum(0), torch.ones(len(left)).double()
             for _ in range(30):
-                # near the minimum the loss cannot tell the step from rounding
-                worse = (
-                    losses(logits + size * along, weights + size * step) > before * (1 + 1e-12) + 1e-4 * size * descent
-                )
+                worse = losses(logits + size * along, weights + size * step) > before + 1e-4 * size * descent
                 if not worse.any():
                     break
                 size = torch.where(worse, size / 2, size)

@@ -27,11 +27,6 @@ def block_of(hook: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def in_block_of(hook: str, known: Iterable[str]) -> list[str]:
-    """The known names of the same block, or all of them for a hook outside the blocks."""
-    return [name for name in known if block_of(name) == block_of(hook) or block_of(hook) is None]
-
-
 def in_every_block(model: HookedModel, parts: Iterable[str]) -> list[str]:
     """Names of these parts of each block; none if the model lacks any of them."""
     names = [f"blocks.{i}.{part}" for i in range(len(blocks(model))) for part in parts]
@@ -54,9 +49,6 @@ def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:
     """The hook of what a layer's heads read, after the gain of the norm in front or before it.
 
     A `HookedTransformer` has only the latter, and a toy neither: its heads read the hidden layer.
-
-    Raises:
-        ValueError: none of the known names is there.
     """
     normalized = f"blocks.{layer}.{BEFORE_GAIN}"
     after_gain = (f"blocks.{layer}.attn.q.hook_in", f"blocks.{layer}.attn.hook_in", normalized, "hook_hidden")
@@ -80,9 +72,6 @@ def ends_of(path: str) -> tuple[int | None, int | None]:
 
     >>> ends_of("blocks.0.mlp.out->unembed")
     (0, None)
-
-    Raises:
-        ValueError: another path, or one that runs backwards.
     """
     match = _PATH.fullmatch(path)
     if match is None:

@@ -56,10 +56,7 @@ def bundle() -> str:
 
 
 def attention(
-    tokens: Sequence[str],
-    scores: Float[Tensor, "head query key"],
-    *,
-    heads: Sequence[str] | None = None,
+    tokens: Sequence[str], scores: Float[Tensor, "head query key"], *, heads: Sequence[str] | None = None
 ) -> Visual:
     """Attention of some heads over one text: patterns, scores or single slices, signed about zero, nothing masked.
 
@@ -95,10 +92,7 @@ def attention(
 
 
 def token_values(
-    tokens: Sequence[str],
-    values: Float[Tensor, "pos feature"],
-    *,
-    labels: Sequence[str] | None = None,
+    tokens: Sequence[str], values: Float[Tensor, "pos feature"], *, labels: Sequence[str] | None = None
 ) -> Visual:
     """A text colored by the activation of a feature, with a button for each feature.
 
@@ -121,42 +115,24 @@ def token_values(
     return Visual("ColoredTokensMulti", tokens=shown, values=values.tolist(), labels=names)
 
 
-def cosine_figure(
-    cosines: Float[Tensor, "k feature"], *, title: str = "", features: Sequence[str] | None = None
-) -> "Figure":
+def cosine_figure(cosines: Float[Tensor, "k feature"], *, title: str = "") -> "Figure":
     """Heatmap of the cosines of singular vectors with directions, from -1 to 1."""
-    from plotly.graph_objects import Figure, Heatmap
-
-    heatmap = Heatmap(
-        z=cosines.tolist(),
-        x=list(features) if features is not None else list(range(cosines.shape[1])),
-        y=list(range(cosines.shape[0])),
-        zmin=-1,
-        zmax=1,
-        colorscale=_DIVERGING,
-        colorbar={"title": "cosine"},
-        hovertemplate="singular vector %{y}<br>feature %{x}<br>cosine %{z:.3f}<extra></extra>",
-    )
-    figure = Figure(heatmap)
-    figure.update_xaxes(title="feature", dtick=1 if cosines.shape[1] <= 20 else None)
-    figure.update_yaxes(title="singular vector", autorange="reversed", dtick=1 if cosines.shape[0] <= 20 else None)
+    k, n = cosines.shape
+    hover = "singular vector %{y}<br>feature %{x}<br>cosine %{z:.3f}"
+    figure = _heatmap(cosines.tolist(), list(range(n)), list(range(k)), 1, "cosine", hover)
+    figure.update_xaxes(title="feature", dtick=1 if n <= 20 else None)
+    figure.update_yaxes(title="singular vector", dtick=1 if k <= 20 else None)
     return figure.update_layout(title=title, **_LAYOUT)
 
 
 def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
     """Singular values of one or more matrices, each divided by its largest, on a logarithmic axis."""
-    from plotly.graph_objects import Figure, Scatter
-
-    figure = Figure()
-    for i, (name, S) in enumerate(spectra.items()):
-        relative = S / S.max()
-        # zeros have no place on a logarithmic axis
-        shown = [value if value > 1e-12 else None for value in relative.tolist()]
-        line = {"color": COLORS[i % len(COLORS)]}
-        figure.add_trace(Scatter(x=list(range(len(S))), y=shown, name=name, mode="lines+markers", line=line))
+    # zeros have no place on a logarithmic axis
+    shares = {name: [v if v > 1e-12 else None for v in (S / S.max()).tolist()] for name, S in spectra.items()}
+    figure = _lines(shares, first=0)
     figure.update_xaxes(title="singular value, by size")
     figure.update_yaxes(title="share of the largest", type="log", dtick=1)
-    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
+    return figure.update_layout(title=title, **_LAYOUT)
 
 
 def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
@@ -165,22 +141,17 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
     Raises:
         ValueError: slices that sum to zero have no shares.
     """
-    from plotly.graph_objects import Figure, Scatter
-
-    figure = Figure()
-    for i, (name, parts) in enumerate(slices.items()):
+    running = {}
+    for name, parts in slices.items():
         total = parts.sum()
         if total == 0:
             raise ValueError(f"the slices of {name!r} sum to zero: a share of that score is undefined")
-        running = (parts / total).sort(descending=True).values.cumsum(0)
-        line = {"color": COLORS[i % len(COLORS)]}
-        figure.add_trace(
-            Scatter(x=list(range(1, len(parts) + 1)), y=running.tolist(), name=name, mode="lines+markers", line=line)
-        )
+        running[name] = (parts / total).sort(descending=True).values.cumsum(0).tolist()
+    figure = _lines(running, first=1)
     figure.add_hline(y=1, line={"dash": "dot", "color": COLORS[-1], "width": 1.5}, opacity=1)
     figure.update_xaxes(title="slices summed, largest contribution first")
     figure.update_yaxes(title="share of the score", rangemode="tozero")
-    return figure.update_layout(title=title, showlegend=True, **_LAYOUT)
+    return figure.update_layout(title=title, **_LAYOUT)
 
 
 def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
@@ -193,8 +164,6 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     Raises:
         ValueError: sites indexed by several of position, head and unit: select rows of one value first.
     """
-    from plotly.graph_objects import Figure, Heatmap
-
     kinds = [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
     if len(kinds) > 1:
         raise ValueError(f"sites vary in {' and '.join(kinds)}: select the rows of one value of all but one of them")
@@ -202,21 +171,32 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     grid = table.assign(**{column: table[column].astype(object).where(table[column].notna(), "all")})
     grid = grid.pivot(index="hook", columns=column, values="recovered").reindex(table["hook"].unique())
     limit = max(1.0, float(grid.abs().max().max()))
-    heatmap = Heatmap(
-        z=grid.to_numpy(),
-        x=[str(name) for name in grid.columns],
-        y=list(grid.index),
-        zmin=-limit,
-        zmax=limit,
-        colorscale=_DIVERGING,
-        colorbar={"title": "recovered"},
-        hovertemplate="%{y}<br>" + column + " %{x}<br>recovered %{z:.3f}<extra></extra>",
-    )
-    figure = Figure(heatmap)
-    names = {"pos": "position", "head": "head", "unit": "unit"}
-    figure.update_xaxes(title=names[column], type="category")
-    figure.update_yaxes(title="hook", autorange="reversed", automargin=True)
-    return figure.update_layout(title=title, template="simple_white", height=max(300, 60 + 26 * len(grid)))
+    hover = "%{y}<br>" + column + " %{x}<br>recovered %{z:.3f}"
+    figure = _heatmap(grid.to_numpy(), [str(x) for x in grid.columns], list(grid.index), limit, "recovered", hover)
+    figure.update_xaxes(title="position" if column == "pos" else column, type="category")
+    figure.update_yaxes(title="hook", automargin=True)
+    return figure.update_layout(title=title, **_LAYOUT | {"height": max(300, 60 + 26 * len(grid))})
+
+
+def _lines(curves: Mapping[str, Sequence[float | None]], first: int) -> "Figure":
+    """One line per name, a marker at each whole number from `first` on."""
+    from plotly.graph_objects import Figure, Scatter
+
+    figure = Figure(layout={"showlegend": True})
+    for i, (name, y) in enumerate(curves.items()):
+        line = {"color": COLORS[i % len(COLORS)]}
+        x = list(range(first, first + len(y)))
+        figure.add_trace(Scatter(x=x, y=y, name=name, mode="lines+markers", line=line))
+    return figure
+
+
+def _heatmap(z: Any, x: list[Any], y: list[Any], limit: int | float, quantity: str, hover: str) -> "Figure":
+    """Rows from the top down, in colors from -`limit` to `limit`."""
+    from plotly.graph_objects import Figure, Heatmap
+
+    colors = {"zmin": -limit, "zmax": limit, "colorscale": _DIVERGING, "colorbar": {"title": quantity}}
+    figure = Figure(Heatmap(z=z, x=x, y=y, hovertemplate=f"{hover}<extra></extra>", **colors))
+    return figure.update_yaxes(autorange="reversed")
 
 
 def _finite(values: Tensor, name: str) -> Tensor:

@@ -2,23 +2,22 @@
 
 A site names a hook and, where less than its whole activation is meant, a position, a head, a unit or a subspace of
 directions. `expand_sites` writes out "each", `replacement` makes the values of each kind of patch from another run's
-activations, and `replace_part` writes the site's part of them into the run.
+activations, and `with_part` writes the site's part of them into the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.hooked import nearest
 from probes.names import axes
 
 Index = int | Literal["each"] | None
-Patch = Literal["clean->corrupted", "corrupted->clean", "zero", "mean", "resample"]
+PATCHES = ("clean->corrupted", "corrupted->clean", "zero", "mean", "resample")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +34,6 @@ class Site:
         hook: name of a hook point.
         pos, head, unit: an index (negative: from the end), "each", or None.
         directions: rows that span the subspace to replace, "k unit"; the rest of the activation stays.
-        label: what to call the site in tables, where its indices do not say it.
 
     Raises:
         ValueError: directions together with a unit, or linearly dependent (then k is larger than their rank).
@@ -46,7 +44,6 @@ class Site:
     head: Index = None
     unit: Index = None
     directions: Float[Tensor, "k d_in"] | None = None
-    label: str | None = None
 
     def __post_init__(self) -> None:
         if self.directions is None:
@@ -59,10 +56,8 @@ class Site:
 
     @property
     def name(self) -> str:
-        """Its label, or the hook with its indices."""
-        if self.label is not None:
-            return self.label
-        at = [f"{axis}={getattr(self, axis)}" for axis in ("pos", "head", "unit") if getattr(self, axis) is not None]
+        """The hook with its indices."""
+        at = [f"{axis}={i}" for axis in ("pos", "head", "unit") if (i := getattr(self, axis)) is not None]
         at += [] if self.directions is None else [f"directions={len(self.directions)}"]
         return f"{self.hook}[{', '.join(at)}]" if at else self.hook
 
@@ -73,11 +68,7 @@ class Site:
 
 
 def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
-    """Sites with every "each" written out and negative indices counted from the front.
-
-    Raises:
-        ValueError: an axis that the activation lacks, an index outside it, or directions of another width.
-    """
+    """Sites with every "each" written out and negative indices counted from the front."""
     for site in sites:
         shape = shapes[site.hook]
         if not shape or shape[0] != n_examples:
@@ -89,20 +80,15 @@ def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n
             yield replace(site, pos=pos, head=head, unit=unit)
 
 
-def replace_part(value: Tensor, source: Tensor, site: Site) -> None:
-    """Write the site's part of `source` into `value`, in place; of a subspace, only the component in it."""
-    index = site.index(value.ndim)
+def with_part(value: Tensor, source: Tensor, site: Site) -> Tensor:
+    """A copy of `value` whose part at the site is that of `source`; of a subspace, only the component in it."""
+    value, index = value.clone(), site.index(value.ndim)
     new = source[index].to(value)
     if site.directions is not None:
         directions = site.directions.to(value)
         new = value[index] + (new - value[index]) @ torch.linalg.pinv(directions) @ directions
     value[index] = new
-
-
-def check_patch(patch: str) -> None:
-    """Raise ValueError unless `patch` is a kind of patch."""
-    if patch not in get_args(Patch):
-        raise ValueError(f"patch={patch!r}: {nearest(patch, get_args(Patch))}")
+    return value
 
 
 def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.hooked import HookedModel, check_hooks, output_tensors, recording, temporary_hooks
+from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording
 from probes.liveness import require_live
 
 
@@ -89,37 +89,25 @@ def tangent_space(
     if hook == out_hook:
         raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
     require_live(model, inputs, [hook])
-    delta: list[Tensor] = []
-
-    def add_zero(value: Tensor, hook: Any) -> Tensor:
-        delta.append(torch.zeros_like(_rows(value, pos), requires_grad=True))
-        moved = value.clone()
-        if value.ndim == 2:
-            return moved + delta[0]
-        moved[:, pos] += delta[0].view_as(moved[:, pos])
-        return moved
-
     later = recording(model, [] if out_hook is None else [out_hook], keep=lambda value: _rows(value, out_pos))
-    with torch.enable_grad(), temporary_hooks(model, [(hook, add_zero)]), later as found:
+    with torch.enable_grad(), adding_zeros(model, [hook]) as zeros, later as found:
         output = model(inputs)
         if out_hook is not None and out_hook not in found:
             raise ValueError(f"hook {out_hook!r} does not fire on these inputs; probes.audit_hooks tells which do")
         # summed over examples: each output depends on its own example's activation only
         total = (_rows(output_tensors(output)[0], out_pos) if out_hook is None else found[out_hook]).sum(0)
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
-    rows = [
-        torch.autograd.grad(
-            total, delta[0], units, retain_graph=True, is_grads_batched=True, allow_unused=True, materialize_grads=True
-        )[0]
-        for units in basis.split(batch_size)
-        if total.requires_grad
-    ]
-    jacobian = torch.cat(rows).transpose(0, 1) if rows else basis.new_zeros(0)
-    if not jacobian.any():
+    options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
+    rows: list[Tensor] = []
+    for units in basis.split(batch_size) if total.requires_grad and hook in zeros else ():
+        [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
+        rows += [_rows(gradient, pos).clone() for gradient in gradients]  # a view would hold every position
+    if not any(row.any() for row in rows):
         raise ValueError(
             f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: name "
             "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
+    jacobian = torch.stack(rows, dim=1)
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     return TangentSpace(jacobian, s, vh, u.mT)
 

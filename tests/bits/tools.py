@@ -17,8 +17,8 @@ import tms_hooks as tms
 from probes import Site
 from tests.bits.runs import checksum
 
-RENAMED = {"spill": "interference"}
-"""Column or field of a result -> the name that it had when the record was made, which its entry keeps."""
+RENAMED = {"spill": "interference", "hook_hidden[directions=2]": "a plane"}
+"""Column, field or site of a result -> the name that it had when the record was made, which its entry keeps."""
 
 
 def checksums() -> dict[str, str]:
@@ -40,7 +40,7 @@ def _toy_with_heads() -> Results:
     clean, corrupted = _uniform(12, 3, 6).split([6, 6])
     sites = [
         Site(hook="hook_hidden", pos="each", unit="each"),
-        Site(hook="hook_hidden", directions=_normal(2, 4), label="a plane"),
+        Site(hook="hook_hidden", directions=_normal(2, 4)),
         Site(hook="blocks.0.attn.hook_q", pos=-1, head="each"),
         Site(hook="blocks.0.attn.hook_attn_scores", head=1, pos=0, unit=2),
         Site(hook="blocks.0.mlp.hook_post", unit=3),
@@ -292,6 +292,8 @@ def _entries(name: str, result: Any) -> Iterator[tuple[str, str]]:
     """One entry per column, field or part of a result."""
     if isinstance(result, pd.DataFrame):
         parts = {"index": result.index.tolist(), **result.to_dict("list"), **result.attrs}
+        if "site" in parts:
+            parts["site"] = [RENAMED.get(site, site) for site in parts["site"]]
     elif dataclasses.is_dataclass(result):
         parts = vars(result)
     elif hasattr(result, "_asdict"):

@@ -113,9 +113,9 @@ def test_all_directions_are_the_whole_activation(case: Case) -> None:
     width = collect_activations(model, clean, late)[late].shape[-1]
     generator = torch.Generator().manual_seed(0)
     basis = torch.randn(width, width, generator=generator, dtype=torch.float64)
-    subspace = Site(hook=late, directions=basis, label="all")
+    subspace = Site(hook=late, directions=basis)
     table = patch_sweep(model, clean, corrupted, metric, [late, subspace, Site(hook=late, directions=basis[:1])])
-    assert table.site.tolist() == [late, "all", f"{late}[directions=1]"]
+    assert table.site.tolist() == [late, f"{late}[directions={width}]", f"{late}[directions=1]"]
     assert table.recovered[0] == pytest.approx(table.recovered[1], abs=1e-9)
     assert table.recovered[0] != pytest.approx(table.recovered[2], abs=1e-6)
 

@@ -22,8 +22,8 @@ def test_on_a_toy_it_is_W_E_and_W_U():
 def test_products_are_what_a_toy_reads():
     """Write feature i with strength 1, without bias and nonlinearity: the output is row i of write @ read.T."""
     model = ToyModel(ToyConfig(n_features=6, d_hidden=2, tied=False, output_bias=False, output_act="identity"))
-    rows = bottleneck(model, "embed->unembed").products(torch.arange(6))
-    torch.testing.assert_close(rows, model(torch.eye(6)).detach())
+    directions = bottleneck(model, "embed->unembed")
+    torch.testing.assert_close(directions.write @ directions.read.mT, model(torch.eye(6)).detach())
 
 
 @pytest.mark.parametrize(

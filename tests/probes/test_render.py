@@ -54,7 +54,7 @@ def test_colors_are_symmetric_about_zero_and_nothing_is_masked():
 
 def test_figures_hold_the_arrays():
     cosines = torch.tensor([[1.0, -0.5], [0.0, 0.25]])
-    heatmap = cosine_figure(cosines, features=["a", "b"]).data[0]
+    heatmap = cosine_figure(cosines).data[0]
     assert [list(row) for row in heatmap.z] == cosines.tolist()
     assert (heatmap.zmin, heatmap.zmax) == (-1, 1)
     spectrum = spectrum_figure({"toy": torch.tensor([4.0, 2.0, 0.0]), "real": torch.tensor([10.0])})
