@@ -11,21 +11,40 @@ ROOT = Path(__file__).parents[1]
 
 PATH = (
     "errors",
+    "files",
     "rng",
+    "linalg",
+    "geometry",
     "config",
     "data",
     "tasks",
     "losses",
     "models",
     "training.optimizers",
-    "files",
     "training",
     "run",
     "progress",
     "train",
+)
+"""In the order of imports, from the ground up."""
+READING = (
+    "config",
+    "rng",
+    "data",
+    "tasks",
+    "losses",
+    "models",
+    "training.optimizers",
+    "training",
+    "train",
+    "progress",
+    "run",
+    "files",
+    "errors",
     "linalg",
     "geometry",
 )
+"""The same rooms in the order in which data flow through them."""
 ANNEXES = (
     "stats",
     "clusters",
@@ -71,7 +90,7 @@ def files(room: str) -> list[Path]:
 
 def path() -> list[Path]:
     """The files of the path in the order in which to read them."""
-    rooms = [*(f"tms_hooks.{name}" for name in PATH), *(f"probes.{name}" for name in PROBES)]
+    rooms = [*(f"tms_hooks.{name}" for name in READING), *(f"probes.{name}" for name in PROBES)]
     faces = [ROOT / "tms_hooks" / "__init__.py", ROOT / "probes" / "__init__.py"]
     return [*(file for room in rooms for file in files(room)), *faces]
 

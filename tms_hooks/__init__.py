@@ -6,9 +6,10 @@
 >>> out, cache = run.models[0].run_with_cache(torch.eye(6))
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tms_hooks import geometry, landscape, theory
+from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
 from tms_hooks.run import Run, load
@@ -18,6 +19,7 @@ from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
 if TYPE_CHECKING:
+    from tms_hooks import landscape, plots, theory
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
@@ -41,6 +43,7 @@ __all__ = [
     "geometry",
     "landscape",
     "load",
+    "plots",
     "sweep",
     "sweep_toml",
     "theory",
@@ -49,9 +52,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """Import the models when they are asked for: transformer_lens takes seconds."""
+    """Import when asked for what takes seconds (transformer_lens, for the models) or what the path does without."""
     if name in ("ToyModel", "ToyOutput"):
-        from tms_hooks.models import toy
-
-        return getattr(toy, name)
+        return getattr(import_module("tms_hooks.models.toy"), name)
+    if name in ("landscape", "plots", "theory"):
+        return import_module(f"tms_hooks.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,38 +3,11 @@
 import ast
 import shutil
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.house import ANNEXES, PATH, PROBES_ANNEXES, READING, ROOT, length, path
 
-# The rooms of `tms_hooks`, from the ground up: a room may import the rooms above it in this list, none below. A room is
-# a module or a package; the longest name that fits decides; modules of one room may use each other.
-# `tms_hooks` itself, the public face, is for users: no room imports from it.
-# Four rooms stand here for what they import and are annexes for the reader: stats, linalg, clusters and sweep.
-PATH = (
-    "errors",
-    "files",
-    "rng",
-    "stats",
-    "linalg",
-    "geometry",
-    "config",
-    "data",
-    "tasks",
-    "losses",
-    "models",
-    "training.optimizers",
-    "training",
-    "run",
-    "progress",
-    "train",
-    "clusters",
-    "sweep",
-)
-# Annexes: nobody must enter them to understand the path, and no room of the path imports one.
-ANNEXES = ("fused", "theory", "landscape", "plots", "prompts", "side_by_side", "pages.report", "claims", "pages", "cli")
 ROOMS = ("tms_hooks", "probes", *(f"tms_hooks.{room}" for room in (*PATH, *ANNEXES)))
 # The one door to an annex: `train` asks for the compiled engine by name, when it trains, and does without.
 DOORS = {("tms_hooks.train", "tms_hooks.fused")}
@@ -114,6 +87,19 @@ def our_modules() -> dict[str, str]:
     }
 
 
+def test_the_path_is_read_whole():
+    assert set(READING) == set(PATH)
+    read, there = path(), {ROOT.joinpath(*name.split(".")) for name in our_modules() if room_of(name) != ""}
+    assert len(read) == len(set(read)) <= 45
+    assert length(read) <= 5_500
+    annexes = {f"tms_hooks.{name}" for name in ANNEXES} | {f"probes.{n}" for n in PROBES_ANNEXES}
+    left = {file.relative_to(ROOT).with_suffix("") for file in read}
+    for module in there:
+        name = ".".join(module.relative_to(ROOT).parts)
+        in_annex = any(name == annex or name.startswith(f"{annex}.") for annex in annexes)
+        assert in_annex or module.relative_to(ROOT) in left, f"{name} is neither on the path nor in an annex"
+
+
 def test_dependencies_between_rooms_run_one_way():
     assert violations(our_modules()) == []
 
@@ -158,12 +144,19 @@ def test_what_the_rule_allows():
     assert violations(our_modules() | {"probes.x": "def f():\n    from transformer_lens import FactoredMatrix"}) == []
 
 
-def test_without_the_compiled_engine_every_room_of_the_path_is_there_and_trains(run_python, tmp_path):
+PUBLIC = {"sweep", "clusters"}  # annexes for the reader that the public face offers by name
+
+
+def test_without_annexes_every_room_of_the_path_is_there_and_trains(run_python, tmp_path):
+    gone = {room.split(".")[0] for room in ANNEXES} - PUBLIC
+    ignored = shutil.ignore_patterns("__pycache__", *gone, *(f"{room}.py" for room in gone))
     for package in ("tms_hooks", "probes"):
-        shutil.copytree(ROOT / package, tmp_path / package, ignore=shutil.ignore_patterns("fused", "__pycache__"))
-    path = sorted(name.removesuffix(".__init__") for name in our_modules() if room_of(name)[10:] in PATH)
+        shutil.copytree(ROOT / package, tmp_path / package, ignore=ignored)
+    assert {"fused", "theory", "claims"} <= gone
+    assert not (tmp_path / "tms_hooks" / "fused").exists()
+    rooms = sorted(name.removesuffix(".__init__") for name in our_modules() if room_of(name)[10:] in PATH)
     script = f"""
-import {", ".join(path)}
+import {", ".join(rooms)}
 import tms_hooks as tms
 cfg, data = tms.ToyConfig(n_features=3, d_hidden=2), tms.OneHot(n_features=3)
 print(tms.__file__, tms.train(cfg, data, steps=2).provenance["engine"])
