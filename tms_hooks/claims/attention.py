@@ -119,8 +119,8 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
                 f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "
                 "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
                 "the closed form's directions in place of the features the |cosine| is 1 where the formula "
-                "explains all; whitened coordinates alone do not make features of singular vectors.": plots.curves(
-                    lab.lines(lines(grids[letter])), meaning, "|cosine|"
+                "explains all; whitened coordinates alone do not make features of singular vectors.": lab.curves(
+                    lines(grids[letter]), meaning, "|cosine|"
                 )
                 for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
                 if grids[letter]

@@ -33,11 +33,6 @@ def train_onehot(
     return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=steps, **settings)
 
 
-def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
-    """The directions that the same models start from."""
-    return lab.untrained(ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False), n_models)["W_E"]
-
-
 def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> dict[str, np.ndarray]:
     """Which models learn this many directions, for each number of features."""
     return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
@@ -64,7 +59,7 @@ def pentagon_one_hot(n_models: int) -> Verdict:
         {n: run.W_E for n, run in runs.items()},
         {n: run.final_loss.numpy() for n, run in runs.items()},
         {
-            "untrained": {n: untrained(n, 2, n_models) for n in runs},
+            "untrained": {n: lab.untrained_directions(n, 2, n_models) for n in runs},
             "linear output": {n: train_onehot(n, 2, n_models, "identity").W_E for n in runs},
         },
     )
@@ -88,20 +83,15 @@ def judge_directions(
         | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
         | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
         detail=lab.listing("Number of directions learned", {f"n = {n}": lab.tally(c) for n, c in counts.items()}),
-        figures=[
-            (
-                "Mean number of directions learned against the number of features.",
-                plots.curves(
-                    lab.lines({"ReLU": {n: found.double().mean() for n, found in counts.items()}}),
-                    "features",
-                    "directions",
-                ),
+        figures={
+            "Mean number of directions learned against the number of features.": lab.curves(
+                {"ReLU": {n: found.double().mean() for n, found in counts.items()}}, "features", "directions"
             ),
-            *(
-                (f"{n} features: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
+            **{
+                f"{n} features: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for n, w in list(W.items())[::2]
-            ),
-        ],
+            },
+        },
     )
 
 
@@ -144,7 +134,8 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
             "GELU learns faster": steps["gelu"] < steps["relu"],
         }
 
-    shares = {name: held.mean() for name, held in parts(LEARNED).items()}
+    asked = parts(LEARNED)
+    shares = lab.shares(asked)
     alive = {act: geometry.represented(w, LEARNED) for act, w in W.items()}
     norms = {act: float(geometry.feature_norms(w)[alive[act]].mean()) for act, w in W.items()}
     per_direction = {
@@ -153,7 +144,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     }
     return Verdict.of_shares(
         "The smallest of four shares",
-        parts(LEARNED),
+        asked,
         n_models=lab.total(W),
         controls=shares
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
@@ -161,22 +152,19 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
         | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
         | lab.at_cuts(lambda cut: lab.weakest(parts(cut)), CUTS, "smallest share at "),
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
-        figures=[
-            (
-                "Norms of the learned features.",
-                plots.distributions(
-                    {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
-                    "feature norm",
-                    lab.colors(W),
-                ),
+        figures={
+            "Norms of the learned features.": plots.distributions(
+                {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
+                "feature norm",
+                lab.colors(W),
             ),
-            *(
-                (f"{act}: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
+            **{
+                f"{act}: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for act, w in W.items()
-            ),
-        ]
+            },
+        }
         if all(map(Tensor.any, alive.values()))
-        else (),
+        else {},
     )
 
 
@@ -195,7 +183,7 @@ def nine_in_three_d(n_models: int) -> Verdict:
     return judge_nine(
         {n: train_onehot(n, 3, n_models, "relu").W_E for n in sizes},
         {n: train_onehot(n, 3, n_models // 2, "gelu").W_E for n in sizes},
-        {n: untrained(n, 3, n_models) for n in sizes},
+        {n: lab.untrained_directions(n, 3, n_models) for n in sizes},
     )
 
 
@@ -218,17 +206,16 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
         | {f"shapes, {name}": float(len(table)) for name, table in shapes.items()}
         | {f"most frequent shape, {name}": float(table.share.iloc[0]) for name, table in shapes.items()},
         detail=f"Directions and nearest polytope, all n: {text}.",
-        figures=[
-            (
-                f"{name}: directions and nearest polytope, all n.",
-                plots.shares(list(t.index), *(t[c].to_numpy() for c in ("share", "share_low", "share_high"))),
+        figures={
+            f"{name}: directions and nearest polytope, all n.": plots.shares(
+                list(t.index), *(t[c].to_numpy() for c in ("share", "share_low", "share_high"))
             )
             for name, t in shapes.items()
-        ]
-        + [
-            (f"{name}: the first model of each of the most frequent shapes, to be turned.", _solids(weights))
+        }
+        | {
+            f"{name}: the first model of each of the most frequent shapes, to be turned.": _solids(weights)
             for name, weights in (("ReLU", relu), ("GELU", gelu))
-        ],
+        },
     )
 
 

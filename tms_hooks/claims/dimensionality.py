@@ -84,26 +84,20 @@ def judge_sticky(trained: ByDensity) -> Verdict:
         },
         detail=lab.listing("Inside / near", {name: f"{inside}/{near}" for name, (inside, near) in counts.items()})
         + f" D* falls from {highest:.2f} to {lowest:.2f}.",
-        figures=[
-            (
-                "D* of each density's models against 1/(1-S) = 1/p.",
-                plots.curves(
-                    lab.lines({"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D}),
-                    "1 / (1 - S)",
-                    "dimensions per feature",
-                    log_x=True,
-                ),
+        figures={
+            "D* of each density's models against 1/(1-S) = 1/p.": lab.curves(
+                {"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D},
+                "1 / (1 - S)",
+                "dimensions per feature",
+                log_x=True,
             ),
-            (
-                "D_i of the learned features of models of some densities; the named values are dotted.",
-                plots.level_strips(
-                    {f"{1 / p:.3g}": _learned(w) for p, w in some},
-                    {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
-                    "1 / (1 - S)",
-                    "D_i",
-                ),
+            "D_i of the learned features of models of some densities; the named values are dotted.": plots.level_strips(
+                {f"{1 / p:.3g}": _learned(w) for p, w in some},
+                {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
+                "1 / (1 - S)",
+                "D_i",
             ),
-        ],
+        },
     )
 
 
@@ -216,20 +210,17 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
         detail=f"The loss rises by {rise[least].mean():.3g} in the tenth of models that superpose least and by "
         f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
         "features per dimension.",
-        figures=[
-            (
-                f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.",
-                plots.curves(
-                    {
-                        "the model's own inputs": (load[order], rise[order]),
-                        "the same inputs for all": (load[order], same_inputs[order]),
-                        "(0.1 s)^2, linear output": (load[order], linear[order]),
-                    },
-                    "features per dimension 1 / D*",
-                    "rise of the loss",
-                ),
-            )
-        ],
+        figures={
+            f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.": plots.curves(
+                {
+                    "the model's own inputs": (load[order], rise[order]),
+                    "the same inputs for all": (load[order], same_inputs[order]),
+                    "(0.1 s)^2, linear output": (load[order], linear[order]),
+                },
+                "features per dimension 1 / D*",
+                "rise of the loss",
+            ),
+        },
     )
 
 

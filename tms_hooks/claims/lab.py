@@ -8,14 +8,14 @@ squared norms on each direction is fixed, and single norms fall with n.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -25,6 +25,9 @@ from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam, Optimizer
 from tms_hooks.training.state import Init
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 USUAL = Adam(lr=1e-2, schedule="cosine")
 LEARNED, CUTS = 0.5, (0.3, 0.7)
@@ -72,6 +75,11 @@ def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     return stack([init_weights(cfg, seed) for seed in range(n_models)])
 
 
+def untrained_directions(n_features: int, d_hidden: int, n_models: int) -> Stacked:
+    """W_E of the same; where it starts depends on nothing but these sizes, unless norms are held at 1."""
+    return untrained(ToyConfig(n_features=n_features, d_hidden=d_hidden), n_models)["W_E"]
+
+
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
     """Importance decay^i of feature i."""
     return tuple(decay**i for i in range(n_features))
@@ -117,9 +125,12 @@ def seed_names(W: Sized) -> list[str]:
     return [f"seed {seed}" for seed in range(len(W))]
 
 
-def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Curves as `plots.curves` takes them, from name -> x -> y."""
-    return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+def curves(by_name: Mapping[str, Mapping[Any, Any]], xlabel: str, ylabel: str, log_x: bool = False) -> "go.Figure":
+    """`plots.curves` from name -> x -> y."""
+    lines = {
+        name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()
+    }
+    return plots.curves(lines, xlabel, ylabel, log_x)
 
 
 def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
@@ -223,3 +234,14 @@ def log_slope(values: Mapping[int, float]) -> float:
     2.0
     """
     return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])
+
+
+def arrows(models: Mapping[str, Float[Tensor, "_ 2"]]) -> "go.Figure":
+    """`plots.feature_arrows` of one model per title; they may have different numbers of features."""
+    W = torch.nn.utils.rnn.pad_sequence(list(models.values()), batch_first=True)
+    return plots.feature_arrows(W.numpy(), list(models))
+
+
+def grams(models: Mapping[str, Float[Tensor, "feature hidden"]]) -> "go.Figure":
+    """Gram matrices side by side, of one model per title."""
+    return plots.matrices(np.stack([geometry.gram(W).numpy() for W in models.values()]), list(models))

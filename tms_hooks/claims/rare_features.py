@@ -81,24 +81,17 @@ def judge_factor(
         },
         detail=f"Pentagons fall from {five[0]:.0%} to {five[-1]:.0%} as the factor grows from 1 to 10, two digons rise "
         f"from {two[0]:.0%} to {two[-1]:.0%}; they are equal at {at:.2f}.",
-        figures=[
-            (
-                "Share of models in each shape against how much rarer the first feature is.",
-                plots.curves(
-                    {"pentagon": (FACTORS, five), "two digons": (FACTORS, two)},
-                    "p of the others / p of the first feature",
-                    "share of models",
-                    log_x=True,
-                ),
+        figures={
+            "Share of models in each shape against how much rarer the first feature is.": plots.curves(
+                {"pentagon": (FACTORS, five), "two digons": (FACTORS, two)},
+                "p of the others / p of the first feature",
+                "share of models",
+                log_x=True,
             ),
-            (
-                "The model of lowest loss at three factors; feature 0 (blue) is the rarer one.",
-                plots.feature_arrows(
-                    np.stack([rarer[i, int(losses[i].argmin())].numpy() for i in shown]),
-                    [f"{FACTORS[i]:.2g} times rarer" for i in shown],
-                ),
+            "The model of lowest loss at three factors; feature 0 (blue) is the rarer one.": lab.arrows(
+                {f"{FACTORS[i]:.2g} times rarer": rarer[i, losses[i].argmin()] for i in shown}
             ),
-        ],
+        },
     )
 
 
