@@ -4,12 +4,11 @@ Tied weights, no bias, all gradients exact; the usual recipe, 5,000 steps; "lear
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
-from torch import Tensor
+from jaxtyping import Float
 
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims import Verdict, above, claim, lab
@@ -17,9 +16,6 @@ from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 LEARNED, CUTS = lab.ONE_HOT_LEARNED, lab.ONE_HOT_CUTS
 STEPS = 5_000
@@ -69,15 +65,16 @@ def judge_directions(
     W: Mapping[int, Stacked], losses: Mapping[int, np.ndarray], others: Mapping[str, Mapping[int, Stacked]]
 ) -> Verdict:
     """Do models learn five directions whatever the number of features, and at the closed form's loss?"""
-    excess = [
-        float(n * np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
-        for n, w in W.items()
-        if (five := geometry.count_directions(w, LEARNED).eq(5).numpy()).any()
-    ]
     counts = {n: geometry.count_directions(w, LEARNED) for n, w in W.items()}
+    five = with_directions(W, 5)
+    excess = [
+        float(n * np.median(losses[n][held]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
+        for n, held in zip(W, five.values(), strict=True)
+        if held.any()
+    ]
     return Verdict.of_shares(
         "The smallest share of models with five directions",
-        with_directions(W, 5),
+        five,
         n_models=lab.total(W),
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(W, 5, cut)), CUTS)
         | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
@@ -137,10 +134,9 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     asked = parts(LEARNED)
     shares = lab.shares(asked)
     alive = {act: geometry.represented(w, LEARNED) for act, w in W.items()}
-    norms = {act: float(geometry.feature_norms(w)[alive[act]].mean()) for act, w in W.items()}
+    norms = {act: geometry.feature_norms(w)[alive[act]] for act, w in W.items()}
     per_direction = {
-        act: float((alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean())
-        for act, w in W.items()
+        act: (alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean() for act, w in W.items()
     }
     return Verdict.of_shares(
         "The smallest of four shares",
@@ -148,22 +144,20 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
         n_models=lab.total(W),
         controls=shares
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
-        | {f"mean norm, {act}": value for act, value in norms.items()}
-        | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
+        | {f"mean norm, {act}": values.mean() for act, values in norms.items()}
+        | {f"median steps, {act}": np.median(value) for act, value in steps.items()}
         | lab.at_cuts(lambda cut: lab.weakest(parts(cut)), CUTS, "smallest share at "),
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
         figures={
             "Norms of the learned features.": plots.distributions(
-                {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
-                "feature norm",
-                lab.colors(W),
+                {act: values.numpy() for act, values in norms.items()}, "feature norm", lab.colors(W)
             ),
             **{
                 f"{act}: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for act, w in W.items()
             },
         }
-        if all(map(Tensor.any, alive.values()))
+        if all(map(len, norms.values()))
         else {},
     )
 
@@ -189,10 +183,15 @@ def nine_in_three_d(n_models: int) -> Verdict:
 
 def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: Mapping[int, Stacked]) -> Verdict:
     """Do ReLU models always learn nine directions?"""
-    shapes = {
-        name: stats.census(shape_names(weights), np.zeros(sum(map(len, weights.values()))), "_")
-        for name, weights in (("ReLU", relu), ("GELU", gelu))
+    models = {  # with fewer features than the others a model has features of norm 0 as well: unlearned ones
+        name: torch.nn.utils.rnn.pad_sequence([w for W in by_n.values() for w in W], batch_first=True)
+        for name, by_n in (("ReLU", relu), ("GELU", gelu))
     }
+    names = {
+        name: [f"{len(geometry.directions(w, LEARNED))}: {geometry.name_polytope(w, LEARNED)}" for w in each]
+        for name, each in models.items()
+    }
+    shapes = {name: stats.census(found, np.zeros(len(found)), "_") for name, found in names.items()}
     text = "; ".join(
         f"{name}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(4).iterrows())
         for name, table in shapes.items()
@@ -203,8 +202,8 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
         n_models=lab.total(relu),
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(relu, 9, cut)), CUTS)
         | {"GELU": lab.weakest(with_directions(gelu, 9)), "untrained": lab.weakest(with_directions(start, 9))}
-        | {f"shapes, {name}": float(len(table)) for name, table in shapes.items()}
-        | {f"most frequent shape, {name}": float(table.share.iloc[0]) for name, table in shapes.items()},
+        | {f"shapes, {name}": len(table) for name, table in shapes.items()}
+        | {f"most frequent shape, {name}": table.share.iloc[0] for name, table in shapes.items()},
         detail=f"Directions and nearest polytope, all n: {text}.",
         figures={
             f"{name}: directions and nearest polytope, all n.": plots.shares(
@@ -213,32 +212,18 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
             for name, t in shapes.items()
         }
         | {
-            f"{name}: the first model of each of the most frequent shapes, to be turned.": _solids(weights)
-            for name, weights in (("ReLU", relu), ("GELU", gelu))
+            f"{name}: the first model of each of the most frequent shapes, to be turned.": plots.polyhedra(
+                {title: _vertices(W) for title, W in plots.typical(each.numpy(), names[name], 3).items()}
+            )
+            for name, each in models.items()
         },
     )
 
 
-def shape_names(weights: Mapping[int, Stacked]) -> list[str]:
-    """Number of directions and nearest polytope of every model."""
-    return [
-        f"{len(geometry.directions(w, LEARNED))}: {geometry.name_polytope(w, LEARNED)}"
-        for stacked in weights.values()
-        for w in stacked
-    ]
-
-
-def _solids(weights: Mapping[int, Stacked]) -> "go.Figure":
-    """The distinct directions of the first model of each of the most frequent shapes, at unit length."""
-    models = [w for stacked in weights.values() for w in stacked]
-    names = shape_names(weights)
-    shapes = pd.Series(range(len(models)), index=names).groupby(level=0, sort=False).agg(["first", "size"])
-    solids = {}
-    for name, (first, size) in shapes.sort_values("size", ascending=False, kind="stable").head(3).iterrows():
-        groups = geometry.directions(models[first], LEARNED)
-        mean = torch.stack([models[first][group].mean(0) for group in groups])
-        solids[f"{name} ({size / len(models):.0%})"] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-    return plots.polyhedra(solids)
+def _vertices(W: Float[np.ndarray, "feature hidden"]) -> np.ndarray:
+    """The distinct directions of one model, at unit length."""
+    means = np.stack([W[group].mean(0) for group in geometry.directions(torch.from_numpy(W), LEARNED)])
+    return means / np.linalg.norm(means, axis=-1, keepdims=True)
 
 
 def _off_unit(W: Stacked, learned: float) -> np.ndarray:

@@ -211,15 +211,17 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
         f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
         "features per dimension.",
         figures={
-            f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.": plots.curves(
-                {
-                    "the model's own inputs": (load[order], rise[order]),
-                    "the same inputs for all": (load[order], same_inputs[order]),
-                    "(0.1 s)^2, linear output": (load[order], linear[order]),
-                },
-                "features per dimension 1 / D*",
-                "rise of the loss",
-            ),
+            f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.": (
+                plots.curves(
+                    {
+                        "the model's own inputs": (load[order], rise[order]),
+                        "the same inputs for all": (load[order], same_inputs[order]),
+                        "(0.1 s)^2, linear output": (load[order], linear[order]),
+                    },
+                    "features per dimension 1 / D*",
+                    "rise of the loss",
+                )
+            )
         },
     )
 

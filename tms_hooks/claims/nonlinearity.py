@@ -115,8 +115,8 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
         f"{negative:.0%} of it is negative. Without the ReLU the same weights lose {linear_loss:.3g} times as much, "
         f"and the best affine readout {affine_loss:.3g} times.",
         figures=lambda: {
-            "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.": plots.distributions(
-                {"absent features": added}, "added output", {"absent features": plots.TOY}
+            "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.": (
+                plots.distributions({"absent features": added}, "added output", {"absent features": plots.TOY})
             ),
             "Share of squared interference removed, by setting.": plots.distributions(
                 removed, "share removed", lab.colors(removed)
@@ -189,11 +189,13 @@ def judge_basis(relu: ByDensity, losses: Mapping[float, np.ndarray], linear: ByD
                 "alignment",
                 lab.colors(shown) | {"linear hidden layer": plots.NULL},
             ),
-            "W_E of the model of lowest loss at each density: one row per feature, one column per neuron.": plots.matrices(
-                np.stack([W[best[p]].numpy() for p, W in relu.items()]),
-                [f"p = {p:g}" for p in relu],
-                xlabel="neuron",
-                colorbar="weight",
+            "W_E of the model of lowest loss at each density: one row per feature, one column per neuron.": (
+                plots.matrices(
+                    np.stack([W[best[p]].numpy() for p, W in relu.items()]),
+                    [f"p = {p:g}" for p in relu],
+                    xlabel="neuron",
+                    colorbar="weight",
+                )
             ),
         },
     )
