@@ -77,7 +77,6 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         "features not attended to": recovery(omega, W_E, OTHERS)[counts],
     }
     best = lab.mean(others["optimal head"])
-    colors = dict(zip(("trained", *others), plots.PALETTE, strict=False))
     grids = {
         letter: {value: averages(study) for value, study in studies.items()}
         for letter, studies in (("p", by_p), ("m", by_m))
@@ -113,7 +112,7 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         f"{best:.3g}.",
         figures=lambda: {
             "The smaller |cosine| of the first singular pair with the attended features.": plots.distributions(
-                {"trained": found} | others, "|cosine|", colors
+                {"trained": found} | others, "|cosine|", lab.colors(("trained", *others))
             ),
             **{
                 f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "

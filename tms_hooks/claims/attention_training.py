@@ -1,7 +1,7 @@
 """Claims about when a head learns: before or after the features settle, and together with them or later."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -10,12 +10,16 @@ from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
 from tms_hooks.claims import Verdict, above, claim, heads, lab
-from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, Omegas
+from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.geometry import ORTHOGONAL
 from tms_hooks.linalg import unit
 from tms_hooks.models.forward import init_weights
 from tms_hooks.training.optimizers import Adam
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M = 5
@@ -78,8 +82,8 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
     found = later(aligned, overlap)
     best_later = lab.mean(later(best, overlap))
 
-    def medians(curves: Mapping[str, Curve]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {name: (steps, np.median(curve, axis=1)) for name, curve in curves.items()}
+    def medians(curves: Mapping[str, Curve]) -> "go.Figure":
+        return plots.curves({name: (steps, np.median(c, axis=1)) for name, c in curves.items()}, "step", "|cosine|")
 
     curves = {"trained head": aligned, "best head": best, "columns": overlap, "columns, attended": attended}
     return Verdict.of_shares(
@@ -114,9 +118,9 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         figures=lambda: {
             "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
             "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two of "
-            "the first m columns.": plots.curves(medians(curves), "step", "|cosine|"),
-            "Alignment during joint training for three weights lambda of the head's loss (medians).": plots.curves(
-                medians(by_weight), "step", "|cosine|"
+            "the first m columns.": medians(curves),
+            "Alignment during joint training for three weights lambda of the head's loss (medians).": medians(
+                by_weight
             ),
         },
     )
@@ -217,11 +221,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
 
-    def against_lambda(*names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def against_lambda(ylabel: str, *names: str) -> "go.Figure":
         joined = {name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint} for name in names}
         ends = min(joint), max(joint)
         levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in names}
-        return lab.lines(joined | levels)
+        return lab.curves(joined | levels, "lambda", ylabel, log_x=True)
 
     return Verdict.of_statistic(
         "The mean change of D_i under joint training, beyond that under other batches,",
@@ -239,15 +243,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         ),
         figures=lambda: {
             "Dimensionality of the attended features and of the others against lambda; level lines: W first.": (
-                plots.curves(against_lambda("D_i, attended", "D_i, others"), "lambda", "D_i", log_x=True)
+                against_lambda("D_i", "D_i, attended", "D_i, others")
             ),
             "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal head "
-            "on the same W, against lambda.": plots.curves(
-                against_lambda("|cosine|", "|cosine|, optimal head"), "lambda", "|cosine|", log_x=True
-            ),
-            "Both losses on held-out data against lambda.": plots.curves(
-                against_lambda("representation loss", "head loss"), "lambda", "loss", log_x=True
-            ),
+            "on the same W, against lambda.": against_lambda("|cosine|", "|cosine|", "|cosine|, optimal head"),
+            "Both losses on held-out data against lambda.": against_lambda("loss", "representation loss", "head loss"),
         },
     )
 

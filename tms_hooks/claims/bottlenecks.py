@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims import Verdict, above, claim, lab
@@ -213,17 +214,20 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
         }
         | {
             f"{name}: the first model of each of the most frequent shapes, to be turned.": plots.polyhedra(
-                {title: _vertices(W) for title, W in plots.typical(each.numpy(), names[name], 3).items()}
+                {
+                    title: _vertices(torch.from_numpy(W))
+                    for title, W in plots.typical(each.numpy(), names[name], 3).items()
+                }
             )
             for name, each in models.items()
         },
     )
 
 
-def _vertices(W: Float[np.ndarray, "feature hidden"]) -> np.ndarray:
+def _vertices(W: Float[Tensor, "feature hidden"]) -> np.ndarray:
     """The distinct directions of one model, at unit length."""
-    means = np.stack([W[group].mean(0) for group in geometry.directions(torch.from_numpy(W), LEARNED)])
-    return means / np.linalg.norm(means, axis=-1, keepdims=True)
+    mean = torch.stack([W[group].mean(0) for group in geometry.directions(W, LEARNED)])
+    return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
 
 def _off_unit(W: Stacked, learned: float) -> np.ndarray:

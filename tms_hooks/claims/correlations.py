@@ -5,7 +5,6 @@ recipe, 800 steps, batch 256.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,11 +23,10 @@ WITHIN_DEGREES = 6.0
 COLLAPSED_DEGREES = 15.0
 """Two features nearer than this are one direction."""
 DENSITIES = (0.5, 0.1, 0.02)
-Kind = Literal["correlated", "independent", "anticorrelated"]
 KINDS = {"correlated": CorrelatedGroups, "independent": SparseUniform, "anticorrelated": AnticorrelatedGroups}
 
 
-def train_pairs(kind: Kind, n_features: int, p: float, n_models: int, output_act: Activation = "relu") -> Run:
+def train_pairs(kind: str, n_features: int, p: float, n_models: int, output_act: Activation = "relu") -> Run:
     """Toys in two dimensions."""
     cfg = ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act)
     data = KINDS[kind](n_features=n_features, feature_probability=p)
@@ -77,9 +75,9 @@ def anticorrelated_antipodal(n_models: int) -> Verdict:
     return measure_angle("anticorrelated", n_models)
 
 
-def measure_angle(kind: Kind, n_models: int) -> Verdict:
+def measure_angle(kind: str, n_models: int) -> Verdict:
     """Train two pairs of every kind, and judge this one."""
-    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in get_args(Kind)}
+    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in KINDS}
     others = {
         "untrained": lab.untrained_directions(4, 2, n_models),
         "linear output": train_pairs(kind, 4, 0.1, max(n_models // 4, 2), "identity").W_E,
@@ -87,7 +85,7 @@ def measure_angle(kind: Kind, n_models: int) -> Verdict:
     return judge_angle(kind, {each: run.W_E for each, run in runs.items()}, runs[kind].final_loss.numpy(), others)
 
 
-def judge_angle(kind: Kind, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
+def judge_angle(kind: str, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
     """Are pairs of this kind orthogonal (correlated ones) or antipodal (anticorrelated ones) more often than by chance?
 
     `W` are models of every kind, and `losses` the held-out losses of those of this kind.

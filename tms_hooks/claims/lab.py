@@ -208,14 +208,18 @@ def train_sparse(
     hidden_act: Activation = "identity",
     output_act: Activation = "relu",
     output_bias: bool = True,
+    decay: float = 1.0,
     **settings: Any,
 ) -> Run:
-    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022."""
+    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022.
+
+    Feature i has importance decay^i, unless `importance` is given.
+    """
     cfg = ToyConfig(
         n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
     )
     data = SparseUniform(n_features=n_features, feature_probability=p)
-    return train_toys(cfg, data, seeds, steps=steps, **settings)
+    return train_toys(cfg, data, seeds, steps=steps, **{"importance": decaying(decay, n_features)} | settings)
 
 
 def listing(what: str, values: Mapping[Any, Any]) -> str:

@@ -4,7 +4,7 @@ Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -39,8 +39,10 @@ def superposition_wide(n_models: int) -> Verdict:
     """
 
     def trained(output_act: Activation) -> dict[float, Stacked]:
-        settings: dict[str, Any] = {"steps": 2_000, "batch_size": 512, "importance": lab.decaying(0.7, 20)}
-        return {p: lab.train_sparse(20, 5, p, n_models, output_act=output_act, **settings).W_E for p in WIDE}
+        return {
+            p: lab.train_sparse(20, 5, p, n_models, steps=2_000, batch_size=512, output_act=output_act, decay=0.7).W_E
+            for p in WIDE
+        }
 
     return judge_rise(trained("relu"), trained("identity"), lab.untrained_directions(20, 5, n_models))
 

@@ -15,15 +15,7 @@ from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 
 DENSITIES = lab.densities(10)
-
-
-def train_sparse(
-    n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0, output_act: Activation = "relu"
-) -> Stacked:
-    """Trained directions; feature i has importance decay^i."""
-    importance = lab.decaying(decay, n_features)
-    run = lab.train_sparse(n_features, d_hidden, p, n_models, steps=3_000, output_act=output_act, importance=importance)
-    return run.W_E
+STEPS = 3_000
 
 
 @claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
@@ -38,11 +30,12 @@ def superposition_emerges(n_models: int) -> Verdict:
     Size: 6 models (quick), 40 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output, which should never superpose.
     """
-    return judge_emergence(
-        {p: train_sparse(5, 2, p, n_models, decay=0.9) for p in DENSITIES},
-        {p: train_sparse(5, 2, p, n_models, decay=0.9, output_act="identity") for p in DENSITIES},
-        dict.fromkeys(DENSITIES, lab.untrained_directions(5, 2, n_models)),
-    )
+
+    def trained(act: Activation) -> dict[float, Stacked]:
+        return {p: lab.train_sparse(5, 2, p, n_models, steps=STEPS, output_act=act, decay=0.9).W_E for p in DENSITIES}
+
+    start = dict.fromkeys(DENSITIES, lab.untrained_directions(5, 2, n_models))
+    return judge_emergence(trained("relu"), trained("identity"), start)
 
 
 def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
@@ -119,14 +112,10 @@ def cosine_misleads(n_models: int) -> Verdict:
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
     """
-    return judge_cosines(
-        train_sparse(20, 5, 0.01, n_models),
-        {f"p = {p}": train_sparse(20, 5, p, n_models) for p in (0.1, 0.3)}
-        | {
-            "linear output": train_sparse(20, 5, 0.01, n_models, output_act="identity"),
-            "untrained": lab.untrained_directions(20, 5, n_models),
-        },
-    )
+    dense, medium, sparse = (lab.train_sparse(20, 5, p, n_models, steps=STEPS).W_E for p in (0.3, 0.1, 0.01))
+    linear = lab.train_sparse(20, 5, 0.01, n_models, steps=STEPS, output_act="identity").W_E
+    start = lab.untrained_directions(20, 5, n_models)
+    return judge_cosines(sparse, {"p = 0.1": medium, "p = 0.3": dense, "linear output": linear, "untrained": start})
 
 
 def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
@@ -145,7 +134,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
         figures=lambda: {
             "Mean |cosine| of each model.": plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY}),
             "Inner products of all features in the first model of each kind.": lab.grams(
-                {name: w[0] for name, w in ({"p = 0.01": W} | others).items()}
+                {name: w[0] for name, w in {"p = 0.01": W, **others}.items()}
             ),
         },
     )
