@@ -13,6 +13,7 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side, stats
+from tms_hooks.claims import lab
 from tms_hooks.claims.registry import claim
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
