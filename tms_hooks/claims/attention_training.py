@@ -77,8 +77,14 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
     by_weight = {f"lambda = {weight:g}": alignments(h.omega, h.W_E) for weight, h in histories.items()}
     aligned, overlap, attended = by_weight["lambda = 1"], largest_overlaps(W), largest_overlaps(W, PAIR)
     best = alignments(torch.stack([heads.optimal(w, data, [PAIR]) for w in W]), W)
-    when_orthogonal, when_aligned = settled(overlap < ORTHOGONAL), settled(aligned > ALIGNED)
-    median_orthogonal, median_aligned = _median(steps, when_orthogonal), _median(steps, when_aligned)
+    when_orthogonal, when_aligned = lab.settled(overlap < ORTHOGONAL, steps), lab.settled(aligned > ALIGNED, steps)
+    median_orthogonal, median_aligned = _median(when_orthogonal), _median(when_aligned)
+
+    def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
+        """Of every model in which one of the two comes, whether alignment is the later one; in a tie it is not."""
+        first, second = lab.settled(overlap < cuts[1], steps), lab.settled(aligned > cuts[0], steps)
+        return np.asarray((second > first)[np.isfinite(np.minimum(first, second))])
+
     found = later(aligned, overlap)
     best_later = lab.mean(later(best, overlap))
 
@@ -101,7 +107,7 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
             "best head for W at each record": best_later,
             "median step of orthogonality": median_orthogonal,
             "median step of alignment": median_aligned,
-            "median step at which the best head would be aligned": _median(steps, settled(best > ALIGNED)),
+            "median step at which the best head would be aligned": _median(lab.settled(best > ALIGNED, steps)),
             "models that become orthogonal": np.isfinite(when_orthogonal).sum(),
             "models that become aligned": np.isfinite(when_aligned).sum(),
             "models aligned with features not attended to": (alignments(omega, W, OTHERS)[-1] > ALIGNED).sum(),
@@ -126,13 +132,6 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
     )
 
 
-def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
-    """Of every model in which one of the two comes, whether alignment is the later one; in a tie it is not."""
-    first, second = settled(overlap < cuts[1]), settled(aligned > cuts[0])
-    counts = np.isfinite(np.minimum(first, second))
-    return np.asarray(second[counts] > first[counts])
-
-
 def largest_overlaps(W_E: Float[Tensor, "step model feature hidden"], features: Sequence[int] = range(M)) -> Curve:
     """Largest |cosine| of one of these features with another of the first m."""
     found = linalg.overlaps(W_E[..., :M, :].double())[..., list(features), :]
@@ -151,16 +150,10 @@ def alignments(
     return np.asarray(torch.minimum(query, key))
 
 
-def settled(holds: np.ndarray) -> Float[np.ndarray, " model"]:
-    """Number of the first record from which on it holds until the end; infinite if it does not hold there."""
-    last_failure = np.where(holds.all(0), -1, len(holds) - 1 - np.argmin(holds[::-1], axis=0))
-    return np.where(holds[-1], last_failure + 1.0, np.inf)
-
-
-def _median(steps: np.ndarray, records: np.ndarray) -> float:
-    """Median step of the records that are finite."""
-    finite = records[np.isfinite(records)].astype(int)
-    return float(np.median(steps[finite])) if len(finite) else float("nan")
+def _median(steps: np.ndarray) -> float:
+    """Median of the steps that are finite."""
+    finite = steps[np.isfinite(steps)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 class Outcome(NamedTuple):

@@ -35,6 +35,11 @@ def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEAR
     return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
 
 
+def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
+    """Mean number of directions learned, by whatever the models are sorted by."""
+    return {key: lab.mean(geometry.count_directions(w, learned)) for key, w in W.items()}
+
+
 def shares_a_direction(W: Stacked, learned: float) -> np.ndarray:
     """Models with two learned features within 5 degrees of each other."""
     return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
@@ -83,7 +88,7 @@ def judge_directions(
         detail=lab.listing("Number of directions learned", {f"n = {n}": lab.tally(c) for n, c in counts.items()}),
         figures={
             "Mean number of directions learned against the number of features.": lab.curves(
-                {"ReLU": {n: found.double().mean() for n, found in counts.items()}}, "features", "directions"
+                {"ReLU": mean_directions(W)}, "features", "directions"
             ),
             **{
                 f"{n} features: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
@@ -113,10 +118,8 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
 
 def learning_steps(run: Run) -> np.ndarray:
     """First recorded step from which each model stays within 1 % of its final loss."""
-    loss = run.history.loss.sum("feature").values
-    outside = loss > 1.01 * run.final_loss.numpy()
-    after_last = outside.shape[0] - outside[::-1].argmax(0)
-    return np.append(run.history.step.values, np.inf)[np.where(outside.any(0), after_last, 0)]
+    near = run.history.loss.sum("feature").values <= 1.01 * run.final_loss.numpy()
+    return lab.settled(near, run.history.step.values)
 
 
 def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) -> Verdict:
@@ -157,9 +160,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
                 f"{act}: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for act, w in W.items()
             },
-        }
-        if all(map(len, norms.values()))
-        else {},
+        },
     )
 
 

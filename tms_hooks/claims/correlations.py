@@ -187,7 +187,5 @@ def judge_collapse(correlated: ByDensity, independent: ByDensity, start: Stacked
             "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.": lab.grams(
                 {f"p = {p:g}": W[0] for p, W in correlated.items()}
             ),
-        }
-        if angles
-        else {},
+        },
     )

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.linalg import subspace_angles
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -169,9 +170,7 @@ def measuring(W_E: Stacked, counts: Bool[Tensor, " model"]) -> Callable[[Callabl
 # Singular vectors and directions
 
 
-def singular_vectors(
-    omega: Omega,
-) -> tuple[Float[Tensor, "k hidden"], Float[Tensor, " k"], Float[Tensor, "k hidden"]]:
+def singular_vectors(omega: Omega) -> tuple[Float[Tensor, "k hidden"], Float[Tensor, " k"], Float[Tensor, "k hidden"]]:
     """Left singular vectors as rows, singular values, right singular vectors as rows: those above rounding."""
     U, S, Vh = torch.linalg.svd(omega.detach().double())
     kept = 1e-5 * S[0] < S  # of a head trained in single precision
@@ -201,8 +200,6 @@ def matched_cosines(
 
 def largest_angle(vectors: Float[Tensor, "k hidden"], directions: Float[Tensor, "pair hidden"]) -> float:
     """Largest principal angle between two spans of rows, in degrees."""
-    from scipy.linalg import subspace_angles
-
     return float(np.degrees(subspace_angles(vectors.double().mT.numpy(), directions.double().mT.numpy())[0]))
 
 

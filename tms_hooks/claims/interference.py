@@ -13,7 +13,7 @@ import torch
 
 from tms_hooks import geometry, theory
 from tms_hooks.claims import Verdict, above, below, claim, lab
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, with_directions
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, mean_directions, train_onehot, with_directions
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot
@@ -78,7 +78,7 @@ def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]
         "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
     }
     pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
-    counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
+    counts = mean_directions(trained)
     means = {kind: {m: lab.mean(at_m.mean) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
         "tegum product of pentagons": {m: at_m.mean for m, at_m in pentagons.items()}
     }
@@ -155,17 +155,13 @@ def judge_active(
     solids: Mapping[str, Stacked],
 ) -> Verdict:
     """Do models still learn five directions?"""
-    counts = {n: geometry.count_directions(W, LEARNED) for n, W in two.items()}
-    directions = {
-        "one": {n: lab.mean(geometry.count_directions(W, LEARNED)) for n, W in one.items()},
-        "two": {n: lab.mean(found) for n, found in counts.items()},
-    }
+    directions = {"one": mean_directions(one), "two": mean_directions(two)}
     five = with_directions(two, 5)
     return Verdict.of_shares(
         "The smallest share of models with five directions",
         five,
         n_models=lab.total(two),
-        controls={n: hits.mean() for n, hits in five.items()}
+        controls=lab.shares(five)
         | {"one active": lab.weakest(with_directions(one, 5))}
         | {name: lab.weakest(with_directions(weights, 5)) for name, weights in others.items()}
         | lab.at_cuts(lambda cut: lab.weakest(with_directions(two, 5, cut)), CUTS)
@@ -180,7 +176,7 @@ def judge_active(
         },
         detail=lab.listing(
             "Number of directions learned with two active",
-            {f"n = {n}": lab.tally(found) for n, found in counts.items()},
+            {f"n = {n}": lab.tally(geometry.count_directions(W, LEARNED)) for n, W in two.items()},
         ),
         figures={
             "Mean number of directions learned against the number of features.": lab.curves(

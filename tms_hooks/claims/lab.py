@@ -23,7 +23,7 @@ from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.optimizers import Adam
 from tms_hooks.training.state import Init
 
 if TYPE_CHECKING:
@@ -41,33 +41,25 @@ ByDensity = Mapping[float, Stacked]
 
 
 @cache
-def train_toys(
-    cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, optimizer: Optimizer = USUAL, **settings: Any
-) -> Run:
+def train_toys(cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, **settings: Any) -> Run:
     """Toys of these seeds (a number: from 0), trained; recorded at the start and the end, unless told otherwise.
 
     Args:
         cfg, data: architecture and distribution.
         seeds: how many, or which.
-        steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
+        steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    recorded = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
+    return train(cfg, data, seeds=models, **_usual(steps, settings))
 
 
-def train_from(
-    cfg: ToyConfig,
-    data: Distribution,
-    starts: Sequence[Init],
-    *,
-    steps: int,
-    optimizer: Optimizer = USUAL,
-    **settings: Any,
-) -> Run:
+def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:
     """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
-    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
-    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
+    return train(cfg, data, init=starts, **{"seeds": range(len(starts))} | _usual(steps, settings))
+
+
+def _usual(steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"steps": steps, "optimizer": USUAL, "record_every": steps, "progress": False} | dict(settings)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
@@ -249,3 +241,13 @@ def arrows(models: Mapping[str, Float[Tensor, "_ 2"]]) -> "go.Figure":
 def grams(models: Mapping[str, Float[Tensor, "feature hidden"]]) -> "go.Figure":
     """Gram matrices side by side, of one model per title."""
     return plots.matrices(np.stack([geometry.gram(W).numpy() for W in models.values()]), list(models))
+
+
+def settled(holds: Bool[np.ndarray, "record model"], steps: Sequence[int] | np.ndarray) -> Float[np.ndarray, " model"]:
+    """Step of the first record from which on it holds until the end; infinite if it does not hold there.
+
+    >>> settled(np.array([[True, True], [False, True], [True, False]]), steps=[0, 10, 20])
+    array([20., inf])
+    """
+    after_last_failure = np.where(holds.all(0), 0, len(holds) - holds[::-1].argmin(0))
+    return np.append(steps, np.inf)[after_last_failure]

@@ -79,10 +79,7 @@ def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdic
         f"{max(flat.values()):.1f}.",
         figures={
             "Mean number of features learned against the feature probability.": lab.curves(
-                {"ReLU": counts, "linear": flat},
-                "feature probability p = 1 - S",
-                "features learned",
-                log_x=True,
+                {"ReLU": counts, "linear": flat}, "feature probability p = 1 - S", "features learned", log_x=True
             ),
             "Gram matrices of the first ReLU model at four densities, features by falling importance.": lab.grams(
                 {f"p = {p:g}": relu[p][0] for p in densities[::2]}

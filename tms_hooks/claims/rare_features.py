@@ -101,9 +101,9 @@ def pentagon_or_digons(W: Grid, learned: float = LEARNED) -> np.ndarray:
     alive = geometry.represented(W, learned)
     corner = torch.tensor([0.0, 90.0, 90.0, 180.0])  # what each corner of a square sees
     square = ((degrees[..., 1:, 1:].sort(dim=-1).values - corner).abs() < SQUARE_DEGREES).all(-1).all(-1)
-    apart = (degrees + 360 * torch.eye(W.shape[-2])).flatten(-2).amin(-1) > 5
     digons = square & alive[..., 1:].all(-1)
-    return ((alive.all(-1) & apart & ~digons).int() - digons.int()).numpy()
+    pentagon = (geometry.count_directions(W, learned) == 5) & ~digons
+    return (pentagon.int() - digons.int()).numpy()
 
 
 def zero_crossing(balance: np.ndarray) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from tms_hooks import geometry, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, train_onehot
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, mean_directions, train_onehot
 from tms_hooks.claims.lab import Stacked
 
 SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}
@@ -43,11 +43,6 @@ def shape_by_dimension(n_models: int) -> Verdict:
             "GELU": {m: train_onehot(SIZES[m], m, some, "gelu", STEPS).W_E for m in (2, 3, 4)},
         },
     )
-
-
-def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
-    """Mean number of directions learned, by hidden dimension."""
-    return {m: lab.mean(geometry.count_directions(w, learned)) for m, w in W.items()}
 
 
 def judge_shapes(
