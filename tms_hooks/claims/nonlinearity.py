@@ -22,8 +22,6 @@ from tms_hooks.run import Run
 ROWS = 8_192
 DENSITIES = (1.0, 0.1)
 N_ROTATIONS = 200
-
-
 Readouts = Mapping[str, np.ndarray]
 READOUTS = (
     "removed",
