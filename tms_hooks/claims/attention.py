@@ -77,7 +77,6 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         "features not attended to": recovery(omega, W_E, OTHERS)[counts],
     }
     best = lab.mean(others["optimal head"])
-    colors = dict(zip(("trained", *others), plots.PALETTE, strict=False))
     grids = {
         letter: {value: averages(study) for value, study in studies.items()}
         for letter, studies in (("p", by_p), ("m", by_m))
@@ -113,14 +112,14 @@ def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], 
         f"{best:.3g}.",
         figures=lambda: {
             "The smaller |cosine| of the first singular pair with the attended features.": plots.distributions(
-                {"trained": found} | others, "|cosine|", colors
+                {"trained": found} | others, "|cosine|", lab.colors(("trained", *others))
             ),
             **{
                 f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "
                 "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
                 "the closed form's directions in place of the features the |cosine| is 1 where the formula "
-                "explains all; whitened coordinates alone do not make features of singular vectors.": plots.curves(
-                    lab.lines(lines(grids[letter])), meaning, "|cosine|"
+                "explains all; whitened coordinates alone do not make features of singular vectors.": lab.curves(
+                    lines(grids[letter]), meaning, "|cosine|"
                 )
                 for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
                 if grids[letter]

@@ -117,14 +117,14 @@ def judge_rank(
                 contributions(trained[M][counts][0], W_E[counts][0]), "attended pair", "singular slice", "score"
             ),
             "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
-            "more), against the number of pairs at r = m = 5.": plots.curves(
-                lab.lines(lines_by_count), "attended pairs", "mean |cosine|"
+            "more), against the number of pairs at r = m = 5.": lab.curves(
+                lines_by_count, "attended pairs", "mean |cosine|"
             ),
-            "The same against the rank r for five pairs, of the r pairs that are matched best.": plots.curves(
-                lab.lines(lines_by_rank), "rank r", "mean |cosine|"
+            "The same against the rank r for five pairs, of the r pairs that are matched best.": lab.curves(
+                lines_by_rank, "rank r", "mean |cosine|"
             ),
             "Share of the mean square of the score for five pairs that the best head of each rank explains.": (
-                plots.curves(lab.lines({"optimal": explained}), "rank r", "share explained")
+                lab.curves({"optimal": explained}, "rank r", "share explained")
             ),
         },
     )

@@ -1,7 +1,7 @@
 """Claims about when a head learns: before or after the features settle, and together with them or later."""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -10,12 +10,16 @@ from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
 from tms_hooks.claims import Verdict, above, claim, heads, lab
-from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, Omegas
+from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.geometry import ORTHOGONAL
 from tms_hooks.linalg import unit
 from tms_hooks.models.forward import init_weights
 from tms_hooks.training.optimizers import Adam
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M = 5
@@ -73,13 +77,19 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
     by_weight = {f"lambda = {weight:g}": alignments(h.omega, h.W_E) for weight, h in histories.items()}
     aligned, overlap, attended = by_weight["lambda = 1"], largest_overlaps(W), largest_overlaps(W, PAIR)
     best = alignments(torch.stack([heads.optimal(w, data, [PAIR]) for w in W]), W)
-    when_orthogonal, when_aligned = settled(overlap < ORTHOGONAL), settled(aligned > ALIGNED)
-    median_orthogonal, median_aligned = _median(steps, when_orthogonal), _median(steps, when_aligned)
+    when_orthogonal, when_aligned = lab.settled(overlap < ORTHOGONAL, steps), lab.settled(aligned > ALIGNED, steps)
+    median_orthogonal, median_aligned = _median(when_orthogonal), _median(when_aligned)
+
+    def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
+        """Of every model in which one of the two comes, whether alignment is the later one; in a tie it is not."""
+        first, second = lab.settled(overlap < cuts[1], steps), lab.settled(aligned > cuts[0], steps)
+        return np.asarray((second > first)[np.isfinite(np.minimum(first, second))])
+
     found = later(aligned, overlap)
     best_later = lab.mean(later(best, overlap))
 
-    def medians(curves: Mapping[str, Curve]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        return {name: (steps, np.median(curve, axis=1)) for name, curve in curves.items()}
+    def medians(curves: Mapping[str, Curve]) -> "go.Figure":
+        return plots.curves({name: (steps, np.median(c, axis=1)) for name, c in curves.items()}, "step", "|cosine|")
 
     curves = {"trained head": aligned, "best head": best, "columns": overlap, "columns, attended": attended}
     return Verdict.of_shares(
@@ -97,7 +107,7 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
             "best head for W at each record": best_later,
             "median step of orthogonality": median_orthogonal,
             "median step of alignment": median_aligned,
-            "median step at which the best head would be aligned": _median(steps, settled(best > ALIGNED)),
+            "median step at which the best head would be aligned": _median(lab.settled(best > ALIGNED, steps)),
             "models that become orthogonal": np.isfinite(when_orthogonal).sum(),
             "models that become aligned": np.isfinite(when_aligned).sum(),
             "models aligned with features not attended to": (alignments(omega, W, OTHERS)[-1] > ALIGNED).sum(),
@@ -114,19 +124,12 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         figures=lambda: {
             "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
             "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two of "
-            "the first m columns.": plots.curves(medians(curves), "step", "|cosine|"),
-            "Alignment during joint training for three weights lambda of the head's loss (medians).": plots.curves(
-                medians(by_weight), "step", "|cosine|"
+            "the first m columns.": medians(curves),
+            "Alignment during joint training for three weights lambda of the head's loss (medians).": medians(
+                by_weight
             ),
         },
     )
-
-
-def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
-    """Of every model in which one of the two comes, whether alignment is the later one; in a tie it is not."""
-    first, second = settled(overlap < cuts[1]), settled(aligned > cuts[0])
-    counts = np.isfinite(np.minimum(first, second))
-    return np.asarray(second[counts] > first[counts])
 
 
 def largest_overlaps(W_E: Float[Tensor, "step model feature hidden"], features: Sequence[int] = range(M)) -> Curve:
@@ -147,16 +150,10 @@ def alignments(
     return np.asarray(torch.minimum(query, key))
 
 
-def settled(holds: np.ndarray) -> Float[np.ndarray, " model"]:
-    """Number of the first record from which on it holds until the end; infinite if it does not hold there."""
-    last_failure = np.where(holds.all(0), -1, len(holds) - 1 - np.argmin(holds[::-1], axis=0))
-    return np.where(holds[-1], last_failure + 1.0, np.inf)
-
-
-def _median(steps: np.ndarray, records: np.ndarray) -> float:
-    """Median step of the records that are finite."""
-    finite = records[np.isfinite(records)].astype(int)
-    return float(np.median(steps[finite])) if len(finite) else float("nan")
+def _median(steps: np.ndarray) -> float:
+    """Median of the steps that are finite."""
+    finite = steps[np.isfinite(steps)]
+    return float(np.median(finite)) if len(finite) else float("nan")
 
 
 class Outcome(NamedTuple):
@@ -217,11 +214,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
 
-    def against_lambda(*names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    def against_lambda(ylabel: str, *names: str) -> "go.Figure":
         joined = {name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint} for name in names}
         ends = min(joint), max(joint)
         levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in names}
-        return lab.lines(joined | levels)
+        return lab.curves(joined | levels, "lambda", ylabel, log_x=True)
 
     return Verdict.of_statistic(
         "The mean change of D_i under joint training, beyond that under other batches,",
@@ -239,15 +236,11 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         ),
         figures=lambda: {
             "Dimensionality of the attended features and of the others against lambda; level lines: W first.": (
-                plots.curves(against_lambda("D_i, attended", "D_i, others"), "lambda", "D_i", log_x=True)
+                against_lambda("D_i", "D_i, attended", "D_i, others")
             ),
             "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal head "
-            "on the same W, against lambda.": plots.curves(
-                against_lambda("|cosine|", "|cosine|, optimal head"), "lambda", "|cosine|", log_x=True
-            ),
-            "Both losses on held-out data against lambda.": plots.curves(
-                against_lambda("representation loss", "head loss"), "lambda", "loss", log_x=True
-            ),
+            "on the same W, against lambda.": against_lambda("|cosine|", "|cosine|", "|cosine|, optimal head"),
+            "Both losses on held-out data against lambda.": against_lambda("loss", "representation loss", "head loss"),
         },
     )
 

@@ -173,10 +173,10 @@ def judge_perfect(
                 plots.trajectories(outcome.path[:, :3].swapaxes(0, 1), lab.seed_names(outcome.loss[:3]))
             ),
             "Features reconstructed from random starts, n = 10, against the peak learning rate on the summed loss.": (
-                plots.curves(lab.lines(swept_means), "peak learning rate", "mean features reconstructed", log_x=True)
+                lab.curves(swept_means, "peak learning rate", "mean features reconstructed", log_x=True)
             ),
             "Share of perfect starts that end perfect, under Adam, against the noise at their start.": (
-                plots.curves(lab.lines(stay_means), "noise / spacing of neighbors", "share of models", log_x=True)
+                lab.curves(stay_means, "noise / spacing of neighbors", "share of models", log_x=True)
             ),
         },
     )

@@ -4,11 +4,11 @@ Tied weights, no bias, all gradients exact; the usual recipe, 5,000 steps; "lear
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
@@ -17,9 +17,6 @@ from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 LEARNED, CUTS = lab.ONE_HOT_LEARNED, lab.ONE_HOT_CUTS
 STEPS = 5_000
@@ -33,14 +30,14 @@ def train_onehot(
     return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=steps, **settings)
 
 
-def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
-    """The directions that the same models start from."""
-    return lab.untrained(ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False), n_models)["W_E"]
-
-
 def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> dict[str, np.ndarray]:
     """Which models learn this many directions, for each number of features."""
     return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
+
+
+def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
+    """Mean number of directions learned, by whatever the models are sorted by."""
+    return {key: lab.mean(geometry.count_directions(w, learned)) for key, w in W.items()}
 
 
 def shares_a_direction(W: Stacked, learned: float) -> np.ndarray:
@@ -64,7 +61,7 @@ def pentagon_one_hot(n_models: int) -> Verdict:
         {n: run.W_E for n, run in runs.items()},
         {n: run.final_loss.numpy() for n, run in runs.items()},
         {
-            "untrained": {n: untrained(n, 2, n_models) for n in runs},
+            "untrained": {n: lab.untrained_directions(n, 2, n_models) for n in runs},
             "linear output": {n: train_onehot(n, 2, n_models, "identity").W_E for n in runs},
         },
     )
@@ -74,34 +71,30 @@ def judge_directions(
     W: Mapping[int, Stacked], losses: Mapping[int, np.ndarray], others: Mapping[str, Mapping[int, Stacked]]
 ) -> Verdict:
     """Do models learn five directions whatever the number of features, and at the closed form's loss?"""
-    excess = [
-        float(n * np.median(losses[n][five]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
-        for n, w in W.items()
-        if (five := geometry.count_directions(w, LEARNED).eq(5).numpy()).any()
-    ]
     counts = {n: geometry.count_directions(w, LEARNED) for n, w in W.items()}
+    five = with_directions(W, 5)
+    excess = [
+        float(n * np.median(losses[n][held]) / theory.onehot_polygon_loss(n, 5) - 1)  # trained: mean over inputs
+        for n, held in zip(W, five.values(), strict=True)
+        if held.any()
+    ]
     return Verdict.of_shares(
         "The smallest share of models with five directions",
-        with_directions(W, 5),
+        five,
         n_models=lab.total(W),
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(W, 5, cut)), CUTS)
         | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
         | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
         detail=lab.listing("Number of directions learned", {f"n = {n}": lab.tally(c) for n, c in counts.items()}),
-        figures=[
-            (
-                "Mean number of directions learned against the number of features.",
-                plots.curves(
-                    lab.lines({"ReLU": {n: found.double().mean() for n, found in counts.items()}}),
-                    "features",
-                    "directions",
-                ),
+        figures={
+            "Mean number of directions learned against the number of features.": lab.curves(
+                {"ReLU": mean_directions(W)}, "features", "directions"
             ),
-            *(
-                (f"{n} features: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
+            **{
+                f"{n} features: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for n, w in list(W.items())[::2]
-            ),
-        ],
+            },
+        },
     )
 
 
@@ -125,10 +118,8 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
 
 def learning_steps(run: Run) -> np.ndarray:
     """First recorded step from which each model stays within 1 % of its final loss."""
-    loss = run.history.loss.sum("feature").values
-    outside = loss > 1.01 * run.final_loss.numpy()
-    after_last = outside.shape[0] - outside[::-1].argmax(0)
-    return np.append(run.history.step.values, np.inf)[np.where(outside.any(0), after_last, 0)]
+    near = run.history.loss.sum("feature").values <= 1.01 * run.final_loss.numpy()
+    return lab.settled(near, run.history.step.values)
 
 
 def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) -> Verdict:
@@ -144,39 +135,32 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
             "GELU learns faster": steps["gelu"] < steps["relu"],
         }
 
-    shares = {name: held.mean() for name, held in parts(LEARNED).items()}
+    asked = parts(LEARNED)
+    shares = lab.shares(asked)
     alive = {act: geometry.represented(w, LEARNED) for act, w in W.items()}
-    norms = {act: float(geometry.feature_norms(w)[alive[act]].mean()) for act, w in W.items()}
+    norms = {act: geometry.feature_norms(w)[alive[act]] for act, w in W.items()}
     per_direction = {
-        act: float((alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean())
-        for act, w in W.items()
+        act: (alive[act].sum(1) / geometry.count_directions(w, LEARNED).clamp(min=1)).mean() for act, w in W.items()
     }
     return Verdict.of_shares(
         "The smallest of four shares",
-        parts(LEARNED),
+        asked,
         n_models=lab.total(W),
         controls=shares
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
-        | {f"mean norm, {act}": value for act, value in norms.items()}
-        | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
+        | {f"mean norm, {act}": values.mean() for act, values in norms.items()}
+        | {f"median steps, {act}": np.median(value) for act, value in steps.items()}
         | lab.at_cuts(lambda cut: lab.weakest(parts(cut)), CUTS, "smallest share at "),
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
-        figures=[
-            (
-                "Norms of the learned features.",
-                plots.distributions(
-                    {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
-                    "feature norm",
-                    lab.colors(W),
-                ),
+        figures={
+            "Norms of the learned features.": plots.distributions(
+                {act: values.numpy() for act, values in norms.items()}, "feature norm", lab.colors(W)
             ),
-            *(
-                (f"{act}: the first four models.", plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4])))
+            **{
+                f"{act}: the first four models.": plots.feature_arrows(w[:4].numpy(), lab.seed_names(w[:4]))
                 for act, w in W.items()
-            ),
-        ]
-        if all(map(Tensor.any, alive.values()))
-        else (),
+            },
+        },
     )
 
 
@@ -195,16 +179,21 @@ def nine_in_three_d(n_models: int) -> Verdict:
     return judge_nine(
         {n: train_onehot(n, 3, n_models, "relu").W_E for n in sizes},
         {n: train_onehot(n, 3, n_models // 2, "gelu").W_E for n in sizes},
-        {n: untrained(n, 3, n_models) for n in sizes},
+        {n: lab.untrained_directions(n, 3, n_models) for n in sizes},
     )
 
 
 def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: Mapping[int, Stacked]) -> Verdict:
     """Do ReLU models always learn nine directions?"""
-    shapes = {
-        name: stats.census(shape_names(weights), np.zeros(sum(map(len, weights.values()))), "_")
-        for name, weights in (("ReLU", relu), ("GELU", gelu))
+    models = {  # with fewer features than the others a model has features of norm 0 as well: unlearned ones
+        name: torch.nn.utils.rnn.pad_sequence([w for W in by_n.values() for w in W], batch_first=True)
+        for name, by_n in (("ReLU", relu), ("GELU", gelu))
     }
+    names = {
+        name: [f"{len(geometry.directions(w, LEARNED))}: {geometry.name_polytope(w, LEARNED)}" for w in each]
+        for name, each in models.items()
+    }
+    shapes = {name: stats.census(found, np.zeros(len(found)), "_") for name, found in names.items()}
     text = "; ".join(
         f"{name}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(4).iterrows())
         for name, table in shapes.items()
@@ -215,43 +204,31 @@ def judge_nine(relu: Mapping[int, Stacked], gelu: Mapping[int, Stacked], start: 
         n_models=lab.total(relu),
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(relu, 9, cut)), CUTS)
         | {"GELU": lab.weakest(with_directions(gelu, 9)), "untrained": lab.weakest(with_directions(start, 9))}
-        | {f"shapes, {name}": float(len(table)) for name, table in shapes.items()}
-        | {f"most frequent shape, {name}": float(table.share.iloc[0]) for name, table in shapes.items()},
+        | {f"shapes, {name}": len(table) for name, table in shapes.items()}
+        | {f"most frequent shape, {name}": table.share.iloc[0] for name, table in shapes.items()},
         detail=f"Directions and nearest polytope, all n: {text}.",
-        figures=[
-            (
-                f"{name}: directions and nearest polytope, all n.",
-                plots.shares(list(t.index), *(t[c].to_numpy() for c in ("share", "share_low", "share_high"))),
+        figures={
+            f"{name}: directions and nearest polytope, all n.": plots.shares(
+                list(t.index), *(t[c].to_numpy() for c in ("share", "share_low", "share_high"))
             )
             for name, t in shapes.items()
-        ]
-        + [
-            (f"{name}: the first model of each of the most frequent shapes, to be turned.", _solids(weights))
-            for name, weights in (("ReLU", relu), ("GELU", gelu))
-        ],
+        }
+        | {
+            f"{name}: the first model of each of the most frequent shapes, to be turned.": plots.polyhedra(
+                {
+                    title: _vertices(torch.from_numpy(W))
+                    for title, W in plots.typical(each.numpy(), names[name], 3).items()
+                }
+            )
+            for name, each in models.items()
+        },
     )
 
 
-def shape_names(weights: Mapping[int, Stacked]) -> list[str]:
-    """Number of directions and nearest polytope of every model."""
-    return [
-        f"{len(geometry.directions(w, LEARNED))}: {geometry.name_polytope(w, LEARNED)}"
-        for stacked in weights.values()
-        for w in stacked
-    ]
-
-
-def _solids(weights: Mapping[int, Stacked]) -> "go.Figure":
-    """The distinct directions of the first model of each of the most frequent shapes, at unit length."""
-    models = [w for stacked in weights.values() for w in stacked]
-    names = shape_names(weights)
-    shapes = pd.Series(range(len(models)), index=names).groupby(level=0, sort=False).agg(["first", "size"])
-    solids = {}
-    for name, (first, size) in shapes.sort_values("size", ascending=False, kind="stable").head(3).iterrows():
-        groups = geometry.directions(models[first], LEARNED)
-        mean = torch.stack([models[first][group].mean(0) for group in groups])
-        solids[f"{name} ({size / len(models):.0%})"] = torch.nn.functional.normalize(mean, dim=-1).numpy()
-    return plots.polyhedra(solids)
+def _vertices(W: Float[Tensor, "feature hidden"]) -> np.ndarray:
+    """The distinct directions of one model, at unit length."""
+    mean = torch.stack([W[group].mean(0) for group in geometry.directions(W, LEARNED)])
+    return torch.nn.functional.normalize(mean, dim=-1).numpy()
 
 
 def _off_unit(W: Stacked, learned: float) -> np.ndarray:

@@ -5,7 +5,6 @@ recipe, 800 steps, batch 256.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -24,20 +23,14 @@ WITHIN_DEGREES = 6.0
 COLLAPSED_DEGREES = 15.0
 """Two features nearer than this are one direction."""
 DENSITIES = (0.5, 0.1, 0.02)
-Kind = Literal["correlated", "independent", "anticorrelated"]
 KINDS = {"correlated": CorrelatedGroups, "independent": SparseUniform, "anticorrelated": AnticorrelatedGroups}
 
 
-def train_pairs(kind: Kind, n_features: int, p: float, n_models: int, output_act: Activation = "relu") -> Run:
+def train_pairs(kind: str, n_features: int, p: float, n_models: int, output_act: Activation = "relu") -> Run:
     """Toys in two dimensions."""
     cfg = ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act)
     data = KINDS[kind](n_features=n_features, feature_probability=p)
     return lab.train_toys(cfg, data, n_models, steps=800, batch_size=256)
-
-
-def untrained(n_features: int, n_models: int) -> Stacked:
-    """The directions that the same models start from."""
-    return lab.untrained(ToyConfig(n_features=n_features, d_hidden=2), n_models)["W_E"]
 
 
 def pair_degrees(W: Stacked) -> Float[Tensor, "model pair"]:
@@ -82,17 +75,17 @@ def anticorrelated_antipodal(n_models: int) -> Verdict:
     return measure_angle("anticorrelated", n_models)
 
 
-def measure_angle(kind: Kind, n_models: int) -> Verdict:
+def measure_angle(kind: str, n_models: int) -> Verdict:
     """Train two pairs of every kind, and judge this one."""
-    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in get_args(Kind)}
+    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in KINDS}
     others = {
-        "untrained": untrained(4, n_models),
+        "untrained": lab.untrained_directions(4, 2, n_models),
         "linear output": train_pairs(kind, 4, 0.1, max(n_models // 4, 2), "identity").W_E,
     }
     return judge_angle(kind, {each: run.W_E for each, run in runs.items()}, runs[kind].final_loss.numpy(), others)
 
 
-def judge_angle(kind: Kind, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
+def judge_angle(kind: str, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
     """Are pairs of this kind orthogonal (correlated ones) or antipodal (anticorrelated ones) more often than by chance?
 
     `W` are models of every kind, and `losses` the held-out losses of those of this kind.
@@ -122,16 +115,14 @@ def judge_angle(kind: Kind, W: Mapping[str, Stacked], losses: np.ndarray, others
         },
         detail=f"The median angle within a pair is {np.median(angles[kind]):.1f} degrees, of independent features "
         f"{np.median(angles['independent']):.1f}; {square:.0%} of the models are squares.",
-        figures=[
-            (
-                "Angle between the two features of a pair.",
-                plots.distributions(angles, "angle (degrees)", lab.colors(angles), nbins=36),
+        figures={
+            "Angle between the two features of a pair.": plots.distributions(
+                angles, "angle (degrees)", lab.colors(angles), nbins=36
             ),
-            (
-                "The first model of each kind; features 0 and 1 are a pair (blue, orange), and 2 and 3 (green, pink).",
-                plots.feature_arrows(np.stack([w[0].numpy() for w in W.values()]), list(W)),
+            "The first model of each kind; features 0 and 1 are a pair (blue, orange), and 2 and 3 (green, pink).": (
+                lab.arrows({each: w[0] for each, w in W.items()})
             ),
-        ],
+        },
     )
 
 
@@ -150,7 +141,7 @@ def correlated_collapse(n_models: int) -> Verdict:
     return judge_collapse(
         {p: train_pairs("correlated", 6, p, n_models).W_E for p in DENSITIES},
         {p: train_pairs("independent", 6, p, n_models).W_E for p in DENSITIES},
-        untrained(6, n_models),
+        lab.untrained_directions(6, 2, n_models),
     )
 
 
@@ -189,19 +180,12 @@ def judge_collapse(correlated: ByDensity, independent: ByDensity, start: Stacked
         detail=lab.listing(
             "Median angle within learned pairs, in degrees", {name: f"{np.median(v):.1f}" for name, v in angles.items()}
         ),
-        figures=[
-            (
-                "Angle within the learned correlated pairs.",
-                plots.distributions(angles, "angle (degrees)", lab.colors(angles), nbins=36),
+        figures={
+            "Angle within the learned correlated pairs.": plots.distributions(
+                angles, "angle (degrees)", lab.colors(angles), nbins=36
             ),
-            (
-                "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.",
-                plots.matrices(
-                    np.stack([geometry.gram(W[0]).numpy() for W in correlated.values()]),
-                    [f"p = {p:g}" for p in correlated],
-                ),
+            "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.": lab.grams(
+                {f"p = {p:g}": W[0] for p, W in correlated.items()}
             ),
-        ]
-        if angles
-        else (),
+        },
     )

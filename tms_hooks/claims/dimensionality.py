@@ -5,6 +5,7 @@ batch 256, and one model at each of many densities.
 """
 
 from collections.abc import Mapping
+from fractions import Fraction
 
 import numpy as np
 import torch
@@ -22,13 +23,7 @@ NARROW, WIDE = (200, 20), (400, 30)
 SMALL = (80, 8)
 STICKY = (1.0, 1 / 2)
 WINDOW = 0.05
-LEVELS = {
-    "3/4": (3 / 4, 0.02),
-    "2/3": (2 / 3, 0.02),
-    "1/2": (1 / 2, 0.02),
-    "2/5": (2 / 5, 0.006),
-    "3/8": (3 / 8, 0.006),
-}
+WIDTHS = {"3/4": 0.02, "2/3": 0.02, "1/2": 0.02, "2/5": 0.006, "3/8": 0.006}
 """Named values of D_i, each with half the width of its window: a quarter of the way to its neighbor, at most 0.02."""
 EPSILON = 0.1
 """L2 norm of the perturbations that decide."""
@@ -84,26 +79,20 @@ def judge_sticky(trained: ByDensity) -> Verdict:
         },
         detail=lab.listing("Inside / near", {name: f"{inside}/{near}" for name, (inside, near) in counts.items()})
         + f" D* falls from {highest:.2f} to {lowest:.2f}.",
-        figures=[
-            (
-                "D* of each density's models against 1/(1-S) = 1/p.",
-                plots.curves(
-                    lab.lines({"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D}),
-                    "1 / (1 - S)",
-                    "dimensions per feature",
-                    log_x=True,
-                ),
+        figures={
+            "D* of each density's models against 1/(1-S) = 1/p.": lab.curves(
+                {"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D},
+                "1 / (1 - S)",
+                "dimensions per feature",
+                log_x=True,
             ),
-            (
-                "D_i of the learned features of models of some densities; the named values are dotted.",
-                plots.level_strips(
-                    {f"{1 / p:.3g}": _learned(w) for p, w in some},
-                    {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
-                    "1 / (1 - S)",
-                    "D_i",
-                ),
+            "D_i of the learned features of models of some densities; the named values are dotted.": plots.level_strips(
+                {f"{1 / p:.3g}": _learned(w) for p, w in some},
+                {name: float(Fraction(name)) for name in ("1", *WIDTHS)},
+                "1 / (1 - S)",
+                "D_i",
             ),
-        ],
+        },
     )
 
 
@@ -118,8 +107,8 @@ def window_counts(W: Stacked, learned: float = LEARNED, scale: float = 1.0) -> d
     for v in STICKY:
         inside, near = ((star / v - 1).abs() < scale * width for width in (WINDOW, 2 * WINDOW))
         counts[f"D* at {v:g}"] = int(inside.sum()), int(near.sum())
-    for name, (v, w) in LEVELS.items():
-        inside, near = (((D - v).abs() < scale * width).sum(1) for width in (w, 2 * w))
+    for name, w in WIDTHS.items():
+        inside, near = (((D - float(Fraction(name))).abs() < scale * width).sum(1) for width in (w, 2 * w))
         counts[f"D_i at {name}"] = int((2 * inside > near).sum()), int((near > 0).sum())
     return counts
 
@@ -216,9 +205,8 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
         detail=f"The loss rises by {rise[least].mean():.3g} in the tenth of models that superpose least and by "
         f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
         "features per dimension.",
-        figures=[
-            (
-                f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.",
+        figures={
+            f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.": (
                 plots.curves(
                     {
                         "the model's own inputs": (load[order], rise[order]),
@@ -227,9 +215,9 @@ def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.nd
                     },
                     "features per dimension 1 / D*",
                     "rise of the loss",
-                ),
+                )
             )
-        ],
+        },
     )
 
 

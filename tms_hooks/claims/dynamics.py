@@ -89,22 +89,16 @@ def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
             "loss at the end / after the first tenth": course.loss[:, -1].mean() / course.loss[:, after_warm].mean(),
         },
         detail=f"Chance is {TOP:g}; the tenth in which the loss falls most holds {lost['loss']:.0%} of the fall.",
-        figures=lambda: [
-            (
-                "One model: D_i of its features in training, one line per feature.",
-                plots.curves(
-                    {f"feature {i}": (steps, d) for i, d in enumerate(course.D[example].T)}, "training step", "D_i"
-                ),
+        figures=lambda: {
+            "One model: D_i of its features in training, one line per feature.": plots.curves(
+                {f"feature {i}": (steps, d) for i, d in enumerate(course.D[example].T)}, "training step", "D_i"
             ),
-            (
-                "The same model: its loss, and the largest change of a D_i within 30 steps.",
-                plots.curves(
-                    {"loss": (steps, course.loss[example]), "largest change of D_i": (steps[1:], jump)},
-                    "training step",
-                    "held-out loss; change of D_i",
-                ),
+            "The same model: its loss, and the largest change of a D_i within 30 steps.": plots.curves(
+                {"loss": (steps, course.loss[example]), "largest change of D_i": (steps[1:], jump)},
+                "training step",
+                "held-out loss; change of D_i",
             ),
-        ],
+        },
     )
 
 

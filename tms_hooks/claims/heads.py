@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
+from scipy.linalg import subspace_angles
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
@@ -33,8 +34,6 @@ from tms_hooks.training.optimizers import Adam
 
 ALIGNED = 0.9
 """|Cosine| above which a singular vector counts as aligned with a feature: 26 degrees."""
-ORTHOGONAL = 0.1
-"""|Cosine| below which two features count as orthogonal, as in `geometry.tegum_factors`."""
 SPARSE = 0.05
 """Feature probability at which two triangles are stable."""
 TRIANGLES = [[0, 1, 2], [3, 4, 5]]
@@ -55,13 +54,7 @@ class Heads(NamedTuple):
 
 def representation(n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0) -> Run:
     """Toys without heads; feature i has importance decay^i."""
-    return lab.train_toys(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden),
-        SparseUniform(n_features=n_features, feature_probability=p),
-        n_models,
-        steps=2_000,
-        importance=lab.decaying(decay, n_features),
-    )
+    return lab.train_sparse(n_features, d_hidden, p, n_models, steps=2_000, decay=decay)
 
 
 @cache
@@ -150,7 +143,7 @@ def is_orthogonal(W_E: Directions, features: Sequence[int] = (0, 1)) -> bool:
     alive = geometry.represented(W_E).nonzero()[:, 0].tolist()
     if not set(features) <= set(alive):
         return False
-    return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < ORTHOGONAL).all())
+    return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < geometry.ORTHOGONAL).all())
 
 
 def two_triangles() -> Directions:
@@ -177,9 +170,7 @@ def measuring(W_E: Stacked, counts: Bool[Tensor, " model"]) -> Callable[[Callabl
 # Singular vectors and directions
 
 
-def singular_vectors(
-    omega: Omega,
-) -> tuple[Float[Tensor, "k hidden"], Float[Tensor, " k"], Float[Tensor, "k hidden"]]:
+def singular_vectors(omega: Omega) -> tuple[Float[Tensor, "k hidden"], Float[Tensor, " k"], Float[Tensor, "k hidden"]]:
     """Left singular vectors as rows, singular values, right singular vectors as rows: those above rounding."""
     U, S, Vh = torch.linalg.svd(omega.detach().double())
     kept = 1e-5 * S[0] < S  # of a head trained in single precision
@@ -209,8 +200,6 @@ def matched_cosines(
 
 def largest_angle(vectors: Float[Tensor, "k hidden"], directions: Float[Tensor, "pair hidden"]) -> float:
     """Largest principal angle between two spans of rows, in degrees."""
-    from scipy.linalg import subspace_angles
-
     return float(np.degrees(subspace_angles(vectors.double().mT.numpy(), directions.double().mT.numpy())[0]))
 
 

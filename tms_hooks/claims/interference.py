@@ -11,9 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from tms_hooks import geometry, plots, theory
+from tms_hooks import geometry, theory
 from tms_hooks.claims import Verdict, above, below, claim, lab
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, untrained, with_directions
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, mean_directions, train_onehot, with_directions
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot
@@ -78,7 +78,7 @@ def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]
         "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
     }
     pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
-    counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
+    counts = mean_directions(trained)
     means = {kind: {m: lab.mean(at_m.mean) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
         "tegum product of pentagons": {m: at_m.mean for m, at_m in pentagons.items()}
     }
@@ -107,15 +107,14 @@ def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]
         | lab.at_cuts(lambda cut: slope_of_means(trained, cut), CUTS, "slope at ")
         | {"slope, sparse uniform features": slope_of_means(sparse, lab.LEARNED)},
         detail=lab.listing("Directions learned", {f"m = {m}": f"{n:.3g}" for m, n in counts.items()}),
-        figures=lambda: [
-            (
-                f"{name} overlap of directions against the number of dimensions.",
-                plots.curves(lab.lines(by_kind), "hidden dimensions m", f"{name.lower()} |cosine|", log_x=True)
-                .update_xaxes(tickvals=list(trained))
-                .update_yaxes(type="log"),
+        figures=lambda: {
+            f"{name} overlap of directions against the number of dimensions.": lab.curves(
+                by_kind, "hidden dimensions m", f"{name.lower()} |cosine|", log_x=True
             )
+            .update_xaxes(tickvals=list(trained))
+            .update_yaxes(type="log")
             for name, by_kind in (("Mean", means), ("Maximum", maxima))
-        ],
+        },
     )
 
 
@@ -143,7 +142,7 @@ def two_active(n_models: int) -> Verdict:
         {n: train_onehot(n, 2, n_models, "relu").W_E for n in sizes},
         {
             "three active": {8: train_active(3, 8, 2, n_models)},
-            "untrained": {n: untrained(n, 2, n_models) for n in sizes},
+            "untrained": {n: lab.untrained_directions(n, 2, n_models) for n in sizes},
         },
         {"one": train_onehot(12, 3, n_models, "relu").W_E, "two": train_active(2, 12, 3, n_models)},
     )
@@ -156,17 +155,13 @@ def judge_active(
     solids: Mapping[str, Stacked],
 ) -> Verdict:
     """Do models still learn five directions?"""
-    counts = {n: geometry.count_directions(W, LEARNED) for n, W in two.items()}
-    directions = {
-        "one": {n: lab.mean(geometry.count_directions(W, LEARNED)) for n, W in one.items()},
-        "two": {n: lab.mean(found) for n, found in counts.items()},
-    }
+    directions = {"one": mean_directions(one), "two": mean_directions(two)}
     five = with_directions(two, 5)
     return Verdict.of_shares(
         "The smallest share of models with five directions",
         five,
         n_models=lab.total(two),
-        controls={n: hits.mean() for n, hits in five.items()}
+        controls=lab.shares(five)
         | {"one active": lab.weakest(with_directions(one, 5))}
         | {name: lab.weakest(with_directions(weights, 5)) for name, weights in others.items()}
         | lab.at_cuts(lambda cut: lab.weakest(with_directions(two, 5, cut)), CUTS)
@@ -181,21 +176,14 @@ def judge_active(
         },
         detail=lab.listing(
             "Number of directions learned with two active",
-            {f"n = {n}": lab.tally(found) for n, found in counts.items()},
+            {f"n = {n}": lab.tally(geometry.count_directions(W, LEARNED)) for n, W in two.items()},
         ),
-        figures=[
-            (
-                "Mean number of directions learned against the number of features.",
-                plots.curves(
-                    lab.lines({f"{k} active": by_n for k, by_n in directions.items()}), "features", "directions"
-                ),
+        figures={
+            "Mean number of directions learned against the number of features.": lab.curves(
+                {f"{k} active": by_n for k, by_n in directions.items()}, "features", "directions"
             ),
-            (
-                "The first model of each n, two active features; the dotted circle has radius 1.",
-                plots.feature_arrows(
-                    torch.nn.utils.rnn.pad_sequence([W[0] for W in two.values()], batch_first=True).numpy(),
-                    [f"n = {n}" for n in two],
-                ),
+            "The first model of each n, two active features; the dotted circle has radius 1.": lab.arrows(
+                {f"n = {n}": W[0] for n, W in two.items()}
             ),
-        ],
+        },
     )

@@ -8,14 +8,14 @@ squared norms on each direction is fixed, and single norms fall with n.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots, stats
+from tms_hooks import geometry, plots, stats
 from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -23,8 +23,11 @@ from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.optimizers import Adam
 from tms_hooks.training.state import Init
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 USUAL = Adam(lr=1e-2, schedule="cosine")
 LEARNED, CUTS = 0.5, (0.3, 0.7)
@@ -38,38 +41,35 @@ ByDensity = Mapping[float, Stacked]
 
 
 @cache
-def train_toys(
-    cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, optimizer: Optimizer = USUAL, **settings: Any
-) -> Run:
+def train_toys(cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, **settings: Any) -> Run:
     """Toys of these seeds (a number: from 0), trained; recorded at the start and the end, unless told otherwise.
 
     Args:
         cfg, data: architecture and distribution.
         seeds: how many, or which.
-        steps, optimizer, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
+        steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    recorded = {"record_every": steps} | settings
-    return train(cfg, data, seeds=models, steps=steps, optimizer=optimizer, progress=False, **recorded)
+    return train(cfg, data, seeds=models, **_usual(steps, settings))
 
 
-def train_from(
-    cfg: ToyConfig,
-    data: Distribution,
-    starts: Sequence[Init],
-    *,
-    steps: int,
-    optimizer: Optimizer = USUAL,
-    **settings: Any,
-) -> Run:
+def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:
     """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
-    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
-    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
+    return train(cfg, data, init=starts, **{"seeds": range(len(starts))} | _usual(steps, settings))
+
+
+def _usual(steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"steps": steps, "optimizer": USUAL, "record_every": steps, "progress": False} | dict(settings)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     """The weights that the models of seeds 0, 1, ... start from, stacked."""
     return stack([init_weights(cfg, seed) for seed in range(n_models)])
+
+
+def untrained_directions(n_features: int, d_hidden: int, n_models: int) -> Stacked:
+    """W_E of the same; where it starts depends on nothing but these sizes, unless norms are held at 1."""
+    return untrained(ToyConfig(n_features=n_features, d_hidden=d_hidden), n_models)["W_E"]
 
 
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
@@ -117,9 +117,12 @@ def seed_names(W: Sized) -> list[str]:
     return [f"seed {seed}" for seed in range(len(W))]
 
 
-def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Curves as `plots.curves` takes them, from name -> x -> y."""
-    return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+def curves(by_name: Mapping[str, Mapping[Any, Any]], xlabel: str, ylabel: str, log_x: bool = False) -> "go.Figure":
+    """`plots.curves` from name -> x -> y."""
+    lines = {
+        name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()
+    }
+    return plots.curves(lines, xlabel, ylabel, log_x)
 
 
 def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
@@ -197,14 +200,18 @@ def train_sparse(
     hidden_act: Activation = "identity",
     output_act: Activation = "relu",
     output_bias: bool = True,
+    decay: float = 1.0,
     **settings: Any,
 ) -> Run:
-    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022."""
+    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022.
+
+    Feature i has importance decay^i, unless `importance` is given.
+    """
     cfg = ToyConfig(
         n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
     )
     data = SparseUniform(n_features=n_features, feature_probability=p)
-    return train_toys(cfg, data, seeds, steps=steps, **settings)
+    return train_toys(cfg, data, seeds, steps=steps, **{"importance": decaying(decay, n_features)} | settings)
 
 
 def listing(what: str, values: Mapping[Any, Any]) -> str:
@@ -223,3 +230,24 @@ def log_slope(values: Mapping[int, float]) -> float:
     2.0
     """
     return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])
+
+
+def arrows(models: Mapping[str, Float[Tensor, "_ 2"]]) -> "go.Figure":
+    """`plots.feature_arrows` of one model per title; they may have different numbers of features."""
+    W = torch.nn.utils.rnn.pad_sequence(list(models.values()), batch_first=True)
+    return plots.feature_arrows(W.numpy(), list(models))
+
+
+def grams(models: Mapping[str, Float[Tensor, "feature hidden"]]) -> "go.Figure":
+    """Gram matrices side by side, of one model per title."""
+    return plots.matrices(np.stack([geometry.gram(W).numpy() for W in models.values()]), list(models))
+
+
+def settled(holds: Bool[np.ndarray, "record model"], steps: Sequence[int] | np.ndarray) -> Float[np.ndarray, " model"]:
+    """Step of the first record from which on it holds until the end; infinite if it does not hold there.
+
+    >>> settled(np.array([[True, True], [False, True], [True, False]]), steps=[0, 10, 20])
+    array([20., inf])
+    """
+    after_last_failure = np.where(holds.all(0), 0, len(holds) - holds[::-1].argmin(0))
+    return np.append(steps, np.inf)[after_last_failure]

@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots
 from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -125,7 +124,7 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
         detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
         figures={
             "Mean number of features learned against the width of the bottleneck.": (
-                plots.curves(lab.lines(numbers | lines), "bottleneck width f", "features learned")
+                lab.curves(numbers | lines, "bottleneck width f", "features learned")
             )
         },
     )

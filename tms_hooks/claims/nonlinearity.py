@@ -15,15 +15,13 @@ from torch import Tensor
 from tms_hooks import geometry, plots
 from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import Activation
 from tms_hooks.linalg import random_directions, random_rotations, unit
 from tms_hooks.run import Run
 
 ROWS = 8_192
 DENSITIES = (1.0, 0.1)
 N_ROTATIONS = 200
-
-
 Readouts = Mapping[str, np.ndarray]
 READOUTS = (
     "removed",
@@ -62,7 +60,7 @@ def relu_filters_interference(n_models: int) -> Verdict:
         readouts(run.W_E, run.weights["b_U"], x),
         {
             "random directions": readouts(random_directions(run.W_E), no_bias, x),
-            "untrained": readouts(lab.untrained(run.recipe.cfg, n_models)["W_E"], no_bias, x),
+            "untrained": readouts(lab.untrained_directions(20, 5, n_models), no_bias, x),
         }
         | {name: readouts(r.W_E, r.weights["b_U"], lab.fresh_samples(r, ROWS)) for name, r in others.items()},
         added_to_absent(run.W_E, x),
@@ -114,16 +112,14 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
         detail=f"It removes {of_negative:.1%} of the negative and {of_positive:.1%} of the positive interference; "
         f"{negative:.0%} of it is negative. Without the ReLU the same weights lose {linear_loss:.3g} times as much, "
         f"and the best affine readout {affine_loss:.3g} times.",
-        figures=lambda: [
-            (
-                "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.",
-                plots.distributions({"absent features": added}, "added output", {"absent features": plots.TOY}),
+        figures=lambda: {
+            "What active features add to the outputs of absent ones: ReLU cuts all that is left of zero.": (
+                plots.distributions({"absent features": added}, "added output", {"absent features": plots.TOY})
             ),
-            (
-                "Share of squared interference removed, by setting.",
-                plots.distributions(removed, "share removed", lab.colors(removed)),
+            "Share of squared interference removed, by setting.": plots.distributions(
+                removed, "share removed", lab.colors(removed)
             ),
-        ],
+        },
     )
 
 
@@ -146,13 +142,13 @@ def privileged_basis(n_models: int) -> Verdict:
         settings: dict[str, Any] = {"steps": 2_500, "batch_size": 256, "importance": importance}
         return {p: lab.train_sparse(10, 5, p, n_models, hidden_act=hidden_act, **settings) for p in DENSITIES}
 
-    relu, cfg = trained("relu"), ToyConfig(n_features=10, d_hidden=5, hidden_act="relu")
+    relu = trained("relu")
     dedicated = {p: sum(importance[5:]) * (p / 3 - p**2 / 4) for p in DENSITIES}
     return judge_basis(
         {p: run.W_E for p, run in relu.items()},
         {p: run.final_loss.numpy() / dedicated[p] for p, run in relu.items()},
         {p: run.W_E for p, run in trained("identity").items()},
-        lab.untrained(cfg, n_models)["W_E"],
+        lab.untrained_directions(10, 5, n_models),
     )
 
 
@@ -185,25 +181,21 @@ def judge_basis(relu: ByDensity, losses: Mapping[float, np.ndarray], linear: ByD
         detail=lab.listing(
             "Share of neurons that serve one learned feature", {f"p = {p:g}": f"{s:.0%}" for p, s in alone.items()}
         ),
-        figures=lambda: [
-            (
-                "Alignment of each model: 0 is a random rotation, 1 every feature on one neuron.",
-                plots.distributions(
-                    shown | {"linear hidden layer": plain},
-                    "alignment",
-                    lab.colors(shown) | {"linear hidden layer": plots.NULL},
-                ),
+        figures=lambda: {
+            "Alignment of each model: 0 is a random rotation, 1 every feature on one neuron.": plots.distributions(
+                shown | {"linear hidden layer": plain},
+                "alignment",
+                lab.colors(shown) | {"linear hidden layer": plots.NULL},
             ),
-            (
-                "W_E of the model of lowest loss at each density: one row per feature, one column per neuron.",
+            "W_E of the model of lowest loss at each density: one row per feature, one column per neuron.": (
                 plots.matrices(
                     np.stack([W[best[p]].numpy() for p, W in relu.items()]),
                     [f"p = {p:g}" for p in relu],
                     xlabel="neuron",
                     colorbar="weight",
-                ),
+                )
             ),
-        ],
+        },
     )
 
 

@@ -4,7 +4,7 @@ Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual
 """
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
@@ -14,7 +14,7 @@ from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.claims.toy_models import is_top_of_pca
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import Activation
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -39,11 +39,12 @@ def superposition_wide(n_models: int) -> Verdict:
     """
 
     def trained(output_act: Activation) -> dict[float, Stacked]:
-        settings: dict[str, Any] = {"steps": 2_000, "batch_size": 512, "importance": lab.decaying(0.7, 20)}
-        return {p: lab.train_sparse(20, 5, p, n_models, output_act=output_act, **settings).W_E for p in WIDE}
+        return {
+            p: lab.train_sparse(20, 5, p, n_models, steps=2_000, batch_size=512, output_act=output_act, decay=0.7).W_E
+            for p in WIDE
+        }
 
-    start = lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"]
-    return judge_rise(trained("relu"), trained("identity"), start)
+    return judge_rise(trained("relu"), trained("identity"), lab.untrained_directions(20, 5, n_models))
 
 
 def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdict:
@@ -76,24 +77,14 @@ def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdic
         detail=f"From p = {densities[0]:g} to {densities[-1]:g} the ReLU models learn {counts[densities[0]]:.1f} to "
         f"{counts[densities[-1]]:.1f} features on average, the linear ones {min(flat.values()):.1f} to "
         f"{max(flat.values()):.1f}.",
-        figures=[
-            (
-                "Mean number of features learned against the feature probability.",
-                plots.curves(
-                    lab.lines({"ReLU": counts, "linear": flat}),
-                    "feature probability p = 1 - S",
-                    "features learned",
-                    log_x=True,
-                ),
+        figures={
+            "Mean number of features learned against the feature probability.": lab.curves(
+                {"ReLU": counts, "linear": flat}, "feature probability p = 1 - S", "features learned", log_x=True
             ),
-            (
-                "Gram matrices of the first ReLU model at four densities, features by falling importance.",
-                plots.matrices(
-                    np.stack([geometry.gram(relu[p][0]).numpy() for p in densities[::2]]),
-                    [f"p = {p:g}" for p in densities[::2]],
-                ),
+            "Gram matrices of the first ReLU model at four densities, features by falling importance.": lab.grams(
+                {f"p = {p:g}": relu[p][0] for p in densities[::2]}
             ),
-        ],
+        },
     )
 
 
@@ -189,14 +180,11 @@ def judge_phases(
         detail=f"Elsewhere: {'; '.join(elsewhere[:6])}{' ...' * (len(elsewhere) > 6)}."
         if elsewhere
         else "No point is elsewhere.",
-        figures=[
-            (
-                f"{n} features in {n - 1} dimension{'s' * (n > 2)}: what the best of four trained models does, and the "
-                "closed-form boundaries.",
-                _phase_map(n, names, densities, importances),
-            )
+        figures={
+            f"{n} features in {n - 1} dimension{'s' * (n > 2)}: what the best of four trained models does, and the "
+            "closed-form boundaries.": _phase_map(n, names, densities, importances)
             for n, names in trained.items()
-        ],
+        },
     )
 
 

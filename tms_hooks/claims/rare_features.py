@@ -81,24 +81,17 @@ def judge_factor(
         },
         detail=f"Pentagons fall from {five[0]:.0%} to {five[-1]:.0%} as the factor grows from 1 to 10, two digons rise "
         f"from {two[0]:.0%} to {two[-1]:.0%}; they are equal at {at:.2f}.",
-        figures=[
-            (
-                "Share of models in each shape against how much rarer the first feature is.",
-                plots.curves(
-                    {"pentagon": (FACTORS, five), "two digons": (FACTORS, two)},
-                    "p of the others / p of the first feature",
-                    "share of models",
-                    log_x=True,
-                ),
+        figures={
+            "Share of models in each shape against how much rarer the first feature is.": plots.curves(
+                {"pentagon": (FACTORS, five), "two digons": (FACTORS, two)},
+                "p of the others / p of the first feature",
+                "share of models",
+                log_x=True,
             ),
-            (
-                "The model of lowest loss at three factors; feature 0 (blue) is the rarer one.",
-                plots.feature_arrows(
-                    np.stack([rarer[i, int(losses[i].argmin())].numpy() for i in shown]),
-                    [f"{FACTORS[i]:.2g} times rarer" for i in shown],
-                ),
+            "The model of lowest loss at three factors; feature 0 (blue) is the rarer one.": lab.arrows(
+                {f"{FACTORS[i]:.2g} times rarer": rarer[i, losses[i].argmin()] for i in shown}
             ),
-        ],
+        },
     )
 
 
@@ -108,9 +101,9 @@ def pentagon_or_digons(W: Grid, learned: float = LEARNED) -> np.ndarray:
     alive = geometry.represented(W, learned)
     corner = torch.tensor([0.0, 90.0, 90.0, 180.0])  # what each corner of a square sees
     square = ((degrees[..., 1:, 1:].sort(dim=-1).values - corner).abs() < SQUARE_DEGREES).all(-1).all(-1)
-    apart = (degrees + 360 * torch.eye(W.shape[-2])).flatten(-2).amin(-1) > 5
     digons = square & alive[..., 1:].all(-1)
-    return ((alive.all(-1) & apart & ~digons).int() - digons.int()).numpy()
+    pentagon = (geometry.count_directions(W, learned) == 5) & ~digons
+    return (pentagon.int() - digons.int()).numpy()
 
 
 def zero_crossing(balance: np.ndarray) -> float:

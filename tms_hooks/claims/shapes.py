@@ -8,9 +8,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from tms_hooks import geometry, plots, theory
+from tms_hooks import geometry, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, train_onehot, untrained
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, mean_directions, train_onehot
 from tms_hooks.claims.lab import Stacked
 
 SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}
@@ -39,15 +39,10 @@ def shape_by_dimension(n_models: int) -> Verdict:
         {m: SIZES[m] * (1 - run.final_loss.numpy()) for m, run in trained.items()},
         {
             "half as many features": {m: train_onehot(n // 2, m, some, "relu", STEPS).W_E for m, n in SIZES.items()},
-            "untrained": {m: untrained(n, m, some) for m, n in SIZES.items()},
+            "untrained": {m: lab.untrained_directions(n, m, some) for m, n in SIZES.items()},
             "GELU": {m: train_onehot(SIZES[m], m, some, "gelu", STEPS).W_E for m in (2, 3, 4)},
         },
     )
-
-
-def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
-    """Mean number of directions learned, by hidden dimension."""
-    return {m: lab.mean(geometry.count_directions(w, learned)) for m, w in W.items()}
 
 
 def judge_shapes(
@@ -80,21 +75,15 @@ def judge_shapes(
         detail=lab.listing(
             "Mean number of directions learned", {f"m = {d}": f"{mean:.3g}" for d, mean in means["ReLU"].items()}
         ),
-        figures=[
-            (
-                "Directions learned against hidden dimensions (means over models).",
-                plots.curves(
-                    lab.lines(
-                        {name: by_m for name, by_m in means.items() if name != "untrained"}
-                        | {"tegum product of pentagons": {d: 2.5 * d for d in m}}
-                    ),
-                    "hidden dimensions",
-                    "directions",
-                ),
+        figures={
+            "Directions learned against hidden dimensions (means over models).": lab.curves(
+                {name: by_m for name, by_m in means.items() if name != "untrained"}
+                | {"tegum product of pentagons": {d: 2.5 * d for d in m}},
+                "hidden dimensions",
+                "directions",
             ),
-            (
-                "Loss prevented, in units of a tegum product of pentagons.",
-                plots.curves(lab.lines({"ReLU": ratio}), "hidden dimensions", "(n - summed loss) / that of pentagons"),
+            "Loss prevented, in units of a tegum product of pentagons.": lab.curves(
+                {"ReLU": ratio}, "hidden dimensions", "(n - summed loss) / that of pentagons"
             ),
-        ],
+        },
     )

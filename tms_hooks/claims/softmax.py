@@ -18,7 +18,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot, untrained
+from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -95,7 +95,7 @@ def softmax_circle(n_models: int) -> Verdict:
         {n: train_onehot(n, 2, n_models, "relu").W_E for n in SIZES},
         {
             "Adam": {n: train_softmax(n, n_models, adam=True).W for n in SIZES},
-            "untrained": {n: untrained(n, 2, n_models) for n in SIZES},
+            "untrained": {n: lab.untrained_directions(n, 2, n_models) for n in SIZES},
         },
     )
 

@@ -11,19 +11,11 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
 from tms_hooks.claims import Verdict, above, claim, lab
-from tms_hooks.claims.lab import CUTS, LEARNED, ByDensity, Stacked
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
+from tms_hooks.config import Activation
 
 DENSITIES = lab.densities(10)
-
-
-def train_sparse(
-    n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0, output_act: Activation = "relu"
-) -> Stacked:
-    """Trained directions; feature i has importance decay^i."""
-    importance = lab.decaying(decay, n_features)
-    run = lab.train_sparse(n_features, d_hidden, p, n_models, steps=3_000, output_act=output_act, importance=importance)
-    return run.W_E
+STEPS = 3_000
 
 
 @claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
@@ -38,11 +30,12 @@ def superposition_emerges(n_models: int) -> Verdict:
     Size: 6 models (quick), 40 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output, which should never superpose.
     """
-    return judge_emergence(
-        {p: train_sparse(5, 2, p, n_models, decay=0.9) for p in DENSITIES},
-        {p: train_sparse(5, 2, p, n_models, decay=0.9, output_act="identity") for p in DENSITIES},
-        dict.fromkeys(DENSITIES, lab.untrained(ToyConfig(n_features=5, d_hidden=2), n_models)["W_E"]),
-    )
+
+    def trained(act: Activation) -> dict[float, Stacked]:
+        return {p: lab.train_sparse(5, 2, p, n_models, steps=STEPS, output_act=act, decay=0.9).W_E for p in DENSITIES}
+
+    start = dict.fromkeys(DENSITIES, lab.untrained_directions(5, 2, n_models))
+    return judge_emergence(trained("relu"), trained("identity"), start)
 
 
 def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
@@ -85,29 +78,26 @@ def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity)
         detail=lab.listing(
             "Most frequent shapes", {f"p = {p:.2g}": f"{t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items()}
         ),
-        figures=[
-            (
-                "Mean number of features learned against the feature probability.",
-                plots.curves(lab.lines(learned), "feature probability", "features learned", log_x=True),
+        figures={
+            "Mean number of features learned against the feature probability.": lab.curves(
+                learned, "feature probability", "features learned", log_x=True
             ),
-            (
-                "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.",
+            "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.": (
                 plots.level_strips(
                     {f"{p:.2g}": geometry.dimensionality(W).flatten().numpy() for p, W in trained.items()},
                     {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
                     "feature probability",
                     "D_i",
-                ),
+                )
             ),
-            *(
-                (
-                    f"Seed 0 at p = {ps[0]:.2g} to {ps[-1]:.2g}: feature 0 is the most important.",
-                    plots.feature_arrows(np.stack([trained[p][0].numpy() for p in ps]), [f"p = {p:.2g}" for p in ps]),
+            **{
+                f"Seed 0 at p = {ps[0]:.2g} to {ps[-1]:.2g}: feature 0 is the most important.": lab.arrows(
+                    {f"p = {p:.2g}": trained[p][0] for p in ps}
                 )
                 for ps in (list(trained)[:5], list(trained)[5:])
                 if ps
-            ),
-        ],
+            },
+        },
     )
 
 
@@ -122,39 +112,31 @@ def cosine_misleads(n_models: int) -> Verdict:
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
     """
-    return judge_cosines(
-        train_sparse(20, 5, 0.01, n_models),
-        {f"p = {p}": train_sparse(20, 5, p, n_models) for p in (0.1, 0.3)}
-        | {
-            "linear output": train_sparse(20, 5, 0.01, n_models, output_act="identity"),
-            "untrained": lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"],
-        },
-    )
+    dense, medium, sparse = (lab.train_sparse(20, 5, p, n_models, steps=STEPS).W_E for p in (0.3, 0.1, 0.01))
+    linear = lab.train_sparse(20, 5, 0.01, n_models, steps=STEPS, output_act="identity").W_E
+    start = lab.untrained_directions(20, 5, n_models)
+    return judge_cosines(sparse, {"p = 0.1": medium, "p = 0.3": dense, "linear output": linear, "untrained": start})
 
 
 def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
     """How far from orthogonal are hidden states that have no feature in common?"""
     means = mean_cosines(W)
-    # Untrained features are short: all of them count.
-    controls = {n: mean_cosines(other, 0.0 if n == "untrained" else LEARNED) for n, other in others.items()}
-    controls |= {f"learned > {cut}": mean_cosines(W, cut) for cut in CUTS}
     return Verdict.of_statistic(
         "The mean |cosine| of hidden states with no feature in common",
         np.mean,
         means,
         n_models=len(means),
-        controls={name: lab.mean(values) for name, values in controls.items()}
+        # Untrained features are short: all of them count.
+        controls={n: lab.mean(mean_cosines(w, 0.0 if n == "untrained" else LEARNED)) for n, w in others.items()}
+        | lab.at_cuts(lambda cut: lab.mean(mean_cosines(W, cut)))
         | {"random directions": theory.sphere_mean_overlap(W.shape[-1])},
         detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if len(means) else "",
-        figures=lambda: [
-            ("Mean |cosine| of each model.", plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY})),
-            (
-                "Inner products of all features in the first model of each kind.",
-                plots.matrices(
-                    np.stack([(w[0] @ w[0].mT).numpy() for w in (W, *others.values())]), ["p = 0.01", *others]
-                ),
+        figures=lambda: {
+            "Mean |cosine| of each model.": plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY}),
+            "Inner products of all features in the first model of each kind.": lab.grams(
+                {name: w[0] for name, w in {"p = 0.01": W, **others}.items()}
             ),
-        ],
+        },
     )
 
 

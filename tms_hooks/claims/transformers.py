@@ -13,8 +13,8 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side, stats
+from tms_hooks.claims import lab
 from tms_hooks.claims.registry import claim
-from tms_hooks.claims.toy_models import train_sparse
 from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
@@ -170,7 +170,7 @@ def real_bottlenecks(n_paths: int) -> Verdict:
         paths += ["embed->unembed"] if name == "smollm2" else []
         found[name] = [measure(probes.bottleneck(model, path)) for path in paths]
     cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False)
-    toys = [ToyModel.from_weights(cfg, {"W_E": W}) for W in train_sparse(20, 5, 0.05, TOYS)]
+    toys = [ToyModel.from_weights(cfg, {"W_E": W}) for W in lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).W_E]
     learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
     return judge_bottlenecks(found, [measure(part) for part in learned])
 

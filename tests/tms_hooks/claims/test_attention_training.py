@@ -51,12 +51,6 @@ def test_qk_when():
     assert outcome(attention_training.judge_when(half, DATA)) == "inconclusive"
 
 
-def test_settled_is_for_good():
-    holds = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]], dtype=bool)
-    assert attention_training.settled(holds).tolist() == [2, 1, np.inf]
-    assert attention_training.settled(np.ones((3, 1), dtype=bool)).tolist() == [0]
-
-
 def test_qk_joint_or_staged():
     outcome = outcome_of("qk-joint-or-staged")
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double().expand(MODELS, 6, 3)

@@ -1,5 +1,6 @@
 """Claims of `tms_hooks.claims.dimensionality`, each in a world where it holds and in one where it is false."""
 
+from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
@@ -50,7 +51,8 @@ def test_sticky_dimensionality():
 
 
 def test_windows_are_apart():
-    spans = sorted((v - 2 * w, v + 2 * w) for v, w in dimensionality.LEVELS.values())
+    levels = [(float(Fraction(name)), width) for name, width in dimensionality.WIDTHS.items()]
+    spans = sorted((v - 2 * w, v + 2 * w) for v, w in levels)
     assert all(high <= low for (_, high), (low, _) in pairwise(spans))
 
 

@@ -51,3 +51,9 @@ def test_the_weakest_share_is_the_statistic_of_the_verdict(parts):
 def test_the_mean_of_nothing_is_nan():
     assert lab.mean(x for x in (1, 2, True)) == pytest.approx(4 / 3)
     assert math.isnan(lab.mean([]))
+
+
+def test_settled_is_for_good():
+    holds = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]], dtype=bool)
+    assert lab.settled(holds, range(4)).tolist() == [2, 1, np.inf]
+    assert lab.settled(np.ones((3, 1), dtype=bool), range(3)).tolist() == [0]
