@@ -130,7 +130,7 @@ def judge_circle(softmax: ByN, mse: ByN, others: Mapping[str, ByN]) -> Verdict:
         parts,
         n_models=lab.total(softmax, mse),
         controls=controls,
-        detail="Mean number of features at zero: " + ", ".join(f"{z:.3g} of {n}" for n, z in zeros.items()) + ".",
+        detail=lab.listing("Mean number of features at zero", {f"n = {n}": f"{z:.3g}" for n, z in zeros.items()}),
         figures={
             f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.": _arrows(w)
             for n, w in softmax.items()
