@@ -3,7 +3,7 @@
 On a random model of GPT-2 small's shape; processor time of one thread, in one process, in alternation, medians.
 `work` is the ratio of floating-point operations: what the ratio of times would be at equal operations a second. A run
 of one short prompt does few of them a second (each weight is fetched for 15 tokens), stacked sites many; with more
-prompts both do, and the ratio falls towards `work`.
+prompts both do, and the ratio falls toward `work`.
 Run: `python benchmarks/patching.py`.
 """
 

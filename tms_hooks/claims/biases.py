@@ -145,8 +145,9 @@ def judge_perfect(
     parts = {f"n = {n} stays perfect": losses[min(losses)] < PERFECT for n, losses in kept.items()}
     parts |= {f"{name} not found": ~o.perfect for name, o in found.items() if "summed" not in name}
     controls = {f"{what}, {name}": value for name, o in found.items() for what, value in _describe(o).items()}
-    stay = {n: {noise: (loss < PERFECT).mean() for noise, loss in losses.items()} for n, losses in kept.items()}
-    for n, share in stay.items():
+    stay = {}
+    for n, losses in kept.items():
+        stay[f"n = {n}"] = share = {noise: (loss < PERFECT).mean() for noise, loss in losses.items()}
         controls |= {
             f"noise that half survive, n = {n}": max((noise for noise in share if share[noise] >= 0.5), default=0.0),
             f"perfect starts kept by the document's schedule, n = {n}": (kept_sgd[n] < PERFECT).mean(),
@@ -174,12 +175,7 @@ def judge_perfect(
                 plots.curves(lab.lines(swept_means), "peak learning rate", "mean features reconstructed", log_x=True)
             ),
             "Share of perfect starts that end perfect, under Adam, against the noise at their start.": (
-                plots.curves(
-                    lab.lines({f"n = {n}": share for n, share in stay.items()}),
-                    "noise / spacing of neighbors",
-                    "share of models",
-                    log_x=True,
-                )
+                plots.curves(lab.lines(stay), "noise / spacing of neighbors", "share of models", log_x=True)
             ),
         },
     )
@@ -345,9 +341,7 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
         parts,
         n_models=lab.total(parts),
         controls=controls,
-        detail=lab.listing(
-            "Bias gone (tied) or centered", {name: f"{held.mean():.0%}" for name, held in parts.items()}
-        ),
+        detail=lab.listing("Bias gone (tied) or centered", lab.shares(parts), ".0%"),
         figures={
             f"Norm of the {what} of every model, in units of the root-mean-square activation.": plots.strips(
                 norms, label

@@ -15,7 +15,6 @@ from tms_hooks import geometry, landscape, plots, stats, theory
 from tms_hooks.claims import Verdict, above, below, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
 from tms_hooks.run import Run
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -32,13 +31,10 @@ CLAIMED_NORMS = (2.5, 3.0)
 """Of pentagons and of hexagons."""
 
 
-def train_polygons(
-    n_features: int, n_models: int, *, optimizer: Optimizer = DOCUMENT, record_every: int = 100, **architecture: Any
-) -> Run:
-    """Models of the document's setting, but for what `architecture`, which is `ToyConfig`'s, changes."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=2, **architecture)
-    data = SparseUniform(n_features=n_features, feature_probability=P)
-    return lab.train_toys(cfg, data, n_models, steps=STEPS, optimizer=optimizer, record_every=record_every)
+def train_polygons(n_features: int, n_models: int, **changes: Any) -> Run:
+    """Models of the document's setting, but for `changes`, which are those of `lab.train_sparse`."""
+    usual: dict[str, Any] = {"optimizer": DOCUMENT, "record_every": 100} | changes
+    return lab.train_sparse(n_features, 2, P, n_models, steps=STEPS, **usual)
 
 
 def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:

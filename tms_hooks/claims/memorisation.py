@@ -89,7 +89,7 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
 
     named = {f"n = {memory.n_features}, m = {memory.d_hidden}": memory for memory in [*memories, *others]}
     controls = {f"error below {cut}": best(*(memory.memorized(cut) for memory in memories)) for cut in CUTS}
-    points, stored, kept, size = {}, {}, {}, "points in the set, per parameter"
+    points, stored, kept = {}, {}, {}
     for name, memory in named.items():
         rate = best(memory.memorized())
         points[name] = rate * memory.parameters
@@ -114,11 +114,11 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
             "Most points memorized", {n: f"{points[n]:.3g} by {m.parameters} parameters" for n, m in named.items()}
         ),
         figures={
-            "Share of the seen points that are stored against the number of points for each parameter.": (
-                plots.curves(stored, size, f"share of points with squared error below {STORED}", log_x=True)
+            f"Share of seen points stored (squared error below {STORED}) against the number of points per parameter.": (
+                plots.curves(stored, "points per parameter", "share of points stored", log_x=True)
             ),
-            "Points memorized for each parameter: stored, less what unseen points would be. The claim says 1.": (
-                plots.curves(kept, size, "points memorized, per parameter", log_x=True)
+            "Points memorized per parameter: stored, less what unseen points would be. The claim says 1.": (
+                plots.curves(kept, "points per parameter", "points memorized, per parameter", log_x=True)
             ),
         },
     )

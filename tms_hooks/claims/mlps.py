@@ -13,6 +13,7 @@ from torch import Tensor
 
 from tms_hooks import plots
 from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models import forward
@@ -22,8 +23,6 @@ Outputs = Float[Tensor, "_ _ _"]
 WIDTHS = (2, 4, 8)
 EXPANSION = 4
 """Neurons for each dimension of the bottleneck."""
-PROBABLE, CUTS = 0.5, (0.3, 0.7)
-"""A feature is learned if its own output is above this and the largest for its input."""
 
 
 def embed_to_mlp(f: int, n: int) -> ToyConfig:
@@ -56,7 +55,7 @@ def best_linear_readout(cfg: ToyConfig, n_models: int) -> Outputs:
     return torch.stack(outputs)
 
 
-def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "model feature"]:
+def learned(outputs: Outputs, cut: float = LEARNED) -> Bool[Tensor, "model feature"]:
     """Is a feature's own output above `cut` and the largest for its input?"""
     return (outputs.diagonal(dim1=-2, dim2=-1) > cut) & lab.own_is_largest(outputs)
 
@@ -94,28 +93,27 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
     """Do all features get through?"""
     parts = {f"{name}, f = {f}": outputs for name, by_width in trained.items() for f, outputs in by_width.items()}
 
-    def shares(cut: float = PROBABLE) -> list[np.ndarray]:
+    def shares(cut: float = LEARNED) -> list[np.ndarray]:
         return [learned(outputs, cut).double().mean(1).numpy() for outputs in parts.values()]
 
     def smallest(*each: np.ndarray) -> float:
         return min(float(share.mean()) for share in each)
 
-    means = {part: share.mean() for part, share in zip(parts, shares(), strict=True)}
-    other_means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in others.items()}
+    means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in {**parts, **others}.items()}
     numbers = {name: {f: EXPANSION * f * means[f"{name}, f = {f}"] for f in widths} for name, widths in trained.items()}
-    lines = {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}
-    controls = means | other_means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
+    numbers |= {f"{k} f": {f: float(k * f) for f in WIDTHS} for k in (1, EXPANSION)}
+    controls = means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
     controls["loss at n = 8 f over the least possible, less 1"] = excess_over_rank(others["embed to MLP, n = 8 f"])
     return Verdict.of_statistic(
-        f"The smallest mean share of features learned ({min(means, key=lambda part: means[part])})",
+        f"The smallest mean share of features learned ({min(parts, key=lambda part: means[part])})",
         smallest,
         *shares(),
         n_models=lab.total(parts),
         controls=controls,
-        detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
+        detail=lab.listing("Mean share learned", means, ".3g"),
         figures={
             "Mean number of features learned against the width of the bottleneck.": (
-                plots.curves(lab.lines(numbers | lines), "bottleneck width f", "features learned")
+                plots.curves(lab.lines(numbers), "bottleneck width f", "features learned")
             )
         },
     )

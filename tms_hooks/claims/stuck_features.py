@@ -111,7 +111,7 @@ def judge_stuck(
             **symptoms,
         },
         detail=f"{lab.listing('Pentagons', Counter(five))} {lab.listing('Hexagons', Counter(six))} "
-        + lab.listing("Symptoms", {name: f"{value:.3g}" for name, value in symptoms.items()}),
+        + lab.listing("Symptoms", symptoms, ".3g"),
         figures=lambda: (
             {
                 "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
@@ -184,7 +184,7 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         },
         n_models=2 * len(outcomes),
         controls={f"hexagons, {name}": share for name, share in shares.items()} | {"recipients": len(outcomes)},
-        detail=lab.listing(f"Hexagons among {len(outcomes)}", {name: f"{share:.0%}" for name, share in shares.items()}),
+        detail=lab.listing(f"Hexagons among {len(outcomes)}", shares, ".0%"),
         figures=lambda: {
             "Share of recipients that end as a hexagon, by what its unlearned feature started from.": plots.shares(
                 list(shares),
