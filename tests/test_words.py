@@ -11,7 +11,8 @@ import probes
 import tms_hooks as tms
 
 PAGE = Path(__file__).parents[1] / "docs" / "words.md"
-CALLS = (tms.train, tms.sweep, tms.ToyConfig, probes.linear_probe, probes.attention_slices)
+PROBES = (probes.linear_probe, probes.attention_slices, probes.patch_sweep, probes.bottleneck)
+CALLS = (tms.train, tms.sweep, tms.ToyConfig, *PROBES)
 
 
 def names(page: str) -> list[tuple[str, str]]:
