@@ -34,7 +34,7 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[tuple[int, int]]:
 
 def hexagons_of(run: Run) -> list[int]:
     """The models of a run that are hexagons."""
-    return [int(i) for i in (polygon_names(run.W_E) == "hexagon").nonzero()[0]]
+    return [*map(int, np.flatnonzero(polygon_names(run.W_E) == "hexagon"))]
 
 
 @claim("stuck-feature", "H", quick=5, full=20, needs=above(0.5), counts="pentagons")
@@ -112,14 +112,12 @@ def judge_stuck(
         },
         detail=f"{lab.listing('Pentagons', Counter(five))} {lab.listing('Hexagons', Counter(six))} "
         + lab.listing("Symptoms", symptoms, ".3g"),
-        figures=lambda: (
-            {
-                "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
-                    plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
-                )
-            }
-            | training()
-        ),
+        figures=lambda: {
+            "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
+                plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
+            ),
+            **training(),
+        },
     )
 
 
