@@ -1,9 +1,9 @@
 """`patch_sweep` beside TransformerLens's `generic_activation_patch`: same patches, same numbers, how much faster?
 
 On a random model of GPT-2 small's shape; processor time of one thread, in one process, in alternation, medians.
-`work` is the ratio of floating-point operations: what the ratio of times would be at equal operations a second. A run
+`work` is the ratio of floating-point operations: what the ratio of times would be at equal operations per second. A run
 of one short prompt does few of them a second (each weight is fetched for 15 tokens), stacked sites many; with more
-prompts both do, and the ratio falls towards `work`.
+prompts both do, and the ratio falls toward `work`.
 Run: `python benchmarks/patching.py`.
 """
 
@@ -32,7 +32,7 @@ def gpt2_small_shape() -> Any:
 
 
 def metric(logits: torch.Tensor) -> torch.Tensor:
-    """A logit difference, one number a prompt."""
+    """A logit difference, one number per prompt."""
     return logits[:, -1, 0] - logits[:, -1, 1]
 
 

@@ -43,7 +43,7 @@ class PlainToys:
         return self.loss(self.batch()).sum()
 
     def weights(self) -> dict[str, Tensor]:
-        """In the library's names and shapes, a row a model."""
+        """In the library's names and shapes, a row per model."""
         return {"W_E": self.W.detach(), "b_U": self.b.detach()}
 
 

@@ -20,7 +20,7 @@ LOOPED = 8
 
 
 def problem(rows: int, width: int, targets: int) -> tuple[np.ndarray, np.ndarray]:
-    """Correlated, standardised activations; targets that are half signal, half noise, of all frequencies."""
+    """Correlated, standardized activations; targets that are half signal, half noise, of all frequencies."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(rows, width)) @ rng.normal(size=(width, width))
     x = (x - x.mean(0)) / x.std(0)

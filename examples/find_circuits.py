@@ -153,7 +153,7 @@ taken[["site", "metric", "recovered", "low", "high"]].round(3)
 # ## GPT-2's published numbers
 # Franco and Crovella (2024, arXiv 2410.00340): on 256 indirect-object prompts head 9 of layer 9 fires (pattern at least
 # 0.5 from the last token to the indirect object) in 201 and needs 12.5 slices on average. Inputs are those after
-# normalisation and before its gain, the gain folded into Omega. Their prompts are not published in a form that we have;
+# normalization and before its gain, the gain folded into Omega. Their prompts are not published in a form that we have;
 # ours are of the same kind, so expect the numbers to be near, not equal.
 
 # %%

@@ -92,7 +92,7 @@ patched = toy.run_with_hooks(one_of_each, fwd_hooks=[("hook_hidden", swap)])
 out[0].round(decimals=2), patched[0].round(decimals=2)
 
 # %% [markdown]
-# ## Interference
+# ## How features overlap
 # The Gram matrix of the feature directions: what reading one feature hears of another, before the ReLU.
 
 # %%

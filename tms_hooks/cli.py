@@ -322,7 +322,7 @@ def theory(
 
     The first table holds each F-gon in the limit of one active feature: its change of loss per unit of feature
     probability (gain: the lower, the better), best norm and bias; the textbook argument has unit norms and nearest
-    neighbours only. The second holds the corners of the best polygon for n features at feature probability p, from
+    neighbors only. The second holds the corners of the best polygon for n features at feature probability p, from
     exact sums over all patterns of activity.
 
     Example: `tms theory --out paper` adds a page with the figures, and with the loss landscapes around a pentagon and a

@@ -10,6 +10,7 @@ EARLIER_NAMES = {
     "relative overlap": "interference",
     "with mean": "with_mean",
     "features per dimension": "features_per_dimension",
+    "|cosine| with neighbors": "|cosine| with neighbours",
 }
 """Controls that have another name since the first record: first part of the name -> as it was."""
 

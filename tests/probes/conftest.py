@@ -43,7 +43,7 @@ class Subject(NamedTuple):
     waist: str
     """A hook between the two."""
     metric: Callable[[Any], Tensor]
-    """Output -> one number an example."""
+    """Output -> one number per example."""
     sites: list[Site]
     """Of many kinds, in no order; directions are float64."""
     slices: dict[str, Any]

@@ -12,7 +12,7 @@ from probes import Site
 
 
 def last(output: Any) -> Tensor:
-    """One number an example, of a toy with heads or of a bridge."""
+    """One number per example, of a toy with heads or of a bridge."""
     return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1, 0]
 
 

@@ -60,7 +60,7 @@ def test_samples_depend_on_seed_step_and_nothing_else():
 
 
 def losses_and_gradients(recipe, steps):
-    """Loss and the gradients of W_E and b_U on many batches, for one fixed model, a row a batch."""
+    """Loss and the gradients of W_E and b_U on many batches, for one fixed model, a row per batch."""
     weights = State.initial(recipe, None, "cpu").weights
     weights["b_U"] += torch.tensor([0.1, 0.02, -0.05, 0.2], dtype=torch.float64)
     rows = []

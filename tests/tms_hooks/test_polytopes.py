@@ -24,7 +24,7 @@ def moved(V: torch.Tensor, seed: int, noise: float = 0.0, spare_dims: int = 0) -
 
 
 @pytest.mark.parametrize("name", IDEALS)
-def test_ideal_shapes_are_recognised(name: str) -> None:
+def test_ideal_shapes_are_recognized(name: str) -> None:
     V = IDEALS[name]
     torch.testing.assert_close(V.norm(dim=1), torch.ones(len(V), dtype=torch.float64))
     [exact] = polytopes(moved(V, seed=0))

@@ -7,11 +7,11 @@ from tms_hooks.stats import bootstrap, census, weakest_share, wilson
 
 
 def test_wilson_by_hand():
-    """Centre (p + z^2/2n)/(1 + z^2/n) and half-width z sqrt(p(1-p)/n + z^2/4n^2)/(1 + z^2/n), at 8 of 10."""
+    """Center (p + z^2/2n)/(1 + z^2/n) and half-width z sqrt(p(1-p)/n + z^2/4n^2)/(1 + z^2/n), at 8 of 10."""
     n, p, z = 10, 0.8, 1.959963984540054
-    centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    center = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z * math.sqrt(p * (1 - p) / n + z**2 / (4 * n**2)) / (1 + z**2 / n)
-    assert wilson(8, 10) == pytest.approx((centre - half, centre + half), abs=1e-12)
+    assert wilson(8, 10) == pytest.approx((center - half, center + half), abs=1e-12)
 
 
 def test_wilson_covers_a_rate_as_often_as_it_says():

@@ -33,14 +33,14 @@ def test_polygon_weights_have_the_loss_of_theory():
         assert float(exact) == pytest.approx(theory.polygon_loss(6, theory_page.DENSITY, F), abs=1e-9)
 
 
-def test_counts_map_gives_each_number_a_colour_of_its_own():
+def test_counts_map_gives_each_number_a_color_of_its_own():
     (heatmap,) = plots.counts_map(np.array([[4, 4], [7, 5]]), ["a", "b"], ["4", "6"], "p", "n", "corners").data
     assert (heatmap.zmin, heatmap.zmax) == (3.5, 7.5)
     assert [color for _, color in heatmap.colorscale[::2]] == list(plots.PALETTE[:4])
     assert heatmap.texttemplate == "%{z}"
 
 
-def test_curves_differ_by_more_than_colour():
+def test_curves_differ_by_more_than_color():
     x = np.arange(3)
     figure = plots.curves({"a": (x, x), "b": (x, x)}, "x", "y")
     assert [t.name for t in figure.data] == ["a", "b"]

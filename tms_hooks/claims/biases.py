@@ -142,14 +142,14 @@ def judge_perfect(
         kept_sgd: the same under the document's schedule.
         swept: outcomes of random starts by learning rate.
     """
-    stays = {n: {noise: loss < PERFECT for noise, loss in losses.items()} for n, losses in kept.items()}
-    parts = {f"n = {n} stays perfect": by_noise[min(by_noise)] for n, by_noise in stays.items()}
+    parts = {f"n = {n} stays perfect": losses[min(losses)] < PERFECT for n, losses in kept.items()}
     parts |= {f"{name} not found": ~o.perfect for name, o in found.items() if "summed" not in name}
     controls = {f"{what}, {name}": value for name, o in found.items() for what, value in _describe(o).items()}
-    for n, by_noise in stays.items():
-        survived = [noise for noise, stay in by_noise.items() if stay.mean() >= 0.5]
+    stay = {}
+    for n, losses in kept.items():
+        stay[f"n = {n}"] = share = {noise: (loss < PERFECT).mean() for noise, loss in losses.items()}
         controls |= {
-            f"noise that half survive, n = {n}": max(survived, default=0.0),
+            f"noise that half survive, n = {n}": max((noise for noise in share if share[noise] >= 0.5), default=0.0),
             f"perfect starts kept by the document's schedule, n = {n}": (kept_sgd[n] < PERFECT).mean(),
             f"largest stable learning rate, n = {n}": stable_learning_rate(n),
         }
@@ -158,7 +158,6 @@ def judge_perfect(
     )
     example, outcome = next(iter(found.items()))
     swept_means = {name: {lr: reconstructed(o).mean() for lr, o in arm.items()} for name, arm in swept.items()}
-    stay_means = {f"n = {n}": {x: stay.mean() for x, stay in by_noise.items()} for n, by_noise in stays.items()}
     return Verdict.of_shares(
         "The smallest of six shares",
         parts,
@@ -176,7 +175,7 @@ def judge_perfect(
                 lab.curves(swept_means, "peak learning rate", "mean features reconstructed", log_x=True)
             ),
             "Share of perfect starts that end perfect, under Adam, against the noise at their start.": (
-                lab.curves(stay_means, "noise / spacing of neighbors", "share of models", log_x=True)
+                lab.curves(stay, "noise / spacing of neighbors", "share of models", log_x=True)
             ),
         },
     )
@@ -230,10 +229,8 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
     """
     cfg = ToyConfig(n_features=10, d_hidden=2, unit_norm=True)
     starts = lab.linear_starts(cfg, n_models)
-    outcomes = {}
-    for scale in SCALES:
-        scaled = [start | {"scale": torch.tensor(scale)} for start in starts]
-        outcomes[f"from {scale:g}"] = train_biased(cfg, scaled, 2_000, Adam(lr=0.1))
+    scaled = {scale: [start | {"scale": torch.tensor(scale)} for start in starts] for scale in SCALES}
+    outcomes = {f"from {scale:g}": train_biased(cfg, start, 2_000, Adam(lr=0.1)) for scale, start in scaled.items()}
     return judge_scale(outcomes | {"from 1, gently": train_biased(cfg, starts, 1_000)})
 
 
@@ -257,20 +254,14 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         "fewer directions than features": one.directions() < one.weights["W_E"].shape[1],
         "evenly spread": even["from 1"],
     }
-    on_the_way = {
-        name: geometry.count_directions(torch.from_numpy(o.path), LEARNED).double().mean(1).numpy()
-        for name, o in outcomes.items()
-    }
-    over_training = {name: (np.linspace(0, 1, len(mean)), mean) for name, mean in on_the_way.items()}
-    tenth, quarter, half = (on_the_way["from 1"][int(share * (len(one.path) - 1))] for share in (0.1, 0.25, 0.5))
     controls = lab.shares(parts) | {
         "untrained directions": lab.mean(geometry.count_directions(one.start["W_E"], LEARNED)),
         "untrained gap variation": lab.mean(gap_variation(w) for w in one.start["W_E"]),
-        "mean directions after a tenth of the training": tenth,
-        "mean directions after a quarter of the training": quarter,
-        "mean directions after half of the training": half,
     }
+    through = {}
     for name, o in outcomes.items():
+        counts = geometry.count_directions(torch.from_numpy(o.path), LEARNED).double().mean(1).numpy()
+        through[name] = (np.linspace(0, 1, len(counts)), counts)
         controls |= {
             f"mean directions, {name}": o.directions().mean(),
             f"evenly spread, {name}": even[name].mean(),
@@ -278,6 +269,10 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
             f"perfect, {name}": o.perfect.mean(),
             f"median loss, {name}": np.median(o.loss),
         }
+    for when, share in (("a tenth", 0.1), ("a quarter", 0.25), ("half", 0.5)):
+        controls[f"mean directions after {when} of the training"] = through["from 1"][1][
+            int(share * (len(one.path) - 1))
+        ]
     return Verdict.of_shares(
         "The smaller of two shares",
         parts,
@@ -291,7 +286,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
                 np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
             ),
             "Directions over training (means over models), by the scale that training starts from.": (
-                plots.curves(over_training, "share of the training", "directions")
+                plots.curves(through, "share of the training", "directions")
             ),
         },
     )
@@ -332,32 +327,28 @@ def offsets(weights: Weights) -> tuple[np.ndarray, np.ndarray]:
 
 def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> Verdict:
     """Tied: does the bias vanish? Untied: are the activations centered? `others`: controls."""
-    parts = {}
-    for name, o in arms.items():
-        bias, center = offsets(o.weights)
-        parts[name] = (bias if name.startswith("tied") else center) < CENTERED
-    everything = {**arms, **others}
     controls: dict[str, float] = {}
-    for name, o in everything.items():
-        for when, weights in (("", o.weights), (" before training", o.start)):
-            bias, center = offsets(weights)
-            controls[f"bias{when}, {name}"] = np.median(bias)
-            controls[f"mean activation{when}, {name}"] = np.median(center)
+    biases, means = {}, {}
+    for name, o in {**arms, **others}.items():
+        for when, weights in ((" before training", o.start), ("", o.weights)):
+            biases[name], means[name] = offsets(weights)
+            controls[f"bias{when}, {name}"] = np.median(biases[name])
+            controls[f"mean activation{when}, {name}"] = np.median(means[name])
         controls[f"median loss, {name}"] = np.median(o.loss)
+    parts = {name: (biases if name.startswith("tied") else means)[name] < CENTERED for name in arms}
     return Verdict.of_shares(
         "The smallest of four shares",
         parts,
         n_models=lab.total(parts),
         controls=controls,
-        detail=lab.listing(
-            "Bias gone (tied) or centered", {name: f"{held.mean():.0%}" for name, held in parts.items()}
-        ),
+        detail=lab.listing("Bias gone (tied) or centered", lab.shares(parts), ".0%"),
         figures={
             f"Norm of the {what} of every model, in units of the root-mean-square activation.": plots.strips(
-                {name: offsets(o.weights)[i] for name, o in everything.items()}, ylabel
+                norms, label
             )
-            for i, (what, ylabel) in enumerate(
-                [("hidden bias", "|b| / rms"), ("mean hidden activation", "|mean h| / rms")]
+            for what, label, norms in (
+                ("hidden bias", "|b| / rms", biases),
+                ("mean hidden activation", "|mean h| / rms", means),
             )
         },
     )

@@ -5,7 +5,7 @@ Settings of the document: importance 1, feature probability p = 0.057 (its "spar
 ReLU, tied weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 steps, seeds from 0.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,6 @@ from tms_hooks import geometry, landscape, plots, stats, theory
 from tms_hooks.claims import Verdict, above, below, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
 from tms_hooks.run import Run
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -28,16 +27,14 @@ DOCUMENT = Adam(lr=1e-3)
 POLYGONS = {4: "square", 5: "pentagon", 6: "pentagon", 7: "pentagon"}
 """What the document sees for each number of features."""
 ADAPTIVE = (Adam, AdamW, RMSprop)
-CLAIMED_NORMS = {"pentagon": 2.5, "hexagon": 3.0}
+CLAIMED_NORMS = (2.5, 3.0)
+"""Of pentagons and of hexagons."""
 
 
-def train_polygons(
-    n_features: int, n_models: int, *, optimizer: Optimizer = DOCUMENT, record_every: int = 100, **architecture: Any
-) -> Run:
-    """Models of the document's setting, but for what `architecture`, which is `ToyConfig`'s, changes."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=2, **architecture)
-    data = SparseUniform(n_features=n_features, feature_probability=P)
-    return lab.train_toys(cfg, data, n_models, steps=STEPS, optimizer=optimizer, record_every=record_every)
+def train_polygons(n_features: int, n_models: int, **changes: Any) -> Run:
+    """Models of the document's setting, but for `changes`, which are those of `lab.train_sparse`."""
+    usual: dict[str, Any] = {"optimizer": DOCUMENT, "record_every": 100} | changes
+    return lab.train_sparse(n_features, 2, P, n_models, steps=STEPS, **usual)
 
 
 def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
@@ -53,8 +50,7 @@ def typical_arrows(W: Stacked) -> "go.Figure":
 
 def exact_losses(run: Run) -> np.ndarray:
     """Expected loss of each model, without sampling."""
-    weights = {name: w.double() for name, w in run.weights.items()}
-    each = [{name: w[i] for name, w in weights.items()} for i in range(len(run.W_E))]
+    each = [{name: w[i].double() for name, w in run.weights.items()} for i in range(len(run.W_E))]
     return np.array([float(landscape.exact_loss(one, run.recipe.cfg, run.recipe.data)) for one in each])
 
 
@@ -163,16 +159,16 @@ def hexagon_norms(n_models: int) -> Verdict:
 def judge_norms(W: Stacked) -> Verdict:
     """Mean norms of pentagons and hexagons against the document's and the theory's."""
     norms = W.double().norm(dim=(-2, -1)).numpy()
-    ideal = {name: float(F**0.5 * theory.finite_polygon(F, P)[0]) for name, F in (("pentagon", 5), ("hexagon", 6))}
+    ideal = [float(F**0.5 * theory.finite_polygon(F, P)[0]) for F in (5, 6)]
 
     def split(learned: float = LEARNED) -> list[np.ndarray]:
         names = polygon_names(W, learned)
         return [norms[names == "pentagon"], norms[names == "hexagon"]]
 
-    def deviation(five: np.ndarray, six: np.ndarray, *, near: Mapping[str, float] = CLAIMED_NORMS) -> float:
-        if min(len(five), len(six)) < 2:
+    def deviation(*found: np.ndarray, near: Sequence[float] = CLAIMED_NORMS) -> float:
+        if min(map(len, found)) < 2:
             return float("nan")
-        return float(max(abs(five.mean() / near["pentagon"] - 1), abs(six.mean() / near["hexagon"] - 1)))
+        return max(abs(float(each.mean()) / norm - 1) for each, norm in zip(found, near, strict=True))
 
     five, six = split()
     beyond = (norms > 5**0.5).mean()
@@ -186,14 +182,14 @@ def judge_norms(W: Stacked) -> Verdict:
         | {
             "mean norm of pentagons": lab.mean(five),
             "mean norm of hexagons": lab.mean(six),
-            "norm of the best regular pentagon": ideal["pentagon"],
-            "norm of the best regular hexagon": ideal["hexagon"],
+            "norm of the best regular pentagon": ideal[0],
+            "norm of the best regular hexagon": ideal[1],
             "deviation from the best regular polygons": deviation(five, six, near=ideal),
             "share of models beyond sqrt(5)": beyond,
         },
-        theory=max(abs(ideal[name] / norm - 1) for name, norm in CLAIMED_NORMS.items()),
-        detail=f"Pentagons have {lab.mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons "
-        f"{lab.mean(six):.3f} ({ideal['hexagon']:.3f}); {beyond:.0%} of all models exceed sqrt(5).",
+        theory=max(abs(best / norm - 1) for best, norm in zip(ideal, CLAIMED_NORMS, strict=True)),
+        detail=f"Pentagons have {lab.mean(five):.3f} (best regular one {ideal[0]:.3f}), hexagons "
+        f"{lab.mean(six):.3f} ({ideal[1]:.3f}); {beyond:.0%} of all models exceed sqrt(5).",
         figures=lambda: {
             "Frobenius norm of trained models.": _both(five, six, "||W||"),
             "The first model of each of the most frequent shapes.": typical_arrows(W),
@@ -249,11 +245,12 @@ def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
 def judge_optimizers(table: pd.DataFrame) -> Verdict:
     """Choose each optimizer's setting on the first half of the models and judge it on the second."""
     half = table.model.max() // 2
-    best = {str(name): _best_setting(group) for name, group in table[table.model <= half].groupby("optimizer")}
-    judged = {
-        name: table.query(f"model > {half} and optimizer == @name and lr == @lr and momentum == @momentum")
-        for name, (lr, momentum) in best.items()
-    }
+    settings = table[table.model <= half].groupby(["optimizer", "lr", "momentum"], as_index=False)
+    scores = settings.agg(share=(f"superposes {LEARNED}", "mean"), loss=("loss", "mean"))
+    best = scores.sort_values(["share", "loss"], ascending=[False, True]).drop_duplicates("optimizer")
+    chosen = table[table.model > half].merge(best[["optimizer", "lr", "momentum"]])
+    lr, momentum = (best.set_index("optimizer")[setting] for setting in ("lr", "momentum"))
+    judged = {str(name): group for name, group in chosen.groupby("optimizer")}
 
     def parts(cut: float) -> dict[str, np.ndarray]:
         superposes = {name: group[f"superposes {cut}"].to_numpy(dtype=bool) for name, group in judged.items()}
@@ -262,11 +259,11 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
 
     shares = {name: lab.mean(group[f"superposes {LEARNED}"]) for name, group in judged.items()}
     controls = {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS}
-    controls["best momentum, SGD"] = best["SGD"][1]
+    controls["best momentum, SGD"] = momentum["SGD"]
     for name, group in judged.items():
         controls |= {
             f"superpose, {name}": shares[name],
-            f"best learning rate, {name}": best[name][0],
+            f"best learning rate, {name}": lr[name],
             f"pentagons, {name}": lab.mean(group.pentagon),
             f"hexagons, {name}": lab.mean(group.hexagon),
         }
@@ -277,7 +274,7 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
         controls=controls,
         detail=lab.listing(
             "Models that superpose, at each optimizer's best setting",
-            {n: f"{shares[n]:.0%} at learning rate {lr:.3g}, momentum {m:.3g}" for n, (lr, m) in best.items()},
+            {n: f"{shares[n]:.0%} at learning rate {lr[n]:.3g}, momentum {momentum[n]:.3g}" for n in judged},
         ),
         figures={
             "Share of models that superpose: learned more than two features.": _map(table, f"superposes {LEARNED}"),
@@ -285,13 +282,6 @@ def judge_optimizers(table: pd.DataFrame) -> Verdict:
             "Share of models that end as a hexagon.": _map(table, "hexagon"),
         },
     )
-
-
-def _best_setting(group: pd.DataFrame) -> tuple[float, float]:
-    """Learning rate and momentum with which most models superpose, among equals with the lowest mean loss."""
-    scores = group.groupby(["lr", "momentum"]).agg(share=(f"superposes {LEARNED}", "mean"), loss=("loss", "mean"))
-    lr, momentum = scores.sort_values(["share", "loss"], ascending=[False, True]).index[0]
-    return float(lr), float(momentum)
 
 
 def _map(table: pd.DataFrame, what: str) -> "go.Figure":

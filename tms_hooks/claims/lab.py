@@ -214,13 +214,15 @@ def train_sparse(
     return train_toys(cfg, data, seeds, steps=steps, **{"importance": decaying(decay, n_features)} | settings)
 
 
-def listing(what: str, values: Mapping[Any, Any]) -> str:
-    """Values by name, as a sentence for `Verdict.detail`.
+def listing(what: str, values: Mapping[Any, Any], form: str = "") -> str:
+    """Values by name, in this format, as a sentence for `Verdict.detail`.
 
     >>> listing("Directions", {"n = 5": "75% 5, 25% 6", "n = 8": 5})
     'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
+    >>> listing("Shares", {"SGD": 0.25}, ".0%")
+    'Shares: SGD: 25%.'
     """
-    return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."
+    return f"{what}: " + "; ".join(f"{name}: {value:{form}}" for name, value in values.items()) + "."
 
 
 def log_slope(values: Mapping[int, float]) -> float:

@@ -25,12 +25,11 @@ PER_PARAMETER = (1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2)
 
 
 class Memory(NamedTuple):
-    """Squared errors, by size of the set, of models trained on it: at its points, and at others of the same kind."""
+    """Squared errors of models trained on sets of points, by size of the set: at its points, then at unseen ones."""
 
     n_features: int
     d_hidden: int
-    seen: Mapping[int, Float[np.ndarray, "model point"]]
-    unseen: Mapping[int, Float[np.ndarray, "model point"]]
+    errors: Mapping[int, Float[np.ndarray, "model point"]]
 
     @property
     def parameters(self) -> int:
@@ -39,13 +38,14 @@ class Memory(NamedTuple):
 
     def shares(self, cut: float = STORED) -> tuple[np.ndarray, np.ndarray]:
         """(model, set): share of the points that are stored, of those seen and of those not."""
-        seen, unseen = (np.stack([(e < cut).mean(1) for e in es.values()], 1) for es in (self.seen, self.unseen))
+        both = [((e[:, :n] < cut).mean(1), (e[:, n:] < cut).mean(1)) for n, e in self.errors.items()]
+        seen, unseen = np.array(both).transpose(1, 2, 0)
         return seen, unseen
 
     def memorized(self, cut: float = STORED) -> np.ndarray:
         """(model, set): points per parameter that are stored, less as many as would be without having been seen."""
         seen, unseen = self.shares(cut)
-        return np.array(list(self.seen)) * (seen - unseen).clip(min=0) / self.parameters
+        return np.array(list(self.errors)) * (seen - unseen).clip(min=0) / self.parameters
 
 
 def memorize(n_features: int, d_hidden: int, n_models: int) -> Memory:
@@ -59,9 +59,7 @@ def memorize(n_features: int, d_hidden: int, n_models: int) -> Memory:
         return (forward.reconstruct(run.weights, more[None], cfg)[2] - more).square().sum(-1)[0].numpy()
 
     sizes = [round(share * n_features * (d_hidden + 1)) for share in PER_PARAMETER]
-    both = {size: np.stack([errors(size, seed) for seed in range(n_models)]) for size in sizes}
-    seen, unseen = ({n: e[:, :n] for n, e in both.items()}, {n: e[:, n:] for n, e in both.items()})
-    return Memory(n_features, d_hidden, seen, unseen)
+    return Memory(n_features, d_hidden, {n: np.stack([errors(n, seed) for seed in range(n_models)]) for n in sizes})
 
 
 @claim("memorisation", "B", quick=3, full=12, needs=above(0.5))
@@ -91,12 +89,12 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
 
     named = {f"n = {memory.n_features}, m = {memory.d_hidden}": memory for memory in [*memories, *others]}
     controls = {f"error below {cut}": best(*(memory.memorized(cut) for memory in memories)) for cut in CUTS}
-    points, stored, kept, size = {}, {}, {}, "points in the set, per parameter"
+    points, stored, kept = {}, {}, {}
     for name, memory in named.items():
         rate = best(memory.memorized())
         points[name] = rate * memory.parameters
         seen, unseen = memory.shares()
-        sizes = np.array(list(memory.seen)) / memory.parameters
+        sizes = np.array(list(memory.errors)) / memory.parameters
         stored[name], kept[name] = (sizes, seen.mean(0)), (sizes, memory.memorized().mean(0))
         controls |= {
             f"points per parameter, {name}": rate,
@@ -116,11 +114,11 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
             "Most points memorized", {n: f"{points[n]:.3g} by {m.parameters} parameters" for n, m in named.items()}
         ),
         figures={
-            "Share of the seen points that are stored against the number of points for each parameter.": (
-                plots.curves(stored, size, f"share of points with squared error below {STORED}", log_x=True)
+            f"Share of seen points stored (squared error below {STORED}) against the number of points per parameter.": (
+                plots.curves(stored, "points per parameter", "share of points stored", log_x=True)
             ),
-            "Points memorized for each parameter: stored, less what unseen points would be. The claim says 1.": (
-                plots.curves(kept, size, "points memorized, per parameter", log_x=True)
+            "Points memorized per parameter: stored, less what unseen points would be. The claim says 1.": (
+                plots.curves(kept, "points per parameter", "points memorized, per parameter", log_x=True)
             ),
         },
     )

@@ -4,6 +4,7 @@ One-hot features, full batch, the usual recipe, 1,000 steps.
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models import forward
@@ -20,8 +22,6 @@ Outputs = Float[Tensor, "_ _ _"]
 WIDTHS = (2, 4, 8)
 EXPANSION = 4
 """Neurons for each dimension of the bottleneck."""
-PROBABLE, CUTS = 0.5, (0.3, 0.7)
-"""A feature is learned if its own output is above this and the largest for its input."""
 
 
 def embed_to_mlp(f: int, n: int) -> ToyConfig:
@@ -34,16 +34,6 @@ def mlp_to_unembed(f: int, n: int) -> ToyConfig:
     return ToyConfig(
         n_features=n, d_hidden=f, d_mlp=EXPANSION * f, bottleneck="mlp.out->unembed", tied=False, output_act="softmax"
     )
-
-
-def relu_bottleneck(f: int, n: int) -> ToyConfig:
-    """n -> f -> ReLU -> softmax over n: the document's second model to the letter, the ReLU on the bottleneck."""
-    return ToyConfig(n_features=n, d_hidden=f, tied=False, hidden_act="relu", output_act="softmax")
-
-
-def no_mlp(f: int, n: int) -> ToyConfig:
-    """n -> f -> n, linear."""
-    return ToyConfig(n_features=n, d_hidden=f, tied=False, output_act="identity")
 
 
 def train_outputs(cfg: ToyConfig, n_models: int) -> Outputs:
@@ -64,7 +54,7 @@ def best_linear_readout(cfg: ToyConfig, n_models: int) -> Outputs:
     return torch.stack(outputs)
 
 
-def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "model feature"]:
+def learned(outputs: Outputs, cut: float = LEARNED) -> Bool[Tensor, "model feature"]:
     """Is a feature's own output above `cut` and the largest for its input?"""
     return (outputs.diagonal(dim1=-2, dim2=-1) > cut) & lab.own_is_largest(outputs)
 
@@ -84,9 +74,10 @@ def mlp_bottlenecks(n_models: int) -> Verdict:
     less 1.
     """
     models = {"embed to MLP": embed_to_mlp, "MLP to unembed": mlp_to_unembed}
+    linear = ToyConfig(n_features=16, d_hidden=4, tied=False, output_act="identity")
     others = {
-        "without MLP": train_outputs(no_mlp(4, 16), n_models),
-        "ReLU on the bottleneck": train_outputs(relu_bottleneck(4, 16), n_models),
+        "without MLP": train_outputs(linear, n_models),
+        "ReLU on the bottleneck": train_outputs(replace(linear, hidden_act="relu", output_act="softmax"), n_models),
     }
     for f in WIDTHS:
         readout = best_linear_readout(embed_to_mlp(f, EXPANSION * f), n_models)
@@ -101,30 +92,27 @@ def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapp
     """Do all features get through?"""
     parts = {f"{name}, f = {f}": outputs for name, by_width in trained.items() for f, outputs in by_width.items()}
 
-    def shares(cut: float = PROBABLE) -> list[np.ndarray]:
+    def shares(cut: float = LEARNED) -> list[np.ndarray]:
         return [learned(outputs, cut).double().mean(1).numpy() for outputs in parts.values()]
 
     def smallest(*each: np.ndarray) -> float:
         return min(float(share.mean()) for share in each)
 
-    means = {part: share.mean() for part, share in zip(parts, shares(), strict=True)}
-    other_means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in others.items()}
+    means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in {**parts, **others}.items()}
     numbers = {name: {f: EXPANSION * f * means[f"{name}, f = {f}"] for f in widths} for name, widths in trained.items()}
-    lines = {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}
-    controls = means | other_means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
-    if "embed to MLP, n = 8 f" in others:
-        excess = excess_over_rank(others["embed to MLP, n = 8 f"])
-        controls["loss at n = 8 f over the least possible, less 1"] = excess
+    numbers |= {f"{k} f": {f: float(k * f) for f in WIDTHS} for k in (1, EXPANSION)}
+    controls = means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
+    controls["loss at n = 8 f over the least possible, less 1"] = excess_over_rank(others["embed to MLP, n = 8 f"])
     return Verdict.of_statistic(
-        f"The smallest mean share of features learned ({min(means, key=lambda part: means[part])})",
+        f"The smallest mean share of features learned ({min(parts, key=lambda part: means[part])})",
         smallest,
         *shares(),
         n_models=lab.total(parts),
         controls=controls,
-        detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
+        detail=lab.listing("Mean share learned", means, ".3g"),
         figures={
             "Mean number of features learned against the width of the bottleneck.": (
-                lab.curves(numbers | lines, "bottleneck width f", "features learned")
+                lab.curves(numbers, "bottleneck width f", "features learned")
             )
         },
     )

@@ -1,10 +1,10 @@
 """Claims of "Superposition and bottlenecks" about one-hot features read out by a softmax, in two dimensions.
 
-Cross-entropy, full batch, seeds from 0; n = 10 and 40, the document's two numbers of features. It gives one schedule,
-used here: the learning rate rises from 0.005 to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It
-names no optimizer; plain gradient descent is the one for which a rate of 2 makes sense. Tied models have 30,000 steps,
-as there. Untied ones have 3,000 for n = 10 and 10,000 for n = 40: after 3,000 steps those were still learning. Both of
-their ends are recorded after about 50 numbers of steps, evenly spaced on a log scale.
+Cross-entropy, full batch, seeds from 0; n = 10 and 40, the document's two numbers of features; by its schedule, which
+is that of `tms_hooks.claims.biases`. It names no optimizer; plain gradient descent is the one for which a rate of 2
+makes sense. Tied models have 30,000 steps, as there. Untied ones have 3,000 for n = 10 and 10,000 for n = 40: after
+3,000 steps those were still learning. Both of their ends are recorded after about 50 numbers of steps, evenly spaced on
+a log scale.
 """
 
 from collections.abc import Mapping
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
 from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.biases import documented
 from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SIZES = (10, 40)
-DOCUMENT = SGD(lr=2.0, schedule="exponential", warmup=0.05, initial_lr=0.005, final_lr=0.1)
+DOCUMENT = documented(2.0)
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))
@@ -130,7 +131,7 @@ def judge_circle(softmax: ByN, mse: ByN, others: Mapping[str, ByN]) -> Verdict:
         parts,
         n_models=lab.total(softmax, mse),
         controls=controls,
-        detail="Mean number of features at zero: " + ", ".join(f"{z:.3g} of {n}" for n, z in zeros.items()) + ".",
+        detail=lab.listing("Mean number of features at zero, by n", zeros, ".3g"),
         figures={
             f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.": _arrows(w)
             for n, w in softmax.items()
@@ -219,8 +220,7 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
             f"biases rise inwards, n = {n}": np.array(list(map(biases_rise_inwards, W, bias))),
         }
         controls |= {
-            f"concentric at gap 0.05, n = {n}": concentric(models, 0.05).mean(),
-            f"concentric at gap 0.2, n = {n}": concentric(models, 0.2).mean(),
+            **{f"concentric at gap {gap}, n = {n}": concentric(models, gap).mean() for gap in (0.05, 0.2)},
             f"told apart, trained without bias, n = {n}": separable(unbiased[n]).mean(),
             f"told apart, biases set to zero, n = {n}": separable(Tied(W, 0 * bias)).mean(),
             f"told apart, biases shuffled, n = {n}": separable(Tied(W, shuffled)).mean(),
@@ -230,13 +230,12 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
             f"of them allowed, n = {n}": lab.mean(rays),
             f"slope of bias on squared norm, n = {n}": _slope(models),
         }
-    shares = lab.shares(parts)
     return Verdict.of_shares(
         "The smallest of the shares",
         parts,
         n_models=sum(len(models.W) for models in trained.values()),
-        controls=shares | controls,
-        detail="; ".join(f"{part}: {share:.0%}" for part, share in shares.items()) + ".",
+        controls=lab.shares(parts) | controls,
+        detail=lab.listing("Shares", lab.shares(parts), ".0%"),
         figures={
             f"Three models, n = {n}; each dotted circle has the mean radius of the features on it.": _arrows(models.W)
             for n, models in trained.items()
@@ -355,7 +354,7 @@ def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied:
         parts,
         n_models=sum(g.W_E.shape[1] for g in growth.values()),
         controls=controls,
-        detail="; ".join(f"{part}: {share:.0%}" for part, share in lab.shares(parts).items()) + ".",
+        detail=lab.listing("Shares", lab.shares(parts), ".0%"),
         figures={
             f"Norms of each end of the features, n = {n}: mean over features and models.": _norms(g)
             for n, g in growth.items()

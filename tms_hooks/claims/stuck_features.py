@@ -3,8 +3,8 @@
 Setting, models and names are those of `tms_hooks.claims.hexagons`.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -34,7 +34,7 @@ def stuck_features(run: Run, learned: float = LEARNED) -> list[tuple[int, int]]:
 
 def hexagons_of(run: Run) -> list[int]:
     """The models of a run that are hexagons."""
-    return [int(i) for i in (polygon_names(run.W_E) == "hexagon").nonzero()[0]]
+    return [*map(int, np.flatnonzero(polygon_names(run.W_E) == "hexagon"))]
 
 
 @claim("stuck-feature", "H", quick=5, full=20, needs=above(0.5), counts="pentagons")
@@ -59,20 +59,17 @@ def stuck_feature(n_models: int) -> Verdict:
         **{f"pentagons with one feature up to {cut}": float(len(stuck_features(run, cut))) for cut in (0.3, 0.5, 0.7)},
     }
     hexagons = places(run, hexagons_of(run)[: n_models // 2])
-    found = judge_stuck(places(run, [model for model, _ in stuck]), hexagons, symptoms)
-    return replace(found, figures=[*found.figures, *training_figures(run, stuck).items()])
+    pentagons = places(run, [model for model, _ in stuck])
+    return judge_stuck(pentagons, hexagons, symptoms, lambda: training_figures(run, stuck))
 
 
 def _relative(values: np.ndarray, stuck: Sequence[tuple[int, int]]) -> float:
     """Mean over models of the stuck feature's value in units of the others' mean."""
-    ratios = [values[i, j] / np.delete(values[i], j).mean() for i, j in stuck]
-    return float(np.mean(ratios)) if ratios else float("nan")
+    return float(np.mean([values[i, j] / np.delete(values[i], j).mean() for i, j in stuck] or np.nan))
 
 
 def training_figures(run: Run, stuck: Sequence[tuple[int, int]]) -> dict[str, "go.Figure"]:
     """The unlearned feature beside the others through training, and paths of three models."""
-    if not stuck:
-        return {}
     steps = run.history.step.values
     models, features = (list(index) for index in zip(*stuck, strict=True))
     figures = {}
@@ -92,8 +89,10 @@ def places(run: Run, models: Iterable[int]) -> Places:
     return [landscape.critical_point(run.models[i], run.recipe.data) for i in models]
 
 
-def judge_stuck(pentagons: Places, hexagons: Places, symptoms: Mapping[str, float]) -> Verdict:
-    """Share of pentagons on a saddle."""
+def judge_stuck(
+    pentagons: Places, hexagons: Places, symptoms: Mapping[str, float], training: "Callable[[], dict[str, go.Figure]]"
+) -> Verdict:
+    """Share of pentagons on a saddle; `training`: makes figures of how they came there."""
     five, six = (np.array([point.kind for point in points], dtype=str) for points in (pentagons, hexagons))
     eigenvalues = {
         name: np.concatenate([point.eigenvalues.numpy() for point in points])
@@ -111,14 +110,13 @@ def judge_stuck(pentagons: Places, hexagons: Places, symptoms: Mapping[str, floa
             "pentagons near no critical point": lab.mean(five == "not critical"),
             **symptoms,
         },
-        detail=f"Of {len(five)} pentagons {(five == 'minimum').sum()} lie in a minimum, {(five == 'saddle').sum()} on "
-        f"a saddle, {(five == 'not critical').sum()} near no critical point; of {len(six)} hexagons "
-        f"{(six == 'minimum').sum()} lie in a minimum. "
-        + lab.listing("Symptoms", {name: f"{value:.3g}" for name, value in symptoms.items()}),
+        detail=f"{lab.listing('Pentagons', Counter(five))} {lab.listing('Hexagons', Counter(six))} "
+        + lab.listing("Symptoms", symptoms, ".3g"),
         figures=lambda: {
             "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
                 plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
-            )
+            ),
+            **training(),
         },
     )
 
@@ -184,7 +182,7 @@ def judge_patching(table: pd.DataFrame) -> Verdict:
         },
         n_models=2 * len(outcomes),
         controls={f"hexagons, {name}": share for name, share in shares.items()} | {"recipients": len(outcomes)},
-        detail=lab.listing(f"Hexagons among {len(outcomes)}", {name: f"{share:.0%}" for name, share in shares.items()}),
+        detail=lab.listing(f"Hexagons among {len(outcomes)}", shares, ".0%"),
         figures=lambda: {
             "Share of recipients that end as a hexagon, by what its unlearned feature started from.": plots.shares(
                 list(shares),

@@ -16,8 +16,6 @@ import probes
 from tms_hooks import geometry, plots
 from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import LEARNED
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
 
 COLORS = ("red", "blue", "green", "black", "white", "yellow")
 ANIMALS = ("dog", "cat", "horse", "bird", "fish", "cow")
@@ -95,10 +93,10 @@ def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[
 
 def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
     """Of toys with twenty features in five dimensions, from hidden layer to output, for the features learned."""
-    cfg, data = ToyConfig(n_features=20, d_hidden=5), SparseUniform(n_features=20, feature_probability=p)
-    x = data.sample(SAMPLES, seed=0, step=1_000_000)
+    run = lab.train_sparse(20, 5, p, n_toys, steps=3_000)
+    x = run.recipe.data.sample(SAMPLES, seed=0, step=1_000_000)
     found = []
-    for toy in lab.train_toys(cfg, data, n_toys, steps=3_000).models:
+    for toy in run.models:
         with torch.no_grad():
             on = (toy(x) > 0).any(-1).nonzero()[:n_examples, 0]  # elsewhere the Jacobian is zero
         learned = geometry.represented(toy.W_E.detach(), LEARNED)

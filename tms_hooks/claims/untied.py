@@ -56,11 +56,11 @@ def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
 
 def train_onehot(n_models: int, *, steps: int = STEPS, **architecture: Any) -> dict[str, Directions]:
     """One-hot toys of both settings."""
-    found = {}
-    for name, (n, m) in SETTINGS.items():
-        run = lab.train_toys(toy(n, m, **architecture), OneHot(n_features=n), n_models, steps=steps)
-        found[name] = Directions.of(run.weights)
-    return found
+    runs = {
+        name: lab.train_toys(toy(n, m, **architecture), OneHot(n_features=n), n_models, steps=steps)
+        for name, (n, m) in SETTINGS.items()
+    }
+    return {name: Directions.of(run.weights) for name, run in runs.items()}
 
 
 def untrained(n_models: int) -> dict[str, Directions]:
@@ -112,21 +112,18 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
         f"{data}, {arm}": loss / np.median(arms["tied"]) for data, arms in losses.items() for arm, loss in arms.items()
     }
     medians = {name: np.median(loss) for name, loss in relative.items()}
+    written, read = (np.stack([models[side][0].numpy() for models in pictures.values()]) for side in (0, 1))
     return Verdict.of_shares(
         "The smallest of six shares of seeds",
         parts(0.95),
         n_models=lab.total(relative),
         controls={f"median loss, tied = 1: {name}": value for name, value in medians.items()}
         | {f"smallest share at {margin:.0%} of the tied loss": lab.weakest(parts(margin)) for margin in (0.99, 0.8)},
-        detail="Median loss, the tied one's = 1: " + ", ".join(f"{n} {v:.3g}" for n, v in medians.items()) + ".",
+        detail=lab.listing("Median loss, the tied one's = 1", medians, ".3g"),
         figures={
             "Final loss of every model.": plots.strips(relative, "loss / median tied loss", log_y=True),
             "One-hot features, seed 0: written directions (solid), read directions (dotted), at unit length.": (
-                plots.write_and_read(
-                    np.stack([models.write[0].numpy() for models in pictures.values()]),
-                    np.stack([models.read[0].numpy() for models in pictures.values()]),
-                    list(pictures),
-                )
+                plots.write_and_read(written, read, list(pictures))
             ),
         },
     )
@@ -270,7 +267,7 @@ def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[
         nearest,
         n_models=lab.total(nearest),
         controls=controls,
-        detail="Mean cosine with " + ", ".join(f"{name}: {value:.3f}" for name, value in means.items()) + ".",
+        detail=lab.listing("Mean cosine with", means, ".3f"),
         figures={
             "Mean cosine of each model's readout with four measurements of what it writes.": plots.strips(
                 {name: cosines.numpy() for name, cosines in columns.items()}, "cosine with the trained readout"
@@ -282,11 +279,10 @@ def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[
 def _one_sided_loss(models: Directions) -> float:
     """One-hot loss with the best readouts behind a ReLU in place of the trained ones, the trained loss = 1; summed."""
 
-    def loss(read: Tensor) -> float:
-        return float(((models.write @ read.mT).relu() - torch.eye(read.shape[1])).square().sum())
+    def loss(read: Tensor) -> Tensor:
+        return ((models.write @ read.mT).relu() - torch.eye(read.shape[1])).square().sum()
 
-    trained = loss(models.read)
-    return loss(theory.one_sided_dual_frame(models.write)) / trained if trained else float("nan")
+    return float(loss(theory.one_sided_dual_frame(models.write)).double() / loss(models.read))
 
 
 def _beside_neighbors(models: Directions) -> tuple[float, float]:

@@ -127,7 +127,7 @@ class OneHot(Distribution):
 
 @dataclass(frozen=True, kw_only=True)
 class RandomPoints(Distribution):
-    """A fixed set of random points, to be memorised: unit norm, `k` active features each, all equally likely.
+    """A fixed set of random points, to be memorized: unit norm, `k` active features each, all equally likely.
 
     A larger set begins with the points of a smaller one of the same `points_seed`. The active features are a random
     subset, their values uniform before the norm is made 1. (After the data sets of Henighan et al. 2023,

@@ -51,7 +51,7 @@ def one_active(polygons: pd.DataFrame) -> report.Section:
     gains = {
         "with a bias": polygons["gain, bias"].to_numpy(),
         "no bias": polygons["gain, no bias"].to_numpy(),
-        "textbook: unit norm, nearest neighbours": polygons["gain, textbook"].to_numpy(),
+        "textbook: unit norm, nearest neighbors": polygons["gain, textbook"].to_numpy(),
         "textbook, as printed": literal,
     }
     best = {name: polygons.index[gain.argmin()] for name, gain in gains.items()}

@@ -65,6 +65,6 @@ def test_correlated_collapse():
     assert outcome(judge(right)) == "supported"
     assert outcome(judge(right | {0.5: pairs(60)})) == "refuted"  # never collapsed
     assert outcome(judge(right | {0.02: pairs(1)})) == "refuted"  # always collapsed
-    assert outcome(judge(right | {0.02: pairs(120)})) == "refuted"  # the wrong neighbours
+    assert outcome(judge(right | {0.02: pairs(120)})) == "refuted"  # the wrong neighbors
     assert outcome(judge({p: random_directions(W) for p, W in right.items()})) == "refuted"
     assert outcome(judge(right | {0.5: 0 * pairs(1)})) == "refuted"  # nothing learned

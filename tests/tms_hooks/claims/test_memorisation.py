@@ -12,12 +12,13 @@ SIZES = (24, 48, 96)  # of n = 32, m = 2: 96 parameters
 
 def world(capacity: int, unseen: float = 0.0, spread: int = 0) -> Memory:
     """Models that store as many points of a set as they can hold, and this share of unseen points."""
-    seen, rest = {}, {}
+    errors = {}
     for size in SIZES:
         holds = capacity + spread * (np.arange(MODELS) % 2)
-        seen[size] = np.where(np.arange(size) < holds[:, None], 0.01, 0.9)
-        rest[size] = np.where(np.arange(100) < 100 * unseen, 0.01, 0.9) * np.ones((MODELS, 1))
-    return Memory(32, 2, seen, rest)
+        seen = np.where(np.arange(size) < holds[:, None], 0.01, 0.9)
+        rest = np.where(np.arange(100) < 100 * unseen, 0.01, 0.9) * np.ones((MODELS, 1))
+        errors[size] = np.hstack([seen, rest])
+    return Memory(32, 2, errors)
 
 
 def test_memorisation():
@@ -40,8 +41,8 @@ def test_memorisation():
 
 def test_a_trained_model_stores_what_it_saw():
     memory = memorisation.memorize(8, 2, 2)
-    assert list(memory.seen) == [1, 2, 3, 6, 12, 24, 48]
+    assert list(memory.errors) == [1, 2, 3, 6, 12, 24, 48]
     assert memory.parameters == 24
-    assert memory.seen[1].shape == (2, 1)
-    assert memory.seen[1].min() < 1e-6
-    assert memory.seen[6].mean() < memory.unseen[6].mean()
+    assert memory.errors[1].shape == (2, 1 + memorisation.UNSEEN)
+    assert memory.errors[1][:, 0].min() < 1e-6
+    assert memory.errors[6][:, :6].mean() < memory.errors[6][:, 6:].mean()

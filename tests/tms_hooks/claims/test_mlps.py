@@ -16,18 +16,20 @@ def world(share: float, width: int) -> torch.Tensor:
 
 def test_mlp_bottlenecks():
     outcome = outcome_of("mlp-bottlenecks")
+    others = {"linear": world(0.25, 4), "embed to MLP, n = 8 f": world(0.5, 4)}
 
     def judge(first, second):
         trained = {"one": {f: world(first, f) for f in (2, 4)}, "two": {f: world(second, f) for f in (2, 4)}}
-        return mlps.judge_bottlenecks(trained, {"linear": world(0.25, 4)})
+        return mlps.judge_bottlenecks(trained, others)
 
     found = judge(1.0, 1.0)
     assert (outcome(found), found.statistic, found.controls["linear"]) == ("supported", 1.0, 0.25)
     assert "one, f = 2: 1" in found.detail
+    assert found.controls["loss at n = 8 f over the least possible, less 1"] == pytest.approx(8 / 7 - 1)  # 8 lost
     assert outcome(judge(1.0, 0.5)) == "refuted"  # one of the two is enough
     assert outcome(judge(0.0, 1.0)) == "refuted"
     half = torch.cat([world(1.0, 2), world(0.75, 2)])  # seven eighths, give or take
-    assert outcome(mlps.judge_bottlenecks({"one": {2: half}}, {})) == "inconclusive"
+    assert outcome(mlps.judge_bottlenecks({"one": {2: half}}, others)) == "inconclusive"
 
 
 def test_learned_needs_the_own_output_high_and_highest():

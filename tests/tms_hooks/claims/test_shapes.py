@@ -17,7 +17,7 @@ def sphere(directions: int, d_hidden: int, features: int) -> torch.Tensor:
 
 
 def orthoplex(d_hidden: int, features: int) -> torch.Tensor:
-    """A tegum product of antipodal pairs: two directions a dimension."""
+    """A tegum product of antipodal pairs: two directions per dimension."""
     V = torch.cat([torch.eye(d_hidden), -torch.eye(d_hidden)])
     return V[torch.arange(features) % len(V)].expand(MODELS, -1, -1)
 

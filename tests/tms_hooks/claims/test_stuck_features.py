@@ -24,10 +24,10 @@ def test_stuck_feature():
     digon = place([[1.0], [-1.0]], [0.0, 0.0])
     far = place([[2.0], [0.5]], [0.5, -0.5])
     assert (nothing.kind, digon.kind, far.kind) == ("saddle", "minimum", "not critical")
-    assert outcome(stuck_features.judge_stuck([nothing] * MODELS, [digon], {})) == "supported"
-    assert outcome(stuck_features.judge_stuck([digon] * MODELS, [digon], {})) == "refuted"
-    assert outcome(stuck_features.judge_stuck([far] * MODELS, [digon], {})) == "refuted"
-    assert outcome(stuck_features.judge_stuck([], [], {})) == "inconclusive"
+    assert outcome(stuck_features.judge_stuck([nothing] * MODELS, [digon], {}, dict)) == "supported"
+    assert outcome(stuck_features.judge_stuck([digon] * MODELS, [digon], {}, dict)) == "refuted"
+    assert outcome(stuck_features.judge_stuck([far] * MODELS, [digon], {}, dict)) == "refuted"
+    assert outcome(stuck_features.judge_stuck([], [], {}, dict)) == "inconclusive"
 
 
 def test_hexagon_patching():

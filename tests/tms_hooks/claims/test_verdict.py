@@ -89,7 +89,7 @@ def test_the_paragraph_is_made_of_the_numbers():
 def test_one_share_has_the_interval_of_wilson():
     found = Verdict.of_shares("The share", {"any": (5, 10)}, **REST)
     assert (found.measured, found.statistic) == ("The share", 0.5)
-    # By hand: z = 1.96; centre 1/2; half-width z / (1 + z^2/10) sqrt(0.025 + z^2/400) = 1.4160 x 0.1860
+    # By hand: z = 1.96; center 1/2; half-width z / (1 + z^2/10) sqrt(0.025 + z^2/400) = 1.4160 x 0.1860
     np.testing.assert_allclose(found.interval, (0.2366, 0.7634), atol=1e-4)
 
 
