@@ -110,8 +110,7 @@ class Verdict:
         """
         found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
         measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        interval = UNKNOWN if math.isnan(found.share) else found.interval
-        return cls._measured(measured, found.share, interval, figures, rest)
+        return cls._measured(measured, found.share, found.interval, figures, rest)
 
     @classmethod
     def of_statistic(
@@ -137,7 +136,7 @@ class Verdict:
     @classmethod
     def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
         if math.isnan(statistic):
-            figures = ()
+            interval, figures = UNKNOWN, ()
         rest["controls"] = {name: float(value) for name, value in rest["controls"].items()}
         shown = figures() if callable(figures) else figures
         return cls(measured=measured, statistic=statistic, interval=interval, figures=shown, **rest)

@@ -27,7 +27,7 @@ def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequenc
             x, y = r * np.cos(turn), r * np.sin(turn)
             fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
         for i, vector in enumerate(model):
-            _add_arrow(fig, col, i, vector, f"feature {i}", np.hypot(*vector))
+            _add_arrow(fig, col, i, vector, f"feature {i}", float(np.hypot(*vector)))
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
     return fig.update_layout(showlegend=False, height=340)
 
