@@ -1,4 +1,4 @@
-"""Claims: how they are decided, registered, kept, written and listed."""
+"""Claims: how they are kept, measured side by side, written and listed."""
 
 import io
 import json
@@ -8,131 +8,18 @@ import re
 import shutil
 import time
 
-import numpy as np
 import planned
 import pytest
-from planned import verdict
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tms_hooks import stats
-from tms_hooks.claims import UNKNOWN, Verdict, claim, claims, decide, find, present, registry
+from tms_hooks.claims import UNKNOWN, claims, present, registry
 from tms_hooks.claims import reproduce as runner
 from tms_hooks.cli import app
 from tms_hooks.files import write_whole
 from tms_hooks.pages.claims_page import write_page
 
 KEYS = ["claim", "verdict", "statistic", "interval", "n_models", "seconds", "controls"]
-
-
-# Deciding
-
-
-@pytest.mark.parametrize(
-    ("interval", "side", "outcome"),
-    [
-        ((0.6, 0.8), "above", "supported"),
-        ((0.2, 0.4), "above", "refuted"),
-        ((0.4, 0.6), "above", "inconclusive"),
-        ((0.5, 0.8), "above", "inconclusive"),  # touching is not beyond
-        ((0.2, 0.5), "above", "inconclusive"),
-        ((0.6, 0.8), "below", "refuted"),
-        ((0.2, 0.4), "below", "supported"),
-        (UNKNOWN, "above", "inconclusive"),
-        (UNKNOWN, "below", "inconclusive"),
-    ],
-)
-def test_only_the_interval_and_the_threshold_decide(interval, side, outcome):
-    assert decide(interval, 0.5, side) == outcome
-    assert verdict(interval=interval, side=side, statistic=123.0).verdict == outcome
-
-
-@pytest.mark.parametrize("interval", [(0.6, 0.4), (math.nan, 1.0), (0.0, math.nan)])
-def test_what_is_no_interval_decides_nothing(interval):
-    with pytest.raises(ValueError, match="low <= high"):
-        decide(interval, 0.5)
-
-
-def test_the_outcome_cannot_be_typed_in():
-    with pytest.raises(TypeError):
-        verdict(verdict="supported")
-    with pytest.raises(AttributeError):
-        verdict().verdict = "supported"
-
-
-def test_the_paragraph_is_made_of_the_numbers():
-    text = verdict(theory=0.75).paragraph
-    for part in ("Supported", "0.8", "0.7 to 0.9", "above 0.5", "40 models", "Theory: 0.75", "More."):
-        assert part in text
-    assert "could not be measured" in verdict(statistic=math.nan, interval=UNKNOWN).paragraph
-
-
-# Intervals of several parts and of anything
-
-
-def test_the_weakest_share_is_as_wide_as_its_number_of_parts_asks():
-    found = stats.weakest_share({"a": (9, 10), "b": (5, 10)})
-    assert found[:2] == ("b", 0.5)
-    # By hand: z = 2.2414 for 97.5 %; half-width z / (1 + z^2/10) sqrt(0.025 + z^2/400) = 1.4919 x 0.1938
-    np.testing.assert_allclose(found.interval, (0.2109, 0.7891), atol=1e-4)
-    assert stats.weakest_share({"b": (5, 10)}).interval == stats.wilson(5, 10)
-
-
-def test_a_part_that_was_never_tried_leaves_all_open():
-    part, share, interval = stats.weakest_share({"tried": (100, 100), "never": (0, 0)})
-    assert part == "never"
-    assert math.isnan(share)
-    assert decide(interval, 0.5) == "inconclusive"
-
-
-def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
-    rng = np.random.default_rng(0)
-    hits = [
-        low <= 0 <= high
-        for low, high in (
-            stats.bootstrap(lambda m: float(m.mean()), rng.normal(size=60), resamples=400) for _ in range(200)
-        )
-    ]
-    assert 0.90 <= np.mean(hits) <= 0.99  # nominal 0.95; 200 draws have a standard error of 0.015
-
-
-def test_the_bootstrap_refuses_a_single_model():
-    with pytest.raises(ValueError, match="at least 2"):
-        stats.bootstrap(lambda m: float(m.mean()), np.ones(1))
-
-
-# The registry
-
-
-def test_every_claim_states_its_size_and_design_first():
-    for name, made in claims().items():
-        size = made.design.split("Size:")[1].split("Controls:")[0]
-        assert re.search(rf"\b{made.quick} .*\(quick\), {made.full} .*\(full\)", " ".join(size.split())), name
-        assert made.statement.endswith("."), name
-
-
-def test_a_claim_without_a_threshold_is_refused():
-    def measure(n_models: int) -> Verdict:
-        """All is well.
-
-        Statistic: none. Size: 1. Controls: none.
-        """
-
-    with pytest.raises(ValueError, match="lacks Threshold:"):
-        claim("nameless", "H", quick=1, full=1)(measure)
-
-
-def test_a_name_is_taken_once():
-    existing = claims()["hexagon-norms"]
-    with pytest.raises(ValueError, match="registered twice"):
-        claim("hexagon-norms", "H", quick=1, full=1)(existing.measure)
-
-
-def test_finding_claims():
-    assert [found.name for found in find(["stuck-feature", "hexagon-norms"])] == ["hexagon-norms", "stuck-feature"]
-    assert len(find(["all", "hexagon-norms"])) == len(claims())
-    with pytest.raises(KeyError, match="did you mean 'hexagon-norms'"):
-        find(["hexagon-norm"])
 
 
 # Keeping

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tms_hooks.stats import census, wilson
+from tms_hooks.stats import bootstrap, census, weakest_share, wilson
 
 
 def test_wilson_by_hand():
@@ -33,3 +33,32 @@ def test_census_counts_every_model_once_and_averages_within_a_name():
 def test_census_of_nothing_is_an_error():
     with pytest.raises(ValueError, match="no models"):
         census([], np.array([]), "loss")
+
+
+def test_the_weakest_share_is_as_wide_as_its_number_of_parts_asks():
+    found = weakest_share({"a": (9, 10), "b": (5, 10)})
+    assert found[:2] == ("b", 0.5)
+    # By hand: z = 2.2414 for 97.5 %; half-width z / (1 + z^2/10) sqrt(0.025 + z^2/400) = 1.4919 x 0.1938
+    np.testing.assert_allclose(found.interval, (0.2109, 0.7891), atol=1e-4)
+    assert weakest_share({"b": (5, 10)}).interval == wilson(5, 10)
+
+
+def test_a_part_that_was_never_tried_leaves_all_open():
+    part, share, (low, high) = weakest_share({"tried": (100, 100), "never": (0, 0)})
+    assert part == "never"
+    assert math.isnan(share)
+    assert low == 0 and high > 0.9
+
+
+def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    hits = [
+        low <= 0 <= high
+        for low, high in (bootstrap(lambda m: float(m.mean()), rng.normal(size=60), resamples=400) for _ in range(200))
+    ]
+    assert 0.90 <= np.mean(hits) <= 0.99  # nominal 0.95; 200 draws have a standard error of 0.015
+
+
+def test_the_bootstrap_refuses_a_single_model():
+    with pytest.raises(ValueError, match="at least 2"):
+        bootstrap(lambda m: float(m.mean()), np.ones(1))

@@ -1,8 +1,7 @@
 """Claims of the pseudo-attention document: do singular vectors of a head recover the features that it attends to?"""
 
-from collections.abc import Mapping, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -10,36 +9,23 @@ from jaxtyping import Float
 from torch import Tensor
 
 import probes
-from tms_hooks import plots, stats, theory
-from tms_hooks.claims.heads import (
-    Head,
-    best_heads,
-    is_orthogonal,
-    relative_difference,
-    representation,
-    train_heads,
-    untrained,
-)
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
+from tms_hooks import plots, theory
+from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims.heads import Heads, Omega, Omegas
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import unit
-from tms_hooks.run import Run
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
-N, M, P = 10, 5, 0.5
-PROBABILITIES, WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.7, 0.8, 0.9), (2, 8)
+M, P = 5, 0.5
+PROBABILITIES, WIDTHS = (0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9), (2, 5, 8)
 
 
 class Study(NamedTuple):
     """Toys of one feature probability and one width, each with a head."""
 
     p: float
-    heads: Sequence[Head]
-    softmax: Sequence[Head] = ()
+    heads: Heads
+    pattern: Heads | None = None
     """Heads trained on attention as a softmax over keys."""
 
 
@@ -60,167 +46,129 @@ def qk_recovers_features(n_models: int) -> Verdict:
     0.9.
     """
     quarter = max(n_models // 4, 1)
-    toys = _toys(n_models, P, M)
-    trained = train_heads(toys, [[PAIR]])[0]
-    by_p = {p: _study(_toys(quarter, p, M), softmax=p == PROBABILITIES[-1]) for p in PROBABILITIES}
-    by_p[P] = Study(P, _heads(trained, toys.W_E), _softmax(toys, quarter))
-    by_m = {m: _study(_toys(quarter, P, m)) for m in WIDTHS} | {M: by_p[P]}
+    center = study(P, M, n_models, quarter)
     return judge_heads(
-        by_p[P].heads,
-        _heads(best_heads(toys.W_E, toys.recipe.data, [PAIR]), toys.W_E),
-        _heads(untrained(toys)[0], toys.W_E),
-        dict(sorted(by_p.items())),
-        dict(sorted(by_m.items())),
+        center.heads,
+        heads.untrained(center.heads.W_E),
+        {p: center if p == P else study(p, M, quarter, quarter if p == 0.9 else 0) for p in PROBABILITIES},
+        {float(m): center if m == M else study(P, m, quarter) for m in WIDTHS},
     )
 
 
-def judge_heads(
-    trained: Sequence[Head],
-    optimal: Sequence[Head],
-    untrained: Sequence[Head],
-    by_p: Mapping[float, Study] | None = None,
-    by_m: Mapping[int, Study] | None = None,
-) -> Verdict:
+def study(p: float, m: int, n_models: int, n_pattern: int = 0) -> Study:
+    """Toys with one head each, `n_pattern` of them with another one that is trained on its attention pattern."""
+    toys = heads.representation(2 * m, m, p, n_models, decay=0.8)
+    by_scores = Heads(heads.train(toys, [[PAIR]])[0], toys.W_E)
+    if not n_pattern:
+        return Study(p, by_scores)
+    omega = heads.train(toys, [[PAIR]], n_models=n_pattern, steps=400, head_objective="pattern")[0]
+    return Study(p, by_scores, Heads(omega, toys.W_E[:n_pattern]))
+
+
+def judge_heads(trained: Heads, untrained: Omegas, by_p: Mapping[float, Study], by_m: Mapping[float, Study]) -> Verdict:
     """How near do first singular vectors come to the attended features?"""
-    counts = np.array([is_orthogonal(head.W_E) for head in trained])
-    found = recovery(trained)[counts]
-    measurable = len(found) > 1
-    controls = {
-        "optimal head": recovery(optimal)[counts],
-        "untrained heads": recovery(untrained)[counts],
-        "features not attended to": recovery(trained, OTHERS)[counts],
+    omega, W_E = trained
+    optimal = heads.optimal(W_E, SparseUniform(n_features=W_E.shape[1], feature_probability=P), [PAIR])
+    counts = np.array([heads.is_orthogonal(w) for w in W_E])
+    found = recovery(omega, W_E)[counts]
+    others = {
+        "optimal head": recovery(optimal, W_E)[counts],
+        "untrained heads": recovery(untrained, W_E)[counts],
+        "features not attended to": recovery(omega, W_E, OTHERS)[counts],
     }
-    means = {name: float(values.mean()) if len(values) else float("nan") for name, values in controls.items()}
-    best = means["optimal head"]
-    whitened = np.array([agreement(head, other) for head, other in zip(trained, optimal, strict=True)])[counts]
-    difference = relative_difference(*(torch.stack([head.omega for head in heads]) for heads in (trained, optimal)))
-    return Verdict(
-        measured="The mean of the smaller |cosine| with the attended pair",
-        statistic=float(found.mean()) if measurable else float("nan"),
-        interval=stats.bootstrap(lambda m: float(m.mean()), found) if measurable else UNKNOWN,
+    best = lab.mean(others["optimal head"])
+    colors = dict(zip(("trained", *others), plots.PALETTE, strict=False))
+    grids = {
+        letter: {value: averages(study) for value, study in studies.items()}
+        for letter, studies in (("p", by_p), ("m", by_m))
+    }
+
+    def lines(grid: Mapping[float, Mapping[str, float]]) -> dict[str, dict[float, float]]:
+        names = max(grid.values(), key=len)  # only some settings have heads trained on patterns
+        return {name: {x: means[name] for x, means in grid.items() if name in means} for name in names}
+
+    return Verdict.of_statistic(
+        "The mean of the smaller |cosine| with the attended pair",
+        np.mean,
+        found,
         n_models=len(found),
-        controls=means
+        controls={name: lab.mean(values) for name, values in others.items()}
         | {
-            "random directions": theory.sphere_mean_overlap(trained[0].W_E.shape[-1]),
-            "models that count": float(counts.sum()),
-            "all models, orthogonal or not": float(recovery(trained).mean()),
-            "with the closed form's directions": float(whitened.mean()) if measurable else float("nan"),
-            "relative difference of Omega from the optimum": difference,
-            **_grid_controls("p", by_p or {}),
-            **_grid_controls("m", by_m or {}),
+            "random directions": theory.sphere_mean_overlap(W_E.shape[-1]),
+            "models that count": counts.sum(),
+            "all models, orthogonal or not": recovery(omega, W_E).mean(),
+            "with the closed form's directions": lab.mean(agreement(omega, optimal)[counts]),
+            "relative difference of Omega from the optimum": (
+                (omega.double() - optimal).norm(dim=(-2, -1)) / optimal.norm(dim=(-2, -1))
+            ).mean(),
+        }
+        | {
+            f"{letter} = {value:g}: {name}": mean
+            for letter, grid in grids.items()
+            for value, means in grid.items()
+            for name, mean in means.items()
         },
-        theory=best if np.isfinite(best) else None,
+        theory=best,
         detail=f"{counts.sum()} of {len(counts)} models have orthogonal attended features. The best possible head has "
         f"{best:.3g}.",
-        figures=[
-            (
-                "The smaller |cosine| of the first singular pair with the attended features.",
-                plots.distributions(
-                    {"trained": found} | controls,
-                    "|cosine|",
-                    dict(zip(("trained", *controls), plots.PALETTE, strict=False)),
-                ),
+        figures=lambda: {
+            "The smaller |cosine| of the first singular pair with the attended features.": plots.distributions(
+                {"trained": found} | others, "|cosine|", colors
             ),
-            *_grid_figures(by_p or {}, by_m or {}),
-        ]
-        if measurable
-        else (),
+            **{
+                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: "
+                "trained heads, the best head for the same W, and the closed form for orthonormal features. With "
+                "the closed form's directions in place of the features the |cosine| is 1 where the formula "
+                "explains all; whitened coordinates alone do not make features of singular vectors.": plots.curves(
+                    lab.lines(lines(grids[letter])), meaning, "|cosine|"
+                )
+                for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
+                if grids[letter]
+            },
+        },
     )
 
 
-def recovery(heads: Sequence[Head], pair: tuple[int, int] = PAIR) -> np.ndarray:
-    """The smaller |cosine| of each head's first singular vectors with a pair of features."""
-    return np.array([min(sides(head.omega, *head.W_E[list(pair)])) for head in heads])
+def averages(study: Study) -> dict[str, float]:
+    """Mean |cosines| of all models of one setting."""
+    omega, W_E = study.heads
+    n, m = W_E.shape[1:]
+    data = SparseUniform(n_features=n, feature_probability=study.p)
+    best = heads.optimal(W_E, data, [PAIR])
+    found = {
+        "trained": recovery(omega, W_E),
+        "optimal": recovery(best, W_E),
+        "orthonormal features, closed form": np.array([theory.qk_orthonormal_cosine(study.p, m)]),
+        "with the closed form's directions": agreement(omega, best),
+        "whitened coordinates": np.array([whitened(o, w, data) for o, w in zip(omega, W_E, strict=True)]),
+        "features not attended to": recovery(omega, W_E, OTHERS),
+    }
+    if study.pattern:
+        both = np.array([sides(o, *w[list(PAIR)]) for o, w in zip(*study.pattern, strict=True)])
+        found |= {"softmax target, query": both[:, 0], "softmax target, key": both[:, 1]}
+    return {name: lab.mean(cosines) for name, cosines in found.items()}
 
 
-def sides(
-    omega: Float[Tensor, "hidden hidden"], query: Float[Tensor, " hidden"], key: Float[Tensor, " hidden"]
-) -> tuple[float, float]:
+def sides(omega: Omega, query: Float[Tensor, " hidden"], key: Float[Tensor, " hidden"]) -> tuple[float, float]:
     """|Cosine| of the first left singular vector with one direction, and of the first right one with another."""
     U, _, Vh = torch.linalg.svd(omega.double())
     return float((U[:, 0] @ unit(query)).abs()), float((Vh[0] @ unit(key)).abs())
 
 
-def agreement(head: Head, other: Head) -> float:
-    """The smaller |cosine| of the first singular vectors of two heads."""
-    U, _, Vh = torch.linalg.svd(other.omega.double())
-    return min(sides(head.omega, U[:, 0], Vh[0]))
+def recovery(omega: Omegas, W_E: lab.Stacked, pair: tuple[int, int] = PAIR) -> np.ndarray:
+    """The smaller |cosine| of each head's first singular vectors with a pair of features."""
+    return np.array([min(sides(o, *w[list(pair)])) for o, w in zip(omega, W_E, strict=True)])
 
 
-def whitened(head: Head, data: Distribution) -> float:
+def agreement(omega: Omegas, others: Omegas) -> np.ndarray:
+    """The smaller |cosine| of each head's first singular vectors with those of another head."""
+    U, _, Vh = torch.linalg.svd(others.double())
+    return np.array([min(sides(o, left, right)) for o, left, right in zip(omega, U[..., 0], Vh[:, 0], strict=True)])
+
+
+def whitened(omega: Omega, W_E: Float[Tensor, "feature hidden"], data: Distribution) -> float:
     """The smaller |cosine| of the first singular pair with the attended features, all in whitened coordinates."""
-    W = head.W_E.double()
+    W = W_E.double()
     query, key = (W[i : i + 1] for i in PAIR)
-    found = probes.align(head.omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
+    found = probes.align(omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
     return float(torch.minimum(found.left_cosines[0].abs(), found.right_cosines[0].abs()))
-
-
-def _toys(n_models: int, p: float, m: int) -> Run:
-    return representation(2 * m, m, p, n_models, decay=0.8)
-
-
-def _heads(omegas: Float[Tensor, "model hidden hidden"], W_E: Float[Tensor, "model feature hidden"]) -> list[Head]:
-    return [Head(omega, w) for omega, w in zip(omegas, W_E, strict=True)]
-
-
-def _study(toys: Run, softmax: bool = False) -> Study:
-    p = float(toys.recipe.data.active_probability()[0])
-    heads = _heads(train_heads(toys, [[PAIR]])[0], toys.W_E)
-    return Study(p, heads, _softmax(toys, len(heads)) if softmax else ())
-
-
-def _softmax(toys: Run, n_models: int) -> list[Head]:
-    return _heads(
-        train_heads(toys, [[PAIR]], head_objective="pattern", steps=400, n_models=n_models)[0], toys.W_E[:n_models]
-    )
-
-
-def _grid(study: Study) -> dict[str, float]:
-    """Mean |cosines| of all models of one setting."""
-    W_E = [head.W_E for head in study.heads]
-    n, m = W_E[0].shape
-    data = SparseUniform(n_features=n, feature_probability=study.p)
-    best = [Head(theory.qk_optimum(w, data, [PAIR]), w) for w in W_E]
-    found = {
-        "trained": float(recovery(study.heads).mean()),
-        "optimal": float(recovery(best).mean()),
-        "orthonormal features, closed form": theory.qk_orthonormal_cosine(study.p, m),
-        "with the closed form's directions": float(
-            np.mean([agreement(a, b) for a, b in zip(study.heads, best, strict=True)])
-        ),
-        "whitened coordinates": float(np.mean([whitened(head, data) for head in study.heads])),
-        "features not attended to": float(recovery(study.heads, OTHERS).mean()),
-    }
-    if study.softmax:
-        query, key = zip(*(sides(head.omega, *head.W_E[list(PAIR)]) for head in study.softmax), strict=True)
-        found |= {"softmax target, query": float(np.mean(query)), "softmax target, key": float(np.mean(key))}
-    return found
-
-
-def _grid_controls(letter: str, studies: Mapping[float, Study] | Mapping[int, Study]) -> dict[str, float]:
-    return {
-        f"{letter} = {value:g}: {name}": mean for value, study in studies.items() for name, mean in _grid(study).items()
-    }
-
-
-def _grid_figures(by_p: Mapping[float, Study], by_m: Mapping[int, Study]) -> "list[tuple[str, go.Figure]]":
-    found = []
-    for letter, meaning, studies in (("p", "feature probability p", by_p), ("m", "hidden dimensions m", by_m)):
-        grid = {float(value): _grid(study) for value, study in studies.items()}
-        names = dict.fromkeys(chain.from_iterable(grid.values()))
-        lines = {
-            name: (
-                np.array([value for value in grid if name in grid[value]]),
-                np.array([numbers[name] for numbers in grid.values() if name in numbers]),
-            )
-            for name in names
-        }
-        if lines:
-            caption = (
-                f"The smaller |cosine| of the first singular pair with the attended features against {letter}: trained "
-                "heads, the best head for the same W, and the closed form for orthonormal features. With the closed "
-                "form's directions in place of the features the |cosine| is 1 where the formula explains all; whitened "
-                "coordinates alone do not make features of singular vectors."
-            )
-            found.append((caption, plots.curves(lines, meaning, "|cosine|")))
-    return found

@@ -1,36 +1,17 @@
 """A claim about the rank of a head: how many attended pairs do its singular vectors recover, one each or shared?"""
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from torch import Tensor
 
-from tms_hooks import plots, stats
-from tms_hooks.claims.heads import (
-    ALIGNED,
-    best_heads,
-    each,
-    explained,
-    is_orthogonal,
-    largest_angle,
-    matched_cosines,
-    mean,
-    random_heads,
-    representation,
-    singular_vectors,
-    train_heads,
-    untrained,
-)
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
+from tms_hooks import plots
+from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims.heads import ALIGNED, Directions, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 N, M, P = 10, 5, 0.5
 RING: list[Pair] = [(i, (i + 1) % M) for i in range(M)]
@@ -39,8 +20,6 @@ PAIRS: list[Pair] = [*RING, *((i, (i + 2) % M) for i in range(M))]
 COUNTS = (1, 2, 5, 10)
 UNEQUAL: list[Pair] = [pair for weight, pair in zip((5, 4, 3, 2, 1), RING, strict=True) for _ in range(weight)]
 LOW = 2
-Omegas = Float[Tensor, "model hidden hidden"]
-Stacked = Float[Tensor, "model feature hidden"]
 
 
 @claim("qk-rank", "A", quick=12, full=100, needs=above(0.5))
@@ -59,187 +38,123 @@ def qk_rank(n_models: int) -> Verdict:
     (participation ratio); two pairs: the largest angle between the span of the two leading left singular vectors and
     that of the two query features.
     """
-    toys = representation(N, M, P, n_models, decay=0.8)
-    lists = [*(PAIRS[:count] for count in COUNTS), UNEQUAL]
-    full = dict(zip((*map(str, COUNTS), "unequal"), train_heads(toys, lists, M), strict=True))
-    low = {rank: train_heads(toys, [RING], rank)[0] for rank in (1, LOW)}
-    data, W = toys.recipe.data, toys.W_E
-    best = {rank: best_heads(W, data, RING, rank) for rank in range(1, M + 1)}
-    assert isinstance(data, SparseUniform)
+    toys = heads.representation(N, M, P, n_models, decay=0.8)
+    *equal, unequal = heads.train(toys, [*(PAIRS[:count] for count in COUNTS), UNEQUAL], M)
     return judge_rank(
-        {M: full[str(M)], **low},
-        best,
-        W,
-        others={
-            "unequal weights": full["unequal"],
-            "unequal weights, optimal": best_heads(W, data, UNEQUAL),
-            "untrained": untrained(toys, 1, M)[0],
-        },
-        by_count={count: full[str(count)] for count in COUNTS},
-        best_by_count={count: best_heads(W, data, PAIRS[:count]) for count in COUNTS},
-        explained_by_rank={rank: np.array([explained(w, data, RING, rank) for w in W]) for rank in range(1, M + 1)},
+        toys.W_E,
+        dict(zip(COUNTS, equal, strict=True)),
+        {rank: heads.train(toys, [RING], rank)[0] for rank in (1, LOW)},
+        {"unequal weights": unequal, "untrained": heads.untrained(toys.W_E, M)},
     )
 
 
 def judge_rank(
-    trained: Mapping[int, Omegas],
-    best: Mapping[int, Omegas],
-    W_E: Stacked,
-    others: Mapping[str, Omegas],
-    by_count: Mapping[int, Omegas],
-    best_by_count: Mapping[int, Omegas],
-    explained_by_rank: Mapping[int, np.ndarray],
+    W_E: lab.Stacked, by_count: Mapping[int, Omegas], low: Mapping[int, Omegas], others: Mapping[str, Omegas]
 ) -> Verdict:
     """Does each slice of a head recover one of five pairs, at full rank and at low rank?"""
-    counts = np.array([top_is_orthogonal(w) for w in W_E])
-    kept = torch.from_numpy(counts)
-    W = W_E[kept]
+    data = SparseUniform(n_features=W_E.shape[1], feature_probability=P)
+    trained = {**low, M: by_count[M]}
+    best = {rank: heads.optimal(W_E, data, RING, rank) for rank in range(1, M + 1)}
+    best_by_count = {count: heads.optimal(W_E, data, PAIRS[:count]) for count in COUNTS}
+    null = {rank: heads.at_random(len(W_E), M, rank) for rank in best}
+    counts = torch.tensor([heads.is_orthogonal(w[:M], range(M)) for w in W_E])
+    each = heads.measuring(W_E, counts)
+    explained = {rank: lab.mean(heads.explained(w, data, RING, rank) for w in W_E[counts]) for rank in best}
 
-    def share(omegas: Mapping[int, Omegas], cut: float = ALIGNED) -> stats.Weakest:
-        parts = {f"r = {rank}": one_each(omegas[rank][kept], W, rank, cut) for rank in (M, LOW)}
-        return stats.weakest_share({name: (int(own.sum()), len(own)) for name, own in parts.items()})
+    def parts(omegas: Mapping[int, Omegas], cut: float = ALIGNED) -> dict[str, np.ndarray]:
+        return {f"r = {rank}": each(lambda o, w: recovered(o, w, cut), omegas[rank]) >= rank for rank in (M, LOW)}
 
-    measurable = len(W) > 1
-    found = share(trained)
-    chance = share({rank: random_heads(len(W_E), M, rank) for rank in (M, LOW)})
-    controls = {
-        "r = 5: models with all five recovered": one_each(trained[M][kept], W, M).mean() if measurable else np.nan,
-        "r = 2: models with two recovered": one_each(trained[LOW][kept], W, LOW).mean() if measurable else np.nan,
-        "r = 5: pairs recovered, of 5": _recovered(trained[M][kept], W),
-        "optimal heads": share(best).share,
-        **{
-            f"{name}, r = 5: pairs recovered, of 5": _recovered(omega[kept], W)
-            for name, omega in (("optimal", best[M]), *others.items())
-        },
-        **{
-            f"orthonormal features, p = 0.05, {name} weights, optimal: pairs recovered, of 5": _recovered(
-                _orthonormal(pairs), torch.eye(M)[None]
-            )
-            for name, pairs in (("equal", RING), ("unequal", UNEQUAL))
-        },
-        "random rotations": chance.share,
-        "|cosine| > 0.8": share(trained, 0.8).share,
-        "r = 1: pairs that the slice serves, of 5": mean(pairs_served(o, w) for o, w in each(trained[1][kept], W)),
-        "r = 1, optimal: pairs that the slice serves, of 5": mean(
-            pairs_served(o, w) for o, w in each(best[1][kept], W)
-        ),
-        "two pairs: angle of the two spans (degrees)": mean(
-            largest_angle(singular_vectors(o)[0][:2], w[:2]) for o, w in each(by_count[2][kept], W)
-        ),
-        "models that count": float(counts.sum()),
+    shares = parts(trained)
+    best_share = lab.weakest(parts(best))
+    unequal = heads.optimal(W_E, data, UNEQUAL)
+    kinds = {
+        "trained": (by_count, trained),
+        "optimal": (best_by_count, best),
+        "random rotations": (dict.fromkeys(COUNTS, null[M]), null),
     }
-    return Verdict(
-        measured=f"The smaller of two shares ({found.part})",
-        statistic=found.share if measurable else float("nan"),
-        interval=found.interval if measurable else UNKNOWN,
-        n_models=len(W),
-        controls={name: float(value) for name, value in controls.items()},
-        theory=controls["optimal heads"] if measurable else None,
+    lines_by_count = {
+        name: {count: lab.mean(each(partial(mean_cosine, count=count), omegas[count])) for count in COUNTS}
+        for name, (omegas, _) in kinds.items()
+    }
+    lines_by_rank = {
+        name: {rank: lab.mean(each(mean_cosine, omegas[rank])) for rank in sorted(omegas)}
+        for name, (_, omegas) in kinds.items()
+    }
+    return Verdict.of_shares(
+        "The smaller of two shares",
+        shares,
+        n_models=int(counts.sum()),
+        controls={
+            "r = 5: models with all five recovered": lab.mean(shares["r = 5"]),
+            "r = 2: models with two recovered": lab.mean(shares["r = 2"]),
+            "r = 5: pairs recovered, of 5": lab.mean(each(recovered, trained[M])),
+            "optimal heads": best_share,
+            **{
+                f"{name}, r = 5: pairs recovered, of 5": lab.mean(each(recovered, omega))
+                for name, omega in {"optimal": best[M], "unequal weights, optimal": unequal, **others}.items()
+            },
+            **{
+                f"orthonormal features, p = 0.05, {name} weights, optimal: pairs recovered, of 5": recovered(
+                    heads.optimal(torch.eye(M)[None], SparseUniform(n_features=M, feature_probability=0.05), pairs)[0],
+                    torch.eye(M),
+                )
+                for name, pairs in (("equal", RING), ("unequal", UNEQUAL))
+            },
+            "random rotations": lab.weakest(parts(null)),
+            "|cosine| > 0.8": lab.weakest(parts(trained, 0.8)),
+            "r = 1: pairs that the slice serves, of 5": lab.mean(each(pairs_served, trained[1])),
+            "r = 1, optimal: pairs that the slice serves, of 5": lab.mean(each(pairs_served, best[1])),
+            "two pairs: angle of the two spans (degrees)": lab.mean(each(heads.query_angle, by_count[2])),
+            "models that count": counts.sum(),
+        },
+        theory=best_share,
         detail="Of the score's mean square the best head explains "
-        + ", ".join(f"{mean(value[counts]):.1%} at r = {rank}" for rank, value in explained_by_rank.items())
+        + ", ".join(f"{share:.1%} at r = {rank}" for rank, share in explained.items())
         + ".",
-        figures=_figures(trained, best, W, by_count, best_by_count, kept, explained_by_rank, counts)
-        if measurable
-        else (),
+        figures=lambda: {
+            "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
+            "features. A slice of one pair would be one dark cell in its row.": plots.signed_heatmap(
+                contributions(trained[M][counts][0], W_E[counts][0]), "attended pair", "singular slice", "score"
+            ),
+            "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
+            "more), against the number of pairs at r = m = 5.": plots.curves(
+                lab.lines(lines_by_count), "attended pairs", "mean |cosine|"
+            ),
+            "The same against the rank r for five pairs, of the r pairs that are matched best.": plots.curves(
+                lab.lines(lines_by_rank), "rank r", "mean |cosine|"
+            ),
+            "Share of the mean square of the score for five pairs that the best head of each rank explains.": (
+                plots.curves(lab.lines({"optimal": explained}), "rank r", "share explained")
+            ),
+        },
     )
 
 
-def top_is_orthogonal(W_E: Float[Tensor, "feature hidden"]) -> bool:
-    """Whether the first m features are learned, and orthogonal to each other."""
-    return is_orthogonal(W_E[:M], range(M))
+def pair_cosines(omega: Omega, W_E: Directions, count: int = M) -> Float[np.ndarray, " pair"]:
+    """|Cosine| of each of the first attended pairs with the singular pair matched to it; 0 if none is left for it."""
+    query, key = torch.tensor(PAIRS[:count]).T
+    return heads.matched_cosines(omega, W_E[query], W_E[key])
 
 
-def one_each(omegas: Omegas, W_E: Stacked, rank: int, cut: float = ALIGNED) -> np.ndarray:
-    """Of each model, whether `rank` pairs of the ring have a singular pair of their own."""
-    return np.array([(_cosines(o, w) > cut).sum() >= rank for o, w in each(omegas, W_E)], dtype=bool)
+def mean_cosine(omega: Omega, W_E: Directions, count: int = M) -> float:
+    """Mean over those of the first attended pairs that have a singular pair."""
+    return lab.mean(cosine for cosine in pair_cosines(omega, W_E, count) if cosine)
 
 
-def contributions(
-    omega: Float[Tensor, "hidden hidden"], W_E: Float[Tensor, "feature hidden"], pairs: Sequence[Pair] = tuple(RING)
-) -> np.ndarray:
-    """What each slice adds to the score of each attended pair of features: (slice, pair); its sum is W_i Omega W_j."""
-    U, S, V = singular_vectors(omega)
-    query, key = torch.tensor(pairs).T
+def recovered(omega: Omega, W_E: Directions, cut: float = ALIGNED) -> int:
+    """How many pairs of the ring have a singular pair of their own."""
+    return int((pair_cosines(omega, W_E) > cut).sum())
+
+
+def contributions(omega: Omega, W_E: Directions) -> Float[np.ndarray, "k pair"]:
+    """What each slice adds to the score of each attended pair of features; the sum over slices is W_i Omega W_j."""
+    U, S, V = heads.singular_vectors(omega)
+    query, key = torch.tensor(RING).T
     W = W_E.double()
-    found: np.ndarray = (S[:, None] * (U @ W[query].mT) * (V @ W[key].mT)).numpy()
-    return found
+    return (S[:, None] * (U @ W[query].mT) * (V @ W[key].mT)).numpy()
 
 
-def pairs_served(omega: Float[Tensor, "hidden hidden"], W_E: Float[Tensor, "feature hidden"]) -> float:
+def pairs_served(omega: Omega, W_E: Directions) -> float:
     """How many pairs share the first slice: participation ratio (sum |c|)^2 / sum c^2 of contributions."""
     first = np.abs(contributions(omega, W_E)[0])
     return float(first.sum() ** 2 / (first**2).sum()) if first.any() else 0.0
-
-
-def _cosines(omega: Tensor, W_E: Tensor, pairs: Sequence[Pair] = tuple(RING)) -> np.ndarray:
-    query, key = torch.tensor(pairs).T
-    return matched_cosines(omega, W_E[query], W_E[key])
-
-
-def _recovered(omegas: Omegas, W_E: Stacked) -> float:
-    return mean((_cosines(o, w) > ALIGNED).sum() for o, w in each(omegas, W_E))
-
-
-def _orthonormal(pairs: Sequence[Pair]) -> Omegas:
-    return best_heads(torch.eye(M)[None], SparseUniform(n_features=M, feature_probability=0.05), pairs)
-
-
-def _figures(
-    trained: Mapping[int, Omegas],
-    best: Mapping[int, Omegas],
-    W: Stacked,
-    by_count: Mapping[int, Omegas],
-    best_by_count: Mapping[int, Omegas],
-    kept: Tensor,
-    explained_by_rank: Mapping[int, np.ndarray],
-    counts: np.ndarray,
-) -> "list[tuple[str, go.Figure]]":
-    def cosine(omegas: Omegas, count: int, slices: int) -> float:
-        """Mean over the pairs that have a slice."""
-        sorted_ = (np.sort(_cosines(o, w, PAIRS[:count])) for o, w in each(omegas[kept], W))
-        return mean(cosines[-min(count, slices) :].mean() for cosines in sorted_)
-
-    def line(values: Mapping[int, float]) -> tuple[np.ndarray, np.ndarray]:
-        return np.array(sorted(values)), np.array([values[x] for x in sorted(values)])
-
-    null = {rank: random_heads(len(kept), M, rank) for rank in best}
-    return [
-        (
-            "A head of rank 5 for five pairs: what each of its slices adds to the score of each attended pair of "
-            "features. A slice of one pair would be one dark cell in its row.",
-            plots.signed_heatmap(contributions(trained[M][kept][0], W[0]), "attended pair", "singular slice", "score"),
-        ),
-        (
-            "Mean |cosine| of attended pairs with the singular pairs matched to them (the best five, where there are "
-            "more), against the number of pairs at r = m = 5.",
-            plots.curves(
-                {
-                    "trained": line({count: cosine(omega, count, M) for count, omega in by_count.items()}),
-                    "optimal": line({count: cosine(omega, count, M) for count, omega in best_by_count.items()}),
-                    "random rotations": line({count: cosine(null[M], count, M) for count in by_count}),
-                },
-                "attended pairs",
-                "mean |cosine|",
-            ),
-        ),
-        (
-            "The same against the rank r for five pairs, of the r pairs that are matched best.",
-            plots.curves(
-                {
-                    "trained": line({rank: cosine(omega, M, rank) for rank, omega in trained.items()}),
-                    "optimal": line({rank: cosine(omega, M, rank) for rank, omega in best.items()}),
-                    "random rotations": line({rank: cosine(omega, M, rank) for rank, omega in null.items()}),
-                },
-                "rank r",
-                "mean |cosine|",
-            ),
-        ),
-        (
-            "Share of the mean square of the score for five pairs that the best head of each rank explains.",
-            plots.curves(
-                {"optimal": line({rank: mean(values[counts]) for rank, values in explained_by_rank.items()})},
-                "rank r",
-                "share explained",
-            ),
-        ),
-    ]

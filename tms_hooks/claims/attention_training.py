@@ -1,25 +1,21 @@
 """Claims about when a head learns: before or after the features settle, and together with them or later."""
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, linalg, plots, stats
-from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, best_heads, omegas
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
+from tms_hooks import geometry, linalg, plots
+from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims.heads import ALIGNED, ORTHOGONAL, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import unit
-from tms_hooks.train import train
+from tms_hooks.models.forward import init_weights
 from tms_hooks.training.optimizers import Adam
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 M = 5
@@ -51,24 +47,22 @@ def qk_when(n_models: int) -> Verdict:
     other and to the rest of the first m; the best head for W as it is at each record (closed form); features that are
     not attended to, (2, 3); the median steps of both; the best head's |cosine| before training; ties.
     """
-    cfg = ToyConfig(n_features=10, d_hidden=M, n_heads=1)
     data = SparseUniform(n_features=10, feature_probability=0.5)
 
     def history(weight: float) -> History:
-        found = train(
-            cfg,
+        found = lab.train_toys(
+            ToyConfig(n_features=10, d_hidden=M, n_heads=1),
             data,
-            seeds=range(n_models),
+            n_models,
             steps=1_500,
-            batch_size=256,
             optimizer=Adam(lr=3e-3),
-            importance=[0.8**i for i in range(10)],
-            qk_pairs=[PAIR],
+            batch_size=256,
+            importance=lab.decaying(0.8, 10),
+            qk_pairs=(PAIR,),
             qk_weight=weight,
             record_every=25,
         ).history
-        omega = torch.tensor(found.omega.values[:, :, 0])
-        return History(found.step.values, torch.tensor(found.W_E.values), omega)
+        return History(found.step.values, torch.tensor(found.W_E.values), torch.tensor(found.omega.values[:, :, 0]))
 
     return judge_when({weight: history(weight) for weight in (0.1, 1.0, 10.0)}, data)
 
@@ -76,102 +70,81 @@ def qk_when(n_models: int) -> Verdict:
 def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdict:
     """Do singular vectors align after the columns of W become orthogonal? The claim is about lambda = 1."""
     steps, W, omega = histories[1.0]
-    overlap, aligned = overlaps(W), alignments(omega, W)
-    best = alignments(torch.stack([best_heads(w, data, [PAIR]) for w in W]), W)
-
-    def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
-        """Of each model that counts: 1 if alignment is later, 0 if it is not; a tie is 0."""
-        first, second = settled(overlap < cuts[1]), settled(aligned > cuts[0])
-        counts = np.isfinite(np.minimum(first, second))
-        return np.asarray(second[counts] > first[counts])
-
-    found = later(aligned, overlap)
+    by_weight = {f"lambda = {weight:g}": alignments(h.omega, h.W_E) for weight, h in histories.items()}
+    aligned, overlap, attended = by_weight["lambda = 1"], largest_overlaps(W), largest_overlaps(W, PAIR)
+    best = alignments(torch.stack([heads.optimal(w, data, [PAIR]) for w in W]), W)
     when_orthogonal, when_aligned = settled(overlap < ORTHOGONAL), settled(aligned > ALIGNED)
-    both = np.isfinite(when_orthogonal) & np.isfinite(when_aligned)
-    controls = {
-        **{
-            f"lambda = {weight:g}": later(alignments(other.omega, other.W_E), overlaps(other.W_E))
-            for weight, other in histories.items()
-            if weight != 1.0
-        },
-        "both within 18 degrees": later(aligned, overlap, SAME_ANGLE),
-        "orthogonality of the two attended features alone": later(aligned, overlaps(W, PAIR)),
-        "best head for W at each record": later(best, overlap),
-    }
-    others = settled(alignments(omega, W, OTHERS) > ALIGNED)
-    return Verdict(
-        measured="The share of models that align after their columns are orthogonal",
-        statistic=float(found.mean()) if len(found) else float("nan"),
-        interval=stats.wilson(int(found.sum()), len(found)) if len(found) else UNKNOWN,
+    median_orthogonal, median_aligned = _median(steps, when_orthogonal), _median(steps, when_aligned)
+    found = later(aligned, overlap)
+    best_later = lab.mean(later(best, overlap))
+
+    def medians(curves: Mapping[str, Curve]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        return {name: (steps, np.median(curve, axis=1)) for name, curve in curves.items()}
+
+    curves = {"trained head": aligned, "best head": best, "columns": overlap, "columns, attended": attended}
+    return Verdict.of_shares(
+        "The share of models that align after their columns are orthogonal",
+        {"": found},
         n_models=len(found),
-        controls={name: _mean(value) for name, value in controls.items()}
-        | {
-            "median step of orthogonality": _median(steps, when_orthogonal),
-            "median step of alignment": _median(steps, when_aligned),
+        controls={
+            **{
+                f"lambda = {weight:g}": lab.mean(later(by_weight[f"lambda = {weight:g}"], largest_overlaps(other.W_E)))
+                for weight, other in histories.items()
+                if weight != 1.0
+            },
+            "both within 18 degrees": lab.mean(later(aligned, overlap, SAME_ANGLE)),
+            "orthogonality of the two attended features alone": lab.mean(later(aligned, attended)),
+            "best head for W at each record": best_later,
+            "median step of orthogonality": median_orthogonal,
+            "median step of alignment": median_aligned,
             "median step at which the best head would be aligned": _median(steps, settled(best > ALIGNED)),
-            "models that become orthogonal": float(np.isfinite(when_orthogonal).sum()),
-            "models that become aligned": float(np.isfinite(when_aligned).sum()),
-            "models aligned with features not attended to": float(np.isfinite(others).sum()),
-            "ties": float((when_orthogonal == when_aligned)[both].sum()),
-            "|cosine| of the best head before training": float(best[0].mean()),
-            "|cosine| at the end": float(aligned[-1].mean()),
-            "|cosine| of the best head at the end": float(best[-1].mean()),
+            "models that become orthogonal": np.isfinite(when_orthogonal).sum(),
+            "models that become aligned": np.isfinite(when_aligned).sum(),
+            "models aligned with features not attended to": (alignments(omega, W, OTHERS)[-1] > ALIGNED).sum(),
+            "ties": (np.isfinite(when_aligned) & (when_orthogonal == when_aligned)).sum(),
+            "|cosine| of the best head before training": best[0].mean(),
+            "|cosine| at the end": aligned[-1].mean(),
+            "|cosine| of the best head at the end": best[-1].mean(),
         },
-        theory=_mean(controls["best head for W at each record"]) if len(found) else None,
-        detail=f"In the median model columns are orthogonal from step {_median(steps, when_orthogonal):.0f} on and "
-        f"singular vectors aligned from step {_median(steps, when_aligned):.0f} on."
+        theory=best_later,
+        detail=f"In the median model columns are orthogonal from step {median_orthogonal:.0f} on and singular vectors "
+        f"aligned from step {median_aligned:.0f} on."
         if len(found)
         else "",
-        figures=[
-            (
-                "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first "
-                "singular pair with the attended features, that of the best head for the same W, and the largest "
-                "|cosine| of two of the first m columns.",
-                plots.curves(
-                    {
-                        name: (steps, np.median(curve, axis=1))
-                        for name, curve in (
-                            ("trained head", aligned),
-                            ("best head", best),
-                            ("columns", overlap),
-                            ("columns, attended", overlaps(W, PAIR)),
-                        )
-                    },
-                    "step",
-                    "|cosine|",
-                ),
+        figures=lambda: {
+            "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
+            "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two of "
+            "the first m columns.": plots.curves(medians(curves), "step", "|cosine|"),
+            "Alignment during joint training for three weights lambda of the head's loss (medians).": plots.curves(
+                medians(by_weight), "step", "|cosine|"
             ),
-            (
-                "Alignment during joint training for three weights lambda of the head's loss (medians).",
-                plots.curves(
-                    {
-                        f"lambda = {weight:g}": (h.steps, np.median(alignments(h.omega, h.W_E), axis=1))
-                        for weight, h in histories.items()
-                    },
-                    "step",
-                    "|cosine|",
-                ),
-            ),
-        ],
+        },
     )
 
 
-def overlaps(W_E: Float[Tensor, "step model feature hidden"], features: tuple[int, ...] = tuple(range(M))) -> Curve:
+def later(aligned: Curve, overlap: Curve, cuts: tuple[float, float] = (ALIGNED, ORTHOGONAL)) -> np.ndarray:
+    """Of every model in which one of the two comes, whether alignment is the later one; in a tie it is not."""
+    first, second = settled(overlap < cuts[1]), settled(aligned > cuts[0])
+    counts = np.isfinite(np.minimum(first, second))
+    return np.asarray(second[counts] > first[counts])
+
+
+def largest_overlaps(W_E: Float[Tensor, "step model feature hidden"], features: Sequence[int] = range(M)) -> Curve:
     """Largest |cosine| of one of these features with another of the first m."""
     found = linalg.overlaps(W_E[..., :M, :].double())[..., list(features), :]
     return np.asarray(found.amax((-2, -1)))
 
 
 def alignments(
-    omega: Float[Tensor, "step model hidden hidden"],
-    W_E: Float[Tensor, "step model feature hidden"],
+    omega: Float[Tensor, "*step model hidden hidden"],
+    W_E: Float[Tensor, "*step model feature hidden"],
     pair: tuple[int, int] = PAIR,
-) -> Curve:
+) -> Float[np.ndarray, "*step model"]:
     """The smaller |cosine| of the first singular vectors with a pair of features."""
     U, _, Vh = torch.linalg.svd(omega.double())
     query = (U[..., 0] * unit(W_E[..., pair[0], :])).sum(-1).abs()
     key = (Vh[..., 0, :] * unit(W_E[..., pair[1], :])).sum(-1).abs()
-    return np.asarray(torch.minimum(query, key).numpy())
+    return np.asarray(torch.minimum(query, key))
 
 
 def settled(holds: np.ndarray) -> Float[np.ndarray, " model"]:
@@ -180,11 +153,17 @@ def settled(holds: np.ndarray) -> Float[np.ndarray, " model"]:
     return np.where(holds[-1], last_failure + 1.0, np.inf)
 
 
+def _median(steps: np.ndarray, records: np.ndarray) -> float:
+    """Median step of the records that are finite."""
+    finite = records[np.isfinite(records)].astype(int)
+    return float(np.median(steps[finite])) if len(finite) else float("nan")
+
+
 class Outcome(NamedTuple):
     """Models trained in one way."""
 
-    W_E: Float[Tensor, "model feature hidden"]
-    omega: Float[Tensor, "model hidden hidden"]
+    W_E: lab.Stacked
+    omega: Omegas
     representation_loss: Float[Tensor, " model"]
     head_loss: Float[Tensor, " model"]
 
@@ -202,34 +181,28 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     Controls: lambda = 0.01, 0.1, 10 and 100; the re-run alone; D_i of the attended features, of the others, the
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """
-    from tms_hooks.models.toy import ToyModel
-
     cfg = ToyConfig(n_features=6, d_hidden=3, n_heads=1)
+    starts = [init_weights(cfg, seed) for seed in range(n_models)]
     data = SparseUniform(n_features=6, feature_probability=0.1)
-    start = [ToyModel(cfg, seed=seed) for seed in range(n_models)]
 
-    def outcome(weight: float = 1.0, staged: bool = False, seeds: range = range(n_models)) -> Outcome:
-        run = train(
+    def outcome(weight: float = 1.0, staged: bool = False, first_seed: int = 0) -> Outcome:
+        """The models of seeds 0, 1, ..., on batches of the seeds from `first_seed` on."""
+        run = lab.train_from(
             cfg,
             data,
-            seeds=seeds,
-            init=start,
+            starts,
             steps=1_000,
-            stages=("representation", "heads") if staged else ("joint",),
+            seeds=range(first_seed, first_seed + n_models),
             batch_size=256,
-            optimizer=Adam(lr=1e-2, schedule="cosine"),
-            qk_pairs=[PAIR],
+            stages=("representation", "heads") if staged else ("joint",),
+            qk_pairs=(PAIR,),
             qk_weight=weight,
-            record_every=1_000,
         )
-        omega = omegas(run.weights)[:, 0]
+        omega = heads.omegas(run.weights)[:, 0]
         return Outcome(run.W_E, omega, run.final_feature_loss.sum(-1), run.final_head_loss.sum(-1))
 
     return judge_joint(
-        {weight: outcome(weight) for weight in LAMBDAS},
-        outcome(staged=True),
-        outcome(staged=True, seeds=range(n_models, 2 * n_models)),
-        data,
+        {w: outcome(w) for w in LAMBDAS}, outcome(staged=True), outcome(staged=True, first_seed=n_models), data
     )
 
 
@@ -238,76 +211,56 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
 
     def moved(outcome: Outcome) -> np.ndarray:
         difference = geometry.dimensionality(outcome.W_E) - geometry.dimensionality(staged.W_E)
-        found: np.ndarray = difference.abs().mean(-1).double().numpy()
-        return found
+        return np.asarray(difference.abs().mean(-1).double())
 
     excess = moved(joint[1.0]) - moved(again)
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
-    x = np.array(list(joint))
 
-    def line(number: str) -> tuple[np.ndarray, np.ndarray]:
-        return x, np.array([numbers[f"lambda = {weight:g}"][number] for weight in joint])
+    def against_lambda(*names: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        joined = {name: {weight: numbers[f"lambda = {weight:g}"][name] for weight in joint} for name in names}
+        ends = min(joint), max(joint)
+        levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in names}
+        return lab.lines(joined | levels)
 
-    def level(number: str) -> tuple[np.ndarray, np.ndarray]:
-        return x[[0, -1]], np.full(2, numbers["staged"][number])
-
-    def figure(caption: str, ylabel: str, *wanted: str) -> "tuple[str, go.Figure]":
-        lines = {name: line(name) for name in wanted} | {f"{name}, staged": level(name) for name in wanted}
-        return caption, plots.curves(lines, "lambda", ylabel, log_x=True)
-
-    return Verdict(
-        measured="The mean change of D_i under joint training, beyond that under other batches,",
-        statistic=float(excess.mean()),
-        interval=stats.bootstrap(lambda m: float(m.mean()), excess),
+    return Verdict.of_statistic(
+        "The mean change of D_i under joint training, beyond that under other batches,",
+        np.mean,
+        excess,
         n_models=len(excess),
         controls={
-            "other batches": float(moved(again).mean()),
-            **{f"lambda = {w:g}: change of D_i": float(moved(outcome).mean()) for w, outcome in joint.items()},
-            **{f"{name}: {number}": value for name, all_of in numbers.items() for number, value in all_of.items()},
+            "other batches": moved(again).mean(),
+            **{f"lambda = {w:g}: change of D_i": moved(outcome).mean() for w, outcome in joint.items()},
+            **{f"{kind}: {name}": value for kind, all_of in numbers.items() for name, value in all_of.items()},
         },
         detail="At lambda = 1 the attended features have D_i = {:.3g} and the head's loss is {:.3g}; in stages {:.3g} "
         "and {:.3g}.".format(
             *(numbers[kind][name] for kind in ("lambda = 1", "staged") for name in ("D_i, attended", "head loss"))
         ),
-        figures=[
-            figure(
-                "Dimensionality of the attended features and of the others against lambda; level lines: W first.",
-                "D_i",
-                "D_i, attended",
-                "D_i, others",
+        figures=lambda: {
+            "Dimensionality of the attended features and of the others against lambda; level lines: W first.": (
+                plots.curves(against_lambda("D_i, attended", "D_i, others"), "lambda", "D_i", log_x=True)
             ),
-            figure(
-                "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal "
-                "head on the same W, against lambda.",
-                "|cosine|",
-                "|cosine|",
-                "|cosine|, optimal head",
+            "The smaller |cosine| of the first singular pair with the attended features, and that of the optimal head "
+            "on the same W, against lambda.": plots.curves(
+                against_lambda("|cosine|", "|cosine|, optimal head"), "lambda", "|cosine|", log_x=True
             ),
-            figure("Both losses on held-out data against lambda.", "loss", "representation loss", "head loss"),
-        ],
+            "Both losses on held-out data against lambda.": plots.curves(
+                against_lambda("representation loss", "head loss"), "lambda", "loss", log_x=True
+            ),
+        },
     )
 
 
 def _summary(outcome: Outcome, data: Distribution) -> dict[str, float]:
     D = geometry.dimensionality(outcome.W_E)
-    best = best_heads(outcome.W_E, data, [PAIR])
+    best = heads.optimal(outcome.W_E, data, [PAIR])
     return {
         "D_i, attended": float(D[:, list(PAIR)].mean()),
         "D_i, others": float(D[:, len(PAIR) :].mean()),
         "norm, attended": float(outcome.W_E[:, list(PAIR)].norm(dim=-1).mean()),
-        "|cosine|": float(alignments(outcome.omega[None], outcome.W_E[None]).mean()),
-        "|cosine|, optimal head": float(alignments(best[None], outcome.W_E[None]).mean()),
+        "|cosine|": float(alignments(outcome.omega, outcome.W_E).mean()),
+        "|cosine|, optimal head": float(alignments(best, outcome.W_E).mean()),
         "representation loss": float(outcome.representation_loss.mean()),
         "head loss": float(outcome.head_loss.mean()),
     }
-
-
-def _median(steps: np.ndarray, records: np.ndarray) -> float:
-    """Median step of the records that are finite."""
-    finite = records[np.isfinite(records)].astype(int)
-    return float(np.median(steps[finite])) if len(finite) else float("nan")
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")

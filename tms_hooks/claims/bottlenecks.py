@@ -4,7 +4,7 @@ Tied weights, no bias, all gradients exact; the usual recipe, 5,000 steps; "lear
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,12 +12,8 @@ import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import lab
-from tms_hooks.claims.lab import ONE_HOT_CUTS as CUTS
-from tms_hooks.claims.lab import ONE_HOT_LEARNED as LEARNED
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.claims.lab import Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.run import Run
@@ -25,15 +21,16 @@ from tms_hooks.run import Run
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+LEARNED, CUTS = lab.ONE_HOT_LEARNED, lab.ONE_HOT_CUTS
 STEPS = 5_000
 
 
 def train_onehot(
-    n_features: int, d_hidden: int, n_models: int, output_act: Activation, record_every: int = STEPS
+    n_features: int, d_hidden: int, n_models: int, output_act: Activation, steps: int = STEPS, **settings: Any
 ) -> Run:
     """One-hot toys, tied and without bias."""
     cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act)
-    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=STEPS, record_every=record_every)
+    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=steps, **settings)
 
 
 def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
@@ -44,6 +41,11 @@ def untrained(n_features: int, d_hidden: int, n_models: int) -> Stacked:
 def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> dict[str, np.ndarray]:
     """Which models learn this many directions, for each number of features."""
     return {f"n = {n}": geometry.count_directions(w, learned).eq(wanted).numpy() for n, w in W.items()}
+
+
+def shares_a_direction(W: Stacked, learned: float) -> np.ndarray:
+    """Models with two learned features within 5 degrees of each other."""
+    return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
 
 
 @claim("pentagon-one-hot", "B", quick=20, full=60, needs=above(0.5))
@@ -85,9 +87,7 @@ def judge_directions(
         controls=lab.at_cuts(lambda cut: lab.weakest(with_directions(W, 5, cut)), CUTS)
         | {name: lab.weakest(with_directions(other, 5)) for name, other in others.items()}
         | {"loss relative to the closed form, less 1": max(excess, key=abs, default=float("nan"))},
-        detail="Number of directions learned: "
-        + "; ".join(f"n = {n}: {lab.tally(found)}" for n, found in counts.items())
-        + ".",
+        detail=lab.listing("Number of directions learned", {f"n = {n}": lab.tally(c) for n, c in counts.items()}),
         figures=[
             (
                 "Mean number of directions learned against the number of features.",
@@ -135,10 +135,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     """ReLU against GELU, seed by seed."""
 
     def parts(learned: float) -> dict[str, np.ndarray]:
-        shared = {
-            act: np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in weights])
-            for act, weights in W.items()
-        }
+        shared = {act: shares_a_direction(weights, learned) for act, weights in W.items()}
         off = {act: _off_unit(weights, learned) for act, weights in W.items()}
         return {
             "ReLU shares a direction": shared["relu"],
@@ -162,7 +159,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
         | {f"features per direction, {act}": value for act, value in per_direction.items()}
         | {f"mean norm, {act}": value for act, value in norms.items()}
         | {f"median steps, {act}": float(np.median(value)) for act, value in steps.items()}
-        | {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS},
+        | lab.at_cuts(lambda cut: lab.weakest(parts(cut)), CUTS, "smallest share at "),
         detail="; ".join(f"{name}: {share:.0%}" for name, share in shares.items()) + ".",
         figures=[
             (
@@ -170,7 +167,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
                 plots.distributions(
                     {act: geometry.feature_norms(w)[alive[act]].numpy() for act, w in W.items()},
                     "feature norm",
-                    dict(zip(W, plots.PALETTE, strict=False)),
+                    lab.colors(W),
                 ),
             ),
             *(

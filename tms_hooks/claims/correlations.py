@@ -1,56 +1,43 @@
 """Claims about features that fire together, or never together, in pairs (Elhage et al. 2022, "correlated features").
 
-Features 0 and 1 are a pair, 2 and 3, and so on; importance 1, two hidden dimensions, ReLU, tied, output bias. Adam at
-0.01 with cosine decay over 800 steps, batch 256, seeds from 0.
+Features 0 and 1 are a pair, 2 and 3, and so on; importance 1, two hidden dimensions, ReLU, tied, output bias. The usual
+recipe, 800 steps, batch 256.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import ToyConfig
+from tms_hooks import geometry, plots
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
+from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
-from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-LEARNED = 0.5
-P = 0.1
 WITHIN_DEGREES = 6.0
 """Tolerance of "orthogonal" and "antipodal"."""
 COLLAPSED_DEGREES = 15.0
 """Two features nearer than this are one direction."""
 DENSITIES = (0.5, 0.1, 0.02)
-KINDS = {"correlated": CorrelatedGroups, "anticorrelated": AnticorrelatedGroups, "independent": SparseUniform}
-STEPS = 800
-Stacked = Float[Tensor, "model feature hidden"]
-Kind = Literal["correlated", "anticorrelated", "independent"]
+Kind = Literal["correlated", "independent", "anticorrelated"]
+KINDS = {"correlated": CorrelatedGroups, "independent": SparseUniform, "anticorrelated": AnticorrelatedGroups}
 
 
-@cache
-def train_pairs(
-    kind: Kind, n_features: int, p: float, n_models: int, output_act: Literal["relu", "identity"] = "relu"
-) -> Run:
-    """Toys in two dimensions. Kept: several claims look at the same models."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act),
-        KINDS[kind](n_features=n_features, feature_probability=p),
-        seeds=range(n_models),
-        steps=STEPS,
-        batch_size=256,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=STEPS,
-        progress=False,
-    )
+def train_pairs(kind: Kind, n_features: int, p: float, n_models: int, output_act: Activation = "relu") -> Run:
+    """Toys in two dimensions."""
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act)
+    data = KINDS[kind](n_features=n_features, feature_probability=p)
+    return lab.train_toys(cfg, data, n_models, steps=800, batch_size=256)
+
+
+def untrained(n_features: int, n_models: int) -> Stacked:
+    """The directions that the same models start from."""
+    return lab.untrained(ToyConfig(n_features=n_features, d_hidden=2), n_models)["W_E"]
 
 
 def pair_degrees(W: Stacked) -> Float[Tensor, "model pair"]:
@@ -59,10 +46,10 @@ def pair_degrees(W: Stacked) -> Float[Tensor, "model pair"]:
     return torch.rad2deg(torch.cosine_similarity(first, second, dim=-1).clamp(-1, 1).acos())
 
 
-def all_at(W: Stacked, degrees: float, learned: float = LEARNED) -> Bool[Tensor, " model"]:
-    """Models that have learned all features and hold every pair at this angle."""
-    right = (pair_degrees(W) - degrees).abs() < WITHIN_DEGREES
-    return right.all(1) & geometry.represented(W, learned).all(1)
+def learned_pairs(W: Stacked, learned: float = LEARNED) -> Bool[Tensor, "model pair"]:
+    """Pairs of which both features are learned."""
+    alive = geometry.represented(W, learned)
+    return alive[:, ::2] & alive[:, 1::2]
 
 
 @claim("correlated-orthogonal", "N", quick=12, full=100, needs=above(2 / 3))
@@ -77,35 +64,7 @@ def correlated_orthogonal(n_models: int) -> Verdict:
     linear output; learned > 0.3 and > 0.7; the share of squares; the same share of the tenth of models of lowest
     held-out loss, and the mean loss of all others relative to those with orthogonal pairs.
     """
-    run = train_pairs("correlated", 4, P, n_models)
-    return judge_orthogonal(
-        run.W_E,
-        run.final_loss.numpy(),
-        train_pairs("independent", 4, P, n_models).W_E,
-        train_pairs("anticorrelated", 4, P, n_models).W_E,
-        {
-            "untrained": untrained(4, n_models),
-            "linear output": train_pairs("correlated", 4, P, max(n_models // 4, 2), "identity").W_E,
-        },
-    )
-
-
-def judge_orthogonal(
-    correlated: Stacked,
-    losses: np.ndarray,
-    independent: Stacked,
-    anticorrelated: Stacked,
-    others: Mapping[str, Stacked],
-) -> Verdict:
-    """Are correlated pairs orthogonal more often than chance has it?"""
-    return _judge_angle(
-        90.0,
-        "are orthogonal",
-        2 / 3,
-        {"correlated": correlated, "independent": independent, "anticorrelated": anticorrelated},
-        losses,
-        others,
-    )
+    return measure_angle("correlated", n_models)
 
 
 @claim("anticorrelated-antipodal", "N", quick=12, full=100, needs=above(1 / 3))
@@ -120,79 +79,57 @@ def anticorrelated_antipodal(n_models: int) -> Verdict:
     linear output; learned > 0.3 and > 0.7; the share of squares; the same share of the tenth of models of lowest
     held-out loss, and the mean loss of all others relative to those with antipodal pairs.
     """
-    run = train_pairs("anticorrelated", 4, P, n_models)
-    return judge_antipodal(
-        run.W_E,
-        run.final_loss.numpy(),
-        train_pairs("independent", 4, P, n_models).W_E,
-        train_pairs("correlated", 4, P, n_models).W_E,
-        {
-            "untrained": untrained(4, n_models),
-            "linear output": train_pairs("anticorrelated", 4, P, max(n_models // 4, 2), "identity").W_E,
-        },
-    )
+    return measure_angle("anticorrelated", n_models)
 
 
-def judge_antipodal(
-    anticorrelated: Stacked,
-    losses: np.ndarray,
-    independent: Stacked,
-    correlated: Stacked,
-    others: Mapping[str, Stacked],
-) -> Verdict:
-    """Are anticorrelated pairs antipodal more often than chance has it?"""
-    return _judge_angle(
-        180.0,
-        "are antipodal",
-        1 / 3,
-        {"anticorrelated": anticorrelated, "independent": independent, "correlated": correlated},
-        losses,
-        others,
-    )
+def measure_angle(kind: Kind, n_models: int) -> Verdict:
+    """Train two pairs of every kind, and judge this one."""
+    runs = {each: train_pairs(each, 4, 0.1, n_models) for each in get_args(Kind)}
+    others = {
+        "untrained": untrained(4, n_models),
+        "linear output": train_pairs(kind, 4, 0.1, max(n_models // 4, 2), "identity").W_E,
+    }
+    return judge_angle(kind, {each: run.W_E for each, run in runs.items()}, runs[kind].final_loss.numpy(), others)
 
 
-def _judge_angle(
-    degrees: float,
-    what: str,
-    chance: float,
-    kinds: Mapping[str, Stacked],
-    losses: np.ndarray,
-    others: Mapping[str, Stacked],
-) -> Verdict:
-    """The share of models of the first kind with all pairs at an angle, with the other kinds as controls."""
-    (name, W), *rest = kinds.items()
-    hits = all_at(W, degrees)
-    best = losses.argsort()[: max(len(losses) // 10, 1)]
-    right, wrong = losses[hits.numpy()], losses[~hits.numpy()]
-    square = np.mean([geometry.name_polytope(w) == "square" for w in W])
-    angles = {kind: pair_degrees(w).flatten().numpy() for kind, w in kinds.items()}
-    return Verdict(
-        measured=f"The share of models of which all {name} pairs {what}",
-        statistic=float(hits.double().mean()),
-        interval=stats.wilson(int(hits.sum()), len(hits)),
-        n_models=len(W),
-        controls={kind: float(all_at(w, degrees).double().mean()) for kind, w in rest}
-        | {other: float(all_at(w, degrees, 0.0).double().mean()) for other, w in others.items()}
-        | {f"learned > {cut}": float(all_at(W, degrees, cut).double().mean()) for cut in (0.3, 0.7)}
+def judge_angle(kind: Kind, W: Mapping[str, Stacked], losses: np.ndarray, others: Mapping[str, Stacked]) -> Verdict:
+    """Are pairs of this kind orthogonal (correlated ones) or antipodal (anticorrelated ones) more often than by chance?
+
+    `W` are models of every kind, and `losses` the held-out losses of those of this kind.
+    """
+    word, degrees = ("orthogonal", 90.0) if kind == "correlated" else ("antipodal", 180.0)
+
+    def hits(models: Stacked, learned: float = LEARNED) -> np.ndarray:
+        """Models that have learned all features and hold every pair at this angle."""
+        right = (pair_degrees(models) - degrees).abs() < WITHIN_DEGREES
+        return (right & learned_pairs(models, learned)).all(1).numpy()
+
+    found = hits(W[kind])
+    right, wrong = losses[found], losses[~found]
+    square = np.mean([geometry.name_polytope(w) == "square" for w in W[kind]])
+    angles = {each: pair_degrees(w).flatten().numpy() for each, w in W.items()}
+    return Verdict.of_shares(
+        f"The share of models of which all {kind} pairs are {word}",
+        {"": found},
+        n_models=len(found),
+        controls={each: hits(w).mean() for each, w in W.items() if each != kind}
+        | {other: hits(w, 0.0).mean() for other, w in others.items()}
+        | lab.at_cuts(lambda cut: hits(W[kind], cut).mean())
         | {
-            "share of squares": float(square),
-            "tenth of lowest loss": float(hits[best].double().mean()),
-            "loss of the others / of these": float(wrong.mean() / right.mean())
-            if len(right) and len(wrong)
-            else float("nan"),
+            "share of squares": square,
+            "tenth of lowest loss": found[losses.argsort()[: max(len(losses) // 10, 1)]].mean(),
+            "loss of the others / of these": wrong.mean() / right.mean() if len(right) and len(wrong) else np.nan,
         },
-        detail=f"The median angle within a pair is {np.median(angles[name]):.1f} degrees, of independent features "
+        detail=f"The median angle within a pair is {np.median(angles[kind]):.1f} degrees, of independent features "
         f"{np.median(angles['independent']):.1f}; {square:.0%} of the models are squares.",
         figures=[
             (
                 "Angle between the two features of a pair.",
-                plots.distributions(
-                    angles, "angle (degrees)", {kind: plots.PALETTE[i] for i, kind in enumerate(angles)}, nbins=36
-                ),
+                plots.distributions(angles, "angle (degrees)", lab.colors(angles), nbins=36),
             ),
             (
                 "The first model of each kind; features 0 and 1 are a pair (blue, orange), and 2 and 3 (green, pink).",
-                plots.feature_arrows(np.stack([w[0].numpy() for w in kinds.values()]), list(kinds)),
+                plots.feature_arrows(np.stack([w[0].numpy() for w in W.values()]), list(W)),
             ),
         ],
     )
@@ -217,60 +154,45 @@ def correlated_collapse(n_models: int) -> Verdict:
     )
 
 
-def judge_collapse(
-    correlated: Mapping[float, Stacked], independent: Mapping[float, Stacked], start: Stacked
-) -> Verdict:
+RULES: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "collapsed": lambda degrees: degrees < COLLAPSED_DEGREES,
+    "apart": lambda degrees: degrees >= COLLAPSED_DEGREES,
+    "side by side": lambda degrees: degrees < 90,
+}
+"""What the angle within a pair may be."""
+
+
+def obeys(W: Stacked, rule: str, learned: float = LEARNED) -> np.ndarray:
+    """Models with a learned pair of which all learned pairs obey one of `RULES`."""
+    pairs = learned_pairs(W, learned)
+    return ((RULES[rule](pair_degrees(W)) | ~pairs).all(1) & pairs.any(1)).numpy()
+
+
+def judge_collapse(correlated: ByDensity, independent: ByDensity, start: Stacked) -> Verdict:
     """Do dense pairs share a direction, and sparse ones not, though they stay near?"""
     dense, *_, sparse = sorted(correlated, reverse=True)
 
-    def count(W: Stacked, rule: Callable[[Tensor], Tensor], learned: float) -> tuple[int, int]:
-        """Models with a learned pair of which all learned pairs obey a rule on their angle."""
-        alive = geometry.represented(W, learned)
-        both = alive[:, ::2] & alive[:, 1::2]
-        obeys = (rule(pair_degrees(W)) | ~both).all(1) & both.any(1)
-        return int(obeys.sum()), len(W)
+    def parts(weights: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
+        asked = (("collapsed", dense), ("apart", sparse), ("side by side", sparse))
+        return {f"{rule} at p = {p:g}": obeys(weights[p], rule, learned) for rule, p in asked}
 
-    rules: dict[str, Callable[[Tensor], Tensor]] = {
-        "collapsed": lambda degrees: degrees < COLLAPSED_DEGREES,
-        "apart": lambda degrees: degrees >= COLLAPSED_DEGREES,
-        "side by side": lambda degrees: degrees < 90,
-    }
-    parts = (("collapsed", dense), ("apart", sparse), ("side by side", sparse))
-
-    def weakest(weights: Mapping[float, Stacked], learned: float = LEARNED) -> stats.Weakest:
-        return stats.weakest_share(
-            {f"{rule} at p = {p:g}": count(weights[p], rules[rule], learned) for rule, p in parts}
-        )
-
-    found = weakest(correlated)
-    shares = {
-        f"{rule} at p = {p:g}": count(W, rules[rule], LEARNED)[0] / len(W)
-        for rule in rules
-        for p, W in correlated.items()
-    }
-    angles = {
-        p: pair_degrees(W)[(alive := geometry.represented(W))[:, ::2] & alive[:, 1::2]].numpy()
-        for p, W in correlated.items()
-    }
-    seen = {f"p = {p:g}": values for p, values in angles.items() if len(values)}
-    return Verdict(
-        measured=f"The smallest of three shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, correlated.values())),
-        controls=shares
-        | {"independent features": weakest(independent).share}
-        | {f"learned > {cut}": weakest(correlated, cut).share for cut in (0.3, 0.7)}
-        | {"untrained": weakest(dict.fromkeys(correlated, start), 0.0).share},
-        detail="Median angle within learned pairs: "
-        + ", ".join(f"{name}: {np.median(values):.1f} degrees" for name, values in seen.items())
-        + ".",
+    angles = {f"p = {p:g}": pair_degrees(W)[learned_pairs(W)].numpy() for p, W in correlated.items()}
+    angles = {name: values for name, values in angles.items() if len(values)}
+    return Verdict.of_shares(
+        "The smallest of three shares",
+        parts(correlated),
+        n_models=lab.total(correlated),
+        controls={f"{rule} at p = {p:g}": obeys(W, rule).mean() for rule in RULES for p, W in correlated.items()}
+        | {"independent features": lab.weakest(parts(independent))}
+        | lab.at_cuts(lambda cut: lab.weakest(parts(correlated, cut)))
+        | {"untrained": lab.weakest(parts(dict.fromkeys(correlated, start), 0.0))},
+        detail=lab.listing(
+            "Median angle within learned pairs, in degrees", {name: f"{np.median(v):.1f}" for name, v in angles.items()}
+        ),
         figures=[
             (
                 "Angle within the learned correlated pairs.",
-                plots.distributions(
-                    seen, "angle (degrees)", {name: plots.PALETTE[i] for i, name in enumerate(seen)}, nbins=36
-                ),
+                plots.distributions(angles, "angle (degrees)", lab.colors(angles), nbins=36),
             ),
             (
                 "Gram matrices of the first model at each density; features 0 and 1 are a pair, and so on.",
@@ -280,12 +202,6 @@ def judge_collapse(
                 ),
             ),
         ]
-        if seen
+        if angles
         else (),
     )
-
-
-def untrained(n_features: int, n_models: int) -> Stacked:
-    """The weights that the same models start from."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=2)
-    return torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)])

@@ -1,6 +1,7 @@
 """Claims about D_i and D*: the values they prefer, how they jump in training, what they cost under attack.
 
-Sparse uniform features of importance 1, ReLU, tied (Elhage et al. 2022); seeds from 0.
+Sparse uniform features of importance 1, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, 2,000 steps,
+batch 256, and one model at each of many densities.
 """
 
 from collections.abc import Mapping
@@ -10,17 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
+from tms_hooks import geometry, plots
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.linalg import random_directions
 from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-LEARNED = 0.5
 NARROW, WIDE = (200, 20), (400, 30)
 """Numbers of features and of hidden units: of the paper's models (wide), and of those that a quick look affords."""
 SMALL = (80, 8)
@@ -33,31 +29,20 @@ LEVELS = {
     "2/5": (2 / 5, 0.006),
     "3/8": (3 / 8, 0.006),
 }
-"""Named values of D_i, each with half the width of its window: a quarter of the way to its neighbour, at most 0.02."""
+"""Named values of D_i, each with half the width of its window: a quarter of the way to its neighbor, at most 0.02."""
 EPSILON = 0.1
-Stacked = Float[Tensor, "model feature hidden"]
+"""L2 norm of the perturbations that decide."""
 
 
-def densities(count: int) -> list[float]:
-    """Feature probabilities from 1 to 0.05, evenly spaced on a log scale."""
-    return [float(p) for p in 20 ** -np.linspace(0, 1, count)]
+def train_by_density(n_densities: int, n_features: int, d_hidden: int) -> dict[float, Run]:
+    """One toy of equally important features at each density, every one of another seed."""
+    return {
+        p: lab.train_sparse(n_features, d_hidden, p, range(seed, seed + 1), steps=2_000, batch_size=256)
+        for seed, p in enumerate(lab.densities(n_densities))
+    }
 
 
-def train_uniform(p: float, seed: int, n_features: int, d_hidden: int) -> Run:
-    """One toy of equally important features."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden),
-        SparseUniform(n_features=n_features, feature_probability=p),
-        seeds=[seed],
-        steps=2_000,
-        batch_size=256,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=2_000,
-        progress=False,
-    )
-
-
-@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5))
+@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5), counts="densities")
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -71,50 +56,39 @@ def sticky_dimensionality(n_densities: int) -> Verdict:
     Controls: the seven shares; the smallest at half and at twice the windows; of the D_i of the same norms in random
     directions; at learned > 0.3 and > 0.7; the largest sum of D_i, which cannot exceed m, and the largest D*.
     """
-    shape = WIDE if n_densities > 8 else NARROW
-    return judge_sticky({p: train_uniform(p, i, *shape).W_E for i, p in enumerate(densities(n_densities))})
+    runs = train_by_density(n_densities, *(WIDE if n_densities > 8 else NARROW))
+    return judge_sticky({p: run.W_E for p, run in runs.items()})
 
 
-def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
+def judge_sticky(trained: ByDensity) -> Verdict:
     """Do D* and D_i prefer the named values?"""
     W = torch.cat(list(trained.values())).double()
-    random = random_directions(W)
     counts = window_counts(W)
-    found = stats.weakest_share(counts)
-    star = {p: geometry.dimensions_per_feature(w.double()).numpy() for p, w in trained.items()}
+    of_random = {name: part for name, part in window_counts(random_directions(W)).items() if name.startswith("D_i")}
+    star = {1 / p: geometry.dimensions_per_feature(w.double()).mean() for p, w in trained.items()}
+    mean_D = {1 / p: lab.mean(_learned(w)) for p, w in trained.items()}
+    lowest, highest = float(min(star.values())), float(max(star.values()))
     some = list(trained.items())[:: max(len(trained) // 12, 1)]
-    shown = {f"{1 / p:.3g}": geometry.dimensionality(w)[geometry.represented(w)].numpy() for p, w in some}
-    lowest, highest = (float(pick([v.mean() for v in star.values()])) for pick in (min, max))
-    return Verdict(
-        measured=f"The smallest of seven shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
+    return Verdict.of_shares(
+        "The smallest of seven shares",
+        counts,
         n_models=len(W),
-        controls={name: inner / outer if outer else float("nan") for name, (inner, outer) in counts.items()}
-        | {f"models near, {name}": float(outer) for name, (_, outer) in counts.items()}
-        | {f"smallest, windows times {k:g}": stats.weakest_share(window_counts(W, scale=k)).share for k in (0.5, 2.0)}
-        | {f"smallest, learned > {cut}": stats.weakest_share(window_counts(W, cut)).share for cut in (0.3, 0.7)}
+        controls={name: inside / near if near else np.nan for name, (inside, near) in counts.items()}
+        | {f"models near, {name}": near for name, (_, near) in counts.items()}
+        | {f"smallest, windows times {k:g}": lab.weakest(window_counts(W, scale=k)) for k in (0.5, 2.0)}
+        | lab.at_cuts(lambda cut: lab.weakest(window_counts(W, cut)), prefix="smallest, ")
         | {
-            "smallest of D_i, random directions": stats.weakest_share(
-                {name: count for name, count in window_counts(random).items() if name.startswith("D_i")}
-            ).share,
-            "largest sum of D_i": float(geometry.dimensionality(W).sum(1).max()),
+            "smallest of D_i, random directions": lab.weakest(of_random),
+            "largest sum of D_i": geometry.dimensionality(W).sum(1).max(),
             "largest D*": highest,
         },
-        detail="Inside / near: "
-        + ", ".join(f"{name} {inner}/{outer}" for name, (inner, outer) in counts.items())
-        + f". D* falls from {highest:.2f} to {lowest:.2f}.",
+        detail=lab.listing("Inside / near", {name: f"{inside}/{near}" for name, (inside, near) in counts.items()})
+        + f" D* falls from {highest:.2f} to {lowest:.2f}.",
         figures=[
             (
                 "D* of each density's models against 1/(1-S) = 1/p.",
                 plots.curves(
-                    {
-                        "D* = m / ||W||^2": (1 / np.array(list(star)), np.array([v.mean() for v in star.values()])),
-                        "sum of D_i / features learned": (
-                            1 / np.array(list(trained)),
-                            np.array([_mean_dimensionality(w) for w in trained.values()]),
-                        ),
-                    },
+                    lab.lines({"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D}),
                     "1 / (1 - S)",
                     "dimensions per feature",
                     log_x=True,
@@ -123,11 +97,14 @@ def judge_sticky(trained: Mapping[float, Stacked]) -> Verdict:
             (
                 "D_i of the learned features of models of some densities; the named values are dotted.",
                 plots.level_strips(
-                    shown, {"1": 1.0} | {name: v for name, (v, _) in LEVELS.items()}, "1 / (1 - S)", "D_i"
+                    {f"{1 / p:.3g}": _learned(w) for p, w in some},
+                    {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
+                    "1 / (1 - S)",
+                    "D_i",
                 ),
             ),
         ],
-    )  # fmt: skip
+    )
 
 
 def window_counts(W: Stacked, learned: float = LEARNED, scale: float = 1.0) -> dict[str, tuple[int, int]]:
@@ -147,17 +124,17 @@ def window_counts(W: Stacked, learned: float = LEARNED, scale: float = 1.0) -> d
     return counts
 
 
-def _mean_dimensionality(W: Stacked) -> float:
-    alive = geometry.represented(W)
-    return float(geometry.dimensionality(W)[alive].mean()) if alive.any() else float("nan")
+def _learned(W: Stacked) -> np.ndarray:
+    """D_i of all learned features."""
+    return geometry.dimensionality(W)[geometry.represented(W)].numpy()
 
 
-@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9))
+@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9), counts="densities")
 def adversarial_vulnerability(n_densities: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 
     Statistic: rank correlation, over models of many densities, between 1/D* = ||W||^2 / m and vulnerability: by how
-    much a perturbation of the input of L2 norm 0.1 raises sum_i (x_i - x'_i)^2 at worst (ten steps of normalised
+    much a perturbation of the input of L2 norm 0.1 raises sum_i (x_i - x'_i)^2 at worst (ten steps of normalized
     gradient ascent), mean over 128 inputs of the model's own density; n = 80, m = 8, importance 1.
     Threshold: above 0.9.
     Size: one model at each of 8 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale.
@@ -166,17 +143,21 @@ def adversarial_vulnerability(n_densities: int) -> Verdict:
     attack on all models at the same inputs of p = 0.05, which leaves the models as the only difference; rank
     correlation with (0.1 s)^2, the closed form for a linear output, s the largest singular value of W_E W_E^T.
     """
-    runs = [train_uniform(p, i, *SMALL) for i, p in enumerate(densities(n_densities))]
-    own = [run.recipe.data.sample(128, seed=2**62) for run in runs]
+    runs = list(train_by_density(n_densities, *SMALL).values())
+    own = [lab.fresh_samples(run, 128) for run in runs]
 
     def rises(epsilon: float, steps: int = 10) -> np.ndarray:
         return np.array([attack(run, x, epsilon, steps) for run, x in zip(runs, own, strict=True)])
 
     return judge_vulnerability(
         torch.cat([run.W_E for run in runs]),
-        {epsilon: rises(epsilon) for epsilon in (0.03, EPSILON, 0.3)},
-        rises(EPSILON, steps=0),
-        np.array([attack(run, own[-1], EPSILON) for run in runs]),
+        rises(EPSILON),
+        {
+            "random perturbation": rises(EPSILON, steps=0),
+            "all models on the same inputs": np.array([attack(run, own[-1], EPSILON) for run in runs]),
+            "perturbation of norm 0.03": rises(0.03),
+            "perturbation of norm 0.3": rises(0.3),
+        },
     )
 
 
@@ -202,54 +183,47 @@ def attack(run: Run, x: Float[Tensor, "batch feature"], epsilon: float, steps: i
     return float((worst - clean).mean())
 
 
-def judge_vulnerability(
-    W: Stacked, rises: Mapping[float, np.ndarray], random: np.ndarray, same_inputs: np.ndarray
-) -> Verdict:
+def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.ndarray]) -> Verdict:
     """Does vulnerability rank models as features per dimension do?
 
-    Args:
-        W: models, in the order of their densities.
-        rises: for each norm of the perturbation, of each model, how much its loss rises at worst.
-        random: likewise for a random perturbation of norm `EPSILON`.
-        same_inputs: likewise, all models on the same inputs.
+    The models are in the order of their densities. `rise` is by how much the loss of each rises at worst; `others`, the
+    same under other attacks, has a random one and the one on the same inputs.
     """
     load = (1 / geometry.dimensions_per_feature(W)).numpy()
     linear = (EPSILON * torch.linalg.matrix_norm(W, ord=2).square()).square().numpy()
-    rise = rises[EPSILON]
-    measurable = len(set(load.tolist())) > 2 and len(set(rise.tolist())) > 2
+    order = load.argsort()
+    same_inputs = others["all models on the same inputs"]
     most, least = load >= np.quantile(load, 0.9), load <= np.quantile(load, 0.1)
-    return Verdict(
-        measured="The rank correlation of vulnerability with features per dimension",
-        statistic=rank_correlation(np.stack([load, rise], axis=1)) if measurable else float("nan"),
-        interval=stats.bootstrap(rank_correlation, np.stack([load, rise], axis=1)) if measurable else UNKNOWN,
+
+    def times(values: np.ndarray) -> float:
+        return float(values[most].mean() / values[least].mean())
+
+    pairs = np.stack([load, rise], axis=1)
+    ranked = min(len(set(load)), len(set(rise))) > 2  # or there is nothing to rank
+    return Verdict.of_statistic(
+        "The rank correlation of vulnerability with features per dimension",
+        lambda rows: rank_correlation(*rows.T),
+        pairs if ranked else pairs[:0],
         n_models=len(W),
-        controls={
-            f"perturbation of norm {eps:g}": rank_correlation(np.stack([load, values], axis=1))
-            for eps, values in rises.items()
-            if eps != EPSILON
-        }
+        controls={name: rank_correlation(load, values) for name, values in others.items()}
         | {
-            "random perturbation": rank_correlation(np.stack([load, random], axis=1)),
-            "worst / random perturbation, median rise": float(np.median(rise) / np.median(random)),
-            "all models on the same inputs": rank_correlation(np.stack([load, same_inputs], axis=1)),
-            "most / least superposed, rise": float(rise[most].mean() / rise[least].mean()),
-            "most / least superposed, 1/D*": float(load[most].mean() / load[least].mean()),
-            "most / least superposed, rise on the same inputs": float(
-                same_inputs[most].mean() / same_inputs[least].mean()
-            ),
-            "rank correlation with the linear closed form": rank_correlation(np.stack([linear, rise], axis=1)),
+            "worst / random perturbation, median rise": np.median(rise) / np.median(others["random perturbation"]),
+            "most / least superposed, rise": times(rise),
+            "most / least superposed, 1/D*": times(load),
+            "most / least superposed, rise on the same inputs": times(same_inputs),
+            "rank correlation with the linear closed form": rank_correlation(linear, rise),
         },
         detail=f"The loss rises by {rise[least].mean():.3g} in the tenth of models that superpose least and by "
-        f"{rise[most].mean():.3g} in the tenth that superpose most, which hold "
-        f"{load[most].mean() / load[least].mean():.1f} times as many features per dimension.",
+        f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
+        "features per dimension.",
         figures=[
             (
                 f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.",
                 plots.curves(
                     {
-                        "the model's own inputs": (np.sort(load), rise[load.argsort()]),
-                        "the same inputs for all": (np.sort(load), same_inputs[load.argsort()]),
-                        "(0.1 s)^2, linear output": (np.sort(load), linear[load.argsort()]),
+                        "the model's own inputs": (load[order], rise[order]),
+                        "the same inputs for all": (load[order], same_inputs[order]),
+                        "(0.1 s)^2, linear output": (load[order], linear[order]),
                     },
                     "features per dimension 1 / D*",
                     "rise of the loss",
@@ -259,11 +233,9 @@ def judge_vulnerability(
     )
 
 
-def rank_correlation(pairs: np.ndarray) -> float:
-    """Spearman's rank correlation of the two columns; 0 if either is constant."""
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 if either is constant."""
     from scipy.stats import rankdata
 
-    first, second = rankdata(pairs, axis=0).T
-    if not first.std() or not second.std():
-        return 0.0
-    return float(np.corrcoef(first, second)[0, 1])
+    ranks = rankdata([first, second], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0

@@ -1,23 +1,20 @@
 """Claims about how training goes: in jumps of D_i or smoothly."""
 
 from collections.abc import Mapping
-from functools import cache
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.train import train
+from tms_hooks import geometry, plots
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import Stacked
+from tms_hooks.config import Activation
 from tms_hooks.training.optimizers import Adam
 
-STEPS, EVERY = 6_000, 30
+EVERY = 30
 WARM = 0.1
 """Share of the training that is left out: from any start all D_i move there, and the loss falls."""
 TOP = 0.1
@@ -32,29 +29,20 @@ class Course(NamedTuple):
     """D_i, (model, step, feature)."""
 
 
-@cache
-def train_watched(n_models: int, p: float = 0.05, output_act: Literal["relu", "identity"] = "relu") -> Course:
+def train_watched(n_models: int, p: float = 0.05, output_act: Activation = "relu") -> Course:
     """Models without bias, so that the directions alone give the loss at every record."""
-    cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False, output_act=output_act)
-    data = SparseUniform(n_features=20, feature_probability=p)
-    history = train(
-        cfg,
-        data,
-        seeds=range(n_models),
-        steps=STEPS,
-        optimizer=Adam(lr=1e-3),
-        record_every=EVERY,
-        progress=False,
-    ).history
-    W = torch.from_numpy(history.W_E.values)
-    x = data.sample(2_048, seed=2**62)
+    settings: dict[str, Any] = {"optimizer": Adam(lr=1e-3), "record_every": EVERY, "output_bias": False}
+    run = lab.train_sparse(20, 5, p, n_models, steps=6_000, output_act=output_act, **settings)
+    x = lab.fresh_samples(run, 2_048)
     x = x[(x > 0).any(1)]
 
-    def loss(w: Float[Tensor, "model feature hidden"]) -> Tensor:
-        out = x @ w @ w.mT
+    def loss(W: Stacked) -> Float[Tensor, " model"]:
+        out = x @ W @ W.mT
         return ((out.relu() if output_act == "relu" else out) - x).square().sum(-1).mean(-1)
 
-    return Course(torch.stack([loss(w) for w in W], dim=1).numpy(), geometry.dimensionality(W).transpose(0, 1).numpy())
+    records = torch.from_numpy(run.history.W_E.values)
+    D = geometry.dimensionality(records).transpose(0, 1)
+    return Course(torch.stack([loss(W) for W in records], dim=1).numpy(), D.numpy())
 
 
 @claim("energy-levels-of-learning", "N", quick=6, full=60, needs=above(0.5))
@@ -81,16 +69,15 @@ def energy_levels_of_learning(n_models: int) -> Verdict:
 def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
     """Is the loss lost when features jump?"""
     found = falls(course)
-    interval = stats.bootstrap(share, found) if len(found) > 1 else UNKNOWN
-    measurable = bool(np.isfinite(interval).all())  # or the losses do not fall
     lost = {name: share(falls(course, by=name)) for name in ("shifted", "first", "loss")}
     example = int((-found[:, 1]).argmin())
     steps = np.arange(course.loss.shape[1]) * EVERY
+    after_warm = int(WARM * len(steps))
     jump = np.abs(np.diff(course.D[example], axis=0)).max(1)
-    return Verdict(
-        measured="The share of loss that is lost while D_i jump",
-        statistic=share(found) if measurable else float("nan"),
-        interval=interval if measurable else UNKNOWN,
+    return Verdict.of_statistic(
+        "The share of loss that is lost while D_i jump",
+        share,
+        found,
         n_models=len(found),
         controls={
             "changes of D_i shifted in time": lost["shifted"],
@@ -99,14 +86,12 @@ def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
             **{name: share(falls(other)) for name, other in others.items()},
             "first half left out": share(falls(course, warm=0.5)),
             "nothing left out": share(falls(course, warm=0.0)),
-            "loss at the end / after the first tenth": float(
-                course.loss[:, -1].mean() / course.loss[:, int(WARM * course.loss.shape[1])].mean()
-            ),
+            "loss at the end / after the first tenth": course.loss[:, -1].mean() / course.loss[:, after_warm].mean(),
         },
         detail=f"Chance is {TOP:g}; the tenth in which the loss falls most holds {lost['loss']:.0%} of the fall.",
-        figures=[
+        figures=lambda: [
             (
-                "One model: D_i of its features in training, a line a feature.",
+                "One model: D_i of its features in training, one line per feature.",
                 plots.curves(
                     {f"feature {i}": (steps, d) for i, d in enumerate(course.D[example].T)}, "training step", "D_i"
                 ),
@@ -119,21 +104,17 @@ def judge_steps(course: Course, others: Mapping[str, Course]) -> Verdict:
                     "held-out loss; change of D_i",
                 ),
             ),
-        ]
-        if measurable
-        else (),
+        ],
     )
 
 
 def falls(
     course: Course, warm: float = WARM, by: Literal["jumps", "shifted", "first", "loss"] = "jumps"
 ) -> Float[np.ndarray, "model 2"]:
-    """The loss lost in the chosen tenth of intervals, and in all, of every model.
+    """The loss lost in the chosen tenth of intervals, and in all, of every model; `warm` of the training is left out.
 
-    Args:
-        course: what happened.
-        warm: share of the training to leave out at the start.
-        by: which tenth: where D_i change most; likewise, the changes shifted in time; the first; where most is lost.
+    The tenth is where D_i change most, where they do if their changes are shifted in time, the first, or where most is
+    lost.
     """
     start = int(warm * course.loss.shape[1])
     lost = -np.diff(course.loss[:, start:], axis=1)
@@ -151,5 +132,5 @@ def falls(
 
 def share(fallen: np.ndarray) -> float:
     """Loss lost in the chosen intervals, of that lost in all, over all models together; NaN if none is lost."""
-    some, total = fallen.sum(0)
-    return float(some / total) if total > 0 else float("nan")
+    some, all_of_it = fallen.sum(0)
+    return float(some / all_of_it) if all_of_it > 0 else float("nan")

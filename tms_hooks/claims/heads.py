@@ -1,14 +1,18 @@
-"""What the claims about pseudo-attention share: toys, heads trained on them, and how singular vectors lie to features.
+"""What the claims about pseudo-attention share: toys, heads trained on them, and how a head's slices lie to features.
 
-Toys are trained first: Adam at 0.01 with cosine decay, 2,000 steps, batch 1,024. Then heads, on frozen hidden states:
-Adam at 0.02 with cosine decay, 1,000 steps, batch 256. Several heads of one toy are trained side by side; they do not
-meet.
+A head scores a query and a key by query^T Omega key. The singular value decomposition of Omega is a sum of slices, each
+of which reads one direction of the query (its left singular vector) and one of the key (its right one): the claims ask
+whether these are directions of attended features.
+
+A toy is trained first, by the usual recipe for 2,000 steps. Heads are then trained on its frozen hidden states: Adam at
+0.02 with cosine decay, 1,000 steps, batch 256. Several heads of one toy are trained side by side; they do not meet.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 from math import pi
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,140 +21,164 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tms_hooks import geometry, theory
+from tms_hooks.claims import lab
+from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import overlaps, random_rotations, unit
 from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.run import Run
-from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
-from tms_hooks.training.recipe import HeadObjective
 
 ALIGNED = 0.9
 """|Cosine| above which a singular vector counts as aligned with a feature: 26 degrees."""
 ORTHOGONAL = 0.1
 """|Cosine| below which two features count as orthogonal, as in `geometry.tegum_factors`."""
-
 SPARSE = 0.05
 """Feature probability at which two triangles are stable."""
 TRIANGLES = [[0, 1, 2], [3, 4, 5]]
-
-
-class Head(NamedTuple):
-    """One toy's head."""
-
-    omega: Float[Tensor, "hidden hidden"]
-    W_E: Float[Tensor, "feature hidden"]
+Omega = Float[Tensor, "hidden hidden"]
+Omegas = Float[Tensor, "model hidden hidden"]
+Directions = Float[Tensor, "feature hidden"]
 
 
 class Heads(NamedTuple):
     """One head each of several toys."""
 
-    omega: Float[Tensor, "model hidden hidden"]
-    W_E: Float[Tensor, "model feature hidden"]
+    omega: Omegas
+    W_E: Stacked
 
 
-@cache
-def representation(
-    n_features: int,
-    d_hidden: int,
-    p: float,
-    n_models: int,
-    decay: float = 1.0,
-    start: Literal["random", "two triangles"] = "random",
-) -> Run:
-    """Toys without heads; feature i has importance decay^i. Kept: several claims look at the same ones.
+# Toys and heads
 
-    "two triangles" starts six features in four dimensions near a product of two triangles, which random starts seldom
-    reach, and trains at 0.003 so that they settle there.
-    """
-    from tms_hooks.models.toy import ToyModel
 
-    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden)
-    init, lr = None, 1e-2
-    if start == "two triangles":
-        lr, W = 3e-3, torch.block_diag(triangle(), triangle())
-        starts = [forward.init_weights(cfg, seed) for seed in range(n_models)]
-        init = [ToyModel.from_weights(cfg, w | {"W_E": W + 0.1 * w["W_E"]}) for w in starts]
-    return train(
-        cfg,
+def representation(n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0) -> Run:
+    """Toys without heads; feature i has importance decay^i."""
+    return lab.train_toys(
+        ToyConfig(n_features=n_features, d_hidden=d_hidden),
         SparseUniform(n_features=n_features, feature_probability=p),
-        seeds=range(n_models),
+        n_models,
         steps=2_000,
-        optimizer=Adam(lr=lr, schedule="cosine"),
-        importance=[decay**i for i in range(n_features)],
-        record_every=2_000,
-        init=init,
+        importance=lab.decaying(decay, n_features),
     )
 
 
-def train_heads(
+@cache
+def near_triangles(n_models: int) -> Run:
+    """Toys of six features in four dimensions that start near a product of two triangles.
+
+    Random starts seldom reach such a product. The rate is 0.003, so that those that start near it settle there.
+    """
+    cfg = ToyConfig(n_features=6, d_hidden=4)
+    starts = [forward.init_weights(cfg, seed) for seed in range(n_models)]
+    return lab.train_from(
+        cfg,
+        SparseUniform(n_features=6, feature_probability=SPARSE),
+        [start | {"W_E": two_triangles() + 0.1 * start["W_E"]} for start in starts],
+        steps=2_000,
+        optimizer=Adam(lr=3e-3, schedule="cosine"),
+    )
+
+
+def train(
     toys: Run,
     pairs: Sequence[Sequence[Pair]],
     d_head: int | None = None,
-    head_objective: HeadObjective = "scores",
-    steps: int = 1_000,
     n_models: int | None = None,
+    steps: int = 1_000,
+    **settings: Any,
 ) -> Float[Tensor, "head model hidden hidden"]:
-    """Omega of heads trained on the frozen hidden states of the first `n_models` toys: one list of pairs a head."""
-    from tms_hooks.models.toy import ToyModel
-
-    n, m = toys.W_E.shape[1:]
-    seeds = toys.recipe.seeds[:n_models]
-    cfg = ToyConfig(n_features=n, d_hidden=m, n_heads=len(pairs), d_head=d_head)
-    frozen = [{name: w[i] for name, w in toys.weights.items()} for i in range(len(seeds))]
-    run = train(
+    """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has one list per head."""
+    cfg = replace(toys.recipe.cfg, n_heads=len(pairs), d_head=d_head)
+    starts = [
+        forward.init_weights(cfg, seed) | {name: w[i] for name, w in toys.weights.items()}
+        for i, seed in enumerate(toys.recipe.seeds[:n_models])
+    ]
+    run = lab.train_from(
         cfg,
         toys.recipe.data,
-        seeds=seeds,
+        starts,
         steps=steps,
-        stages=("heads",),
-        batch_size=256,
         optimizer=Adam(lr=2e-2, schedule="cosine"),
+        batch_size=256,
+        stages=("heads",),
         qk_pairs=pairs,
-        head_objective=head_objective,
-        init=[
-            ToyModel.from_weights(cfg, forward.init_weights(cfg, seed) | w)
-            for seed, w in zip(seeds, frozen, strict=True)
-        ],
-        record_every=steps,
+        **settings,
     )
     return omegas(run.weights).transpose(0, 1)
 
 
 def omegas(weights: forward.Weights) -> Float[Tensor, "model head hidden hidden"]:
     """Omega of every head."""
-    return (weights[forward.W_Q] @ weights[forward.W_K].mT).detach()
+    return weights[forward.W_Q] @ weights[forward.W_K].mT
 
 
-def untrained(toys: Run, n_heads: int = 1, d_head: int | None = None) -> Float[Tensor, "head model hidden hidden"]:
-    """Omega of the heads that `train_heads` starts from."""
-    n, m = toys.W_E.shape[1:]
-    cfg = ToyConfig(n_features=n, d_hidden=m, n_heads=n_heads, d_head=d_head)
-    starts = [forward.init_weights(cfg, seed) for seed in toys.recipe.seeds]
-    return omegas({name: torch.stack([start[name] for start in starts]) for name in starts[0]}).transpose(0, 1)
+def untrained(W_E: Stacked, d_head: int | None = None) -> Omegas:
+    """Omega of the heads that `train` starts from, for toys of these directions."""
+    n_models, n, m = W_E.shape
+    return omegas(lab.untrained(ToyConfig(n_features=n, d_hidden=m, n_heads=1, d_head=d_head), n_models))[:, 0]
 
 
-def best_heads(
-    W_E: Float[Tensor, "model feature hidden"], data: Distribution, pairs: Sequence[Pair], rank: int | None = None
-) -> Float[Tensor, "model hidden hidden"]:
+def optimal(W_E: Stacked, data: Distribution, pairs: Sequence[Pair], rank: int | None = None) -> Omegas:
     """The closed form's head for each toy."""
     return torch.stack([theory.qk_optimum(W, data, pairs, rank) for W in W_E])
 
 
-def relative_difference(
-    found: Float[Tensor, "*model hidden hidden"], best: Float[Tensor, "*model hidden hidden"]
-) -> float:
-    """||Omega - Omega*|| / ||Omega*||, mean over models."""
-    return float(((found.double() - best).norm(dim=(-2, -1)) / best.norm(dim=(-2, -1))).mean())
+def at_random(models: int, d: int, rank: int) -> Omegas:
+    """Random singular vectors, with singular values from 2 to 1 that tell them apart."""
+    left, right = random_rotations(d, 2 * models, seed=rank).chunk(2)
+    return (left[..., :rank] * torch.linspace(2, 1, rank, dtype=torch.float64)) @ right[..., :rank].mT
+
+
+def explained(W_E: Directions, data: SparseUniform, pairs: Sequence[Pair], rank: int) -> float:
+    """Share of E s^2 that the best head of a rank gets right: 1 - E (s - score)^2 / E s^2."""
+    p = data.active_probability()
+    together = torch.outer(p, p) + torch.diag(p * (1 - p))
+    query, key = torch.tensor(pairs).T
+    power = (together[query][:, query] * together[key][:, key]).sum()
+    nothing = theory.qk_excess_loss(torch.zeros(W_E.shape[-1], W_E.shape[-1]), W_E, data, pairs)
+    best = theory.qk_optimum(W_E, data, pairs, rank)
+    return float((nothing - theory.qk_excess_loss(best, W_E, data, pairs)) / power)
+
+
+# Which models count, and measures of them
+
+
+def is_orthogonal(W_E: Directions, features: Sequence[int] = (0, 1)) -> bool:
+    """Whether the features are learned, and orthogonal to every other learned one."""
+    alive = geometry.represented(W_E).nonzero()[:, 0].tolist()
+    if not set(features) <= set(alive):
+        return False
+    return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < ORTHOGONAL).all())
+
+
+def two_triangles() -> Directions:
+    """A product of two triangles of unit features, each in a plane of its own: `TRIANGLES`."""
+    angles = 2 * pi / 3 * torch.arange(3)
+    triangle = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.block_diag(triangle, triangle)
+
+
+def are_triangles(W_E: Stacked) -> Bool[Tensor, " model"]:
+    """Models that are the product of the two triangles that they started near."""
+    return torch.tensor([geometry.tegum_factors(w) == TRIANGLES for w in W_E])
+
+
+def measuring(W_E: Stacked, counts: Bool[Tensor, " model"]) -> Callable[[Callable[[Tensor, Tensor], Any], Omegas], Any]:
+    """A function (measure, heads) -> array of measure(Omega, W_E) of the models that count."""
+
+    def each(measure: Callable[[Tensor, Tensor], Any], omegas: Omegas) -> np.ndarray:
+        return np.array([measure(o, w) for o, w in zip(omegas[counts], W_E[counts], strict=True)])
+
+    return each
 
 
 # Singular vectors and directions
 
 
 def singular_vectors(
-    omega: Float[Tensor, "hidden hidden"],
+    omega: Omega,
 ) -> tuple[Float[Tensor, "k hidden"], Float[Tensor, " k"], Float[Tensor, "k hidden"]]:
     """Left singular vectors as rows, singular values, right singular vectors as rows: those above rounding."""
     U, S, Vh = torch.linalg.svd(omega.detach().double())
@@ -158,11 +186,15 @@ def singular_vectors(
     return U.mT[kept], S[kept], Vh[kept]
 
 
+def singular_ratio(omega: Omega) -> float:
+    """Second singular value over the first: near 1, only the span of the two vectors means anything."""
+    S = singular_vectors(omega)[1]
+    return float(S[1] / S[0])
+
+
 def matched_cosines(
-    omega: Float[Tensor, "hidden hidden"],
-    left: Float[Tensor, "pair hidden"],
-    right: Float[Tensor, "pair hidden"],
-) -> np.ndarray:
+    omega: Omega, left: Float[Tensor, "pair hidden"], right: Float[Tensor, "pair hidden"]
+) -> Float[np.ndarray, " pair"]:
     """For each pair of directions the |cosine| of its singular pair, the smaller of the two sides; 0 if none is left.
 
     Singular pairs and pairs of directions are matched so that the sum is largest (Hungarian).
@@ -182,54 +214,6 @@ def largest_angle(vectors: Float[Tensor, "k hidden"], directions: Float[Tensor, 
     return float(np.degrees(subspace_angles(vectors.double().mT.numpy(), directions.double().mT.numpy())[0]))
 
 
-def explained(W_E: Float[Tensor, "feature hidden"], data: SparseUniform, pairs: Sequence[Pair], rank: int) -> float:
-    """Share of E s^2 that the best head of a rank gets right: 1 - E (s - score)^2 / E s^2."""
-    p = data.active_probability()
-    together = torch.outer(p, p) + torch.diag(p * (1 - p))
-    query, key = torch.tensor(pairs).T
-    power = (together[query][:, query] * together[key][:, key]).sum()
-    nothing = theory.qk_excess_loss(torch.zeros(W_E.shape[-1], W_E.shape[-1]), W_E, data, pairs)
-    best = theory.qk_optimum(W_E, data, pairs, rank)
-    return float((nothing - theory.qk_excess_loss(best, W_E, data, pairs)) / power)
-
-
-def is_orthogonal(W_E: Float[Tensor, "feature hidden"], features: Sequence[int] = (0, 1)) -> bool:
-    """Whether the features are learned, and orthogonal to every other learned one."""
-    alive = geometry.represented(W_E).nonzero()[:, 0].tolist()
-    if not set(features) <= set(alive):
-        return False
-    return bool((overlaps(W_E[alive].double())[[alive.index(i) for i in features]] < ORTHOGONAL).all())
-
-
-def random_heads(models: int, d: int, rank: int) -> Float[Tensor, "model d d"]:
-    """Random singular vectors, with singular values from 2 to 1 that tell them apart."""
-    left, right = random_rotations(d, 2 * models, seed=rank).chunk(2)
-    return (left[..., :rank] * torch.linspace(2, 1, rank, dtype=torch.float64)) @ right[..., :rank].mT
-
-
-def singular_ratio(omega: Float[Tensor, "hidden hidden"]) -> float:
-    """Second singular value over the first: near 1, only the span of the two vectors means anything."""
-    S = singular_vectors(omega)[1]
-    return float(S[1] / S[0])
-
-
-def are_triangles(W_E: Float[Tensor, "model feature hidden"]) -> Bool[Tensor, " model"]:
-    """Models that are the product of the two triangles that they started near."""
-    return torch.tensor([geometry.tegum_factors(w) == TRIANGLES for w in W_E])
-
-
-def each(omegas: Tensor, W_E: Tensor) -> "zip[tuple[Tensor, Tensor]]":
-    """Omega and directions, model by model."""
-    return zip(omegas, W_E, strict=True)
-
-
-def mean(values: Iterable[Any]) -> float:
-    """The mean; NaN of nothing."""
-    array = np.array(list(values), dtype=float)
-    return float(array.mean()) if len(array) else float("nan")
-
-
-def triangle() -> Float[Tensor, "feature hidden"]:
-    """Three unit features in a plane."""
-    angles = 2 * pi / 3 * torch.arange(3)
-    return torch.stack([angles.cos(), angles.sin()], dim=-1)
+def query_angle(omega: Omega, W_E: Directions) -> float:
+    """Angle between the span of the two leading left singular vectors and that of features 0 and 1, in degrees."""
+    return largest_angle(singular_vectors(omega)[0][:2], W_E[:2])

@@ -1,51 +1,43 @@
-"""Claims of "Pentagon vs Hexagon": polygons that features of equal importance take in two hidden dimensions.
+"""Claims of "Pentagon vs Hexagon": polygons that features of equal importance take in two hidden dimensions, and with
+which optimizers they take any.
 
-Each claim trains, then hands plain arrays to a `judge_...` function: the deciding middle, which can be fed any world.
 Settings of the document: importance 1, feature probability p = 0.057 (its "sparsity"; its norms only fit that way),
 ReLU, tied weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 steps, seeds from 0.
 """
 
 from collections.abc import Callable, Mapping
-from functools import cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from jaxtyping import Float
-from torch import Tensor
+import pandas as pd
 
 from tms_hooks import geometry, landscape, plots, stats, theory
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Interval, Verdict, above, below
+from tms_hooks.claims import Verdict, above, below, claim, lab
+from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.models.forward import init_weights
 from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
+from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 P = 0.057
 STEPS = 10_000
-LEARNED = 0.5
+DOCUMENT = Adam(lr=1e-3)
 POLYGONS = {4: "square", 5: "pentagon", 6: "pentagon", 7: "pentagon"}
 """What the document sees for each number of features."""
-Stacked = Float[Tensor, "model _ hidden"]  # the number of features differs within one claim
+ADAPTIVE = (Adam, AdamW, RMSprop)
+CLAIMED_NORMS = {"pentagon": 2.5, "hexagon": 3.0}
 
 
-@cache
-def train_polygons(n_features: int, n_models: int, output_act: str = "relu", output_bias: bool = True) -> Run:
-    """Models of the document's setting. Kept: several claims look at the same ones."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=2, output_act=output_act, output_bias=output_bias),  # type: ignore[arg-type]
-        SparseUniform(n_features=n_features, feature_probability=P),
-        seeds=range(n_models),
-        steps=STEPS,
-        optimizer=Adam(lr=1e-3),
-        record_every=STEPS // 100,
-    )
+def train_polygons(
+    n_features: int, n_models: int, *, optimizer: Optimizer = DOCUMENT, record_every: int = 100, **architecture: Any
+) -> Run:
+    """Models of the document's setting, but for what `architecture`, which is `ToyConfig`'s, changes."""
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, **architecture)
+    data = SparseUniform(n_features=n_features, feature_probability=P)
+    return lab.train_toys(cfg, data, n_models, steps=STEPS, optimizer=optimizer, record_every=record_every)
 
 
 def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
@@ -53,21 +45,17 @@ def polygon_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     return np.array([geometry.name_polytope(w, min_norm=learned) for w in W])
 
 
-def typical_arrows(W: Stacked, names: np.ndarray) -> "go.Figure":
+def typical_arrows(W: Stacked) -> "go.Figure":
     """Feature directions of the first model of each of the most frequent shapes."""
-    typical = plots.typical(W.numpy(), names.tolist())
+    typical = plots.typical(W.numpy(), polygon_names(W).tolist())
     return plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 
 
 def exact_losses(run: Run) -> np.ndarray:
     """Expected loss of each model, without sampling."""
     weights = {name: w.double() for name, w in run.weights.items()}
-    return np.array(
-        [
-            float(landscape.exact_loss({k: w[i] for k, w in weights.items()}, run.recipe.cfg, run.recipe.data))
-            for i in range(len(run.W_E))
-        ]
-    )
+    each = [{name: w[i] for name, w in weights.items()} for i in range(len(run.W_E))]
+    return np.array([float(landscape.exact_loss(one, run.recipe.cfg, run.recipe.data)) for one in each])
 
 
 @claim("polygons-by-n", "H", quick=30, full=100, needs=above(0.5))
@@ -80,53 +68,36 @@ def polygons_by_n(n_models: int) -> Verdict:
     Size: 30 models for each n (quick), 100 (full).
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output (n = 6), which cannot superpose.
     """
-    runs = {n: train_polygons(n, n_models) for n in POLYGONS}
-    untrained = {
-        n: torch.stack([init_weights(run.recipe.cfg, seed)["W_E"] for seed in range(n_models)])
-        for n, run in runs.items()
-    }
-    linear = train_polygons(6, n_models, output_act="identity").W_E
-    return judge_polygons({n: run.W_E for n, run in runs.items()}, untrained, linear)
+    return judge_polygons(
+        {n: train_polygons(n, n_models).W_E for n in POLYGONS},
+        {n: lab.untrained(ToyConfig(n_features=n, d_hidden=2), n_models)["W_E"] for n in POLYGONS},
+        train_polygons(6, n_models, output_act="identity").W_E,
+    )
 
 
 def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stacked], linear: Stacked) -> Verdict:
     """The stated polygon's share for each number of features, and the smallest of them."""
 
-    def weakest(weights: Mapping[int, Stacked], learned: float = LEARNED) -> stats.Weakest:
-        counts = {
-            f"n = {n}": (int((polygon_names(W, learned) == POLYGONS[n]).sum()), len(W)) for n, W in weights.items()
-        }
-        return stats.weakest_share(counts)
+    def as_stated(weights: Mapping[int, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
+        return {f"n = {n}": polygon_names(W, learned) == POLYGONS[n] for n, W in weights.items()}
 
-    found, names = weakest(trained), {n: polygon_names(W) for n, W in trained.items()}
-    tables = {n: stats.census(list(names[n]), np.zeros(len(W)), "_") for n, W in trained.items()}
+    tables = {str(n): stats.census(polygon_names(W).tolist(), np.zeros(len(W)), "_") for n, W in trained.items()}
     seen = "; ".join(
         f"n = {n}: " + ", ".join(f"{row.share:.0%} {row.name}" for _, row in table.head(3).iterrows())
         for n, table in tables.items()
     )
     best = ", ".join(f"{theory.best_polygon(n, P)} for n = {n}" for n in trained)
-    return Verdict(
-        measured=f"The smallest share of models with the stated polygon ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(len(W) for W in trained.values()),
-        controls={
-            "learned > 0.3": weakest(trained, 0.3).share,
-            "learned > 0.7": weakest(trained, 0.7).share,
-            "untrained": weakest(untrained).share,
-            "linear output, n = 6": float((polygon_names(linear) == POLYGONS[6]).mean()),
-        },
+    return Verdict.of_shares(
+        "The smallest share of models with the stated polygon",
+        as_stated(trained),
+        n_models=lab.total(trained),
+        controls=lab.at_cuts(lambda cut: lab.weakest(as_stated(trained, cut)))
+        | {"untrained": lab.weakest(as_stated(untrained)), "linear output, n = 6": lab.weakest(as_stated({6: linear}))},
         detail=f"Seen: {seen}. Corners of the regular polygon of lowest expected loss at p = {P}: {best}.",
-        figures=[
-            (
-                "Share of models in each geometry.",
-                plots.grouped_shares({str(n): table for n, table in tables.items()}, "features n"),
-            )
-        ]
-        + [
-            (f"{n} features: the first model of each of the most frequent shapes.", typical_arrows(W, names[n]))
-            for n, W in trained.items()
-        ],
+        figures={
+            "Share of models in each geometry.": plots.grouped_shares(tables, "features n"),
+            **{f"{n} features: the first model of each frequent shape.": typical_arrows(W) for n, W in trained.items()},
+        },
     )
 
 
@@ -149,46 +120,30 @@ def pentagon_by_theory(n_models: int) -> Verdict:
 def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.ndarray) -> Verdict:
     """How much more hexagons cost than pentagons, trained and in theory."""
     pentagons, hexagons = losses[names == "pentagon"], losses[names == "hexagon"]
-
-    def difference(five: np.ndarray, six: np.ndarray) -> float:
-        return float(six.mean() / five.mean() - 1)
-
-    statistic, interval = _measure(difference, pentagons, hexagons)
     crossing = theory.polygon_crossing(6, 5, 6)
-    corners = range(2, 11)
-    arguments: dict[str, Callable[[int], float]] = {
+    gains: dict[str, Callable[[int], float]] = {
         "textbook argument": theory.polygon_gain_nearest,
         "one active feature, no bias": lambda F: theory.polygon(F, bias=False).gain,
         "one active feature, bias": lambda F: theory.polygon(F).gain,
     }
-    return Verdict(
-        measured="The loss of trained hexagons, relative to trained pentagons, less 1,",
-        statistic=statistic,
-        interval=interval,
+    return Verdict.of_statistic(
+        "The loss of trained hexagons, relative to trained pentagons, less 1,",
+        lambda five, six: float(six.mean() / five.mean() - 1),
+        pentagons,
+        hexagons,
         n_models=len(pentagons) + len(hexagons),
-        controls={
-            **{f"best corners, {argument}": float(min(corners, key=gain)) for argument, gain in arguments.items()},
-            **{f"best corners at p = {P}, n = {n}": float(theory.best_polygon(n, P)) for n in (6, 7, 8)},
+        controls={f"best corners, {argument}": min(range(2, 11), key=gain) for argument, gain in gains.items()}
+        | {f"best corners at p = {P}, n = {n}": theory.best_polygon(n, P) for n in (6, 7, 8)}
+        | {
             "p where pentagon and hexagon cost the same": crossing,
-            "share of hexagons, trained with bias": float((names == "hexagon").mean()),
-            "share of hexagons, trained without bias": float((names_without_bias == "hexagon").mean()),
-            "share of pentagons, trained without bias": float((names_without_bias == "pentagon").mean()),
+            "share of hexagons, trained with bias": (names == "hexagon").mean(),
+            "share of hexagons, trained without bias": (names_without_bias == "hexagon").mean(),
+            "share of pentagons, trained without bias": (names_without_bias == "pentagon").mean(),
         },
         theory=theory.polygon_loss(6, P, 6) / theory.polygon_loss(6, P, 5) - 1,
         detail=f"{len(pentagons)} models are pentagons and {len(hexagons)} hexagons. The exact losses of the two "
         f"regular polygons cross at p = {crossing:.3g}: sparser than that the hexagon costs less, denser the pentagon.",
-        figures=[
-            (
-                "Exact expected loss of trained models.",
-                plots.distributions(
-                    {"pentagon": pentagons, "hexagon": hexagons},
-                    "expected loss",
-                    {"pentagon": plots.PALETTE[0], "hexagon": plots.PALETTE[1]},
-                ),
-            )
-        ]
-        if len(pentagons) and len(hexagons)
-        else (),
+        figures=lambda: {"Exact expected loss of trained models.": _both(pentagons, hexagons, "expected loss")},
     )
 
 
@@ -208,61 +163,141 @@ def hexagon_norms(n_models: int) -> Verdict:
 def judge_norms(W: Stacked) -> Verdict:
     """Mean norms of pentagons and hexagons against the document's and the theory's."""
     norms = W.double().norm(dim=(-2, -1)).numpy()
-    claimed, ideal = {"pentagon": 2.5, "hexagon": 3.0}, {"pentagon": _ideal_norm(5), "hexagon": _ideal_norm(6)}
-
-    def deviation(five: np.ndarray, six: np.ndarray, norm: Mapping[str, float] = claimed) -> float:
-        return float(max(abs(five.mean() / norm["pentagon"] - 1), abs(six.mean() / norm["hexagon"] - 1)))
+    ideal = {name: float(F**0.5 * theory.finite_polygon(F, P)[0]) for name, F in (("pentagon", 5), ("hexagon", 6))}
 
     def split(learned: float = LEARNED) -> list[np.ndarray]:
         names = polygon_names(W, learned)
         return [norms[names == "pentagon"], norms[names == "hexagon"]]
 
+    def deviation(five: np.ndarray, six: np.ndarray, *, near: Mapping[str, float] = CLAIMED_NORMS) -> float:
+        if min(len(five), len(six)) < 2:
+            return float("nan")
+        return float(max(abs(five.mean() / near["pentagon"] - 1), abs(six.mean() / near["hexagon"] - 1)))
+
     five, six = split()
-    statistic, interval = _measure(deviation, five, six)
-    at = {f"learned > {cut}": _measure(deviation, *split(cut))[0] for cut in (0.3, 0.7)}
-    means = {"mean norm of pentagons": _mean(five), "mean norm of hexagons": _mean(six)}
-    return Verdict(
-        measured="The larger relative deviation of the mean norms",
-        statistic=statistic,
-        interval=interval,
+    beyond = (norms > 5**0.5).mean()
+    return Verdict.of_statistic(
+        "The larger relative deviation of the mean norms",
+        deviation,
+        five,
+        six,
         n_models=len(five) + len(six),
-        controls=at
-        | means
+        controls=lab.at_cuts(lambda cut: deviation(*split(cut)))
         | {
+            "mean norm of pentagons": lab.mean(five),
+            "mean norm of hexagons": lab.mean(six),
             "norm of the best regular pentagon": ideal["pentagon"],
             "norm of the best regular hexagon": ideal["hexagon"],
-            "deviation from the best regular polygons": _measure(lambda a, b: deviation(a, b, ideal), five, six)[0],
-            "share of models beyond sqrt(5)": float((norms > 5**0.5).mean()),
+            "deviation from the best regular polygons": deviation(five, six, near=ideal),
+            "share of models beyond sqrt(5)": beyond,
         },
-        theory=max(abs(ideal[name] / claimed[name] - 1) for name in claimed),
-        detail=f"Pentagons have {_mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons "
-        f"{_mean(six):.3f} ({ideal['hexagon']:.3f}); {(norms > 5**0.5).mean():.0%} of all models exceed sqrt(5).",
-        figures=[
-            (
-                "Frobenius norm of trained models.",
-                plots.distributions(
-                    {"pentagon": five, "hexagon": six},
-                    "||W||",
-                    {"pentagon": plots.PALETTE[0], "hexagon": plots.PALETTE[1]},
-                ),
-            ),
-            ("The first model of each of the most frequent shapes.", typical_arrows(W, polygon_names(W))),
-        ]
-        if len(five) and len(six)
-        else (),
+        theory=max(abs(ideal[name] / norm - 1) for name, norm in CLAIMED_NORMS.items()),
+        detail=f"Pentagons have {lab.mean(five):.3f} (best regular one {ideal['pentagon']:.3f}), hexagons "
+        f"{lab.mean(six):.3f} ({ideal['hexagon']:.3f}); {beyond:.0%} of all models exceed sqrt(5).",
+        figures=lambda: {
+            "Frobenius norm of trained models.": _both(five, six, "||W||"),
+            "The first model of each of the most frequent shapes.": typical_arrows(W),
+        },
     )
 
 
-def _ideal_norm(F: int) -> float:
-    return float(F**0.5 * theory.polygons.finite_polygon(F, P)[0])
+def _both(pentagons: np.ndarray, hexagons: np.ndarray, what: str) -> "go.Figure":
+    """A number of each trained model, pentagons beside hexagons."""
+    groups = {"pentagon": pentagons, "hexagon": hexagons}
+    return plots.distributions(groups, what, lab.colors(groups))
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
+@claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))
+def optimizer_geometry(n_models: int) -> Verdict:
+    """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
+
+    Statistic: the smallest of four shares: models that do not superpose under SGD, and models that do under each of the
+    others. A model superposes if it has learned more than two features (norm > 0.5, n = 6, m = 2). Each optimizer is
+    judged at its own best setting (most models superpose; among equals the lowest mean loss), chosen on the first half
+    of the models and judged on the second.
+    Threshold: above 1/2, for each.
+    Size: 6 models for each of 25 settings (quick), 20 (full): learning rates over four decades, 1e-5 to 0.1 for the
+    adaptive optimizers, 1e-3 to 10 for SGD, without momentum and with 0.9; constant; 10,000 steps. A model that
+    diverged does not superpose.
+    Controls: the share at every optimizer's best setting, which setting that is, the same at learned > 0.3 and > 0.7,
+    and pentagons and hexagons there.
+    """
+    settings: list[Optimizer] = [kind(lr=lr) for kind in ADAPTIVE for lr in np.logspace(-5, -1, 5).tolist()]
+    settings += [SGD(lr=lr, momentum=m) for m in (0.0, 0.9) for lr in np.logspace(-3, 1, 5).tolist()]
+    return judge_optimizers(pd.concat([outcomes(optimizer, n_models) for optimizer in settings], ignore_index=True))
 
 
-def _measure(statistic: Callable[..., float], *samples: np.ndarray) -> tuple[float, Interval]:
-    """A statistic with its bootstrap interval; unknown where a sample has fewer than two models."""
-    if min(map(len, samples)) < 2:
-        return float("nan"), UNKNOWN
-    return statistic(*samples), stats.bootstrap(statistic, *samples)
+def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
+    """What becomes of the document's models under this optimizer, one row per model."""
+    run = train_polygons(6, n_models, optimizer=optimizer, record_every=STEPS)
+    diverged = np.array([seed in run.diverged for seed in run.recipe.seeds])
+    learned = {cut: geometry.represented(run.W_E, cut).sum(1).numpy() for cut in (LEARNED, *CUTS)}
+    return pd.DataFrame(
+        {
+            "optimizer": type(optimizer).__name__,
+            "lr": optimizer.lr,
+            "momentum": getattr(optimizer, "momentum", 0.0),
+            "model": range(n_models),
+            "loss": np.where(diverged, np.inf, run.final_loss.numpy()),
+            "pentagon": polygon_names(run.W_E) == "pentagon",
+            "hexagon": polygon_names(run.W_E) == "hexagon",
+        }
+        | {f"superposes {cut}": (count > 2) & ~diverged for cut, count in learned.items()}
+    )
+
+
+def judge_optimizers(table: pd.DataFrame) -> Verdict:
+    """Choose each optimizer's setting on the first half of the models and judge it on the second."""
+    half = table.model.max() // 2
+    best = {str(name): _best_setting(group) for name, group in table[table.model <= half].groupby("optimizer")}
+    judged = {
+        name: table.query(f"model > {half} and optimizer == @name and lr == @lr and momentum == @momentum")
+        for name, (lr, momentum) in best.items()
+    }
+
+    def parts(cut: float) -> dict[str, np.ndarray]:
+        superposes = {name: group[f"superposes {cut}"].to_numpy(dtype=bool) for name, group in judged.items()}
+        sgd = superposes.pop("SGD")
+        return {"SGD fails": ~sgd} | {f"{name} succeeds": held for name, held in superposes.items()}
+
+    shares = {name: lab.mean(group[f"superposes {LEARNED}"]) for name, group in judged.items()}
+    controls = {f"smallest share at learned > {cut}": lab.weakest(parts(cut)) for cut in CUTS}
+    controls["best momentum, SGD"] = best["SGD"][1]
+    for name, group in judged.items():
+        controls |= {
+            f"superpose, {name}": shares[name],
+            f"best learning rate, {name}": best[name][0],
+            f"pentagons, {name}": lab.mean(group.pentagon),
+            f"hexagons, {name}": lab.mean(group.hexagon),
+        }
+    return Verdict.of_shares(
+        "The smallest of four shares",
+        parts(LEARNED),
+        n_models=lab.total(judged),
+        controls=controls,
+        detail=lab.listing(
+            "Models that superpose, at each optimizer's best setting",
+            {n: f"{shares[n]:.0%} at learning rate {lr:.3g}, momentum {m:.3g}" for n, (lr, m) in best.items()},
+        ),
+        figures={
+            "Share of models that superpose: learned more than two features.": _map(table, f"superposes {LEARNED}"),
+            "Share of models that end as a pentagon.": _map(table, "pentagon"),
+            "Share of models that end as a hexagon.": _map(table, "hexagon"),
+        },
+    )
+
+
+def _best_setting(group: pd.DataFrame) -> tuple[float, float]:
+    """Learning rate and momentum with which most models superpose, among equals with the lowest mean loss."""
+    scores = group.groupby(["lr", "momentum"]).agg(share=(f"superposes {LEARNED}", "mean"), loss=("loss", "mean"))
+    lr, momentum = scores.sort_values(["share", "loss"], ascending=[False, True]).index[0]
+    return float(lr), float(momentum)
+
+
+def _map(table: pd.DataFrame, what: str) -> "go.Figure":
+    """Optimizers by learning rates: where `what` is true of which share of models."""
+    momentum = table.momentum.map(lambda value: f", momentum {value}" if value else "")
+    share = table.assign(row=table.optimizer + momentum).groupby(["row", "lr"])[what].mean().unstack()
+    return plots.share_map(
+        share.to_numpy(), [f"{lr:.0e}" for lr in share.columns], [str(row) for row in share.index], "learning rate"
+    )

@@ -1,74 +1,26 @@
-"""Claims of "Superposition and bottlenecks" about interference: in many dimensions, and with two active features.
+"""Claims of "Superposition and bottlenecks" about crowded directions: in many dimensions, and with two active features.
 
-Tied weights, ReLU, no bias, the whole data set in every step: Adam at 0.01 with cosine decay over 5,000 steps, seeds
-from 0. As for one-hot features "learned" means a norm above 0.1, and features within 5 degrees are one direction.
+What the document calls the interference of two directions is their |cosine|; here it is their overlap. The models are
+those of `tms_hooks.claims.bottlenecks`: "learned" means a norm above 0.1, and features within 5 degrees of each other
+are one direction.
 """
 
 from collections.abc import Mapping
-from functools import cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import lab
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import Verdict, above, below, claim, lab
 from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, train_onehot, untrained, with_directions
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
+from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import KHot, SparseUniform
+from tms_hooks.data import KHot
 from tms_hooks.linalg import unit
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
 
 WIDTHS = (2, 4, 8, 16)
-FEATURES_A_DIMENSION = 4
-Stacked = Float[Tensor, "_ _ _"]  # (model, feature, hidden), of any sizes within one claim
-
-
-class Interferences(NamedTuple):
-    """Of all pairs of directions, one entry a model with at least two."""
-
-    mean: np.ndarray
-    rms: np.ndarray
-    maximum: np.ndarray
-
-
-def unit_directions(W: Float[Tensor, "_ _"], learned: float = LEARNED) -> Float[Tensor, "_ _"]:
-    """One unit vector for each distinct direction of a model, the mean one of its features."""
-    features, groups = unit(W), geometry.directions(W, learned)
-    return unit(torch.stack([features[group].mean(0) for group in groups]) if groups else features[:0])
-
-
-def interferences(W: Stacked, learned: float = LEARNED) -> Interferences:
-    """Mean, root mean square and maximum |cosine| between the distinct directions of each model."""
-    found = []
-    for own in (unit_directions(w, learned) for w in W):
-        if len(own) > 1:
-            rows, columns = torch.triu_indices(len(own), len(own), 1)
-            pairs = (own @ own.mT).abs()[rows, columns]
-            found.append((float(pairs.mean()), float(pairs.square().mean().sqrt()), float(pairs.max())))
-    return Interferences(*np.array(found).reshape(-1, 3).T)
-
-
-@cache
-def train_sparse_like(d_hidden: int, n_models: int) -> Stacked:
-    """The setting of Elhage et al. 2022: sparse uniform features, p = 0.01, with an output bias."""
-    n = FEATURES_A_DIMENSION * d_hidden
-    return train(
-        ToyConfig(n_features=n, d_hidden=d_hidden),
-        SparseUniform(n_features=n, feature_probability=0.01),
-        seeds=range(n_models),
-        steps=2_000,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=2_000,
-    ).W_E
+FEATURES_PER_DIMENSION = 4
 
 
 @claim("interference-mean-vs-max", "B", quick=3, full=12, needs=below(-0.75))
@@ -85,15 +37,29 @@ def interference_mean_vs_max(n_models: int) -> Verdict:
     one possible (Welch); factors and directions of a trained model at m = 16; learned > 0.05 and > 0.2; the slope for
     sparse uniform features (p = 0.01, bias, m = 2, 4 and 8, norm > 0.5).
     """
-    return judge_interference(
-        {m: train_onehot(FEATURES_A_DIMENSION * m, m, n_models, "relu").W_E for m in WIDTHS},
-        {m: train_sparse_like(m, n_models) for m in WIDTHS[:-1]},
+    return judge_overlaps(
+        {m: train_onehot(FEATURES_PER_DIMENSION * m, m, n_models, "relu").W_E for m in WIDTHS},
+        {m: lab.train_sparse(FEATURES_PER_DIMENSION * m, m, 0.01, n_models, steps=2_000).W_E for m in WIDTHS[:-1]},
     )
 
 
-def slope(values: Mapping[int, np.ndarray]) -> float:
-    """Least-squares slope of log mean value on log m; NaN where an m has no values."""
-    return float(np.polyfit(np.log(list(values)), np.log([_mean(v) for v in values.values()]), 1)[0])
+class Overlaps(NamedTuple):
+    """|Cosines| of all pairs of directions of each model that has at least two, put together."""
+
+    mean: np.ndarray
+    rms: np.ndarray
+    maximum: np.ndarray
+
+
+def direction_overlaps(W: Stacked, learned: float = LEARNED) -> Overlaps:
+    """Overlaps of the distinct directions of each model, a direction being the mean of its features' unit vectors."""
+    found = []
+    for w in W:
+        features, groups = unit(w), geometry.directions(w, learned)
+        if len(groups) > 1:
+            pairs = lab.pair_overlaps(torch.stack([features[group].mean(0) for group in groups]))
+            found.append((float(pairs.mean()), float(pairs.square().mean().sqrt()), float(pairs.max())))
+    return Overlaps(*np.array(found).reshape(-1, 3).T)
 
 
 def random_like(W: Stacked) -> Stacked:
@@ -105,78 +71,58 @@ def random_like(W: Stacked) -> Stacked:
     return made
 
 
-def judge_interference(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]) -> Verdict:
-    """Does the mean interference of trained directions fall like a tegum product's or like a sphere's?"""
-    found = {m: interferences(W) for m, W in trained.items()}
-    chance = {m: interferences(random_like(W)) for m, W in trained.items()}
+def judge_overlaps(trained: Mapping[int, Stacked], sparse: Mapping[int, Stacked]) -> Verdict:
+    """Does the mean overlap of trained directions fall like a tegum product's or like a sphere's?"""
+    found = {
+        "trained": {m: direction_overlaps(W) for m, W in trained.items()},
+        "random directions": {m: direction_overlaps(random_like(W)) for m, W in trained.items()},
+    }
     pentagons = {m: theory.tegum_overlaps(geometry.ideal_polytopes(5)["pentagon"], m) for m in trained}
-    counts = {m: float(geometry.count_directions(W, LEARNED).double().mean()) for m, W in trained.items()}
-    measurable = all(len(f.mean) > 1 for f in found.values())
+    counts = {m: lab.mean(geometry.count_directions(W, LEARNED)) for m, W in trained.items()}
+    means = {kind: {m: lab.mean(at_m.mean) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
+        "tegum product of pentagons": {m: at_m.mean for m, at_m in pentagons.items()}
+    }
+    maxima = {kind: {m: lab.mean(at_m.maximum) for m, at_m in by_m.items()} for kind, by_m in found.items()} | {
+        "tegum product of pentagons": {m: at_m.maximum for m, at_m in pentagons.items()},
+        "least possible": {m: theory.welch_bound(max(round(n), 2), m) for m, n in counts.items()},
+    }
     widest = max(trained)
     factors = [len(geometry.tegum_factors(w, LEARNED)) for w in trained[widest]]
-    means = {
-        "trained": {m: f.mean for m, f in found.items()},
-        "random directions": {m: f.mean for m, f in chance.items()},
-        "tegum product of pentagons": {m: np.array([p.mean]) for m, p in pentagons.items()},
-    }
-    maxima = {
-        "trained": {m: f.maximum for m, f in found.items()},
-        "random directions": {m: f.maximum for m, f in chance.items()},
-        "tegum product of pentagons": {m: np.array([p.maximum]) for m, p in pentagons.items()},
-        "least possible": {m: np.array([theory.welch_bound(max(round(n), 2), m)]) for m, n in counts.items()},
-    }
-    return Verdict(
-        measured="The slope of log mean interference on log m",
-        statistic=slope(means["trained"]) if measurable else float("nan"),
-        interval=stats.bootstrap(lambda *s: slope(dict(zip(found, s, strict=True))), *means["trained"].values())
-        if measurable
-        else UNKNOWN,
-        n_models=sum(map(len, trained.values())),
-        controls={f"slope, {name}": slope(by_m) for name, by_m in means.items() if name != "trained"}
+
+    def slope_of_means(models: Mapping[int, Stacked], learned: float) -> float:
+        return lab.log_slope({m: lab.mean(direction_overlaps(W, learned).mean) for m, W in models.items()})
+
+    return Verdict.of_statistic(
+        "The slope of log mean interference on log m",
+        lambda *samples: lab.log_slope(dict(zip(trained, map(lab.mean, samples), strict=True))),
+        *(at_m.mean for at_m in found["trained"].values()),
+        n_models=lab.total(trained),
+        controls={f"slope, {kind}": lab.log_slope(by_m) for kind, by_m in means.items() if kind != "trained"}
         | {
-            "slope of root mean square, trained": slope({m: f.rms for m, f in found.items()}),
-            "slope of root mean square, random directions": slope({m: f.rms for m, f in chance.items()}),
+            f"slope of root mean square, {kind}": lab.log_slope({m: lab.mean(at_m.rms) for m, at_m in by_m.items()})
+            for kind, by_m in found.items()
         }
-        | {f"maximum at m = {widest}, {name}": _mean(by_m[widest]) for name, by_m in maxima.items()}
-        | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": float(np.mean(factors))}
-        | {f"slope at learned > {c}": slope({m: interferences(W, c).mean for m, W in trained.items()}) for c in CUTS}
-        | {"slope, sparse uniform features": slope({m: interferences(W, 0.5).mean for m, W in sparse.items()})},
-        detail="Directions learned: " + ", ".join(f"{n:.3g} at m = {m}" for m, n in counts.items()) + ".",
-        figures=[
+        | {f"maximum at m = {widest}, {kind}": by_m[widest] for kind, by_m in maxima.items()}
+        | {f"directions at m = {widest}": counts[widest], f"tegum factors at m = {widest}": np.mean(factors)}
+        | lab.at_cuts(lambda cut: slope_of_means(trained, cut), CUTS, "slope at ")
+        | {"slope, sparse uniform features": slope_of_means(sparse, lab.LEARNED)},
+        detail=lab.listing("Directions learned", {f"m = {m}": f"{n:.3g}" for m, n in counts.items()}),
+        figures=lambda: [
             (
-                f"{name} interference between directions against the number of dimensions.",
-                _against_width(lines, f"{name.lower()} |cosine|"),
+                f"{name} overlap of directions against the number of dimensions.",
+                plots.curves(lab.lines(by_kind), "hidden dimensions m", f"{name.lower()} |cosine|", log_x=True)
+                .update_xaxes(tickvals=list(trained))
+                .update_yaxes(type="log"),
             )
-            for name, lines in (("Mean", means), ("Maximum", maxima))
+            for name, by_kind in (("Mean", means), ("Maximum", maxima))
         ],
     )
 
 
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if len(values) else float("nan")
-
-
-def _against_width(lines: Mapping[str, Mapping[int, np.ndarray]], ylabel: str) -> "go.Figure":
-    fig = plots.curves(
-        {name: (np.array(list(by_m)), np.array([_mean(v) for v in by_m.values()])) for name, by_m in lines.items()},
-        "hidden dimensions m",
-        ylabel,
-        log_x=True,
-    )
-    return fig.update_xaxes(tickvals=list(next(iter(lines.values())))).update_yaxes(type="log")
-
-
-@cache
 def train_active(k: int, n_features: int, d_hidden: int, n_models: int) -> Stacked:
     """As `train_onehot`, with k active features, all n choose k sets of them."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False),
-        KHot(n_features=n_features, k=k),
-        seeds=range(n_models),
-        steps=STEPS,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=STEPS,
-    ).W_E
+    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False)
+    return lab.train_toys(cfg, KHot(n_features=n_features, k=k), n_models, steps=STEPS).W_E
 
 
 @claim("two-active", "B", quick=10, full=40, needs=above(0.5))
@@ -210,57 +156,46 @@ def judge_active(
     solids: Mapping[str, Stacked],
 ) -> Verdict:
     """Do models still learn five directions?"""
-    counts = {
-        name: {n: geometry.count_directions(W, LEARNED) for n, W in weights.items()}
-        for name, weights in (("one", one), ("two", two))
+    counts = {n: geometry.count_directions(W, LEARNED) for n, W in two.items()}
+    directions = {
+        "one": {n: lab.mean(geometry.count_directions(W, LEARNED)) for n, W in one.items()},
+        "two": {n: lab.mean(found) for n, found in counts.items()},
     }
-    learned = {n: geometry.represented(W, LEARNED).sum(1).double() for n, W in two.items()}
+    five = with_directions(two, 5)
     return Verdict.of_shares(
         "The smallest share of models with five directions",
-        with_directions(two, 5),
+        five,
         n_models=lab.total(two),
-        controls={"one active": lab.weakest(with_directions(one, 5))}
-        | {f"n = {n}": float(d.eq(5).double().mean()) for n, d in counts["two"].items()}
+        controls={n: hits.mean() for n, hits in five.items()}
+        | {"one active": lab.weakest(with_directions(one, 5))}
         | {name: lab.weakest(with_directions(weights, 5)) for name, weights in others.items()}
         | lab.at_cuts(lambda cut: lab.weakest(with_directions(two, 5, cut)), CUTS)
+        | {f"directions, {k} active, n = {n}": mean for k, by_n in directions.items() for n, mean in by_n.items()}
         | {
-            f"directions, {k} active, n = {n}": float(d.double().mean())
-            for k, by in counts.items()
-            for n, d in by.items()
+            f"learned features, two active, n = {n}": lab.mean(geometry.represented(W, LEARNED).sum(1))
+            for n, W in two.items()
         }
-        | {f"learned features, two active, n = {n}": float(value.mean()) for n, value in learned.items()}
         | {
-            f"nine directions in three dimensions, {k} active": float(
-                geometry.count_directions(W, LEARNED).eq(9).double().mean()
-            )
+            f"nine directions in three dimensions, {k} active": lab.mean(geometry.count_directions(W, LEARNED) == 9)
             for k, W in solids.items()
         },
-        detail="Number of directions learned with two active: "
-        + "; ".join(
-            f"n = {n}: " + ", ".join(f"{share:.0%} {k}" for k, share in enumerate(np.bincount(d) / len(d)) if share)
-            for n, d in counts["two"].items()
-        )
-        + ".",
+        detail=lab.listing(
+            "Number of directions learned with two active",
+            {f"n = {n}": lab.tally(found) for n, found in counts.items()},
+        ),
         figures=[
             (
                 "Mean number of directions learned against the number of features.",
                 plots.curves(
-                    {
-                        f"{k} active": (np.array(list(by)), np.array([float(d.double().mean()) for d in by.values()]))
-                        for k, by in counts.items()
-                    },
-                    "features",
-                    "directions",
+                    lab.lines({f"{k} active": by_n for k, by_n in directions.items()}), "features", "directions"
                 ),
             ),
             (
                 "The first model of each n, two active features; the dotted circle has radius 1.",
-                plots.feature_arrows(_padded([W[0] for W in two.values()]), [f"n = {n}" for n in two]),
+                plots.feature_arrows(
+                    torch.nn.utils.rnn.pad_sequence([W[0] for W in two.values()], batch_first=True).numpy(),
+                    [f"n = {n}" for n in two],
+                ),
             ),
         ],
     )
-
-
-def _padded(models: list[Float[Tensor, "_ 2"]]) -> np.ndarray:
-    """Models of different numbers of features in one array, zeros where there are none."""
-    return torch.nn.utils.rnn.pad_sequence(models, batch_first=True).numpy()

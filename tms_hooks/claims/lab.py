@@ -12,24 +12,29 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import stats
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import Distribution
+from tms_hooks import plots, stats
+from tms_hooks.claims.verdict import counted
+from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.linalg import overlaps
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam, Optimizer
+from tms_hooks.training.state import Init
 
 USUAL = Adam(lr=1e-2, schedule="cosine")
 LEARNED, CUTS = 0.5, (0.3, 0.7)
 """Norm from which a feature counts as learned, and the norms at which that is tried as well."""
 ONE_HOT_LEARNED, ONE_HOT_CUTS = 0.1, (0.05, 0.2)
 """The same for one-hot features that share directions."""
-Stacked = Float[Tensor, "model _ _"]
-"""Directions of many models, "model feature hidden"; the sizes may differ within one claim."""
+Stacked = Float[Tensor, "_ _ _"]
+"""Directions of many models, "model feature hidden"; all three sizes may differ within one claim."""
+ByDensity = Mapping[float, Stacked]
+"""The same at several feature probabilities."""
 
 
 @cache
@@ -51,23 +56,20 @@ def train_toys(
 def train_from(
     cfg: ToyConfig,
     data: Distribution,
-    starts: Sequence[Weights],
+    starts: Sequence[Init],
     *,
     steps: int,
     optimizer: Optimizer = USUAL,
     **settings: Any,
 ) -> Run:
-    """Toys trained from given weights, one model per start."""
-    recorded = {"record_every": steps} | settings
-    return train(
-        cfg, data, seeds=range(len(starts)), init=starts, steps=steps, optimizer=optimizer, progress=False, **recorded
-    )
+    """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
+    usual: dict[str, Any] = {"seeds": range(len(starts)), "record_every": steps} | settings
+    return train(cfg, data, init=starts, steps=steps, optimizer=optimizer, progress=False, **usual)
 
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     """The weights that the models of seeds 0, 1, ... start from, stacked."""
-    each = [init_weights(cfg, seed) for seed in range(n_models)]
-    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+    return stack([init_weights(cfg, seed) for seed in range(n_models)])
 
 
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
@@ -77,18 +79,16 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
 
 def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
     """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share(
-        {n: p if isinstance(p, tuple) else (int(p.sum()), len(p)) for n, p in parts.items()}
-    ).share
+    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
-def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS) -> dict[str, float]:
+def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
     """A statistic at other cut-offs for "learned", as controls.
 
     >>> at_cuts(lambda cut: 2 * cut)
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
-    return {f"learned > {cut}": float(statistic(cut)) for cut in cuts}
+    return {f"{prefix}learned > {cut}": float(statistic(cut)) for cut in cuts}
 
 
 def mean(values: Iterable[Any]) -> float:
@@ -120,3 +120,106 @@ def seed_names(W: Sized) -> list[str]:
 def lines(by_name: Mapping[str, Mapping[Any, Any]]) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Curves as `plots.curves` takes them, from name -> x -> y."""
     return {name: (np.array(list(line)), np.array([float(y) for y in line.values()])) for name, line in by_name.items()}
+
+
+def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
+    """The weights of several models, with a leading model axis."""
+    return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
+
+
+def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
+    """Initial weights of the seeds 0, 1, ..., but biases as `torch.nn.Linear` draws them: uniform in +-1/sqrt(fan-in).
+
+    The library's own biases start at zero.
+    """
+    starts = []
+    for seed in range(n_models):
+        weights, generator = init_weights(cfg, seed), torch.Generator().manual_seed(10**6 + seed)
+        for name, fan_in in (("b_hidden", cfg.n_features), ("b_U", cfg.d_hidden)):
+            if name in weights:
+                draw = 2 * torch.rand(weights[name].shape, generator=generator) - 1
+                weights[name] = draw / fan_in**0.5
+        starts.append(weights)
+    return starts
+
+
+def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Tensor, "*model feature"]:
+    """Whether each feature, alone in the input, has the largest output of all; of outputs or logits, one row per input.
+
+    >>> own_is_largest(torch.tensor([[1.0, 0.5], [2.0, 2.0]]))
+    tensor([ True, False])
+    """
+    itself = torch.eye(outputs.shape[-1], dtype=torch.bool)
+    return outputs.diagonal(dim1=-2, dim2=-1) > outputs.masked_fill(itself, -torch.inf).amax(-1)
+
+
+def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]:
+    """The share of models that each part holds for, as `Verdict.of_shares` takes them; for controls.
+
+    >>> shares({"square": np.array([True, False])}, ", untrained")
+    {'square, untrained': 0.5}
+    """
+    return {f"{part}{where}": float(held.mean()) for part, held in parts.items()}
+
+
+def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
+    """|Cosine| of every two rows, each pair once.
+
+    >>> pair_overlaps(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([1., 0., 0.])
+    """
+    rows, columns = torch.triu_indices(len(V), len(V), 1)
+    return overlaps(V)[rows, columns]
+
+
+def fresh_samples(run: Run, count: int) -> Float[Tensor, "batch feature"]:
+    """Samples of a run's distribution to measure its models on, of a seed that none of them trains with."""
+    return run.recipe.data.sample(count, seed=2**62)
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """One color of the palette per name, as `plots.distributions` takes them."""
+    return dict(zip(names, plots.PALETTE, strict=False))
+
+
+def densities(count: int) -> list[float]:
+    """So many feature probabilities from 1 to 0.05, evenly spaced on a log scale."""
+    return [float(p) for p in 20 ** -np.linspace(0, 1, count)]
+
+
+def train_sparse(
+    n_features: int,
+    d_hidden: int,
+    p: float | tuple[float, ...],
+    seeds: int | range,
+    *,
+    steps: int,
+    hidden_act: Activation = "identity",
+    output_act: Activation = "relu",
+    output_bias: bool = True,
+    **settings: Any,
+) -> Run:
+    """`train_toys` on sparse uniform features, tied, with an output bias: the setting of Elhage et al. 2022."""
+    cfg = ToyConfig(
+        n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
+    )
+    data = SparseUniform(n_features=n_features, feature_probability=p)
+    return train_toys(cfg, data, seeds, steps=steps, **settings)
+
+
+def listing(what: str, values: Mapping[Any, Any]) -> str:
+    """Values by name, as a sentence for `Verdict.detail`.
+
+    >>> listing("Directions", {"n = 5": "75% 5, 25% 6", "n = 8": 5})
+    'Directions: n = 5: 75% 5, 25% 6; n = 8: 5.'
+    """
+    return f"{what}: " + "; ".join(f"{name}: {value}" for name, value in values.items()) + "."
+
+
+def log_slope(values: Mapping[int, float]) -> float:
+    """The power of x that y grows with: the slope of the least-squares line through (log x, log y).
+
+    >>> round(log_slope({1: 3.0, 2: 12.0, 4: 48.0}), 6)
+    2.0
+    """
+    return float(np.polyfit(np.log(list(values)), np.log(list(values.values())), 1)[0])

@@ -1,31 +1,27 @@
-"""Claims of "Superposition and bottlenecks" about MLPs beside a bottleneck, and about memorised points.
+"""The claim of "Superposition and bottlenecks" about MLPs beside a bottleneck.
 
-Full batch, Adam at 0.01 with cosine decay, seeds from 0.
+One-hot features, full batch, the usual recipe, 1,000 steps.
 """
 
 from collections.abc import Mapping
-from functools import cache
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import plots, stats
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks import plots
+from tms_hooks.claims import Verdict, above, claim, lab
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
 from tms_hooks.models import forward
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-Outputs = Float[Tensor, "_ _ _"]  # (model, input, feature), of any sizes within one claim
-ADAM = Adam(lr=1e-2, schedule="cosine")
+Outputs = Float[Tensor, "_ _ _"]
+"""(model, input, feature), of any sizes within one claim."""
 WIDTHS = (2, 4, 8)
 EXPANSION = 4
 """Neurons for each dimension of the bottleneck."""
-PROBABLE = 0.5
+PROBABLE, CUTS = 0.5, (0.3, 0.7)
 """A feature is learned if its own output is above this and the largest for its input."""
 
 
@@ -37,12 +33,7 @@ def embed_to_mlp(f: int, n: int) -> ToyConfig:
 def mlp_to_unembed(f: int, n: int) -> ToyConfig:
     """n -> 4 f neurons -> f -> softmax over n; the neurons are fed through an embedding of width f."""
     return ToyConfig(
-        n_features=n,
-        d_hidden=f,
-        d_mlp=EXPANSION * f,
-        bottleneck="mlp.out->unembed",
-        tied=False,
-        output_act="softmax",
+        n_features=n, d_hidden=f, d_mlp=EXPANSION * f, bottleneck="mlp.out->unembed", tied=False, output_act="softmax"
     )
 
 
@@ -56,19 +47,11 @@ def no_mlp(f: int, n: int) -> ToyConfig:
     return ToyConfig(n_features=n, d_hidden=f, tied=False, output_act="identity")
 
 
-@cache
-def train_outputs(cfg: ToyConfig, n_models: int, steps: int = 1_000) -> Outputs:
+def train_outputs(cfg: ToyConfig, n_models: int) -> Outputs:
     """What trained models make of every one-hot input: reconstructions, or probabilities."""
-    run = train(
-        cfg,
-        OneHot(n_features=cfg.n_features),
-        seeds=range(n_models),
-        steps=steps,
-        optimizer=ADAM,
-        loss="cross_entropy" if cfg.output_act == "softmax" else "mse",
-        record_every=steps,
-    )
-    inputs = torch.eye(cfg.n_features).expand(n_models, -1, -1).contiguous()
+    loss = "cross_entropy" if cfg.output_act == "softmax" else "mse"
+    run = lab.train_toys(cfg, OneHot(n_features=cfg.n_features), n_models, steps=1_000, loss=loss)
+    inputs = torch.eye(cfg.n_features).repeat(n_models, 1, 1)
     return forward.reconstruct(run.weights, inputs, cfg)[2]
 
 
@@ -82,11 +65,9 @@ def best_linear_readout(cfg: ToyConfig, n_models: int) -> Outputs:
     return torch.stack(outputs)
 
 
-def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "_ _"]:
-    """(model, feature): is the own output above `cut` and the largest for its input?"""
-    own = outputs.diagonal(dim1=-2, dim2=-1)
-    others = outputs.masked_fill(torch.eye(outputs.shape[-1], dtype=torch.bool), -torch.inf).amax(-1)
-    return (own > cut) & (own > others)
+def learned(outputs: Outputs, cut: float = PROBABLE) -> Bool[Tensor, "model feature"]:
+    """Is a feature's own output above `cut` and the largest for its input?"""
+    return (outputs.diagonal(dim1=-2, dim2=-1) > cut) & lab.own_is_largest(outputs)
 
 
 @claim("mlp-bottlenecks", "B", quick=3, full=16, needs=above(0.9))
@@ -104,66 +85,49 @@ def mlp_bottlenecks(n_models: int) -> Verdict:
     less 1.
     """
     models = {"embed to MLP": embed_to_mlp, "MLP to unembed": mlp_to_unembed}
-    others = {"without MLP": no_mlp, "ReLU on the bottleneck": relu_bottleneck}
+    others = {
+        "without MLP": train_outputs(no_mlp(4, 16), n_models),
+        "ReLU on the bottleneck": train_outputs(relu_bottleneck(4, 16), n_models),
+    }
+    for f in WIDTHS:
+        readout = best_linear_readout(embed_to_mlp(f, EXPANSION * f), n_models)
+        others[f"untrained, best linear readout, f = {f}"] = readout
     return judge_bottlenecks(
         {name: {f: train_outputs(make(f, EXPANSION * f), n_models) for f in WIDTHS} for name, make in models.items()},
-        {name: train_outputs(make(4, 16), n_models) for name, make in others.items()}
-        | {
-            f"untrained, best linear readout, f = {f}": best_linear_readout(embed_to_mlp(f, EXPANSION * f), n_models)
-            for f in WIDTHS
-        }
-        | {f"{name}, n = 8 f": train_outputs(make(4, 32), n_models) for name, make in models.items()},
+        others | {f"{name}, n = 8 f": train_outputs(make(4, 32), n_models) for name, make in models.items()},
     )
 
 
 def judge_bottlenecks(trained: Mapping[str, Mapping[int, Outputs]], others: Mapping[str, Outputs]) -> Verdict:
     """Do all features get through?"""
+    parts = {f"{name}, f = {f}": outputs for name, by_width in trained.items() for f, outputs in by_width.items()}
 
-    def shares(cut: float) -> dict[str, np.ndarray]:
-        return {
-            f"{name}, f = {f}": learned(outputs, cut).double().mean(1).numpy()
-            for name, by_width in trained.items()
-            for f, outputs in by_width.items()
-        }
+    def shares(cut: float = PROBABLE) -> list[np.ndarray]:
+        return [learned(outputs, cut).double().mean(1).numpy() for outputs in parts.values()]
 
-    found = shares(PROBABLE)
-    means = {part: float(share.mean()) for part, share in found.items()}
-    weakest = min(means, key=lambda part: means[part])
-    counts = {
-        name: {f: learned(outputs).sum(1).double() for f, outputs in by_width.items()}
-        for name, by_width in trained.items()
-    }
-    crowded = others.get("embed to MLP, n = 8 f")
-    return Verdict(
-        measured=f"The smallest mean share of features learned ({weakest})",
-        statistic=means[weakest],
-        interval=stats.bootstrap(lambda *s: min(float(share.mean()) for share in s), *found.values()),
-        n_models=sum(map(len, found.values())),
-        controls=means
-        | {f"smallest at {cut}": min(float(share.mean()) for share in shares(cut).values()) for cut in (0.3, 0.7)}
-        | {name: float(learned(outputs).double().mean()) for name, outputs in others.items()}
-        | ({} if crowded is None else {"loss at n = 8 f over the least possible, less 1": excess_over_rank(crowded)}),
-        detail="Mean number of features learned for each dimension: "
-        + "; ".join(
-            f"{name}: " + ", ".join(f"{float(c.mean()) / f:.3g} at f = {f}" for f, c in by_width.items())
-            for name, by_width in counts.items()
-        )
-        + "".join(f". {name}: {float(learned(o).double().mean()):.3g} of them" for name, o in others.items())
-        + ".",
-        figures=[
-            (
-                "Mean number of features learned against the width of the bottleneck.",
-                plots.curves(
-                    {
-                        name: (np.array(list(by)), np.array([float(c.mean()) for c in by.values()]))
-                        for name, by in counts.items()
-                    }
-                    | {f"{k} f": (np.array(WIDTHS), k * np.array(WIDTHS)) for k in (1, EXPANSION)},
-                    "bottleneck width f",
-                    "features learned",
-                ),
+    def smallest(*each: np.ndarray) -> float:
+        return min(float(share.mean()) for share in each)
+
+    means = {part: share.mean() for part, share in zip(parts, shares(), strict=True)}
+    other_means = {name: lab.mean(learned(outputs).flatten()) for name, outputs in others.items()}
+    numbers = {name: {f: EXPANSION * f * means[f"{name}, f = {f}"] for f in widths} for name, widths in trained.items()}
+    lines = {f"{k} f": {f: k * f for f in WIDTHS} for k in (1, EXPANSION)}
+    controls = means | other_means | {f"smallest at {cut}": smallest(*shares(cut)) for cut in CUTS}
+    if "embed to MLP, n = 8 f" in others:
+        excess = excess_over_rank(others["embed to MLP, n = 8 f"])
+        controls["loss at n = 8 f over the least possible, less 1"] = excess
+    return Verdict.of_statistic(
+        f"The smallest mean share of features learned ({min(means, key=lambda part: means[part])})",
+        smallest,
+        *shares(),
+        n_models=lab.total(parts),
+        controls=controls,
+        detail=lab.listing("Mean share learned", {n: f"{share:.3g}" for n, share in (means | other_means).items()}),
+        figures={
+            "Mean number of features learned against the width of the bottleneck.": (
+                plots.curves(lab.lines(numbers | lines), "bottleneck width f", "features learned")
             )
-        ],
+        },
     )
 
 

@@ -1,60 +1,27 @@
 """Claims about sparsity and importance: how many features are represented, and the phase diagram of one of them.
 
-Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); Adam at 0.01 with cosine decay, seeds from 0.
+Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe.
 """
 
 from collections.abc import Mapping, Sequence
-from functools import cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.linalg import overlaps
-from tms_hooks.models.forward import init_weights
-from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
+from tms_hooks.claims.toy_models import is_top_of_pca
+from tms_hooks.config import Activation, ToyConfig
 
-LEARNED = 0.5
-ORTHOGONAL = 0.1
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
 OFF_BOUNDARY = 1.1
 """A point of the phase diagram is away from boundaries if the second best arrangement costs this times the best."""
 WIDE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
-Stacked = Float[Tensor, "model feature hidden"]
-Output = Literal["relu", "identity"]
-
-
-@cache
-def train_uneven(
-    n_features: int,
-    d_hidden: int,
-    p: float | tuple[float, ...],
-    importance: tuple[float, ...],
-    n_models: int,
-    steps: int,
-    batch_size: int = 1024,
-    output_act: Output = "relu",
-) -> Run:
-    """Toys whose features differ in importance or in frequency."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_act=output_act),
-        SparseUniform(n_features=n_features, feature_probability=p),
-        seeds=range(n_models),
-        steps=steps,
-        batch_size=batch_size,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        importance=importance,
-        record_every=steps,
-        progress=False,
-    )
 
 
 @claim("superposition-wide", "N", quick=5, full=32, needs=above(0.5))
@@ -70,57 +37,50 @@ def superposition_wide(n_models: int) -> Verdict:
     Controls: the same at learned > 0.3 and > 0.7; untrained weights; the first share alone if the densities are
     shuffled; features learned at each density.
     """
-    importance = tuple(0.7**i for i in range(20))
-    outputs: tuple[Output, Output] = ("relu", "identity")
-    relu, linear = (
-        {p: train_uneven(20, 5, p, importance, n_models, 2_000, 512, output).W_E for p in WIDE} for output in outputs
-    )
-    cfg = ToyConfig(n_features=20, d_hidden=5)
-    start = torch.stack([init_weights(cfg, seed)["W_E"] for seed in range(n_models)])
-    return judge_rise(relu, linear, start)
+
+    def trained(output_act: Activation) -> dict[float, Stacked]:
+        settings: dict[str, Any] = {"steps": 2_000, "batch_size": 512, "importance": lab.decaying(0.7, 20)}
+        return {p: lab.train_sparse(20, 5, p, n_models, output_act=output_act, **settings).W_E for p in WIDE}
+
+    start = lab.untrained(ToyConfig(n_features=20, d_hidden=5), n_models)["W_E"]
+    return judge_rise(trained("relu"), trained("identity"), start)
 
 
-def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], untrained: Stacked) -> Verdict:
+def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdict:
     """Do sparser features get more directions, and linear models only those of PCA?"""
     densities = sorted(relu, reverse=True)
 
-    def rises(weights: Mapping[float, Stacked], cut: float, order: Sequence[float] = densities) -> np.ndarray:
-        counts = np.stack([geometry.represented(weights[p], cut).sum(1).numpy() for p in order])
+    def rises(weights: ByDensity, learned: float, order: Sequence[float] = densities) -> np.ndarray:
+        counts = np.stack([geometry.represented(weights[p], learned).sum(1).numpy() for p in order])
         return (np.diff(counts, axis=0) >= 0).all(0) & (counts[-1] > counts[0])
 
-    def weakest(weights: Mapping[float, Stacked], plain: Mapping[float, Stacked], cut: float) -> stats.Weakest:
-        up = rises(weights, cut)
-        pca = np.array([is_top_of_pca(w, cut) for W in plain.values() for w in W])
-        return stats.weakest_share(
-            {"never falls": (int(up.sum()), len(up)), "linear is PCA": (int(pca.sum()), len(pca))}
-        )
+    def parts(nonlinear: ByDensity, plain: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
+        pca = np.array([is_top_of_pca(w, learned) for W in plain.values() for w in W])
+        return {"never falls": rises(nonlinear, learned), "linear is PCA": pca}
 
-    found = weakest(relu, linear, LEARNED)
     shuffled = np.random.default_rng(0).permutation(densities).tolist()
-    counts = {p: float(geometry.represented(relu[p]).sum(1).double().mean()) for p in densities}
-    flat = [float(geometry.represented(linear[p]).sum(1).double().mean()) for p in densities]
+    counts, flat = (
+        {p: lab.mean(geometry.represented(weights[p]).sum(1)) for p in densities} for weights in (relu, linear)
+    )
     still = dict.fromkeys(densities, untrained)
-    return Verdict(
-        measured=f"The smaller share ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, relu.values())) + sum(map(len, linear.values())),
-        controls={f"learned > {cut}": weakest(relu, linear, cut).share for cut in (0.3, 0.7)}
+    return Verdict.of_shares(
+        "The smaller share",
+        parts(relu, linear),
+        n_models=lab.total(relu, linear),
+        controls=lab.at_cuts(lambda cut: lab.weakest(parts(relu, linear, cut)))
         | {
-            "untrained": weakest(still, still, LEARNED).share,
-            "never falls, densities shuffled": float(rises(relu, LEARNED, shuffled).mean()),
+            "untrained": lab.weakest(parts(still, still)),
+            "never falls, densities shuffled": rises(relu, LEARNED, shuffled).mean(),
         }
         | {f"features learned at p = {p:g}": count for p, count in counts.items()},
         detail=f"From p = {densities[0]:g} to {densities[-1]:g} the ReLU models learn {counts[densities[0]]:.1f} to "
-        f"{counts[densities[-1]]:.1f} features on average, the linear ones {min(flat):.1f} to {max(flat):.1f}.",
+        f"{counts[densities[-1]]:.1f} features on average, the linear ones {min(flat.values()):.1f} to "
+        f"{max(flat.values()):.1f}.",
         figures=[
             (
                 "Mean number of features learned against the feature probability.",
                 plots.curves(
-                    {
-                        "ReLU": (np.array(densities), np.array(list(counts.values()))),
-                        "linear": (np.array(densities), np.array(flat)),
-                    },
+                    lab.lines({"ReLU": counts, "linear": flat}),
                     "feature probability p = 1 - S",
                     "features learned",
                     log_x=True,
@@ -137,14 +97,7 @@ def judge_rise(relu: Mapping[float, Stacked], linear: Mapping[float, Stacked], u
     )
 
 
-def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
-    """Whether the first d_hidden features are learned, orthogonal, and the only ones."""
-    m = W.shape[1]
-    alive = geometry.represented(W, learned).nonzero().flatten().tolist()
-    return alive == list(range(m)) and float(overlaps(W[:m]).max()) < ORTHOGONAL
-
-
-@claim("phase-change", "N", quick=7, full=13, needs=above(0.9))
+@claim("phase-change", "N", quick=7, full=13, needs=above(0.9), counts="points per side")
 def phase_change(side: int) -> Verdict:
     """An extra feature is ignored, dedicated or superposed, in regions that meet at the closed-form boundaries.
 
@@ -162,13 +115,15 @@ def phase_change(side: int) -> Verdict:
     return judge_phases(diagrams, train_diagram(2, *axes, "identity"), *axes)
 
 
-def train_diagram(n: int, densities: np.ndarray, importances: np.ndarray, output_act: Output = "relu") -> np.ndarray:
+def train_diagram(
+    n: int, densities: np.ndarray, importances: np.ndarray, output_act: Activation = "relu"
+) -> np.ndarray:
     """Name of the arrangement of the best of four models at each point, (importance, density)."""
     names = []
     for importance in importances.tolist():
         for density in densities.tolist():
             weights = (*(1.0,) * (n - 1), importance)
-            run = train_uneven(n, n - 1, density, weights, 4, 1_000, output_act=output_act)
+            run = lab.train_sparse(n, n - 1, density, 4, steps=1_000, output_act=output_act, importance=weights)
             names.append(arrangement(run.W_E[int(run.final_loss.argmin())]))
     return np.array(names).reshape(len(importances), len(densities))
 
@@ -176,7 +131,7 @@ def train_diagram(n: int, densities: np.ndarray, importances: np.ndarray, output
 def arrangement(W: Float[Tensor, "feature hidden"]) -> str:
     """A trained model's place in the phase diagram, in the words of `theory.phase_losses`, or "neither"."""
     extra = len(W) - 1
-    alive = set(geometry.represented(W).nonzero().flatten().tolist())
+    alive = set(geometry.represented(W).nonzero()[:, 0].tolist())
     pairs = [factor for factor in geometry.tegum_factors(W) if len(factor) == 2]
     if len(alive) == extra:
         return "first ignored" if extra in alive else "extra ignored"
@@ -185,78 +140,77 @@ def arrangement(W: Float[Tensor, "feature hidden"]) -> str:
     return "neither"
 
 
+def theory_costs(n: int, densities: np.ndarray, importances: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """All arrangements, and what each costs in closed form, (arrangement, importance, density)."""
+    density, relative_importance = np.meshgrid(densities, importances)
+    costs = theory.phase_losses(density, relative_importance, n)
+    return list(costs), np.stack(list(costs.values()))
+
+
 def theory_diagram(n: int, densities: np.ndarray, importances: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Best arrangement in closed form and how many times its cost the second best costs, (importance, density)."""
-    d, r = np.meshgrid(densities, importances)
-    costs = theory.phase_losses(d, r, n)
-    ranked = np.sort(np.stack(list(costs.values())), axis=0)
-    names = np.array(list(costs))
-    return names[np.stack(list(costs.values())).argmin(0)], ranked[1] / ranked[0]
+    names, costs = theory_costs(n, densities, importances)
+    best, second = np.sort(costs, axis=0)[:2]
+    return np.array(names)[costs.argmin(0)], second / best
 
 
 def judge_phases(
     trained: Mapping[int, np.ndarray], linear: np.ndarray, densities: np.ndarray, importances: np.ndarray
 ) -> Verdict:
-    """Do trained arrangements lie in theory's regions?
+    """Do trained arrangements, given as names by (importance, density), lie in theory's regions?
 
-    Args:
-        trained: for n = 2 and n = 3, names of arrangements, (importance, density).
-        linear: likewise for linear outputs, n = 2.
-        densities, importances: the axes.
+    `linear` is for n = 2 and a linear output.
     """
-    rng = np.random.default_rng(0)
     on_paper = {n: theory_diagram(n, densities, importances) for n in trained}
+    away = {n: margin >= OFF_BOUNDARY for n, (_, margin) in on_paper.items()}
 
-    def weakest(diagrams: Mapping[int, np.ndarray], off_boundary: float = OFF_BOUNDARY) -> stats.Weakest:
-        counts = {}
-        for n, names in diagrams.items():
-            best, margin = on_paper[n]
-            away = margin >= off_boundary
-            counts[f"n = {n}"] = (int((names == best)[away].sum()), int(away.sum()))
-        return stats.weakest_share(counts)
+    def parts(diagrams: Mapping[int, np.ndarray]) -> dict[str, np.ndarray]:
+        return {f"n = {n}": (names == on_paper[n][0])[away[n]] for n, names in diagrams.items()}
 
-    found = weakest(trained)
-    everywhere = weakest(trained, 1.0)
+    rng = np.random.default_rng(0)
     shuffled = {n: rng.permutation(names.ravel()).reshape(names.shape) for n, names in trained.items()}
-    wrong = {n: (names != on_paper[n][0]) & (on_paper[n][1] >= OFF_BOUNDARY) for n, names in trained.items()}
-    where = [
-        f"n = {n}, p = {densities[j]:.2g}, importance {importances[i]:.2g}: {trained[n][i, j]} instead of "
-        f"{on_paper[n][0][i, j]} ({on_paper[n][1][i, j] - 1:.0%} apart)"
-        for n, mask in wrong.items()
-        for i, j in zip(*mask.nonzero(), strict=True)
+    elsewhere = [
+        f"n = {n}, p = {densities[j]:.2g}, importance {importances[i]:.2g}: {names[i, j]} instead of {best[i, j]} "
+        f"({margin[i, j] - 1:.0%} apart)"
+        for (n, names), (best, margin) in zip(trained.items(), on_paper.values(), strict=True)
+        for i, j in np.argwhere((names != best) & away[n])
     ]
-    fine = np.geomspace(densities[0], densities[-1], 60), np.geomspace(importances[0], importances[-1], 60)
-    figures = []
-    for n, names in trained.items():
-        regions = [*theory.phase_losses(0.5, 1.0, n), "neither"]
-        index = {name: i for i, name in enumerate(regions)}
-        figures.append(
+    return Verdict.of_shares(
+        "The smaller share of points in theory's region",
+        parts(trained),
+        n_models=4 * sum(names.size for names in trained.values()),
+        controls={
+            "all points": lab.weakest({f"n = {n}": (names == on_paper[n][0]).ravel() for n, names in trained.items()}),
+            "shuffled": lab.weakest(parts(shuffled)),
+            "linear output, n = 2": lab.weakest(parts({2: linear})),
+            "points away from boundaries": sum(mask.sum() for mask in away.values()),
+        },
+        theory=1.0,
+        detail=f"Elsewhere: {'; '.join(elsewhere[:6])}{' ...' * (len(elsewhere) > 6)}."
+        if elsewhere
+        else "No point is elsewhere.",
+        figures=[
             (
                 f"{n} features in {n - 1} dimension{'s' * (n > 2)}: what the best of four trained models does, and the "
                 "closed-form boundaries.",
-                plots.phase_map(
-                    np.vectorize(index.__getitem__)(names),
-                    np.stack(list(theory.phase_losses(*np.meshgrid(*fine), n).values())),
-                    (densities, fine[0]),
-                    (importances, fine[1]),
-                    regions,
-                    "feature probability p = 1 - S",
-                    "relative importance of the last feature",
-                ),
+                _phase_map(n, names, densities, importances),
             )
-        )
-    return Verdict(
-        measured=f"The smaller share of points in theory's region ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=4 * sum(names.size for names in trained.values()),
-        controls={
-            "all points": everywhere.share,
-            "shuffled": weakest(shuffled).share,
-            "linear output, n = 2": weakest({2: linear}).share,
-            "points away from boundaries": float(sum((m >= OFF_BOUNDARY).sum() for _, m in on_paper.values())),
-        },
-        theory=1.0,
-        detail=f"Elsewhere: {'; '.join(where[:6])}{' ...' * (len(where) > 6)}." if where else "No point is elsewhere.",
-        figures=figures,
+            for n, names in trained.items()
+        ],
+    )
+
+
+def _phase_map(n: int, names: np.ndarray, densities: np.ndarray, importances: np.ndarray) -> "go.Figure":
+    """Arrangements of trained models over the boundaries that theory draws between them."""
+    fine = np.geomspace(densities[0], densities[-1], 60), np.geomspace(importances[0], importances[-1], 60)
+    arrangements, costs = theory_costs(n, *fine)
+    regions = [*arrangements, "neither"]
+    return plots.phase_map(
+        np.vectorize(regions.index)(names),
+        costs,
+        (densities, fine[0]),
+        (importances, fine[1]),
+        regions,
+        "feature probability p = 1 - S",
+        "relative importance of the last feature",
     )

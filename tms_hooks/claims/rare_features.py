@@ -1,6 +1,6 @@
 """The claim about one feature that is rarer, or less important, than the other four of a pentagon.
 
-The models of `tms_hooks.claims.phases`.
+Sparse uniform features, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, 3,000 steps.
 """
 
 from collections.abc import Mapping
@@ -10,10 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats
-from tms_hooks.claims.phases import LEARNED, train_uneven
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, below
+from tms_hooks import geometry, plots
+from tms_hooks.claims import Verdict, below, claim, lab
+from tms_hooks.claims.lab import LEARNED
 from tms_hooks.linalg import cosines
 
 FACTORS = np.geomspace(1, 10, 11)
@@ -38,10 +37,12 @@ def importance_and_frequency(n_models: int) -> Verdict:
     """
 
     def rarer(p: float, seeds: int) -> tuple[Grid, np.ndarray]:
-        runs = [train_uneven(5, 2, (p / f, *(p,) * 4), (1.0,) * 5, seeds, 3_000) for f in FACTORS.tolist()]
+        runs = [lab.train_sparse(5, 2, (p / f, *(p,) * 4), seeds, steps=3_000) for f in FACTORS.tolist()]
         return torch.stack([run.W_E for run in runs]), np.stack([run.final_loss.numpy() for run in runs])
 
-    lighter = [train_uneven(5, 2, 0.05, (1 / f, *(1.0,) * 4), n_models, 3_000) for f in FACTORS.tolist()]
+    lighter = [
+        lab.train_sparse(5, 2, 0.05, n_models, steps=3_000, importance=(1 / f, *(1.0,) * 4)) for f in FACTORS.tolist()
+    ]
     return judge_factor(
         *rarer(0.05, n_models),
         torch.stack([run.W_E for run in lighter]),
@@ -54,40 +55,29 @@ def judge_factor(
 ) -> Verdict:
     """At which of `FACTORS` do pentagons give way to two digons?
 
-    Args:
-        rarer: models whose first feature is that many times rarer.
-        losses: theirs, (factor, model).
-        lighter: models whose first feature is that many times less important.
-        elsewhere: models and losses like the first two, for other p.
+    The first feature of the models is that many times rarer, or that many times less important (`lighter`); `losses`
+    are of (factor, model), and `elsewhere` has models and losses for other p.
     """
     codes = pentagon_or_digons(rarer)
-
-    def deviation(rows: np.ndarray) -> float:
-        return abs(zero_crossing(rows.mean(0)) / CLAIMED_FACTOR - 1)
 
     def factor(W: Grid, learned: float = LEARNED) -> float:
         return zero_crossing(pentagon_or_digons(W, learned).mean(1))
 
     five, two = ((codes == code).mean(1) for code in (1, -1))
     at = zero_crossing(codes.mean(1))
-    crossing = loss_crossing(codes, losses)
     shown = [0, int(np.abs(FACTORS - at).argmin()), len(FACTORS) - 1]
-    return Verdict(
-        measured="The relative deviation from 2.5 of the factor at which pentagons give way",
-        statistic=deviation(codes.T),
-        interval=stats.bootstrap(deviation, codes.T),
+    return Verdict.of_statistic(
+        "The relative deviation from 2.5 of the factor at which pentagons give way",
+        lambda rows: abs(zero_crossing(rows.mean(0)) / CLAIMED_FACTOR - 1),
+        codes.T,
         n_models=codes.size,
-        controls={
-            "factor, rarer": at,
-            "factor at which losses cross": crossing,
-        }
+        controls={"factor, rarer": at, "factor at which losses cross": loss_crossing(codes, losses)}
         | {f"the same at p = {p:g}": loss_crossing(pentagon_or_digons(W), loss) for p, (W, loss) in elsewhere.items()}
+        | lab.at_cuts(lambda cut: factor(rarer, cut), prefix="factor, ")
         | {
             "factor, less important": factor(lighter),
-            "factor, learned > 0.3": factor(rarer, 0.3),
-            "factor, learned > 0.7": factor(rarer, 0.7),
-            "share of pentagons at factor 1": float(five[0]),
-            "share of two digons at factor 10": float(two[-1]),
+            "share of pentagons at factor 1": five[0],
+            "share of two digons at factor 10": two[-1],
         },
         detail=f"Pentagons fall from {five[0]:.0%} to {five[-1]:.0%} as the factor grows from 1 to 10, two digons rise "
         f"from {two[0]:.0%} to {two[-1]:.0%}; they are equal at {at:.2f}.",
@@ -137,13 +127,11 @@ def zero_crossing(balance: np.ndarray) -> float:
 
 def loss_crossing(codes: np.ndarray, losses: np.ndarray) -> float:
     """Where the lowest loss of two digons falls below that of pentagons; NaN if no factor has both."""
-    gain = np.full(len(FACTORS), np.nan)
-    for i, (row, loss) in enumerate(zip(codes, losses, strict=True)):
-        if (row == 1).any() and (row == -1).any():
-            gain[i] = np.log(loss[row == -1].min() / loss[row == 1].min())
-    both = np.isfinite(gain)
+    two, five = (np.where(codes == code, losses, np.inf).min(1) for code in (-1, 1))
+    both = np.isfinite(two) & np.isfinite(five)
     if not both.any():
         return float("nan")
     # Where only one shape was reached, it is the better one.
-    gain[~both] = np.where((codes[~both] == 1).sum(1) >= (codes[~both] == -1).sum(1), 1.0, -1.0)
+    gain = np.where((codes == 1).sum(1) >= (codes == -1).sum(1), 1.0, -1.0)
+    gain[both] = np.log(two[both] / five[both])
     return zero_crossing(gain)

@@ -1,7 +1,15 @@
 """The registry: a claim is one function whose docstring states, before any result, what is decided and how.
 
-Its first line is the claim; `PARTS` follow. The function trains its models by the calls of `lab` and hands them to a
-judge, which returns a `Verdict`. The docstring's threshold must be the decorator's: what a reader is promised decides.
+The docstring's first line is the claim; `PARTS` follow. The function trains its models by the calls of `lab` and hands
+them to a judge, which returns a `Verdict`. The docstring's threshold must be the decorator's: what a reader is promised
+decides.
+
+Claims of this library stand in families, the modules of this folder that `FAMILIES` names: a new family is a file and a
+line there, and each claim needs a test in which it holds and one in which it fails. A claim of your own may stand in
+any file. Once that file is imported `claims()` has it, after the families', and `claims()[name].run(quick=True)`
+measures it. `reproduce` measures it too, if another process can import its function: from a module on the path, or from
+a script that calls `reproduce` under `if __name__ == "__main__"`, not from a notebook. The command `tms reproduce`
+imports the families only.
 """
 
 import re
@@ -11,13 +19,11 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from importlib import import_module
 from inspect import cleandoc
-from typing import Literal
 
 from tms_hooks.claims.verdict import Needs, Verdict
 from tms_hooks.errors import did_you_mean
 
-Source = Literal["N", "B", "H", "A"]
-SOURCES: dict[Source, str] = {
+SOURCES = {
     "N": "notes on Toy Models of Superposition",
     "B": "superposition and bottlenecks",
     "H": "pentagon vs hexagon",
@@ -34,16 +40,13 @@ FAMILIES = (
     "bottlenecks",
     "shapes",
     "untied",
-    "perfect_circles",
     "biases",
     "softmax",
-    "softmax_untied",
     "interference",
     "mlps",
     "memorisation",
     "hexagons",
     "stuck_features",
-    "optimizers",
     "tangents",
     "transformers",
     "attention",
@@ -52,11 +55,9 @@ FAMILIES = (
     "attention_simplices",
     "attention_training",
 )
-"""The modules that hold claims, in the order in which they are told."""
+"""The modules that hold this library's claims, in the order in which claims are listed."""
 PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
 """What a claim's docstring states after its first line, the claim itself."""
-
-
 Measure = Callable[[int], Verdict]
 
 
@@ -66,7 +67,7 @@ class Claim:
 
     Attributes:
         name: as in `tms reproduce NAME`.
-        source: the document it comes from, a key of `SOURCES`.
+        source: the document it comes from, a key of `SOURCES`, or in words where it is none of them.
         quick, full: its size, as stated in the docstring.
         needs: the side of which threshold its statistic must be on, as stated in the docstring.
         measure: size -> verdict. The same code at either size.
@@ -74,7 +75,7 @@ class Claim:
     """
 
     name: str
-    source: Source
+    source: str
     quick: int
     full: int
     needs: Needs
@@ -111,9 +112,9 @@ _claims: dict[str, Claim] = {}
 
 
 def claim(
-    name: str, source: Source, *, quick: int, full: int, needs: Needs, counts: str = "models"
+    name: str, source: str, *, quick: int, full: int, needs: Needs, counts: str = "models"
 ) -> Callable[[Measure], Measure]:
-    """Register the function below, unchanged, as a claim.
+    """Register the function below, unchanged, as a claim; run again, in a notebook, it takes its own place.
 
     Raises:
         ValueError: a name that is taken, a docstring that leaves out one of `PARTS`, or states another threshold.
@@ -121,15 +122,17 @@ def claim(
 
     def register(measure: Measure) -> Measure:
         made = Claim(name, source, quick, full, needs, measure, counts)
-        if name in _claims:
+        if name in _claims and _place(_claims[name].measure) != _place(measure):
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
         if missing := [part for part in PARTS if part not in made.design]:
             raise ValueError(
                 f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result"
             )
         if (stated := stated_needs(made.design)) != needs:
+            found = "none that can be read, such as 'above 0.5'" if stated is None else "{} {:g}".format(*stated)
             raise ValueError(
-                f"claim {name!r} needs {needs.side} {needs.threshold:g}, its docstring states {stated}: make them one"
+                f"claim {name!r} needs its statistic {needs.side} {needs.threshold:g}, and the threshold that its "
+                f"docstring states is {found}: make them one"
             )
         _claims[name] = made
         return measure
@@ -148,10 +151,14 @@ def stated_needs(design: str) -> Needs | None:
 
 
 def claims() -> dict[str, Claim]:
-    """All claims by name, in the order of their families."""
-    for family in FAMILIES:
-        import_module(f"tms_hooks.claims.{family}")
-    return dict(_claims)
+    """All claims by name, in the order of their families; those of other files come last."""
+    families = [import_module(f"tms_hooks.claims.{family}").__name__ for family in FAMILIES]
+    place = {family: i for i, family in enumerate(families)}
+    return dict(sorted(_claims.items(), key=lambda item: place.get(item[1].measure.__module__, len(place))))
+
+
+def _place(measure: Measure) -> tuple[str, str]:
+    return measure.__module__, measure.__qualname__
 
 
 def find(names: Iterable[str]) -> list[Claim]:

@@ -1,41 +1,21 @@
 """What "Superposition and bottlenecks" asks of more dimensions than three: how many directions are learned?
 
-Binary one-hot features, tied, no bias, as in `tms_hooks.claims.bottlenecks`; Adam at 0.01 with cosine decay over 1,500
-steps, seeds from 0. "Learned": norm > 0.1, since features that share a direction share its norm.
+The toys are those of `tms_hooks.claims.bottlenecks`, with binary one-hot features, tied and without bias, but trained
+for 1,500 steps. "Learned" means a norm above 0.1, since features that share a direction share its norm.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Literal
+from collections.abc import Mapping
 
 import numpy as np
-from jaxtyping import Float
-from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import CUTS, LEARNED, untrained
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import ToyConfig
-from tms_hooks.data import OneHot
-from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.bottlenecks import CUTS, LEARNED, train_onehot, untrained
+from tms_hooks.claims.lab import Stacked
 
 SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}
 """Hidden dimensions -> features, many times as many as directions are learned."""
-Stacked = Float[Tensor, "model _ hidden"]
-
-
-def train_shapes(n_features: int, d_hidden: int, n_models: int, output_act: Literal["relu", "gelu"] = "relu") -> Run:
-    """One-hot toys, tied and without bias."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act),
-        OneHot(n_features=n_features),
-        seeds=range(n_models),
-        steps=1_500,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=1_500,
-    )
+STEPS = 1_500
 
 
 @claim("shape-by-dimension", "B", quick=3, full=30, needs=above(1.0))
@@ -53,32 +33,21 @@ def shape_by_dimension(n_models: int) -> Verdict:
     each m.
     """
     some = max(n_models // 2, 2)
-    trained = {m: train_shapes(n, m, n_models) for m, n in SIZES.items()}
+    trained = {m: train_onehot(n, m, n_models, "relu", STEPS) for m, n in SIZES.items()}
     return judge_shapes(
         {m: run.W_E for m, run in trained.items()},
         {m: SIZES[m] * (1 - run.final_loss.numpy()) for m, run in trained.items()},
         {
-            "half as many features": {m: train_shapes(n // 2, m, some).W_E for m, n in SIZES.items()},
+            "half as many features": {m: train_onehot(n // 2, m, some, "relu", STEPS).W_E for m, n in SIZES.items()},
             "untrained": {m: untrained(n, m, some) for m, n in SIZES.items()},
-            "GELU": {m: train_shapes(SIZES[m], m, some, "gelu").W_E for m in (2, 3, 4)},
+            "GELU": {m: train_onehot(SIZES[m], m, some, "gelu", STEPS).W_E for m in (2, 3, 4)},
         },
     )
 
 
-def direction_counts(W: Mapping[int, Stacked], learned: float = LEARNED) -> Float[np.ndarray, "model dimension"]:
-    """Directions learned by every model, a column a hidden dimension."""
-    return np.stack([geometry.count_directions(w, learned).double().numpy() for w in W.values()], axis=1)
-
-
-def exponent(counts: Float[np.ndarray, "model dimension"], dimensions: Sequence[int]) -> float:
-    """Power of the hidden dimension that the mean number of directions grows with."""
-    return float(np.polyfit(np.log(dimensions), np.log(counts.mean(0)), 1)[0])
-
-
-def _halves(dimensions: list[int]) -> list[tuple[slice, list[int]]]:
-    """The lower and the upper half of them, with where they stand."""
-    middle = len(dimensions) // 2
-    return [(at, dimensions[at]) for at in (slice(middle), slice(middle, None))]
+def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
+    """Mean number of directions learned, by hidden dimension."""
+    return {m: lab.mean(geometry.count_directions(w, learned)) for m, w in W.items()}
 
 
 def judge_shapes(
@@ -86,59 +55,46 @@ def judge_shapes(
 ) -> Verdict:
     """Do the directions of these models, by hidden dimension, grow faster than the dimension?
 
-    Args:
-        W: trained models, equally many at each hidden dimension; each has learned something.
-        drops: how far their summed loss lies below the number of features.
-        others: controls, at any hidden dimensions.
+    There are equally many models at each hidden dimension, and each has learned something; `drops` is how far their
+    summed loss lies below the number of features.
     """
-    m, counts = list(W), direction_counts(W)
-    means = dict(zip(m, counts.mean(0).tolist(), strict=True))
-    pentagon = 5 - theory.onehot_polygon_loss(5, 5)
-    ratio = {d: float(np.mean(drop)) / (pentagon * d / 2) for d, drop in drops.items()}
-    usual = {
-        d: float((column == np.bincount(column.astype(int)).argmax()).mean())
-        for d, column in zip(m, counts.T, strict=True)
-    }
-    other = {
-        name: {d: float(column.mean()) for d, column in zip(w, direction_counts(w).T, strict=True)}
-        for name, w in others.items()
-    }
-    text = "; ".join(f"m = {d}: {mean:.3g}" for d, mean in means.items())
-    return Verdict(
-        measured="The exponent of the number of directions as a power of the hidden dimension",
-        statistic=exponent(counts, m),
-        interval=stats.bootstrap(lambda rows: exponent(rows, m), counts),
+    m = list(W)
+    counts = np.stack([geometry.count_directions(w, LEARNED).numpy() for w in W.values()], axis=1)  # (model, dimension)
+    means = {"ReLU": dict(zip(m, counts.mean(0), strict=True))} | {n: mean_directions(w) for n, w in others.items()}
+    usual = {d: max(np.unique(found, return_counts=True)[1]) / len(found) for d, found in zip(m, counts.T, strict=True)}
+    pentagons = 5 - theory.onehot_polygon_loss(5, 5)  # how far one pentagon, in two dimensions, lowers the loss
+    ratio = {d: float(drop.mean()) / (pentagons * d / 2) for d, drop in drops.items()}
+    halves = m[: len(m) // 2], m[len(m) // 2 :]
+    return Verdict.of_statistic(
+        "The exponent of the number of directions as a power of the hidden dimension",
+        lambda rows: lab.log_slope(dict(zip(m, rows.mean(0), strict=True))),
+        counts,
         n_models=counts.size,
-        controls={f"learned > {cut}": exponent(direction_counts(W, cut), m) for cut in CUTS}
-        | {f"m = {part[0]} ... {part[-1]}": exponent(counts[:, at], part) for at, part in _halves(m)}
-        | {name: exponent(direction_counts(others[name]), list(others[name])) for name in others if name != "GELU"}
-        | {f"directions, m = {d}": mean for d, mean in means.items()}
+        controls=lab.at_cuts(lambda cut: lab.log_slope(mean_directions(W, cut)), CUTS)
+        | {f"m = {some[0]} ... {some[-1]}": lab.log_slope({d: means["ReLU"][d] for d in some}) for some in halves}
+        | {name: lab.log_slope(means[name]) for name in others if name != "GELU"}
+        | {f"directions, m = {d}": mean for d, mean in means["ReLU"].items()}
         | {f"most frequent number, m = {d}": share for d, share in usual.items()}
-        | {f"directions, GELU, m = {d}": mean for d, mean in other.get("GELU", {}).items()}
+        | {f"directions, GELU, m = {d}": mean for d, mean in means.get("GELU", {}).items()}
         | {f"drop of the loss, pentagons = 1, m = {d}": value for d, value in ratio.items()},
-        detail=f"Mean number of directions learned: {text}.",
+        detail=lab.listing(
+            "Mean number of directions learned", {f"m = {d}": f"{mean:.3g}" for d, mean in means["ReLU"].items()}
+        ),
         figures=[
             (
                 "Directions learned against hidden dimensions (means over models).",
                 plots.curves(
-                    {"ReLU": (np.array(m), np.array(list(means.values())))}
-                    | {
-                        name: (np.array(list(found)), np.array(list(found.values())))
-                        for name, found in other.items()
-                        if name != "untrained"
-                    }
-                    | {"tegum product of pentagons": (np.array(m), 2.5 * np.array(m))},
+                    lab.lines(
+                        {name: by_m for name, by_m in means.items() if name != "untrained"}
+                        | {"tegum product of pentagons": {d: 2.5 * d for d in m}}
+                    ),
                     "hidden dimensions",
                     "directions",
                 ),
             ),
             (
                 "Loss prevented, in units of a tegum product of pentagons.",
-                plots.curves(
-                    {"ReLU": (np.array(list(ratio)), np.array(list(ratio.values())))},
-                    "hidden dimensions",
-                    "(n - summed loss) / that of pentagons",
-                ),
+                plots.curves(lab.lines({"ReLU": ratio}), "hidden dimensions", "(n - summed loss) / that of pentagons"),
             ),
         ],
     )

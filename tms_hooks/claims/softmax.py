@@ -1,59 +1,58 @@
-"""Claims of "Superposition and bottlenecks" about tied one-hot features read out by a softmax, in two dimensions.
+"""Claims of "Superposition and bottlenecks" about one-hot features read out by a softmax, in two dimensions.
 
-Tied weights, cross-entropy, full batch. The document gives one schedule, used here: the learning rate rises from 0.005
-to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It names no optimiser; plain gradient descent is
-the one for which a rate of 2 makes sense. 30,000 steps, as there; seeds from 0; n = 10 and 40, the document's two
-numbers of features.
+Cross-entropy, full batch, seeds from 0; n = 10 and 40, the document's two numbers of features. It gives one schedule,
+used here: the learning rate rises from 0.005 to 2 over the first 5 % of the steps, then falls geometrically to 0.1. It
+names no optimizer; plain gradient descent is the one for which a rate of 2 makes sense. Tied models have 30,000 steps,
+as there. Untied ones have 3,000 for n = 10 and 10,000 for n = 40: after 3,000 steps those were still learning. Both of
+their ends are recorded after about 50 numbers of steps, evenly spaced on a log scale.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from itertools import combinations, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims.bottlenecks import train_onehot, untrained
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot, untrained
+from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
-from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import SGD, Adam, Optimizer
+from tms_hooks.training.optimizers import SGD
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SIZES = (10, 40)
-STEPS = {"SGD": 30_000, "Adam": 3_000}
 DOCUMENT = SGD(lr=2.0, schedule="exponential", warmup=0.05, initial_lr=0.005, final_lr=0.1)
-ADAM = Adam(lr=1e-2, schedule="cosine")
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))
+UNTIED_STEPS = {10: 3_000, 40: 10_000}
 GAP = 0.1
 """Norms further apart than this share of the largest belong to different circles."""
-Stacked = Float[Tensor, "model _ 2"]  # the number of features differs within one claim
-Biases = Float[Tensor, "model _"]
+ByN = Mapping[int, Stacked]
+"""Directions by the number of features."""
 
 
-@cache
-def train_softmax(n_features: int, n_models: int, bias: bool = False, optimizer: Optimizer = DOCUMENT) -> Run:
-    """Tied one-hot toys with a softmax. Kept: several claims look at the same ones."""
-    return train(
-        ToyConfig(n_features=n_features, d_hidden=2, output_bias=bias, output_act="softmax"),
-        OneHot(n_features=n_features),
-        seeds=range(n_models),
-        steps=STEPS[type(optimizer).__name__],
-        optimizer=optimizer,
-        loss="cross_entropy",
-        record_every=30_000,
-    )
+class Tied(NamedTuple):
+    """Trained tied models, their biases zero if they have none."""
+
+    W: Float[Tensor, "model feature 2"]
+    bias: Float[Tensor, "model feature"]
+
+
+def train_softmax(n_features: int, n_models: int, bias: bool = False, adam: bool = False) -> Tied:
+    """Tied one-hot toys with a softmax, by the document's schedule or by the usual recipe."""
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, output_bias=bias, output_act="softmax")
+    steps, optimizer = (3_000, lab.USUAL) if adam else (30_000, DOCUMENT)
+    data = OneHot(n_features=n_features)
+    run = lab.train_toys(cfg, data, n_models, steps=steps, optimizer=optimizer, loss="cross_entropy")
+    return Tied(run.W_E, run.weights.get("b_U", torch.zeros(run.W_E.shape[:2])))
 
 
 def relative_norms(W: Stacked) -> Float[Tensor, "model _"]:
@@ -62,23 +61,20 @@ def relative_norms(W: Stacked) -> Float[Tensor, "model _"]:
     return norms / norms.amax(-1, keepdim=True)
 
 
-def circle_and_zero(W: Stacked, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> Bool[Tensor, " model"]:
-    """Models whose features are all on one circle or at zero, with some of either."""
+def circle_and_zero(W: Stacked, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> np.ndarray:
+    """Models whose features are all on one circle or at zero, with some at zero."""
     norms = relative_norms(W)
-    return ((norms > on) | (norms < zero)).all(-1) & (norms < zero).any(-1)
+    return (((norms > on) | (norms < zero)).all(-1) & (norms < zero).any(-1)).numpy()
 
 
-def sharing(W: Stacked, learned: float) -> np.ndarray:
-    """Models with two learned features within 5 degrees of each other."""
-    return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
+def told_apart(logits: Float[Tensor, "*axis feature feature"]) -> np.ndarray:
+    """Whether a model gives every input its own feature the largest logit, and so the largest probability."""
+    return lab.own_is_largest(logits).all(-1).numpy()
 
 
-def separable(W: Stacked, bias: Biases | None = None) -> Bool[Tensor, " model"]:
-    """Models that give every input its own feature the largest logit."""
-    logits = geometry.gram(W) + (0 if bias is None else bias[:, None, :])
-    own = logits.diagonal(dim1=-2, dim2=-1)
-    others = logits.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool), -torch.inf).amax(-1)
-    return (own > others).all(-1)
+def separable(trained: Tied) -> np.ndarray:
+    """Tied models that tell all features apart."""
+    return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
 @claim("softmax-circle", "B", quick=4, full=30, needs=above(0.5))
@@ -95,62 +91,57 @@ def softmax_circle(n_models: int) -> Verdict:
     the radius beyond which zero is a trap (closed form), smallest of all circles, against the mean trained one.
     """
     return judge_circle(
-        {n: train_softmax(n, n_models).W_E for n in SIZES},
+        {n: train_softmax(n, n_models).W for n in SIZES},
         {n: train_onehot(n, 2, n_models, "relu").W_E for n in SIZES},
         {
-            "Adam": {n: train_softmax(n, n_models, optimizer=ADAM).W_E for n in SIZES},
+            "Adam": {n: train_softmax(n, n_models, adam=True).W for n in SIZES},
             "untrained": {n: untrained(n, 2, n_models) for n in SIZES},
         },
     )
 
 
-def judge_circle(
-    softmax: Mapping[int, Stacked], mse: Mapping[int, Stacked], others: Mapping[str, Mapping[int, Stacked]]
-) -> Verdict:
+def judge_circle(softmax: ByN, mse: ByN, others: Mapping[str, ByN]) -> Verdict:
     """One circle and zero, and nothing shared?"""
 
-    def picture(weights: Mapping[int, Stacked], on: float = ON_CIRCLE, zero: float = AT_ZERO) -> stats.Weakest:
-        return stats.weakest_share(
-            {f"n = {n}": (int(circle_and_zero(w, on, zero).sum()), len(w)) for n, w in weights.items()}
-        )
+    def pictures(W: ByN, on: float = ON_CIRCLE, zero: float = AT_ZERO) -> dict[str, np.ndarray]:
+        return {f"circle and zero, n = {n}": circle_and_zero(w, on, zero) for n, w in W.items()}
 
-    def apart(weights: Mapping[int, Stacked]) -> dict[str, tuple[int, int]]:
-        return {f"no ray shared, n = {n}": (int((~sharing(w, 0.5)).sum()), len(w)) for n, w in weights.items()}
+    def apart(W: ByN) -> dict[str, np.ndarray]:
+        return {f"no ray shared, n = {n}": ~shares_a_direction(w, 0.5) for n, w in W.items()}
 
-    parts = {f"circle and zero, n = {n}": (int(circle_and_zero(w).sum()), len(w)) for n, w in softmax.items()}
-    parts |= apart(softmax)
-    parts |= {f"MSE shares a ray, n = {n}": (int(sharing(w, 0.1).sum()), len(w)) for n, w in mse.items()}
-    found = stats.weakest_share(parts)
-    norms = {n: relative_norms(w) for n, w in softmax.items()}
-    zeros = {n: float((r < AT_ZERO).double().sum(-1).mean()) for n, r in norms.items()}
-    return Verdict(
-        measured=f"The smallest of the shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, [*softmax.values(), *mse.values()])),
-        controls={part: k / n for part, (k, n) in parts.items()}
-        | {f"circle and zero at {on} and {zero}": picture(softmax, on, zero).share for on, zero in CUTS}
-        | {f"circle and zero, {name}": picture(w).share for name, w in others.items()}
-        | {f"no ray shared, {name}": stats.weakest_share(apart(w)).share for name, w in others.items()}
-        | {f"all on one circle, n = {n}": float((r > ON_CIRCLE).all(-1).double().mean()) for n, r in norms.items()}
-        | {f"features at zero, n = {n}": value for n, value in zeros.items()}
-        | {f"radius, n = {n}": float(geometry.feature_norms(w).amax(-1).mean()) for n, w in softmax.items()}
-        | {f"radius beyond which zero traps, n = {n}": theory.softmax_trap_radius(n, n - 1) for n in softmax},
+    parts = pictures(softmax) | apart(softmax)
+    parts |= {f"MSE shares a ray, n = {n}": shares_a_direction(w, 0.1) for n, w in mse.items()}
+    zeros = {n: lab.mean((relative_norms(w) < AT_ZERO).sum(-1)) for n, w in softmax.items()}
+    controls = lab.shares(parts)
+    for on, zero in CUTS:
+        controls[f"circle and zero at {on} and {zero}"] = lab.weakest(pictures(softmax, on, zero))
+    for name, other in others.items():
+        controls[f"circle and zero, {name}"] = lab.weakest(pictures(other))
+        controls[f"no ray shared, {name}"] = lab.weakest(apart(other))
+    for n, w in softmax.items():
+        controls |= {
+            f"all on one circle, n = {n}": lab.mean((relative_norms(w) > ON_CIRCLE).all(-1)),
+            f"features at zero, n = {n}": zeros[n],
+            f"radius, n = {n}": float(geometry.feature_norms(w).amax(-1).mean()),
+            f"radius beyond which zero traps, n = {n}": theory.softmax_trap_radius(n, n - 1),
+        }
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=lab.total(softmax, mse),
+        controls=controls,
         detail="Mean number of features at zero: " + ", ".join(f"{z:.3g} of {n}" for n, z in zeros.items()) + ".",
-        figures=[
-            (
-                f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.",
-                plots.feature_arrows(w[:3].numpy(), [f"seed {seed}" for seed in range(len(w[:3]))], _radii(w[:3])),
-            )
+        figures={
+            f"Three softmax models, n = {n}; the dotted circle has the mean radius of the features on it.": _arrows(w)
             for n, w in softmax.items()
-        ],
+        },
     )
 
 
-def _radii(W: Stacked) -> list[list[float]]:
-    """Mean radius of each circle of each model."""
-    norms = geometry.feature_norms(W)
-    return [[float(r[circle].mean()) for circle in circles(w)] for r, w in zip(norms, W, strict=True)]
+def _arrows(W: Stacked) -> "go.Figure":
+    """The first three models, with the mean radius of each of their circles."""
+    radii = [[float(geometry.feature_norms(w)[circle].mean()) for circle in circles(w)] for w in W[:3]]
+    return plots.feature_arrows(W[:3].numpy(), lab.seed_names(W[:3]), radii)
 
 
 def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
@@ -184,26 +175,10 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     on squared norm, -1/2 in the middle of form 10.
     """
     return judge_concentric(
-        {n: _tied(train_softmax(n, n_models, bias=True)) for n in SIZES},
-        {n: _tied(train_softmax(n, n_models)) for n in SIZES},
-        {n: _tied(train_softmax(n, n_models, bias=True, optimizer=ADAM)) for n in SIZES},
+        {n: train_softmax(n, n_models, bias=True) for n in SIZES},
+        {n: train_softmax(n, n_models) for n in SIZES},
+        {n: train_softmax(n, n_models, bias=True, adam=True) for n in SIZES},
     )
-
-
-class Tied(NamedTuple):
-    """Trained tied models: (model, feature, 2), and (model, feature) or no bias."""
-
-    W: Tensor
-    bias: Tensor
-
-
-def _tied(run: Run) -> Tied:
-    return Tied(run.W_E, run.weights.get("b_U", torch.zeros(run.W_E.shape[:2])))
-
-
-def is_concentric(W: Float[Tensor, "_ 2"], gap: float = GAP) -> bool:
-    """At least two circles with at least two features each."""
-    return sum(len(circle) > 1 for circle in circles(W, gap)) > 1
 
 
 def biases_rise_inwards(W: Float[Tensor, "_ 2"], bias: Float[Tensor, " _"]) -> bool:
@@ -228,53 +203,48 @@ def rays_allowed(trained: Tied) -> list[bool]:
 def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], adam: Mapping[int, Tied]) -> Verdict:
     """All told apart, on circles in circles, with larger biases inside?"""
 
-    def concentric(models: Tied, gap: float = GAP) -> float:
-        return float(np.mean([is_concentric(w, gap) for w in models.W]))
+    def concentric(models: Tied, gap: float = GAP) -> np.ndarray:
+        return np.array([sum(len(circle) > 1 for circle in circles(w, gap)) > 1 for w in models.W])
 
-    def told_apart(models: Mapping[int, Tied], name: str) -> dict[str, float]:
-        return {f"{name}, n = {n}": float(separable(*m).double().mean()) for n, m in models.items()}
-
-    parts = {}
-    for n, (W, bias) in trained.items():
-        parts[f"all told apart, n = {n}"] = int(separable(W, bias).sum()), len(W)
-        parts[f"concentric, n = {n}"] = sum(map(is_concentric, W)), len(W)
-        parts[f"biases rise inwards, n = {n}"] = sum(map(biases_rise_inwards, W, bias)), len(W)
-    found = stats.weakest_share(parts)
-    rays = {n: rays_allowed(models) for n, models in trained.items()}
+    parts: dict[str, np.ndarray] = {}
+    controls: dict[str, float] = {}
     shuffle = np.random.default_rng(0).permutation
-    shuffled = {n: Tied(W, torch.stack([b[shuffle(len(b))] for b in bias])) for n, (W, bias) in trained.items()}
-    return Verdict(
-        measured=f"The smallest of the shares ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(len(W) for W, _ in trained.values()),
-        controls={part: k / n for part, (k, n) in parts.items()}
-        | {f"concentric at gap {gap}, n = {n}": concentric(m, gap) for gap in (0.05, 0.2) for n, m in trained.items()}
-        | told_apart(unbiased, "told apart, trained without bias")
-        | told_apart({n: Tied(W, 0 * bias) for n, (W, bias) in trained.items()}, "told apart, biases set to zero")
-        | told_apart(shuffled, "told apart, biases shuffled")
-        | told_apart(adam, "told apart, Adam")
-        | {f"concentric, Adam, n = {n}": concentric(models) for n, models in adam.items()}
-        | {f"pairs on one ray, n = {n}": float(len(pairs)) for n, pairs in rays.items()}
-        | {f"of them allowed, n = {n}": float(np.mean(pairs)) if pairs else float("nan") for n, pairs in rays.items()}
-        | {f"slope of bias on squared norm, n = {n}": _slope(models) for n, models in trained.items()},
-        detail="; ".join(f"{part}: {k / n:.0%}" for part, (k, n) in parts.items()) + ".",
-        figures=[
-            *(
-                (
-                    f"Three models, n = {n}; each dotted circle has the mean radius of the features on it.",
-                    plots.feature_arrows(
-                        models.W[:3].numpy(), [f"seed {i}" for i in range(len(models.W[:3]))], _radii(models.W[:3])
-                    ),
-                )
-                for n, models in trained.items()
-            ),
-            (
-                "Bias against norm, every feature, beside what would tell it from the longest feature of its model "
-                "if they were on one ray (form 10: between the lines).",
-                _bias_figure(trained),
-            ),
-        ],
+    for n, models in trained.items():
+        W, bias = models
+        rays = rays_allowed(models)
+        shuffled = torch.stack([b[shuffle(len(b))] for b in bias])
+        parts |= {
+            f"all told apart, n = {n}": separable(models),
+            f"concentric, n = {n}": concentric(models),
+            f"biases rise inwards, n = {n}": np.array(list(map(biases_rise_inwards, W, bias))),
+        }
+        controls |= {
+            f"concentric at gap 0.05, n = {n}": concentric(models, 0.05).mean(),
+            f"concentric at gap 0.2, n = {n}": concentric(models, 0.2).mean(),
+            f"told apart, trained without bias, n = {n}": separable(unbiased[n]).mean(),
+            f"told apart, biases set to zero, n = {n}": separable(Tied(W, 0 * bias)).mean(),
+            f"told apart, biases shuffled, n = {n}": separable(Tied(W, shuffled)).mean(),
+            f"told apart, Adam, n = {n}": separable(adam[n]).mean(),
+            f"concentric, Adam, n = {n}": concentric(adam[n]).mean(),
+            f"pairs on one ray, n = {n}": len(rays),
+            f"of them allowed, n = {n}": lab.mean(rays),
+            f"slope of bias on squared norm, n = {n}": _slope(models),
+        }
+    shares = lab.shares(parts)
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=sum(len(models.W) for models in trained.values()),
+        controls=shares | controls,
+        detail="; ".join(f"{part}: {share:.0%}" for part, share in shares.items()) + ".",
+        figures={
+            f"Three models, n = {n}; each dotted circle has the mean radius of the features on it.": _arrows(models.W)
+            for n, models in trained.items()
+        }
+        | {
+            "Bias against norm, every feature, beside what would tell it from the longest feature of its model if they "
+            "were on one ray (form 10: between the lines).": _bias_figure(trained)
+        },
     )
 
 
@@ -297,3 +267,118 @@ def _bias_figure(trained: Mapping[int, Tied]) -> "go.Figure":
     return plots.points_in_band(
         points, rho, rho * (1 - rho), 1 - rho, "norm / longest norm w", "(bias - bias of the longest) / w<sup>2</sup>"
     )
+
+
+class Growth(NamedTuple):
+    """Untied models while they train, at recorded steps, the start first."""
+
+    steps: np.ndarray
+    W_E: Float[Tensor, "step model feature hidden"]
+    W_U: Float[Tensor, "step model hidden feature"]
+
+
+def grow_untied(n_features: int, n_models: int, init_scale: float = 1.0) -> Growth:
+    """Train untied toys without bias and record both ends along the way.
+
+    Gradient descent without momentum remembers nothing, so training in pieces is training in one go.
+    """
+    cfg = ToyConfig(n_features=n_features, d_hidden=2, tied=False, output_bias=False, output_act="softmax")
+    total = UNTIED_STEPS[n_features]
+    steps = sorted({0, round(DOCUMENT.warmup * total)} | {round(step) for step in np.geomspace(1, total, 60)})
+    recorded = [{name: init_scale * W for name, W in lab.untrained(cfg, n_models).items()}]
+    for first, end in pairwise(steps):
+        starts = [{name: W[i] for name, W in recorded[-1].items()} for i in range(n_models)]
+        optimizer = part_of_schedule(first, end, total)
+        data = OneHot(n_features=n_features)
+        run = lab.train_from(cfg, data, starts, steps=end - first, optimizer=optimizer, loss="cross_entropy")
+        recorded.append(run.weights)
+    return Growth(np.array(steps), *(torch.stack([weights[name] for weights in recorded]) for name in ("W_E", "W_U")))
+
+
+def part_of_schedule(first: int, end: int, total: int) -> SGD:
+    """The document's schedule from step `first` to before `end` of `total`, on one side of the end of its warm-up."""
+    rates = [DOCUMENT.learning_rate(step, total) for step in (first, end - 1)]
+    return SGD(lr=rates[0], final_lr=rates[1], schedule="linear" if first < DOCUMENT.warmup * total else "exponential")
+
+
+def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
+    """(model, feature): did the unembed reach this share of its final norm at an earlier record than the embed did?"""
+    norms = growth.W_U.norm(dim=-2).numpy(), growth.W_E.norm(dim=-1).numpy()
+    unembed, embed = ((norm > share * norm[-1]).argmax(0) for norm in norms)
+    return np.less(unembed, embed)
+
+
+@claim("softmax-untied-unembed-first", "B", quick=4, full=24, needs=above(0.5))
+def softmax_untied_unembed_first(n_models: int) -> Verdict:
+    """An untied softmax without bias learns all features, the unembed of each before its embed.
+
+    Statistic: the smallest of two shares, at n = 10 and n = 40: models that give every input its own feature the
+    largest probability; models in which more than half of the features reach half of their final norm in W_U earlier
+    than in W_E. A tie counts as not earlier.
+    Threshold: above 1/2, for each.
+    Size: 4 models for each n (quick), 24 (full).
+    Controls: each share; the second at a quarter and three quarters of the final norm; features whose unembed, and
+    whose embed, came first; both shares from an initialization ten times smaller, n = 10; models whose W_U separates
+    all inputs with the final W_E before W_E does with the final W_U; tied models that learn all; how far |W_E|^2 -
+    |W_U|^2 moved, relative to their sum: gradient flow conserves it.
+    """
+    return judge_order(
+        {n: grow_untied(n, n_models) for n in SIZES},
+        {10: grow_untied(10, n_models, init_scale=0.1)},
+        {n: train_softmax(n, n_models) for n in SIZES},
+    )
+
+
+def judge_order(growth: Mapping[int, Growth], small: Mapping[int, Growth], tied: Mapping[int, Tied]) -> Verdict:
+    """All learned, and the unembed first?"""
+
+    def learned(grown: Mapping[int, Growth]) -> dict[str, np.ndarray]:
+        return {f"all learned, n = {n}": told_apart(g.W_E[-1] @ g.W_U[-1]) for n, g in grown.items()}
+
+    def in_order(grown: Mapping[int, Growth], share: float = 0.5) -> dict[str, np.ndarray]:
+        return {f"unembed first, n = {n}": unembed_first(g, share).mean(1) > 0.5 for n, g in grown.items()}
+
+    parts = learned(growth) | in_order(growth)
+    controls = lab.shares(parts) | lab.shares(learned(small) | in_order(small), ", small start")
+    for share in (0.25, 0.75):
+        controls |= lab.shares(in_order(growth, share), f" at {share} of the norm")
+    for n, g in growth.items():
+        controls |= {
+            f"features, unembed first, n = {n}": unembed_first(g).mean(),
+            f"features, embed first, n = {n}": unembed_first(Growth(g.steps, g.W_U.mT, g.W_E.mT)).mean(),
+            f"unembed separates first, n = {n}": _separates_first(g).mean(),
+            f"tied, all learned, n = {n}": separable(tied[n]).mean(),
+            f"drift of |W_E|^2 - |W_U|^2, n = {n}": _drift(g),
+        }
+    return Verdict.of_shares(
+        "The smallest of the shares",
+        parts,
+        n_models=sum(g.W_E.shape[1] for g in growth.values()),
+        controls=controls,
+        detail="; ".join(f"{part}: {share:.0%}" for part, share in lab.shares(parts).items()) + ".",
+        figures={
+            f"Norms of each end of the features, n = {n}: mean over features and models.": _norms(g)
+            for n, g in growth.items()
+        },
+    )
+
+
+def _norms(growth: Growth) -> "go.Figure":
+    norms = {"embed, W_E": growth.W_E.norm(dim=-1), "unembed, W_U": growth.W_U.norm(dim=-2)}
+    means = {name: (growth.steps[1:], norm[1:].mean((1, 2)).numpy()) for name, norm in norms.items()}
+    return plots.curves(means, "step", "norm", log_x=True)
+
+
+def _separates_first(growth: Growth) -> np.ndarray:
+    """Does W_U separate all inputs with the final W_E, for good, before W_E does with the final W_U?"""
+    unembed = told_apart(growth.W_E[-1:] @ growth.W_U)
+    embed = told_apart(growth.W_E @ growth.W_U[-1:])
+    first, second = (len(ok) - np.logical_and.accumulate(ok[::-1]).sum(0) for ok in (unembed, embed))
+    return np.less(first, second)
+
+
+def _drift(growth: Growth) -> float:
+    """How far |W_E|^2 - |W_U|^2 moved from start to end, relative to their final sum."""
+    embed, unembed = (W.square().sum((-2, -1)) for W in (growth.W_E, growth.W_U))
+    difference = embed - unembed
+    return float(((difference[-1] - difference[0]).abs() / (embed + unembed)[-1]).mean())

@@ -13,16 +13,13 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 import probes
-from tms_hooks import plots, stats
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above
+from tms_hooks import geometry, plots
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
-from tms_hooks.models.toy import ToyModel
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-COLOURS = ("red", "blue", "green", "black", "white", "yellow")
+COLORS = ("red", "blue", "green", "black", "white", "yellow")
 ANIMALS = ("dog", "cat", "horse", "bird", "fish", "cow")
 TOYS, DENSE_TOYS = 8, 3
 SAMPLES = 500
@@ -33,7 +30,7 @@ SHARE = 0.2
 class Agreement(NamedTuple):
     """How much of each feature's probe direction (|projection|^2) lies in the first fifth of the tangent space.
 
-    One entry a feature, the mean over examples: those that have the feature, those that do not, and all of them, for
+    One entry per feature, the mean over examples: those that have the feature, those that do not, and all of them, for
     the probe of shuffled targets, for a random direction, and for the first half of the singular directions.
     """
 
@@ -44,13 +41,13 @@ class Agreement(NamedTuple):
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=6, full=36, needs=above(0.05))
+@claim("probes-and-tangents", "N", quick=6, full=36, needs=above(0.05), counts="sentences")
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 
     Toys: 8 with n = 20, m = 5, p = 0.05, from hidden layer to output; a feature is present if it is active. MiniLM: "A
-    COLOUR ANIMAL sleeps near the river.", 36 sentences, from block 3's output to block 5's at the first position; the
-    features are 6 colours and 6 animals. Probes: logistic, on all sentences, on 500 samples for toys. Tangent space:
+    COLOR ANIMAL sleeps near the river.", 36 sentences, from block 3's output to block 5's at the first position; the
+    features are 6 colors and 6 animals. Probes: logistic, on all sentences, on 500 samples for toys. Tangent space:
     the first fifth of the right singular vectors of the Jacobian at an example. Inside: |projection|^2 of the probe's
     unit direction; a random one has 0.2.
     Statistic: the smaller of two means of inside where present minus inside where absent: over toys, each the mean over
@@ -60,11 +57,11 @@ def probes_and_tangents(n_examples: int) -> Verdict:
     Controls: inside where present and where absent; probes of shuffled targets; random directions; the first half of
     the singular vectors; 3 dense toys (p = 0.5).
     """
-    sparse, dense = (
-        [toy_agreement(toy, p, n_examples * 10) for toy in train_toys(p, n)]
-        for p, n in ((0.05, TOYS), (0.5, DENSE_TOYS))
+    return judge_agreement(
+        toy_agreements(0.05, TOYS, 10 * n_examples),
+        sentence_agreement(probes.load_transformer("minilm"), n_examples),
+        toy_agreements(0.5, DENSE_TOYS, 10 * n_examples),
     )
-    return judge_agreement(sparse, sentence_agreement(probes.load_transformer("minilm"), n_examples), dense)
 
 
 def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[Agreement]) -> Verdict:
@@ -73,64 +70,52 @@ def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[
         "toys": _finite(np.array([_mean(toy.present - toy.absent) for toy in toys])),
         "MiniLM": _finite(real.present - real.absent),
     }
-    measurable = all(len(gap) > 1 for gap in gaps.values())
-    least = min(gaps, key=lambda name: gaps[name].mean()) if measurable else "none"
     means = {
         name: {field: _mean(np.concatenate([getattr(one, field) for one in each])) for field in Agreement._fields}
         for name, each in (("toys", toys), ("MiniLM", [real]), ("dense toys", dense))
         if each
     }
-    return Verdict(
-        measured=f"The smaller mean of inside where present minus where absent, that of {least},",
-        statistic=float(gaps[least].mean()) if measurable else float("nan"),
-        interval=stats.bootstrap(lambda *g: min(float(x.mean()) for x in g), *gaps.values()) if measurable else UNKNOWN,
+    least = min(gaps, key=lambda name: _mean(gaps[name]))
+    return Verdict.of_statistic(
+        f"The smaller mean of inside where present minus where absent, that of {least},",
+        lambda *each: min(float(gap.mean()) for gap in each),
+        *gaps.values(),
         n_models=len(toys) + 1,
         controls={f"{field}, {name}": value for name, row in means.items() for field, value in row.items()},
         detail="Inside where present and where absent: "
         + ", ".join(f"{name} {row['present']:.2f} and {row['absent']:.2f}" for name, row in means.items())
         + "; a random direction has 0.2.",
-        figures=[
-            (
-                "Inside the tangent space where the feature is present, minus where it is absent.",
-                plots.distributions(gaps, "difference", {"toys": plots.TOY, "MiniLM": plots.REAL}),
+        figures=lambda: {
+            "Inside the tangent space where the feature is present, minus where it is absent.": plots.distributions(
+                gaps, "difference", {"toys": plots.TOY, "MiniLM": plots.REAL}
             )
-        ]
-        if measurable
-        else (),
+        },
     )
 
 
-def train_toys(p: float, n_toys: int) -> Sequence[ToyModel]:
-    """Twenty features in five dimensions."""
-    return train(
-        ToyConfig(n_features=20, d_hidden=5),
-        SparseUniform(n_features=20, feature_probability=p),
-        seeds=range(n_toys),
-        steps=3_000,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=1_000,
-    ).models
-
-
-def toy_agreement(toy: ToyModel, p: float, n_examples: int) -> Agreement:
-    """From hidden layer to output, for the features that the toy has learned."""
-    x = SparseUniform(n_features=toy.cfg.n_features, feature_probability=p).sample(SAMPLES, seed=0, step=1_000_000)
-    with torch.no_grad():
-        on = (toy(x) > 0).any(-1).nonzero()[:n_examples, 0]  # elsewhere the Jacobian is zero
-    learned = (toy.W_E.detach().norm(dim=-1) > 0.5).nonzero()[:, 0]
-    return agreement(toy, x, (x > 0)[:, learned], on, "hook_hidden", "hook_out")
+def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
+    """Of toys with twenty features in five dimensions, from hidden layer to output, for the features learned."""
+    cfg, data = ToyConfig(n_features=20, d_hidden=5), SparseUniform(n_features=20, feature_probability=p)
+    x = data.sample(SAMPLES, seed=0, step=1_000_000)
+    found = []
+    for toy in lab.train_toys(cfg, data, n_toys, steps=3_000).models:
+        with torch.no_grad():
+            on = (toy(x) > 0).any(-1).nonzero()[:n_examples, 0]  # elsewhere the Jacobian is zero
+        learned = geometry.represented(toy.W_E.detach(), LEARNED)
+        found.append(agreement(toy, x, (x > 0)[:, learned], on, "hook_hidden", "hook_out"))
+    return found
 
 
 def sentence_agreement(model: Any, n_examples: int) -> Agreement:
-    """At the first position of sentences that name a colour and an animal."""
-    chosen = list(product(range(len(COLOURS)), range(len(ANIMALS))))
-    texts = [f"A {COLOURS[i]} {ANIMALS[j]} sleeps near the river." for i, j in chosen]
+    """At the first position of sentences that name a color and an animal."""
+    chosen = list(product(range(len(COLORS)), range(len(ANIMALS))))
+    texts = [f"A {COLORS[i]} {ANIMALS[j]} sleeps near the river." for i, j in chosen]
     tokens = torch.cat([model.to_tokens(text) for text in texts])
-    colours, animals = torch.tensor(chosen).T
-    eye = torch.eye(len(COLOURS), dtype=torch.bool)
-    # the first six hold each colour and each animal once, and so on
-    order = torch.argsort((animals - colours) % len(ANIMALS), stable=True)[:n_examples]
-    present = torch.cat([eye[colours], eye[animals]], dim=1)
+    colors, animals = torch.tensor(chosen).T
+    eye = torch.eye(len(COLORS), dtype=torch.bool)
+    # the first six hold each color and each animal once, and so on
+    order = torch.argsort((animals - colors) % len(ANIMALS), stable=True)[:n_examples]
+    present = torch.cat([eye[colors], eye[animals]], dim=1)
     return agreement(model, tokens, present, order, "blocks.3.hook_out", "blocks.5.hook_out")
 
 
@@ -138,7 +123,7 @@ def agreement(
     model: Any,
     inputs: Tensor,
     present: Bool[Tensor, "example feature"],
-    at: Int[Tensor, " chosen"],
+    at: Int[Tensor, " k"],
     hook: str,
     out_hook: str,
 ) -> Agreement:

@@ -6,35 +6,24 @@ The usual recipe, 3,000 steps.
 from collections.abc import Mapping
 
 import numpy as np
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import lab
-from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import CUTS, LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import SparseUniform
-from tms_hooks.linalg import overlaps
 
-OVERLAPS = 0.1
-"""|Cosine| above which two directions count as interfering, as in `geometry.tegum_factors`."""
-DENSITIES = tuple(20 ** -np.linspace(0, 1, 10))
+DENSITIES = lab.densities(10)
 
 
 def train_sparse(
     n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0, output_act: Activation = "relu"
 ) -> Stacked:
     """Trained directions; feature i has importance decay^i."""
-    return lab.train_toys(
-        ToyConfig(n_features=n_features, d_hidden=d_hidden, output_act=output_act),
-        SparseUniform(n_features=n_features, feature_probability=p),
-        n_models,
-        steps=3_000,
-        importance=lab.decaying(decay, n_features),
-    ).W_E
+    importance = lab.decaying(decay, n_features)
+    run = lab.train_sparse(n_features, d_hidden, p, n_models, steps=3_000, output_act=output_act, importance=importance)
+    return run.W_E
 
 
 @claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
@@ -56,12 +45,17 @@ def superposition_emerges(n_models: int) -> Verdict:
     )
 
 
-def judge_emergence(
-    trained: Mapping[float, Stacked], linear: Mapping[float, Stacked], untrained: Mapping[float, Stacked]
-) -> Verdict:
+def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
+    """Whether the first features are learned, one per hidden dimension, orthogonal, and no other is."""
+    m = W.shape[1]
+    alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
+    return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < geometry.ORTHOGONAL
+
+
+def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity) -> Verdict:
     """Two orthogonal features, then antipodal pairs, then a pentagon, as features grow sparser?"""
 
-    def parts(weights: Mapping[float, Stacked], learned: float = LEARNED) -> dict[str, np.ndarray]:
+    def parts(weights: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
         def named(name: str, W: Stacked) -> np.ndarray:
             return np.array([geometry.name_polytope(w, learned) == name for w in W])
 
@@ -70,7 +64,7 @@ def judge_emergence(
         half = len(weights[dense]) // 2
         best = max(between, key=lambda p: square[p][:half].mean())
         return {
-            "dense, the first two": np.array([_only_top_two(w, learned) for w in weights[dense]]),
+            "dense, the first two": np.array([is_top_of_pca(w, learned) for w in weights[dense]]),
             f"in between, a square at p = {best:.2g}": square[best][half:],
             "sparse, a pentagon": named("pentagon", weights[sparse]),
         }
@@ -88,9 +82,9 @@ def judge_emergence(
         n_models=lab.total(trained),
         controls=lab.at_cuts(lambda cut: lab.weakest(parts(trained, cut)))
         | {"linear output": lab.weakest(parts(linear)), "untrained": lab.weakest(parts(untrained))},
-        detail="Most frequent shapes: "
-        + "; ".join(f"p = {p:.2g}: {t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items())
-        + ".",
+        detail=lab.listing(
+            "Most frequent shapes", {f"p = {p:.2g}": f"{t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items()}
+        ),
         figures=[
             (
                 "Mean number of features learned against the feature probability.",
@@ -123,7 +117,7 @@ def cosine_misleads(n_models: int) -> Verdict:
 
     Statistic: mean over models of the mean |cosine| between the hidden states of all pairs of inputs that hold one
     learned feature each (norm > 0.5), not the same; n = 20, m = 5, importance 1, p = 0.01.
-    Threshold: above 0.1, from where this library counts directions as interfering.
+    Threshold: above 0.1, from where this library counts directions as overlapping.
     Size: 10 models (quick), 50 (full), at each density.
     Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
     directions in five dimensions (closed form); learned > 0.3 and > 0.7.
@@ -146,7 +140,7 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
     controls |= {f"learned > {cut}": mean_cosines(W, cut) for cut in CUTS}
     return Verdict.of_statistic(
         "The mean |cosine| of hidden states with no feature in common",
-        lambda m: float(m.mean()),
+        np.mean,
         means,
         n_models=len(means),
         controls={name: lab.mean(values) for name, values in controls.items()}
@@ -166,15 +160,5 @@ def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
 
 def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """Mean |cosine| over pairs of learned features, of each model that has learned at least two."""
-    found = []
-    for w in W:
-        alive = w[geometry.represented(w, learned)].double()
-        if len(alive) > 1:
-            rows, columns = torch.triu_indices(len(alive), len(alive), 1)
-            found.append(float(overlaps(alive)[rows, columns].mean()))
-    return np.array(found)
-
-
-def _only_top_two(W: Float[Tensor, "feature hidden"], learned: float) -> bool:
-    alive = geometry.represented(W, learned).nonzero()[:, 0].tolist()
-    return alive == [0, 1] and abs(float(torch.cosine_similarity(W[0], W[1], dim=0))) < OVERLAPS
+    alive = [w[geometry.represented(w, learned)].double() for w in W]
+    return np.array([float(lab.pair_overlaps(w).mean()) for w in alive if len(w) > 1])

@@ -1,14 +1,12 @@
-"""Claims of "Superposition and bottlenecks" about untied weights without bias: features written in one direction and
-read in another.
+"""Claims of "Superposition and bottlenecks" about untied weights: features written in one direction, read in another.
 
-One-hot features: 5 in two dimensions, 9 in three, all gradients exact. Sparse ones as in Toy Models of Superposition: 5
-in two dimensions, p = 0.05. Adam at 0.01 with cosine decay over 10,000 steps, seeds from 0: untied losses go on falling
-for long. Untied norms have no scale of their own, so "learned" here means that a feature alone in the input, at 1, is
+Without bias. One-hot features: 5 in two dimensions, 9 in three, all gradients exact. Sparse ones as in Toy Models of
+Superposition: 5 in two dimensions, p = 0.05. The usual recipe, 10,000 steps: untied losses go on falling for long.
+Untied norms have no scale of their own, so "learned" here means that a feature alone in the input, at 1, is
 reconstructed above 0.5.
 """
 
 from collections.abc import Mapping
-from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,32 +14,28 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks import linalg, plots, stats, theory
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import Verdict, above
-from tms_hooks.config import Activation, ToyConfig, UnitNorm
+from tms_hooks import linalg, plots, theory
+from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims.lab import LEARNED
+from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
-from tms_hooks.models.forward import init_weights
-from tms_hooks.run import Run
-from tms_hooks.train import train
-from tms_hooks.training.optimizers import Adam
 
-LEARNED = 0.5
-CUTS = (0.3, 0.7)
+STEPS = 10_000
 SETTINGS = {"2-D": (5, 2), "3-D": (9, 3)}
 """One-hot features and dimensions."""
+MEASUREMENTS = ("matched filter", "dual frame", "pretty good measurement", "one-sided dual frame")
 CLEARLY = 0.01
 """Cosines nearer to each other than this count as equal."""
 
 
-class Bottleneck(NamedTuple):
-    """What stacked toys write and read, directions as rows."""
+class Directions(NamedTuple):
+    """What stacked toys write and what they read, directions as rows."""
 
     write: Float[Tensor, "model feature hidden"]
     read: Float[Tensor, "model feature hidden"]
 
     @classmethod
-    def of(cls, weights: Mapping[str, Tensor]) -> "Bottleneck":
+    def of(cls, weights: Mapping[str, Tensor]) -> "Directions":
         """From a run's weights; tied ones read where they write. A learned scale is left out."""
         return cls(weights["W_E"], weights["W_U"].mT if "W_U" in weights else weights["W_E"])
 
@@ -55,42 +49,23 @@ class Bottleneck(NamedTuple):
         return linalg.cosines(self.write, self.read)
 
 
-@cache
-def train_bottleneck(
-    n_features: int,
-    d_hidden: int,
-    n_models: int,
-    *,
-    tied: bool = False,
-    unit_norm: bool | UnitNorm = False,
-    output_act: Activation = "relu",
-    sparse: bool = False,
-    steps: int = 10_000,
-) -> Run:
-    """Toys without bias. Kept: several claims look at the same ones."""
-    data = SparseUniform(n_features=n_features, feature_probability=0.05) if sparse else OneHot(n_features=n_features)
-    return train(
-        ToyConfig(
-            n_features=n_features,
-            d_hidden=d_hidden,
-            tied=tied,
-            unit_norm=unit_norm,
-            output_bias=False,
-            output_act=output_act,
-        ),
-        data,
-        seeds=range(n_models),
-        steps=steps,
-        optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=steps,
-    )
+def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
+    """Without bias; untied if `architecture`, which is `ToyConfig`'s, does not say otherwise."""
+    return ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **{"tied": False} | architecture)
 
 
-def untrained(n_features: int, d_hidden: int, n_models: int) -> Bottleneck:
-    """What the same untied models start from."""
-    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, tied=False, output_bias=False)
-    each = [init_weights(cfg, seed) for seed in range(n_models)]
-    return Bottleneck.of({name: torch.stack([w[name] for w in each]) for name in ("W_E", "W_U")})
+def train_onehot(n_models: int, *, steps: int = STEPS, **architecture: Any) -> dict[str, Directions]:
+    """One-hot toys of both settings."""
+    found = {}
+    for name, (n, m) in SETTINGS.items():
+        run = lab.train_toys(toy(n, m, **architecture), OneHot(n_features=n), n_models, steps=steps)
+        found[name] = Directions.of(run.weights)
+    return found
+
+
+def untrained(n_models: int) -> dict[str, Directions]:
+    """What the untied models of both settings start from."""
+    return {name: Directions.of(lab.untrained(toy(*size), n_models)) for name, size in SETTINGS.items()}
 
 
 @claim("untied-is-better", "B", quick=12, full=60, needs=above(0.5))
@@ -104,61 +79,56 @@ def untied_is_better(n_models: int) -> Verdict:
     Size: 12 seeds (quick), 60 (full), for each arm and data.
     Controls: the median loss of every arm, the tied one's = 1; the smallest share at 99 % and at 80 % of the tied loss.
     """
-    arms: dict[str, dict[str, bool | UnitNorm]] = {
+    arms: dict[str, dict[str, Any]] = {
         "tied": {"tied": True},
         "untied": {},
         "unit-norm writes": {"unit_norm": "write"},
         "unit-norm reads": {"unit_norm": "read"},
     }
+    sources = {"one-hot": OneHot(n_features=5), "sparse": SparseUniform(n_features=5, feature_probability=0.05)}
     runs = {
-        data: {arm: train_bottleneck(5, 2, n_models, sparse=data == "sparse", **how) for arm, how in arms.items()}
-        for data in ("one-hot", "sparse")
+        name: {arm: lab.train_toys(toy(5, 2, **how), data, n_models, steps=STEPS) for arm, how in arms.items()}
+        for name, data in sources.items()
     }
     return judge_untied(
-        {data: {arm: run.final_loss.numpy() for arm, run in arms.items()} for data, arms in runs.items()},
-        {arm: Bottleneck.of(run.weights) for arm, run in runs["one-hot"].items()},
+        {data: {arm: run.final_loss.numpy() for arm, run in by_arm.items()} for data, by_arm in runs.items()},
+        {arm: Directions.of(run.weights) for arm, run in runs["one-hot"].items()},
     )
 
 
-def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mapping[str, Bottleneck]) -> Verdict:
+def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mapping[str, Directions]) -> Verdict:
     """Seed by seed: is each arm better than the tied one? `pictures`: of each arm, the first model is drawn."""
 
-    def weakest(margin: float) -> stats.Weakest:
-        counts = {}
+    def parts(margin: float) -> dict[str, np.ndarray]:
+        found = {}
         for data, arms in losses.items():
-            better = {arm: (loss < margin * arms["tied"]) for arm, loss in arms.items()}
-            for arm, wanted in (("untied", True), ("unit-norm writes", False), ("unit-norm reads", False)):
-                part = f"{data}, {arm} {'better' if wanted else 'no better'}"
-                counts[part] = (int((better[arm] == wanted).sum()), len(better[arm]))
-        return stats.weakest_share(counts)
+            better = {arm: loss < margin * arms["tied"] for arm, loss in arms.items()}
+            found[f"{data}, untied better"] = better["untied"]
+            found[f"{data}, unit-norm writes no better"] = ~better["unit-norm writes"]
+            found[f"{data}, unit-norm reads no better"] = ~better["unit-norm reads"]
+        return found
 
-    found = weakest(0.95)
     relative = {
         f"{data}, {arm}": loss / np.median(arms["tied"]) for data, arms in losses.items() for arm, loss in arms.items()
     }
-    medians = {name: float(np.median(loss)) for name, loss in relative.items()}
-    return Verdict(
-        measured=f"The smallest of six shares of seeds ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(len(loss) for arms in losses.values() for loss in arms.values()),
+    medians = {name: np.median(loss) for name, loss in relative.items()}
+    return Verdict.of_shares(
+        "The smallest of six shares of seeds",
+        parts(0.95),
+        n_models=lab.total(relative),
         controls={f"median loss, tied = 1: {name}": value for name, value in medians.items()}
-        | {f"smallest share at {margin:.0%} of the tied loss": weakest(margin).share for margin in (0.99, 0.8)},
+        | {f"smallest share at {margin:.0%} of the tied loss": lab.weakest(parts(margin)) for margin in (0.99, 0.8)},
         detail="Median loss, the tied one's = 1: " + ", ".join(f"{n} {v:.3g}" for n, v in medians.items()) + ".",
-        figures=[
-            (
-                "Final loss of every model, in units of the median tied one.",
-                plots.strips(relative, "loss / median tied loss", log_y=True),
-            ),
-            (
-                "One-hot features, seed 0: written directions (solid) and read directions (dotted), at unit length.",
+        figures={
+            "Final loss of every model.": plots.strips(relative, "loss / median tied loss", log_y=True),
+            "One-hot features, seed 0: written directions (solid), read directions (dotted), at unit length.": (
                 plots.write_and_read(
-                    np.stack([b.write[0].numpy() for b in pictures.values()]),
-                    np.stack([b.read[0].numpy() for b in pictures.values()]),
+                    np.stack([models.write[0].numpy() for models in pictures.values()]),
+                    np.stack([models.read[0].numpy() for models in pictures.values()]),
                     list(pictures),
-                ),
+                )
             ),
-        ],
+        },
     )
 
 
@@ -176,23 +146,17 @@ def write_is_not_read(n_models: int) -> Verdict:
     inner product; the share of features mispaired.
     """
     return judge_pairing(
+        train_onehot(n_models),
         {
-            name: {s: Bottleneck.of(train_bottleneck(n, m, n_models, **how).weights) for s, (n, m) in SETTINGS.items()}
-            for name, how in _PAIRING_ARMS.items()
-        }
-        | {"untrained": {s: untrained(n, m, n_models) for s, (n, m) in SETTINGS.items()}}
+            "tied": train_onehot(n_models, tied=True),
+            "GELU": train_onehot(n_models, output_act="gelu"),
+            "after 2,000 steps": train_onehot(n_models, steps=2_000),
+            "untrained": untrained(n_models),
+        },
     )
 
 
-_PAIRING_ARMS: dict[str, dict[str, Any]] = {
-    "untied": {},
-    "tied": {"tied": True},
-    "GELU": {"output_act": "gelu"},
-    "after 2,000 steps": {"steps": 2_000},
-}
-
-
-def mispaired(models: Bottleneck, above: float = LEARNED) -> Bool[Tensor, "model feature"]:
+def mispaired(models: Directions, above: float = LEARNED) -> Bool[Tensor, "model feature"]:
     """Learned features whose written direction is clearly nearer to another learned one's read direction."""
     learned = models.learned(above)
     cosines = models.cosines.masked_fill(~learned[:, None, :], -2)
@@ -200,52 +164,45 @@ def mispaired(models: Bottleneck, above: float = LEARNED) -> Bool[Tensor, "model
     return learned & (cosines.amax(-1) > own + CLEARLY)
 
 
-def judge_pairing(arms: Mapping[str, Mapping[str, Bottleneck]]) -> Verdict:
-    """How often does maximum cosine mispair what "untied" models write and read? Other arms are controls."""
-    untied = arms["untied"]
+def judge_pairing(untied: Mapping[str, Directions], others: Mapping[str, Mapping[str, Directions]]) -> Verdict:
+    """How often does maximum cosine mispair what untied models write and read? `others`: controls."""
 
-    def weakest(models: Mapping[str, Bottleneck], above: float = LEARNED) -> stats.Weakest:
-        wrong = {name: mispaired(b, above).any(-1) for name, b in models.items()}
-        return stats.weakest_share({name: (int(bad.sum()), len(bad)) for name, bad in wrong.items()})
+    def wrong(arm: Mapping[str, Directions], above: float = LEARNED) -> dict[str, np.ndarray]:
+        return {name: mispaired(models, above).any(-1).numpy() for name, models in arm.items()}
 
-    found = weakest(untied)
-    features = {name: float(mispaired(b).sum()) / max(int(b.learned().sum()), 1) for name, b in untied.items()}
-    share = {name: mispaired(b).any(-1).double().mean().item() for name, b in untied.items()}
-    text = "; ".join(f"{name}: {share[name]:.0%} of models, {features[name]:.0%} of features" for name in untied)
-    return Verdict(
-        measured=f"The smaller share of models in which maximum cosine mispairs a feature ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(len(b.write) for b in untied.values()),
-        controls={f"learned > {cut}": weakest(untied, cut).share for cut in CUTS}
-        | {
-            name: weakest(models, -np.inf if name == "untrained" else LEARNED).share
-            for name, models in arms.items()
-            if name != "untied"
+    features = {name: int(mispaired(m).sum()) / max(int(m.learned().sum()), 1) for name, m in untied.items()}
+    controls = lab.at_cuts(lambda cut: lab.weakest(wrong(untied, cut)))
+    for name, arm in others.items():
+        controls[name] = lab.weakest(wrong(arm, -np.inf if name == "untrained" else LEARNED))
+    for name, models in untied.items():
+        complete = models.learned().all(-1)
+        anothers = models.learned() & ~lab.own_is_largest(models.write @ models.read.mT)
+        controls |= {
+            f"models that learned all features, {name}": lab.mean(mispaired(models).any(-1)[complete]),
+            f"one to one, {name}": _share_misassigned(models),
+            f"by inner product, {name}": lab.mean(anothers.any(-1)),
+            f"features mispaired, {name}": features[name],
+            f"features learned, {name}": lab.mean(models.learned().sum(-1)),
         }
-        | {f"models that learned all features, {name}": _share_where_all(b) for name, b in untied.items()}
-        | {f"one to one, {name}": _share_misassigned(b) for name, b in untied.items()}
-        | {f"by inner product, {name}": _share_wrong_product(b) for name, b in untied.items()}
-        | {f"features mispaired, {name}": value for name, value in features.items()}
-        | {f"features learned, {name}": float(b.learned().double().sum(-1).mean()) for name, b in untied.items()},
-        detail=f"Mispaired by maximum cosine: {text}.",
-        figures=[
-            (
-                f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.",
-                plots.signed_heatmap(b.cosines[0].numpy(), "read direction of feature", "written direction", "cosine"),
+    return Verdict.of_shares(
+        "The smaller share of models in which maximum cosine mispairs a feature",
+        wrong(untied),
+        n_models=lab.total(wrong(untied)),
+        controls=controls,
+        detail=lab.listing(
+            "Mispaired by maximum cosine",
+            {n: f"{bad.mean():.0%} of models, {features[n]:.0%} of features" for n, bad in wrong(untied).items()},
+        ),
+        figures={
+            f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.": (
+                plots.signed_heatmap(m.cosines[0].numpy(), "read direction of feature", "written direction", "cosine")
             )
-            for name, b in untied.items()
-        ],
+            for name, m in untied.items()
+        },
     )
 
 
-def _share_where_all(models: Bottleneck) -> float:
-    """Share of mispairing models among those that learned all features."""
-    complete = models.learned().all(-1)
-    return float(mispaired(models).any(-1)[complete].double().mean())
-
-
-def _share_misassigned(models: Bottleneck) -> float:
+def _share_misassigned(models: Directions) -> float:
     """Share of models in which the one-to-one pairing of largest total cosine mispairs a learned feature."""
     from scipy.optimize import linear_sum_assignment
 
@@ -254,14 +211,7 @@ def _share_misassigned(models: Bottleneck) -> float:
         own = cosines[np.ix_(learned, learned)]
         rows, columns = linear_sum_assignment(own, maximize=True)
         wrong.append(own[rows, columns].sum() > np.trace(own) + CLEARLY)
-    return float(np.mean(wrong))
-
-
-def _share_wrong_product(models: Bottleneck) -> float:
-    """Share of models in which some learned feature's largest logit is another's."""
-    logits = models.write @ models.read.mT
-    own = torch.arange(logits.shape[-1])
-    return float(((logits.argmax(-1) != own) & models.learned()).any(-1).double().mean())
+    return lab.mean(wrong)
 
 
 @claim("readout-is-a-measurement", "B", quick=20, full=60, needs=above(0.5))
@@ -275,26 +225,16 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
     Size: 20 models (quick), 60 (full), for each.
     Controls: both shares; the mean cosine with each measurement, and with the one-sided dual frame, the best readout
     behind a ReLU, with its loss, the trained one's = 1; the same of models with a linear output, where the dual frame
-    is optimal, and of untrained ones; |cosine| with the neighbours (written within 84 degrees, cosine > 0.1) of what
-    is written and of what is read: perpendicular would be 0.
+    is optimal, and of untrained ones; |cosine| with the neighbors (written within 84 degrees, cosine > 0.1) of what is
+    written and of what is read: perpendicular would be 0.
     """
-
-    def models(output_act: Activation) -> dict[str, Bottleneck]:
-        return {
-            s: Bottleneck.of(train_bottleneck(n, m, n_models, output_act=output_act).weights)
-            for s, (n, m) in SETTINGS.items()
-        }
-
     return judge_readouts(
-        models("relu"),
-        {"linear output": models("identity"), "untrained": {s: untrained(*at, n_models) for s, at in SETTINGS.items()}},
+        train_onehot(n_models),
+        {"linear output": train_onehot(n_models, output_act="identity"), "untrained": untrained(n_models)},
     )
 
 
-MEASUREMENTS = ("matched filter", "dual frame", "pretty good measurement", "one-sided dual frame")
-
-
-def resemblance(models: Bottleneck, above: float) -> Float[Tensor, "model measurement"]:
+def resemblance(models: Directions, above: float) -> Float[Tensor, "model measurement"]:
     """Mean cosine, over learned features, of the read directions with each of `MEASUREMENTS`."""
     rows = []
     for write, read, learned in zip(*models, models.learned(above), strict=True):
@@ -304,65 +244,52 @@ def resemblance(models: Bottleneck, above: float) -> Float[Tensor, "model measur
     return torch.stack(rows)
 
 
-def judge_readouts(relu: Mapping[str, Bottleneck], others: Mapping[str, Mapping[str, Bottleneck]]) -> Verdict:
+def judge_readouts(relu: Mapping[str, Directions], others: Mapping[str, Mapping[str, Directions]]) -> Verdict:
     """Which measurement do the readouts of ReLU models resemble most? `others`: controls."""
-    found_in = {name: resemblance(b, LEARNED) for name, b in relu.items()}
-    nearest = {n: c[:, 1] > c[:, [0, 2]].amax(1) + CLEARLY for n, c in found_in.items()}
-    found = stats.weakest_share({name: (int(is_dual.sum()), len(is_dual)) for name, is_dual in nearest.items()})
-    means = {
-        f"{measurement}, {name}": float(c[:, i].nanmean())
-        for name, c in found_in.items()
-        for i, measurement in enumerate(MEASUREMENTS)
-    }
-    other_means = {
-        f"{measurement}, {name}, {arm}": float(resemblance(b, -np.inf)[:, i].mean())
-        for arm, models in others.items()
-        for name, b in models.items()
-        for i, measurement in enumerate(MEASUREMENTS[:3])
-    }
-    losses = {f"loss of the one-sided dual frame, {name}": _one_sided_loss(b) for name, b in relu.items()}
-    near = {
-        f"|cosine| with neighbours, {what}, {name}": value
-        for name, b in relu.items()
-        for what, value in zip(("written", "read"), _beside_neighbours(b), strict=True)
-    }
-    return Verdict(
-        measured=f"The smaller share of models whose readout is nearest to the dual frame ({found.part})",
-        statistic=found.share,
-        interval=found.interval,
-        n_models=sum(map(len, found_in.values())),
-        controls={f"nearest to the dual frame, {n}": float(is_dual.double().mean()) for n, is_dual in nearest.items()}
-        | means
-        | losses
-        | near
-        | other_means,
+    found = {name: resemblance(models, LEARNED) for name, models in relu.items()}
+    nearest = {}
+    for name, cosines in found.items():
+        matched, dual, pretty_good, _ = cosines.unbind(1)
+        nearest[name] = (dual > torch.maximum(matched, pretty_good) + CLEARLY).numpy()
+    columns = {f"{m}, {name}": cosines[:, i] for i, m in enumerate(MEASUREMENTS) for name, cosines in found.items()}
+    means = {name: float(cosines.nanmean()) for name, cosines in columns.items()}
+    controls = means | {f"nearest to the dual frame, {name}": share for name, share in lab.shares(nearest).items()}
+    for name, models in relu.items():
+        written, read = _beside_neighbors(models)
+        controls |= {
+            f"loss of the one-sided dual frame, {name}": _one_sided_loss(models),
+            f"|cosine| with neighbors, written, {name}": written,
+            f"|cosine| with neighbors, read, {name}": read,
+        }
+    for arm, by_setting in others.items():
+        for name, models in by_setting.items():
+            cosines = resemblance(models, -np.inf)
+            controls |= {f"{m}, {name}, {arm}": float(cosines[:, i].mean()) for i, m in enumerate(MEASUREMENTS[:3])}
+    return Verdict.of_shares(
+        "The smaller share of models whose readout is nearest to the dual frame",
+        nearest,
+        n_models=lab.total(nearest),
+        controls=controls,
         detail="Mean cosine with " + ", ".join(f"{name}: {value:.3f}" for name, value in means.items()) + ".",
-        figures=[
-            (
-                "Mean cosine of each model's readout with four measurements of what it writes.",
-                plots.strips(
-                    {
-                        f"{measurement}, {name}": c[:, i].numpy()
-                        for i, measurement in enumerate(MEASUREMENTS)
-                        for name, c in found_in.items()
-                    },
-                    "cosine with the trained readout",
-                ),
+        figures={
+            "Mean cosine of each model's readout with four measurements of what it writes.": plots.strips(
+                {name: cosines.numpy() for name, cosines in columns.items()}, "cosine with the trained readout"
             )
-        ],
+        },
     )
 
 
-def _one_sided_loss(models: Bottleneck) -> float:
+def _one_sided_loss(models: Directions) -> float:
     """One-hot loss with the best readouts behind a ReLU in place of the trained ones, the trained loss = 1; summed."""
-    best = models._replace(read=theory.one_sided_dual_frame(models.write))
-    losses = [
-        float(((b.write @ b.read.mT).relu() - torch.eye(b.write.shape[1])).square().sum()) for b in (best, models)
-    ]
-    return losses[0] / losses[1] if losses[1] else float("nan")
+
+    def loss(read: Tensor) -> float:
+        return float(((models.write @ read.mT).relu() - torch.eye(read.shape[1])).square().sum())
+
+    trained = loss(models.read)
+    return loss(theory.one_sided_dual_frame(models.write)) / trained if trained else float("nan")
 
 
-def _beside_neighbours(models: Bottleneck) -> tuple[float, float]:
+def _beside_neighbors(models: Directions) -> tuple[float, float]:
     """Mean |cosine| with the written directions near a learned feature's: of what it writes, and of what it reads."""
     written = linalg.cosines(models.write)
     read = models.cosines.mT  # read feature, written feature

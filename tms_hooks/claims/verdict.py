@@ -19,7 +19,7 @@ from tms_hooks import stats
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
-    Figures = Sequence[tuple[str, go.Figure]]
+    Figures = Mapping[str, go.Figure] | Sequence[tuple[str, go.Figure]]
 
 Side = Literal["above", "below"]
 Outcome = Literal["supported", "refuted", "inconclusive"]
@@ -51,10 +51,15 @@ def decide(interval: Interval, threshold: float, side: Side = "above") -> Outcom
 
     >>> decide((0.6, 0.8), 0.5), decide((0.4, 0.8), 0.5), decide((0.6, 0.8), 0.5, side="below")
     ('supported', 'inconclusive', 'refuted')
+
+    Raises:
+        ValueError: an interval whose ends are not in order, or a threshold that no claim has set.
     """
     low, high = interval
-    if not low <= high or math.isnan(threshold):
-        raise ValueError(f"interval=({low}, {high}), threshold={threshold}: needs low <= high, and numbers")
+    if not low <= high:
+        raise ValueError(f"interval=({low}, {high}): needs low <= high")
+    if math.isnan(threshold):
+        raise ValueError("threshold=nan: no claim has decided this verdict; hand it to `Claim.decide`")
     where = "above" if low > threshold else "below" if high < threshold else None
     return "inconclusive" if where is None else "supported" if where == side else "refuted"
 
@@ -65,13 +70,14 @@ class Verdict:
 
     Attributes:
         measured: the statistic in words.
-        statistic, interval: its value and 95 % interval; NaN and `UNKNOWN` if it could not be measured.
+        statistic, interval: its value and 95 % interval; NaN if it could not be measured, and then `UNKNOWN`, or what
+            those of its parts leave open that could.
         n_models: trained models that the verdict rests on, those of the controls not counted; or so many of `unit`.
         controls: named results: the same without the cause, a random cause, another cut-off, what theory gives.
         theory: the closed form's value of the statistic, where there is one.
         detail: what else the numbers say, made from them.
         figures: (caption, plotly figure) pairs.
-        claim, threshold, side, seconds: filled in by the registry.
+        claim, threshold, side, seconds: filled in by the claim; until then asking for the outcome is an error.
     """
 
     measured: str
@@ -82,7 +88,7 @@ class Verdict:
     controls: Mapping[str, float]
     theory: float | None = None
     detail: str
-    figures: "Figures" = field(default=(), compare=False)
+    figures: "Sequence[tuple[str, go.Figure]]" = field(default=(), compare=False)
     claim: str = ""
     threshold: float = math.nan
     side: Side = "above"
@@ -99,18 +105,23 @@ class Verdict:
     ) -> "Verdict":
         """The smallest of several shares, which all must pass; of several, `measured` also names the smallest.
 
+        A part without trials could lie anywhere from 0 to 1; another that fails decides all the same.
+
         >>> Verdict.of_shares("The share", {"": (9, 10)}, n_models=10, controls={}, detail="").statistic
         0.9
 
         Args:
             measured: the statistic in words.
             parts: name -> (successes, trials), or what succeeded as an array of booleans.
-            figures: the figures, or a function that makes them, called only if the statistic could be measured.
+            figures: caption -> figure, or a function that makes them, called only if the statistic could be measured.
             rest: other attributes.
         """
-        found = stats.weakest_share({name: counted(part) for name, part in parts.items()})
+        counts = {name: counted(part) for name, part in parts.items()}
+        found = stats.weakest_share(counts)
         measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        return cls._measured(measured, found.share, found.interval, figures, rest)
+        # Of several parts, those that could be measured can still refute.
+        interval = found.interval if any(trials for _, trials in counts.values()) else UNKNOWN
+        return cls._measured(measured, found.share, interval, figures, rest)
 
     @classmethod
     def of_statistic(
@@ -121,25 +132,37 @@ class Verdict:
         figures: "Figures | Callable[[], Figures]" = (),
         **rest: Any,
     ) -> "Verdict":
-        """A function of independent samples, with its bootstrap interval; not measured with a sample of fewer than two.
+        """A function of independent samples, with its bootstrap interval.
+
+        It could not be measured with a sample of fewer than two, nor if it is NaN, of all samples or when resampled.
 
         >>> Verdict.of_statistic("The mean", np.mean, np.ones(1), n_models=1, controls={}, detail="").interval
         (-inf, inf)
 
         Args are those of `of_shares`; `statistic` takes the samples, each resampled along its first axis.
         """
-        if not samples or min(map(len, samples)) < 2:
-            return cls._measured(measured, math.nan, UNKNOWN, figures, rest)
-        interval = stats.bootstrap(statistic, *samples)
-        return cls._measured(measured, float(statistic(*samples)), interval, figures, rest)
+        value, interval = math.nan, UNKNOWN
+        if samples and min(map(len, samples)) > 1 and not math.isnan(found := float(statistic(*samples))):
+            resampled = stats.bootstrap(statistic, *samples)
+            if not any(map(math.isnan, resampled)):
+                value, interval = found, resampled
+        return cls._measured(measured, value, interval, figures, rest)
 
     @classmethod
     def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
         if math.isnan(statistic):
-            interval, figures = UNKNOWN, ()
-        rest["controls"] = {name: float(value) for name, value in rest["controls"].items()}
+            figures = ()
         shown = figures() if callable(figures) else figures
-        return cls(measured=measured, statistic=statistic, interval=interval, figures=shown, **rest)
+        theory = rest.pop("theory", None)
+        return cls(
+            measured=measured,
+            statistic=statistic,
+            interval=interval,
+            controls={name: float(value) for name, value in rest.pop("controls").items()},
+            theory=None if theory is None or math.isnan(theory) else float(theory),
+            figures=tuple(shown.items()) if isinstance(shown, Mapping) else shown,
+            **rest,
+        )
 
     @property
     def verdict(self) -> Outcome:
@@ -151,12 +174,13 @@ class Verdict:
         """The verdict in words, every number of it measured."""
         low, high = self.interval
         theory = "" if self.theory is None else f" Theory: {self.theory:.3g}."
-        found = (
-            f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; the claim needs it "
-            f"{self.side} {self.threshold:.3g})"
-            if math.isfinite(self.statistic)
-            else f"{self.measured} could not be measured"
-        )
+        needs = f"the claim needs it {self.side} {self.threshold:.3g}"
+        if math.isfinite(self.statistic):
+            found = f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; {needs})"
+        elif math.isfinite(low) and math.isfinite(high):  # a part without trials, beside others that have some
+            found = f"{self.measured} could not be measured, but it lies between {low:.3g} and {high:.3g} ({needs})"
+        else:
+            found = f"{self.measured} could not be measured"
         return f"{self.verdict.capitalize()}: {found}, on {self.n_models:,} {self.unit}.{theory} {self.detail}"
 
     def record(self) -> dict[str, Any]:

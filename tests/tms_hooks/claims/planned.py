@@ -8,9 +8,12 @@ from pathlib import Path
 import plotly.graph_objects as go
 
 from tms_hooks.claims import Claim, Verdict, above
+from tms_hooks.claims.verdict import Needs
 
 NOTES = "TMS_PLANNED_CLAIMS"
 """Environment variable: the file where measurements are noted."""
+HALF = above(0.5)
+"""What a planned claim needs."""
 
 
 def verdict(**changes) -> Verdict:
@@ -108,5 +111,5 @@ def never_ends(n_models: int) -> Verdict:
         time.sleep(0.1)
 
 
-def planned(measure, name: str = "a") -> Claim:
-    return Claim(name, "H", 3, 30, above(0.5), measure)
+def planned(measure, name: str = "a", needs: Needs = HALF) -> Claim:
+    return Claim(name, "H", 3, 30, needs, measure)

@@ -6,6 +6,7 @@ from worlds import MODELS, outcome_of
 
 from tms_hooks import SparseUniform, theory
 from tms_hooks.claims import attention
+from tms_hooks.claims.heads import Heads
 
 
 def test_qk_recovers_features():
@@ -14,16 +15,18 @@ def test_qk_recovers_features():
     generator = torch.Generator().manual_seed(0)
 
     def noise(scale: float) -> torch.Tensor:
-        return scale * torch.randn(5, 5, generator=generator, dtype=torch.float64)
+        return scale * torch.randn(MODELS, 5, 5, generator=generator, dtype=torch.float64)
 
-    right = [attention.Head(torch.outer(W[0], W[1]) + noise(0.03), W) for _ in range(MODELS)]
-    untrained = [attention.Head(noise(1.0), W) for _ in range(MODELS)]
-    shuffled = [attention.Head(head.omega, W.roll(1, 0)) for head in right]
-    superposed = [attention.Head(head.omega, W[[0, 1, 2, 3, 1]]) for head in right]
-    assert outcome(attention.judge_heads(right, right, untrained)) == "supported"
-    assert outcome(attention.judge_heads(untrained, right, untrained)) == "refuted"
-    assert outcome(attention.judge_heads(shuffled, right, untrained)) == "refuted"
-    assert outcome(attention.judge_heads(superposed, right, untrained)) == "inconclusive"  # none is orthogonal
+    right, untrained = torch.outer(W[0], W[1]) + noise(0.03), noise(1.0)
+
+    def judge(omega: torch.Tensor, W_E: torch.Tensor = W):
+        return attention.judge_heads(Heads(omega, W_E.expand(MODELS, 5, 5)), untrained, {}, {})
+
+    assert outcome(judge(right)) == "supported"
+    assert outcome(judge(untrained)) == "refuted"
+    assert outcome(judge(right, W.roll(1, 0))) == "refuted"  # recovered are features that are not attended to
+    none = judge(right, W[[0, 1, 2, 3, 1]])  # in no model are the attended features orthogonal to the others
+    assert (outcome(none), none.n_models, none.theory, none.figures) == ("inconclusive", 0, None, ())
 
 
 def test_three_yardsticks_of_the_best_head():
@@ -32,22 +35,23 @@ def test_three_yardsticks_of_the_best_head():
     a = E[1(x_i > 0) x_i] - p E x_i = 1/8, b = p E x_i = 1/8; C is 1/6 - 1/16 across u and that plus 5/16 along it.
     """
     data, W = SparseUniform(n_features=5, feature_probability=0.5), torch.eye(5, dtype=torch.float64)
-    best = attention.Head(theory.qk_optimum(W, data, [(0, 1)]), W)
-    assert attention.recovery([best])[0] == pytest.approx(theory.qk_orthonormal_cosine(0.5, 5))
-    assert attention.agreement(best, best) == pytest.approx(1)
+    best = theory.qk_optimum(W, data, [(0, 1)])
+    assert attention.recovery(best[None], W[None])[0] == pytest.approx(theory.qk_orthonormal_cosine(0.5, 5))
+    assert attention.agreement(best[None], best[None])[0] == pytest.approx(1)
     across, along = 1 / 6 - 1 / 16, 1 / 6 - 1 / 16 + 5 / 16
     feature = torch.tensor([0.2**0.5 / along**0.5, 0.8**0.5 / across**0.5])
     reader = torch.tensor([(1 / 8 + 5 / 8) * 0.2**0.5 / along**0.5, 1 / 8 * 0.8**0.5 / across**0.5])
     by_hand = torch.cosine_similarity(feature, reader, dim=0).item()
-    assert attention.whitened(best, data) == pytest.approx(by_hand, abs=1e-6)
+    assert attention.whitened(best, W, data) == pytest.approx(by_hand, abs=1e-6)
 
 
 def test_the_grid_tells_trained_heads_from_the_best():
     data, W = SparseUniform(n_features=5, feature_probability=0.5), torch.eye(5, dtype=torch.float64)
-    best = attention.Head(theory.qk_optimum(W, data, [(0, 1)]), W)
-    raw = attention.Head(torch.outer(W[0], W[1]), W)  # the features themselves: recovered too well to be the optimum
-    studies = {0.5: attention.Study(0.5, [raw, raw], [best, best])}
-    found = attention.judge_heads([raw, raw], [best, best], [best, best], studies, {5: studies[0.5]})
+    both = W.expand(2, 5, 5)
+    best = Heads(theory.qk_optimum(W, data, [(0, 1)]).expand(2, 5, 5), both)
+    raw = Heads(torch.outer(W[0], W[1]).expand(2, 5, 5), both)  # the features themselves: too well to be the optimum
+    study = attention.Study(0.5, raw, best)
+    found = attention.judge_heads(raw, best.omega, {0.5: study, 0.9: attention.Study(0.9, raw)}, {5.0: study})
     assert found.controls["p = 0.5: trained"] == pytest.approx(1)
     assert found.controls["p = 0.5: optimal"] == pytest.approx(
         found.controls["m = 5: orthonormal features, closed form"]
@@ -55,3 +59,6 @@ def test_the_grid_tells_trained_heads_from_the_best():
     assert found.controls["p = 0.5: with the closed form's directions"] < 0.99
     assert found.controls["p = 0.5: softmax target, key"] == pytest.approx(found.controls["p = 0.5: optimal"])
     assert len(found.figures) == 3
+    lines = {line.name: list(line.x) for line in found.figures[1][1].data}
+    assert lines["trained"] == [0.5, 0.9]
+    assert lines["softmax target, key"] == [0.5]  # the only setting that has such heads

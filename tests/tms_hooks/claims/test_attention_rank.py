@@ -18,11 +18,9 @@ def head(left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:
 
 
 def judge(full: torch.Tensor, low: torch.Tensor, W_E: torch.Tensor = W):
-    trained = {5: full, 2: low, 1: head(torch.ones(1, 5).double(), torch.ones(1, 5).double())}
-    best = dict.fromkeys(range(1, 6), full)
+    single = head(torch.ones(1, 5).double(), torch.ones(1, 5).double())
     by_count = dict.fromkeys(attention_rank.COUNTS, full)
-    share = {rank: np.full(MODELS, 0.1 * rank) for rank in best}
-    return attention_rank.judge_rank(trained, best, W_E, {"untrained": full}, by_count, by_count, share)
+    return attention_rank.judge_rank(W_E, by_count, {1: single, 2: low}, {"untrained": full})
 
 
 def test_qk_rank():

@@ -1,13 +1,12 @@
 """The claim of `tms_hooks.claims.attention_simplices`, in a world where it holds and in some where it is false."""
 
-import numpy as np
 import torch
 from worlds import MODELS, outcome_of, ring
 
 from tms_hooks.claims import attention_simplices
-from tms_hooks.claims.heads import Heads, triangle
+from tms_hooks.claims.heads import Heads, two_triangles
 
-TRIANGLES = torch.block_diag(triangle(), triangle()).double()
+TRIANGLES = two_triangles().double()
 W = TRIANGLES.expand(MODELS, 6, 4)
 
 
@@ -20,13 +19,11 @@ def test_qk_same_subspace():
     outcome = outcome_of("qk-same-subspace")
     a, b, c = TRIANGLES[[0, 1, 2]]  # attended: (a, b) and (b, c)
     sums = head((2, a - b, b - c), (1, a + b, b + c))
-    shares = {"share explained": np.ones(MODELS)}
     square = torch.eye(2, dtype=torch.float64).expand(MODELS, 2, 2)
 
     def judge(trained, W_E=W):
-        return attention_simplices.judge_sum_and_difference(
-            W_E, trained, sums, 0 * sums + torch.eye(4), Heads(square, ring(5, 5).double()), shares
-        )
+        untrained, pentagons = 0 * sums + torch.eye(4), Heads(square, ring(5, 5).double())
+        return attention_simplices.judge_sum_and_difference(Heads(trained, W_E), untrained, pentagons)
 
     found = judge(sums)
     assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)

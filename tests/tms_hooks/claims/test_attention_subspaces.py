@@ -6,10 +6,10 @@ from worlds import MODELS, outcome_of
 
 from tms_hooks.claims import attention_subspaces
 from tms_hooks.claims.heads import TRIANGLES as FEATURES
-from tms_hooks.claims.heads import Heads, triangle
+from tms_hooks.claims.heads import Heads, two_triangles
 from tms_hooks.linalg import random_rotations
 
-TRIANGLES = torch.block_diag(triangle(), triangle()).double()
+TRIANGLES = two_triangles().double()
 W = TRIANGLES.expand(MODELS, 6, 4)
 DIGONS = torch.cat([torch.eye(4), -torch.eye(4)]).double().expand(MODELS, 8, 4)
 
@@ -26,10 +26,8 @@ def test_qk_subspaces():
     mixed, both = head((2, a + b, c + d), (1, a - b, c - d)), head((1, a + b, c + d))
 
     def judge(full, single, W_E=W):
-        best, digons = {4: split, 1: one}, head((2, DIGONS[0, 0], DIGONS[0, 0]), (1, DIGONS[0, 1], DIGONS[0, 1]))
-        return attention_subspaces.judge_split(
-            W_E, {4: full, 1: single}, best, {"untrained": mixed}, Heads(digons, DIGONS)
-        )
+        digons = head((2, DIGONS[0, 0], DIGONS[0, 0]), (1, DIGONS[0, 1], DIGONS[0, 1]))
+        return attention_subspaces.judge_split(W_E, {4: full, 1: single}, {"untrained": mixed}, Heads(digons, DIGONS))
 
     found = judge(split, one)
     assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)

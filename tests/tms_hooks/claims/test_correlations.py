@@ -17,8 +17,8 @@ def test_correlated_orthogonal():
     square = ring(4, 4)
 
     def judge(W):
-        losses = np.linspace(1, 2, len(W))
-        return correlations.judge_orthogonal(W, losses, square, square[:, OPPOSITE], {"untrained": 0.1 * square})
+        kinds = {"correlated": W, "independent": square, "anticorrelated": square[:, OPPOSITE]}
+        return correlations.judge_angle("correlated", kinds, np.linspace(1, 2, len(W)), {"untrained": 0.1 * square})
 
     found = judge(square[:, RIGHT_ANGLES])
     assert outcome(found) == "supported"
@@ -37,7 +37,8 @@ def test_anticorrelated_antipodal():
 
     def judge(W):
         losses = np.where(np.arange(len(W)) < 10, 1.0, 3.0)
-        return correlations.judge_antipodal(W, losses, square, square, {})
+        kinds = {"correlated": square, "independent": square, "anticorrelated": W}
+        return correlations.judge_angle("anticorrelated", kinds, losses, {})
 
     assert outcome(judge(square[:, OPPOSITE])) == "supported"
     assert outcome(judge(square[:, RIGHT_ANGLES])) == "refuted"

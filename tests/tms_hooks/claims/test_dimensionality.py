@@ -62,7 +62,7 @@ def test_adversarial_vulnerability():
     rng = np.random.default_rng(0)
 
     def judge(rise):
-        return judge_vulnerability(W, {0.03: rise, 0.1: rise, 0.3: rise}, rise, rise)
+        return judge_vulnerability(W, rise, {"random perturbation": rise, "all models on the same inputs": rise})
 
     assert outcome(judge(load**2)) == "supported"
     assert outcome(judge(rng.permutation(load))) == "refuted"

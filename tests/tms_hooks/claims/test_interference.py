@@ -25,30 +25,30 @@ def test_interference_mean_vs_max():
     sphere = {m: spread(m, m) for m in widths}
     tegum = {m: pentagons(m) for m in widths}
 
-    found = interference.judge_interference(tegum, sphere)
+    found = interference.judge_overlaps(tegum, sphere)
     assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, found.controls["slope, tegum product of pentagons"], rtol=1e-6)
     assert abs(found.controls["slope, random directions"] + 0.5) < 0.1
     assert found.controls["tegum factors at m = 32"] == 16
     # The root mean square of any tight frame of as many directions is the same: only the mean can tell.
-    rms = [interference.interferences(tegum[m]).rms.mean() for m in widths]
+    rms = [interference.direction_overlaps(tegum[m]).rms.mean() for m in widths]
     np.testing.assert_allclose(rms, [interference.theory.welch_bound(5 * m // 2, m) for m in widths], rtol=1e-6)
 
-    found = interference.judge_interference(sphere, tegum)
+    found = interference.judge_overlaps(sphere, tegum)
     assert outcome(found) == "refuted"
     assert found.controls["slope, sparse uniform features"] < -0.75
     assert found.controls["tegum factors at m = 32"] < 2
-    assert outcome(interference.judge_interference(sphere | {32: 0 * sphere[32]}, tegum)) == "inconclusive"
+    assert outcome(interference.judge_overlaps(sphere | {32: 0 * sphere[32]}, tegum)) == "inconclusive"
     mixed = {m: torch.cat([tegum[m][:2, : 4 * m], spread(m, 0)[:2, : tegum[m].shape[1]]]) for m in widths}
-    assert outcome(interference.judge_interference(mixed, tegum)) == "inconclusive"
+    assert outcome(interference.judge_overlaps(mixed, tegum)) == "inconclusive"
 
 
-def test_interference_by_hand():
+def test_overlaps_by_hand():
     W = torch.tensor([[[1.0, 0.0], [2.0, 0.0], [0.0, 0.01], [3**0.5, 1.0]]])  # the first two are one direction
-    found = interference.interferences(W)  # only one pair left, at 30 degrees
+    found = interference.direction_overlaps(W)  # only one pair left, at 30 degrees
     for value in found:
         np.testing.assert_allclose(value, [3**0.5 / 2], rtol=1e-6)
-    assert len(interference.interferences(W[:, :2]).mean) == 0
+    assert len(interference.direction_overlaps(W[:, :2]).mean) == 0
 
 
 def test_two_active():

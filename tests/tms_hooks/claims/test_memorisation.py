@@ -1,4 +1,4 @@
-"""The claim about memorised points in worlds where it holds and where it is false."""
+"""The claim about memorized points in worlds where it holds and where it is false."""
 
 import numpy as np
 from worlds import outcome_of
@@ -39,7 +39,7 @@ def test_memorisation():
 
 
 def test_a_trained_model_stores_what_it_saw():
-    memory = memorisation.memorise(8, 2, 2)
+    memory = memorisation.memorize(8, 2, 2)
     assert list(memory.seen) == [1, 2, 3, 6, 12, 24, 48]
     assert memory.parameters == 24
     assert memory.seen[1].shape == (2, 1)

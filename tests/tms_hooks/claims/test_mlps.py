@@ -23,7 +23,7 @@ def test_mlp_bottlenecks():
 
     found = judge(1.0, 1.0)
     assert (outcome(found), found.statistic, found.controls["linear"]) == ("supported", 1.0, 0.25)
-    assert "4 at f = 2" in found.detail
+    assert "one, f = 2: 1" in found.detail
     assert outcome(judge(1.0, 0.5)) == "refuted"  # one of the two is enough
     assert outcome(judge(0.0, 1.0)) == "refuted"
     half = torch.cat([world(1.0, 2), world(0.75, 2)])  # seven eighths, give or take

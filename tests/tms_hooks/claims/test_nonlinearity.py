@@ -15,7 +15,7 @@ def test_relu_filters_interference():
 
     def judge(W, b=none):
         found = nonlinearity.readouts(W, b, x)
-        return nonlinearity.judge_filter(found, {}, nonlinearity.interference_values(W, x))
+        return nonlinearity.judge_filter(found, {}, nonlinearity.added_to_absent(W, x))
 
     found = judge(square)  # all interference is negative
     assert outcome(found) == "supported"
@@ -31,8 +31,8 @@ def test_relu_filters_interference():
 def test_random_directions_interfere_with_either_sign():
     x = SparseUniform(n_features=40, feature_probability=0.02).sample(2_048, seed=0)
     W = random_directions(torch.ones(MODELS, 40, 10))
-    removed = [row.removed for row in nonlinearity.readouts(W, torch.zeros(MODELS, 40), x)]
-    np.testing.assert_allclose(np.mean(removed), 0.5, atol=0.03)
+    removed = nonlinearity.readouts(W, torch.zeros(MODELS, 40), x)["removed"]
+    np.testing.assert_allclose(removed.mean(), 0.5, atol=0.03)
 
 
 def test_privileged_basis():
@@ -49,7 +49,7 @@ def test_privileged_basis():
     assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, 1, rtol=1e-5)
     assert abs(found.controls["linear hidden layer"]) < 0.15
-    assert found.controls["neurons with one feature at p = 1"] == 0  # two features a neuron
+    assert found.controls["neurons with one feature at p = 1"] == 0  # two features per neuron
     assert outcome(judge(aligned @ turns, aligned @ turns)) == "refuted"
     assert outcome(judge(aligned, aligned @ turns)) == "refuted"  # one density is enough
     assert outcome(judge(aligned, 0 * aligned)) == "inconclusive"  # nothing learned

@@ -7,15 +7,15 @@ import torch
 from worlds import MODELS, outcome_of, ring
 
 from tms_hooks import theory
-from tms_hooks.claims.untied import Bottleneck, judge_pairing, judge_readouts, judge_untied
+from tms_hooks.claims.untied import Directions, judge_pairing, judge_readouts, judge_untied
 
 
-def turned(degrees: float, models: int = MODELS) -> Bottleneck:
+def turned(degrees: float, models: int = MODELS) -> Directions:
     """Pentagons read this much further round than they are written, so that every feature's own logit is 1."""
     write = ring(5, 5, models=models)
     turn = torch.tensor(degrees * pi / 180)
     rotation = torch.stack([torch.stack([turn.cos(), turn.sin()]), torch.stack([-turn.sin(), turn.cos()])])
-    return Bottleneck(write, write @ rotation / turn.cos())
+    return Directions(write, write @ rotation / turn.cos())
 
 
 def squeezed() -> torch.Tensor:
@@ -51,8 +51,8 @@ def test_untied_is_better():
 def test_write_is_not_read():
     outcome = outcome_of("write-is-not-read")
 
-    def judge(models: Bottleneck, other: Bottleneck | None = None):
-        return judge_pairing({"untied": {"2-D": models, "3-D": other or models}, "tied": {"2-D": turned(0)}})
+    def judge(models: Directions, other: Directions | None = None):
+        return judge_pairing({"2-D": models, "3-D": other or models}, {"tied": {"2-D": turned(0)}})
 
     found = judge(turned(50))  # nearer to the next corner's, 72 degrees on
     assert (outcome(found), found.statistic) == ("supported", 1.0)
@@ -60,7 +60,7 @@ def test_write_is_not_read():
     assert outcome(judge(turned(30))) == "refuted"  # turned, but nearer to its own
     assert outcome(judge(turned(36))) == "refuted"  # halfway: a tie is no mistake
     assert outcome(judge(turned(50), turned(0))) == "refuted"  # one setting is enough
-    half = Bottleneck(*(torch.cat([a[:10], b[:10]]) for a, b in zip(turned(50), turned(0), strict=True)))
+    half = Directions(*(torch.cat([a[:10], b[:10]]) for a, b in zip(turned(50), turned(0), strict=True)))
     assert outcome(judge(half)) == "inconclusive"
     dead = turned(50)._replace(read=0.4 * turned(50).read)  # reconstructs 0.4 of each: nothing is learned
     assert outcome(judge(dead)) == "refuted"
@@ -72,7 +72,7 @@ def test_readout_is_a_measurement():
     write = squeezed()
 
     def judge(read: torch.Tensor):
-        models = {"2-D": Bottleneck(write, read), "3-D": Bottleneck(write, read)}
+        models = {"2-D": Directions(write, read), "3-D": Directions(write, read)}
         return judge_readouts(models, {"untrained": models})
 
     found = judge(2 * theory.dual_frame(write))  # twice: so that more than half of each feature is reconstructed
@@ -82,9 +82,9 @@ def test_readout_is_a_measurement():
         assert outcome(judge(2 * other(write))) == "refuted"
     assert judge(theory.one_sided_dual_frame(write)).controls["one-sided dual frame, 2-D"] > 0.999
     pentagon = ring(5, 5)  # a tight frame: all measurements are one
-    assert outcome(judge_readouts({"2-D": Bottleneck(pentagon, pentagon)}, {})) == "refuted"
+    assert outcome(judge_readouts({"2-D": Directions(pentagon, pentagon)}, {})) == "refuted"
 
 
 def test_unlearned_features_do_not_count_as_readouts():
-    found = judge_readouts({"2-D": Bottleneck(ring(5, 5), 0 * ring(5, 5))}, {})
+    found = judge_readouts({"2-D": Directions(ring(5, 5), 0 * ring(5, 5))}, {})
     assert found.statistic == 0

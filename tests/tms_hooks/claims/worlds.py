@@ -7,6 +7,7 @@ import torch
 
 from tms_hooks.claims import Verdict, claims
 from tms_hooks.claims.verdict import Outcome
+from tms_hooks.linalg import random_directions as random_directions
 
 MODELS = 20
 """How many models a world has."""
@@ -18,12 +19,6 @@ def ring(corners: int, features: int, norm: float = 1.0, models: int = MODELS) -
     W = torch.zeros(models, features, 2)
     W[:, :corners] = norm * torch.stack([turns.cos(), turns.sin()], dim=-1)
     return W
-
-
-def random_directions(W: torch.Tensor, seed: int = 0) -> torch.Tensor:
-    """The same norms, in random directions."""
-    noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(seed))
-    return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
 
 
 def outcome_of(name: str) -> Callable[[Verdict], Outcome]:
