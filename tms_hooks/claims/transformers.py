@@ -14,11 +14,7 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side
-from tms_hooks.claims import lab
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.toy_models import train_sparse
-from tms_hooks.claims.verdict import Verdict, above, below
-from tms_hooks.config import ToyConfig
+from tms_hooks.claims import Verdict, above, below, claim, lab
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
@@ -90,18 +86,16 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
         f"{_range(silent)}: few slices alone do not say that a head fires."
         if len(silent) and silent.min() < fire.max()
         else "",
-        figures=[
-            (
-                "Slices needed, as a fraction of what random rotations of the head need.",
-                plots.distributions({name: fractions[name] for name in colors}, "needed / null", colors),
+        figures={
+            "Slices needed, as a fraction of what random rotations of the head need.": plots.distributions(
+                {name: fractions[name] for name in colors}, "needed / null", colors
             )
-        ],
+        },
     )
 
 
 def firing_sparsities(model: Any, n_heads: int) -> list[Sparsity]:
     """Of the heads that fire most often on either kind of prompts, each with silent ones of its layer."""
-
     kinds = (indirect_object_prompts(model), repeated_prompts(model))
     heads = [head for prompts in kinds for head in side_by_side.firing_heads(model, prompts) if head.share >= OFTEN]
     found = []
@@ -163,8 +157,7 @@ def real_bottlenecks(n_paths: int) -> Verdict:
         paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
         paths += ["embed->unembed"] if name == "smollm2" else []
         found[name] = [measure(probes.bottleneck(model, path)) for path in paths]
-    cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False)
-    toys = [ToyModel.from_weights(cfg, {"W_E": W}) for W in train_sparse(20, 5, 0.05, TOYS)]
+    toys = lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).models
     learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
     return judge_bottlenecks(found, [measure(part) for part in learned])
 
@@ -186,16 +179,13 @@ def judge_bottlenecks(found: Mapping[str, Sequence[CrowdingRow]], toys: Sequence
             f"{what.replace('_', ' ')}, {name}": value for name, row in tables.items() for what, value in row.items()
         },
         detail=f"Mean relative overlap, where 1 is random: {', '.join(means)}.",
-        figures=lambda: [
-            (
-                "Relative overlap of each bottleneck: 1 is that of random directions.",
-                plots.distributions(
-                    values | {"toys": np.array([toy.relative_overlap for toy in toys])},
-                    "relative overlap",
-                    dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
-                ),
+        figures=lambda: {
+            "Relative overlap of each bottleneck: 1 is that of random directions.": plots.distributions(
+                values | {"toys": np.array([toy.relative_overlap for toy in toys])},
+                "relative overlap",
+                dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
             )
-        ],
+        },
     )
 
 
