@@ -96,11 +96,11 @@ def judge_sticky(trained: ByDensity) -> Verdict:
             ),
             (
                 "D_i of the learned features of models of some densities; the named values are dotted.",
-                plots.level_strips(
+                plots.strips(
                     {f"{1 / p:.3g}": _learned(w) for p, w in some},
-                    {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
-                    "1 / (1 - S)",
                     "D_i",
+                    "1 / (1 - S)",
+                    {"1": 1.0} | {name: value for name, (value, _) in LEVELS.items()},
                 ),
             ),
         ],

@@ -117,7 +117,7 @@ def judge_stuck(pentagons: Places, hexagons: Places, symptoms: Mapping[str, floa
         + lab.listing("Symptoms", {name: f"{value:.3g}" for name, value in symptoms.items()}),
         figures=lambda: {
             "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
-                plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
+                plots.strips(eigenvalues, "eigenvalue", levels={"0": 0.0})
             )
         },
     )
