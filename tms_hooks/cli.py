@@ -212,7 +212,7 @@ def reproduce(
 
     from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
-    from tms_hooks.pages.claims_page import write_page
+    from tms_hooks.pages import claims_page
 
     chosen = _claims(names)
     results: dict[str, runner.Result] = {}
@@ -236,8 +236,9 @@ def reproduce(
             console.print(result.failed or result.summary, markup=False)
     if json_file:
         present.write_json(ordered, json_file)
-    present.write_markdown(ordered, out, quick)
-    console.print(f"Open [bold]{write_page(ordered, out, quick)}[/bold] in a browser: figures and controls.")
+    claims_page.write_markdown(ordered, out, quick)
+    page = claims_page.write_page(ordered, out, quick)
+    console.print(f"Open [bold]{page}[/bold] in a browser: figures and controls.")
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 
