@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 SHARE_AXIS = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
-LEGEND_ABOVE = {"orientation": "h", "y": 1.15}
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 
 
 def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
@@ -102,7 +102,7 @@ def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylab
     return fig.update_layout(
         xaxis={"title": xlabel, "type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100]},
         yaxis_title=ylabel,
-        legend={"orientation": "h", "y": 1.2},
+        legend=LEGEND_ABOVE,
         height=380,
     )
 
