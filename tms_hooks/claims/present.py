@@ -2,16 +2,12 @@
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import get_console
-from rich.console import Group
 from rich.table import Table
 
-from tms_hooks.claims.registry import Claim
 from tms_hooks.claims.reproduce import Result
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.files import write_whole
@@ -41,37 +37,6 @@ def counts(results: Sequence[Result]) -> str:
     """How many claims had each outcome, in words."""
     seen = Counter(result.outcome for result in results)
     return ", ".join(f"{seen[outcome]} {outcome}" for outcome in SYMBOLS if seen[outcome])
-
-
-class Watch:
-    """What `rich.live.Live` shows while claims are measured: as many finished ones as fit, and those that run."""
-
-    def __init__(self, total: int):
-        self.total = total
-        self.began = time.perf_counter()
-        self.running: dict[str, float] = {}
-        self.results: list[Result] = []
-
-    def started(self, claim: Claim) -> None:
-        """A worker has begun this claim."""
-        self.running[claim.name] = time.perf_counter()
-
-    def finished(self, result: Result) -> None:
-        """This claim is done, now or in an earlier run."""
-        self.running.pop(result.claim.name, None)
-        self.results.append(result)
-
-    def __rich__(self) -> Group:
-        """Rich asks for this several times per second."""
-        now = time.perf_counter()
-        room = max(get_console().height - len(self.running) - 5, 0)
-        shown = verdicts(self.results[max(len(self.results) - room, 0) :])
-        for name, began in self.running.items():
-            shown.add_row(name, "[dim]measuring[/dim]", "", f"{now - began:.0f}")
-        done = (
-            f"{len(self.results)} of {self.total} claims in {now - self.began:.0f} seconds; Ctrl-C loses none of them."
-        )
-        return Group(shown, done)
 
 
 def verdicts(results: Sequence[Result]) -> Table:

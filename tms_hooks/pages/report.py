@@ -146,21 +146,17 @@ def number(value: float, form: str = "") -> str:
 
 
 def _figure_json(figure: "go.Figure") -> str:
-    plain = json.loads(figure.to_json())
+    plain = json.loads(figure.to_json(), object_hook=_in_single_precision)
     plain["layout"].pop("template", None)  # the page brings its own, light or dark
-    return _in_script(_in_single_precision(plain))
+    return _in_script(plain)
 
 
-def _in_single_precision(value: Any) -> Any:
-    """Long arrays, as plotly writes them, in half the bytes: no screen shows more than seven digits."""
-    if isinstance(value, list):
-        return [_in_single_precision(entry) for entry in value]
-    if not isinstance(value, dict):
+def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
+    """A long array, as plotly writes it, in half the bytes: no screen shows more than seven digits."""
+    if value.get("dtype") != "f8" or len(value["bdata"]) <= 2**14:
         return value
-    if value.get("dtype") == "f8" and len(value["bdata"]) > 2**14:
-        numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
-        return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
-    return {name: _in_single_precision(entry) for name, entry in value.items()}
+    numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
+    return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
 
 
 def _in_script(value: Any) -> str:

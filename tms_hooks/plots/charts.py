@@ -83,7 +83,7 @@ def strips(
             marker={"color": TOY, "size": 5, "opacity": 0.6},
         )
     for name, level in (levels or {}).items():
-        fig.add_hline(y=level, line_dash="dot", line_color=NULL, annotation_text=name, annotation_position="right")
+        fig.add_hline(y=level, line_dash="dot", line_color=NULL, annotation_text=name, annotation_position="top right")
     fig.update_xaxes(title_text=xlabel, type="category").update_yaxes(
         title_text=ylabel, type="log" if log_y else "linear"
     )

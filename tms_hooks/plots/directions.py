@@ -36,8 +36,8 @@ def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -
     fig = row_of_panels(titles, *HIDDEN)
     for col, (written, reads) in enumerate(zip(write, read, strict=True), start=1):
         for vectors, verb, width, dash, symbol in (
-            (written, "written", 3, "solid", "circle"),
-            (reads, "read", 2, "dot", "x"),
+            (written, "written", 3.0, "solid", "circle"),
+            (reads, "read", 2.0, "dot", "x"),
         ):
             for i, vector in enumerate(vectors):
                 norm = float(np.linalg.norm(vector))
@@ -53,7 +53,7 @@ def _add_path(
     feature: int,
     points: np.ndarray,
     hover: str,
-    width: float = 3,
+    width: float = 3.0,
     dash: str = "solid",
     symbol: str = "circle",
 ) -> None:
