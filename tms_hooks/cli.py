@@ -208,7 +208,7 @@ def reproduce(
     Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
     is one claim in full.
     """
-    from rich.progress import Progress, TaskID, TextColumn, TimeElapsedColumn
+    from rich.progress import track
 
     from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
@@ -216,21 +216,11 @@ def reproduce(
 
     chosen = _claims(names)
     results: dict[str, runner.Result] = {}
-    running: dict[str, TaskID] = {}
-    shown = Progress(TextColumn("{task.description}"), TimeElapsedColumn(), console=console, transient=True)
-    total = shown.add_task(f"{len(chosen)} claims to measure")
-
-    def started(claim: "Claim") -> None:
-        running[claim.name] = shown.add_task(claim.name)
-
-    work = closing(runner.reproduce(chosen, out, quick, n_jobs, started))
+    work = closing(runner.reproduce(chosen, out, quick, n_jobs, lambda claim: say(f"measuring {claim.name}")))
     try:
-        with work as finished, shown:
-            for result in finished:
+        with work as finished:
+            for result in track(finished, "claims", len(chosen), console=console, transient=True):
                 results[result.claim.name] = result
-                if not result.stored:
-                    shown.remove_task(running.pop(result.claim.name))
-                shown.update(total, description=f"{len(results)} of {len(chosen)} claims; Ctrl-C loses none of them")
                 console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
     except KeyboardInterrupt:
         console.print(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")

@@ -273,15 +273,12 @@ def _real_attention(real: Any, real_name: str, fired: FiringHead) -> dict[str, s
 
 def bottlenecks(toys: Sequence[ToyModel], real: Any, real_name: str) -> Part:
     """Norms and overlaps of the embed -> unembed bottleneck, by the same calls on both."""
-    both = {"toys": toys, real_name: [real]}
-    found = {name: [_crowding(model) for model in models] for name, models in both.items()}
+    found = {"toys": [_crowding(toy) for toy in toys], real_name: [_crowding(real)]}
     table = pd.DataFrame({name: pd.DataFrame([_row(part) for part in parts]).mean() for name, parts in found.items()})
     table = table.rename_axis(columns="model")
     colors = {"toys": plots.TOY, real_name: plots.REAL}
-    norms, nearest = (
-        {name: np.concatenate([of(part) for part in parts]) for name, parts in found.items()}
-        for of in (lambda part: part.norms / part.norms.mean(), lambda part: np.abs(part.overlaps.largest))
-    )
+    norms = {name: np.concatenate([p.norms / p.norms.mean() for p in parts]) for name, parts in found.items()}
+    nearest = {name: np.abs(np.concatenate([p.overlaps.largest for p in parts])) for name, parts in found.items()}
     section = report.Section(
         short="Bottlenecks",
         title="How crowded is the way from embedding to unembedding?",
