@@ -121,21 +121,8 @@ def _sparsity(split: Callable[[bool], Sequence[probes.AttentionSlices]], silent:
     return Sparsity(side_by_side.needed_fraction(split(False)), side_by_side.needed_fraction(split(True)), silent)
 
 
-class CrowdingRow(NamedTuple):
-    """How crowded a bottleneck is, beside random directions and the least possible."""
-
-    relative_overlap: float
-    """Without the mean of all writes and of all reads: 1 for random directions."""
-    with_mean: float
-    random: float
-    """Measured on random directions, as many."""
-    least: float
-    """The Welch bound of this many directions, times sqrt(d)."""
-    spread: float
-    """Standard deviation of the norms of the writes over their mean."""
-    efficiency: float
-    """Mean D_i of the writes times features per dimension: 1 if they are spread as evenly as can be."""
-    features_per_dimension: float
+Crowded = Mapping[str, float]
+"""What `measure` found in one bottleneck, or the mean of several."""
 
 
 @claim("real-bottlenecks", "B", quick=3, full=12, needs=below(1.0), counts="pairs of blocks in each model")
@@ -162,26 +149,24 @@ def real_bottlenecks(n_paths: int) -> Verdict:
     return judge_bottlenecks(found, [measure(part) for part in learned])
 
 
-def judge_bottlenecks(found: Mapping[str, Sequence[CrowdingRow]], toys: Sequence[CrowdingRow]) -> Verdict:
+def judge_bottlenecks(found: Mapping[str, Sequence[Crowded]], toys: Sequence[Crowded]) -> Verdict:
     """Is there less overlap than between random directions, in every model?"""
     tables = {name: pd.DataFrame(paths).mean() for name, paths in {**found, "toys": toys}.items() if paths}
-    values = {name: np.array([path.relative_overlap for path in paths]) for name, paths in found.items()}
+    values = {name: np.array([path["relative overlap"] for path in paths]) for name, paths in found.items()}
     worst = max(values, key=lambda name: lab.mean(values[name]), default="none")
     means = [
-        f"{name} {row['relative_overlap']:.2f} ({row['with_mean']:.2f} with the mean)" for name, row in tables.items()
+        f"{name} {row['relative overlap']:.2f} ({row['with mean']:.2f} with the mean)" for name, row in tables.items()
     ]
     return Verdict.of_statistic(
         f"The largest of the models' mean relative overlap, {worst}'s,",
         lambda *models: float(np.max([paths.mean() for paths in models])),  # NaN if one is
         *values.values(),
         n_models=len(found),
-        controls={
-            f"{what.replace('_', ' ')}, {name}": value for name, row in tables.items() for what, value in row.items()
-        },
+        controls={f"{what}, {name}": value for name, row in tables.items() for what, value in row.items()},
         detail=f"Mean relative overlap, where 1 is random: {', '.join(means)}.",
         figures=lambda: {
             "Relative overlap of each bottleneck: 1 is that of random directions.": plots.distributions(
-                values | {"toys": np.array([toy.relative_overlap for toy in toys])},
+                values | {"toys": np.array([toy["relative overlap"] for toy in toys])},
                 "relative overlap",
                 dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
             )
@@ -196,7 +181,7 @@ def block_pairs(n_layers: int, n: int) -> list[tuple[int, int]]:
     return [pairs[k] for k in sorted(order)]
 
 
-def measure(part: probes.Bottleneck) -> CrowdingRow:
+def measure(part: probes.Bottleneck) -> Crowded:
     """How much writes overlap others' reads, beside random directions and the least possible."""
     found = side_by_side.crowding(part, SAMPLED)
     n, d = found.features, found.dimensions
@@ -206,15 +191,15 @@ def measure(part: probes.Bottleneck) -> CrowdingRow:
     chosen = writes[torch.randperm(n, generator=generator)[:SAMPLED]]
     squares = chosen.norm(dim=-1) ** 2
     dimensionality = squares**2 / ((chosen @ writes.mT) ** 2).sum(-1)
-    return CrowdingRow(
-        relative_overlap=found.centered.relative,
-        with_mean=found.overlaps.relative,
-        random=side_by_side.overlaps(probes.Bottleneck(part.path, *noise), SAMPLED).relative,
-        least=found.welch_bound * d**0.5,
-        spread=found.spread(),
-        efficiency=float(dimensionality.where(squares > 0, 0.0).mean()) * n / d,
-        features_per_dimension=n / d,
-    )
+    return {
+        "relative overlap": found.centered.relative,  # without the mean of all writes and that of all reads
+        "with mean": found.overlaps.relative,
+        "random": side_by_side.overlaps(probes.Bottleneck(part.path, *noise), SAMPLED).relative,
+        "least": found.welch_bound * d**0.5,
+        "spread": found.spread(),  # of the norms of the writes
+        "efficiency": float(dimensionality.where(squares > 0, 0.0).mean()) * n / d,  # 1: as even as can be
+        "features per dimension": n / d,
+    }
 
 
 def _range(values: np.ndarray) -> str:

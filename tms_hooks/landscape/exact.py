@@ -58,27 +58,16 @@ def exact_loss(
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
             "use one-hot data, which is exact for any number, or compare held-out losses (`Run.final_loss`)"
         )
-    logits, bias = _affine_logits(weights, cfg)
-    if isinstance(data, SparseUniform):
-        return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
-    subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
-    active = torch.zeros(len(subsets), data.n_features, dtype=dtype).scatter_(1, subsets, 1)
-    return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()
-
-
-def _affine_logits(
-    weights: Weights, cfg: ToyConfig
-) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
-    """What each feature adds to the logits, and the logits of an empty input.
-
-    Raises:
-        ValueError: the toy is not `relu(x A + b)`.
-    """
     if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
         raise ValueError(
             f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
             "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
         )
-    n, dtype = cfg.n_features, weights["W_E"].dtype
-    bias = forward.reconstruct(weights, torch.zeros(1, n, dtype=dtype), cfg)[1]
-    return forward.reconstruct(weights, torch.eye(n, dtype=dtype), cfg)[1] - bias, bias[0]
+    empty, single = torch.zeros(1, cfg.n_features, dtype=dtype), torch.eye(cfg.n_features, dtype=dtype)
+    bias = forward.reconstruct(weights, empty, cfg)[1][0]
+    logits = forward.reconstruct(weights, single, cfg)[1] - bias  # what each feature adds: the toy is relu(x A + b)
+    if isinstance(data, SparseUniform):
+        return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
+    subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
+    active = torch.zeros(len(subsets), data.n_features, dtype=dtype).scatter_(1, subsets, 1)
+    return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()
