@@ -163,17 +163,17 @@ def _hire(workers: dict[Connection, SpawnProcess]) -> None:
     """One more worker, a fresh process: a fork of one that has threads may hang."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    workers[ours] = context.Process(target=_work, args=(theirs,), daemon=True)
-    before = {name: os.environ.pop(name, None) for name in ONE_THREAD}
+    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ |= ONE_THREAD  # read when libraries are loaded
     try:
-        workers[ours].start()
+        process.start()
     finally:
-        for name, value in before.items():
+        for name in ONE_THREAD:
             del os.environ[name]
-            if value is not None:
-                os.environ[name] = value
+        os.environ |= before
     theirs.close()  # else its end would not be noticed
+    workers[ours] = process
 
 
 def _work(pipe: Connection) -> None:

@@ -84,9 +84,8 @@ def strips(
         )
     for name, level in (levels or {}).items():
         fig.add_hline(y=level, line_dash="dot", line_color=NULL, annotation_text=name, annotation_position="top right")
-    fig.update_xaxes(title_text=xlabel, type="category").update_yaxes(
-        title_text=ylabel, type="log" if log_y else "linear"
-    )
+    fig.update_xaxes(title_text=xlabel, type="category")
+    fig.update_yaxes(title_text=ylabel, type="log" if log_y else "linear")
     return fig.update_layout(showlegend=False, height=440)
 
 
