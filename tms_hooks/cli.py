@@ -208,23 +208,20 @@ def reproduce(
     Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
     is one claim in full.
     """
-    from rich.live import Live
+    from rich.progress import track
 
     from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
-    from tms_hooks.pages.claims_page import write_page
+    from tms_hooks.pages import claims_page
 
     chosen = _claims(names)
     results: dict[str, runner.Result] = {}
-    watch = present.Watch(len(chosen))
-    work = closing(runner.reproduce(chosen, out, quick, n_jobs, watch.started))
+    work = closing(runner.reproduce(chosen, out, quick, n_jobs, lambda claim: say(f"measuring {claim.name}")))
     try:
-        with work as finished, Live(watch, console=console, transient=True):
-            for result in finished:
+        with work as finished:
+            for result in track(finished, "claims", len(chosen), console=console, transient=True):
                 results[result.claim.name] = result
-                watch.finished(result)
-                if not console.is_terminal:
-                    console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
+                console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
     except KeyboardInterrupt:
         console.print(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
         raise typer.Exit(130) from None
@@ -236,8 +233,9 @@ def reproduce(
             console.print(result.failed or result.summary, markup=False)
     if json_file:
         present.write_json(ordered, json_file)
-    present.write_markdown(ordered, out, quick)
-    console.print(f"Open [bold]{write_page(ordered, out, quick)}[/bold] in a browser: figures and controls.")
+    claims_page.write_markdown(ordered, out, quick)
+    page = claims_page.write_page(ordered, out, quick)
+    console.print(f"Open [bold]{page}[/bold] in a browser: figures and controls.")
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 

@@ -88,8 +88,9 @@ def test_distributions_share_their_bins():
     assert first.xbins.end > 10
 
 
-def test_feature_arrows_run_from_the_origin_to_each_feature():
-    W = np.array([[[1.0, 0.0], [0.0, 2.0]]])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_feature_arrows_run_from_the_origin_to_each_feature(dtype):
+    W = np.array([[[1.0, 0.0], [0.0, 2.0]]], dtype)
     arrows = [t for t in plots.feature_arrows(W, ["m"]).data if t.name]
     assert [(t.x[1], t.y[1]) for t in arrows] == [(1.0, 0.0), (0.0, 2.0)]
     assert all((t.x[0], t.y[0]) == (0, 0) for t in arrows)

@@ -125,7 +125,7 @@ def test_bad_input() -> None:
         theory.qk_optimum(torch.full((3, 2), torch.nan), data, [(0, 1)])
 
 
-# Readers, and the closed form for orthonormal features
+# The closed form for orthonormal features
 
 
 def first_vectors(omega: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -133,51 +133,10 @@ def first_vectors(omega: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     return U[:, 0], Vh[0]
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        SparseUniform(n_features=5, feature_probability=(0.2, 0.5, 0.4, 0.9, 0.3)),
-        AnticorrelatedGroups(n_features=5, group_size=5, feature_probability=0.15),
-    ],
-)
-def test_the_readers_are_the_singular_vectors_of_one_pair(data) -> None:
-    W = weights(5, 3)
-    readers = theory.qk_readers(W, data)
-    query, key = first_vectors(theory.qk_optimum(W, data, [(1, 4)]))
-    for vector, reader in ((query, readers[1]), (key, readers[4])):
-        torch.testing.assert_close(torch.cosine_similarity(vector, reader, dim=0).abs(), torch.tensor(1.0, dtype=F64))
-
-
-def test_readers_by_hand() -> None:
+def test_the_orthonormal_cosine_by_hand() -> None:
     # p = 1/2, two orthonormal features: rho = 0.5 / (0.5 (4 + 3 * 0.5)) = 1 / 5.5; e_0 + rho (1, 1) = (6.5, 1) / 5.5,
     # whose cosine with e_0 is 6.5 / sqrt(6.5^2 + 1) = 0.98837.
-    reader = theory.qk_readers(torch.eye(2), SparseUniform(n_features=2, feature_probability=0.5))[0]
-    torch.testing.assert_close(reader[1] / reader[0], torch.tensor(1 / 6.5, dtype=F64))
     assert theory.qk_orthonormal_cosine(0.5, 2) == pytest.approx(0.98837, abs=1e-5)
-
-
-def test_rotating_the_hidden_space_rotates_the_readers() -> None:
-    W, R, data = weights(5, 3), rotation(3), SparseUniform(n_features=5, feature_probability=0.3)
-    for centered in (False, True):
-        turned = theory.qk_readers(W @ R, data, centered=centered)
-        torch.testing.assert_close(turned, theory.qk_readers(W, data, centered=centered) @ R)
-
-
-def test_centered_readers_are_regressions_on_samples() -> None:
-    """Regressing 1(x_i > 0) on h and a constant: slopes within five standard errors (residual sd at most 1/2)."""
-    W, n = weights(4, 3), 200_000
-    data = CorrelatedGroups(n_features=4, feature_probability=0.4)
-    x = data.sample(n, seed=1, dtype=F64)
-    h = x @ W - (x @ W).mean(0)
-    slopes = torch.linalg.lstsq(h, (x > 0).double() - (x > 0).double().mean(0)).solution.mT
-    error = 0.5 * torch.linalg.inv(h.mT @ h).diagonal().sqrt()
-    assert ((theory.qk_readers(W, data, centered=True) - slopes).abs() < 5 * error).all()
-
-
-def test_centered_readers_of_orthogonal_features_are_the_features() -> None:
-    readers = theory.qk_readers(rotation(4) * 2, SparseUniform(n_features=4, feature_probability=0.9), centered=True)
-    cosines = torch.nn.functional.normalize(readers, dim=1) @ rotation(4).mT
-    torch.testing.assert_close(cosines, torch.eye(4, dtype=F64))
 
 
 @pytest.mark.parametrize("d", [1, 2, 5, 20])
@@ -189,9 +148,7 @@ def test_the_orthonormal_cosine_is_that_of_the_optimum(p: float, d: int) -> None
         assert float((vector @ rotation(d)[feature]).abs()) == pytest.approx(theory.qk_orthonormal_cosine(p, d))
 
 
-def test_limits_and_bad_input_of_the_readers() -> None:
+def test_limits_and_bad_input_of_the_orthonormal_cosine() -> None:
     assert theory.qk_orthonormal_cosine(1.0, 4) == pytest.approx(0.5)
     with pytest.raises(ValueError, match="p=0"):
         theory.qk_orthonormal_cosine(0.0, 4)
-    with pytest.raises(ValueError, match="3 features and W_E has 4"):
-        theory.qk_readers(torch.eye(4), OneHot(n_features=3))

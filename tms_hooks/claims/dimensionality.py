@@ -86,11 +86,11 @@ def judge_sticky(trained: ByDensity) -> Verdict:
                 "dimensions per feature",
                 log_x=True,
             ),
-            "D_i of the learned features of models of some densities; the named values are dotted.": plots.level_strips(
+            "D_i of the learned features of models of some densities; the named values are dotted.": plots.strips(
                 {f"{1 / p:.3g}": _learned(w) for p, w in some},
-                {name: float(Fraction(name)) for name in ("1", *WIDTHS)},
-                "1 / (1 - S)",
                 "D_i",
+                "1 / (1 - S)",
+                {name: float(Fraction(name)) for name in ("1", *WIDTHS)},
             ),
         },
     )

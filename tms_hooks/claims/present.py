@@ -1,21 +1,16 @@
-"""Results of claims for people and programs: on the terminal, as plain text and as JSON. Their page is in `pages`."""
+"""Results of claims on the terminal and as JSON; `pages.claims_page` has them as a page and as plain text."""
 
 import json
 import math
-import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich import get_console
-from rich.console import Group
 from rich.table import Table
 
-from tms_hooks.claims.registry import SOURCES, Claim
-from tms_hooks.claims.reproduce import Result, code_version
+from tms_hooks.claims.reproduce import Result
 from tms_hooks.claims.verdict import Verdict
 from tms_hooks.files import write_whole
-from tms_hooks.pages import report
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "not run": "–", "failed": "!"}
 """Beside the word and its color, for whom the colors look alike."""
@@ -44,37 +39,6 @@ def counts(results: Sequence[Result]) -> str:
     return ", ".join(f"{seen[outcome]} {outcome}" for outcome in SYMBOLS if seen[outcome])
 
 
-class Watch:
-    """What `rich.live.Live` shows while claims are measured: as many finished ones as fit, and those that run."""
-
-    def __init__(self, total: int):
-        self.total = total
-        self.began = time.perf_counter()
-        self.running: dict[str, float] = {}
-        self.results: list[Result] = []
-
-    def started(self, claim: Claim) -> None:
-        """A worker has begun this claim."""
-        self.running[claim.name] = time.perf_counter()
-
-    def finished(self, result: Result) -> None:
-        """This claim is done, now or in an earlier run."""
-        self.running.pop(result.claim.name, None)
-        self.results.append(result)
-
-    def __rich__(self) -> Group:
-        """Rich asks for this several times per second."""
-        now = time.perf_counter()
-        room = max(get_console().height - len(self.running) - 5, 0)
-        shown = verdicts(self.results[max(len(self.results) - room, 0) :])
-        for name, began in self.running.items():
-            shown.add_row(name, "[dim]measuring[/dim]", "", f"{now - began:.0f}")
-        done = (
-            f"{len(self.results)} of {self.total} claims in {now - self.began:.0f} seconds; Ctrl-C loses none of them."
-        )
-        return Group(shown, done)
-
-
 def verdicts(results: Sequence[Result]) -> Table:
     """One row per claim, whole at 80 columns: its verdict, its statistic with the 95 % interval, its seconds."""
     shown = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
@@ -93,44 +57,3 @@ def verdicts(results: Sequence[Result]) -> Table:
 def write_json(results: Sequence[Result], path: Path) -> None:
     """The verdicts as a list of objects; claims without one are not in it."""
     write_whole(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))
-
-
-COLUMNS = ("claim", "source", "statement", "verdict", "statistic", "95 % interval", "needs", "models", "seconds")
-
-
-def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
-    """The same in plain text: the table, then each claim's paragraph and controls, for `docs/claims.md`."""
-    lines = [
-        "# Claims, measured",
-        "",
-        f"Written by `tms reproduce all{' --quick' if quick else ''}`, which leaves it in its output folder as "
-        f"`claims.md`; code {code_version()}. Every number is that run's. {RULE} Sources: "
-        + "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
-        + ".",
-        "",
-        *(f"| {' | '.join(row)} |" for row in (COLUMNS, ["---"] * len(COLUMNS), *map(_cells, results))),
-    ]
-    for result in results:
-        lines += ["", f"## {result.claim.name}", "", result.claim.design, "", f"**{result.summary}**"]
-        if result.verdict:
-            named = {name.replace("|", "\\|"): value for name, value in result.verdict.controls.items()}
-            controls = (f"| {name} | {report.number(value, '.4g')} |" for name, value in named.items())
-            lines += ["", "| control | value |", "|---|---|", *controls]
-    path = out / "claims.md"
-    write_whole(path, "\n".join(lines) + "\n")
-    return path
-
-
-def _cells(result: Result) -> list[str]:
-    claim, verdict = result.claim, result.verdict
-    said = [f"[{claim.name}](#{claim.name})", claim.source, claim.statement, result.outcome]
-    if verdict is None:
-        return said + [""] * (len(COLUMNS) - len(said))
-    return [
-        *said,
-        report.number(verdict.statistic, ".3g"),
-        "{:.3g} to {:.3g}".format(*verdict.interval),
-        f"{verdict.side} {verdict.threshold:.3g}",
-        f"{verdict.n_models:,}",
-        f"{verdict.seconds:.1f}",
-    ]

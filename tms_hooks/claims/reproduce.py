@@ -5,8 +5,8 @@ import json
 import os
 import signal
 import traceback
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Callable, Generator, Sequence
+from contextlib import redirect_stderr
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -93,35 +93,33 @@ def reproduce(
         else:
             seconds[claim.name] = earlier.verdict.seconds if earlier else float("inf")
     waiting = sorted((c for c in claims if c.name in seconds), key=lambda claim: -seconds[claim.name])
-    workers: list[_Worker] = []
-    busy: dict[Connection, tuple[_Worker, Claim]] = {}
+    workers: dict[Connection, SpawnProcess] = {}
+    busy: dict[Connection, Claim] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < n_jobs:
-                idle = [worker for worker in workers if worker.pipe not in busy]
-                worker = idle[0] if idle else _hire()
-                if not idle:
-                    workers.append(worker)
+                if len(busy) == len(workers):
+                    _hire(workers)
+                number, pipe = next((i, pipe) for i, pipe in enumerate(workers) if pipe not in busy)
                 new = seconds[waiting[-1].name] == float("inf")
-                claim = waiting.pop(-1 if new and workers.index(worker) % 2 else 0)
-                worker.pipe.send((claim, out, quick))
-                busy[worker.pipe] = worker, claim
+                busy[pipe] = claim = waiting.pop(-1 if new and number % 2 else 0)
+                pipe.send((claim, out, quick))
                 started(claim)
             wait(list(busy))
             for pipe in [pipe for pipe in busy if pipe.poll()]:
-                worker, claim = busy.pop(pipe)
+                claim = busy.pop(pipe)
                 try:
                     yield pipe.recv()
                 except EOFError:
-                    workers.remove(worker)
-                    worker.process.join()
-                    code = worker.process.exitcode
-                    yield Result(claim, None, failed=f"its process ended with exit code {code}; was memory short?")
+                    dead = workers.pop(pipe)
+                    dead.join()
+                    why = f"its process ended with exit code {dead.exitcode}; was memory short?"
+                    yield Result(claim, None, failed=why)
     finally:
-        for worker in workers:
-            worker.process.terminate()
-        for worker in workers:
-            worker.process.join()
+        for process in workers.values():
+            process.terminate()
+        for process in workers.values():
+            process.join()
 
 
 def settle(claim: Claim, out: Path, quick: bool) -> Result:
@@ -161,20 +159,21 @@ def last(claim: Claim, out: Path) -> Stored | None:
         raise ValueError(f"{path} holds no verdict ({error}); delete it and run the claim again") from error
 
 
-class _Worker(NamedTuple):
-    process: SpawnProcess
-    pipe: Connection
-
-
-def _hire() -> _Worker:
-    """A fresh process: a fork of one that has threads may hang."""
+def _hire(workers: dict[Connection, SpawnProcess]) -> None:
+    """One more worker, a fresh process: a fork of one that has threads may hang."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
     process = context.Process(target=_work, args=(theirs,), daemon=True)
-    with _environment(ONE_THREAD):  # read when libraries are loaded
+    before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
+    os.environ |= ONE_THREAD  # read when libraries are loaded
+    try:
         process.start()
+    finally:
+        for name in ONE_THREAD:
+            del os.environ[name]
+        os.environ |= before
     theirs.close()  # else its end would not be noticed
-    return _Worker(process, ours)
+    workers[ours] = process
 
 
 def _work(pipe: Connection) -> None:
@@ -187,17 +186,3 @@ def _work(pipe: Connection) -> None:
             except EOFError:
                 return
             pipe.send(settle(claim, out, quick))
-
-
-@contextmanager
-def _environment(settings: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in settings}
-    os.environ.update(settings)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value

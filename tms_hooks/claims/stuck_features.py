@@ -114,7 +114,7 @@ def judge_stuck(
         + lab.listing("Symptoms", symptoms, ".3g"),
         figures=lambda: {
             "Eigenvalues of the Hessian of the exact loss, symmetries set aside: one below 0 makes a saddle.": (
-                plots.level_strips(eigenvalues, {"0": 0.0}, "", "eigenvalue")
+                plots.strips(eigenvalues, "eigenvalue", levels={"0": 0.0})
             ),
             **training(),
         },

@@ -83,11 +83,11 @@ def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity)
                 learned, "feature probability", "features learned", log_x=True
             ),
             "Dimensionality D_i of every feature, learned or not; dotted: features of ideal shapes.": (
-                plots.level_strips(
+                plots.strips(
                     {f"{p:.2g}": geometry.dimensionality(W).flatten().numpy() for p, W in trained.items()},
-                    {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
-                    "feature probability",
                     "D_i",
+                    "feature probability",
+                    {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
                 )
             ),
             **{

@@ -5,6 +5,7 @@ not run.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,11 +13,8 @@ import pandas as pd
 import torch
 
 import probes
-from tms_hooks import plots, side_by_side, stats
-from tms_hooks.claims import lab
-from tms_hooks.claims.registry import claim
-from tms_hooks.claims.verdict import UNKNOWN, Verdict, above, below
-from tms_hooks.config import ToyConfig
+from tms_hooks import plots, side_by_side
+from tms_hooks.claims import Verdict, above, below, claim, lab
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
@@ -37,7 +35,7 @@ class Sparsity(NamedTuple):
     """Of a head that fires: the same of heads of its layer that never fire, on the same pairs."""
 
 
-@claim("heads-are-sparse", "A", quick=2, full=24, needs=above(0.5))
+@claim("heads-are-sparse", "A", quick=2, full=24, needs=above(0.5), counts="heads")
 def heads_are_sparse(n_heads: int) -> Verdict:
     """A real head carries the score of a pair on which it fires in few slices: fewer than rotations, or silent heads.
 
@@ -58,64 +56,54 @@ def heads_are_sparse(n_heads: int) -> Verdict:
 
 def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: Sequence[Sparsity]) -> Verdict:
     """Do firing heads need fewer slices than rotations of themselves, and than heads that do not fire?"""
-    compared, silent_heads = [head for head in heads if head.silent], [other for head in heads for other in head.silent]
+    compared = [head for head in heads if head.silent]
     below = [head.raw < np.median([other.raw for other in head.silent]) for head in compared]
     below_relative = [head.relative < np.median([other.relative for other in head.silent]) for head in compared]
-    fire, silent = np.array([head.raw for head in heads]), np.array([other.raw for other in silent_heads])
-    found = stats.weakest_share(
-        {
-            "than rotations": (int((fire < 1).sum()), len(heads)),
-            "than silent heads": (int(sum(below)), len(compared)),
-        }
-    )
-    fractions = {
-        "firing heads": fire,
-        "silent heads": silent,
-        "firing heads, relative": np.array([head.relative for head in heads]),
-        "silent heads, relative": np.array([other.relative for other in silent_heads]),
-        "toy heads": np.array([head.raw for head in toys]),
-        "untrained toy heads": np.array([head.raw for head in untrained]),
+    groups = {
+        "firing heads": heads,
+        "silent heads": [other for head in heads for other in head.silent],
+        "toy heads": toys,
+        "untrained toy heads": untrained,
     }
+    fractions = {name: np.array([head.raw for head in group]) for name, group in groups.items()}
+    relative = {
+        f"{name}, relative": [head.relative for head in groups[name]] for name in ("firing heads", "silent heads")
+    }
+    fire, silent = fractions["firing heads"], fractions["silent heads"]
     colors = {"firing heads": plots.REAL, "silent heads": plots.NULL, "toy heads": plots.TOY}
-    shown = {name: fractions[name] for name in colors if len(fractions[name])}
-    return Verdict(
-        measured=f"The smaller share, of heads that need fewer slices {found.part},",
-        statistic=found.share,
-        interval=found.interval if heads else UNKNOWN,
+    return Verdict.of_shares(
+        "The smaller share of heads that need fewer slices",
+        {"than rotations": fire < 1, "than silent heads": np.array(below)},
         n_models=len(heads),
+        unit="heads",
         controls={
-            "share below rotations": _mean(fire < 1),
-            "share below silent heads": _mean(below),
-            "share below silent heads, relative": _mean(below_relative),
+            "share below rotations": lab.mean(fire < 1),
+            "share below silent heads": lab.mean(below),
+            "share below silent heads, relative": lab.mean(below_relative),
         }
-        | {f"needed / null, {name}": _mean(values) for name, values in fractions.items()},
-        detail=f"The models here are heads. Firing ones need {_range(fire)} of the slices that rotations of them need, "
-        f"heads that never fire {_range(silent)}: few slices alone do not say that a head fires."
-        if len(silent) and len(fire) and silent.min() < fire.max()
-        else "The models here are heads.",
-        figures=[
-            (
-                "Slices needed, as a fraction of what random rotations of the head need.",
-                plots.distributions(shown, "needed / null", colors),
+        | {f"needed / null, {name}": lab.mean(values) for name, values in (fractions | relative).items()},
+        detail=f"Firing heads need {_range(fire)} of the slices that rotations of them need, heads that never fire "
+        f"{_range(silent)}: few slices alone do not say that a head fires."
+        if len(silent) and silent.min() < fire.max()
+        else "",
+        figures={
+            "Slices needed, as a fraction of what random rotations of the head need.": plots.distributions(
+                {name: fractions[name] for name in colors}, "needed / null", colors
             )
-        ],
+        },
     )
 
 
 def firing_sparsities(model: Any, n_heads: int) -> list[Sparsity]:
     """Of the heads that fire most often on either kind of prompts, each with silent ones of its layer."""
-
-    def sparsity(fired: side_by_side.FiringHead, head: int) -> Sparsity:
-        return _sparsity(lambda relative: side_by_side.slices_where_fired(model, fired, ROTATIONS, head, relative))
-
     kinds = (indirect_object_prompts(model), repeated_prompts(model))
     heads = [head for prompts in kinds for head in side_by_side.firing_heads(model, prompts) if head.share >= OFTEN]
-    return [
-        sparsity(fired, fired.head)._replace(
-            silent=tuple(sparsity(fired, head) for head in fired.silent[:SILENT_HEADS])
-        )
-        for fired in sorted(heads, key=lambda head: -head.share)[:n_heads]
-    ]
+    found = []
+    for fired in sorted(heads, key=lambda head: -head.share)[:n_heads]:
+        split = partial(side_by_side.slices_where_fired, model, fired, ROTATIONS)
+        silent = tuple(_sparsity(partial(split, head)) for head in fired.silent[:SILENT_HEADS])
+        found.append(_sparsity(partial(split, fired.head), silent))
+    return found
 
 
 def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
@@ -129,28 +117,15 @@ def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
 
 
-def _sparsity(splits: Callable[[bool], Sequence[probes.AttentionSlices]]) -> Sparsity:
-    return Sparsity(side_by_side.needed_fraction(splits(False)), side_by_side.needed_fraction(splits(True)))
+def _sparsity(split: Callable[[bool], Sequence[probes.AttentionSlices]], silent: tuple[Sparsity, ...] = ()) -> Sparsity:
+    return Sparsity(side_by_side.needed_fraction(split(False)), side_by_side.needed_fraction(split(True)), silent)
 
 
-class CrowdingRow(NamedTuple):
-    """How crowded a bottleneck is, beside random directions and the least possible."""
-
-    relative_overlap: float
-    """Without the mean of all writes and of all reads: 1 for random directions."""
-    with_mean: float
-    random: float
-    """Measured on random directions, as many."""
-    least: float
-    """The Welch bound of this many directions, times sqrt(d)."""
-    spread: float
-    """Standard deviation of the norms of the writes over their mean."""
-    efficiency: float
-    """Mean D_i of the writes times features per dimension: 1 if they are spread as evenly as can be."""
-    features_per_dimension: float
+Crowded = Mapping[str, float]
+"""What `measure` found in one bottleneck, or the mean of several."""
 
 
-@claim("real-bottlenecks", "B", quick=3, full=12, needs=below(1.0))
+@claim("real-bottlenecks", "B", quick=3, full=12, needs=below(1.0), counts="pairs of blocks in each model")
 def real_bottlenecks(n_paths: int) -> Verdict:
     """Real transformers crowd their bottlenecks as toys do: what is written overlaps others' reads less than at random.
 
@@ -169,46 +144,33 @@ def real_bottlenecks(n_paths: int) -> Verdict:
         paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
         paths += ["embed->unembed"] if name == "smollm2" else []
         found[name] = [measure(probes.bottleneck(model, path)) for path in paths]
-    cfg = ToyConfig(n_features=20, d_hidden=5, output_bias=False)
-    toys = [ToyModel.from_weights(cfg, {"W_E": W}) for W in lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).W_E]
+    toys = lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).models
     learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
     return judge_bottlenecks(found, [measure(part) for part in learned])
 
 
-def judge_bottlenecks(found: Mapping[str, Sequence[CrowdingRow]], toys: Sequence[CrowdingRow]) -> Verdict:
+def judge_bottlenecks(found: Mapping[str, Sequence[Crowded]], toys: Sequence[Crowded]) -> Verdict:
     """Is there less overlap than between random directions, in every model?"""
-    values = {name: np.array([path.relative_overlap for path in paths]) for name, paths in found.items()}
-    measurable = bool(values) and all(len(v) > 1 and np.isfinite(v).all() for v in values.values())
-    tables = {name: pd.DataFrame(paths).mean() for name, paths in (*found.items(), ("toys", toys)) if paths}
-    worst = max(values, key=lambda name: values[name].mean()) if measurable else "none"
+    tables = {name: pd.DataFrame(paths).mean() for name, paths in {**found, "toys": toys}.items() if paths}
+    values = {name: np.array([path["relative overlap"] for path in paths]) for name, paths in found.items()}
+    worst = max(values, key=lambda name: lab.mean(values[name]), default="none")
     means = [
-        f"{name} {row['relative_overlap']:.2f} ({row['with_mean']:.2f} with the mean)" for name, row in tables.items()
+        f"{name} {row['relative overlap']:.2f} ({row['with mean']:.2f} with the mean)" for name, row in tables.items()
     ]
-    return Verdict(
-        measured=f"The largest of the models' mean relative overlap, {worst}'s,",
-        statistic=float(values[worst].mean()) if measurable else float("nan"),
-        interval=stats.bootstrap(lambda *v: max(float(x.mean()) for x in v), *values.values())
-        if measurable
-        else UNKNOWN,
+    return Verdict.of_statistic(
+        f"The largest of the models' mean relative overlap, {worst}'s,",
+        lambda *models: float(np.max([paths.mean() for paths in models])),  # NaN if one is
+        *values.values(),
         n_models=len(found),
-        controls={
-            f"{what.replace('_', ' ')}, {name}": float(value)
-            for name, row in tables.items()
-            for what, value in row.items()
-        },
+        controls={f"{what}, {name}": value for name, row in tables.items() for what, value in row.items()},
         detail=f"Mean relative overlap, where 1 is random: {', '.join(means)}.",
-        figures=[
-            (
-                "Relative overlap of each bottleneck: 1 is that of random directions.",
-                plots.distributions(
-                    values | {"toys": np.array([toy.relative_overlap for toy in toys])},
-                    "relative overlap",
-                    dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
-                ),
+        figures=lambda: {
+            "Relative overlap of each bottleneck: 1 is that of random directions.": plots.distributions(
+                values | {"toys": np.array([toy["relative overlap"] for toy in toys])},
+                "relative overlap",
+                dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
             )
-        ]
-        if measurable
-        else (),
+        },
     )
 
 
@@ -219,7 +181,7 @@ def block_pairs(n_layers: int, n: int) -> list[tuple[int, int]]:
     return [pairs[k] for k in sorted(order)]
 
 
-def measure(part: probes.Bottleneck) -> CrowdingRow:
+def measure(part: probes.Bottleneck) -> Crowded:
     """How much writes overlap others' reads, beside random directions and the least possible."""
     found = side_by_side.crowding(part, SAMPLED)
     n, d = found.features, found.dimensions
@@ -229,19 +191,15 @@ def measure(part: probes.Bottleneck) -> CrowdingRow:
     chosen = writes[torch.randperm(n, generator=generator)[:SAMPLED]]
     squares = chosen.norm(dim=-1) ** 2
     dimensionality = squares**2 / ((chosen @ writes.mT) ** 2).sum(-1)
-    return CrowdingRow(
-        relative_overlap=found.centered.relative,
-        with_mean=found.overlaps.relative,
-        random=side_by_side.overlaps(probes.Bottleneck(part.path, *noise), SAMPLED).relative,
-        least=found.welch_bound * d**0.5,
-        spread=found.spread(),
-        efficiency=float(dimensionality.where(squares > 0, 0.0).mean()) * n / d,
-        features_per_dimension=n / d,
-    )
-
-
-def _mean(values: Any) -> float:
-    return float(np.mean(values)) if len(values) else float("nan")
+    return {
+        "relative overlap": found.centered.relative,  # without the mean of all writes and that of all reads
+        "with mean": found.overlaps.relative,
+        "random": side_by_side.overlaps(probes.Bottleneck(part.path, *noise), SAMPLED).relative,
+        "least": found.welch_bound * d**0.5,
+        "spread": found.spread(),  # of the norms of the writes
+        "efficiency": float(dimensionality.where(squares > 0, 0.0).mean()) * n / d,  # 1: as even as can be
+        "features per dimension": n / d,
+    }
 
 
 def _range(values: np.ndarray) -> str:

@@ -104,7 +104,5 @@ def rotate_onto(
 
 
 def _groups(features: list[int], labels: list[int]) -> list[list[int]]:
-    groups: dict[int, list[int]] = {}
-    for feature, label in zip(features, labels, strict=True):
-        groups.setdefault(label, []).append(feature)
-    return list(groups.values())
+    labeled = list(zip(features, labels, strict=True))
+    return [[feature for feature, other in labeled if other == label] for label in dict.fromkeys(labels)]

@@ -7,9 +7,8 @@ within the model with angles within the ideal, which no rotation changes; then t
 """
 
 from collections import Counter
-from collections.abc import Sequence
-from functools import cache
-from itertools import product
+from functools import cache, partial
+from itertools import permutations, product
 from math import pi
 from typing import NamedTuple
 
@@ -18,12 +17,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks.geometry.directions import directions, rotate_onto, tegum_factors
-from tms_hooks.geometry.measures import check_single
 from tms_hooks.linalg import unit
 
 MAX_DISTANCE = 0.15
 """Distance up to which directions have the name of an ideal shape: 8.6 degrees from each of its vertices."""
 
+_tensor = partial(torch.tensor, dtype=torch.float64)
 _NAMES = ("triangle", "square", "pentagon", "hexagon", "heptagon", "octagon", "nonagon", "decagon")
 _GON = dict(enumerate(_NAMES, start=3))
 
@@ -72,7 +71,6 @@ def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list
     >>> shape.name, shape.vertices
     ('digon', [[0], [1, 2]])
     """
-    check_single(W)
     vertices = directions(W, min_norm)
     if not vertices:
         return []
@@ -96,13 +94,16 @@ def ideal_polytopes(n_vertices: int) -> dict[str, Float[Tensor, "vertex hidden"]
     k = n_vertices
     if k < 1:
         raise ValueError(f"n_vertices={k}: must be at least 1")
+    digon = _tensor([[1], [-1]])
     if k <= 2:
-        return {"point": _tensor([[1]])} if k == 1 else {"digon": _tensor([[1], [-1]])}
+        return {"point": digon[:1]} if k == 1 else {"digon": digon}
     shapes = {_GON.get(k, f"{k}-gon"): _ring(k)}
     if k > 3:
         shapes[{4: "tetrahedron", 5: "5-cell"}.get(k, f"{k - 1}-simplex")] = _simplex(k)
     if k >= 6 and k % 2 == 0:
-        shapes[{6: "octahedron", 8: "16-cell"}.get(k, f"{k // 2}-orthoplex")] = _orthoplex(k // 2)
+        shapes[{6: "octahedron", 8: "16-cell"}.get(k, f"{k // 2}-orthoplex")] = torch.eye(
+            k // 2, dtype=torch.float64
+        ).kron(digon)
     if k - 2 in _GON and k != 6:  # the square bipyramid is the octahedron
         base = "triangular" if k == 5 else f"{_GON[k - 2]}al"
         shapes[f"{base} bipyramid"] = torch.cat([_ring(k - 2, height=0.0), _POLES])
@@ -117,18 +118,12 @@ def _polyhedra() -> dict[str, Float[Tensor, "vertex hidden"]]:
         "triangular prism": torch.cat([_ring(3, 3**-0.5), _ring(3, -(3**-0.5))]),
         "square antiprism": torch.cat([_ring(4, 3**-0.5), _ring(4, -(3**-0.5), turn=pi / 4)]),
         "cube": corners / 3**0.5,
-        "tricapped triangular prism": torch.cat(
-            [_ring(3, 2**-0.5), _ring(3, -(2**-0.5)), _ring(3, height=0.0, turn=pi / 3)]
-        ),
+        "tricapped triangular prism": torch.cat([_ring(3, 2**-0.5), _ring(3, -(2**-0.5)), _ring(3, 0.0, turn=pi / 3)]),
         "gyroelongated square bipyramid": torch.cat([_ring(4, 6**-0.5), _ring(4, -(6**-0.5), turn=pi / 4), _POLES]),
         "icosahedron": _rectangles(1.0, golden),
         "cuboctahedron": _rectangles(1.0, 1.0),
         "dodecahedron": torch.cat([corners / 3**0.5, _rectangles(1 / golden, golden)]),
     }
-
-
-def _tensor(rows: Sequence[Sequence[float | int]]) -> Float[Tensor, "vertex hidden"]:
-    return torch.tensor(rows, dtype=torch.float64)
 
 
 def _ring(k: int, height: float | None = None, turn: float = 0.0) -> Float[Tensor, "vertex hidden"]:
@@ -144,11 +139,6 @@ def _simplex(k: int) -> Float[Tensor, "vertex hidden"]:
     """The k unit vectors of R^k, their mean taken away, in coordinates of the k - 1 dimensions that they span."""
     centered = torch.eye(k, dtype=torch.float64) - 1 / k
     return unit(centered @ torch.linalg.eigh(centered).eigenvectors[:, 1:])
-
-
-def _orthoplex(d: int) -> Float[Tensor, "vertex hidden"]:
-    eye = torch.eye(d, dtype=torch.float64)
-    return torch.stack([eye, -eye], dim=1).flatten(0, 1)
 
 
 def _rectangles(a: float, b: float) -> Float[Tensor, "vertex hidden"]:
@@ -190,11 +180,7 @@ def _matchings(
     In polygons, simplices and orthoplexes any vertex will do as the first, and the second follows; else try all pairs.
     """
     k = len(G)
-    if every_start:
-        order = torch.cartesian_prod(torch.arange(k), torch.arange(k))
-        order = order[order[:, 0] != order[:, 1]]
-    else:
-        order = torch.tensor([[0]])
+    order = torch.tensor(list(permutations(range(k), 2))) if every_start else torch.tensor([[0]])
     while (placed := order.shape[1]) < k:
         misfit = (G[order] - ideal[:placed, placed, None]).square().sum(1)
         order = torch.cat([order, misfit.scatter(1, order, torch.inf).argmin(1, keepdim=True)], dim=1)

@@ -6,14 +6,12 @@ loss on a plane through a model, and at how far one can be pushed and still trai
 
 from tms_hooks.landscape.basins import basin_shares, loss_plane
 from tms_hooks.landscape.critical import CriticalPoint, critical_point, symmetry_directions, unflatten
-from tms_hooks.landscape.exact import LossEstimate, estimate_loss, exact_loss
+from tms_hooks.landscape.exact import exact_loss
 
 __all__ = [
     "CriticalPoint",
-    "LossEstimate",
     "basin_shares",
     "critical_point",
-    "estimate_loss",
     "exact_loss",
     "loss_plane",
     "symmetry_directions",

@@ -1,4 +1,4 @@
-"""Exact expected loss of a whole toy, and a low-noise estimate where there are too many features for one.
+"""Exact expected loss of a whole toy.
 
 Finite data sets are summed. For sparse uniform features the closed forms of `theory.expected` apply to any toy whose
 logits are affine in its input: `relu(x A + b)` with A and b read off the forward pass itself. Losses are summed over
@@ -7,7 +7,6 @@ features, weighted by importance, in units of the squared feature value.
 
 from collections.abc import Mapping
 from itertools import combinations
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,13 +21,6 @@ MAX_FEATURES = 8
 """All 2^n patterns of activity are summed, and twice differentiated."""
 
 Weights = Mapping[str, Tensor]
-
-
-class LossEstimate(NamedTuple):
-    """A sampled loss and its standard error."""
-
-    loss: Tensor
-    standard_error: float
 
 
 def exact_loss(
@@ -48,7 +40,9 @@ def exact_loss(
         raise ValueError(
             f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
         )
-    _check_finite(weights)
+    for name, w in weights.items():
+        if not w.isfinite().all():
+            raise ValueError(f"{name} has a NaN or an infinity: weights must be finite; did the training diverge?")
     dtype = weights["W_E"].dtype
     weight = torch.ones(cfg.n_features, dtype=dtype) if importance is None else importance.to(dtype)
     x = data.dataset(dtype)
@@ -62,77 +56,18 @@ def exact_loss(
     if cfg.n_features > MAX_FEATURES:
         raise ValueError(
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
-            "use estimate_loss, or one-hot data, which is exact for any number"
+            "use one-hot data, which is exact for any number, or compare held-out losses (`Run.final_loss`)"
         )
-    logits, bias = _affine_logits(weights, cfg)
-    if isinstance(data, SparseUniform):
-        return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
-    subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
-    active = torch.zeros(len(subsets), data.n_features, dtype=dtype).scatter_(1, subsets, 1)
-    return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()
-
-
-def _affine_logits(
-    weights: Weights, cfg: ToyConfig
-) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, " feature"]]:
-    """What each feature adds to the logits, and the logits of an empty input.
-
-    Raises:
-        ValueError: the toy is not `relu(x A + b)`.
-    """
     if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
         raise ValueError(
             f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
             "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
         )
-    n, dtype = cfg.n_features, weights["W_E"].dtype
-    bias = forward.reconstruct(weights, torch.zeros(1, n, dtype=dtype), cfg)[1]
-    return forward.reconstruct(weights, torch.eye(n, dtype=dtype), cfg)[1] - bias, bias[0]
-
-
-def estimate_loss(weights: Weights, cfg: ToyConfig, data: SparseUniform, n_samples: int = 2**16) -> LossEstimate:
-    """Low-noise loss for any number of sparse uniform features.
-
-    Inputs with no or one active feature are summed exactly, the others sampled, so the noise has the weight of two or
-    more active features and vanishes as p^2. It is once differentiable; a second derivative would lack the term of the
-    moving kinks.
-
-    Raises:
-        ValueError: fewer than two samples have two active features, so ask for more; weights that are not finite.
-    """
-    _check_finite(weights)
-    logits, bias = _affine_logits(weights, cfg)
-    p = data.active_probability().to(bias.dtype)
-    none = (1 - p).prod()
-    odds = none * p / (1 - p).clamp(min=torch.finfo(p.dtype).tiny)  # chance that this feature alone is active
-    one = _one_active(logits, bias) @ odds
-    x = data.sample(n_samples, seed=0, dtype=bias.dtype)
-    x = x[(x > 0).sum(1) >= 2]
-    more = 1 - none - odds.sum()
-    if len(x) < 2:
-        raise ValueError(
-            f"n_samples={n_samples}: {len(x)} of them have two active features; draw about {100 / more:.0f}"
-        )
-    losses = (x - (x @ logits + bias).relu()).square().sum(1)
-    loss = none * bias.relu().square().sum() + one + more * losses.mean()
-    return LossEstimate(loss, float(more * losses.detach().std() / len(x) ** 0.5))
-
-
-def _one_active(logits: Float[Tensor, "feature feature"], bias: Float[Tensor, " feature"]) -> Float[Tensor, " feature"]:
-    """Summed loss of all outputs when one feature, uniform on [0, 1], is active: for each feature.
-
-    Where a x + b > 0 on [lo, hi], with m_k = int x^(k-1): E relu^2 = a^2 m3 + 2 a b m2 + b^2 m1 and E x relu = a m3
-    + b m2.
-    """
-    kink = (-bias / torch.where(logits == 0, 1.0, logits)).clamp(0, 1)
-    lo = torch.where(logits > 0, kink, torch.where((logits == 0) & (bias <= 0), 1.0, 0.0))
-    hi = torch.where(logits < 0, kink, 1.0)
-    m1, m2, m3 = hi - lo, (hi**2 - lo**2) / 2, (hi**3 - lo**3) / 3
-    square = (logits**2 * m3 + 2 * logits * bias * m2 + bias**2 * m1).sum(1)
-    return square - 2 * (logits * m3 + bias * m2).diagonal() + 1 / 3
-
-
-def _check_finite(weights: Weights) -> None:
-    for name, w in weights.items():
-        if not w.isfinite().all():
-            raise ValueError(f"{name} has a NaN or an infinity: weights must be finite; did the training diverge?")
+    empty, single = torch.zeros(1, cfg.n_features, dtype=dtype), torch.eye(cfg.n_features, dtype=dtype)
+    bias = forward.reconstruct(weights, empty, cfg)[1][0]
+    logits = forward.reconstruct(weights, single, cfg)[1] - bias  # what each feature adds: the toy is relu(x A + b)
+    if isinstance(data, SparseUniform):
+        return expected_loss(logits, bias, data.active_probability().to(dtype), weight)
+    subsets = torch.tensor(list(combinations(range(data.n_features), data.k)))
+    active = torch.zeros(len(subsets), data.n_features, dtype=dtype).scatter_(1, subsets, 1)
+    return torch.stack([expected_loss(logits, bias, p, weight) for p in active]).mean()

@@ -1,13 +1,16 @@
-"""The page of `tms reproduce`: a row per claim, which opens to its figures, its controls and how it was decided."""
+"""The page of `tms reproduce`: a row per claim, which opens to its figures, its controls and how it was decided.
 
+`write_markdown` has the same as plain text, without the figures, for `docs/claims.md`.
+"""
+
+import re
 from collections.abc import Sequence
 from pathlib import Path
-
-import pandas as pd
 
 from tms_hooks.claims.present import RULE, SYMBOLS, counts, number
 from tms_hooks.claims.registry import PARTS, SOURCES
 from tms_hooks.claims.reproduce import Result, code_version
+from tms_hooks.files import write_whole
 from tms_hooks.pages import report
 
 
@@ -24,9 +27,18 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
         outcomes=[outcome for outcome in SYMBOLS if any(result.outcome == outcome for result in results)],
         sources={key: name for key, name in SOURCES.items() if any(result.claim.source == key for result in results)},
         symbols=SYMBOLS,
-        number=number,
-        results=[(result, design_parts(result.claim.design), _controls(result)) for result in results],
+        statistic=number,
+        results=[(result, design_parts(result.claim.design)) for result in results],
     )
+
+
+def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
+    """Write `claims.md`: the table, then each claim's paragraph and controls."""
+    path = out / "claims.md"
+    sources = "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
+    values = {"results": results, "quick": quick, "code": code_version(), "rule": RULE, "sources": sources}
+    write_whole(path, report.render("claims.md.j2", **values))
+    return path
 
 
 def design_parts(design: str) -> dict[str, str]:
@@ -35,15 +47,5 @@ def design_parts(design: str) -> dict[str, str]:
     >>> design_parts("It holds.\\n\\nStatistic: a share.\\nThreshold: above\\n1/2. Size: 3. Controls: none.")
     {'Statistic': 'a share.', 'Threshold': 'above 1/2.', 'Size': '3.', 'Controls': 'none.'}
     """
-    text = " ".join(design.split())
-    starts = sorted((text.index(part), part) for part in PARTS)
-    ends = [start for start, _ in starts[1:]] + [len(text)]
-    return {
-        part.rstrip(":"): text[start + len(part) : end].strip() for (start, part), end in zip(starts, ends, strict=True)
-    }
-
-
-def _controls(result: Result) -> pd.DataFrame | None:
-    if not (result.verdict and result.verdict.controls):
-        return None
-    return pd.Series(dict(result.verdict.controls), name="value").to_frame()
+    _, *found = re.split(f"({'|'.join(PARTS)})", " ".join(design.split()))
+    return {name.rstrip(":"): text.strip() for name, text in zip(found[::2], found[1::2], strict=True)}

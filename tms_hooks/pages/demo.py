@@ -117,8 +117,8 @@ def geometries(run: Run) -> Part:
 def alignment(run: Run) -> Part:
     """Do the singular vectors of a trained head's Omega point at the features it attends to?"""
     query, key = ATTENDED
-    rng = np.random.default_rng(0)
-    rotated = np.abs([_random_cosines(rng, run.recipe.cfg.d_hidden, NULL_DRAWS) for _ in range(2)])
+    noise = np.random.default_rng(0).normal(size=(2, NULL_DRAWS, run.recipe.cfg.d_hidden))
+    rotated = np.abs(noise[..., 0]) / np.linalg.norm(noise, axis=-1)  # what random rotations leave of an alignment
     attended, others, pvalues = [], [], []
     for model in run.models:
         aligned = probes.align(probes.qk_circuit(model, layer=0, head=0), model.W_E, model.W_E, n_null=1)
@@ -161,12 +161,6 @@ def alignment(run: Run) -> Part:
     return section, pd.DataFrame({"value": row})
 
 
-def _random_cosines(rng: np.random.Generator, dimensions: int, draws: int) -> np.ndarray:
-    """Cosine of a fixed direction with uniformly random ones: what a random rotation leaves of an alignment."""
-    x = rng.normal(size=(draws, dimensions))
-    return x[:, 0] / np.linalg.norm(x, axis=1)
-
-
 def slices(run: Run, real: Any, real_name: str) -> Part:
     """How many singular slices carry the score of a pair on which a head fires.
 
@@ -182,19 +176,18 @@ def slices(run: Run, real: Any, real_name: str) -> Part:
     splits = {"toy heads": [side_by_side.toy_slices(run, model, seed, NULL_ROTATIONS) for model, seed in toys]}
     shares = {"toy heads": 1.0}
     for kind, fired in heads.items():
-        silent = [(first, other) for first in fired[:1] for other in first.silent[:1]]
-        for head, number in [(head, head.head) for head in fired] + silent:
-            fires = number == head.head
-            name = f"L{head.layer}H{number}, {kind if fires else f'control for {kind}'}"
-            splits[name] = side_by_side.slices_where_fired(real, head, NULL_ROTATIONS, number)
-            shares[name] = head.share if fires else 0.0
-    rows = {name: _slice_counts(split, shares[name]) for name, split in splits.items()}
-    table = pd.DataFrame(rows).T.rename_axis("head")
-    ratio = table["needed / null"]
-    fires, control = (
-        ratio[table["share of pairs that fire"] > 0].iloc[1:],
-        ratio[table["share of pairs that fire"] == 0],
-    )
+        for head in fired:
+            name = f"L{head.layer}H{head.head}, {kind}"
+            splits[name] = side_by_side.slices_where_fired(real, head, NULL_ROTATIONS)
+            shares[name] = head.share
+        if fired and (silent := fired[0].silent):
+            name = f"L{fired[0].layer}H{silent[0]}, control for {kind}"
+            splits[name] = side_by_side.slices_where_fired(real, fired[0], NULL_ROTATIONS, silent[0])
+            shares[name] = 0.0
+    table = pd.DataFrame({name: _slice_counts(split, shares[name]) for name, split in splits.items()})
+    table = table.T.rename_axis("head")
+    ratio, share = table["needed / null"], table["share of pairs that fire"]
+    fires, control = ratio[share > 0].drop("toy heads"), ratio[share == 0]
     curves = {name: _cumulative_share(split) for name, split in splits.items()}
     colors = {
         name: plots.NULL if "control" in name else plots.PALETTE[i % (len(plots.PALETTE) - 1)]
@@ -208,7 +201,7 @@ def slices(run: Run, real: Any, real_name: str) -> Part:
         "repeated token to the one after its first occurrence. Counted are the fewest slices, taken by size, "
         f"that reach the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
         "Control: a head of the same layer that fires on none of these pairs, on the same pairs.",
-        finding=f"The toys' heads need {rows['toy heads']['slices needed']:.1f} of 5 slices, "
+        finding=f"The toys' heads need {table['slices needed'].iloc[0]:.1f} of 5 slices, "
         f"{ratio.iloc[0]:.0%} of what random rotations need. {real_name}'s heads that fire need "
         f"{fires.min():.0%} to {fires.max():.0%} of theirs, " + _beside_controls(fires, control),
         table=table,
@@ -280,15 +273,12 @@ def _real_attention(real: Any, real_name: str, fired: FiringHead) -> dict[str, s
 
 def bottlenecks(toys: Sequence[ToyModel], real: Any, real_name: str) -> Part:
     """Norms and overlaps of the embed -> unembed bottleneck, by the same calls on both."""
-    both = {"toys": toys, real_name: [real]}
-    found = {name: [_crowding(model) for model in models] for name, models in both.items()}
+    found = {"toys": [_crowding(toy) for toy in toys], real_name: [_crowding(real)]}
     table = pd.DataFrame({name: pd.DataFrame([_row(part) for part in parts]).mean() for name, parts in found.items()})
     table = table.rename_axis(columns="model")
     colors = {"toys": plots.TOY, real_name: plots.REAL}
-    norms, nearest = (
-        {name: np.concatenate([of(part) for part in parts]) for name, parts in found.items()}
-        for of in (lambda part: part.norms / part.norms.mean(), lambda part: np.abs(part.overlaps.largest))
-    )
+    norms = {name: np.concatenate([p.norms / p.norms.mean() for p in parts]) for name, parts in found.items()}
+    nearest = {name: np.abs(np.concatenate([p.overlaps.largest for p in parts])) for name, parts in found.items()}
     section = report.Section(
         short="Bottlenecks",
         title="How crowded is the way from embedding to unembedding?",

@@ -58,12 +58,10 @@ def write(
         sections: in order.
         footer: where the numbers come from.
         visual_bundle: a `<script>` element that the sections' visuals need, once for the page.
-        template: that of sections, or one that extends it. Its filters: `plotly`, a figure as JSON for a script
-            element; `cells`, a DataFrame as a table.
+        template: that of sections, or one that extends it.
         values: what else the template shows.
     """
     import plotly.io as pio
-    from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
@@ -72,12 +70,8 @@ def write(
         theme = pio.templates[style].to_plotly_json()
         theme["layout"] |= {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
         themes[name] = theme
-    environment = Environment(loader=PackageLoader("tms_hooks.pages", "."), autoescape=True, undefined=StrictUndefined)
-    environment.filters |= {
-        "plotly": lambda figure: Markup(_figure_json(figure)),
-        "cells": lambda table: Markup(table.to_html(border=0, float_format=number, index_names=False, na_rep=NONE)),
-    }
-    page = environment.get_template(template).render(
+    page = render(
+        template,
         plotly_js=Markup(get_plotlyjs()),
         visual_bundle=Markup(visual_bundle),
         themes=Markup(_in_script(themes)),
@@ -89,6 +83,28 @@ def write(
     )
     write_whole(Path(path), page)
     return Path(path)
+
+
+def render(template: str, **values: Any) -> str:
+    """A template of this folder, filled in; one in HTML escapes what it is given.
+
+    Filters: `plotly`, a figure as JSON for a script element; `cells`, a DataFrame as a table; `number`.
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("tms_hooks.pages", "."),
+        autoescape=lambda name: name is None or name.endswith(".html.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+    )
+    environment.filters |= {
+        "plotly": lambda figure: Markup(_figure_json(figure)),
+        "cells": lambda table: Markup(table.to_html(border=0, float_format=number, index_names=False, na_rep=NONE)),
+        "number": number,
+    }
+    return environment.get_template(template).render(**values)
 
 
 def write_figure(path: str | Path, figure: "go.Figure") -> Path:
@@ -130,21 +146,17 @@ def number(value: float, form: str = "") -> str:
 
 
 def _figure_json(figure: "go.Figure") -> str:
-    plain = json.loads(figure.to_json())
+    plain = json.loads(figure.to_json(), object_hook=_in_single_precision)
     plain["layout"].pop("template", None)  # the page brings its own, light or dark
-    return _in_script(_in_single_precision(plain))
+    return _in_script(plain)
 
 
-def _in_single_precision(value: Any) -> Any:
-    """Long arrays, as plotly writes them, in half the bytes: no screen shows more than seven digits."""
-    if isinstance(value, list):
-        return [_in_single_precision(entry) for entry in value]
-    if not isinstance(value, dict):
+def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
+    """A long array, as plotly writes it, in half the bytes: no screen shows more than seven digits."""
+    if value.get("dtype") != "f8" or len(value["bdata"]) <= 2**14:
         return value
-    if value.get("dtype") == "f8" and len(value["bdata"]) > 2**14:
-        numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
-        return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
-    return {name: _in_single_precision(entry) for name, entry in value.items()}
+    numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
+    return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
 
 
 def _in_script(value: Any) -> str:

@@ -1,25 +1,9 @@
 """Arrays in, plotly figures out. Colors are colorblind safe; signed scales are symmetric about zero."""
 
-from tms_hooks.plots.charts import (
-    cumulative,
-    curves,
-    distributions,
-    grouped_shares,
-    level_strips,
-    points_in_band,
-    shares,
-    strips,
-)
+from tms_hooks.plots.charts import cumulative, curves, distributions, grouped_shares, points_in_band, shares, strips
 from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
-from tms_hooks.plots.maps import (
-    counts_map,
-    loss_landscapes,
-    matrices,
-    phase_map,
-    share_map,
-    signed_heatmap,
-)
-from tms_hooks.plots.palette import NULL, PALETTE, REAL, TOY
+from tms_hooks.plots.layout import NULL, PALETTE, REAL, TOY
+from tms_hooks.plots.maps import counts_map, loss_landscapes, matrices, phase_map, share_map, signed_heatmap
 
 __all__ = [
     "NULL",
@@ -33,7 +17,6 @@ __all__ = [
     "feature_arrows",
     "grouped_shares",
     "hull",
-    "level_strips",
     "loss_landscapes",
     "matrices",
     "phase_map",

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.layout import empty_figure
-from tms_hooks.plots.palette import NULL, TOY, color
+from tms_hooks.plots.layout import NULL, TOY, color, empty_figure
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 
 
 SHARE_AXIS = {"title": "share of models (95 % interval)", "tickformat": ".0%"}
-LEGEND_ABOVE = {"orientation": "h", "y": 1.15}
+LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 
 
 def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
@@ -30,12 +29,10 @@ def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Fig
     shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
     fig = empty_figure()
     for i, shape in enumerate(shapes):
-        found = {group: table.loc[shape] for group, table in tables.items() if shape in table.index}
-        share, low, high = (
-            np.array([row[column] for row in found.values()]) for column in ("share", "share_low", "share_high")
-        )
+        groups = [group for group, table in tables.items() if shape in table.index]
+        rows = np.array([tables[group].loc[shape, ["share", "share_low", "share_high"]] for group in groups], float)
         hover = f"{shape}: %{{y:.1%}}<extra></extra>"
-        fig.add_bar(**_share_bars(found, share, low, high), name=shape, marker_color=color(i), hovertemplate=hover)
+        fig.add_bar(**_share_bars(groups, *rows.T), name=shape, marker_color=color(i), hovertemplate=hover)
     fig.update_xaxes(title_text=xlabel, type="category", categoryorder="array", categoryarray=list(tables))
     return fig.update_layout(barmode="group", yaxis=SHARE_AXIS, legend=LEGEND_ABOVE, height=360)
 
@@ -65,8 +62,14 @@ def distributions(
     return fig.update_layout(barmode="overlay", legend=LEGEND_ABOVE, height=340)
 
 
-def strips(values: Mapping[str, np.ndarray], ylabel: str, log_y: bool = False) -> "go.Figure":
-    """Every value as a dot, one strip per name, with a bar at the median."""
+def strips(
+    values: Mapping[str, np.ndarray],
+    ylabel: str,
+    xlabel: str = "",
+    levels: Mapping[str, float] | None = None,
+    log_y: bool = False,
+) -> "go.Figure":
+    """Every value as a dot, one strip per name, with a bar at the median; named levels as dotted lines."""
     fig = empty_figure()
     for name, v in values.items():
         fig.add_box(
@@ -79,29 +82,11 @@ def strips(values: Mapping[str, np.ndarray], ylabel: str, log_y: bool = False) -
             fillcolor="rgba(0,0,0,0)",
             marker={"color": TOY, "size": 5, "opacity": 0.6},
         )
+    for name, level in (levels or {}).items():
+        fig.add_hline(y=level, line_dash="dot", line_color=NULL, annotation_text=name, annotation_position="top right")
+    fig.update_xaxes(title_text=xlabel, type="category")
     fig.update_yaxes(title_text=ylabel, type="log" if log_y else "linear")
-    return fig.update_layout(showlegend=False, height=400)
-
-
-def level_strips(
-    strips: Mapping[str, np.ndarray], levels: Mapping[str, float], xlabel: str, ylabel: str
-) -> "go.Figure":
-    """Every value as a dot above its strip's name, scattered sideways, with named levels as dotted lines."""
-    fig = empty_figure()
-    rng = np.random.default_rng(0)
-    for i, values in enumerate(strips.values()):
-        fig.add_scatter(
-            x=i + rng.uniform(-0.35, 0.35, len(values)),
-            y=values,
-            mode="markers",
-            marker={"size": 3, "color": TOY, "opacity": 0.4},
-            hovertemplate="%{y:.3f}<extra></extra>",
-            showlegend=False,
-        )
-    for name, level in levels.items():
-        fig.add_hline(y=level, line_dash="dot", line_color=NULL, annotation_text=name, annotation_position="right")
-    ticks = {"tickvals": list(range(len(strips))), "ticktext": list(strips)}
-    return fig.update_layout(xaxis=ticks | {"title": xlabel}, yaxis_title=ylabel, height=480)
+    return fig.update_layout(showlegend=False, height=440)
 
 
 def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylabel: str, xlabel: str) -> "go.Figure":
@@ -116,7 +101,7 @@ def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylab
     return fig.update_layout(
         xaxis={"title": xlabel, "type": "log", "tickvals": [1, 2, 5, 10, 20, 50, 100]},
         yaxis_title=ylabel,
-        legend={"orientation": "h", "y": 1.2},
+        legend=LEGEND_ABOVE,
         height=380,
     )
 

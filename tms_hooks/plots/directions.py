@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tms_hooks.plots.layout import center, row_of_panels
-from tms_hooks.plots.palette import NULL, PALETTE, TOY, color
+from tms_hooks.plots.layout import NULL, PALETTE, TOY, center, color, row_of_panels
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -27,7 +26,7 @@ def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequenc
             x, y = r * np.cos(turn), r * np.sin(turn)
             fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
         for i, vector in enumerate(model):
-            _add_arrow(fig, col, i, vector, f"feature {i}", float(np.hypot(*vector)))
+            _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}")
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
     return fig.update_layout(showlegend=False, height=340)
 
@@ -37,36 +36,37 @@ def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -
     fig = row_of_panels(titles, *HIDDEN)
     for col, (written, reads) in enumerate(zip(write, read, strict=True), start=1):
         for vectors, verb, width, dash, symbol in (
-            (written, "written", 3, "solid", "circle"),
-            (reads, "read", 2, "dot", "x"),
+            (written, "written", 3.0, "solid", "circle"),
+            (reads, "read", 2.0, "dot", "x"),
         ):
             for i, vector in enumerate(vectors):
                 norm = float(np.linalg.norm(vector))
-                _add_arrow(fig, col, i, vector / (norm or 1.0), f"feature {i}, {verb}", norm, width, dash, symbol)
+                arrow = np.stack([0 * vector, vector / (norm or 1.0)])
+                _add_path(fig, col, i, arrow, f"{verb}, norm {norm:.2f}", width, dash, symbol)
     center(fig, 1.15)
     return fig.update_layout(showlegend=False, height=340)
 
 
-def _add_arrow(
+def _add_path(
     fig: "go.Figure",
     col: int,
     feature: int,
-    end: np.ndarray,
-    name: str,
-    norm: float,
-    width: int = 3,
-    dash: str | None = None,
-    symbol: str | None = None,
+    points: np.ndarray,
+    hover: str,
+    width: float = 3.0,
+    dash: str = "solid",
+    symbol: str = "circle",
 ) -> None:
-    """A line from the origin with a mark at its end, in the color of the feature."""
+    """A line through points (point, 2) with a mark at its end, in the color of the feature."""
+    x, y = points.T
     fig.add_scatter(
-        x=[0, end[0]],
-        y=[0, end[1]],
+        x=x,
+        y=y,
         mode="lines+markers",
         line={"color": color(feature), "width": width, "dash": dash},
-        marker={"size": [0, 9], "symbol": symbol},
-        name=name,
-        hovertemplate=f"{name}: norm {norm:.2f}<extra></extra>",
+        marker={"size": [0] * (len(x) - 1) + [9], "symbol": symbol},
+        name=f"feature {feature}",
+        hovertemplate=f"feature {feature}: {hover}<extra></extra>",
         row=1,
         col=col,
     )
@@ -77,18 +77,7 @@ def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
     fig = row_of_panels(titles, *HIDDEN, spacing=0.06)
     for col, model in enumerate(W, start=1):
         for i in range(model.shape[1]):
-            x, y = model[:, i].T
-            fig.add_scatter(
-                x=x,
-                y=y,
-                mode="lines+markers",
-                line={"color": color(i), "width": 1.5},
-                marker={"size": [0] * (len(x) - 1) + [9]},
-                name=f"feature {i}",
-                hovertemplate=f"feature {i}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
-                row=1,
-                col=col,
-            )
+            _add_path(fig, col, i, model[:, i], "(%{x:.2f}, %{y:.2f})", width=1.5)
         center(fig, 1.1 * max(1.0, float(np.abs(model).max())), col)
     return fig.update_layout(showlegend=False, height=360)
 

@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.layout import empty_figure, row_of_panels
-from tms_hooks.plots.palette import NULL, PALETTE, SIGNED, color, color_steps
+from tms_hooks.plots.layout import NULL, PALETTE, SIGNED, color, color_steps, empty_figure, row_of_panels
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

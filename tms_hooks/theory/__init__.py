@@ -6,18 +6,9 @@
 best attention head does. All losses are expectations over the data, summed over features and not over samples.
 """
 
-from tms_hooks.theory.circles import (
-    perfect_circle,
-    ray_bias_interval,
-    softmax_trap_radius,
-)
+from tms_hooks.theory.circles import perfect_circle, ray_bias_interval, softmax_trap_radius
 from tms_hooks.theory.expected import expected_loss, output_loss
-from tms_hooks.theory.packing import (
-    johnson_lindenstrauss_count,
-    sphere_mean_overlap,
-    tegum_overlaps,
-    welch_bound,
-)
+from tms_hooks.theory.packing import sphere_mean_overlap, tegum_overlaps, welch_bound
 from tms_hooks.theory.phases import phase_losses
 from tms_hooks.theory.polygons import (
     best_polygon,
@@ -30,13 +21,8 @@ from tms_hooks.theory.polygons import (
     polygon_loss,
     polygon_table,
 )
-from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine, qk_readers
-from tms_hooks.theory.readouts import (
-    dual_frame,
-    one_sided_dual_frame,
-    pretty_good_measurement,
-    readout_cosines,
-)
+from tms_hooks.theory.qk import qk_excess_loss, qk_optimum, qk_orthonormal_cosine
+from tms_hooks.theory.readouts import dual_frame, one_sided_dual_frame, pretty_good_measurement, readout_cosines
 
 __all__ = [
     "best_polygon",
@@ -44,7 +30,6 @@ __all__ = [
     "dual_frame",
     "expected_loss",
     "finite_polygon",
-    "johnson_lindenstrauss_count",
     "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",
@@ -59,7 +44,6 @@ __all__ = [
     "qk_excess_loss",
     "qk_optimum",
     "qk_orthonormal_cosine",
-    "qk_readers",
     "ray_bias_interval",
     "readout_cosines",
     "softmax_trap_radius",

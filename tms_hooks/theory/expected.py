@@ -61,14 +61,13 @@ def expected_loss(
         importance: weight of each output's loss; 1 by default.
 
     Raises:
-        ValueError: more than 12 features (`tms_hooks.landscape.estimate_loss` samples), a probability outside [0, 1],
-            weights that are not finite.
+        ValueError: more than 12 features, a probability outside [0, 1], weights that are not finite.
     """
     n = len(bias)
     if n > MAX_FEATURES:
         raise ValueError(
             f"{n} features: the exact sum doubles with every feature and stops at {MAX_FEATURES}; "
-            "use tms_hooks.landscape.estimate_loss, which samples all but the zero- and one-active terms"
+            "for more, compare held-out losses (`Run.final_loss`)"
         )
     weight = torch.ones_like(bias) if importance is None else importance
     losses = [output_loss(logits_of[:, i], bias[i], feature_probability, i) for i in range(n)]

@@ -6,7 +6,7 @@ only d of them fit. Beyond that there are two ways out. Random directions on the
 no overlap between copies and much within each: its mean falls as 1/d, its maximum does not fall at all.
 """
 
-from math import exp, floor, lgamma, pi, sqrt
+from math import exp, lgamma, pi, sqrt
 from typing import NamedTuple
 
 from jaxtyping import Float
@@ -43,22 +43,6 @@ def sphere_mean_overlap(d: int) -> float:
     """
     _check(2, d)
     return exp(lgamma(d / 2) - lgamma((d + 1) / 2)) / sqrt(pi)
-
-
-def johnson_lindenstrauss_count(d: int, epsilon: float) -> int:
-    """Number of directions that certainly fit into d dimensions with no overlap above epsilon: exp(d epsilon^2 / 4).
-
-    Random directions do it: P(|cos| > e) <= 2 exp(-d e^2 / 2), and there are fewer than n^2 / 2 pairs. The number is
-    exponential in d, while that of a tegum product of one polytope is linear. The bound is rounded down, and poor for
-    small d, where it gives way to the d orthogonal directions.
-
-    >>> johnson_lindenstrauss_count(100, 0.5), johnson_lindenstrauss_count(10, 0.1)
-    (518, 10)
-    """
-    _check(2, d)
-    if not 0 < epsilon < 1:
-        raise ValueError(f"epsilon={epsilon}: an absolute cosine, between 0 and 1")
-    return max(d, floor(exp(d * epsilon**2 / 4)))
 
 
 def tegum_overlaps(V: Float[Tensor, "vertex axis"], d: int) -> Overlaps:

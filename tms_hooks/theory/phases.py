@@ -39,7 +39,7 @@ def phase_losses(density: Number, relative_importance: Number, n: int = 2) -> di
         raise ValueError(f"n={n}: closed forms are known for 2 features in 1 dimension and 3 in 2")
     losses = {
         "extra ignored": r * ignored_loss(d),
-        "first ignored": 1.0 * ignored_loss(d),
+        "first ignored": ignored_loss(d),
         "antipodal": (1 + r) * d**2 / 6,
     }
     return losses | ({"others antipodal": d**2 / 3 * r**0} if n == 3 else {})

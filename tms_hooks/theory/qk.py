@@ -71,39 +71,10 @@ def qk_excess_loss(
     return (root @ omega.double() @ root - target).square().sum()
 
 
-def qk_readers(
-    W_E: Float[Tensor, "feature hidden"], data: Distribution, *, centered: bool = False
-) -> Float[Tensor, "feature hidden"]:
-    """For every feature, the hidden direction by which the best head tells that the feature is active.
-
-    Row i is C^-1 E[1(x_i > 0) h]: for one attended pair (i, j), row i and row j are the singular vectors of
-    `qk_optimum`; for several, they span them. They are the feature directions only if C is isotropic.
-
-    `centered` takes covariances in place of second moments: the key's side of a head that is trained on a softmax over
-    keys, as long as its scores are small. What all keys share is no matter to a softmax, so the mean drops out; with
-    independent, equally likely features the readers are then W_E (W_E^T W_E)^-1, for orthogonal features the features.
-
-    >>> from tms_hooks import SparseUniform
-    >>> readers = qk_readers(torch.eye(2), SparseUniform(n_features=2, feature_probability=0.5))
-    >>> (readers / readers.diagonal())[0]
-    tensor([1.0000, 0.1538], dtype=torch.float64)
-
-    Raises:
-        ValueError: another number of features in `data`, weights that are not finite.
-    """
-    W, second, active = _checked(W_E, data), data.second_moment(), data.active_moment()
-    if centered:
-        p = data.active_probability()
-        mean = active.diagonal()  # E x_i = E[1(x_i > 0) x_i]
-        second, active = second - torch.outer(mean, mean), active - torch.outer(p, mean)
-    whiten = inverse_root(W.mT @ second @ W)
-    return active @ W @ whiten @ whiten
-
-
 def qk_orthonormal_cosine(p: float, d_hidden: int) -> float:
     """|Cosine| of the best head's first singular vectors with the attended features, for d orthonormal features.
 
-    One attended pair, sparse uniform features, nothing else represented. The readers of `qk_readers` are e_i + rho 1,
+    One attended pair, sparse uniform features, nothing else represented. The head reads feature i along e_i + rho 1,
     rho = p / ((1 - p)(4 + 3 (d - 1) p)), hence (1 + rho) / sqrt((1 + rho)^2 + (d - 1) rho^2): 1 for sparse features,
     falling to 1 / sqrt(d) as p goes to 1, where the score to predict is constant.
 
@@ -123,21 +94,16 @@ def _whitening_and_target(
     W_E: Float[Tensor, "feature hidden"], data: Distribution, pairs: Sequence[tuple[int, int]]
 ) -> tuple[Float[Tensor, "hidden hidden"], Float[Tensor, "hidden hidden"]]:
     """C^(-1/2), and C^(-1/2) E[s h g^T] C^(-1/2)."""
-    W = _checked(W_E, data)
+    check_weights(W_E)
+    if data.n_features != len(W_E):
+        raise ValueError(f"data has {data.n_features} features and W_E has {len(W_E)}")
     if not pairs:
         raise ValueError("no pairs: give at least one (query feature, key feature)")
     for pair in pairs:
-        if not all(0 <= i < len(W) for i in pair):
-            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W) - 1}")
+        if not all(0 <= i < len(W_E) for i in pair):
+            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W_E) - 1}")
+    W = W_E.detach().double().cpu()
     whiten = inverse_root(W.mT @ data.second_moment() @ W)
     mean_hidden_if_active = data.active_moment() @ W
     query, key = torch.tensor(pairs).T
     return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten
-
-
-def _checked(W_E: Float[Tensor, "feature hidden"], data: Distribution) -> Float[Tensor, "feature hidden"]:
-    """The directions in double precision, if they are of this data's features."""
-    check_weights(W_E)
-    if data.n_features != len(W_E):
-        raise ValueError(f"data has {data.n_features} features and W_E has {len(W_E)}")
-    return W_E.detach().double().cpu()

@@ -91,8 +91,10 @@ def test_bottlenecks_without_features_to_compare_are_no_error():
         return probes.Bottleneck("embed->unembed", W, W)
 
     none, one, equal = (transformers.measure(part(W)) for W in (torch.ones(0, 6), torch.ones(1, 6), torch.ones(9, 6)))
-    assert all(np.isnan([row.relative_overlap, row.random, row.spread, row.least]).all() for row in (none, one))
-    assert one.efficiency == equal.efficiency == 0.0  # a feature at the mean of all has no direction of its own
+    assert all(
+        np.isnan([row[of] for of in ("relative overlap", "random", "spread", "least")]).all() for row in (none, one)
+    )
+    assert one["efficiency"] == equal["efficiency"] == 0.0  # a feature at the mean of all has no direction of its own
     found = transformers.judge_bottlenecks({"a": [one, one]}, [none])
     assert outcome_of("real-bottlenecks")(found) == "inconclusive"
     assert found.n_models == 1
