@@ -18,7 +18,7 @@ def run_python() -> Callable[..., str]:
     def run(script: str, root: Path = ROOT) -> str:
         env = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
         done = subprocess.run(
-            [sys.executable, "-c", script], env=env, cwd=root, capture_output=True, text=True, timeout=120
+            [sys.executable, "-c", script], env=env, cwd=root, capture_output=True, text=True, timeout=600
         )
         assert done.returncode == 0, done.stderr
         return done.stdout

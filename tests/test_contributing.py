@@ -29,6 +29,6 @@ def test_recipe(title, tmp_path):
     (tmp_path / name[1]).write_text(file, encoding="utf-8")
     env = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), str(tmp_path)]), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(
-        [sys.executable, "-c", use], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=300
+        [sys.executable, "-c", use], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=1800
     )
     assert done.returncode == 0, done.stderr

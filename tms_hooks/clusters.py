@@ -2,7 +2,7 @@
 
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from tms_hooks.errors import choice_error
@@ -26,14 +26,9 @@ def run(
     if address is not None and backend == "loky":
         raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
     jobs = [joblib.delayed(work)(*each) for each in arguments]
-    if backend == "dask":
-        with _dask_client(address), joblib.parallel_config("dask"):
-            joblib.Parallel(n_jobs=n_jobs)(jobs)
-    elif backend == "ray":
-        with _ray(address), joblib.parallel_config("ray", n_jobs=n_jobs):
-            joblib.Parallel()(jobs)
-    else:
-        joblib.Parallel(n_jobs=n_jobs)(jobs)
+    clusters = {"loky": nullcontext, "dask": _dask_client, "ray": _ray}
+    with clusters[backend](address), joblib.parallel_config(backend, n_jobs=n_jobs):
+        joblib.Parallel()(jobs)
 
 
 def _dask_client(address: str | None) -> Any:
@@ -43,12 +38,8 @@ def _dask_client(address: str | None) -> Any:
         raise ValueError("backend='dask' needs dask: pip install 'tms-hooks[sweep]'") from None
     if address is None:
         return Client(processes=True, threads_per_worker=1, dashboard_address=None)
-    try:
+    with _answers("dask scheduler", address):
         return Client(address, timeout="10s")
-    except OSError as error:
-        raise ConnectionError(
-            f"no dask scheduler answers at {address} ({error}); is it running, is the port open, is the address right?"
-        ) from error
 
 
 @contextmanager
@@ -72,14 +63,20 @@ def _ray(address: str | None) -> Iterator[None]:
         host, _, port = address.removeprefix("ray://").rpartition(":")
         if not (host and port.isdigit()):
             raise ValueError(f"address={address!r}: write host:port, or ray://host:port for a ray client")
-        try:  # ray itself goes on trying for minutes
+        with _answers("ray cluster", address):  # ray itself goes on trying for minutes
             socket.create_connection((host, int(port)), timeout=10).close()
-        except OSError as error:
-            raise ConnectionError(
-                f"no ray cluster answers at {address} ({error}); is it running, is the port open, is the address right?"
-            ) from error
     ray.init(address=address)
     try:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _answers(what: str, address: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ConnectionError(
+            f"no {what} answers at {address} ({error}); is it running, is the port open, is the address right?"
+        ) from error

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
-from tms_hooks.errors import choice_error
+from tms_hooks.errors import check_at_least_one, choice_error
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
 BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
@@ -63,9 +63,7 @@ class ToyConfig:
             if not isinstance(value, Integral | None):
                 raise ValueError(f"{name}={value!r}: must be a whole number")
             object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
-        for name in ("n_features", "d_hidden"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)}: must be at least 1")
+        check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden)
         for name in ("hidden_act", "output_act"):
             if getattr(self, name) not in get_args(Activation):
                 raise choice_error(name, getattr(self, name), get_args(Activation))

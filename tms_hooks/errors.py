@@ -1,5 +1,6 @@
-"""The two shapes that errors of a bad name take: what was given, what is allowed, what was probably meant."""
+"""What errors of bad values say, where many settings share a rule: what was given, what is allowed, what was meant."""
 
+import math
 from collections.abc import Iterable
 from difflib import get_close_matches
 
@@ -18,3 +19,17 @@ def did_you_mean(name: object, known: Iterable[object]) -> str:
 def choice_error(what: str, value: object, known: Iterable[object]) -> ValueError:
     """Error for a value that is none of the known ones."""
     return ValueError(f"{what}={value!r} is not known; {did_you_mean(value, known)}")
+
+
+def check_at_least_one(**settings: int) -> None:
+    """Raise ValueError for the first setting that is below 1."""
+    for name, value in settings.items():
+        if value < 1:
+            raise ValueError(f"{name}={value}: must be at least 1")
+
+
+def check_not_negative(**settings: float) -> None:
+    """Raise ValueError for the first setting that is negative, infinite or NaN."""
+    for name, value in settings.items():
+        if not (value >= 0 and math.isfinite(value)):
+            raise ValueError(f"{name}={value}: must be finite and not negative")

@@ -8,6 +8,7 @@ import json
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
@@ -161,8 +162,6 @@ class Models(Sequence["ToyModel"]):
 
 def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
     """Where a result came from."""
-    from importlib.metadata import PackageNotFoundError, version
-
     try:
         own = version("tms-hooks")
     except PackageNotFoundError:

@@ -27,9 +27,8 @@ log = logging.getLogger(__name__)
 
 USUAL = {"data": "SparseUniform", "task": "Reconstruct", "optimizer": "Adam"}
 """The kind of each part of a recipe that has kinds, where a grid names none."""
-SETTINGS = {field.name for field in fields(Recipe)} - {"cfg", "seeds", *KINDS} | {"engine"}
-"""Arguments of `train` that a grid may set."""
-SCALARS = (int, float, str, bool, np.generic, type(None))
+SETTINGS = {field.name for field in fields(Recipe)} - {"cfg", "seeds", *KINDS}
+"""Arguments of `train` that a grid may set, beside the engine."""
 
 
 def sweep(
@@ -73,15 +72,14 @@ def sweep(
         ConnectionError: the cluster does not answer.
     """
     seeds = tuple(int(seed) for seed in seeds)
-    shards = [_Shard(dict(base) | point, seeds) for point in _points(base, grid)]
-    folders = [Path(store) / shard.name() for shard in shards]
-    todo = [(shard, folder) for shard, folder in zip(shards, folders, strict=True) if not _finished(folder)]
+    shards = [_shard(dict(base) | point, seeds) for point in _points(base, grid)]
+    store = Path(store).resolve()
+    todo = [(arguments, store / name) for name, arguments in shards if not _finished(store / name)]
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
-        Path(store).mkdir(parents=True, exist_ok=True)
-        clusters.run(_Shard.train, [(shard, folder.resolve()) for shard, folder in todo], backend, n_jobs, address)
-    runs = [load(folder) for folder in folders]
-    return _label(grid, runs)
+        store.mkdir(parents=True, exist_ok=True)
+        clusters.run(_train, todo, backend, n_jobs, address)
+    return _label(grid, [load(store / name) for name, _ in shards])
 
 
 def sweep_toml(text: str, **how: Any) -> xr.Dataset:
@@ -100,61 +98,42 @@ def sweep_toml(text: str, **how: Any) -> xr.Dataset:
     for name in document.keys() - set(known):
         raise ValueError(f"key {name!r} of the grid file is not known; {did_you_mean(name, known)}")
     seeds = document.get("seeds", 1)
-    return sweep(
-        document.get("base", {}),
-        document.get("grid", {}),
-        seeds=range(seeds) if isinstance(seeds, int) else seeds,
-        **how,
-    )
+    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    return sweep(document.get("base", {}), document.get("grid", {}), seeds=seeds, **how)
 
 
-class _Shard:
-    """Settings of one run, and what they make."""
+def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+    """The name of a shard in the store, and what to call `train` with.
 
-    def __init__(self, settings: Mapping[str, Any], seeds: tuple[int, ...]) -> None:
-        self.settings = {name: v.item() if isinstance(v, np.generic) else v for name, v in settings.items()}
-        self.seeds = seeds
+    The same settings, written in any order or left to their defaults, have one name.
 
-    def arguments(self) -> dict[str, Any]:
-        """What to call `train` with.
+    Raises:
+        ValueError: a setting that nothing in a run knows, or that `train` would refuse.
+    """
+    left = {name: value.item() if isinstance(value, np.generic) else value for name, value in settings.items()}
+    classes = {"cfg": ToyConfig} | {part: kind_of(part, left.pop(part, usual)) for part, usual in USUAL.items()}
+    names = {part: {field.name for field in fields(cls)} for part, cls in classes.items()}
+    known = SETTINGS.union({"engine"}, *names.values())
+    for name in left.keys() - known:
+        raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
+    try:
+        made = {part: cls(**{n: left[n] for n in left.keys() & names[part]}) for part, cls in classes.items()}
+        arguments = made | {name: left[name] for name in left.keys() & SETTINGS} | {"seeds": seeds}
+        recipe = Recipe.of(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"settings {dict(settings)}: {error}") from error
+    engine, _ = choose_engine(left.get("engine", "auto"), recipe, "cpu")
+    plain = recipe.to_dict() | {"engine": engine}
+    return files.fingerprint(json.dumps(plain, sort_keys=True))[:20], arguments | {"engine": engine}
 
-        Raises:
-            ValueError: a setting that nothing in a run knows, or an impossible value.
-        """
-        left = dict(self.settings)
-        classes = {"cfg": ToyConfig} | {part: kind_of(part, left.pop(part, usual)) for part, usual in USUAL.items()}
-        names = {part: {field.name for field in fields(cls)} for part, cls in classes.items()}
-        known = SETTINGS.union(*names.values())
-        for name in left.keys() - known:
-            raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
-        try:
-            made = {part: cls(**{n: left[n] for n in left.keys() & names[part]}) for part, cls in classes.items()}
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"settings {self.settings}: {error}") from error
-        return made | {name: left[name] for name in left.keys() & SETTINGS} | {"seeds": self.seeds}
 
-    def name(self) -> str:
-        """Where the store keeps it: the same settings, written in any order or left to their defaults, have one name.
-
-        Raises:
-            ValueError: settings that `train` would refuse.
-        """
-        arguments = self.arguments()
-        engine = arguments.pop("engine", "auto")
-        try:
-            recipe = Recipe.of(**arguments)
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"settings {self.settings}: {error}") from error
-        plain = recipe.to_dict() | {"engine": choose_engine(engine, recipe, "cpu")[0]}
-        return files.fingerprint(json.dumps(plain, sort_keys=True))[:20]
-
-    def train(self, folder: Path) -> None:
-        """Train and store. A shard that someone else has finished meanwhile is left alone: it holds the same bits."""
-        run = train(progress=False, **self.arguments())
-        if run.completed_steps < run.recipe.total_steps:
-            raise KeyboardInterrupt
-        if not _finished(folder):
-            run.save(folder)
+def _train(arguments: dict[str, Any], folder: Path) -> None:
+    """Train and store a shard. One that someone else has finished meanwhile is left alone: it holds the same bits."""
+    run = train(progress=False, **arguments)
+    if run.completed_steps < run.recipe.total_steps:
+        raise KeyboardInterrupt
+    if not _finished(folder):
+        run.save(folder)
 
 
 def _points(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -200,5 +179,5 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
     variables["diverged_at"] = ((*grid, "seed"), np.array(stopped).reshape(*shape, -1))
     coords: dict[str, Any] = {"seed": list(runs[0].recipe.seeds)}
     for axis, values in grid.items():
-        coords[axis] = [v if isinstance(v, SCALARS) and v is not None else str(v) for v in values]
+        coords[axis] = [v if isinstance(v, int | float | str | np.generic) else str(v) for v in values]
     return xr.Dataset(variables, coords=coords)

@@ -23,12 +23,8 @@ class Task(ABC):
     """Base of all tasks: frozen descriptions. A subclass with settings of its own is a frozen dataclass too."""
 
     @abstractmethod
-    def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
+    def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """The output that belongs to each input: a pure function of that input alone, on whatever device it is."""
-
-    def d_out(self, n_features: int) -> int:
-        """Size of the output for inputs of so many features: as many, unless a subclass says otherwise."""
-        return n_features
 
 
 @dataclass(frozen=True, kw_only=True)

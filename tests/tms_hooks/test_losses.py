@@ -1,4 +1,4 @@
-"""The target and the loss of attention as a softmax over keys."""
+"""The loss of attention as a softmax over keys."""
 
 import torch
 from torch.testing import assert_close
@@ -14,34 +14,35 @@ def tokens(rows: int = 50, keys: int = 6) -> torch.Tensor:
     return x * (torch.rand(x.shape, generator=generator) < 0.4)
 
 
-def test_attention_is_shared_by_the_keys_that_form_pairs() -> None:
+def test_pairs_are_counted_for_each_key() -> None:
     x = torch.zeros(1, 4, 3)
     x[0, 0, [0, 2]] = 0.5  # the query holds features 0 and 2: it looks for 1 (once) and 0 (once)
     x[0, 1, 1] = x[0, 3, 0] = x[0, 3, 1] = 0.1  # one pair in the first key, none in the second, two in the third
-    expected = torch.tensor([[[1 / 3, 0, 2 / 3], [1 / 3, 1 / 3, 1 / 3]]])
-    assert_close(losses.qk_attention_target(x, PAIRS), expected)
+    assert losses.qk_pairs_present(x, PAIRS).tolist() == [[[1, 0, 2], [0, 0, 0]]]
 
 
 def test_the_order_of_the_keys_does_not_matter() -> None:
     x, scores = tokens(), torch.randn(50, 2, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     turned = [0, 4, 6, 5, 1, 3, 2]
-    target = losses.qk_attention_target(x, PAIRS)
-    assert_close(losses.qk_attention_target(x[:, turned], PAIRS), target[..., [i - 1 for i in turned[1:]]])
-    permuted = losses.qk_cross_entropy(scores[..., turned], losses.qk_attention_target(x[:, turned], PAIRS))
-    assert_close(permuted, losses.qk_cross_entropy(scores, target))
+    present = losses.qk_pairs_present(x, PAIRS)
+    assert_close(losses.qk_pairs_present(x[:, turned], PAIRS), present[..., [i - 1 for i in turned[1:]]])
+    permuted = losses.qk_cross_entropy(scores[..., turned], losses.qk_pairs_present(x[:, turned], PAIRS))
+    assert_close(permuted, losses.qk_cross_entropy(scores, present))
 
 
 def test_a_score_that_all_keys_share_does_not_matter() -> None:
     x, scores = tokens(), torch.randn(50, 2, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    target = losses.qk_attention_target(x, PAIRS)
-    assert_close(losses.qk_cross_entropy(scores + 3, target), losses.qk_cross_entropy(scores, target))
+    present = losses.qk_pairs_present(x, PAIRS)
+    assert_close(losses.qk_cross_entropy(scores + 3, present), losses.qk_cross_entropy(scores, present))
 
 
 def test_the_loss_is_torch_cross_entropy_and_least_at_the_target() -> None:
     x, scores = tokens(), torch.randn(50, 2, 7, 7, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    target = losses.qk_attention_target(x, PAIRS)
+    present = losses.qk_pairs_present(x, PAIRS)
+    total = present.sum(-1, keepdim=True)
+    target = torch.where(total > 0, present / total, 1 / 6)  # shared by the keys that form pairs, else by all
     reference = [torch.nn.functional.cross_entropy(scores[:, h, 0, 1:], target[:, h]) for h in range(2)]
-    assert_close(losses.qk_cross_entropy(scores, target), torch.stack(reference))
+    assert_close(losses.qk_cross_entropy(scores, present), torch.stack(reference))
     best = torch.zeros_like(scores)
     best[..., 0, 1:] = (target + 1e-12).log()
-    assert (losses.qk_cross_entropy(best, target) < losses.qk_cross_entropy(scores, target)).all()
+    assert (losses.qk_cross_entropy(best, present) < losses.qk_cross_entropy(scores, present)).all()

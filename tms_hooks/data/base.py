@@ -10,6 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
+from tms_hooks.errors import check_at_least_one
 
 MAX_DATASET_ROWS = 100_000
 
@@ -34,8 +35,7 @@ class Distribution(ABC):
 
     def __post_init__(self) -> None:
         """Validate."""
-        if self.n_features < 1:
-            raise ValueError(f"n_features={self.n_features}: must be at least 1")
+        check_at_least_one(n_features=self.n_features)
 
     @classmethod
     def loop(cls) -> Callable[..., None] | None:
@@ -67,8 +67,7 @@ class Distribution(ABC):
         >>> data.sample(2, seed=0, step=5).equal(data.sample(2, seed=0, step=5))
         True
         """
-        if batch < 1:
-            raise ValueError(f"batch={batch}: must be at least 1")
+        check_at_least_one(batch=batch)
         return for_seeds(lambda keys: self._draw(keys, batch), seed, step, dtype, device)
 
     def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"] | None:

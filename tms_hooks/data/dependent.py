@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import ClassVar, no_type_check
 
 import torch
@@ -117,14 +118,13 @@ class Copula(WithProbability):
 
     def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
         p = self.active_probability()
-        pairs = torch.stack([p.repeat_interleave(self.n_features), p.repeat(self.n_features)], dim=1)
-        distinct, where = torch.unique(pairs, dim=0, return_inverse=True)
-        table = torch.tensor([_copula_moments(float(a), float(b), self.rho) for a, b in distinct], dtype=torch.float64)
-        xx, ax = table[where].T.unflatten(1, (self.n_features, self.n_features))
+        table = [[_copula_moments(a, b, self.rho) for b in p.tolist()] for a in p.tolist()]
+        xx, ax = torch.tensor(table, dtype=torch.float64).unbind(-1)
         eye = torch.eye(self.n_features, dtype=torch.bool)
         return torch.where(eye, p / 3, xx), torch.where(eye, p / 2, ax)
 
 
+@lru_cache
 def _copula_moments(p: float, q: float, rho: float) -> tuple[float, float]:
     """E[x y] and E[1(x > 0) y] of two features tied by a Gaussian copula, by quadrature over both."""
     from scipy.integrate import quad

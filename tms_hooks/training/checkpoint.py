@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from safetensors.torch import save
-from torch import Tensor
 
 from tms_hooks import files
 from tms_hooks.training.history import VARIABLES, Recorder
@@ -75,7 +74,8 @@ class Checkpoints:
         """Bring state and history to the newest whole checkpoint; how many records that has, 0 without one."""
         for path in self._newest_first():
             try:
-                about, tensors = _read(path)
+                about = files.read_json(path, FORMAT)
+                tensors = files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
             except (OSError, ValueError, KeyError, TypeError) as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
                 continue
@@ -97,11 +97,6 @@ class Checkpoints:
 
     def _newest_first(self) -> list[Path]:
         return sorted(self.folder.glob("[0-9]*.json"), reverse=True)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    about = files.read_json(path, FORMAT)
-    return about, files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
 
 
 def _difference(saved: dict[str, Any], given: dict[str, Any], prefix: str = "") -> str:

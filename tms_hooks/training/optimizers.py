@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, no_type_check
 
 import torch
 
-from tms_hooks.errors import choice_error
+from tms_hooks.errors import check_not_negative, choice_error
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 
@@ -43,8 +43,7 @@ class Optimizer(ABC):
             raise ValueError(f"lr={self.lr}: must be positive and finite")
         if not 0 <= self.warmup < 1:
             raise ValueError(f"warmup={self.warmup}: the fraction of steps to warm up over must be in [0, 1)")
-        _check_not_negative("initial_lr", self.initial_lr)
-        _check_not_negative("final_lr", self.final_lr)
+        check_not_negative(initial_lr=self.initial_lr, final_lr=self.final_lr)
         if self.schedule == "exponential" and self.final_lr == 0:
             raise ValueError(
                 "final_lr=0.0 with schedule='exponential': a geometric decay never reaches 0; give a positive final_lr"
@@ -120,7 +119,7 @@ class RMSprop(Optimizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_decay("alpha", self.alpha)
-        _check_not_negative("eps", self.eps)
+        check_not_negative(eps=self.eps)
 
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
         """The decay of the mean square, its complement, eps and the learning rate."""
@@ -146,7 +145,7 @@ class Adam(Optimizer):
         object.__setattr__(self, "betas", tuple(self.betas))
         for beta in self.betas:
             _check_decay("beta", beta)
-        _check_not_negative("eps", self.eps)
+        check_not_negative(eps=self.eps)
 
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
         """The decay of both moments, their corrections for beginning at 0, and no decay of weights."""
@@ -171,7 +170,7 @@ class AdamW(Adam):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_not_negative("weight_decay", self.weight_decay)
+        check_not_negative(weight_decay=self.weight_decay)
 
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
         """Those of Adam, with a decay of weights."""
@@ -179,11 +178,6 @@ class AdamW(Adam):
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, AdamW, SGD, RMSprop)}
-
-
-def _check_not_negative(name: str, value: float) -> None:
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
 def _check_decay(name: str, value: float) -> None:

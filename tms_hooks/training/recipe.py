@@ -3,7 +3,6 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Literal, get_args
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
-from tms_hooks.errors import choice_error, did_you_mean
+from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
@@ -120,8 +119,7 @@ class Recipe:
                 f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
                 "give one number, or one per stage"
             )
-        if self.record_every < 1:
-            raise ValueError(f"record_every={self.record_every}: must be at least 1")
+        check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
         n = self.cfg.n_features
@@ -129,14 +127,12 @@ class Recipe:
             raise ValueError(f"data has n_features={self.data.n_features}, the model {n}: they must be equal")
         if not isinstance(self.task, Task):
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
-        if (size := self.task.d_out(n)) != n:
-            raise ValueError(f"task={self.task} has outputs of size {size}, the model of size {n}: they must be equal")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
         if len(self.importance) != n:
             raise ValueError(f"importance has {len(self.importance)} entries for {n} features: give one per feature")
         for value in self.importance:
-            _check_weight("importance", value)
+            check_not_negative(importance=value)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
@@ -149,7 +145,7 @@ class Recipe:
 
     def _check_heads(self) -> None:
         heads, n = self.cfg.n_heads, self.cfg.n_features
-        _check_weight("qk_weight", self.qk_weight)
+        check_not_negative(qk_weight=self.qk_weight)
         if self.head_objective == "pattern" and not (heads and (self.batch_size or self.data.dataset() is None)):
             raise ValueError(
                 f"head_objective='pattern' with n_heads={heads}, batch_size={self.batch_size}: it needs heads, and "
@@ -225,11 +221,6 @@ def kind_of(part: str, name: str) -> Any:
     if name not in KINDS[part]:
         raise choice_error(part, name, KINDS[part])
     return KINDS[part][name]
-
-
-def _check_weight(name: str, value: float) -> None:
-    if not (math.isfinite(value) and value >= 0):
-        raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
 def _tuples(value: Any) -> Any:

@@ -56,7 +56,11 @@ def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *
 
 
 def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]) -> Losses:
-    """Loss of each feature and of each head, on a batch. Without heads the second has no columns."""
+    """Loss of each feature and of each head, means over a batch. Without heads the second has no columns.
+
+    Feature `i` costs `I_i (target_i - out_i)^2`, whose sum is the loss of Elhage et al. 2022, or, of a softmax,
+    the cross-entropy `-I_i target_i log out_i` in nats.
+    """
     cfg = recipe.cfg
     importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
@@ -65,27 +69,20 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     if target.shape != out.shape:
         raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
     if recipe.loss == "mse":
-        feature_loss = losses.squared_error(out, target, importance)
+        feature_loss = importance * (out - target).square().mean(-2)
     else:
-        feature_loss = losses.cross_entropy(logits, target, importance)
+        feature_loss = -importance * (target * logits.log_softmax(-1)).mean(-2)
     if not cfg.n_heads:
         return feature_loss, feature_loss.new_zeros(len(x), 0)
     scores = forward.attention_scores(weights, hidden.unflatten(1, x.shape[1:3]), queries=1)
-    if recipe.head_objective == "pattern":
-        return feature_loss, losses.qk_cross_entropy(scores, losses.qk_attention_target(x, recipe.qk_pairs))
-    return feature_loss, losses.qk_error(scores, losses.qk_target(x, recipe.qk_pairs))
+    head_loss = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
+    return feature_loss, head_loss(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
 
 
 def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Tensor, " model"]:
     """What a stage minimizes: L1, L2, or L1 + lambda L2."""
-    feature_loss, head_loss = parts
-    match stage:
-        case "representation":
-            return feature_loss.sum(-1)
-        case "heads":
-            return head_loss.sum(-1)
-        case "joint":
-            return feature_loss.sum(-1) + recipe.qk_weight * head_loss.sum(-1)
+    l1, l2 = (part.sum(-1) for part in parts)
+    return {"representation": l1, "heads": l2, "joint": l1 + recipe.qk_weight * l2}[stage]
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
@@ -113,10 +110,9 @@ def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
     feature_loss, head_loss = parts
     square = torch.zeros_like(feature_loss)
-    if "W_E" in gradients:
-        square = square + gradients["W_E"].square().sum(-1)
-    if "W_U" in gradients:
-        square = square + gradients["W_U"].square().sum(-2)
+    for name, hidden in {"W_E": -1, "W_U": -2}.items():
+        if name in gradients:
+            square = square + gradients[name].square().sum(hidden)
     return Measurement(feature_loss, square.sqrt(), head_loss)
 
 
