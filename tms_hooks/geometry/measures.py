@@ -1,12 +1,22 @@
-"""Numbers for each feature or each model, from weights alone; models may be stacked on leading axes.
+"""What weights alone say of their features: numbers for each feature or model, and features grouped by direction.
 
-Lengths are in the units of W, whose rows have norm about 1 where a feature of value 1 is reconstructed as 1.
-Dimensionality, and dimensions per feature, are counts of hidden dimensions.
+Lengths are in the units of W, whose rows have norm about 1 where a feature of value 1 is reconstructed as 1;
+dimensionality, and dimensions per feature, are counts of hidden dimensions. A feature is *represented* if its row is
+longer than a cut, usually 1/2; otherwise it is dead. Features that point within five degrees of each other share one
+*direction*. Features whose |cosine| is below 0.1 are *orthogonal*: neither disturbs the other, so the model falls apart
+into groups (tegum factors) that can be studied one by one.
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from tms_hooks.linalg import unit
+
+SAME_DIRECTION = 5.0
+"""Angle, in degrees, up to which two features share a direction."""
+ORTHOGONAL = 0.1
+"""|Cosine| up to which two features count as orthogonal: 5.7 degrees from a right angle."""
 
 
 def check_weights(W: Float[Tensor, "*model feature hidden"]) -> None:
@@ -94,3 +104,93 @@ def dimensions_per_feature(W: Float[Tensor, "*model feature hidden"]) -> Float[T
     """
     check_weights(W)
     return W.shape[-1] / W.square().sum((-2, -1))
+
+
+def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Bool[Tensor, "*model feature"]:
+    """Features whose norm exceeds `min_norm`; the others are dead.
+
+    >>> represented(torch.tensor([[1.0, 0.0], [0.0, 0.1]]))
+    tensor([ True, False])
+    """
+    return feature_norms(W) > min_norm
+
+
+def directions(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
+    """Represented features of one model, grouped by direction; groups in order of their first feature.
+
+    Complete-linkage clustering: no two features of a group are more than `SAME_DIRECTION` apart, so a dense ring of
+    features is cut into arcs and not chained into one direction.
+
+    >>> directions(torch.tensor([[1.0, 0.0], [0.0, 1.0], [2.0, 0.0], [0.1, 0.0]]))
+    [[0, 2], [1]]
+    """
+    from scipy.cluster.hierarchy import fcluster, linkage
+    from scipy.spatial.distance import squareform
+
+    check_single(W)
+    alive = represented(W, min_norm).nonzero()[:, 0].tolist()
+    if len(alive) < 2:
+        return [alive] if alive else []
+    vectors = unit(W[alive])
+    chord = torch.cdist(vectors, vectors, compute_mode="donot_use_mm_for_euclid_dist")
+    degrees = torch.rad2deg(2 * (chord / 2).clamp(max=1).asin())  # asin keeps the precision that acos loses near 0
+    labels = fcluster(linkage(squareform(degrees.numpy(), checks=False), "complete"), SAME_DIRECTION, "distance")
+    return _groups(alive, labels.tolist())
+
+
+def count_directions(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Int64[Tensor, "*model"]:
+    """Number of distinct directions among the represented features of each model.
+
+    >>> pair = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [-0.9, 0.0]])
+    >>> count_directions(torch.stack([pair, 0 * pair]))
+    tensor([2, 0])
+    """
+    check_weights(W)
+    counts = [len(directions(w, min_norm)) for w in W.reshape(-1, *W.shape[-2:])]
+    return torch.tensor(counts, dtype=torch.int64).reshape(W.shape[:-2])
+
+
+def tegum_factors(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
+    """Represented features of one model, grouped so that features of different groups are orthogonal.
+
+    The factors are the connected components of a graph that joins two features if their |cosine| exceeds `ORTHOGONAL`.
+    A model is the tegum product of its factors, and its D_i are those of the factors alone (Elhage et al. 2022, "Toy
+    Models of Superposition").
+
+    >>> tegum_factors(torch.tensor([[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]))  # a digon and a dedicated dimension
+    [[0, 2], [1]]
+    """
+    from scipy.sparse.csgraph import connected_components
+
+    check_single(W)
+    alive = represented(W, min_norm).nonzero()[:, 0].tolist()
+    if not alive:
+        return []
+    vectors = unit(W[alive])
+    joined = (vectors @ vectors.mT).abs() > ORTHOGONAL
+    return _groups(alive, connected_components(joined.numpy(), directed=False)[1].tolist())
+
+
+def rotate_onto(
+    W: Float[Tensor, "*model feature hidden"], reference: Float[Tensor, "*#model feature hidden"]
+) -> Float[Tensor, "*model feature hidden"]:
+    """Rotate or reflect each model so that its features lie as near as they can to the same features of `reference`.
+
+    No loss of a tied toy sees a rotation of its hidden layer, so two models are compared after this one. It is the
+    orthogonal Procrustes solution: W R with R = argmin ||W R - reference||_F = U V^T, from the SVD U S V^T of W^T
+    reference.
+
+    >>> quarter_turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
+    >>> rotate_onto(torch.eye(2) @ quarter_turn, torch.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]])
+    """
+    check_weights(W)
+    check_weights(reference)
+    U, _, Vh = torch.linalg.svd(W.mT @ reference)
+    return W @ (U @ Vh)
+
+
+def _groups(features: list[int], labels: list[int]) -> list[list[int]]:
+    labeled = list(zip(features, labels, strict=True))
+    return [[feature for feature, other in labeled if other == label] for label in dict.fromkeys(labels)]

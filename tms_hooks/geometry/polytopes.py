@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tms_hooks.geometry.directions import directions, rotate_onto, tegum_factors
+from tms_hooks.geometry.measures import directions, rotate_onto, tegum_factors
 from tms_hooks.linalg import unit
 
 MAX_DISTANCE = 0.15
