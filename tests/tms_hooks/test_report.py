@@ -40,6 +40,13 @@ def test_page_has_everything_once_and_asks_for_nothing(tmp_path, section):
     assert loaded == []  # nothing is fetched: it works offline
 
 
+def test_tables_in_single_precision_are_written(tmp_path):
+    table = pd.DataFrame({"loss": np.array([0.25, 0.123456], np.float32)})
+    section = report.Section(short="s", title="t", text="x", finding="f", table=table)
+    page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
+    assert "<td>0.25</td>" in page and "<td>0.1235</td>" in page
+
+
 def test_figures_are_whole_and_carry_no_theme_of_their_own(tmp_path, section):
     page = report.write(tmp_path / "index.html", "T", "L", [section], "F").read_text()
     (encoded,) = re.findall(r'<script type="application/json">(.+?)</script>', page)

@@ -101,7 +101,7 @@ def render(template: str, **values: Any) -> str:
     )
     environment.filters |= {
         "plotly": lambda figure: Markup(_figure_json(figure)),
-        "cells": lambda table: Markup(table.to_html(border=0, float_format=number, index_names=False, na_rep=NONE)),
+        "cells": lambda table: Markup(table.to_html(border=0, float_format=_cell, index_names=False, na_rep=NONE)),
         "number": number,
     }
     return environment.get_template(template).render(**values)
@@ -143,6 +143,10 @@ def number(value: float, form: str = "") -> str:
     if math.isnan(value):
         return NONE
     return format(value, form or (",.0f" if math.isfinite(value) and value == round(value) else ",.4g"))
+
+
+def _cell(value: Any) -> str:
+    return number(float(value))  # pandas gives numpy's numbers in single precision as they are
 
 
 def _figure_json(figure: "go.Figure") -> str:
