@@ -17,22 +17,14 @@ def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
     from rich import progress
     from rich.console import Console
 
-    columns = (
-        "{task.description}",
-        progress.BarColumn(),
-        progress.MofNCompleteColumn(),
-        "{task.fields[rate]}",
-        progress.TimeElapsedColumn(),
-        "left",
-        progress.TimeRemainingColumn(),
-    )
+    columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[rate]}"))
     began = time.perf_counter()
-    with progress.Progress(*columns, console=Console(stderr=True)) as line:
-        task = line.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
+    with progress.Progress(*columns, console=Console(stderr=True)) as shown:
+        task = shown.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
 
         def move(step: int) -> None:
             rate = models * step / max(time.perf_counter() - began, 1e-9)
-            line.update(task, completed=step, rate=f"{rate:,.0f} model steps/s")
+            shown.update(task, completed=step, rate=f"step {step:,} of {steps:,}, {rate:,.0f} model steps/s")
 
         yield move
 
