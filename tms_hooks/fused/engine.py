@@ -1,20 +1,21 @@
 """The fast engine: whole training steps in compiled code, each model in cache, models shared out over threads.
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
-same rounded operations; only the order of the sums over a batch differs.
+same rounded operations; only the order of the sums over a batch differs. It needs numba, the extra "fast".
 """
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
 from tms_hooks.models.forward import W_K, W_Q, Weights
 from tms_hooks.tasks import Reconstruct
@@ -23,9 +24,6 @@ from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
-
-if TYPE_CHECKING:
-    from tms_hooks.fused import kernels
 
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
@@ -43,12 +41,6 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"task={recipe.task}"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return "anything without numba; pip install 'tms-hooks[fast]'"
-    from tms_hooks.fused import kernels
-
     if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
         return f"batches drawn from {type(recipe.data).__name__}"
     if type(recipe.optimizer) not in kernels.UPDATED:
@@ -108,8 +100,6 @@ def _run(
 
     Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
     """
-    from tms_hooks.fused import kernels
-
     cfg, dtype = recipe.cfg, weights.dtype
     stage, count, steps = recipe.stage_at(start)
     toy = kernels.Toy(
@@ -141,19 +131,15 @@ def _run(
     return loss, head_loss, gradient
 
 
-def _loop(data: Distribution) -> "kernels.Drawn | None":
+def _loop(data: Distribution) -> kernels.Drawn | None:
     """Which loop draws the batches; None for `SparseUniform`, which has vectors of its own."""
-    from tms_hooks.fused import kernels
-
     if isinstance(data, SparseUniform):
         return None
     return kernels.Drawn(kernels.DRAWN.index(type(data)), np.array(data.numbers, np.float64))
 
 
-def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> "kernels.Batch":
+def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.Batch:
     """What the kernel must know of its batches: drawn ones, or a whole data set."""
-    from tms_hooks.fused import kernels
-
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
     if isinstance(recipe.data, SparseUniform):
@@ -170,10 +156,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> "kernels.
     )
 
 
-def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
+def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernels.General | None:
     """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
-    from tms_hooks.fused import kernels
-
     cfg = recipe.cfg
     if not (
         cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
@@ -202,8 +186,6 @@ def _share_out(work: Callable[[slice], None], models: int, entries: int) -> None
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    import numba
-
     parts = min(numba.get_num_threads(), models)
     if parts == 1 or entries < WORTH_THREADS:
         return work(slice(None))
