@@ -26,7 +26,7 @@ def run(
     if address is not None and backend == "loky":
         raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
     jobs = [joblib.delayed(work)(*each) for each in arguments]
-    clusters = {"loky": nullcontext, "dask": _dask_client, "ray": _ray}
+    clusters: dict[str, Any] = {"loky": nullcontext, "dask": _dask_client, "ray": _ray}
     with clusters[backend](address), joblib.parallel_config(backend, n_jobs=n_jobs):
         joblib.Parallel()(jobs)
 

@@ -146,7 +146,7 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
             engine = _engine(name)
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
-            reason = f"anything: it is not installed ({error})"
+            reason = f"anything: it is not installed ({error}); pip install 'tms-hooks[fast]'"
         if reason is None:
             return name, engine
         log.info("the %s engine cannot run %s", name, reason)

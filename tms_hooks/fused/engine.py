@@ -1,34 +1,29 @@
 """The fast engine: whole training steps in compiled code, each model in cache, models shared out over threads.
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
-same rounded operations; only the order of the sums over a batch differs.
+same rounded operations; only the order of the sums over a batch differs. It needs numba, the extra "fast".
 """
 
-import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import lru_cache
 from itertools import pairwise
-from typing import TYPE_CHECKING
 
+import numba
 import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
-from tms_hooks.models.forward import W_K, W_Q, Weights, weight_shapes
+from tms_hooks.models.forward import W_K, W_Q, Weights
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
 from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
-
-if TYPE_CHECKING:
-    from tms_hooks.fused import kernels
 
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
@@ -46,12 +41,6 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"task={recipe.task}"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    try:
-        import numba  # noqa: F401
-    except ImportError:
-        return "anything without numba; pip install 'tms-hooks[fast]'"
-    from tms_hooks.fused import kernels
-
     if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
         return f"batches drawn from {type(recipe.data).__name__}"
     if type(recipe.optimizer) not in kernels.UPDATED:
@@ -68,8 +57,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     if count == 0:
         state.moments = {}
     ordered = _ordered(state.weights)
-    weights = _pack(ordered)
-    moments = [_pack_moments(state.moments, prefix, ordered) for prefix in ("first.", "second.")]
+    weights = _pack(ordered, ordered)
+    moments = [_pack(state.moments, ordered, prefix) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     seeds = np.array(recipe.seeds)
     loss, head_loss, gradient = _run(
@@ -90,7 +79,8 @@ def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
     """Losses of stacked models, all on the same batch."""
-    flat = _pack(_ordered(weights))
+    ordered = _ordered(weights)
+    flat = _pack(ordered, ordered)
     none_yet = np.full(len(flat), -1)
     loss, head_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
     return torch.from_numpy(loss), torch.from_numpy(head_loss)
@@ -110,8 +100,6 @@ def _run(
 
     Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
     """
-    from tms_hooks.fused import kernels
-
     cfg, dtype = recipe.cfg, weights.dtype
     stage, count, steps = recipe.stage_at(start)
     toy = kernels.Toy(
@@ -124,10 +112,13 @@ def _run(
         units=cfg.n_heads * (cfg.d_head or 0),
         act=ACTIVATIONS[cfg.output_act],
     )
-    batch, drawn = (_drawn(recipe, dtype), _loop(recipe.data)) if dataset is None else (_whole(recipe, dataset), None)
+    batch, drawn = _batch(recipe, dataset, dtype), _loop(recipe.data) if dataset is None else None
     scalars = _scalars(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
     optimizer = kernels.UPDATED.index(type(recipe.optimizer))
-    updates = kernels.Updates(start, stop, optimizer, scalars, *_trained_part(cfg, stage))
+    end = weights.shape[1]
+    heads = end - 2 * toy.units * toy.m  # the parameters of the heads are the last
+    first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
+    updates = kernels.Updates(start, stop, optimizer, scalars, first, last)
     general = _general(recipe, stage, batch.rows, dtype)
     loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
     head_loss = np.empty((len(weights), cfg.n_heads), dtype)
@@ -140,31 +131,16 @@ def _run(
     return loss, head_loss, gradient
 
 
-def _loop(data: Distribution) -> "kernels.Drawn | None":
+def _loop(data: Distribution) -> kernels.Drawn | None:
     """Which loop draws the batches; None for `SparseUniform`, which has vectors of its own."""
-    from tms_hooks.fused import kernels
-
     if isinstance(data, SparseUniform):
         return None
     return kernels.Drawn(kernels.DRAWN.index(type(data)), np.array(data.numbers, np.float64))
 
 
-@lru_cache
-def _drawn(recipe: Recipe, dtype: np.dtype) -> "kernels.Batch":
-    """A batch that is drawn."""
-    rows, share = batches.rows(recipe)
-    return _batch(recipe, rows, share, None, dtype)
-
-
-def _whole(recipe: Recipe, dataset: Tensor) -> "kernels.Batch":
-    """A batch that is a whole data set."""
-    columns = dataset.flatten(1).T.contiguous().numpy()
-    return _batch(recipe, len(dataset), 1.0, columns, columns.dtype)
-
-
-def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, dtype: np.dtype) -> "kernels.Batch":
-    from tms_hooks.fused import kernels
-
+def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.Batch:
+    """What the kernel must know of its batches: drawn ones, or a whole data set."""
+    rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
     if isinstance(recipe.data, SparseUniform):
         thresholds = recipe.data.thresholds.numpy()
@@ -173,17 +149,15 @@ def _batch(recipe: Recipe, rows: int, share: float, dataset: np.ndarray | None, 
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
         empty_weight=(importance * (1 - share)).astype(dtype),
         whole=dataset is not None,
-        dataset=np.empty((0, 0), dtype) if dataset is None else dataset,
+        dataset=np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
         occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
 
-def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> "kernels.General | None":
+def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernels.General | None:
     """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
-    from tms_hooks.fused import kernels
-
     cfg = recipe.cfg
     if not (
         cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
@@ -212,8 +186,6 @@ def _share_out(work: Callable[[slice], None], models: int, entries: int) -> None
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    import numba
-
     parts = min(numba.get_num_threads(), models)
     if parts == 1 or entries < WORTH_THREADS:
         return work(slice(None))
@@ -229,10 +201,7 @@ def _scalars(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray
     varies = optimizer.schedule != "constant" or optimizer.warmup
     lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
     row = optimizer.scalars(counts, lr)
-    table = np.empty((len(counts), len(row)))
-    for column, value in enumerate(row):
-        table[:, column] = value
-    return table
+    return np.stack(np.broadcast_arrays(counts, *row)[1:], axis=1)
 
 
 def _ordered(weights: Weights) -> dict[str, Tensor]:
@@ -240,35 +209,19 @@ def _ordered(weights: Weights) -> dict[str, Tensor]:
     return {name: weights[name] for name in ORDER if name in weights}
 
 
-def _trained_part(cfg: ToyConfig, stage: Stage) -> tuple[int, int]:
-    """First of the packed parameters that a stage trains, and the one after the last."""
-    sizes = {name: math.prod(shape) for name, shape in weight_shapes(cfg).items()}
-    end = sum(sizes.values())
-    heads = end - sizes.get(W_Q, 0) - sizes.get(W_K, 0)
-    return (heads if stage == "heads" else 0), (heads if stage == "representation" else end)
-
-
-def _pack(weights: Weights) -> np.ndarray:
-    """All parameters of a model in one row, with the hidden axis last so that a direction lies together."""
-    arrays = ((name, w.numpy()) for name, w in weights.items())
-    return np.concatenate(
-        [(w.swapaxes(-1, -2) if name in TRANSPOSED else w).reshape(len(w), -1) for name, w in arrays], axis=1
-    )
-
-
-def _pack_moments(moments: dict[str, Tensor], prefix: str, like: dict[str, Tensor]) -> np.ndarray:
-    """Moments of all parameters, 0 where there are none yet."""
-    known = [moments.get(prefix + name) for name in like]
-    return _pack({n: torch.zeros_like(w) if m is None else m for (n, w), m in zip(like.items(), known, strict=True)})
-
-
-def _unpack(flat: np.ndarray, like: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Inverse of `_pack`; of a single model they are views."""
-    out, end = {}, 0
+def _pack(tensors: Weights, like: Weights, prefix: str = "") -> np.ndarray:
+    """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
+    parts = []
     for name, w in like.items():
-        begin, end = end, end + math.prod(w.shape[1:])
-        part = flat[:, begin:end].reshape(w.mT.shape if name in TRANSPOSED else w.shape)
-        if name in TRANSPOSED:
-            part = part.swapaxes(-1, -2)
-        out[name] = torch.from_numpy(np.ascontiguousarray(part))
-    return out
+        part = tensors.get(prefix + name, torch.zeros_like(w))
+        parts.append((part.mT if name in TRANSPOSED else part).reshape(len(w), -1))
+    return torch.cat(parts, dim=1).numpy()
+
+
+def _unpack(flat: np.ndarray, like: Weights) -> dict[str, Tensor]:
+    """Inverse of `_pack`; of a single model they are views."""
+    parts = torch.from_numpy(flat).split([w[0].numel() for w in like.values()], dim=1)
+    return {
+        name: (part.reshape(w.mT.shape).mT if name in TRANSPOSED else part.reshape(w.shape)).contiguous()
+        for part, (name, w) in zip(parts, like.items(), strict=True)
+    }
