@@ -23,32 +23,10 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD",
-    "Adam",
-    "AdamW",
-    "AnticorrelatedGroups",
-    "Copula",
-    "CorrelatedGroups",
-    "KHot",
-    "OneHot",
-    "RMSprop",
-    "RandomPoints",
-    "Reconstruct",
-    "Run",
-    "SparseUniform",
-    "Task",
-    "ToyConfig",
-    "ToyModel",
-    "ToyOutput",
-    "geometry",
-    "landscape",
-    "load",
-    "plots",
-    "sweep",
-    "sweep_toml",
-    "theory",
-    "train",
-]
+    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "OneHot", "RMSprop",
+    "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
+    "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:

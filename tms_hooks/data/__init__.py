@@ -16,14 +16,6 @@ DISTRIBUTIONS: dict[str, type[Distribution]] = {
 }
 
 __all__ = [
-    "DISTRIBUTIONS",
-    "MAX_DATASET_ROWS",
-    "AnticorrelatedGroups",
-    "Copula",
-    "CorrelatedGroups",
-    "Distribution",
-    "KHot",
-    "OneHot",
-    "RandomPoints",
-    "SparseUniform",
-]
+    "DISTRIBUTIONS", "MAX_DATASET_ROWS", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution", "KHot",
+    "OneHot", "RandomPoints", "SparseUniform",
+]  # fmt: skip

@@ -27,20 +27,7 @@ from tms_hooks.geometry.measures import (
 from tms_hooks.geometry.polytopes import Polytope, ideal_polytopes, name_polytope, polytopes
 
 __all__ = [
-    "ORTHOGONAL",
-    "Polytope",
-    "check_weights",
-    "count_directions",
-    "dimensionality",
-    "dimensions_per_feature",
-    "directions",
-    "feature_norms",
-    "gram",
-    "ideal_polytopes",
-    "interference",
-    "name_polytope",
-    "polytopes",
-    "represented",
-    "rotate_onto",
-    "tegum_factors",
-]
+    "ORTHOGONAL", "Polytope", "check_weights", "count_directions", "dimensionality", "dimensions_per_feature",
+    "directions", "feature_norms", "gram", "ideal_polytopes", "interference", "name_polytope", "polytopes",
+    "represented", "rotate_onto", "tegum_factors",
+]  # fmt: skip
