@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -130,7 +130,11 @@ class WithProbability(Distribution):
 
 
 def for_seeds(
-    draw: Callable[[Tensor], Tensor], seed: int | Sequence[int], step: int, dtype: torch.dtype, device: Any
+    draw: Callable[[Tensor], Tensor],
+    seed: int | Sequence[int],
+    step: int = 0,
+    dtype: torch.dtype = torch.float32,
+    device: torch.device | str = "cpu",
 ) -> Tensor:
     """What `draw` makes of the keys of these seeds at a step; for a single seed without the model axis."""
     seeds = [seed] if isinstance(seed, int) else list(seed)

@@ -1,8 +1,8 @@
 """Independent features: the data of the toy-models paper, and what it is worth that most of its rows may be empty."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,18 +42,11 @@ class SparseUniform(WithProbability):
         """P(all features are 0)."""
         return float((1 - self.active_probability()).prod())
 
-    def sample_occupied(
-        self,
-        rows: int,
-        *,
-        seed: int | Sequence[int],
-        step: int = 0,
-        dtype: torch.dtype = torch.float32,
-        device: torch.device | str = "cpu",
-    ) -> Float[Tensor, "*model batch feature"]:
+    def sample_occupied(self, rows: int, **how: Any) -> Float[Tensor, "*model batch feature"]:
         """Draw rows given that each has an active feature: what is left of a batch when its empty rows are known.
 
-        Feature by feature: as long as none of a row's features is active, the next one is likelier to be.
+        Feature by feature: as long as none of a row's features is active, the next one is likelier to be. The
+        keywords are those of `sample`.
 
         >>> SparseUniform(n_features=3, feature_probability=0.01).sample_occupied(4, seed=0).count_nonzero(dim=-1)
         tensor([1, 1, 1, 1])
@@ -61,11 +54,11 @@ class SparseUniform(WithProbability):
 
         def draw(keys: Int64[Tensor, " model"]) -> Float[Tensor, "model batch feature"]:
             bits = self._bits(keys, rows)
-            alone, after = self.thresholds.to(device)
+            alone, after = self.thresholds.to(keys.device)
             hits = bits < alone
             return values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
 
-        return for_seeds(draw, seed, step, dtype, device)
+        return for_seeds(draw, **how)
 
     @cached_property
     def thresholds(self) -> Int64[Tensor, "2 feature"]:

@@ -109,12 +109,7 @@ class ToyModel(HookedRootModule):
         return named | ({"unembed.W_U": self.W_U} if hasattr(self, "W_U") else {})
 
 
-_BLOCK_WEIGHTS = {
-    "W_Q": ("attn", "n_heads"),
-    "W_K": ("attn", "n_heads"),
-    "W_in": ("mlp", "d_mlp"),
-    "W_out": ("mlp", "d_mlp"),
-}
+_BLOCK_WEIGHTS = dict.fromkeys(("W_Q", "W_K"), ("attn", "n_heads")) | dict.fromkeys(("W_in", "W_out"), ("mlp", "d_mlp"))
 
 
 class _Block(nn.Module):
@@ -123,13 +118,6 @@ class _Block(nn.Module):
     def __init__(self, cfg: ToyConfig) -> None:
         super().__init__()
         if cfg.n_heads:
-            self.attn = _hook_points("hook_q", "hook_k", "hook_attn_scores")
+            self.attn = nn.ModuleDict({name: HookPoint() for name in ("hook_q", "hook_k", "hook_attn_scores")})
         if cfg.d_mlp:
-            self.mlp = _hook_points("hook_pre", "hook_post")
-
-
-def _hook_points(*names: str) -> nn.Module:
-    module = nn.Module()
-    for name in names:
-        module.add_module(name, HookPoint())
-    return module
+            self.mlp = nn.ModuleDict({name: HookPoint() for name in ("hook_pre", "hook_post")})

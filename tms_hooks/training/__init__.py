@@ -1,5 +1,1 @@
-"""Training many toy models at once.
-
-In the order in which one reads it: how weights move (`optimizers`), what a run is to compute (`recipe`), what it draws
-(`batches`), what changes (`state`), how it changes (`torch_engine`), what is remembered (`history`, `checkpoint`).
-"""
+"""Training many toy models at once: what is computed (`recipe`, `batches`), how (`torch_engine`), what stays of it."""

@@ -16,7 +16,6 @@ from torch import Tensor
 from tms_hooks import losses
 from tms_hooks.models import forward
 from tms_hooks.training import batches
-from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
@@ -30,7 +29,7 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """As `Engine.advance`."""
-    stage, count, steps = recipe.stage_at(start)
+    stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
     with _one_thread(state.diverged_at.device):
@@ -38,10 +37,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         for step in range(start, stop):
             parts, gradients = _gradients(recipe, state, step, stage)
             measured = measured or measurement(parts, gradients)
-            lr = recipe.optimizer.learning_rate(count, steps)
-            total = objective(recipe, parts, stage)
-            _update_all(recipe.optimizer, state, gradients, total, lr, step, count)
-            count += 1
+            _update_all(recipe, state, gradients, objective(recipe, parts, stage), step)
         return measured or measurement(*_gradients(recipe, state, start, stage))
 
 
@@ -117,20 +113,15 @@ def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
 
 
 def _update_all(
-    optimizer: Optimizer,
-    state: State,
-    gradients: dict[str, Tensor],
-    loss: Float[Tensor, " model"],
-    lr: float,
-    step: int,
-    count: int,
+    recipe: Recipe, state: State, gradients: dict[str, Tensor], loss: Float[Tensor, " model"], step: int
 ) -> None:
     """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
-    scalars = optimizer.scalars(count, lr)
+    _, count, steps = recipe.stage_at(step)
+    scalars = recipe.optimizer.scalars(count, recipe.optimizer.learning_rate(count, steps))
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = optimizer.rule(state.weights[name], gradient, *moments, *scalars)
+        new_weights[name], *moments = recipe.optimizer.rule(state.weights[name], gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():

@@ -4,6 +4,8 @@ A processor multiplies fast while its sums stay in registers, and in compiled co
 tile of 4 by 4 sums must be sixteen of them, because an array of sums would be written to memory and read back at each
 step. numba has no loop that makes variables. So three functions here write the source of a loop for one size of tile,
 and `_compile` turns it into a function. Nobody else calls that; the source depends on nothing but the sizes below.
+(Measured, on 100 x 20, 20 x 5 and 400 x 30 weights and 256 rows: plain loops that LLVM vectorizes take 2 to 6 times as
+long, an array of sums 19 to 32 times; instructions built with llvmlite take as long, in three times the code.)
 For example `_product(2, 2)`, two rows of `w` by two strips of `LANES` rows of the batch, writes
 
     def loop(to, start, w, source, top, r):
