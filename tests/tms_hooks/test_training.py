@@ -402,7 +402,7 @@ def test_progress_bar_shows_a_rate_and_an_end(capsys):
     train(progress=True)
     shown = capsys.readouterr().err
     assert "training 2 models" in shown
-    assert "20/20" in shown
+    assert "step 20 of 20" in shown
     assert "model steps/s" in shown
     train(progress=False)
     assert capsys.readouterr().err == ""
