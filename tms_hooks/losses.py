@@ -1,6 +1,7 @@
 """Losses of pseudo-attention heads: how far their scores are from the pairs of features that they are to attend to.
 
-Every model and every head keeps a loss of its own, so that models which are trained together never meet.
+A row of the input is a query token, at position 0, and key tokens behind it. A head is to score a query and a key high
+if they hold its pair. Every model and head keeps a loss of its own, so models that are trained together never meet.
 """
 
 from collections.abc import Sequence

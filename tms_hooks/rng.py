@@ -64,6 +64,7 @@ def in_unit(bits: Any) -> Any:
 
 
 def _mix(z: int) -> int:
+    """One step of the generator: it adds `GAMMA` itself and then mixes."""
     z = (z + GAMMA) % 2**64
     z = ((z ^ (z >> 30)) * MIX_1) % 2**64
     z = ((z ^ (z >> 27)) * MIX_2) % 2**64
