@@ -59,7 +59,7 @@ def patch_sweep(
         patch: "clean->corrupted" puts clean activations into the corrupted run (what suffices?), "corrupted->clean" the
             other way (what is needed?). Ablations, in the clean run: "zero"; "mean" over the corrupted examples;
             "resample", another corrupted example's activation.
-        batch_size: rows per run, in which as many sites are stacked as fit.
+        batch_size: rows per run, which as many sites share as fit.
         seed: of the resampling and of the intervals.
 
     Returns:
@@ -74,7 +74,7 @@ def patch_sweep(
             same in both runs.
     """
     pair = _Pair(model, (clean, corrupted), metric, sites, patch, seed)
-    return pair.table_of(lambda stack: pair.base.rerun(len(stack), pair.patching(stack)), batch_size)
+    return pair.table_of(lambda chosen: pair.base.rerun(len(chosen), pair.patching(chosen)), batch_size)
 
 
 def path_patch(
@@ -120,12 +120,12 @@ def path_patch(
             raise ValueError(f"sender {site.name} does not come before the receiver {target.name}: swap them")
     unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
-    def through_receiver(stack: list[int]) -> Tensor:
-        held = [(name, lambda _, hook, value=value: repeat(value, len(stack))) for name, value in unpatched.items()]
+    def through_receiver(chosen: list[int]) -> Tensor:
+        held = [(name, lambda _, hook, value=value: repeat(value, len(chosen))) for name, value in unpatched.items()]
         with recording(model, [target.hook]) as received:
-            base.rerun(len(stack), [*held, *pair.patching(stack)], reading=[target.hook])
+            base.rerun(len(chosen), [*held, *pair.patching(chosen)], reading=[target.hook])
         source = received[target.hook]
-        return base.rerun(len(stack), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
+        return base.rerun(len(chosen), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
 
     table = pair.table_of(through_receiver, batch_size)
     table.attrs["receiver"] = target.name
@@ -188,9 +188,9 @@ class _Pair:
                 f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )
 
-    def patching(self, stack: list[int]) -> list[tuple[str, HookFn]]:
-        """Hooks that patch one site of the stack in each copy of the examples."""
-        sites, n = [self.sites[i] for i in stack], self.base.n_examples
+    def patching(self, chosen: list[int]) -> list[tuple[str, HookFn]]:
+        """Hooks for one run: each copy of the examples is patched at one of these sites, which are given by number."""
+        sites, n = [self.sites[i] for i in chosen], self.base.n_examples
 
         def patch_at(name: str, value: Tensor, hook: Any) -> Tensor:
             value = value.clone()
@@ -203,14 +203,14 @@ class _Pair:
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
     def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int) -> pd.DataFrame:
-        """The table of what `run` measures for stacks of sites: sites that start at one block, as many as fit."""
+        """The table of what `run` measures; sites that skip equally many blocks share a run, as many as fit."""
         metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts = [self.base.start(site.hook) for site in self.sites]
         size = max(1, batch_size // self.base.n_examples)
         for _, group in groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__):
             members = list(group)
-            for stack in (members[first : first + size] for first in range(0, len(members), size)):
-                metrics[stack] = run(stack)
+            for chosen in (members[first : first + size] for first in range(0, len(members), size)):
+                metrics[chosen] = run(chosen)
         return self.table(metrics)
 
     def table(self, metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
@@ -235,12 +235,12 @@ def recovered_fraction(
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " site"]]:
     """`recovered` = mean(patched - corrupted) / mean(clean - corrupted), and its 95 % interval `low`, `high`."""
-    gain, gap = patched - corrupted, clean - corrupted
-    recovered = {"recovered": gain.mean(1) / gap.mean()}
+    moved, gap = patched - corrupted, clean - corrupted
+    recovered = {"recovered": moved.mean(1) / gap.mean()}
     if (n := len(gap)) > 1:
         draws = bootstrap_draws(n, seed)
         draws = draws[draws @ gap != 0]  # a draw without any gap has no fraction
-        recovered["low"], recovered["high"] = np.percentile(gain @ draws.T / (draws @ gap), [2.5, 97.5], axis=1)
+        recovered["low"], recovered["high"] = np.percentile(moved @ draws.T / (draws @ gap), [2.5, 97.5], axis=1)
     return recovered
 
 

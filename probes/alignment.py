@@ -48,7 +48,7 @@ class Alignment:
 
     @property
     def pvalues(self) -> Float[Tensor, " k"]:
-        """That both sides of a singular pair are aligned: the larger of the two (an intersection-union test)."""
+        """For both sides of a singular pair to be aligned: the larger of the two (an intersection-union test)."""
         return torch.maximum(self.left_pvalues, self.right_pvalues)
 
     def table(self) -> pd.DataFrame:
@@ -91,7 +91,7 @@ def align(
     Args:
         omega: the matrix, or a circuit with its decomposition.
         left, right: directions as rows, of any length but zero. More of them than dimensions is fine.
-        null, n_null, seed: "rotation"; how many; of their draw. The smallest p-value is 1 / (n_null + 1).
+        null, n_null, seed: "rotation", how many, and the seed of their draw. The smallest p-value is 1 / (n_null + 1).
         covariance: of the inputs (uncentered), "d d", one for both sides or (left, right). Both are then compared in
             whitened coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the
             optimum of a single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse,

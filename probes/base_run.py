@@ -113,7 +113,7 @@ class BaseRun:
         return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
     def _fewest_to_skip(self) -> int:
-        """Skipping so many blocks, or more, reproduces this run; beyond any number of blocks if it never does."""
+        """How many blocks must be skipped at least for this run to be reproduced; `sys.maxsize` if it never is."""
         n = len(self._blocks)
         if not n or len(self._block_outputs) != n:
             return sys.maxsize

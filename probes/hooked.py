@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 HookFn = Callable[..., Tensor | None]
-"""`fn(value, hook)` returns the value to go on with, or None to leave it; `hook` must be called just that."""
+"""`fn(value, hook)` returns the value to go on with, or None to leave it; the parameter must be named `hook`."""
 
 
 @runtime_checkable

@@ -90,7 +90,7 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
 
 
 def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
-    """Points that are called. By plain torch hooks: a bridge refuses its own where they are switched off."""
+    """Points that are called, found by plain torch hooks: a bridge refuses its own where they are switched off."""
     fired: set[str] = set()
     points = {point.name: point for point in hook_points(model).values() if point.name in own_names}
     with ExitStack() as stack:

@@ -61,7 +61,7 @@ def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:
 def heads_score_at(model: HookedModel, layer: int) -> tuple[str, bool]:
     """The hook of a layer's scores, and whether it holds the pattern instead, which is their softmax.
 
-    The pattern where there is one: on BERT and native bridges `hook_attn_scores` does not hold the scores.
+    It is the pattern where there is one: on BERT and native bridges `hook_attn_scores` does not hold the scores.
     """
     pattern, scores = f"blocks.{layer}.attn.hook_pattern", f"blocks.{layer}.attn.hook_attn_scores"
     return (pattern, True) if pattern in model.hook_dict else (check_hooks(model, scores)[0], False)

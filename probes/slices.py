@@ -32,7 +32,7 @@ class AttentionSlices(NamedTuple):
     slices: Float[Tensor, "pair k"]
     """In the order of the singular values."""
     needed: Int[Tensor, " pair"]
-    """Slices in the shortest prefix, largest contribution first, that reaches the score."""
+    """How many slices, largest contribution first, reach the score."""
     null_needed: Int[Tensor, "null pair"]
     """The same count after random rotations of the head's factors: other exact splits of the same scores."""
     scale: float
@@ -70,7 +70,7 @@ def attention_slices(
         fold_norm: slices of the normalized input, with the norm's gain folded into Omega, as in the paper.
         relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
         hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
-        n_null, seed: number of random rotations, and of their draw.
+        n_null, seed: number of random rotations, and the seed of their draw.
 
     Raises:
         IndexError: no such layer, head or position.
@@ -79,16 +79,16 @@ def attention_slices(
     """
     qk_circuit(model, layer, head)  # an unknown layer or head first
     reads = hook or heads_read_at(model, layer, before_gain=fold_norm)
-    judge, is_pattern = heads_score_at(model, layer)
-    [batch] = stream_activations(model, iter([inputs]), [reads, judge])
-    x, judged = batch[reads].double(), batch[judge][:, head].double()
+    scores_at, is_pattern = heads_score_at(model, layer)
+    [batch] = stream_activations(model, iter([inputs]), [reads, scores_at])
+    x, modeled = batch[reads].double(), batch[scores_at][:, head].double()
     if reads.endswith(BEFORE_GAIN) and not fold_norm:
         x = gained(model, layer, x)
-    seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
+    seen = modeled > 0 if is_pattern else modeled > torch.finfo(torch.float32).min / 2
     visible = seen.nonzero()
     reader = _Head(model, layer, head, fold_norm, x)
     queries, keys = reader.coordinates(visible)
-    scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
+    scale = _scale((queries * keys).sum(-1), modeled, visible, is_pattern)
     if pairs is not None:
         rows = {tuple(pair): row for row, pair in enumerate(visible.tolist())}
         for pair in pairs.tolist():
@@ -164,22 +164,22 @@ class _Head:
         return coordinates
 
 
-def _scale(raw: Tensor, judged: Tensor, visible: Tensor, is_pattern: bool) -> float:
+def _scale(raw: Tensor, modeled: Tensor, visible: Tensor, is_pattern: bool) -> float:
     """The factor between the bilinear form and the model's own scores, once all scores agree that there is one."""
-    form = torch.full_like(judged, -torch.inf)
+    form = torch.full_like(modeled, -torch.inf)
     form[tuple(visible.T)] = raw
     seen = form.isfinite()
     if is_pattern:
         # log pattern = score - log of the row's sum: compare differences within a row
-        counted = seen & (judged > 1e-30)
-        own, ours = _centered(judged.clamp_min(1e-30).log(), counted), _centered(form, counted)
+        counted = seen & (modeled > 1e-30)
+        own, ours = _centered(modeled.clamp_min(1e-30).log(), counted), _centered(form, counted)
     else:
-        own, ours = judged[seen], form[seen]
+        own, ours = modeled[seen], form[seen]
     if not (ours != 0).any():
         raise ValueError("every score is the same: give inputs of at least two positions that differ")
     scale = float((own * ours).sum() / (ours * ours).sum())
-    error = (scale * form).softmax(-1) - judged if is_pattern else (scale * form - judged)[seen]
-    limit = _TOLERANCE * (1 if is_pattern else max(1.0, float(judged[seen].abs().max())))
+    error = (scale * form).softmax(-1) - modeled if is_pattern else (scale * form - modeled)[seen]
+    limit = _TOLERANCE * (1 if is_pattern else max(1.0, float(modeled[seen].abs().max())))
     worst = float(error.abs().max())
     if not worst <= limit:
         raise ValueError(

@@ -2,7 +2,8 @@
 
 A room is a module or a package. It may import the rooms that stand before it and no others; `test_house.py` holds
 every import against that. The path is what explains the library. An annex is a room that nobody must enter to
-understand it: no room of the path imports one, so the path works without them.
+understand it: no room of `tms_hooks` on the path imports one (only the package itself offers `sweep` by name), so toys
+train without them. The annexes of `probes` are another matter: its path imports them.
 """
 
 from pathlib import Path

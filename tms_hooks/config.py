@@ -1,7 +1,7 @@
 """What a toy model is made of: a frozen, validated description.
 
-A toy squeezes many features through few hidden dimensions. Whatever studies of that vary about the model is a switch
-here; what goes in is up to the data, what is to come out up to the task, and how it is trained up to `train`.
+A toy squeezes many features through few hidden dimensions. Every trait of the model that studies of superposition vary
+is a switch here. The data say what goes in, the task says what is to come out, and `train` says how it is learned.
 """
 
 from dataclasses import dataclass
@@ -23,13 +23,13 @@ class ToyConfig:
     (Elhage et al. 2022, "Toy Models of Superposition"; there `W = W_E^T` and tied).
 
     Args:
-        n_features: number of input features, the tokens of a tiny vocabulary.
+        n_features: number of input features; to TransformerLens's tools, the size of the vocabulary.
         d_hidden: width of the bottleneck.
-        tied: `W_U` is the transpose of `W_E`: one Parameter. Nothing to tie in "embed->mlp.in", which has no `W_U`.
+        tied: `W_U` is the transpose of `W_E`: one Parameter. "embed->mlp.in" has no `W_U` to tie.
         hidden_bias, output_bias: add `b_hidden` before the hidden activation, `b_U` before the output activation.
         hidden_act, output_act: "identity", "relu", "gelu" (exact, erf) or "softmax" (over the last axis).
-        unit_norm: False; True: every feature direction has norm 1, with one learned `scale` in front of the unembed;
-            "write" or "read" (untied only): only the rows of `W_E`, or only the columns of `W_U`.
+        unit_norm: True gives every feature direction norm 1, and one learned `scale` in front of the output bias;
+            "write" or "read" (untied only) does so to the rows of `W_E` only, or to the columns of `W_U` only.
         n_heads: pseudo-attention heads that score pairs of tokens by `h_query W_Q W_K^T h_key`. Inputs then have a
             position axis.
         d_head: rank of each head's QK circuit; `d_hidden` if not given. It is filled in, as is `bottleneck`: to change
@@ -99,7 +99,7 @@ class ToyConfig:
                 "an MLP needs d_mlp, and d_mlp needs an MLP bottleneck"
             )
 
-    # What TransformerLens's own tools ask of a config: also that heads share no keys, and where its sweeps collect.
+    # TransformerLens's own tools ask a config for these: whether heads share keys, where its sweeps collect, and sizes.
 
     n_key_value_heads: ClassVar[None] = None
     device: ClassVar[str] = "cpu"

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """Suggestion for a misspelt name, or the names there are.
+    """Suggestion for a misspelled name, or the names there are.
 
     >>> did_you_mean("rellu", ["identity", "relu"])
     "did you mean 'relu'?"

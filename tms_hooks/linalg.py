@@ -71,7 +71,7 @@ def random_rotations(d: int, count: int, seed: int = 0) -> Float[Tensor, "count 
 
 
 def random_directions(W: Float[Tensor, "*row hidden"], seed: int = 0) -> Float[Tensor, "*row hidden"]:
-    """The norms of `W` in random directions: what features would be that do not know of each other.
+    """The norms of `W` in random directions: features that do not know of each other would look like this.
 
     >>> random_directions(torch.tensor([[3.0], [-2.0]])).abs()  # on a line there are two directions
     tensor([[3.],

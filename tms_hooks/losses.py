@@ -1,6 +1,7 @@
-"""Losses of pseudo-attention heads: what their scores cost beside the pairs of features that they are to attend to.
+"""Losses of pseudo-attention heads: how far their scores are from the pairs of features that they are to attend to.
 
-Every model and every head keeps a loss of its own, so that models which are trained together never meet.
+A row of the input is a query token, at position 0, and key tokens behind it. A head is to score a query and a key high
+if they hold its pair. Every model and head keeps a loss of its own, so models that are trained together never meet.
 """
 
 from collections.abc import Sequence
@@ -45,11 +46,11 @@ def qk_error(
 def qk_cross_entropy(
     scores: Float[Tensor, "*model batch head query_pos key_pos"], present: Float[Tensor, "*model batch head key"]
 ) -> Float[Tensor, "*model head"]:
-    """Cross-entropy in nats of the attention of position 0, a softmax of its scores over the other positions.
+    """Cross-entropy in nats of the pattern of position 0, the softmax of its scores over the other positions.
 
     The keys are to share it in proportion to their pairs, and equally where none forms any.
 
-    >>> scores = torch.tensor([[[[9.0, 3.0, 1.0]]]]).log()  # attention 3/4 and 1/4; no token is a key of its own
+    >>> scores = torch.tensor([[[[9.0, 3.0, 1.0]]]]).log()  # 3/4 and 1/4; a query is no key of its own
     >>> qk_cross_entropy(scores, torch.tensor([[[2.0, 0.0]]]))  # log(4/3)
     tensor([0.2877])
     """

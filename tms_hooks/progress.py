@@ -33,7 +33,7 @@ def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed; pressed twice, it raises at once.
 
-    The first press must not raise: wherever it happened to strike, a thread pool could lose it.
+    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception.
     """
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False  # signals go to the main thread

@@ -1,9 +1,9 @@
 """Counter-based random numbers: every draw is a pure function of its key and its index.
 
 The generator is SplitMix64 (Steele, Lea & Flood 2014, "Fast splittable pseudorandom number generators") used as a
-hash: entry `e` of the stream with key `k` is `mix(k + (e + 1) * GAMMA)`. Nothing is remembered between draws, so a
-model sees the same data alone or in a crowd, a resumed run continues the same stream, and any engine that
-implements these few integer operations sees the same batch on any device.
+hash: number `e` of the stream with key `k` is `mix(k + (e + 1) * GAMMA)`, whose halves are two entries of 32 bits.
+Nothing is remembered between draws, so a model sees the same data alone or in a crowd, a resumed run continues the same
+stream, and any engine that implements these few integer operations sees the same batch on any device.
 """
 
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ def uniforms(keys: Int64[Tensor, " model"], *shape: int) -> Float[Tensor, "model
 
 
 def entry(key: int, at: int) -> int:
-    """One of `uniform_bits`: what loops over single numbers draw with, compiled or not.
+    """Entry number `at` of a key's `uniform_bits`, for loops over single numbers, compiled or not.
 
     >>> [entry(key(0, 3), at) for at in range(3)] == uniform_bits(keys([0], 3), 3)[0].tolist()
     True
@@ -64,6 +64,7 @@ def in_unit(bits: Any) -> Any:
 
 
 def _mix(z: int) -> int:
+    """One step of the generator: it adds `GAMMA` itself and then mixes."""
     z = (z + GAMMA) % 2**64
     z = ((z ^ (z >> 30)) * MIX_1) % 2**64
     z = ((z ^ (z >> 27)) * MIX_2) % 2**64

@@ -44,8 +44,8 @@ class Run:
             over (step, model, head): `head_loss`, `omega` snapshots.
         final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
         final_head_loss: (model, head), likewise.
-        diverged: seed of each model that stopped because its loss or next weights were not finite -> step of that. Its
-            weights are its last finite ones; its final loss need not be finite.
+        diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
+            seed. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """

@@ -1,7 +1,7 @@
 """`train`: from a recipe to a run, record by record.
 
 A recipe says what is to be computed; an engine, reference or compiled, advances the models from one recorded step to
-the next; between two records the history grows, a checkpoint is written if it is time, and Ctrl-C is asked for.
+the next; between two records the history grows, a checkpoint is written if it is due, and training ends after Ctrl-C.
 """
 
 import logging
@@ -69,8 +69,8 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record;
-    pressed twice, at once.
+    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record,
+    once that is complete; pressed twice, it returns at once, as of the record before.
 
     Args:
         cfg: architecture of every model.
@@ -95,12 +95,12 @@ def train(
             with an MLP, tasks of your own, and batches drawn from `Copula`; "auto" picks it where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
+        empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
+            as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn"
+            draws all. "auto" is "exact" without heads on `SparseUniform` data of which half the rows or more are empty.
         checkpoint: a folder to write checkpoints to, and to go on from if it holds some of this run: the result is, bit
             for bit, that of a run that was never stopped.
         checkpoint_every: least seconds between two checkpoints; they are written when the history is.
-        empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
-            as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn"
-            draws all. "auto" is "exact" for `SparseUniform` data of which at least half the rows are empty.
         progress: show a progress bar; by default if standard error is a terminal.
 
     Raises:
@@ -164,7 +164,7 @@ def _engine(name: str) -> Engine:
 def _advance(
     recipe: Recipe, state: State, engine: Engine, saved: Checkpoints | None, show: bool
 ) -> tuple[int, State, xr.Dataset]:
-    """Advance from record to record: the last step that was recorded, the models at it, and the history up to it."""
+    """Advance from record to record; return the last recorded step, the models at it, and the history up to it."""
     recorder, marks = Recorder(recipe), recipe.record_steps()
     done = saved.resume(state, recorder) if saved else 0
     reached = (marks[min(done, len(marks) - 1)], state.snapshot(recipe.cfg)) if done else None

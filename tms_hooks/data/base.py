@@ -28,9 +28,9 @@ class Distribution(ABC):
     fill: ClassVar[Callable[..., None] | None] = None
     """`_draw` as a loop for the compiled engine: a static method `fill(x, numbers, key, first, rows, batch, room)`.
 
-    It puts rows `first`, `first + 1`, ... of a batch of `batch` rows into `x[feature, :rows]`, which is 0 before, with
-    the bits of `_draw`, beside which it stands in the same class. `room[:n_features + 1, :rows]` holds whole numbers.
-    There are only numbers and arrays in it, and the functions `rng.entry` and `rng.in_unit`.
+    It puts rows `first`, `first + 1`, ... of a batch of `batch` rows into `x[feature, :rows]`, which is 0 before, and
+    gives them the bits that `_draw` of the same class gives. `room[:n_features + 1, :rows]` is scratch space for whole
+    numbers. It may use only numbers, arrays, `rng.entry` and `rng.in_unit`.
     """
 
     def __post_init__(self) -> None:
@@ -59,8 +59,8 @@ class Distribution(ABC):
     ) -> Float[Tensor, "*model batch feature"]:
         """Draw a batch for one seed ("batch feature") or for a sequence of seeds ("model batch feature").
 
-        The same arguments give the same tensor, on any machine and device; row `i` of the second form is the first
-        with seed `i`.
+        The same arguments give the same tensor, on any machine and device; model `i` of the second form has what
+        the first form gives for the seed `seed[i]`.
 
         >>> from tms_hooks.data import OneHot
         >>> data = OneHot(n_features=3)

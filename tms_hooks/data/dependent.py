@@ -15,7 +15,7 @@ from tms_hooks.data.base import WithProbability, moments
 
 @dataclass(frozen=True, kw_only=True)
 class _Groups(WithProbability):
-    """Consecutive features in groups, independent between groups. A group has a random number, each value its own."""
+    """Consecutive features in groups, independent between groups. One random number per group says who is active."""
 
     group_size: int = 2
     apart: ClassVar[bool]
@@ -93,7 +93,7 @@ class Copula(WithProbability):
     with others tends to be small.
 
     Raises:
-        ValueError: `rho` outside [-1/(n-1), 1), where no such normal exists, or not above -1, where pairs degenerate.
+        ValueError: `rho` outside [-1/(n-1), 1), where no such normal exists, or -1, where pairs degenerate.
     """
 
     rho: float
@@ -109,7 +109,7 @@ class Copula(WithProbability):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         z = torch.special.ndtri(rng.uniforms(keys, batch, self.n_features))
-        # The symmetric square root of (1 - rho) I + rho 1 1^T: two eigenvalues, so one scale and one sum.
+        # The symmetric square root of (1 - rho) I + rho 1 1^T has two eigenvalues, so it takes one scale and one sum.
         rest = (1 - self.rho) ** 0.5
         along_ones = max(1 + (self.n_features - 1) * self.rho, 0.0) ** 0.5
         u = torch.special.ndtr(rest * z + (along_ones - rest) * z.mean(-1, keepdim=True))

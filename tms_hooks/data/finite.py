@@ -1,4 +1,4 @@
-"""Features of which a given number are active: one, `k` of them, or those of a fixed set of points."""
+"""Data in which a given number of features are active: one, `k` of them, or `k` in each point of a fixed set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ TAKEN = 2**63 - 1
 
 @dataclass(frozen=True, kw_only=True)
 class KHot(Distribution):
-    """Exactly `k` active features, every subset equally likely: binary ones are 1, uniform ones uniform on [0, 1]."""
+    """Exactly `k` features are active, every subset equally likely; their values are 1, or uniform on [0, 1]."""
 
     k: int
     values: Literal["binary", "uniform"] = "binary"
@@ -61,7 +61,7 @@ class KHot(Distribution):
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         n = self.n_features
         u = rng.uniforms(keys, 2, batch, n)
-        # The numbers of the features break ties, which topk would break anyhow.
+        # Of equal random numbers the first feature's comes first; topk alone would choose any.
         order = (u[:, 0] * 2.0**33).long() * n + torch.arange(n, device=u.device)
         active = order.topk(self.k, dim=-1, largest=False).indices
         value = u[:, 1].gather(-1, active) if self.values == "uniform" else torch.ones_like(active, dtype=u.dtype)

@@ -1,4 +1,4 @@
-"""Independent features: the data of the toy-models paper, and what it is worth that most of its rows may be empty."""
+"""Independent features: the data of the toy-models paper, and draws of only those rows that are not empty."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +28,7 @@ class SparseUniform(WithProbability):
         return values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
 
     def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
-        """32 random bits per entry, feature by feature in strips of `STRIP` rows, for vectors in compiled code."""
+        """32 random bits per entry, feature by feature in strips of `STRIP` rows: vectors to compiled code."""
         strips = -(-rows // STRIP)
         bits = rng.uniform_bits(keys, strips * self.n_features * STRIP)
         return bits.unflatten(1, (strips, self.n_features, STRIP)).mT.flatten(1, 2)[:, :rows]
@@ -62,7 +62,7 @@ class SparseUniform(WithProbability):
 
     @cached_property
     def thresholds(self) -> Int64[Tensor, "2 feature"]:
-        """2^32 P(a feature of a row that is not empty is active) if none before it is (first row), or one (second).
+        """2^32 P(feature i of an occupied row is active): first, if none before i is active; second, if one is.
 
         If none before is active, one from here on must be: p_i / (1 - prod_{j >= i} (1 - p_j)), which ends with 1.
         """

@@ -2,9 +2,9 @@
 
 Lengths are in the units of W, whose rows have norm about 1 where a feature of value 1 is reconstructed as 1;
 dimensionality, and dimensions per feature, are counts of hidden dimensions. A feature is *represented* if its row is
-longer than a cut, usually 1/2; otherwise it is dead. Features that point within five degrees of each other share one
-*direction*. Features whose |cosine| is below 0.1 are *orthogonal*: neither disturbs the other, so the model falls apart
-into groups (tegum factors) that can be studied one by one.
+longer than a cut-off, usually 1/2; otherwise it is dead. Features that point within five degrees of each other share
+one *direction*. Features whose |cosine| is below 0.1 are *orthogonal*: neither disturbs the other, so the model falls
+apart into groups (tegum factors) that can be studied one by one.
 """
 
 import torch
@@ -176,9 +176,9 @@ def rotate_onto(
 ) -> Float[Tensor, "*model feature hidden"]:
     """Rotate or reflect each model so that its features lie as near as they can to the same features of `reference`.
 
-    No loss of a tied toy sees a rotation of its hidden layer, so two models are compared after this one. It is the
-    orthogonal Procrustes solution: W R with R = argmin ||W R - reference||_F = U V^T, from the SVD U S V^T of W^T
-    reference.
+    A tied toy whose hidden layer is linear computes the same after a rotation of it (with its hidden bias), so two
+    models are compared after this one. It is the orthogonal Procrustes solution: W R with
+    R = argmin ||W R - reference||_F = U V^T, from the SVD U S V^T of W^T reference.
 
     >>> quarter_turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     >>> rotate_onto(torch.eye(2) @ quarter_turn, torch.eye(2))

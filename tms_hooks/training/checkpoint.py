@@ -71,7 +71,7 @@ class Checkpoints:
         self.written_at = time.monotonic()
 
     def resume(self, state: State, recorder: Recorder) -> int:
-        """Bring state and history to the newest whole checkpoint; how many records that has, 0 without one."""
+        """Bring state and history to the newest whole checkpoint; return how many records it has, 0 without one."""
         for path in self._newest_first():
             try:
                 about = files.read_json(path, FORMAT)

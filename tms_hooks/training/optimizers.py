@@ -148,7 +148,7 @@ class Adam(Optimizer):
         check_not_negative(eps=self.eps)
 
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
-        """The decay of both moments, their corrections for beginning at 0, and no decay of weights."""
+        """No decay of weights, the decays of both moments, eps, and what corrects for moments that begin at 0."""
         beta1, beta2 = self.betas
         correction, rate = (1 - beta2 ** (count + 1)) ** 0.5, lr / (1 - beta1 ** (count + 1))
         return 1.0, beta1, 1 - beta1, beta2, 1 - beta2, correction, self.eps, rate

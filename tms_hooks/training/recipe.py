@@ -31,7 +31,7 @@ HELD_OUT_SEED = 2**63 - 1
 
 
 def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
-    """Whether empty rows, at least half of all, can be left to their closed form."""
+    """Whether at least half of all rows are empty, and their loss can be added in closed form."""
     return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
@@ -39,8 +39,8 @@ def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
 class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
-    The fields are arguments of `tms_hooks.train`, made uniform: an entry of `steps` per stage, of `importance` per
-    feature, of `qk_pairs` per head.
+    The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
+    feature, `qk_pairs` one per head.
     """
 
     cfg: ToyConfig
@@ -74,7 +74,7 @@ class Recipe:
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
     ) -> "Recipe":
-        """The recipe of these arguments of `train`: what has several forms is made uniform, None is the default."""
+        """The recipe of these arguments of `train`: what has several forms is made uniform, and None is the default."""
         if importance is None:
             importance = 1.0
         if isinstance(importance, int | float):

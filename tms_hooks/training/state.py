@@ -48,7 +48,7 @@ class State:
         """Fresh state, from these models or from each seed's own initialization.
 
         Raises:
-            ValueError: as many models as seeds are needed, of the shapes that the config asks for.
+            ValueError: more or fewer models than seeds, or weights of other shapes than the config asks for.
         """
         if init is None:
             init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
@@ -64,7 +64,7 @@ class State:
         return cls(moved, {}, torch.full((len(each),), -1, dtype=torch.int64, device=device))
 
     def snapshot(self, cfg: ToyConfig) -> "State":
-        """The models as they are now, for good, and as everybody is to see them: what `unit_norm` fixes has norm 1.
+        """A copy of the models as they are now, in which the directions that `unit_norm` names have norm 1.
 
         Engines train the weights as they are and leave norms to the forward pass.
         """

@@ -21,7 +21,7 @@ from tms_hooks.training.state import Losses, Measurement, State
 
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
-    """None but a device that is not there: this engine trains everything."""
+    """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains everything."""
     if device.startswith("cuda") and not torch.cuda.is_available():
         return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
     return None
