@@ -1,0 +1,219 @@
+"""Small random models of many architectures: what passes on one is tried on all of them.
+
+A tool that reads weights rests on what it believes of an architecture: where a norm stands, how positions turn a query,
+what is multiplied on the way. Models of two layers and 32 dimensions are enough to show a wrong belief, if no parameter
+is at the value that it begins with: a gain of 1 or a bias of 0 hides that nobody multiplied or added it.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+import transformers as hf
+
+VOCABULARY, WIDTH, HEADS, KEY_HEADS, MLP, LONGEST = 50, 32, 4, 2, 48, 32
+
+_SIZES = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_hidden_layers": 2,
+    "num_attention_heads": HEADS,
+    "intermediate_size": MLP,
+    "max_position_embeddings": LONGEST,
+    "pad_token_id": 0,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_GROUPED = _SIZES | {"num_key_value_heads": KEY_HEADS}
+_HEAD_DIM = _GROUPED | {"head_dim": 8}
+_GPT = {"vocab_size": VOCABULARY, "n_embd": WIDTH, "n_layer": 2, "n_head": HEADS, "n_positions": LONGEST}
+_NEO = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": WIDTH,
+    "num_layers": 2,
+    "num_heads": HEADS,
+    "max_position_embeddings": LONGEST,
+}
+_EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+
+
+def _llama(**rope: Any) -> Any:
+    parameters = {"rope_theta": 10_000.0} | rope
+    return hf.LlamaForCausalLM(hf.LlamaConfig(**_GROUPED | {"rope_parameters": parameters}))
+
+
+_OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
+    "gpt2": lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**_GPT)),
+    "openai-gpt": lambda: hf.OpenAIGPTLMHeadModel(hf.OpenAIGPTConfig(**_GPT)),
+    "gptj": lambda: hf.GPTJForCausalLM(hf.GPTJConfig(**_GPT, rotary_dim=4)),
+    "gpt_neo": lambda: hf.GPTNeoForCausalLM(hf.GPTNeoConfig(**_NEO, attention_types=[[["global", "local"], 1]])),
+    "gpt_neox": lambda: hf.GPTNeoXForCausalLM(hf.GPTNeoXConfig(**_SIZES)),
+    "gpt_bigcode": lambda: hf.GPTBigCodeForCausalLM(hf.GPTBigCodeConfig(**_GPT)),
+    "opt": lambda: hf.OPTForCausalLM(
+        hf.OPTConfig(**_SIZES | {"ffn_dim": MLP, "word_embed_proj_dim": WIDTH, "do_layer_norm_before": True})
+    ),
+    "bloom": lambda: hf.BloomForCausalLM(
+        hf.BloomConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, n_layer=2, n_head=HEADS)
+    ),
+    "mpt": lambda: hf.MptForCausalLM(
+        hf.MptConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layers=2, n_heads=HEADS, max_seq_len=LONGEST)
+    ),
+    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=True, new_decoder_architecture=False)),
+    "llama": _llama,
+    "llama, linear rotary": lambda: _llama(rope_type="linear", factor=2.0),
+    "llama, dynamic rotary": lambda: _llama(rope_type="dynamic", factor=2.0),
+    "llama, yarn rotary": lambda: _llama(rope_type="yarn", factor=4.0, original_max_position_embeddings=8),
+    "llama, llama3 rotary": lambda: _llama(
+        rope_type="llama3",
+        factor=4.0,
+        low_freq_factor=1.0,
+        high_freq_factor=4.0,
+        original_max_position_embeddings=8,
+    ),
+    "mistral": lambda: hf.MistralForCausalLM(hf.MistralConfig(**_HEAD_DIM, sliding_window=4)),
+    "mixtral": lambda: hf.MixtralForCausalLM(hf.MixtralConfig(**_GROUPED, **_EXPERTS)),
+    "qwen2": lambda: hf.Qwen2ForCausalLM(hf.Qwen2Config(**_GROUPED)),
+    "qwen3": lambda: hf.Qwen3ForCausalLM(hf.Qwen3Config(**_HEAD_DIM)),
+    "gemma": lambda: hf.GemmaForCausalLM(hf.GemmaConfig(**_HEAD_DIM)),
+    # caps low enough to be felt
+    "gemma2": lambda: hf.Gemma2ForCausalLM(
+        hf.Gemma2Config(**_HEAD_DIM, attn_logit_softcapping=2.0, final_logit_softcapping=5.0, query_pre_attn_scalar=16)
+    ),
+    "gemma3": lambda: hf.Gemma3ForCausalLM(
+        hf.Gemma3TextConfig(**_HEAD_DIM, layer_types=["sliding_attention", "full_attention"])
+    ),
+    "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**_SIZES)),
+    "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**_GROUPED)),
+    "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**_GROUPED)),
+    "starcoder2": lambda: hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**_GROUPED)),
+    "olmo": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**_GROUPED)),
+    "olmo, clipped": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**_GROUPED, clip_qkv=0.5)),
+    "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**_GROUPED)),
+    "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**_GROUPED, logit_scale=0.25)),
+    "granite": lambda: hf.GraniteForCausalLM(
+        hf.GraniteConfig(
+            **_GROUPED,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.3,
+            attention_multiplier=0.2,
+            logits_scaling=4.0,
+        )
+    ),
+    "glm": lambda: hf.GlmForCausalLM(hf.GlmConfig(**_HEAD_DIM)),
+    "glm4": lambda: hf.Glm4ForCausalLM(hf.Glm4Config(**_HEAD_DIM)),
+    "smollm3": lambda: hf.SmolLM3ForCausalLM(hf.SmolLM3Config(**_GROUPED, no_rope_layers=[1, 0])),
+    "exaone4": lambda: hf.Exaone4ForCausalLM(hf.Exaone4Config(**_HEAD_DIM, sliding_window=4)),
+    "nemotron": lambda: hf.NemotronForCausalLM(hf.NemotronConfig(**_HEAD_DIM)),
+    "ernie4.5": lambda: hf.Ernie4_5ForCausalLM(hf.Ernie4_5Config(**_HEAD_DIM)),
+    "deepseek-v2": lambda: hf.DeepseekV2ForCausalLM(
+        hf.DeepseekV2Config(
+            **_SIZES,
+            q_lora_rank=16,
+            kv_lora_rank=16,
+            qk_rope_head_dim=4,
+            qk_nope_head_dim=4,
+            v_head_dim=8,
+            n_routed_experts=2,
+            n_shared_experts=1,
+            moe_intermediate_size=16,
+            num_experts_per_tok=1,
+            n_group=1,
+            topk_group=1,
+        )
+    ),
+    "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**_HEAD_DIM, **_EXPERTS, sliding_window=4)),
+    "mamba": lambda: hf.MambaForCausalLM(
+        hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, state_size=4)
+    ),
+    "xglm": lambda: hf.XGLMForCausalLM(
+        hf.XGLMConfig(
+            vocab_size=VOCABULARY,
+            d_model=WIDTH,
+            num_layers=2,
+            attention_heads=HEADS,
+            ffn_dim=MLP,
+            max_position_embeddings=LONGEST,
+        )
+    ),
+    "bert": lambda: hf.BertForMaskedLM(hf.BertConfig(**_SIZES)),
+    "roberta": lambda: hf.RobertaForMaskedLM(hf.RobertaConfig(**_SIZES)),
+    "modernbert": lambda: hf.ModernBertForMaskedLM(hf.ModernBertConfig(**_SIZES, cls_token_id=1, sep_token_id=2)),
+    "t5": lambda: hf.T5ForConditionalGeneration(
+        hf.T5Config(
+            vocab_size=VOCABULARY,
+            d_model=WIDTH,
+            d_kv=8,
+            d_ff=MLP,
+            num_layers=2,
+            num_heads=HEADS,
+            decoder_start_token_id=0,
+        )
+    ),
+}
+
+ARCHITECTURES = list(_OF_TRANSFORMERS)
+
+
+class Facts(NamedTuple):
+    """What an architecture does with a head's scores, as its paper or config says."""
+
+    scale: float = 8**-0.5
+    cap: float | None = None
+    turns: tuple[bool, bool] = (True, True)
+    """Whether each layer has rotary positions."""
+    biased: bool = False
+    """Whether a position bias is added."""
+
+
+_STILL = (False, False)
+_UNTURNED = ("gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "roberta")
+FACTS = (
+    {name: Facts() for name in ARCHITECTURES}
+    | {name: Facts(turns=_STILL) for name in _UNTURNED}
+    | {name: Facts(turns=_STILL, biased=True) for name in ("bloom", "mpt")}
+    | {
+        "gpt_neo": Facts(scale=1.0, turns=_STILL),
+        "gemma2": Facts(scale=16**-0.5, cap=2.0),
+        "gemma3": Facts(scale=256**-0.5),
+        "granite": Facts(scale=0.2),
+        "llama, yarn rotary": Facts(scale=8**-0.5 * (0.1 * math.log(4.0) + 1) ** 2),
+        "smollm3": Facts(turns=(True, False)),
+        "gpt-oss": Facts(scale=8**-0.5 * (0.1 * math.log(32.0) + 1) ** 2),
+    }
+)
+
+
+def original(name: str) -> Any:
+    """The Hugging Face model of an architecture, every parameter drawn anew: the same at each call."""
+    with torch.random.fork_rng():  # transformers draws its weights from the global generator; below they are drawn anew
+        model = _OF_TRANSFORMERS[name]()
+    draw_anew(model)
+    model.eval().set_attn_implementation("eager")
+    return model
+
+
+def build(name: str) -> Any:
+    """The bridge of an architecture.
+
+    Raises:
+        ValueError: TransformerLens makes no bridge of this architecture.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    model = original(name)
+    return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+
+@torch.no_grad()
+def draw_anew(model: torch.nn.Module) -> None:
+    """Gains near what they were, weights and biases large enough that scores differ: nothing at its default."""
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.copy_(parameter + 0.3 * noise if parameter.ndim == 1 else 0.3 * noise)
+
+
+def tokens(n: int = 3, length: int = 6, seed: int = 0) -> torch.Tensor:
+    """Random tokens, none of them one that an architecture keeps for padding."""
+    return torch.randint(3, VOCABULARY, (n, length), generator=torch.Generator().manual_seed(seed))
