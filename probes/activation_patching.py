@@ -73,7 +73,7 @@ def patch_sweep(
             activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
-    pair = _Pair(model, clean, corrupted, metric, sites, patch, seed)
+    pair = _Pair(model, (clean, corrupted), metric, sites, patch, seed)
     return pair.table_of(lambda stack: pair.base.rerun(len(stack), pair.patching(stack)), batch_size)
 
 
@@ -109,7 +109,7 @@ def path_patch(
     target = Site(hook=receiver) if isinstance(receiver, str) else receiver
     if target.hook in frozen:
         raise ValueError(f"frozen has the receiver's hook {target.hook!r}: then nothing reaches it; leave it out")
-    pair = _Pair(model, clean, corrupted, metric, senders, patch, seed, target.hook, *frozen)
+    pair = _Pair(model, (clean, corrupted), metric, senders, patch, seed, target.hook, *frozen)
     base = pair.base
     targets = list(expand_sites([target], base.shapes, base.n_examples))
     if len(targets) != 1:
@@ -142,7 +142,7 @@ def attribution_sweep(
     It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
     `patch_sweep`, with estimates in `metric` and `recovered`.
     """
-    pair = _Pair(model, clean, corrupted, metric, sites, "clean->corrupted", seed)
+    pair = _Pair(model, (clean, corrupted), metric, sites, "clean->corrupted", seed)
     base = pair.base
     if not base.gradients:
         raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
@@ -160,21 +160,13 @@ class _Pair:
     """A clean and a corrupted run: which of them is patched, and with what."""
 
     def __init__(
-        self,
-        model: HookedModel,
-        clean: Any,
-        corrupted: Any,
-        metric: Metric,
-        sites: Sites,
-        patch: str,
-        seed: int,
-        *also: str,
+        self, model: HookedModel, runs: tuple[Any, Any], metric: Metric, sites: Sites, patch: str, seed: int, *also: str
     ) -> None:
-        """Run both; `also` names hooks, besides those of the sites, that the base run is to know."""
+        """Run clean and corrupted; `also` names hooks, besides those of the sites, that the base run is to know."""
         if patch not in PATCHES:
             raise ValueError(f"patch={patch!r}: {nearest(patch, PATCHES)}")
         denoise = patch == "clean->corrupted"
-        base_inputs, other_inputs = (corrupted, clean) if denoise else (clean, corrupted)
+        base_inputs, other_inputs = reversed(runs) if denoise else runs
         asked = _as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
@@ -226,9 +218,8 @@ class _Pair:
         table = pd.DataFrame({"site": [site.name for site in self.sites], "hook": [site.hook for site in self.sites]})
         for axis in ("pos", "head", "unit"):
             table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
-        table["metric"] = metrics.mean(1).numpy()
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
-        table = table.assign(**fractions)
+        table = table.assign(metric=metrics.mean(1).numpy(), **fractions)
         table.attrs = {
             "clean": float(self.clean.mean()),
             "corrupted": float(self.corrupted.mean()),
@@ -243,11 +234,7 @@ def recovered_fraction(
     corrupted: Float[np.ndarray, " batch"],
     seed: int = 0,
 ) -> dict[str, Float[np.ndarray, " site"]]:
-    """`recovered` = mean(patched - corrupted) / mean(clean - corrupted), and its 95 % interval `low`, `high`.
-
-    >>> recovered_fraction(np.array([[1.0], [3.0]]), np.array([4.0]), np.array([0.0]))["recovered"].tolist()
-    [0.25, 0.75]
-    """
+    """`recovered` = mean(patched - corrupted) / mean(clean - corrupted), and its 95 % interval `low`, `high`."""
     gain, gap = patched - corrupted, clean - corrupted
     recovered = {"recovered": gain.mean(1) / gap.mean()}
     if (n := len(gap)) > 1:

@@ -71,9 +71,7 @@ def align(
     n_null: int = 1000,
     seed: int = 0,
     *,
-    covariance: Float[Tensor, "d d"]
-    | tuple[Float[Tensor, "d_left d_left"], Float[Tensor, "d_right d_right"]]
-    | None = None,
+    covariance: Tensor | tuple[Tensor, Tensor] | None = None,
 ) -> Alignment:
     """Compare the singular vectors of `omega` with directions such as a toy's `W_E`: left for queries, right for keys.
 
@@ -94,10 +92,10 @@ def align(
         omega: the matrix, or a circuit with its decomposition.
         left, right: directions as rows, of any length but zero. More of them than dimensions is fine.
         null, n_null, seed: "rotation"; how many; of their draw. The smallest p-value is 1 / (n_null + 1).
-        covariance: of the inputs (uncentered), one for both sides or (left, right). Both are then compared in whitened
-            coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the optimum of a
-            single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse, but not if
-            they are dense and their mean is far from 0.
+        covariance: of the inputs (uncentered), "d d", one for both sides or (left, right). Both are then compared in
+            whitened coordinates: C^(1/2) Omega C^(1/2) against C^(-1/2) direction, on the support of C. There the
+            optimum of a single attended pair is C^(-1/2) E[1(x_i > 0) h]: the feature direction if features are sparse,
+            but not if they are dense and their mean is far from 0.
 
     Raises:
         ValueError: shapes that do not fit, a zero or non-finite direction, a zero matrix, an unknown null.
@@ -136,11 +134,7 @@ def align(
 
 
 def equal_blocks(S: Float[Tensor, " k"], tol: float) -> tuple[tuple[int, int], ...]:
-    """Runs of a descending sequence that stay within `tol` (relative) of their first value.
-
-    >>> equal_blocks(torch.tensor([2.0, 1.999, 1.0]), 0.01)
-    ((0, 2), (2, 3))
-    """
+    """Runs of a descending sequence that stay within `tol` (relative) of their first value: (start, stop) of each."""
     starts = [0]
     for i in range(1, len(S)):
         if S[i] < (1 - tol) * S[starts[-1]]:
@@ -157,13 +151,12 @@ class _Side:
         self.features, self.statistic = _match(self.cosines.numpy(), blocks)
 
     def angles(self) -> tuple[Tensor, ...]:
-        matched = [[f for f in self.features[start:stop] if f >= 0] for start, stop in self.blocks]
-        return tuple(
-            torch.from_numpy(subspace_angles(self.vectors[start:stop].mT.numpy(), self.directions[features].mT.numpy()))
-            if features
-            else torch.empty(0, dtype=torch.float64)
-            for (start, stop), features in zip(self.blocks, matched, strict=True)
-        )
+        found = []
+        for start, stop in self.blocks:
+            features = [f for f in self.features[start:stop] if f >= 0]
+            block, matched = self.vectors[start:stop].mT.numpy(), self.directions[features].mT.numpy()
+            found.append(torch.from_numpy(subspace_angles(block, matched) if features else np.empty(0)))
+        return tuple(found)
 
     def null_statistics(self, generator: torch.Generator) -> np.ndarray:
         shape = self.vectors.mT.shape

@@ -70,11 +70,7 @@ class BaseRun:
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
-        """Metrics and activations of a run without patches on as many other inputs.
-
-        Raises:
-            ValueError: an activation of another shape than in this run.
-        """
+        """Metrics and activations of a run without patches on other inputs of the same shape."""
         with recording(self.model, hooks) as found:
             output = self.model(inputs)
         for name in hooks:
@@ -199,10 +195,9 @@ class _Watched(Tensor):
         with torch._C.DisableTorchFunctionSubclass():
             for watched in output_tensors((args, kwargs or {})):
                 if isinstance(watched, _Watched) and func not in _ABOUT_SHAPE:
-                    everywhere = torch.arange(watched.shape[1], device=watched.device)
-                    of_entry = everywhere[None, :, None].expand(watched.shape)
+                    everywhere = torch.arange(watched.shape[1], device=watched.device)[None, :, None]
                     indexed = func is Tensor.__getitem__ and args[0] is watched
-                    read = of_entry[args[1]] if indexed else everywhere
+                    read = everywhere.expand(watched.shape)[args[1]] if indexed else everywhere
                     watched.positions.update(read.unique().tolist())
             return func(*args, **(kwargs or {}))
 

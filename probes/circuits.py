@@ -1,7 +1,7 @@
 """QK and OV circuits of any head: what it compares, and what it moves (Elhage et al. 2021, "A Mathematical Framework").
 
 A head's queries and keys enter its scores only as x_query W_Q W_K^T x_key, and its values and outputs only as
-x_key W_V W_O. Both products are d_model x d_model matrices of rank d_head at most, kept here as their two factors: the
+x_key W_V W_O. Both products are d_model x d_model matrices of rank d_head at most, held here as their two factors: the
 singular value decomposition of `left @ right.T` needs a QR of each factor and one small matrix, never the product.
 """
 

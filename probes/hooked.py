@@ -49,8 +49,7 @@ def nearest(name: object, known: Iterable[object]) -> str:
     'choose from hook_embed, hook_hidden'
     """
     names = [str(k) for k in known]
-    close = get_close_matches(str(name), names, n=1)
-    if close:
+    if close := get_close_matches(str(name), names, n=1):
         return f"did you mean {close[0]!r}?"
     return f"choose from {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
 
@@ -64,13 +63,7 @@ def hook_points(model: HookedModel) -> Mapping[str, Any]:
 
 
 def check_hooks(model: HookedModel, hooks: str | Iterable[str]) -> list[str]:
-    """The names in `hooks` as a list, once each is known to exist; aliases are names like any other.
-
-    Raises:
-        KeyError: an unknown name, with the nearest known one.
-        ValueError: no name at all.
-        TypeError: `model` has no hook points.
-    """
+    """The names in `hooks` as a list, once each is known to exist; aliases are names like any other."""
     points = hook_points(model)
     names = [hooks] if isinstance(hooks, str) else list(hooks)
     if not names:
@@ -129,11 +122,11 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
 
 
 def output_tensors(output: Any) -> list[Tensor]:
-    """Every tensor of an output, which may be a tuple or a mapping, nested or not; TypeError if there is none."""
+    """Every tensor of an output, which may be nested tuples, dicts and the like; TypeError if there is none."""
     tensors = [leaf for leaf in tree_leaves(output) if isinstance(leaf, Tensor)]
     if not tensors:
         kind = type(output).__name__
-        raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a mapping of them")
+        raise TypeError(f"the model returned {kind} without a tensor: return a tensor, a tuple or a dict of them")
     return tensors
 
 

@@ -91,7 +91,7 @@ class _Probe:
     """An estimator and its folds."""
 
     def __init__(self, estimator: Any, cv: Any, y: Array, example: Array, seed: int) -> None:
-        from sklearn.base import is_classifier
+        from sklearn.base import clone, is_classifier
         from sklearn.linear_model import LogisticRegression, RidgeCV
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import StandardScaler
@@ -104,8 +104,8 @@ class _Probe:
         elif estimator is None:
             logistic = LogisticTargets() if y.ndim > 1 else LogisticRegression(max_iter=2000)
             estimator = make_pipeline(StandardScaler(), logistic)
-        self.estimator, self.classify = estimator, is_classifier(estimator)
-        self.example, self.seed = example, seed
+        self.fit = lambda x, y: clone(estimator).fit(x, y)
+        self.classify, self.example, self.seed = is_classifier(estimator), example, seed
         if self.classify == real:
             kind = "classes (integers, booleans, strings)" if self.classify else "real targets (floats)"
             raise ValueError(f"{type(estimator).__name__} predicts {kind}, the targets are {y.dtype}: convert them")
@@ -117,7 +117,7 @@ class _Probe:
 
         predicted, baseline = np.empty_like(y), 0.0
         for train, test in self.folds:
-            predicted[test] = self._fit(x[train], y[train]).predict(x[test])
+            predicted[test] = self.fit(x[train], y[train]).predict(x[test])
             if self.classify:
                 guess = DummyClassifier(strategy="most_frequent").fit(x[train], y[train]).predict(x[test])
                 baseline += float((y[test] == guess).sum()) / y.size
@@ -132,19 +132,12 @@ class _Probe:
 
     def directions(self, x: Float[np.ndarray, "row d_in"], y: Array) -> Float[Tensor, "k d_in"] | None:
         """Rows of weights on the activations, fitted to all data; None if the estimator has none."""
-        from sklearn.pipeline import Pipeline
-
-        fitted = self._fit(x, y)
-        steps = [step for _, step in fitted.steps] if isinstance(fitted, Pipeline) else [fitted]
-        rows = getattr(steps[-1], "coef_", None)
-        for step in steps[:-1]:
+        fitted = self.fit(x, y)
+        *scalers, last = (step for _, step in getattr(fitted, "steps", [("", fitted)]))
+        rows = getattr(last, "coef_", None)
+        for step in scalers:
             rows = rows / step.scale_ if rows is not None and getattr(step, "scale_", None) is not None else None
         return None if rows is None else torch.from_numpy(np.atleast_2d(rows))
-
-    def _fit(self, x: Array, y: Array) -> Any:
-        from sklearn.base import clone
-
-        return clone(self.estimator).fit(x, y)
 
     def _by_example(self, values: Array) -> Float[np.ndarray, "batch target"]:
         """Sums over the rows of each example, whose positions are not independent: they are drawn together."""

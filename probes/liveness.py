@@ -53,7 +53,9 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
         own_names = [points[name].name for name in names]  # a bridge has several names for one point
         with torch.no_grad():
             fired = _fired(model, inputs, set(own_names))
-            with recording(model, fired, keep=_shape) as shapes:
+            with recording(
+                model, fired, lambda value: tuple(value.shape) if isinstance(value, Tensor) else None
+            ) as shapes:
                 model(inputs)
             reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
             if _differ(reference, output_tensors(model(inputs))):
@@ -61,21 +63,22 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
         with_tensors = [name for name, shape in shapes.items() if shape is not None]
         live = _with_gradient(model, inputs, with_tensors)
         with torch.no_grad():
-            live |= {name for name in with_tensors if name not in live and _noise_shows(model, inputs, name, reference)}
+            for name in set(with_tensors) - live:
+                with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
+                    if _differ(reference, output_tensors(model(inputs))):
+                        live.add(name)
     rows = [(name in fired, name in live, shapes.get(name)) for name in own_names]
     return pd.DataFrame(rows, columns=["fires", "live", "shape"], index=pd.Index(names, name="hook"))
 
 
-def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> list[str]:
-    """The names in `hooks` as a list, once each is known to change the output.
+def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> None:
+    """Raise unless changing any of these hooks changes the output.
 
     Raises:
         KeyError: an unknown name.
         ValueError: a hook that does not fire, or fires in vain; the message names the live hooks around it.
     """
-    names = check_hooks(model, hooks)
-    audit = audit_hooks(model, inputs, names)
-    for name, row in audit.iterrows():
+    for name, row in audit_hooks(model, inputs, hooks).iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
             block = block_of(str(name))
@@ -84,7 +87,6 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
             raise ValueError(
                 f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
             )
-    return names
 
 
 def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
@@ -98,10 +100,6 @@ def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
     return fired
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    return tuple(value.shape) if isinstance(value, Tensor) else None
-
-
 def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str]:
     """Points where a random combination of outputs has a gradient: one run with a zero added at each."""
     with torch.enable_grad(), adding_zeros(model, names) as zeros:
@@ -111,11 +109,6 @@ def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str
     weights = [_noise(out.detach()) for out in outputs]
     gradients = torch.autograd.grad(outputs, list(zeros.values()), weights, allow_unused=True)
     return {name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()}
-
-
-def _noise_shows(model: HookedModel, inputs: Any, name: str, reference: list[Tensor]) -> bool:
-    with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
-        return _differ(reference, output_tensors(model(inputs)))
 
 
 def _other_value(value: Tensor) -> Tensor:

@@ -49,9 +49,6 @@ def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:
     """The hook of what a layer's heads read, after the gain of the norm in front or before it.
 
     A `HookedTransformer` has only the latter, and a toy neither: its heads read the hidden layer.
-
-    Raises:
-        ValueError: none of the known names is there.
     """
     normalized = f"blocks.{layer}.{BEFORE_GAIN}"
     after_gain = (f"blocks.{layer}.attn.q.hook_in", f"blocks.{layer}.attn.hook_in", normalized, "hook_hidden")
@@ -75,9 +72,6 @@ def ends_of(path: str) -> tuple[int | None, int | None]:
 
     >>> ends_of("blocks.0.mlp.out->unembed")
     (0, None)
-
-    Raises:
-        ValueError: another path, or one that runs backwards.
     """
     match = _PATH.fullmatch(path)
     if match is None:

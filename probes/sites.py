@@ -57,7 +57,7 @@ class Site:
     @property
     def name(self) -> str:
         """The hook with its indices."""
-        at = [f"{axis}={getattr(self, axis)}" for axis in ("pos", "head", "unit") if getattr(self, axis) is not None]
+        at = [f"{axis}={i}" for axis in ("pos", "head", "unit") if (i := getattr(self, axis)) is not None]
         at += [] if self.directions is None else [f"directions={len(self.directions)}"]
         return f"{self.hook}[{', '.join(at)}]" if at else self.hook
 
@@ -68,11 +68,7 @@ class Site:
 
 
 def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
-    """Sites with every "each" written out and negative indices counted from the front.
-
-    Raises:
-        ValueError: an axis that the activation lacks, an index outside it, or directions of another width.
-    """
+    """Sites with every "each" written out and negative indices counted from the front."""
     for site in sites:
         shape = shapes[site.hook]
         if not shape or shape[0] != n_examples:

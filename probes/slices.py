@@ -90,7 +90,11 @@ def attention_slices(
     queries, keys = reader.coordinates(visible)
     scale = _scale((queries * keys).sum(-1), judged, visible, is_pattern)
     if pairs is not None:
-        chosen = _rows_of(pairs, visible)
+        rows = {tuple(pair): row for row, pair in enumerate(visible.tolist())}
+        for pair in pairs.tolist():
+            if tuple(pair) not in rows:
+                raise ValueError(f"(example, query, key) {tuple(pair)} is masked or outside the inputs")
+        chosen = [rows[tuple(pair)] for pair in pairs.tolist()]
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
         keys = keys - reader.mean_keys(visible, seen)
@@ -189,12 +193,3 @@ def _centered(values: Tensor, where: Tensor) -> Tensor:
     """Minus the row's mean over `where`; zero elsewhere."""
     values = torch.where(where, values, 0.0)
     return torch.where(where, values - values.sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1), 0.0)
-
-
-def _rows_of(pairs: Tensor, visible: Tensor) -> Tensor:
-    """Index of each pair among the visible ones."""
-    rows = {tuple(pair): i for i, pair in enumerate(visible.tolist())}
-    hidden = [tuple(pair) for pair in pairs.tolist() if tuple(pair) not in rows]
-    if hidden:
-        raise ValueError(f"(example, query, key) {hidden[0]} is masked or outside the inputs")
-    return torch.tensor([rows[tuple(pair)] for pair in pairs.tolist()])

@@ -150,12 +150,9 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 
 
 def _donated(source: nn.Module | Mapping[str, Tensor], name: str, weight: Tensor, index: Any) -> Tensor:
-    if isinstance(source, nn.Module):
-        whole = attrgetter(name)(source)
-    elif name in source:
-        whole = source[name]
-    else:
+    if isinstance(source, Mapping) and name not in source:
         raise KeyError(f"the source has no {name!r}; {nearest(name, source)}")
+    whole = source[name] if isinstance(source, Mapping) else attrgetter(name)(source)
     if whole.shape != weight.shape:
         raise ValueError(
             f"{name}: the source has shape {tuple(whole.shape)}, the model {tuple(weight.shape)}; use a like model"
