@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformer_lens import FactoredMatrix
 
-from probes.circuits import factored_svd, ov_circuit, qk_circuit, rotate
+from probes.architectures import rotations
+from probes.circuits import factored_svd, ov_circuit, qk_circuit
 
 FAMILIES = ["tiny", "gpt2", "llama", "gemma", "neox"]
 
@@ -128,9 +129,10 @@ def test_ov_makes_what_a_head_writes(make_bridge, name):
 def test_rotation_is_a_group(make_bridge, name):
     model, _ = make_bridge(name)
     x = randn(3, 8)
-    torch.testing.assert_close(rotate(model, 1, x, 0), x)
-    torch.testing.assert_close(rotate(model, 1, rotate(model, 1, x, 3), -5), rotate(model, 1, x, -2))
-    torch.testing.assert_close(rotate(model, 1, x, 7).norm(dim=-1), x.norm(dim=-1))
+    for rotation in rotations(model, 1):
+        torch.testing.assert_close(rotation.turn(x, 0), x)
+        torch.testing.assert_close(rotation.turn(rotation.turn(x, 3), -5), rotation.turn(x, -2))
+        torch.testing.assert_close(rotation.turn(x, 7).norm(dim=-1), x.norm(dim=-1))
 
 
 def test_unknown_layer_and_head(subject):

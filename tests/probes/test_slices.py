@@ -120,9 +120,9 @@ def test_a_planted_direction_is_one_slice_and_not_one_of_the_null(toy):
 
 
 def test_scores_that_are_not_bilinear_are_refused(make_bridge):
-    model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance
-    with pytest.raises(ValueError, match=r"not x_query Omega x_key times a constant.*position biases"):
-        attention_slices(model, tokens, 1, 0)
+    model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance: one example cannot tell
+    with pytest.raises(ValueError, match="a position bias can be told apart on several examples"):
+        attention_slices(model, tokens[:1], 1, 0)
     model, tokens = make_bridge("qwen3")
     with pytest.raises(ValueError, match="normalizes queries and keys"):
         attention_slices(model, tokens, 1, 0)

@@ -2,7 +2,7 @@
 
 Nothing else is allowed: a number that is wrong without a word is the worst that a tool can give. The judge is the
 Hugging Face model (its attentions, hidden states and logits) or an intervention on the bridge, never the weights that
-the tools read. `docs/architectures.md` is the table of these cells; write it anew with `python -m tests.probes.test_zoo`.
+the tools read. `docs/architectures.md` is the table of these cells; `python -m tests.probes.test_zoo` writes it anew.
 """
 
 import traceback
@@ -36,8 +36,6 @@ class Subject(NamedTuple):
     bridge: Any
     tokens: Tensor
     logits: Tensor
-    hidden: list[Tensor]
-    """What enters each block, from the Hugging Face model."""
     patterns: list[Tensor]
     """Attention of each block, from the Hugging Face model."""
     at: Any
@@ -57,6 +55,8 @@ class Subject(NamedTuple):
         edits = [(hook, lambda value, hook: edit(value.clone())), *others]
         with torch.no_grad():
             out = self.bridge.run_with_hooks(self.tokens, fwd_hooks=edits + ([(see, record)] if see else []))
+        if see is None and self.facts.logit_cap:
+            out = self.facts.logit_cap * (out / self.facts.logit_cap).atanh()  # directions end before the cap
         return (found["value"] if see else out).double()
 
 
@@ -67,11 +67,14 @@ def subject(name: str) -> Subject:
         warnings.simplefilter("ignore")
         bridge = zoo.build(name)
         options = {"decoder_input_ids": tokens} if name == "t5" else {}
-        out = zoo.original(name)(tokens, output_attentions=name != "mamba", output_hidden_states=True, **options)
-        hidden = getattr(out, "hidden_states", None) or ()
+        out = zoo.original(name)(tokens, output_attentions=name != "mamba", **options)
         patterns = getattr(out, "attentions", None) or ()
-        _, at = bridge.run_with_cache(tokens)
-    return Subject(name, bridge, tokens, out.logits.double(), list(hidden), list(patterns), at)
+        logits, at = bridge.run_with_cache(tokens)
+    if not zoo.FACTS[name].faithful:
+        patterns = [at[f"blocks.{layer}.attn.hook_pattern"] for layer in range(2)]
+    else:
+        logits = out.logits
+    return Subject(name, bridge, tokens, logits.double(), list(patterns), at)
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -109,16 +112,16 @@ def qk_error(s: Subject, *, fold_norm: bool) -> float:
     worst = 0.0
     for layer in range(2):
         for head in HEADS:
-            turns = s.bridge.cfg.n_layers == 2 and s.facts.turns[layer]
+            turns = s.facts.turns[layer]
             n = s.tokens.shape[1]
             omegas = {
                 offset: qk_circuit(s.bridge, layer, head, bias=True, fold_norm=fold_norm, offset=offset).matrix
-                for offset in (range(1 - n, n) if turns else (0,))
+                for offset in (range(n) if turns else (0,))
             }
             x = reads(s, layer, fold_norm)
             form = torch.zeros(len(x), n, n, dtype=torch.float64)
             for q in range(n):
-                for k in range(n):
+                for k in range(q + 1 if turns else n):  # all rotary models here are causal
                     omega = omegas[q - k if turns else 0]
                     form[:, q, k] = torch.einsum("bi,ij,bj->b", x[:, q], omega, x[:, k])
             worst = max(worst, score_error(s, layer, head, form))
@@ -191,6 +194,8 @@ def read_error(s: Subject, read: Tensor, before: str, normalized: str, after: st
     """What enters the weights, times the directions: what leaves them, up to a constant."""
     if fold_norm:
         own = s.at[after] if after else s.logits
+        if after is None and s.facts.logit_cap:
+            own = s.facts.logit_cap * (own / s.facts.logit_cap).atanh()
         made, own = (m.double().flatten(0, -2) for m in (s.at[normalized] @ read.mT, own))
         return relative_error(made - made.mean(0), own - own.mean(0))
     nudge = torch.randn(s.bridge.cfg.d_model, generator=torch.Generator().manual_seed(1))

@@ -60,6 +60,7 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
         hf.MptConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layers=2, n_heads=HEADS, max_seq_len=LONGEST)
     ),
     "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=True, new_decoder_architecture=False)),
+    "falcon, ALiBi": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=False, alibi=True)),
     "llama": _llama,
     "llama, linear rotary": lambda: _llama(rope_type="linear", factor=2.0),
     "llama, dynamic rotary": lambda: _llama(rope_type="dynamic", factor=2.0),
@@ -164,6 +165,9 @@ class Facts(NamedTuple):
     """Whether each layer has rotary positions."""
     biased: bool = False
     """Whether a position bias is added."""
+    logit_cap: float | None = None
+    faithful: bool = True
+    """Whether the bridge computes what the original does; if not, the bridge's own pattern and logits judge."""
 
 
 _STILL = (False, False)
@@ -171,10 +175,11 @@ _UNTURNED = ("gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "robert
 FACTS = (
     {name: Facts() for name in ARCHITECTURES}
     | {name: Facts(turns=_STILL) for name in _UNTURNED}
-    | {name: Facts(turns=_STILL, biased=True) for name in ("bloom", "mpt")}
+    | {name: Facts(turns=_STILL, biased=True) for name in ("bloom", "mpt", "falcon, ALiBi")}
     | {
         "gpt_neo": Facts(scale=1.0, turns=_STILL),
-        "gemma2": Facts(scale=16**-0.5, cap=2.0),
+        "gemma2": Facts(scale=16**-0.5, cap=2.0, logit_cap=5.0),
+        "falcon": Facts(faithful=False),
         "gemma3": Facts(scale=256**-0.5),
         "granite": Facts(scale=0.2),
         "llama, yarn rotary": Facts(scale=8**-0.5 * (0.1 * math.log(4.0) + 1) ** 2),
