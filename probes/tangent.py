@@ -99,7 +99,7 @@ def tangent_space(
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
     rows: list[Tensor] = []
-    for units in basis.split(batch_size) if total.requires_grad else ():
+    for units in basis.split(batch_size) if total.requires_grad and hook in zeros else ():
         [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
         rows += [_rows(gradient, pos).clone() for gradient in gradients]  # a view would hold every position
     if not any(row.any() for row in rows):

@@ -114,3 +114,10 @@ def test_looking_ahead_in_a_causal_model_and_dead_hooks() -> None:
         tangent_space(model, tokens, "hook_embed", "blocks.1.hook_resid_post", pos=2, out_pos=0)
     with pytest.raises(ValueError, match="fires in vain"):
         tangent_space(model, tokens, "blocks.0.attn.hook_attn_scores", "blocks.1.hook_resid_post")
+
+
+@pytest.mark.bridge
+def test_tokens_have_no_tangent_space() -> None:
+    """They are whole numbers: nothing can be differentiated with respect to them."""
+    with pytest.raises(ValueError, match=r"does not depend on 'embed\.hook_in'"):
+        tangent_space(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), "embed.hook_in", "blocks.1.hook_resid_post")
