@@ -205,9 +205,8 @@ def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, ente
         if own.shape[-1] != made.shape[-1] or own.numel() != made.numel():
             continue
         # an embedding of the position is the same in all examples
-        pair = (made.reshape(own.shape), own)
-        centered = [(x - x.mean(0)).flatten(0, -2) if x.ndim == 3 else x for x in pair]
-        if (factor := multiplier(*centered, run.precision)) is not None:
+        here, there = ((x - x.mean(0)).flatten(0, -2) if x.ndim == 3 else x for x in (made.reshape(own.shape), own))
+        if (factor := multiplier(here, there, run.precision)) is not None:
             return factor
     what = "W_E" if writes is None else f"block {writes}'s W_out"
     raise ValueError(

@@ -137,14 +137,13 @@ def scoring(
     seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
     cap = setting(model, "attn_scores_soft_cap", "attn_logit_softcapping")
     positions = torch.arange(x.shape[1], device=x.device)
-    best = None
+    tried: list[Scoring] = []
     for biased in (False, True)[: len(x)]:  # in a single example anything might be a bias of its positions
         for rotation in (*rotations(model, layer), None):
             q, k = (queries, keys) if rotation is None else (rotation.turn(v, positions) for v in (queries, keys))
             fit = fit_scores(q @ k.mT, judged, seen, is_pattern, cap, biased)
-            if best is None or fit.error < best.fit.error:
-                best = Scoring(fit, cap, rotation, seen)
-        assert best is not None
+            tried.append(Scoring(fit, cap, rotation, seen))
+        best = min(tried, key=lambda found: found.fit.error)
         if best.fit.error <= precision:
             return best
     if fold_norm:

@@ -22,6 +22,7 @@ TOLERANCE = 1e-4
 """Largest difference from the model's own activations, relative to them; arithmetic in half precision has more."""
 
 _EXAMPLES, _POSITIONS = 4, 7
+_STEPS = 50  # of Gauss-Newton: with a cap the scores are not linear in the scale
 _SMALLEST = 1e-30  # probabilities below this are not compared: their logarithms have lost their digits
 
 
@@ -112,14 +113,14 @@ def fit_scores(
     own = comparable(judged.clamp_min(_SMALLEST).log() if is_pattern else judged)
     target, ours = varying(own), varying(comparable(form))
     scale = float((target * ours).sum() / (ours * ours).sum()) if ours.any() else math.nan
-    capped = scale * form
-    for _ in range(50 if cap and ours.any() else 0):
-        # Gauss-Newton steps: with a cap the scores are no longer linear in the scale
-        ratio = (scale * form / cap).tanh()
-        capped = cap * ratio
-        tangent = varying(comparable(form * (1 - ratio**2)))
-        scale += float((tangent * (target - varying(comparable(capped)))).sum() / (tangent * tangent).sum())
-    left = own - comparable(capped if ours.any() else 0 * form)
+    scores = scale * form if ours.any() else torch.zeros_like(form)
+    if cap is not None and ours.any():
+        for _ in range(_STEPS):
+            ratio = (scale * form / cap).tanh()
+            scores = cap * ratio
+            tangent = varying(comparable(form * (1 - ratio**2)))
+            scale += float((tangent * (target - varying(comparable(scores)))).sum() / (tangent * tangent).sum())
+    left = own - comparable(scores)
     # what float32 makes of differences below the last digit of a logarithm near 1 is no difference
     error = varying(left).norm() / (target.norm() + 1e-6 * seen.sum().sqrt())
     return Fit(scale, common(left), float(error))

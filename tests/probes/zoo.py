@@ -35,6 +35,7 @@ _NEO = {
     "num_heads": HEADS,
     "max_position_embeddings": LONGEST,
 }
+_EAGER = {"attn_implementation": "eager"}  # Falcon heeds it only when it is made
 _EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 
 
@@ -59,8 +60,8 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
     "mpt": lambda: hf.MptForCausalLM(
         hf.MptConfig(vocab_size=VOCABULARY, d_model=WIDTH, n_layers=2, n_heads=HEADS, max_seq_len=LONGEST)
     ),
-    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=True, new_decoder_architecture=False)),
-    "falcon, ALiBi": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=False, alibi=True)),
+    "falcon": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=True, **_EAGER)),
+    "falcon, ALiBi": lambda: hf.FalconForCausalLM(hf.FalconConfig(**_SIZES, multi_query=False, alibi=True, **_EAGER)),
     "llama": _llama,
     "llama, linear rotary": lambda: _llama(rope_type="linear", factor=2.0),
     "llama, dynamic rotary": lambda: _llama(rope_type="dynamic", factor=2.0),
@@ -166,8 +167,6 @@ class Facts(NamedTuple):
     biased: bool = False
     """Whether a position bias is added."""
     logit_cap: float | None = None
-    faithful: bool = True
-    """Whether the bridge computes what the original does; if not, the bridge's own pattern and logits judge."""
 
 
 _STILL = (False, False)
@@ -179,7 +178,6 @@ FACTS = (
     | {
         "gpt_neo": Facts(scale=1.0, turns=_STILL),
         "gemma2": Facts(scale=16**-0.5, cap=2.0, logit_cap=5.0),
-        "falcon": Facts(faithful=False),
         "gemma3": Facts(scale=256**-0.5),
         "granite": Facts(scale=0.2),
         "llama, yarn rotary": Facts(scale=8**-0.5 * (0.1 * math.log(4.0) + 1) ** 2),
@@ -219,6 +217,6 @@ def draw_anew(model: torch.nn.Module) -> None:
         parameter.copy_(parameter + 0.3 * noise if parameter.ndim == 1 else 0.3 * noise)
 
 
-def tokens(n: int = 3, length: int = 6, seed: int = 0) -> torch.Tensor:
+def tokens(n: int = 3, length: int = 5, seed: int = 0) -> torch.Tensor:
     """Random tokens, none of them one that an architecture keeps for padding."""
     return torch.randint(3, VOCABULARY, (n, length), generator=torch.Generator().manual_seed(seed))
