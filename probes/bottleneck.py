@@ -146,21 +146,20 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
 
 def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[str]:
     """Hooks on the way of a path; a model has some of them."""
-    names = ["hook_hidden", "hook_embed", "hook_unembed", f"blocks.{writes}.mlp.hook_post"]
+    names = ["hook_hidden", "hook_embed", "hook_unembed", "unembed.hook_in", "ln_final.hook_normalized"]
     first, last = writes or 0, len(blocks(model)) if reads is None else reads + 1
-    parts = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_PARTS)
-    names += [f"blocks.{layer}.{part}" for layer in range(first, last) for part in parts]
-    if reads is None:
-        return [*names, "unembed.hook_in", "ln_final.hook_normalized"]
-    parts = ("mlp.hook_in", "ln2.hook_normalized", "mlp.in.hook_out", "mlp.hook_pre_linear", "mlp.hook_pre")
-    return names + [f"blocks.{reads}.{part}" for part in parts]
+    stream = ("mlp.hook_post", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_PARTS)
+    names += [f"blocks.{layer}.{part}" for layer in range(first, last) for part in stream]
+    reading = ("mlp.hook_in", "ln2.hook_normalized", "mlp.in.hook_out", "mlp.hook_pre_linear", "mlp.hook_pre")
+    return names + [f"blocks.{reads}.{part}" for part in reading if reads is not None]
 
 
 def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_norm: bool) -> tuple[str, float]:
     """The hook of what the reads multiply, and what their products are multiplied by."""
     at, inside = run.at, "" if reads is None else f"blocks.{reads}."
     normalized = "ln_final.hook_normalized" if reads is None else f"{inside}ln2.hook_normalized"
-    entering = {name: at[name] for name in ("unembed.hook_in", f"{inside}mlp.hook_in") if name in at}
+    hook = "unembed.hook_in" if reads is None else f"{inside}mlp.hook_in"
+    entering = {hook: at[hook]} if hook in at else {}
     if not entering and normalized in at:  # a HookedTransformer
         entering = {normalized: gained(norm, at[normalized])}
     if not entering:  # a toy
