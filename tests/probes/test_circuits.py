@@ -168,3 +168,38 @@ def test_a_toy_without_heads():
         qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2)), 0, 0)
     with pytest.raises(IndexError, match="layer 0 of this ToyModel has no attention heads"):
         qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2, d_mlp=4)), 0, 0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.01])
+def test_an_omega_that_does_not_make_the_scores_is_refused(make_bridge, monkeypatch, factor):
+    """Also where scores are so small that every pattern is almost uniform."""
+    model, _ = make_bridge("llama")
+    with torch.no_grad():
+        model.blocks[1].attn.W_Q[:] *= factor
+    assert qk_circuit(model, 1, 2, offset=3).S[0] > 0
+    monkeypatch.setattr("probes.circuits.rotations", lambda model, layer: [])  # as if nothing turned its queries
+    with pytest.raises(ValueError, match=r"layer 1, head 2: the model's scores are not x_query Omega x_key"):
+        qk_circuit(model, 1, 2)
+
+
+def test_values_that_a_norm_follows_are_refused(make_bridge, monkeypatch):
+    model, _ = make_bridge("llama")
+    ov_circuit(model, 1, 2)
+    gain = torch.linspace(0.5, 1.5, 32)
+    model.blocks[1].attn.o.register_forward_hook(lambda module, inputs, output: output * gain)
+    with pytest.raises(ValueError, match="layer 1 adds to the residual stream is no multiple of W_V W_O"):
+        ov_circuit(model, 1, 2)
+
+
+def test_inputs_to_verify_on(toy):
+    """A model whose inputs cannot be guessed is given them, and where its heads read."""
+    given = qk_circuit(toy.model, 0, 1, inputs=toy.inputs, hook="hook_hidden")
+    torch.testing.assert_close(given.matrix, qk_circuit(toy.model, 0, 1).matrix, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="not x_query Omega x_key"):
+        qk_circuit(toy.model, 0, 1, hook="hook_embed")  # the MLP stands between
+
+
+def test_a_dead_head_has_an_omega(toy):
+    with torch.no_grad():
+        toy.model.blocks[0].attn.W_Q[1] = 0.0
+    assert not qk_circuit(toy.model, 0, 1).S.any()

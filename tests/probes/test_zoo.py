@@ -77,7 +77,7 @@ def subject(name: str) -> Subject:
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
     assert expected.norm() > 0
-    return float((found - expected).norm() / expected.norm())
+    return float(((found - expected).norm() / expected.norm()).detach())
 
 
 def with_one(x: Tensor) -> Tensor:
@@ -250,6 +250,86 @@ TOOLS: dict[str, Callable[[Subject], float]] = {
 """Each gives the largest relative error, or raises what the tool raised."""
 
 
+def toy_form(name: str, *, fold_norm: bool) -> float:
+    model, x = zoo.other(name), zoo.features(name)
+    worst = 0.0
+    for head in (0, 2):
+        omega = qk_circuit(model, 0, head, fold_norm=fold_norm)
+        out, cache = model.run_with_cache(x)
+        hidden = cache["hook_hidden"].double()
+        worst = max(worst, relative_error(hidden @ omega.matrix @ hidden.mT, out.attn_scores[:, head].double()))
+    return worst
+
+
+def toy_slices(name: str) -> float:
+    model, x = zoo.other(name), zoo.features(name)
+    split = attention_slices(model, x, 0, 1, n_null=1)
+    return relative_error(split.slices.sum(-1), model(x).attn_scores[:, 1][tuple(split.pairs.T)].double())
+
+
+def toy_bottleneck(name: str, path: str, *, fold_norm: bool) -> float:
+    """One unit more where it is written: what changes before the output's nonlinearity."""
+    model, x = zoo.other(name), zoo.features(name)
+    directions = bottleneck(model, path, fold_norm=fold_norm)
+    made = (directions.write @ directions.read.mT).double()
+    see = "hook_unembed" if "hook_unembed" in model.hook_dict else None
+    changes = []
+    for unit in range(len(directions.write)):
+        found = []
+        for more in (0.0, 1.0):
+            added = x.clone()
+            edits: list[Any] = []
+            if path.startswith("embed"):
+                added[..., unit] += more
+            else:
+
+                def write(post: Tensor, hook: Any, unit: int = unit, more: float = more) -> Tensor:
+                    return post + more * torch.eye(post.shape[-1])[unit]
+
+                edits = [("blocks.0.mlp.hook_post", write)]
+            if see:
+                edits.append((see, lambda value, hook, found=found: found.append(value.double())))
+                model.run_with_hooks(added, fwd_hooks=edits)
+            else:
+                found.append(model(added).double())
+        changes.append(found[1] - found[0])
+    return max(relative_error(row.expand_as(change), change) for row, change in zip(made, changes, strict=True))
+
+
+def toy_audit(name: str) -> float:
+    model, x = zoo.other(name), zoo.features(name)
+    table = audit_hooks(model, x)
+    wrong = 0
+    for hook in model.hook_dict:
+        out, usual = (
+            model.run_with_hooks(x, fwd_hooks=[(hook, lambda value, hook, more=more: value + more)])
+            for more in (1 + torch.rand(6, generator=torch.Generator().manual_seed(2))[:1], 0.0)
+        )
+        live = any(not torch.equal(a, b) for a, b in zip(tensors_of(out), tensors_of(usual), strict=True))
+        wrong += not table.loc[hook, "fires"] or live != table.loc[hook, "live"]
+    return float(wrong)
+
+
+def tensors_of(out: Any) -> tuple[Tensor, ...]:
+    return out if isinstance(out, tuple) else (out,)
+
+
+OF_TOYS: dict[str, Callable[[str], float]] = {
+    "qk_circuit": partial(toy_form, fold_norm=False),
+    "qk_circuit, folded": partial(toy_form, fold_norm=True),
+    "attention_slices": toy_slices,
+    "ov_circuit": lambda name: float(len(ov_circuit(zoo.other(name), 0, 0))),
+    "ov_circuit, folded": lambda name: float(len(ov_circuit(zoo.other(name), 0, 0, fold_norm=True))),
+    "embed->unembed": partial(toy_bottleneck, path="embed->unembed", fold_norm=False),
+    "embed->unembed, folded": partial(toy_bottleneck, path="embed->unembed", fold_norm=True),
+    "mlp.out->unembed": partial(toy_bottleneck, path="blocks.0.mlp.out->unembed", fold_norm=False),
+    "mlp.out->mlp.in": partial(toy_bottleneck, path="blocks.0.mlp.out->blocks.1.mlp.in", fold_norm=False),
+    "mlp.out->mlp.in, folded": partial(toy_bottleneck, path="blocks.0.mlp.out->blocks.1.mlp.in", fold_norm=True),
+    "audit_hooks": toy_audit,
+}
+"""The same for toys, whose circuits have no values: those must be refused."""
+
+
 class Cell(NamedTuple):
     error: float | None
     """None where the tool refused."""
@@ -258,15 +338,22 @@ class Cell(NamedTuple):
 
 @cache
 def cell(name: str, tool: str) -> Cell:
+    if name in zoo.OTHERS:
+        return judged(partial(OF_TOYS[tool], name))
     try:
         made = subject(name)
     except ValueError as error:
         if "Unsupported architecture" in str(error):
             return Cell(None, NO_BRIDGE)
         raise
+    return judged(partial(TOOLS[tool], made))
+
+
+def judged(error_of: Callable[[], float]) -> Cell:
+    """The error, or the reason, if the tool itself refused."""
     try:
-        return Cell(TOOLS[tool](made))
-    except (ValueError, IndexError) as error:
+        return Cell(error_of())
+    except (ValueError, IndexError, TypeError) as error:
         file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
         if file.is_relative_to(ROOT / "probes"):
             return Cell(None, str(error))
@@ -274,7 +361,7 @@ def cell(name: str, tool: str) -> Cell:
 
 
 @pytest.mark.parametrize("tool", TOOLS)
-@pytest.mark.parametrize("name", zoo.ARCHITECTURES)
+@pytest.mark.parametrize("name", zoo.ARCHITECTURES + zoo.OTHERS)
 def test_checked_or_refused(name, tool):
     found = cell(name, tool)
     if found.error is None:
@@ -297,7 +384,7 @@ def document() -> str:
     """`docs/architectures.md`, from the cells."""
     reasons: dict[str, int] = {}
     rows = []
-    for name in zoo.ARCHITECTURES:
+    for name in zoo.ARCHITECTURES + zoo.OTHERS:
         row = []
         for tool in TOOLS:
             found = cell(name, tool)
@@ -305,7 +392,8 @@ def document() -> str:
                 row.append("checked" if found.error < LIMIT else "**wrong**")
             else:
                 reason = re.sub(r" \(relative error [^)]*\)", "", found.reason)
-                reason = re.sub(r"\blayer 0(, head 1)?\b", "a layer", reason).replace("block 0", "a block")
+                reason = re.sub(r"\blayer \d(, head \d)?\b", "a layer", reason).replace("block 0", "a block")
+                reason = re.sub(r"\bthis [A-Z]\w+", "this model", reason)
                 row.append(f"refused {reasons.setdefault(reason, len(reasons) + 1)}")
         rows.append([name, *row])
     head = ["architecture", *TOOLS]
@@ -318,10 +406,10 @@ NO_BRIDGE = "TransformerLens makes no bridge of it"
 INTRODUCTION = """# Architectures
 
 Every tool that reads weights, tried on small random models of many architectures (two layers, 32 dimensions, no gain or
-bias at its default), as bridges of TransformerLens. *Checked* means that the tool's result agrees, to 1e-4, with a
-computation that does not read the weights: the original's attention, logits and residual stream, or an edit of the
-running model. *Refused* means that the tool raises an error with the reason that has this number below. The table is
-written by `python -m tests.probes.test_zoo`, and `make test` fails if it is not that of the code.
+bias at its default) as bridges of TransformerLens, and on toys. *Checked* means that the tool's result agrees, to 1e-4,
+with a computation that does not read the weights: the original's attention, logits and residual stream, or an edit of
+the running model. *Refused* means that the tool raises an error with the reason that has this number below. The table
+is written by `python -m tests.probes.test_zoo`, and `make test` fails if it is not that of the code.
 
 *Folded* is `fold_norm=True`. In the columns of bottlenecks, `mlp.out` is block 0's and `mlp.in` block 1's. Bloom, MPT
 and Falcon with ALiBi add a bias of the positions to the scores, and Gemma 2 caps them: both are told apart, and Omega

@@ -11,6 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers as hf
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
+
+from tms_hooks.config import ToyConfig
+from tms_hooks.models.toy import ToyModel
 
 VOCABULARY, WIDTH, HEADS, KEY_HEADS, MLP, LONGEST = 50, 32, 4, 2, 48, 32
 
@@ -157,6 +162,33 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
 ARCHITECTURES = list(_OF_TRANSFORMERS)
 
 
+class OwnModel(HookedRootModule):
+    """A model as somebody may write it, with hooks and weights under the usual names, and no blocks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.W_E, self.W_U = (torch.nn.Parameter(torch.empty(shape)) for shape in ((6, 3), (3, 6)))
+        self.hook_hidden = HookPoint()
+        self.setup()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.hook_hidden(x @ self.W_E) @ self.W_U
+
+
+_TOY = {"n_features": 6, "d_hidden": 3}
+_OTHERS: dict[str, Callable[[], Any]] = {
+    "toy": lambda: ToyModel(ToyConfig(**_TOY)),
+    "toy, untied": lambda: ToyModel(ToyConfig(**_TOY, tied=False)),
+    "toy, unit norm": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True)),
+    "toy, ReLU in the hidden layer": lambda: ToyModel(ToyConfig(**_TOY, hidden_act="relu")),
+    "toy with heads": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2)),
+    "toy, embed->mlp.in": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="embed->mlp.in")),
+    "toy, mlp.out->unembed": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="mlp.out->unembed")),
+    "your own HookedRootModule": OwnModel,
+}
+OTHERS = list(_OTHERS)
+
+
 class Facts(NamedTuple):
     """What an architecture does with a head's scores, as its paper or config says."""
 
@@ -206,6 +238,22 @@ def build(name: str) -> Any:
 
     model = original(name)
     return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+
+def other(name: str) -> Any:
+    """A toy, or a module that is no transformer, every parameter drawn anew."""
+    model = _OTHERS[name]()
+    draw_anew(model)
+    if name == "toy, unit norm":
+        with torch.no_grad():  # as training leaves it
+            model.W_E /= model.W_E.norm(dim=-1, keepdim=True)
+    return model
+
+
+def features(name: str) -> torch.Tensor:
+    """Random features for `other(name)`."""
+    shape = (3, 4, 6) if name == "toy with heads" else (12, 6)
+    return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
