@@ -185,6 +185,10 @@ def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, ente
     """What the written directions are multiplied by on their way into the residual stream, or a toy's hidden layer."""
     at = run.at
     if writes is None:
+        if not isinstance(run.inputs, Tensor):
+            raise ValueError(
+                "inputs= must be a tensor of tokens (or of features) where the path begins at the embedding"
+            )
         made = (write[run.inputs] if not run.inputs.is_floating_point() else run.inputs.to(write) @ write).double()
         stream = at.get("blocks.0.hook_resid_pre", at.get(entering))
         arriving = [] if stream is None else [stream]
@@ -230,6 +234,7 @@ def _require_stream(run: Observed, layer: int) -> None:
 
 def _weight(module: Any, name: str) -> Tensor:
     try:
-        return attrgetter(name)(module).detach()
+        weight = attrgetter(name)(module).detach()
     except AttributeError as error:
         raise ValueError(f"no {name} here: this model has no such end of a bottleneck") from error
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()  # bfloat16 knows no tables

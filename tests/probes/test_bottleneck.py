@@ -146,3 +146,16 @@ def test_a_scale_is_part_of_what_is_read(tied):
     directions = bottleneck(model, "embed->unembed")
     _, cache = model.run_with_cache(torch.eye(6))
     torch.testing.assert_close(directions.write @ directions.read.mT, cache["hook_unembed"].detach())
+
+
+def test_half_precision(make_bridge):
+    model, _ = make_bridge("gpt2")
+    table = bottleneck(model.to(torch.bfloat16), "embed->unembed").summary()
+    assert table["gain"].notna().all()
+
+
+def test_a_multiplier_of_the_embedding_is_part_of_what_is_written(make_bridge):
+    """Gemma multiplies its embedding by the root of the width."""
+    model, _ = make_bridge("gemma")
+    written = bottleneck(model, "embed->unembed").write
+    torch.testing.assert_close(written, 32**0.5 * model.W_E.detach(), rtol=1e-5, atol=1e-6)
