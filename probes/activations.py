@@ -37,7 +37,7 @@ def stream_activations(
     for batch in inputs:
         empty = False
         with torch.no_grad(), recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
-            model(batch, **_stop(model, names))
+            model(batch, **stop_after(model, names))
         for name in names:
             if name not in found:
                 raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
@@ -98,7 +98,7 @@ def _room(like: Tensor, n_rows: int, file: Path | None) -> Tensor:
     return torch.from_numpy(np.lib.format.open_memmap(file, mode="w+", dtype=dtype, shape=shape))
 
 
-def _stop(model: Any, names: list[str]) -> dict[str, int]:
+def stop_after(model: Any, names: list[str]) -> dict[str, int]:
     """The option to run no further than the last of these blocks, of a model that has one."""
     last = [block for name in names if (block := block_of(name)) is not None]
     if len(last) < len(names) or "stop_at_layer" not in inspect.signature(model.forward).parameters:

@@ -6,13 +6,13 @@ coordinate by a gain, which can be folded into them. Nobody needs this file to u
 family of models is to be added.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.hooked import HookedModel, blocks
+from probes.hooked import blocks
 
 
 def block(model: Any, layer: int) -> Any:
@@ -35,12 +35,15 @@ def attention(model: Any, layer: int) -> Any:
 def head_weights(model: Any, layer: int, head: int, which: str) -> tuple[Tensor, Tensor]:
     """`W_Q`, `W_K` or `W_V` of a head, "d_model d_head", and its bias, zero if there is none; in float64."""
     heads = attention(model, layer)
-    n_heads = heads.W_Q.shape[0]
+    try:
+        n_heads, weights = heads.W_Q.shape[0], getattr(heads, f"W_{which}", None)
+    except (AttributeError, NotImplementedError) as error:  # the keys and values of DeepSeek are made of a latent
+        kind = type(model).__name__
+        raise ValueError(f"layer {layer} of this {kind} keeps no W_Q, W_K and W_V of its heads") from error
     if not 0 <= head < n_heads:
         raise IndexError(f"head {head}: layer {layer} of this {type(model).__name__} has heads 0 to {n_heads - 1}")
     if getattr(heads, "q_norm", None) is not None and which != "V":
         raise ValueError(f"layer {layer} normalizes queries and keys: its scores are not bilinear, it has no Omega")
-    weights = getattr(heads, f"W_{which}", None)
     if weights is None:
         raise ValueError(f"layer {layer} of this {type(model).__name__} has no W_{which}: its heads only score pairs")
     group = head * weights.shape[0] // n_heads  # grouped queries: several heads share one key and value head
@@ -49,45 +52,67 @@ def head_weights(model: Any, layer: int, head: int, which: str) -> tuple[Tensor,
     return weight, weight.new_zeros(weight.shape[-1]) if biases is None else biases[group].detach().double()
 
 
-def rotate(
-    model: HookedModel, layer: int, vectors: Float[Tensor, "*row d_head"], position: int | Int[Tensor, "..."]
-) -> Float[Tensor, "*row d_head"]:
-    """Head vectors turned as the model's rotary embedding turns a query or key at `position` (one, or one per row).
+class Rotation(NamedTuple):
+    """How a rotary embedding turns queries and keys: each pair of coordinates by its own angle per position."""
 
-    The score of positions (q, k) is (M_q query) . (M_k key) = (M_{q-k} query) . key with M orthogonal (Su et al. 2021).
+    frequencies: Float[Tensor, " pair"]
+    """Radians per position; coordinates beyond the pairs are left alone."""
+    adjacent: bool
+    """Whether coordinates 2i and 2i + 1 are a pair, as in GPT-J; else i and i + half, as in Llama."""
+
+    def turn(
+        self, vectors: Float[Tensor, "*row d_head"], position: int | Int[Tensor, "..."]
+    ) -> Float[Tensor, "*row d_head"]:
+        """Vectors turned as queries or keys at `position` (one, or one per row).
+
+        The score of positions (q, k) is (M_q query) . (M_k key) = (M_{q-k} query) . key with M orthogonal (Su et al.
+        2021).
+        """
+        angles = torch.as_tensor(position)[..., None] * self.frequencies
+        cos, sin = angles.cos(), angles.sin()
+        turned, rest = vectors.tensor_split([2 * len(self.frequencies)], dim=-1)
+        if self.adjacent:
+            x, y = turned[..., 0::2], turned[..., 1::2]
+            turned = torch.stack([x * cos - y * sin, y * cos + x * sin], -1).flatten(-2)
+        else:
+            x, y = turned.chunk(2, dim=-1)
+            turned = torch.cat([x * cos - y * sin, y * cos + x * sin], -1)
+        return torch.cat([turned, rest], -1)
+
+
+def rotations(model: Any, layer: int) -> list[Rotation]:
+    """Rotations that the heads of a layer may use, by the tables found in the model; none without rotary positions.
+
+    Which one they use, if any, shows in their scores alone: a model may have a table for its local layers and one for
+    the others, or leave some layers unturned, and nothing says in one way for all architectures what a pair is.
     """
-    frequencies = rotary_frequencies(model, layer)
-    if frequencies is None:
-        kind = type(model).__name__
-        raise ValueError(f"offset={position}: {kind} has no rotary embedding with frequencies to read; use offset=0")
-    angles = torch.as_tensor(position)[..., None] * frequencies
-    cos, sin = angles.cos(), angles.sin()
-    turned, rest = vectors.tensor_split([2 * len(frequencies)], dim=-1)
-    if _adjacent_pairs(model):
-        x, y = turned[..., 0::2], turned[..., 1::2]
-        turned = torch.stack([x * cos - y * sin, y * cos + x * sin], -1).flatten(-2)
-    else:
-        x, y = turned.chunk(2, dim=-1)
-        turned = torch.cat([x * cos - y * sin, y * cos + x * sin], -1)
-    return torch.cat([turned, rest], -1)
+    found: list[Tensor] = []
+    heads = attention(model, layer)
+    for name, table in model.named_buffers():
+        what = name.rpartition(".")[2]
+        if what.endswith("inv_freq") and "original" not in what:
+            found.append(table.double())
+    for name, table in heads.named_buffers():
+        if name.endswith("embed_positions"):  # GPT-J: "pos coordinate", the sines before the cosines
+            sin, cos = table[1].double().chunk(2)
+            found.append(torch.atan2(sin, cos))
+    if getattr(heads, "rotary_sin", None) is not None:
+        # a HookedTransformer keeps tables "pos coordinate" with each pair's angle twice
+        angles = torch.atan2(heads.rotary_sin[1].double(), heads.rotary_cos[1].double())
+        found.append(angles[0::2] if model.cfg.rotary_adjacent_pairs else angles[: len(angles) // 2])
+    fit = [frequencies for frequencies in found if 2 * len(frequencies) <= heads.W_Q.shape[-1]]
+    return [Rotation(frequencies, adjacent) for frequencies in fit for adjacent in (False, True)]
 
 
-def rotary_frequencies(model: Any, layer: int) -> Float[Tensor, " pair"] | None:
-    """Radians per position for each pair of coordinates that is turned; None for a model without rotary positions."""
-    rotary = getattr(model, "rotary_emb", None)
-    if rotary is not None:
-        found = dict(rotary.named_buffers()).get("_original_component.inv_freq")
-        return None if found is None else found.double()
-    sin = getattr(attention(model, layer), "rotary_sin", None)
-    if sin is None:
-        return None
-    # a HookedTransformer keeps tables "pos coordinate" with each pair's angle twice
-    angles = torch.atan2(sin[1].double(), model.blocks[layer].attn.rotary_cos[1].double())
-    return angles[0::2] if _adjacent_pairs(model) else angles[: len(angles) // 2]
-
-
-def _adjacent_pairs(model: Any) -> bool:
-    return bool(getattr(getattr(model, "cfg", None), "rotary_adjacent_pairs", False))
+def setting(model: Any, *names: str) -> float | None:
+    """The first of these settings that the model's config has, if it is above 0."""
+    configs = [getattr(model, "cfg", None), getattr(getattr(model, "original_model", None), "config", None)]
+    for config in configs:
+        for name in names:
+            value = getattr(config, name, None)
+            if isinstance(value, int | float) and value > 0:
+                return float(value)
+    return None
 
 
 def fold_ln1(model: Any, layer: int, weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:
@@ -115,9 +140,8 @@ def fold_norm_into(
     return weight, bias
 
 
-def gained(model: Any, layer: int, normalized: Tensor) -> Tensor:
-    """What the heads of a `HookedTransformer` read: it has a hook only before the norm's gain and shift."""
-    norm = model.blocks[layer].ln1
+def gained(norm: Any, normalized: Tensor) -> Tensor:
+    """What a norm gives on of a normalized input: times its gain, plus its shift."""
     gain, shift = getattr(norm, "w", None), getattr(norm, "b", None)
     normalized = normalized if gain is None else normalized * gain.detach().double()
     return normalized if shift is None else normalized + shift.detach().double()

@@ -15,9 +15,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.architectures import block, fold_norm_into
-from probes.hooked import HookedModel
+from probes.architectures import block, fold_norm_into, gained
+from probes.hooked import HookedModel, blocks
 from probes.names import ends_of
+from probes.verification import Observed, multiplier, observe
+
+_PARTS = ("hook_attn_out", "hook_mlp_out", "hook_mixer_out")
+"""What a block adds to the residual stream."""
 
 CHUNK = 512
 """Features whose products with all reads are in memory at once."""
@@ -98,7 +102,7 @@ class Bottleneck:
         return pd.DataFrame({name: column.cpu().numpy() for name, column in columns.items()}, index=features.numpy())
 
 
-def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False) -> Bottleneck:
+def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs: Any = None) -> Bottleneck:
     """Write and read directions of a path, such as "embed->unembed".
 
     >>> from probes.transformers import load_transformer
@@ -109,26 +113,128 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False) -> Bot
     A path is "embed->unembed" (on a toy `W_E` and `W_U.T`), "embed->blocks.j.mlp.in", "blocks.i.mlp.out->unembed" or
     "blocks.i.mlp.out->blocks.j.mlp.in". A gated MLP reads with `W_in`; its gate has directions of its own.
 
+    Both ends are verified on a few inputs: what arrives in the residual stream must be the weights' rows, and what the
+    reads make of what enters them the model's own. A multiplier on the way (Gemma's and Granite's embedding, Cohere's
+    logits) is part of the directions; the output's nonlinearity (a toy's ReLU, Gemma 2's cap of the logits) is not.
+
     Args:
         model: anything with `W_E`, `W_U` or `blocks[i].mlp.W_in`, `.W_out`.
         path: which two points.
         fold_norm: fold the gain of the norm in front of the reads into them (and center them for a LayerNorm).
+        inputs: what to verify on; random tokens or features if not given.
 
     Raises:
-        ValueError: another path, one that runs backwards, a model without such weights or without that norm.
+        ValueError: another path, one that runs backwards, a model without such weights or without that norm; or one
+            with a norm or a nonlinearity behind the writes.
         IndexError: no such layer.
     """
     writes, reads = ends_of(path)
     write = _weight(model, "W_E") if writes is None else _weight(block(model, writes), "mlp.W_out")
     read = _weight(model, "W_U") if reads is None else _weight(block(model, reads), "mlp.W_in")
+    norm = getattr(model, "ln_final", None) if reads is None else getattr(block(model, reads), "ln2", None)
     if fold_norm:
-        norm = getattr(model, "ln_final", None) if reads is None else getattr(block(model, reads), "ln2", None)
         read, _ = fold_norm_into(model, norm, read, read.new_zeros(read.shape[-1]))
+    run = observe(model, _watched(model, writes, reads), inputs)
+    entering, read_factor = _entering(run, read, reads, norm, fold_norm)
+    write_factor = _multiplier_of_writes(run, write, writes, entering)
+    for layer in range(0 if writes is None else writes + 1, len(blocks(model)) if reads is None else reads):
+        _require_stream(run, layer)
+    write = write if write_factor == 1 else write_factor * write
+    read = read if read_factor == 1 else read_factor * read
     return Bottleneck(path, write, read.mT)
+
+
+def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[str]:
+    """Hooks on the way of a path; a model has some of them."""
+    names = ["hook_hidden", "hook_embed", "hook_unembed", "unembed.hook_in", "ln_final.hook_normalized"]
+    first, last = writes or 0, len(blocks(model)) if reads is None else reads + 1
+    stream = ("mlp.hook_post", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_PARTS)
+    names += [f"blocks.{layer}.{part}" for layer in range(first, last) for part in stream]
+    reading = ("mlp.hook_in", "ln2.hook_normalized", "mlp.in.hook_out", "mlp.hook_pre_linear", "mlp.hook_pre")
+    return names + [f"blocks.{reads}.{part}" for part in reading if reads is not None]
+
+
+def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_norm: bool) -> tuple[str, float]:
+    """The hook of what the reads multiply, and what their products are multiplied by."""
+    at, inside = run.at, "" if reads is None else f"blocks.{reads}."
+    normalized = "ln_final.hook_normalized" if reads is None else f"{inside}ln2.hook_normalized"
+    hook = "unembed.hook_in" if reads is None else f"{inside}mlp.hook_in"
+    entering = {hook: at[hook]} if hook in at else {}
+    if not entering and normalized in at:  # a HookedTransformer
+        entering = {normalized: gained(norm, at[normalized])}
+    if not entering:  # a toy
+        entering = {name: at[name] for name in ("hook_hidden", "hook_embed") if name in at}
+    if fold_norm:
+        entering = {normalized: at[normalized]} if normalized in at else {}
+    leaving = [at.get(f"{inside}mlp.{part}") for part in ("in.hook_out", "hook_pre_linear", "hook_pre")]
+    if reads is None:
+        leaving = [run.out, at.get("hook_unembed")]  # before the output's nonlinearity, if there is one
+    for name, x in entering.items():
+        for own in leaving:
+            if own is None or x.shape[-1] != len(read) or own.shape[-1] != read.shape[-1]:
+                continue
+            made, own = (x @ read.double()).flatten(0, -2), own.flatten(0, -2)
+            if len(made) == len(own) and (factor := multiplier(made, own, run.precision)) is not None:
+                return name, factor
+    if fold_norm:
+        raise ValueError("fold_norm=True: the norm does not stand in front of these weights; use fold_norm=False")
+    raise ValueError("what these weights read is not what the model makes of it: something else stands between")
+
+
+def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, entering: str) -> float:
+    """What the written directions are multiplied by on their way into the residual stream, or a toy's hidden layer."""
+    at = run.at
+    if writes is None:
+        if not isinstance(run.inputs, Tensor):
+            raise ValueError(
+                "inputs= must be a tensor of tokens (or of features) where the path begins at the embedding"
+            )
+        made = (write[run.inputs] if not run.inputs.is_floating_point() else run.inputs.to(write) @ write).double()
+        stream = at.get("blocks.0.hook_resid_pre", at.get(entering))
+        arriving = [] if stream is None else [stream]
+    else:
+        inside = f"blocks.{writes}."
+        made = at[f"{inside}mlp.hook_post"] @ write.double()
+        after = at.get(f"blocks.{writes + 1}.hook_resid_pre", at.get(f"{inside}hook_resid_post"))
+        before, middle = (at.get(inside + part) for part in ("hook_resid_pre", "hook_resid_mid"))
+        heads, arriving = at.get(f"{inside}hook_attn_out"), []
+        if after is None:  # a toy
+            arriving = [at[entering]]
+        elif middle is not None:
+            arriving.append(after - middle)
+        if after is not None and before is not None and heads is not None:  # attention and MLP side by side
+            arriving.append(after - before - heads)
+    for own in arriving:
+        if own.shape[-1] != made.shape[-1] or own.numel() != made.numel():
+            continue
+        # an embedding of the position is the same in all examples
+        here, there = ((x - x.mean(0)).flatten(0, -2) if x.ndim == 3 else x for x in (made.reshape(own.shape), own))
+        if (factor := multiplier(here, there, run.precision)) is not None:
+            return factor
+    what = "W_E" if writes is None else f"block {writes}'s W_out"
+    raise ValueError(
+        f"what arrives in the residual stream is no multiple of {what}: a norm, a nonlinearity or another part of the "
+        "model stands between"
+    )
+
+
+def _require_stream(run: Observed, layer: int) -> None:
+    """A block adds to the residual stream: a norm in the stream itself would scale what was written before."""
+    inside = f"blocks.{layer}."
+    before, after = run.at.get(f"{inside}hook_resid_pre"), run.at.get(f"{inside}hook_resid_post")
+    parts = [run.at[inside + part] for part in _PARTS if inside + part in run.at]
+    if before is None and after is None:  # a toy
+        return
+    if before is not None and after is not None:
+        left = after - before - sum(part.reshape(before.shape) for part in parts)
+        if left.norm() <= run.precision * after.norm():
+            return
+    raise ValueError(f"block {layer} does more than to add to the residual stream: a norm stands in the stream itself")
 
 
 def _weight(module: Any, name: str) -> Tensor:
     try:
-        return attrgetter(name)(module).detach()
+        weight = attrgetter(name)(module).detach()
     except AttributeError as error:
         raise ValueError(f"no {name} here: this model has no such end of a bottleneck") from error
+    return weight if weight.dtype in (torch.float32, torch.float64) else weight.float()  # bfloat16 knows no tables

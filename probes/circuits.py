@@ -5,14 +5,16 @@ x_key W_V W_O. Both products are d_model x d_model matrices of rank d_head at mo
 singular value decomposition of `left @ right.T` needs a QR of each factor and one small matrix, never the product.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from probes.architectures import attention, fold_ln1, head_weights, rotate
-from probes.hooked import HookedModel
+from probes.architectures import Rotation, attention, block, fold_ln1, gained, head_weights, rotations, setting
+from probes.hooked import HookedModel, check_hooks
+from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
+from probes.verification import Fit, fit_scores, multiplier, observe
 
 
 class Circuit(NamedTuple):
@@ -30,12 +32,32 @@ class Circuit(NamedTuple):
         return self.left @ self.right.mT
 
 
+class Scoring(NamedTuple):
+    """How the scores of a head come of x_query Omega x_key, as comparing with the model's own has shown."""
+
+    fit: Fit
+    cap: float | None
+    """The scores are cap * tanh(score / cap), as in Gemma 2."""
+    rotation: Rotation | None
+    seen: Bool[Tensor, "batch query key"]
+    """The pairs that the mask allows."""
+
+
 def qk_circuit(
-    model: HookedModel, layer: int, head: int, *, bias: bool = False, fold_norm: bool = False, offset: int = 0
+    model: HookedModel,
+    layer: int,
+    head: int,
+    *,
+    bias: bool = False,
+    fold_norm: bool = False,
+    offset: int = 0,
+    inputs: Any = None,
+    hook: str | None = None,
 ) -> Circuit:
     """Omega of a head: query on its rows, `x_query @ Omega @ x_key` is the score before scaling and masking.
 
-    Omega = W_Q W_K^T; in the pseudo-attention literature A^T B.
+    Omega = W_Q W_K^T; in the pseudo-attention literature A^T B. It is verified: on a few inputs a constant times
+    x_query Omega x_key must be the model's own scores, up to a soft cap and a bias of the positions alone (ALiBi).
 
     >>> from probes.transformers import load_transformer
     >>> omega = qk_circuit(load_transformer("tiny"), layer=0, head=2)
@@ -48,16 +70,32 @@ def qk_circuit(
         bias: append a row and a column, for inputs that end in a constant 1; zeros where there are no biases.
         fold_norm: take inputs after normalization but before its gain: `blocks.i.ln1.hook_normalized` of a bridge.
             Without it inputs are what the head reads (`blocks.i.attn.hook_in`).
-        offset: query position minus key position, for rotary models.
+        offset: query position minus key position, for rotary models (at the length of `inputs`, where it matters).
+        inputs: what to verify on, examples of one length; random tokens or features if not given.
+        hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
 
     Raises:
         IndexError: no such layer or head.
-        ValueError: a norm or rotary positions that this model does not have, or whose form is not known.
+        ValueError: the scores are no such form of what the head reads (clipped or normalized queries, positions that
+            turn them in an unknown way); a norm or rotary positions that this model does not have.
     """
-    W_Q, b_Q = head_weights(model, layer, head, "Q")
-    W_K, b_K = head_weights(model, layer, head, "K")
-    if offset:
-        W_Q, b_Q = rotate(model, layer, W_Q, offset), rotate(model, layer, b_Q, offset)
+    read_by(model, layer, head, fold_norm)  # an unknown layer or head first
+    found = scoring(model, layer, head, fold_norm, *observed_scores(model, layer, head, fold_norm, inputs, hook))
+    if offset and found.rotation is None:
+        kind = type(model).__name__
+        raise ValueError(
+            f"offset={offset}: layer {layer} of this {kind} has no rotary embedding that turns its heads; use offset=0"
+        )
+    return omega(model, layer, head, bias=bias, fold_norm=fold_norm, offset=offset, rotation=found.rotation)
+
+
+def omega(
+    model: Any, layer: int, head: int, *, bias: bool, fold_norm: bool, offset: int, rotation: Rotation | None
+) -> Circuit:
+    """`qk_circuit` with a rotation that is known to be the head's own."""
+    (W_Q, b_Q), (W_K, b_K) = (head_weights(model, layer, head, which) for which in "QK")
+    if offset and rotation is not None:
+        W_Q, b_Q = rotation.turn(W_Q, offset), rotation.turn(b_Q, offset)
     if fold_norm:
         (W_Q, b_Q), (W_K, b_K) = fold_ln1(model, layer, W_Q, b_Q), fold_ln1(model, layer, W_K, b_K)
     if bias:
@@ -65,22 +103,129 @@ def qk_circuit(
     return Circuit(W_Q, W_K, *factored_svd(W_Q, W_K))
 
 
-def ov_circuit(model: HookedModel, layer: int, head: int, *, bias: bool = False, fold_norm: bool = False) -> Circuit:
-    """What a head moves: `x_key @ matrix` is what it writes if it attends to `x_key` alone. Matrix = W_V W_O.
+def observed_scores(
+    model: HookedModel, layer: int, head: int, fold_norm: bool, inputs: Any, hook: str | None
+) -> tuple[Tensor, Tensor, bool, float]:
+    """What a head reads in one run, its scores or its pattern, which of the two, and the precision of both."""
+    reads = hook or heads_read_at(model, layer, before_gain=fold_norm)
+    judge, is_pattern = heads_score_at(model, layer)
+    run = observe(model, check_hooks(model, [reads, judge]), inputs)
+    if missing := {reads, judge} - run.at.keys():
+        raise ValueError(f"hook {missing.pop()!r} does not fire: what layer {layer}'s heads do cannot be verified")
+    x = run.at[reads]
+    if reads.endswith(BEFORE_GAIN) and not fold_norm:
+        x = gained(block(model, layer).ln1, x)
+    return x, run.at[judge][:, head], is_pattern, run.precision
+
+
+def scoring(
+    model: Any,
+    layer: int,
+    head: int,
+    fold_norm: bool,
+    x: Float[Tensor, "batch pos d_model"],
+    judged: Float[Tensor, "batch pos pos"],
+    is_pattern: bool,
+    precision: float,
+) -> Scoring:
+    """How a head's scores come of what it reads: every rotation that it might use is tried, and none.
+
+    Raises:
+        ValueError: nothing that was tried makes the model's own scores.
+    """
+    queries, keys = (x @ weight + bias for weight, bias in read_by(model, layer, head, fold_norm))
+    seen = judged > 0 if is_pattern else judged > torch.finfo(torch.float32).min / 2
+    cap = setting(model, "attn_scores_soft_cap", "attn_logit_softcapping")
+    positions = torch.arange(x.shape[1], device=x.device)
+    tried: list[Scoring] = []
+    for biased in (False, True)[: len(x)]:  # in a single example anything might be a bias of its positions
+        for rotation in (*rotations(model, layer), None):
+            q, k = (queries, keys) if rotation is None else (rotation.turn(v, positions) for v in (queries, keys))
+            fit = fit_scores(q @ k.mT, judged, seen, is_pattern, cap, biased)
+            tried.append(Scoring(fit, cap, rotation, seen))
+        best = min(tried, key=lambda found: found.fit.error)
+        if best.fit.error <= precision:
+            return best
+    if fold_norm:
+        raise ValueError(
+            f"fold_norm=True: no norm in front of layer {layer}'s heads reproduces the model's scores "
+            f"(relative error {best.fit.error:.1e}); use fold_norm=False"
+        )
+    raise ValueError(
+        f"layer {layer}, head {head}: the model's scores are not x_query Omega x_key times a constant "
+        f"(relative error {best.fit.error:.1e}): {_what_stands_between(model, len(x))}"
+    )
+
+
+def read_by(model: Any, layer: int, head: int, fold_norm: bool) -> list[tuple[Tensor, Tensor]]:
+    """Weight and bias of a head's queries and of its keys."""
+    weights = [head_weights(model, layer, head, which) for which in "QK"]
+    return [fold_ln1(model, layer, *each) for each in weights] if fold_norm else weights
+
+
+def _what_stands_between(model: Any, n_examples: int) -> str:
+    if clip := setting(model, "clip_qkv"):
+        return f"queries and keys are clipped at {clip:g}"
+    if n_examples == 1:
+        return "a position bias can be told apart on several examples of one length, not on one"
+    return "queries or keys are clipped, normalized or turned by positions in a way that is not known here"
+
+
+def ov_circuit(
+    model: HookedModel, layer: int, head: int, *, bias: bool = False, fold_norm: bool = False, inputs: Any = None
+) -> Circuit:
+    """What a head moves: `x_key @ matrix` is what it adds to the residual stream if it attends to `x_key` alone.
+
+    Matrix = W_V W_O, times the multiplier of models that have one (Granite). It is verified: on a few inputs the sum
+    over the heads must be what attention adds.
 
     >>> from probes.transformers import load_transformer
     >>> ov_circuit(load_transformer("tiny"), layer=0, head=2).matrix.shape
     torch.Size([64, 64])
 
-    Args and errors are those of `qk_circuit`; `bias` appends only a row, for b_V (the output bias is no head's own).
+    Args are those of `qk_circuit`; `bias` appends only a row, for b_V (the output bias is no head's own).
+
+    Raises:
+        IndexError: no such layer or head.
+        ValueError: values are clipped, or a norm stands between the heads and the stream, or not before them.
     """
     W_V, b_V = head_weights(model, layer, head, "V")
-    W_O = attention(model, layer).W_O[head].detach().double().mT
     if fold_norm:
         W_V, b_V = fold_ln1(model, layer, W_V, b_V)
+    W_O = attention(model, layer).W_O[head].detach().double().mT
+    if (factor := _multiplier_of_heads(model, layer, fold_norm, inputs)) != 1:
+        W_O = factor * W_O
     if bias:
         W_V = torch.cat([W_V, b_V[None]])
     return Circuit(W_V, W_O, *factored_svd(W_V, W_O))
+
+
+def _multiplier_of_heads(model: HookedModel, layer: int, fold_norm: bool, inputs: Any) -> float:
+    """What the sum over the heads is multiplied by on its way into the residual stream."""
+    reads, (pattern, is_pattern) = heads_read_at(model, layer, before_gain=fold_norm), heads_score_at(model, layer)
+    before, *after = (f"blocks.{layer}.{part}" for part in ("hook_resid_pre", "hook_resid_mid", "ln1.hook_in"))
+    end, others = f"blocks.{layer}.hook_resid_post", f"blocks.{layer}.hook_mlp_out"
+    run = observe(model, [reads, pattern, before, *after, end, others], inputs)
+    at, heads = run.at, attention(model, layer)
+    if is_pattern and {reads, pattern, before} <= at.keys():
+        x = at[reads]
+        if reads.endswith(BEFORE_GAIN) and not fold_norm:
+            x = gained(block(model, layer).ln1, x)
+        made = torch.zeros_like(at[before])
+        for head in range(len(heads.W_Q)):
+            weight, bias = head_weights(model, layer, head, "V")
+            weight, bias = fold_ln1(model, layer, weight, bias) if fold_norm else (weight, bias)
+            made += at[pattern][:, head] @ (x @ weight + bias) @ heads.W_O[head].detach().double()
+        added = [at[name] - at[before] for name in after if name in at]
+        if {end, others} <= at.keys():  # where attention and MLP stand side by side
+            added.append(at[end] - at[before] - at[others].reshape(made.shape))
+        for own in added:
+            if (factor := multiplier(made.flatten(0, 1), own.flatten(0, 1), run.precision)) is not None:
+                return factor
+    clip = setting(model, "clip_qkv")
+    why = f"values are clipped at {clip:g}" if clip else "a norm or something else stands between"
+    where = ", or not before the heads (fold_norm=True)" if fold_norm else ""
+    raise ValueError(f"what layer {layer} adds to the residual stream is no multiple of W_V W_O: {why}{where}")
 
 
 def factored_svd(

@@ -53,6 +53,7 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
         own_names = [points[name].name for name in names]  # a bridge has several names for one point
         with torch.no_grad():
             fired = _fired(model, inputs, set(own_names))
+            fired |= _fired_once_hooked(model, inputs, set(own_names) - fired)
             with recording(
                 model, fired, lambda value: tuple(value.shape) if isinstance(value, Tensor) else None
             ) as shapes:
@@ -98,6 +99,20 @@ def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
             stack.enter_context(point.register_forward_hook(lambda *_, name=name: fired.add(name)))
         model(inputs)
     return fired
+
+
+def _fired_once_hooked(model: HookedModel, inputs: Any, names: set[str]) -> set[str]:
+    """Points that a model calls only where something is hooked, as a bridge of Granite does."""
+    with ExitStack() as stack:
+        found = []
+        for name in names:
+            try:
+                found.append(stack.enter_context(recording(model, [name], type)))
+            except (RuntimeError, ValueError, NotImplementedError):  # switched off: nothing can be hooked there
+                continue
+        if found:
+            model(inputs)
+    return {name for each in found for name in each}
 
 
 def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str]:

@@ -6,20 +6,19 @@ few of them compares positions along few directions (Franco & Crovella 2024). Ho
 factors splits the same scores along other directions of the same rank: the null says how many slices those need.
 """
 
+import math
 from collections.abc import Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.activations import stream_activations
-from probes.architectures import gained, rotary_frequencies, rotate
-from probes.circuits import Circuit, qk_circuit
+from probes.architectures import Rotation
+from probes.circuits import Circuit, observed_scores, omega, read_by, scoring
 from probes.hooked import HookedModel
-from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
-
-_TOLERANCE = 1e-4
+from probes.verification import fit_scores
 
 
 class AttentionSlices(NamedTuple):
@@ -28,7 +27,8 @@ class AttentionSlices(NamedTuple):
     pairs: Int[Tensor, "pair 3"]
     """Example, query position, key position."""
     scores: Float[Tensor, " pair"]
-    """As the model scores the pair before the softmax (minus the query's mean, if relative): the sum of its slices."""
+    """As the model scores the pair before a soft cap, a position bias and the softmax (minus the query's mean, if
+    relative): the sum of its slices."""
     slices: Float[Tensor, "pair k"]
     """In the order of the singular values."""
     needed: Int[Tensor, " pair"]
@@ -37,6 +37,10 @@ class AttentionSlices(NamedTuple):
     """The same count after random rotations of the head's factors: other exact splits of the same scores."""
     scale: float
     """What the model multiplies x_query Omega x_key by: 1/sqrt(d_head) in most transformers, 1 in a toy."""
+    position_bias: Float[Tensor, " pair"]
+    """What the model adds for the two positions alone (ALiBi), minus each query's mean; 0 in most transformers."""
+    cap: float | None
+    """The softmax feels cap * tanh(score / cap) of each score, as in Gemma 2; None in most transformers."""
 
 
 def attention_slices(
@@ -61,7 +65,7 @@ def attention_slices(
 
     Biases are part of Omega (an input of constant 1), grouped queries and rotary positions are handled: in a rotary
     model Omega, and so the slices, depend on query position minus key position. The scores are checked against the
-    model's own pattern (or its scores, if it has no pattern).
+    model's own pattern (or its scores, if it has no pattern); what depends on the positions alone is told apart.
 
     Args:
         model, layer, head: as in `qk_circuit`.
@@ -74,21 +78,25 @@ def attention_slices(
 
     Raises:
         IndexError: no such layer, head or position.
-        ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (position
-            biases, soft caps, normalized queries).
+        ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (clipped or
+            normalized queries; position biases, if the inputs are a single example); `relative` with a soft cap.
     """
-    qk_circuit(model, layer, head)  # an unknown layer or head first
-    reads = hook or heads_read_at(model, layer, before_gain=fold_norm)
-    scores_at, is_pattern = heads_score_at(model, layer)
-    [batch] = stream_activations(model, iter([inputs]), [reads, scores_at])
-    x, modeled = batch[reads].double(), batch[scores_at][:, head].double()
-    if reads.endswith(BEFORE_GAIN) and not fold_norm:
-        x = gained(model, layer, x)
-    seen = modeled > 0 if is_pattern else modeled > torch.finfo(torch.float32).min / 2
-    visible = seen.nonzero()
-    reader = _Head(model, layer, head, fold_norm, x)
+    read_by(model, layer, head, fold_norm)  # an unknown layer or head first
+    x, judged, is_pattern, precision = observed_scores(model, layer, head, fold_norm, inputs, hook)
+    how = scoring(model, layer, head, fold_norm, x, judged, is_pattern, precision)
+    if relative and how.cap:
+        raise ValueError(f"relative=True: a softmax feels these scores through a soft cap of {how.cap:g}")
+    visible = how.seen.nonzero()
+    reader = _Head(model, layer, head, fold_norm, x, how.rotation)
     queries, keys = reader.coordinates(visible)
-    scale = _scale((queries * keys).sum(-1), modeled, visible, is_pattern)
+    form = torch.zeros_like(judged)
+    form[tuple(visible.T)] = (queries * keys).sum(-1)
+    fit = fit_scores(form, judged, how.seen, is_pattern, how.cap, bool(how.fit.bias.any()))
+    if math.isnan(fit.scale):
+        raise ValueError("every score is the same: give inputs of at least two positions that differ")
+    if not fit.error <= precision:
+        raise ValueError(f"the slices do not sum to the model's scores (relative error {fit.error:.1e})")
+    scale = fit.scale
     if pairs is not None:
         rows = {tuple(pair): row for row, pair in enumerate(visible.tolist())}
         for pair in pairs.tolist():
@@ -97,14 +105,15 @@ def attention_slices(
         chosen = [rows[tuple(pair)] for pair in pairs.tolist()]
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
-        keys = keys - reader.mean_keys(visible, seen)
+        keys = keys - reader.mean_keys(visible, how.seen)
     slices = scale * queries * keys
     generator = torch.Generator().manual_seed(seed)
     null = torch.empty(n_null, len(slices), dtype=torch.long)
     for i in range(n_null):
         turn, _ = torch.linalg.qr(torch.randn(2 * slices.shape[-1:], generator=generator, dtype=torch.float64))
         null[i] = slices_needed(scale * (queries @ turn) * (keys @ turn))
-    return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale)
+    bias = fit.bias[tuple(visible.T[1:])]
+    return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale, bias, how.cap)
 
 
 def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
@@ -124,72 +133,40 @@ def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
 class _Head:
     """One head, and the inputs that it reads, ending in a constant 1 for the biases."""
 
-    def __init__(self, model: HookedModel, layer: int, head: int, fold_norm: bool, x: Tensor) -> None:
-        self.model, self.layer, self.head, self.fold_norm = model, layer, head, fold_norm
+    def __init__(
+        self, model: HookedModel, layer: int, head: int, fold_norm: bool, x: Tensor, rotation: Rotation | None
+    ) -> None:
+        self.rotation = rotation
         self.x = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
-        self.rotary = rotary_frequencies(model, layer) is not None
-
-    def omega(self, offset: int = 0) -> Circuit:
-        return qk_circuit(self.model, self.layer, self.head, bias=True, fold_norm=self.fold_norm, offset=offset)
+        self.omega = partial(omega, model, layer, head, bias=True, fold_norm=fold_norm, rotation=rotation)
 
     def by_offset(self, pairs: Tensor) -> Iterator[tuple[Circuit, Tensor]]:
         """Each Omega with the pairs that it scores: one per distance in a rotary model, else one for all pairs."""
-        offsets = pairs[:, 1] - pairs[:, 2] if self.rotary else torch.zeros_like(pairs[:, 1])
+        offsets = pairs[:, 1] - pairs[:, 2] if self.rotation else torch.zeros_like(pairs[:, 1])
         for offset in offsets.unique().tolist():
-            yield self.omega(offset), (offsets == offset).nonzero()[:, 0]
+            yield self.omega(offset=offset), (offsets == offset).nonzero()[:, 0]
 
     def coordinates(self, pairs: Tensor) -> tuple[Tensor, Tensor]:
         """Query and key of each pair along the singular directions, each times the root of the singular value."""
-        queries = self.x.new_empty(len(pairs), len(self.omega().S))
+        queries = self.x.new_empty(len(pairs), len(self.omega(offset=0).S))
         keys = torch.empty_like(queries)
-        for omega, members in self.by_offset(pairs):
+        for circuit, members in self.by_offset(pairs):
             example, query, key = pairs[members].T
-            queries[members] = (self.x[example, query] @ omega.U) * omega.S.sqrt()
-            keys[members] = (self.x[example, key] @ omega.Vh.mT) * omega.S.sqrt()
+            queries[members] = (self.x[example, query] @ circuit.U) * circuit.S.sqrt()
+            keys[members] = (self.x[example, key] @ circuit.Vh.mT) * circuit.S.sqrt()
         return queries, keys
 
     def mean_keys(self, pairs: Tensor, seen: Tensor) -> Tensor:
         """Mean over the keys that each pair's query sees, in the coordinates of the pair's own key."""
-        right = self.omega().right
+        right = self.omega(offset=0).right
         keys = self.x @ right
         example, query, key = pairs.T
-        if self.rotary:
-            keys = rotate(self.model, self.layer, keys, torch.arange(keys.shape[1]))
+        if self.rotation:
+            keys = self.rotation.turn(keys, torch.arange(keys.shape[1]))
         mean = ((seen.double() @ keys) / seen.sum(-1, keepdim=True).clamp_min(1))[example, query]
-        if self.rotary:
-            mean = rotate(self.model, self.layer, mean, -key)  # as seen from the pair's own key
+        if self.rotation:
+            mean = self.rotation.turn(mean, -key)  # as seen from the pair's own key
         coordinates = mean.new_empty(len(pairs), min(right.shape))
-        for omega, members in self.by_offset(pairs):
-            coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ omega.Vh.mT) * omega.S.sqrt()
+        for circuit, members in self.by_offset(pairs):
+            coordinates[members] = (mean[members] @ torch.linalg.pinv(right) @ circuit.Vh.mT) * circuit.S.sqrt()
         return coordinates
-
-
-def _scale(raw: Tensor, modeled: Tensor, visible: Tensor, is_pattern: bool) -> float:
-    """The factor between the bilinear form and the model's own scores, once all scores agree that there is one."""
-    form = torch.full_like(modeled, -torch.inf)
-    form[tuple(visible.T)] = raw
-    seen = form.isfinite()
-    if is_pattern:
-        # log pattern = score - log of the row's sum: compare differences within a row
-        counted = seen & (modeled > 1e-30)
-        own, ours = _centered(modeled.clamp_min(1e-30).log(), counted), _centered(form, counted)
-    else:
-        own, ours = modeled[seen], form[seen]
-    if not (ours != 0).any():
-        raise ValueError("every score is the same: give inputs of at least two positions that differ")
-    scale = float((own * ours).sum() / (ours * ours).sum())
-    error = (scale * form).softmax(-1) - modeled if is_pattern else (scale * form - modeled)[seen]
-    limit = _TOLERANCE * (1 if is_pattern else max(1.0, float(modeled[seen].abs().max())))
-    worst = float(error.abs().max())
-    if not worst <= limit:
-        raise ValueError(
-            f"this head's scores are not x_query Omega x_key times a constant (off by up to {worst:.1e}): "
-            "position biases, a soft cap or normalized queries cannot be split into slices"
-        )
-    return scale
-
-
-def _centered(values: Tensor, where: Tensor) -> Tensor:
-    """Minus the row's mean over `where`; zero elsewhere."""
-    values = torch.where(where, values, 0.0)
-    return torch.where(where, values - values.sum(-1, keepdim=True) / where.sum(-1, keepdim=True).clamp_min(1), 0.0)

@@ -71,6 +71,7 @@ PROBES = (
     "base_run",
     "activation_patching",
     "weight_patching",
+    "verification",
     "circuits",
     "alignment",
     "slices",

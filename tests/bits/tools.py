@@ -58,7 +58,7 @@ def _toy_with_heads() -> Results:
     yield from _patching(model, clean, corrupted, metric, sites, late, frozen=("blocks.0.mlp.hook_pre",))
     yield from _weights(model, donor, clean, {"W_E": 3, "blocks.0.mlp.W_in": (..., slice(0, 3))})
     yield from _circuits(model, model.W_E.detach(), {"bias": {"bias": True}}, layer=0)
-    yield from _bottlenecks(model, ["embed->unembed", "blocks.0.mlp.out->unembed"])
+    yield from _bottlenecks(model, ["blocks.0.mlp.out->unembed"])
     for name, options in _SLICES.items():
         yield f"attention_slices.{name}", probes.attention_slices(model, clean, 0, 1, n_null=3, **options)
     yield "patch_sweep.head", probes.patch_sweep(model, clean, corrupted, heads, "blocks.0.attn.hook_k")

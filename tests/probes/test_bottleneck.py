@@ -77,7 +77,8 @@ def test_interference_of_tied_weights_is_that_of_geometry(tied):
 
 def test_summary_agrees_with_the_full_matrix(subject, monkeypatch):
     monkeypatch.setattr(import_module("probes.bottleneck"), "CHUNK", 4)  # several parts, the last of them shorter
-    directions = bottleneck(subject.model, "embed->unembed")
+    toy = ToyModel(ToyConfig(n_features=6, d_hidden=4))
+    directions = bottleneck(toy if hasattr(subject.model, "W") else subject.model, "embed->unembed")
     full = directions.write @ directions.read.mT
     summary = directions.summary()
     torch.testing.assert_close(torch.tensor(summary["gain"].to_numpy()), full.diagonal())
@@ -117,7 +118,7 @@ def test_bad_requests(subject):
     with pytest.raises(IndexError, match=r"layer 7: this .* has layers 0 to"):
         bottleneck(subject.model, "embed->blocks.7.mlp.in")
     with pytest.raises(ValueError, match="sample=0: 'embed->unembed' writes"):
-        bottleneck(subject.model, "embed->unembed").summary(sample=0)
+        bottleneck(ToyModel(ToyConfig(n_features=6, d_hidden=4)), "embed->unembed").summary(sample=0)
 
 
 def test_an_end_that_is_not_there(make_bridge):
@@ -128,3 +129,33 @@ def test_an_end_that_is_not_there(make_bridge):
         bottleneck(toy, "embed->unembed", fold_norm=True)
     with pytest.raises(ValueError, match="no norm in front"):
         bottleneck(make_bridge("bert")[0], "embed->blocks.0.mlp.in", fold_norm=True)
+
+
+def test_a_path_that_a_toy_does_not_have():
+    toy = ToyModel(ToyConfig(n_features=6, d_hidden=4, d_mlp=8, tied=False, bottleneck="mlp.out->unembed"))
+    with pytest.raises(ValueError, match="no multiple of W_E"):  # the MLP stands between
+        bottleneck(toy, "embed->unembed")
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_scale_is_part_of_what_is_read(tied):
+    """Write feature i with strength 1: without bias and nonlinearity the output is row i of write @ read.T."""
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=tied, unit_norm=True, output_bias=False))
+    with torch.no_grad():
+        model.scale.fill_(2.0)
+    directions = bottleneck(model, "embed->unembed")
+    _, cache = model.run_with_cache(torch.eye(6))
+    torch.testing.assert_close(directions.write @ directions.read.mT, cache["hook_unembed"].detach())
+
+
+def test_half_precision(make_bridge):
+    model, _ = make_bridge("gpt2")
+    table = bottleneck(model.to(torch.bfloat16), "embed->unembed").summary()
+    assert table["gain"].notna().all()
+
+
+def test_a_multiplier_of_the_embedding_is_part_of_what_is_written(make_bridge):
+    """Gemma multiplies its embedding by the root of the width."""
+    model, _ = make_bridge("gemma")
+    written = bottleneck(model, "embed->unembed").write
+    torch.testing.assert_close(written, 32**0.5 * model.W_E.detach(), rtol=1e-5, atol=1e-6)

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformer_lens import FactoredMatrix
 
-from probes.circuits import factored_svd, ov_circuit, qk_circuit, rotate
+from probes.architectures import rotations
+from probes.circuits import factored_svd, ov_circuit, qk_circuit
 
 FAMILIES = ["tiny", "gpt2", "llama", "gemma", "neox"]
 
@@ -128,9 +129,10 @@ def test_ov_makes_what_a_head_writes(make_bridge, name):
 def test_rotation_is_a_group(make_bridge, name):
     model, _ = make_bridge(name)
     x = randn(3, 8)
-    torch.testing.assert_close(rotate(model, 1, x, 0), x)
-    torch.testing.assert_close(rotate(model, 1, rotate(model, 1, x, 3), -5), rotate(model, 1, x, -2))
-    torch.testing.assert_close(rotate(model, 1, x, 7).norm(dim=-1), x.norm(dim=-1))
+    for rotation in rotations(model, 1):
+        torch.testing.assert_close(rotation.turn(x, 0), x)
+        torch.testing.assert_close(rotation.turn(rotation.turn(x, 3), -5), rotation.turn(x, -2))
+        torch.testing.assert_close(rotation.turn(x, 7).norm(dim=-1), x.norm(dim=-1))
 
 
 def test_unknown_layer_and_head(subject):
@@ -166,3 +168,38 @@ def test_a_toy_without_heads():
         qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2)), 0, 0)
     with pytest.raises(IndexError, match="layer 0 of this ToyModel has no attention heads"):
         qk_circuit(ToyModel(ToyConfig(n_features=3, d_hidden=2, d_mlp=4)), 0, 0)
+
+
+@pytest.mark.parametrize("factor", [1.0, 0.01])
+def test_an_omega_that_does_not_make_the_scores_is_refused(make_bridge, monkeypatch, factor):
+    """Also where scores are so small that every pattern is almost uniform."""
+    model, _ = make_bridge("llama")
+    with torch.no_grad():
+        model.blocks[1].attn.W_Q[:] *= factor
+    assert qk_circuit(model, 1, 2, offset=3).S[0] > 0
+    monkeypatch.setattr("probes.circuits.rotations", lambda model, layer: [])  # as if nothing turned its queries
+    with pytest.raises(ValueError, match=r"layer 1, head 2: the model's scores are not x_query Omega x_key"):
+        qk_circuit(model, 1, 2)
+
+
+def test_values_that_a_norm_follows_are_refused(make_bridge, monkeypatch):
+    model, _ = make_bridge("llama")
+    ov_circuit(model, 1, 2)
+    gain = torch.linspace(0.5, 1.5, 32)
+    model.blocks[1].attn.o.register_forward_hook(lambda module, inputs, output: output * gain)
+    with pytest.raises(ValueError, match="layer 1 adds to the residual stream is no multiple of W_V W_O"):
+        ov_circuit(model, 1, 2)
+
+
+def test_inputs_to_verify_on(toy):
+    """A model whose inputs cannot be guessed is given them, and where its heads read."""
+    given = qk_circuit(toy.model, 0, 1, inputs=toy.inputs, hook="hook_hidden")
+    torch.testing.assert_close(given.matrix, qk_circuit(toy.model, 0, 1).matrix, rtol=0, atol=0)
+    with pytest.raises(ValueError, match="not x_query Omega x_key"):
+        qk_circuit(toy.model, 0, 1, hook="hook_embed")  # the MLP stands between
+
+
+def test_a_dead_head_has_an_omega(toy):
+    with torch.no_grad():
+        toy.model.blocks[0].attn.W_Q[1] = 0.0
+    assert not qk_circuit(toy.model, 0, 1).S.any()

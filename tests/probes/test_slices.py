@@ -119,10 +119,20 @@ def test_a_planted_direction_is_one_slice_and_not_one_of_the_null(toy):
     assert (split.null_needed == m).all()
 
 
+def test_a_position_bias_is_told_apart(make_bridge):
+    """ALiBi: -m (query - key) with m = 2^(-8 h / 4) for head h of 4, counted from 1 (Press et al. 2022)."""
+    model, tokens = make_bridge("bloom")
+    split = attention_slices(model, tokens, 1, 2)
+    _, query, key = split.pairs.T
+    mean = query / 2.0  # of the distances that a query sees
+    torch.testing.assert_close(split.position_bias, (2.0**-6 * (mean - (query - key))).double(), rtol=0, atol=1e-5)
+    assert not attention_slices(*make_bridge("llama"), 1, 2).position_bias.any()
+
+
 def test_scores_that_are_not_bilinear_are_refused(make_bridge):
-    model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance
-    with pytest.raises(ValueError, match=r"not x_query Omega x_key times a constant.*position biases"):
-        attention_slices(model, tokens, 1, 0)
+    model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance: one example cannot tell
+    with pytest.raises(ValueError, match="a position bias can be told apart on several examples"):
+        attention_slices(model, tokens[:1], 1, 0)
     model, tokens = make_bridge("qwen3")
     with pytest.raises(ValueError, match="normalizes queries and keys"):
         attention_slices(model, tokens, 1, 0)

@@ -87,11 +87,16 @@ def our_modules() -> dict[str, str]:
     }
 
 
+MOST_FILES, MOST_LINES = 46, 5_900
+"""An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
+what it let circuits, slices and bottlenecks check. Whoever raises these says here what for."""
+
+
 def test_the_path_is_read_whole():
     assert set(READING) == set(PATH)
     read, there = path(), {ROOT.joinpath(*name.split(".")) for name in our_modules() if room_of(name) != ""}
-    assert len(read) == len(set(read)) <= 45
-    assert length(read) <= 5_500
+    assert len(read) == len(set(read)) <= MOST_FILES
+    assert length(read) <= MOST_LINES
     annexes = {f"tms_hooks.{name}" for name in ANNEXES} | {f"probes.{n}" for n in PROBES_ANNEXES}
     left = {file.relative_to(ROOT).with_suffix("") for file in read}
     for module in there:
