@@ -1,9 +1,10 @@
 """Tools that look inside any hooked model: a toy or a real transformer, by the same calls."""
 
 from probes import render
-from probes.activation_patching import attribution_sweep, patch_sweep, path_patch
+from probes.activation_patching import patch_sweep, path_patch
 from probes.activations import collect_activations, stream_activations
 from probes.alignment import Alignment, align
+from probes.attribution import attribution_sweep
 from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel

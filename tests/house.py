@@ -70,6 +70,7 @@ PROBES = (
     "sites",
     "base_run",
     "activation_patching",
+    "attribution",
     "weight_patching",
     "verification",
     "circuits",

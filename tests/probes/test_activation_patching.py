@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformer_lens.hook_points import HookPoint
 
-from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
+from probes.activation_patching import patch_sweep, path_patch, recovered_fraction
 from probes.activations import collect_activations
+from probes.attribution import attribution_sweep
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
@@ -171,7 +172,7 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> 
     ran: list[int] = []
     widths: list[int] = []
     base = BaseRun(model, corrupted, ["hook_embed", "blocks.1.attn.hook_z", "ln_final.hook_normalized"], metric)
-    assert [base.start(hook) for hook in base.shapes] == [0, 1, 2]
+    assert [base.start(hook) for hook in base.activations] == [0, 1, 2]
     handles = [model.blocks[i].attn.register_forward_hook(lambda *_, i=i: ran.append(i)) for i in (0, 1)]
     handles.append(model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1])))
     for hook, expected in (("hook_embed", [0, 1]), ("blocks.1.attn.hook_z", [1]), ("ln_final.hook_normalized", [])):
@@ -197,6 +198,7 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> 
 def test_positions_that_a_metric_reads(bridge: Case, metric: Any, positions: int) -> None:
     model, clean, corrupted, *_ = bridge
     base = BaseRun(model, corrupted, ["blocks.0.hook_resid_pre"], metric)
+    assert base.start("blocks.0.hook_resid_pre") == 0  # by now it has tried out what may be left out
     widths: list[int] = []
     value = collect_activations(model, clean, "blocks.0.hook_resid_pre")["blocks.0.hook_resid_pre"]
     handle = model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1]))
