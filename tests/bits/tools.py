@@ -194,7 +194,8 @@ def _probing(model: Any, inputs: Tensor, hooks: Any) -> Results:
     if by_position:
         targets["one per position"] = _normal(*inputs.shape[:2], seed=8)
     for name, target in targets.items():
-        yield f"linear_probe.{name}", probes.linear_probe(model, inputs, target, hooks, cv=3, seed=1)
+        pos = {"pos": "each"} if name == "one per position" else {}
+        yield f"linear_probe.{name}", probes.linear_probe(model, inputs, target, hooks, cv=3, seed=1, **pos)
     if by_position:
         yield "linear_probe.mean", probes.linear_probe(model, inputs, real, hooks, cv=3, control=False, pos="mean")
 
