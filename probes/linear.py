@@ -133,6 +133,8 @@ class _Probe:
             (np.flatnonzero(np.isin(example, fit)), np.flatnonzero(np.isin(example, test)))
             for fit, test in _splits(cv, n, of_example, groups, self.classify, seed)
         ]
+        if isinstance(estimator, RidgeCV) and min(len(fit) for fit, _ in self.folds) < 2:
+            raise ValueError("a fold fits 1 row, too few to choose the penalty by: give more examples, or an estimator")
 
     def scores(self, x: Float[np.ndarray, "row d_in"], y: Array) -> dict[str, Any]:
         """Score of out-of-fold predictions, its interval, and the baseline's."""
