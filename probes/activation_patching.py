@@ -127,7 +127,7 @@ def path_patch(
         return base.rerun(len(chosen), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
 
     table = pair.table_of(through_receiver, batch_size)
-    table.attrs["receiver"] = target.name
+    table.attrs["receiver"] = targets[0].name
     return table
 
 

@@ -166,18 +166,18 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     Raises:
         ValueError: sites indexed by several of position, head and unit: select rows of one value first.
     """
-    kinds = [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
+    edges, row = "receiver" in table and table["receiver"].nunique() > 1, "hook"
+    kinds = ["receiver"] if edges else [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
     if len(kinds) > 1:
         raise ValueError(f"sites vary in {' and '.join(kinds)}: select the rows of one value of all but one of them")
-    edges, row = "receiver" in table and table["receiver"].nunique() > 1, "hook"
-    [column] = ["receiver"] if edges else kinds or ["pos"]
+    [column] = kinds or ["pos"]
     grid = table.assign(**{column: table[column].astype(object).where(table[column].notna(), "all")})
     if edges or grid.duplicated([row, column]).any():
         row = "site"
         again = grid.groupby([row, column]).cumcount()  # subspaces of as many directions have one name
         grid[row] = grid[row].where(again == 0, grid[row] + " (" + (again + 1).astype(str) + ")")
-    order = grid[row].unique()
-    grid = grid.pivot(index=row, columns=column, values="recovered").reindex(order)
+    rows, columns = grid[row].unique(), grid[column].unique() if edges else None
+    grid = grid.pivot(index=row, columns=column, values="recovered").reindex(rows, columns=columns)
     limit = max(1.0, float(grid.abs().max().max()))
     hover = "%{y}<br>" + column + " %{x}<br>recovered %{z:.3f}"
     figure = _heatmap(grid.to_numpy(), [str(x) for x in grid.columns], list(grid.index), limit, "recovered", hover)

@@ -12,7 +12,6 @@ from operator import index as whole_number
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from probes.names import axes
@@ -45,10 +44,11 @@ class Site:
 
     hook: str
     _: KW_ONLY
-    pos: Index = None
-    head: Index = None
-    unit: Index = None
-    directions: Float[Tensor, "k d_in"] | Float[Tensor, " d_in"] | None = None
+    # whatever is an index, or an array: they become int | Literal["each"] | None, and Float[Tensor, "k d_in"] | None
+    pos: Any = None
+    head: Any = None
+    unit: Any = None
+    directions: Any = None
 
     def __post_init__(self) -> None:
         for axis in INDEXED:
