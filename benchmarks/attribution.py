@@ -1,14 +1,16 @@
 """How many of the sites that matter most do estimates find, at the cost at which the exact sweep finds them?
 
-Judge: `patch_sweep`, whose `recovered` of largest size are the true top k. Every method has one budget, in operations of
-matrix products: what it leaves after its own estimate buys exact patches of the sites that it ranks highest, and a site
-of the top k counts as found if it was patched exactly. "At random" patches as many sites as the budget allows. Random toys (a
-head, an MLP, 8 seeds), the tiny random bridge (4 seeds) and SmolLM2 (every third block, 4 pairs of prompts; sites are
-queries, keys and outputs of heads, and the MLP's outputs at each position). Run: `python -m benchmarks.attribution`.
+Judge: `patch_sweep`, whose largest `recovered`, in size, are the true top k. "Alone": the share of them among the k
+largest of the estimate. At a budget: what a method's own cost leaves of it, in operations of matrix products, buys
+exact patches of the sites that it ranks highest, and a site of the top k counts as found if it was patched exactly; "at
+random" patches as many sites as the budget allows. Random toys (two heads, an MLP, 8 seeds), the tiny random bridge (4
+seeds) and SmolLM2 (every fifth block, 2 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
+outputs at each position). Run: `python -m benchmarks.attribution`.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -80,12 +82,7 @@ def tiny() -> Iterator[Case]:
 def smollm2() -> Iterator[Case]:
     """Who is given the drink: a name is exchanged."""
     model = probes.load_transformer("smollm2")
-    for one, two, other in (
-        ("Mary", "John", "Anna"),
-        ("James", "Anna", "Mark"),
-        ("Tom", "Mary", "Paul"),
-        ("Lisa", "Mark", "Jane"),
-    ):
+    for one, two, other in (("Mary", "John", "Anna"), ("James", "Anna", "Mark")):
         text = f"When {{}} and {two} went to the store, {two} gave a drink to"
         clean, corrupted = (model.to_tokens(text.format(name)) for name in (one, other))
         right, wrong = (model.to_single_token(f" {name}") for name in (one, other))
@@ -94,7 +91,7 @@ def smollm2() -> Iterator[Case]:
             clean,
             corrupted,
             lambda logits, right=right, wrong=wrong: logits[:, -1, right] - logits[:, -1, wrong],
-            of_blocks(range(0, 30, 3)),
+            of_blocks(range(0, 30, 5)),
         )
 
 
@@ -105,41 +102,48 @@ def operations(run: Callable[[], Any]) -> tuple[Any, int]:
     return result, counter.get_total_flops()
 
 
-def found(case: Case, k: int, budget: float) -> dict[str, tuple[float, float]]:
-    """Method -> its cost in runs of the model, and the share of the top k that it finds."""
+def found(case: Case, k: int, budgets: list[float]) -> dict[str, list[float]]:
+    """Method -> its cost in runs of the model, and the share of the top k that it finds alone, and with each budget."""
     model, clean, corrupted, metric, sites = case
     exact, everything = operations(lambda: probes.patch_sweep(model, clean, corrupted, metric, sites))
     with torch.no_grad():
         _, one_run = operations(lambda: model(corrupted))
-    top = set(np.argsort(-exact.recovered.abs().to_numpy())[:k])
-    allowed, each = budget * everything, everything / len(exact)
-    shares = {"the whole sweep": (everything / one_run, 1.0), "at random": (allowed / one_run, allowed / everything)}
+    true = np.argsort(-exact.recovered.abs().to_numpy())
+    each = everything / len(exact)
+    shares = {
+        "the whole sweep": [everything / one_run, 1.0, *(np.nan for _ in budgets)],
+        "at random": [0.0, k / len(exact), *budgets],
+    }
     for name, options in METHODS.items():
         try:
             table, cost = operations(
-                lambda options=options: probes.attribution_sweep(model, clean, corrupted, metric, sites, **options)
+                partial(probes.attribution_sweep, model, clean, corrupted, metric, sites, **options)
             )
         except (ValueError, KeyError):  # a toy has neither a softmax nor two blocks
             continue
         ranked = np.argsort(-table.recovered.abs().to_numpy())
-        patched = ranked[: max(0, int((allowed - cost) / each))]
-        shares[name] = (cost / one_run, len(top & set(patched)) / k)
+        allowed = [k, *(max(0, int((budget * everything - cost) / each)) for budget in budgets)]
+        shares[name] = [cost / one_run, *(len(np.intersect1d(true[:k], ranked[:n])) / k for n in allowed)]
     return shares
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--k", type=int, default=20)
-    parser.add_argument("--budget", type=float, default=0.25, help="share of the exact sweep's cost")
-    parser.add_argument("--models", nargs="+", default=["toys", "tiny", "smollm2"])
+    parser.add_argument("--budgets", type=float, nargs="+", default=[0.1, 0.25, 0.5], help="shares of the sweep's cost")
+    parser.add_argument("--models", nargs="+", default=list(CASES))
     args = parser.parse_args()
     torch.set_num_threads(1)
     for name in args.models:
-        cases = [found(case, args.k, args.budget) for case in {"toys": toys, "tiny": tiny, "smollm2": smollm2}[name]()]
-        print(f"{name}, {len(cases)} cases, top {args.k}, budget {args.budget:.0%} of the exact sweep")
+        cases = [found(case, args.k, args.budgets) for case in CASES[name]()]
+        print(f"{name}, {len(cases)} cases, top {args.k}")
+        print(f"| method | cost in runs | alone | {' | '.join(f'{budget:.0%}' for budget in args.budgets)} |")
         for method in cases[0]:
-            cost, share = np.mean([case[method] for case in cases], axis=0)
-            print(f"| {method} | {cost:.1f} | {share:.2f} |", flush=True)
+            cost, *shares = np.mean([case[method] for case in cases], axis=0)
+            print(f"| {method} | {cost:.1f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+
+
+CASES = {"toys": toys, "tiny": tiny, "smollm2": smollm2}
 
 
 if __name__ == "__main__":
