@@ -280,7 +280,11 @@ def _past_senders(
     def end(value: Tensor, hook: Any) -> Tensor:
         return value.detach()
 
-    hooks = [*edits, *((name, partial(hear, name)) for name in receiving), *((name, end) for name in sending)]
+    hooks: list[tuple[str, HookFn]] = [
+        *edits,
+        *((name, partial(hear, name)) for name in receiving),
+        *((name, end) for name in sending),
+    ]
     with temporary_hooks(pair.base.model, hooks), adding_zeros(pair.base.model, sending) as zeros, torch.enable_grad():
         pair.base.model(inputs)
     return zeros, heard

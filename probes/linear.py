@@ -194,7 +194,7 @@ def _splits(cv: Any, n: int, y: Array | None, groups: Array | None, classify: bo
             raise ValueError(f"cv={cv} with {most} {kind}: must be from 2 to the number of {kind}")
         stratify = classify and y is not None and y.ndim == 1
         if stratify:
-            values, counts = np.unique(y, return_counts=True)
+            values, counts = np.unique(np.asarray(y), return_counts=True)
             if counts.min() < 2:
                 raise ValueError(f"class {values[counts.argmin()].item()!r} has 1 example, to fit or to test: drop it")
             stratify = bool(counts.min() >= cv)

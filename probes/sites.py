@@ -122,8 +122,10 @@ def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:
 
 
 def _as_index(axis: str, value: Any) -> Index:
-    if value is None or (isinstance(value, str) and value == "each"):
-        return value
+    if value is None:
+        return None
+    if isinstance(value, str) and value == "each":
+        return "each"
     try:
         if not isinstance(value, bool):
             return whole_number(value)

@@ -70,7 +70,6 @@ PROBES = (
     "sites",
     "base_run",
     "activation_patching",
-    "attribution",
     "weight_patching",
     "verification",
     "circuits",
@@ -79,7 +78,7 @@ PROBES = (
     "bottleneck",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "logistic", "render")
+PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "render")
 
 
 def files(room: str) -> list[Path]:

@@ -239,3 +239,25 @@ def test_a_probe_finds_the_subjects_number_where_the_encoder_has_moved_it() -> N
 
     at_noun = probes.linear_probe(model, tokens, target, "embed.hook_out", cv=folds, pos=NOUN)
     assert (at_noun.low > at_noun.control).all()
+
+
+def test_prompts_of_several_lengths_are_read_at_their_last_word_however_they_are_given(smollm2: Any) -> None:
+    """Beside longer prompts the tokenizer would pad them, and the last position would hold padding."""
+    hook, texts = (
+        "blocks.4.hook_resid_post",
+        ["The cat", "The cat sat on the mat", "A dog", "A dog ran over the old bridge"],
+    )
+    alone = torch.cat([probes.collect_activations(smollm2, text, hook)[hook][:, -1] for text in texts])
+    assert probes.collect_activations(smollm2, texts[0], hook)[hook].shape[0] == 1  # one prompt, not its letters
+    streamed = [row[-1] for batch in probes.stream_activations(smollm2, texts, hook) for row in batch[hook]]
+    torch.testing.assert_close(torch.stack(streamed), alone)
+    y = alone @ torch.randn(alone.shape[1], generator=torch.Generator().manual_seed(0))
+    y = y.tolist()
+    read = probes.linear_probe(smollm2, texts, y, hook, cv=2, control=False).directions[hook]
+    tokens = smollm2.to_tokens(texts)
+    lengths = torch.tensor([smollm2.to_tokens(text).shape[1] for text in texts])
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+    masked = probes.linear_probe(smollm2, tokens, y, hook, cv=2, control=False, mask=mask).directions[hook]
+    torch.testing.assert_close(read, masked, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="give prompts of one length"):
+        probes.patch_sweep(smollm2, texts[:2], texts[2:], lambda logits: logits[:, -1, 0])
