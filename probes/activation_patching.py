@@ -18,8 +18,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
-from probes.liveness import audit_hooks, require_live
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording, require_gradients
+from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, in_every_block
 from probes.sites import PATCHES, Site, expand_sites, replacement, with_part
 
@@ -142,6 +142,7 @@ def attribution_sweep(
     It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
     `patch_sweep`, with estimates in `metric` and `recovered`.
     """
+    require_gradients("attribution_sweep")
     pair = _Pair(model, (clean, corrupted), metric, sites, "clean->corrupted", seed)
     base = pair.base
     if not base.gradients:
@@ -170,6 +171,7 @@ class _Pair:
         asked = _as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
+        require_repeatable(model, base_inputs)
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
         except ValueError:

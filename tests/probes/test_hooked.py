@@ -75,7 +75,7 @@ def test_scores_of_a_native_bridge_are_dead_and_their_patch_silent():
     model = load_transformer("tiny")
     dead = "blocks.0.attn.hook_attn_scores"
     audit = audit_hooks(model, TOKENS)
-    assert audit.loc[dead].to_list() == [True, False, (2, 4, 3, 3)]
+    assert audit.loc[dead].to_list() == [True, False, (2, 4, 3, 3), None]
     assert audit.loc["blocks.0.attn.hook_pattern", "live"]
     assert not audit.loc["blocks.0.attn.hook_result", "fires"]
     # what the audit guards against: the patch goes through and nothing happens
