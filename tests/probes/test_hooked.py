@@ -8,7 +8,7 @@ from transformer_lens.hook_points import HookPoint
 from probes.hooked import check_hooks, output_tensors, temporary_hooks
 from probes.liveness import audit_hooks, require_live
 from probes.transformers import load_transformer
-from tms_hooks.models.toy import HookedRootModule
+from tms_hooks.models.hooks import HookedRootModule
 
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
