@@ -163,9 +163,7 @@ def _told(error: Exception) -> str:
     return f"{type(error).__name__}: {error}"
 
 
-def _passing(
-    model: HookedModel, inputs: Any, names: list[str]
-) -> dict[str, tuple[tuple[int, ...] | None, bool]]:
+def _passing(model: HookedModel, inputs: Any, names: list[str]) -> dict[str, tuple[tuple[int, ...] | None, bool]]:
     """Shape of what passes at each point that fires, in order, and whether it is NaN anywhere; None for no tensor."""
 
     def keep(value: Any) -> tuple[tuple[int, ...] | None, bool]:

@@ -106,12 +106,12 @@ def test_hooks_are_reset_within_a_context_and_by_level_and_direction(toy):
         toy.reset_hooks()
         assert functions(toy) == 0
     assert toy.context_level == 0
-    with toy.hooks([("hook_embed", Counting())], [("hook_embed", Counting())]):
-        with toy.hooks([("hook_out", Counting())], [("hook_out", Counting())]):
-            toy.remove_all_hook_fns("bwd")
-            assert functions(toy) == 2
-            toy.remove_all_hook_fns(level=2)
-            assert len(toy.hook_embed.fwd_hooks) == functions(toy) == 1
+    first, second = ([(name, Counting())] for name in ("hook_embed", "hook_out"))
+    with toy.hooks(first, first), toy.hooks(second, second):
+        toy.remove_all_hook_fns("bwd")
+        assert functions(toy) == 2
+        toy.remove_all_hook_fns(level=2)
+        assert len(toy.hook_embed.fwd_hooks) == functions(toy) == 1
     assert functions(toy) == 0
 
 
@@ -276,7 +276,7 @@ def test_gradients_are_cached_of_a_loss_or_of_any_number(toy):
     assert set(cache) == {f"{name}{end}" for name in toy.hook_dict for end in ("", "_grad")}
     with pytest.raises(ValueError, match="gradients are those of one number; use return_type='loss'"):
         toy.run_with_cache(x, incl_bwd=True)
-    with torch.no_grad(), pytest.raises(ValueError, match="gradients switched off"):
+    with torch.no_grad(), pytest.raises(ValueError, match="gradients are off"):
         toy.run_with_cache(x, incl_bwd=True, return_type="loss")
     assert functions(toy) == 0
 
@@ -323,7 +323,7 @@ def test_a_toy_works_inside_another_model(toy):
         _, cache = model.run_with_cache(x)
         assert {f"{prefix}{each}" for each in toy.hook_dict} <= set(cache.keys())
         swept = probes.patch_sweep(model, x, x.flip(0) / 2, lambda out: flat(out).view(2, -1).norm(dim=1), name)
-        assert 0 < abs(swept.recovered[0])
+        assert abs(swept.recovered[0]) > 0.1
     assert_close(
         probes.tangent_space(toy, x, "hook_hidden").jacobian, probes.tangent_space(free, x, "hook_hidden").jacobian
     )

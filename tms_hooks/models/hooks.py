@@ -1,4 +1,4 @@
-"""What a toy adds to TransformerLens's `HookedRootModule`, so that its hooks and caches are those of a real transformer.
+"""What a toy adds to TransformerLens's `HookedRootModule`: its hooks and caches are like those of a real transformer.
 
 Names are checked before anything runs: a hook that does not exist, or a filter that matches none, would change nothing
 without a word. A cache is an `ActivationCache`. And points are found by what they are, not by the name that they carry:
@@ -92,7 +92,7 @@ class HookedToy(HookedRootModule):
         if remove_batch_dim and len(x) != 1:
             raise ValueError(f"remove_batch_dim=True with {len(x)} examples: it drops the axis of a single one")
         if incl_bwd and not torch.is_grad_enabled():
-            raise ValueError("incl_bwd=True with gradients switched off: leave torch.no_grad() or torch.inference_mode()")
+            raise ValueError("incl_bwd=True, and gradients are off: leave torch.no_grad() or torch.inference_mode()")
         cache, fwd, bwd = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, None, pos_slice)
         with self.hooks(fwd, bwd, reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts):
             out = self(x, return_type=return_type, **options)
@@ -121,8 +121,8 @@ class HookedToy(HookedRootModule):
             kept = value.detach().to(device)
             if pos_slice is not None:
                 if kept.ndim < 3:
-                    shape = tuple(kept.shape)
-                    raise ValueError(f"pos_slice={pos_slice!r}: {name!r} of shape {shape} has no positions; leave it out")
+                    what = f"{name!r} of shape {tuple(kept.shape)}"
+                    raise ValueError(f"pos_slice={pos_slice!r}: {what} has no positions; leave it out")
                 kept = Slice.unwrap(pos_slice).apply(kept, dim=-2 if name.endswith(SQUARE) else 1)
             cache[key] = kept[0] if remove_batch_dim and len(kept) == 1 else kept
 
