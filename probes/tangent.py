@@ -121,6 +121,11 @@ def tangent_space(
             "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
     jacobian = torch.stack(rows, dim=1)
+    if len(jacobian) != out_at.n_examples:
+        raise ValueError(
+            f"hook {hook!r} has {len(jacobian)} rows where {out_hook or 'the output'!r} has {out_at.n_examples}: it does "
+            "not keep the examples apart; name another"
+        )
     jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
     return TangentSpace(jacobian, s, vh, u.mT, at.axes, out_at.axes)
@@ -131,10 +136,12 @@ class _Part:
 
     Attributes:
         axes: name and size of those axes, once an activation has been seen.
+        n_examples: of that activation.
     """
 
     def __init__(self, model: HookedModel, hook: str | None, pos: int) -> None:
         self.model, self.hook, self.pos, self.axes = model, hook, pos, dict[str, int]()
+        self.n_examples = 0
 
     def rows(self, value: Tensor) -> Float[Tensor, "batch d"]:
         """One row per example."""
@@ -148,5 +155,6 @@ class _Part:
             if not -size <= self.pos < size:
                 raise IndexError(f"position {self.pos} of {self.hook or 'the output'!r}: must be from 0 to {size - 1}")
             value = value.select(names.index("pos"), self.pos)
+        self.n_examples = len(value)
         self.axes = dict(zip([name for name in names[1:] if name != "pos"], value.shape[1:], strict=True))
         return value.flatten(1)

@@ -155,7 +155,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     """The parameter, or the view of one, that the model has under this name."""
     try:
         weight = attrgetter(name)(model)
-    except AttributeError as error:
+    except (AttributeError, NotImplementedError) as error:  # a bridge whose heads have no such matrix raises the latter
         known = [n for n, _ in model.named_parameters()] + ["W_E", "W_U", "W_Q", "W_K", "W_in", "W_out"]
         raise AttributeError(f"no parameter {name!r}; {nearest(name, known)}") from error
     if not isinstance(weight, Tensor):
