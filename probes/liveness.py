@@ -61,7 +61,9 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
             reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
             if _differ(reference, output_tensors(model(inputs))):
                 raise ValueError(NOT_REPEATABLE)
-        _check_no_nan(reference, passing)
+        _check_no_nan(
+            reference, [name for name, own in zip(names, own_names, strict=True) if passing.get(own, (None, False))[1]]
+        )
         with_tensors = [name for name, (shape, _) in passing.items() if shape is not None]
         with_gradient, _ = _by_halves(partial(_with_gradient, model, inputs), with_tensors)
         live = {name for name, gradient in with_gradient.items() if gradient}
@@ -174,12 +176,9 @@ def _passing(model: HookedModel, inputs: Any, names: list[str]) -> dict[str, tup
     return found
 
 
-def _check_no_nan(outputs: list[Tensor], passing: Mapping[str, tuple[Any, bool]]) -> None:
-    n_nan = sum(int(out.isnan().sum()) for out in outputs)
-    if n_nan:
-        first = next((name for name, (_, nan) in passing.items() if nan), None)
-        where = f"first at hook {first!r}" if first else "at none of these hooks"
-        n = sum(out.numel() for out in outputs)
+def _check_no_nan(outputs: list[Tensor], nan_at: list[str]) -> None:
+    if n_nan := sum(int(out.isnan().sum()) for out in outputs):
+        n, where = sum(out.numel() for out in outputs), f"at hooks {', '.join(nan_at[:4])}" if nan_at else "at no hook"
         raise ValueError(f"{n_nan} of the {n} outputs are NaN, {where}: a change would not show; give inputs without")
 
 

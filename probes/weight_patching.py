@@ -157,6 +157,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
         weight = attrgetter(name)(model)
     except (AttributeError, NotImplementedError) as error:  # a bridge whose heads have no such matrix raises the latter
         known = [n for n, _ in model.named_parameters()] + ["W_E", "W_U", "W_Q", "W_K", "W_in", "W_out"]
+        known = [one for one in known if one != name]
         raise AttributeError(f"no parameter {name!r}; {nearest(name, known)}") from error
     if not isinstance(weight, Tensor):
         raise AttributeError(f"{name!r} is {type(weight).__name__}, not a parameter; name a tensor such as 'W_E'")
