@@ -39,7 +39,7 @@ def main() -> None:
     print(f"{tms.__file__}: a toy trained on the {run.provenance['engine']} engine, saved, read, hooked and probed")
     for library, extra, call in (
         ("numba", "fast", lambda: tms.train(cfg, data, steps=2, engine="fused", progress=False)),
-        ("plotly", "plots", lambda: tms.plots.feature_arrows(run.W_E[0])),
+        ("plotly", "plots", lambda: tms.plots),
     ):
         said = refusal(call)
         print(f"with {library}" if not said else f"without {library}: {said}")
