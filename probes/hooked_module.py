@@ -1,7 +1,7 @@
 """A plain torch module as a hooked model: `probes.hook_modules` makes it, and imports this file when it does."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import AbstractContextManager, ExitStack
+from collections.abc import Iterable, Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Any
 
@@ -25,8 +25,8 @@ class HookedModule(HookedRootModule):
     def __init__(self, module: nn.Module, hooks: Mapping[str, str]) -> None:
         super().__init__()
         self.module = module
-        self.points = nn.ModuleList(HookPoint() for _ in hooks)
-        self.hook_dict = dict(zip(hooks.values(), self.points, strict=True))
+        self.hook_dict = {name: HookPoint() for name in hooks.values()}
+        self.points = nn.ModuleList(self.hook_dict.values())
         self.mod_dict = dict(self.hook_dict)
         for name, point in self.hook_dict.items():
             point.name = name
@@ -47,15 +47,13 @@ class HookedModule(HookedRootModule):
         bwd_hooks: Iterable[tuple[Any, Any]] = (),
         *args: Any,
         **options: Any,
-    ) -> AbstractContextManager[Any]:
+    ) -> Any:
         """TransformerLens's context, once the names are known to exist."""
         fwd_hooks, bwd_hooks = list(fwd_hooks), list(bwd_hooks)
         check_hooks(self, [name for name, _ in fwd_hooks + bwd_hooks if isinstance(name, str)] or self.hook_dict)
         return super().hooks(fwd_hooks, bwd_hooks, *args, **options)
 
-    def get_caching_hooks(
-        self, names_filter: str | list[str] | Callable[[str], bool] | None = None, *args: Any, **options: Any
-    ) -> Any:
+    def get_caching_hooks(self, names_filter: Any = None, *args: Any, **options: Any) -> Any:
         """TransformerLens's caching hooks, once the names are known to exist."""
         if isinstance(names_filter, str | list):
             check_hooks(self, names_filter)

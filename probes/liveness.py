@@ -117,7 +117,8 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
     for name, row in audit_hooks(model, inputs, hooks).iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
-            what = what if row["error"] is None else f"cannot be hooked ({row['error']})"
+            if row["error"] is not None:
+                what = f"{'breaks the model if hooked' if row['fires'] else 'does not fire'} ({row['error']})"
             block = block_of(str(name))
             near = audit_hooks(model, inputs, [n for n in hook_points(model) if block in (None, block_of(n))])
             around = get_close_matches(str(name), [str(n) for n in near.index[near["live"]]], n=5, cutoff=0.0)

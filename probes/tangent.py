@@ -123,8 +123,8 @@ def tangent_space(
     jacobian = torch.stack(rows, dim=1)
     if len(jacobian) != out_at.n_examples:
         raise ValueError(
-            f"hook {hook!r} has {len(jacobian)} rows, {out_hook or 'the output'!r} has {out_at.n_examples}: one of them does "
-            "not keep the examples apart; name another"
+            f"hook {hook!r} has {len(jacobian)} rows, {out_hook or 'the output'!r} has {out_at.n_examples}: one of "
+            "them does not keep the examples apart; name another"
         )
     jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
     u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)

@@ -198,7 +198,7 @@ def test_audit_marks_hooks_that_break_the_model_and_goes_on():
     assert "Call set_use_attn_result(True) first" in audit.error["blocks.0.attn.hook_result"]
     assert audit.live["blocks.0.attn.hook_q"] and audit.live["blocks.1.hook_resid_post"]
     with pytest.raises(
-        ValueError, match=r"hook 'ln_final.hook_scale' cannot be hooked \(AttributeError: .*live hooks around"
+        ValueError, match=r"hook 'ln_final.hook_scale' breaks the model if hooked \(AttributeError: .*live hooks around"
     ):
         require_live(model, tokens, "ln_final.hook_scale")
     assert not any(point.fwd_hooks or point._forward_hooks for point in model.hook_dict.values())

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformer_lens import ActivationCache
 from transformer_lens.hook_points import HookPoint
-from transformer_lens.utilities import Slice
+from transformer_lens.utilities.slice import Slice
 
 from tms_hooks.errors import choice_error, did_you_mean
 
@@ -43,23 +43,22 @@ class HookedToy(HookedRootModule):
 
     cfg: Any
 
-    def __call__(self, x: Tensor, *more: Any, return_type: ReturnType = "logits", **options: Any) -> Any:
+    def __call__(self, x: Tensor, /, *more: Any, return_type: ReturnType = "logits", **options: Any) -> Any:
         """Run the model; what a subclass's `forward` takes besides `x` is handed on."""
         return _returned(super().__call__(x, *more, **options), x, return_type)
 
-    def run_with_hooks(self, x: Tensor, *more: Any, return_type: ReturnType = "logits", **options: Any) -> Any:
+    def run_with_hooks(self, *inputs: Any, return_type: ReturnType = "logits", **options: Any) -> Any:
         """Run the model with `fwd_hooks` and `bwd_hooks`, each a list of (names, function); see `hooks`.
 
         To have backward hooks act, let them outlive the call: `reset_hooks_end=False`, or the context `hooks`.
         """
-        return _returned(super().run_with_hooks(x, *more, **options), x, return_type)
+        return _returned(super().run_with_hooks(*inputs, **options), inputs[0], return_type)
 
     def run_with_cache(
         self,
-        x: Tensor,
+        *inputs: Any,
         return_cache_object: bool = True,
         remove_batch_dim: bool = False,
-        *,
         names_filter: Names = None,
         pos_slice: Any = None,
         incl_bwd: bool = False,
@@ -72,7 +71,7 @@ class HookedToy(HookedRootModule):
         """Output, and every activation on the way in an `ActivationCache` (or a dictionary).
 
         Args:
-            x: inputs of the model.
+            inputs: of the model.
             return_cache_object: False for a dictionary.
             remove_batch_dim: drop the axis of a single example.
             names_filter: which activations.
@@ -82,20 +81,20 @@ class HookedToy(HookedRootModule):
             return_type: see `ReturnType`.
             device: of the cache.
             reset_hooks_end, clear_contexts: as in `hooks`.
-            options: what a subclass's `forward` takes besides `x`.
+            options: what a subclass's `forward` takes besides.
 
         Raises:
             KeyError: a name that is none of the hooks'.
             ValueError: a filter that matches nothing; positions of a toy that has none; several examples whose axis
                 would be dropped; gradients of an output that is not one number, or with gradients switched off.
         """
-        if remove_batch_dim and len(x) != 1:
-            raise ValueError(f"remove_batch_dim=True with {len(x)} examples: it drops the axis of a single one")
+        if remove_batch_dim and len(inputs[0]) != 1:
+            raise ValueError(f"remove_batch_dim=True with {len(inputs[0])} examples: it drops the axis of a single one")
         if incl_bwd and not torch.is_grad_enabled():
             raise ValueError("incl_bwd=True, and gradients are off: leave torch.no_grad() or torch.inference_mode()")
         cache, fwd, bwd = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, None, pos_slice)
         with self.hooks(fwd, bwd, reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts):
-            out = self(x, return_type=return_type, **options)
+            out = self(*inputs, return_type=return_type, **options)
             if incl_bwd:
                 if not isinstance(out, Tensor) or out.numel() != 1:
                     raise ValueError(
@@ -136,15 +135,24 @@ class HookedToy(HookedRootModule):
     def add_caching_hooks(self, *args: Any, **options: Any) -> dict[str, Tensor]:
         """Hook the model so that each run fills the cache that is returned, until `reset_hooks()`."""
         cache, fwd, bwd = self.get_caching_hooks(*args, **options)
-        for direction, hooks in (("fwd", fwd), ("bwd", bwd)):
-            for name, hook in hooks:
-                self.add_hook(name, hook, dir=direction)
+        for name, hook in fwd:
+            self.add_hook(name, hook)
+        for name, hook in bwd:
+            self.add_hook(name, hook, dir="bwd")
         return cache
 
-    def add_hook(self, name: Names, hook: HookFn, dir: Direction = "fwd", **options: Any) -> None:
+    def add_hook(
+        self,
+        name: Names,
+        hook: HookFn,
+        dir: Direction = "fwd",
+        is_permanent: bool = False,
+        level: int | None = None,
+        prepend: bool = False,
+    ) -> None:
         """Hook these points until `reset_hooks()`; `prepend=True` puts the function before those that are there."""
         for each in self._names(name):
-            super().add_hook(each, hook, dir=dir, **options)
+            super().add_hook(each, hook, dir, is_permanent, level, prepend)
 
     @contextmanager
     def hooks(
