@@ -56,7 +56,8 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
         own_names = [own_name(points, name) for name in names]  # a bridge has several names for one point
         with torch.no_grad():
             fires, errors = _fired(model, inputs, set(own_names))
-            passing, failed = _by_halves(partial(_passing, model, inputs), [n for n in own_names if n not in errors])
+            hookable = [name for name in dict.fromkeys(own_names) if name not in errors]
+            passing, failed = _by_halves(partial(_passing, model, inputs), hookable)
             errors |= failed
             reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
             if _differ(reference, output_tensors(model(inputs))):

@@ -89,8 +89,9 @@ def our_modules() -> dict[str, str]:
 
 MOST_FILES, MOST_LINES = 47, 6_300
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check; then `models.hooks` (230 lines: a toy's caches, like a bridge's), an
-audit that goes on behind a hook that breaks the model, and axes by name (120 lines of `probes`). Whoever raises these says here what for."""
+what it let circuits, slices and bottlenecks check; then `models.hooks` (230 lines: a toy's caches, like a bridge's),
+and in `probes` (120 lines) an audit that goes on behind a hook that breaks the model, and axes by name. Whoever raises
+these says here what for."""
 
 
 def test_the_path_is_read_whole():

@@ -47,16 +47,19 @@ class HookedToy(HookedRootModule):
         """Run the model; what a subclass's `forward` takes besides `x` is handed on."""
         return _returned(super().__call__(x, *more, **options), x, return_type)
 
-    def run_with_hooks(self, *inputs: Any, return_type: ReturnType = "logits", **options: Any) -> Any:
+    def run_with_hooks(  # type: ignore[override]  # a toy takes at least its inputs
+        self, x: Tensor, *more: Any, return_type: ReturnType = "logits", **options: Any
+    ) -> Any:
         """Run the model with `fwd_hooks` and `bwd_hooks`, each a list of (names, function); see `hooks`.
 
         To have backward hooks act, let them outlive the call: `reset_hooks_end=False`, or the context `hooks`.
         """
-        return _returned(super().run_with_hooks(*inputs, **options), inputs[0], return_type)
+        return _returned(super().run_with_hooks(x, *more, **options), x, return_type)
 
-    def run_with_cache(
+    def run_with_cache(  # type: ignore[override]
         self,
-        *inputs: Any,
+        x: Tensor,
+        *more: Any,
         return_cache_object: bool = True,
         remove_batch_dim: bool = False,
         names_filter: Names = None,
@@ -71,7 +74,7 @@ class HookedToy(HookedRootModule):
         """Output, and every activation on the way in an `ActivationCache` (or a dictionary).
 
         Args:
-            inputs: of the model.
+            x, more, options: what `forward` takes.
             return_cache_object: False for a dictionary.
             remove_batch_dim: drop the axis of a single example.
             names_filter: which activations.
@@ -81,20 +84,19 @@ class HookedToy(HookedRootModule):
             return_type: see `ReturnType`.
             device: of the cache.
             reset_hooks_end, clear_contexts: as in `hooks`.
-            options: what a subclass's `forward` takes besides.
 
         Raises:
             KeyError: a name that is none of the hooks'.
             ValueError: a filter that matches nothing; positions of a toy that has none; several examples whose axis
                 would be dropped; gradients of an output that is not one number, or with gradients switched off.
         """
-        if remove_batch_dim and len(inputs[0]) != 1:
-            raise ValueError(f"remove_batch_dim=True with {len(inputs[0])} examples: it drops the axis of a single one")
+        if remove_batch_dim and len(x) != 1:
+            raise ValueError(f"remove_batch_dim=True with {len(x)} examples: it drops the axis of a single one")
         if incl_bwd and not torch.is_grad_enabled():
             raise ValueError("incl_bwd=True, and gradients are off: leave torch.no_grad() or torch.inference_mode()")
         cache, fwd, bwd = self.get_caching_hooks(names_filter, incl_bwd, device, remove_batch_dim, None, pos_slice)
         with self.hooks(fwd, bwd, reset_hooks_end=reset_hooks_end, clear_contexts=clear_contexts):
-            out = self(*inputs, return_type=return_type, **options)
+            out = self(x, *more, return_type=return_type, **options)
             if incl_bwd:
                 if not isinstance(out, Tensor) or out.numel() != 1:
                     raise ValueError(
