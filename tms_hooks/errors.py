@@ -57,7 +57,7 @@ def say_once(hint: str) -> None:
 def check_whole(**settings: object) -> None:
     """Raise ValueError for the first setting that is no whole number; a truth value is none."""
     for name, value in settings.items():
-        if not isinstance(value, Integral) or isinstance(value, bool):
+        if isinstance(value, bool) or not isinstance(value, Integral):
             raise ValueError(f"{name}={value!r}: must be a whole number")
 
 

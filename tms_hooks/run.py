@@ -1,8 +1,7 @@
 """`Run`: trained models, their history and where they came from.
 
-A run is saved as a directory of three safetensors files, weights, the state that training goes on from, and history, and
-a JSON file that says what they are:
-nothing in it is code, and reading it executes nothing.
+A run is saved as a directory of three safetensors files, weights, history and the state that training goes on from, and
+a JSON file that says what they are: nothing in it is code, and reading it executes nothing.
 """
 
 import json
@@ -92,12 +91,9 @@ class Run:
             nearest = steps[np.abs(steps - step).argmin()]
             raise ValueError(f"step={step}: the history has no record of it; the nearest is {nearest}")
         if missing := self.weights.keys() - set(self.recipe.record):
-            raise ValueError(
-                f"the history has no {', '.join(sorted(missing))}: leave record= out to keep all parameters"
-            )
-        return Models(
-            self.recipe.cfg, {name: torch.tensor(self.history[name].sel(step=step).values) for name in self.weights}
-        )
+            raise ValueError(f"the history has no {', '.join(sorted(missing))}: leave record= out to keep them all")
+        record = self.history.sel(step=step)
+        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values) for name in self.weights})
 
     def resume(self, steps: int | None = None, **how: Any) -> "Run":
         """Go on with the training: the same optimizer moments, the next batches, one history.

@@ -39,10 +39,10 @@ class Recorder:
     def __init__(self, recipe: Recipe, earlier: xr.Dataset | None = None) -> None:
         self.recipe = recipe
         self.records: list[tuple[int, dict[str, Tensor]]] = []
-        wanted = set(recipe.record_steps())
-        for i, step in enumerate([] if earlier is None else earlier.step.values.tolist()):
-            if step in wanted:
-                self.records.append((step, {n: torch.from_numpy(earlier[n].values[i]) for n in shapes(recipe, 1)}))
+        if earlier is not None:
+            kept = [step for step in earlier.step.values.tolist() if step in recipe.record_steps()]
+            arrays = {name: torch.from_numpy(earlier[name].sel(step=kept).values) for name in shapes(recipe, 1)}
+            self.records = [(step, {name: arrays[name][i] for name in arrays}) for i, step in enumerate(kept)]
 
     def add(self, step: int, before: State, measured: Measurement) -> None:
         """Record the models before the update of `step` and what was measured on its batch."""

@@ -154,10 +154,10 @@ class Recipe:
             )
         if self.loss == "cross_entropy":
             total = self.task.target(self.data.sample(256, seed=HELD_OUT_SEED)).sum(-1)
-            if (total - 1).abs().max() > 1e-4:
+            if (worst := total[(total - 1).abs().argmax()]) > 1 + 1e-4 or worst < 1 - 1e-4:
                 raise ValueError(
-                    f"loss='cross_entropy' with data whose targets sum to {total[(total - 1).abs().argmax()]:.3g}: they must "
-                    "be shares that sum to 1; use OneHot data, samples of your own that do, or loss='mse'"
+                    f"loss='cross_entropy' with data whose targets sum to {worst:.3g}: they must be shares that sum to "
+                    "1; use OneHot data, samples of your own that do, or loss='mse'"
                 )
         if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
             raise ValueError(
