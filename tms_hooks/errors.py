@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
 from functools import cache, wraps
+from importlib.util import find_spec
 from numbers import Integral
 from typing import Any, TypeVar, cast
 
@@ -118,3 +119,9 @@ def explained(**elsewhere: str) -> Callable[[Call], Call]:
         return call if is_class else cast(Call, outer)
 
     return decorate
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Raise ImportError, with the line that installs the extra, if a library that it has is not there."""
+    if find_spec(module) is None:
+        raise ImportError(f"{module} is not installed; run: pip install 'tms-hooks[{extra}]'")
