@@ -45,6 +45,7 @@ def _each(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _aligned(x: Tensor) -> Tensor:
+    x = x.contiguous()
     return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
 
 
