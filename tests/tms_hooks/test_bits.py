@@ -18,7 +18,7 @@ def test_invariances_hold(number):
 
 @pytest.mark.parametrize("batch_size", [251, 253, 255, 257, 259])
 def test_a_head_of_rank_one_and_an_odd_batch(batch_size):
-    """A column that lies askew in memory was copied with other strides in a crowd than alone, and BLAS rounds by them."""
+    """A column askew in memory was copied with other strides in a crowd than alone, and BLAS rounds by them."""
     cfg = tms.ToyConfig(n_features=12, d_hidden=10, n_heads=1, d_head=1)
     data = tms.SparseUniform(n_features=12, feature_probability=0.2)
     settings = {"steps": 3, "batch_size": batch_size, "qk_pairs": [(0, 1)], "engine": "torch", "progress": False}
