@@ -20,8 +20,8 @@ from torch import Tensor
 from probes.activations import as_batch, rows_per_run
 from probes.base_run import BaseRun, Metric, repeat
 from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
-from probes.liveness import audit_hooks, require_live
-from probes.names import PARTS_OF_BLOCKS, in_every_block
+from probes.liveness import audit_hooks, require_live, require_repeatable
+from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
 from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with_part
 
 Sites = Iterable[Site | str] | Site | str | None
@@ -145,6 +145,7 @@ class Pair:
         asked = as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
+        require_repeatable(model, base_inputs)
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
         except ValueError:
@@ -153,6 +154,10 @@ class Pair:
             raise
         if unproven := [name for name in names if not self.base.live(name)]:
             require_live(model, base_inputs, unproven)
+        for site in asked:
+            ndim = self.base.activations[site.hook].ndim
+            if axes(site.hook, ndim) != (here := axes(site.hook, ndim, model)) and site.name != site.hook:
+                raise ValueError(f"{site.name}: this model has the axes {here} there; patch the whole activation")
         self.sites = list(expand_sites(asked, self.base.activations, self.base.n_examples))
         other, activations = self.base.compare(self.other_inputs, hooks)
         self.source = {name: replacement(patch, value, seed) for name, value in activations.items()}

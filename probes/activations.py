@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from probes.hooked import HookedModel, check_hooks, recording
+from probes.liveness import require_repeatable
 from probes.names import block_of
 
 TOKENS_PER_RUN = 8192
@@ -79,7 +80,7 @@ def stream_activations(
 
     Raises:
         KeyError: an unknown hook.
-        ValueError: a hook that does not fire, or no inputs.
+        ValueError: a hook that does not fire, no inputs, or a model in train mode whose runs differ.
     """
     return (activations for _, activations in _runs(model, inputs, check_hooks(model, hooks), batch_size))
 
@@ -88,6 +89,8 @@ def _runs(model: HookedModel, inputs: Any, names: list[str], batch_size: int | N
     """Number of examples in each batch, and their activations."""
     parts, empty = inputs if isinstance(inputs, Iterator) else [inputs], True
     for batch in (batch for part in parts for batch in _batches(as_prompts(model, part), batch_size)):
+        if empty:
+            require_repeatable(model, batch)
         empty = False
         with torch.no_grad(), recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
             model(batch, **stop_after(model, names))
@@ -115,7 +118,7 @@ def collect_activations(
     Raises:
         KeyError: an unknown hook.
         TypeError: inputs of unknown length.
-        ValueError: a hook that does not fire, no inputs, or a shape that changes from batch to batch.
+        ValueError: as `stream_activations`, or a shape that changes from batch to batch.
     """
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")

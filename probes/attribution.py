@@ -18,7 +18,7 @@ from torch import Tensor
 
 from probes.activation_patching import Pair, Sites, as_sites, hold
 from probes.base_run import Metric
-from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, temporary_hooks
+from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, require_gradients, temporary_hooks
 from probes.names import PARTS_OF_BLOCKS, block_of, embedded_at, in_every_block, scored_by
 from probes.sites import Site, expand_sites, with_part
 
@@ -77,6 +77,7 @@ def attribution_sweep(
         ValueError: as `patch_sweep`; a metric without a gradient, or with one that is not finite; a correction that
             this model or these receivers do not allow.
     """
+    require_gradients("attribution_sweep")
     if steps < 0:
         raise ValueError(f"steps={steps}: must be at least 0")
     if receivers is not None and (recompute_softmax or drop_gradients):

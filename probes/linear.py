@@ -92,11 +92,12 @@ def linear_probe(
     labels = None if groups is None else _labels(groups, len(examples))
     rows = []
     for name, value in activations.items():
-        x, of_row, example = _rows(name, value, y, pos)
+        of_axes = axes(name, value[0].ndim + 1, model)
+        x, of_row, example = _rows(name, of_axes, value, y, pos)
         probe = _Probe(estimator, cv, of_row, example, labels, seed)
         row = probe.scores(x, of_row)
         if control:
-            row["control"] = probe.scores(x, _rows(name, value, shuffled, pos)[1])["score"]
+            row["control"] = probe.scores(x, _rows(name, of_axes, value, shuffled, pos)[1])["score"]
             row["selectivity"] = row["score"] - row["control"]
         rows.append(row | {"directions": probe.directions(x, of_row)})
     return pd.DataFrame(rows, index=pd.Index(activations, name="hook"))
@@ -321,10 +322,9 @@ def _by_position(y: Array, n_positions: int, pos: Position) -> bool:
     return fits
 
 
-def _rows(name: str, value: Any, y: Any, pos: Position) -> tuple[Array, Array, Array]:
-    """Activations "row d_in", targets of the rows, and the example that each row is of."""
-    first = value[0]
-    shape, names = (len(value), *first.shape), axes(name, first.ndim + 1)
+def _rows(name: str, names: tuple[str, ...], value: Any, y: Any, pos: Position) -> tuple[Array, Array, Array]:
+    """Activations "row d_in", whose axes have these names, targets of the rows, and the example that each row is of."""
+    shape = (len(value), *value[0].shape)
     if names[-1] != "unit" or names[1] == "head":
         raise ValueError(f"hook {name!r} has shape {shape}: probe one that is batch (pos) (head) unit")
     positions = [len(one) for one in value] if names[1] == "pos" else None
@@ -373,4 +373,6 @@ def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:
         return names
     audit = audit_hooks(model, as_batch(model, inputs[:2] if isinstance(inputs, Tensor) else inputs[:1]))
     shapes = audit["shape"][audit["fires"]].dropna()
-    return [str(name) for name, shape in shapes.items() if axes(str(name), len(shape))[1:2] in (("unit",), ("pos",))]
+    return [
+        str(name) for name, shape in shapes.items() if axes(str(name), len(shape), model)[1:2] in (("unit",), ("pos",))
+    ]

@@ -78,7 +78,7 @@ PROBES = (
     "bottleneck",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "render")
+PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "modules", "hooked_module", "render")
 
 
 def files(room: str) -> list[Path]:
