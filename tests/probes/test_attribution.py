@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformer_lens.hook_points import HookedRootModule, HookPoint
+from transformer_lens.hook_points import HookPoint
 
 from probes.activation_patching import patch_sweep, path_patch
 from probes.activations import collect_activations
@@ -14,6 +14,7 @@ from probes.attribution import attribution_sweep
 from probes.hooked import adding_zeros, temporary_hooks
 from probes.sites import Site
 from tests.probes import zoo
+from tms_hooks.models.hooks import HookedRootModule
 
 
 def last(logits: torch.Tensor) -> torch.Tensor:
