@@ -3,7 +3,7 @@
 from probes import render
 from probes.activation_patching import attribution_sweep, patch_sweep, path_patch
 from probes.activations import collect_activations, stream_activations
-from probes.alignment import Alignment, align
+from probes.alignment import Alignment, align, nearest_tokens
 from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel
@@ -18,6 +18,7 @@ from probes.weight_patching import init_patching, patch_weights, patched_copy
 __all__ = [
     "Alignment", "AttentionSlices", "Bottleneck", "Circuit", "HookedModel", "Site", "TangentSpace", "align",
     "attention_slices", "attribution_sweep", "audit_hooks", "bottleneck", "collect_activations", "factored_svd",
-    "init_patching", "linear_probe", "load_transformer", "ov_circuit", "patch_sweep", "patch_weights", "patched_copy",
-    "path_patch", "qk_circuit", "render", "require_live", "slices_needed", "stream_activations", "tangent_space",
+    "init_patching", "linear_probe", "load_transformer", "nearest_tokens", "ov_circuit", "patch_sweep", "patch_weights",
+    "patched_copy", "path_patch", "qk_circuit", "render", "require_live", "slices_needed", "stream_activations",
+    "tangent_space",
 ]  # fmt: skip

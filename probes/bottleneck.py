@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.architectures import block, fold_norm_into, gained
+from probes.circuits import Circuit, factored_svd
 from probes.hooked import HookedModel, blocks
 from probes.names import ends_of
 from probes.verification import Observed, multiplier, observe
@@ -39,6 +40,12 @@ class Bottleneck:
     def paired(self) -> bool:
         """Whether read j is meant for write j, as an unembedding is for its token."""
         return self.path == "embed->unembed"
+
+    @property
+    def circuit(self) -> Circuit:
+        """The map from what is written to what is read, `write @ read.T`: its singular vectors are over features."""
+        write, read = self.write.double(), self.read.double()
+        return Circuit(write, read, *factored_svd(write, read))
 
     def unit(self) -> "Bottleneck":
         """The same directions at length 1: products become cosines, the overlaps of one feature with another."""
@@ -129,8 +136,8 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
         IndexError: no such layer.
     """
     writes, reads = ends_of(path)
-    write = _weight(model, "W_E") if writes is None else _weight(block(model, writes), "mlp.W_out")
-    read = _weight(model, "W_U") if reads is None else _weight(block(model, reads), "mlp.W_in")
+    write = weight_of(model, "W_E") if writes is None else weight_of(block(model, writes), "mlp.W_out")
+    read = weight_of(model, "W_U") if reads is None else weight_of(block(model, reads), "mlp.W_in")
     norm = getattr(model, "ln_final", None) if reads is None else getattr(block(model, reads), "ln2", None)
     if fold_norm:
         read, _ = fold_norm_into(model, norm, read, read.new_zeros(read.shape[-1]))
@@ -232,7 +239,8 @@ def _require_stream(run: Observed, layer: int) -> None:
     raise ValueError(f"block {layer} does more than to add to the residual stream: a norm stands in the stream itself")
 
 
-def _weight(module: Any, name: str) -> Tensor:
+def weight_of(module: Any, name: str) -> Tensor:
+    """A weight by its name, in float32 at least; ValueError if there is none."""
     try:
         weight = attrgetter(name)(module).detach()
     except AttributeError as error:
