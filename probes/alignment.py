@@ -51,8 +51,8 @@ class Alignment:
     """Corrected for all blocks of both sides; the vectors of a block share one."""
     right_pvalues: Float[Tensor, " k"]
     left_thresholds: Float[Tensor, " k"]
-    """The block's mean cosine at which its p-value comes down to 0.05. Near 1 there is little room: in so few dimensions
-    random rotations align that many directions as well. Above 1 nothing can be significant."""
+    """The block's mean cosine at which its p-value comes down to 0.05. Near 1 there is little room: in so few
+    dimensions random rotations align that many directions as well. Above 1 nothing can be significant."""
     right_thresholds: Float[Tensor, " k"]
     dimensions: tuple[int, int]
     """In how many the left and the right directions may turn."""
@@ -201,8 +201,11 @@ def align(
     right = _unit_rows(right, matrix.shape[1], "right")
     if covariance is not None:
         C_left, C_right = covariance if isinstance(covariance, tuple) else (covariance, covariance)
-        (root_left, left), (root_right, right) = _whiten(C_left, left, "left"), _whiten(C_right, right, "right")
-        U, S, Vh = torch.linalg.svd(root_left @ matrix @ root_right.mT, full_matrices=False)
+        root_left, left, support_left = _whiten(C_left, left, "left")
+        root_right, right, support_right = _whiten(C_right, right, "right")
+        U, S, Vh = torch.linalg.svd(root_left @ matrix @ root_right, full_matrices=False)
+        U = U if support_left is None else support_left.mT @ U
+        Vh = Vh if support_right is None else Vh @ support_right
     elif isinstance(omega, Circuit):
         U, S, Vh = (part.double().cpu() for part in (omega.U, omega.S, omega.Vh))
     else:
@@ -388,8 +391,8 @@ def _unit_rows(directions: Any, width: int, name: str) -> Tensor:
     return rows / norms
 
 
-def _whiten(C: Tensor, directions: Tensor, name: str) -> tuple[Tensor, Tensor]:
-    """C^(1/2), and unit directions in whitened coordinates, those of the support of C."""
+def _whiten(C: Tensor, directions: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
+    """C^(1/2), unit directions in whitened coordinates, and a basis for these where they do not fill the space."""
     C = C.detach().double().cpu()
     values, vectors = torch.linalg.eigh(C)
     if C.shape[0] != directions.shape[1] or not torch.allclose(C, C.mT) or values[0] < -1e-6 * values[-1]:
@@ -400,6 +403,7 @@ def _whiten(C: Tensor, directions: Tensor, name: str) -> tuple[Tensor, Tensor]:
     values, vectors = values[support], vectors[:, support]
     root = (vectors * values.sqrt()) @ vectors.mT
     whitened = directions @ (vectors / values.sqrt()) @ vectors.mT
-    if not support.all():  # or the null would turn the directions out of the support
-        root, whitened = vectors.mT @ root, whitened @ vectors
-    return root, _unit_rows(whitened, whitened.shape[1], f"whitened {name}")
+    if support.all():
+        return root, _unit_rows(whitened, len(C), f"whitened {name}"), None
+    # in coordinates of the support, or the null would turn the directions out of it
+    return root, _unit_rows(whitened @ vectors, len(values), f"whitened {name}"), vectors
