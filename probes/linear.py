@@ -6,7 +6,7 @@ targets handed out to other examples at random. The difference of the two scores
 activations hold. That a probe reads something off does not show that the model uses it: patching does.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 import numpy as np
@@ -73,10 +73,40 @@ def linear_probe(
             does not fire, or whose shape changes with the prompt.
     """
     activations = collect_activations(model, inputs, _default_hooks(model, inputs) if hooks is None else hooks)
-    y = _targets(targets, len(inputs))
-    shuffled = y[np.random.default_rng(seed).permutation(len(y))]
+    return probe_activations(activations, targets, estimator, cv, control, pos=pos, seed=seed)
+
+
+def probe_activations(
+    activations: Mapping[str, Any],
+    targets: Any,
+    estimator: Any = None,
+    cv: Any = 5,
+    control: bool = True,
+    *,
+    pos: int | Literal["mean"] = -1,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`linear_probe` without a model, on activations that were saved, by whichever tool.
+
+    >>> x = np.random.default_rng(0).normal(size=(40, 8))
+    >>> bool(probe_activations({"resid": x}, x[:, 3] > 0).score["resid"] > 0.8)
+    True
+
+    Args:
+        activations: by name, tensors or arrays "batch d_in", "batch pos d_in" or "batch pos head d_head", such as
+            `safetensors.torch.load_file(path)` or `{"resid": numpy.load(path)}`.
+        targets, estimator, cv, control, pos, seed: as in `linear_probe`, which also says what is returned.
+
+    Raises:
+        ValueError: no activations, or some of another number of examples than targets; what `linear_probe` refuses.
+    """
+    if not activations:
+        raise ValueError("activations is empty: give at least one array by its name")
     rows = []
     for name, value in activations.items():
+        value = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
+        y = _targets(targets, len(value))
+        shuffled = y[np.random.default_rng(seed).permutation(len(y))]
         x, of_row, example = _rows(name, value, y, pos)
         probe = _Probe(estimator, cv, of_row, example, seed)
         row = probe.scores(x, of_row)

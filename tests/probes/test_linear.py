@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.dummy import DummyClassifier
@@ -14,7 +15,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probes.activations import collect_activations
-from probes.linear import linear_probe
+from probes.linear import linear_probe, probe_activations
 from probes.logistic import LogisticTargets
 
 
@@ -203,3 +204,22 @@ def test_unknown_hook_and_attention_scores(case: Any) -> None:
         linear_probe(model, inputs, torch.arange(60) % 2, "hook_embd")
     with pytest.raises(ValueError, match="probe one that is batch"):
         linear_probe(model, inputs, torch.arange(60) % 2, "blocks.0.attn.hook_attn_scores")
+
+
+def test_saved_activations_are_probed_as_the_models_own(subject, tmp_path):
+    """By numpy and by safetensors, the table is that of `linear_probe` on the model."""
+    from safetensors.torch import load_file, save_file
+
+    inputs, hooks = subject.draw(30, 3), [subject.early, subject.late]
+    targets = torch.arange(30) % 2 == 0
+    expected = linear_probe(subject.model, inputs, targets, hooks, cv=3)
+    kept = collect_activations(subject.model, inputs, hooks)
+    save_file({name: value.contiguous() for name, value in kept.items()}, tmp_path / "kept.safetensors")
+    arrays = {name: value.numpy() for name, value in kept.items()}
+    for activations in (load_file(tmp_path / "kept.safetensors"), arrays):
+        found = probe_activations(activations, targets, cv=3).loc[hooks]
+        pd.testing.assert_frame_equal(found.drop(columns="directions"), expected.drop(columns="directions"))
+    with pytest.raises(ValueError, match="activations is empty"):
+        probe_activations({}, targets)
+    with pytest.raises(ValueError, match="30 targets for 29 inputs"):
+        probe_activations({"short": torch.ones(29, 4)}, targets)
