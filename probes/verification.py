@@ -54,11 +54,15 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
                 raise
             failed = error
             continue
-        eps = max((torch.finfo(value.dtype).eps for value in found.values() if value.is_floating_point()), default=0.0)
         at = {name: value.double() for name, value in found.items()}
-        return Observed(given, at, out.detach().double(), max(TOLERANCE, 8 * eps))
+        return Observed(given, at, out.detach().double(), max(map(precision, found.values()), default=TOLERANCE))
     kind = type(model).__name__
     raise ValueError(f"{kind} takes neither random tokens nor random features ({failed}): give inputs=") from failed
+
+
+def precision(value: Tensor) -> float:
+    """What two correct computations of an activation may differ by, relative to it: more in half precision."""
+    return max(TOLERANCE, 8 * torch.finfo(value.dtype).eps) if value.is_floating_point() else TOLERANCE
 
 
 def _random_inputs(model: Any) -> list[Tensor]:
