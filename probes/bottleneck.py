@@ -24,6 +24,8 @@ from probes.verification import Observed, multiplier, observe
 _PARTS = ("hook_attn_out", "hook_mlp_out", "hook_mixer_out")
 """What a block adds to the residual stream."""
 
+_TOO_FEW = ", or the inputs are too few, or too much alike, to tell it from a bias"
+
 CHUNK = 512
 """Features whose products with all reads are in memory at once."""
 
@@ -185,7 +187,9 @@ def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_no
                 return name, factor
     if fold_norm:
         raise ValueError("fold_norm=True: the norm does not stand in front of these weights; use fold_norm=False")
-    raise ValueError("what these weights read is not what the model makes of it: something else stands between")
+    raise ValueError(
+        f"what these weights read is not what the model makes of it: something else stands between{_TOO_FEW}"
+    )
 
 
 def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, entering: str) -> float:
@@ -215,13 +219,16 @@ def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, ente
         if own.shape[-1] != made.shape[-1] or own.numel() != made.numel():
             continue
         # an embedding of the position is the same in all examples
-        here, there = ((x - x.mean(0)).flatten(0, -2) if x.ndim == 3 else x for x in (made.reshape(own.shape), own))
+        here, there = made.reshape(own.shape), own
+        if here.ndim == 3 and (here != here[0]).any():
+            here, there = here - here.mean(0), there - there.mean(0)
+        here, there = here.flatten(0, -2), there.flatten(0, -2)
         if (factor := multiplier(here, there, run.precision)) is not None:
             return factor
     what = "W_E" if writes is None else f"block {writes}'s W_out"
     raise ValueError(
         f"what arrives in the residual stream is no multiple of {what}: a norm, a nonlinearity or another part of the "
-        "model stands between"
+        f"model stands between{_TOO_FEW}"
     )
 
 

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,15 +108,9 @@ def _minilm(seed: int, device: str) -> Any:
 
 def _from_hub(name: str, known: list[str], device: str) -> Any:
     """A model of the hub, from its cache on this machine if it is there."""
-    from huggingface_hub.utils import HFValidationError, validate_repo_id
-
     official, hint = _official_name(name), nearest(name, known)
-    try:
-        validate_repo_id(official or name)
-    except HFValidationError:
-        official = None
-    else:
-        official = official or (None if hint.startswith("did you mean") else name)
+    if official is None and not hint.startswith("did you mean") and re.fullmatch(r"\w[\w.-]*", name):
+        official = name  # a name without an owner, as the hub's first models have
     if official is None:
         raise ValueError(f"{name!r} is neither a known model nor a folder; {hint} A model of the hub is 'owner/name'")
     try:
@@ -128,7 +123,7 @@ def _from_hub(name: str, known: list[str], device: str) -> Any:
 
 def _official_name(name: str) -> str | None:
     """The hub's name for a short one of TransformerLens's; None if it is neither that nor 'owner/name'."""
-    if name == "gpt2" or "/" in name:
+    if name == "gpt2" or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         return "openai-community/gpt2" if name == "gpt2" else name
     with contextlib.suppress(ImportError):  # the table has moved between versions
         from transformer_lens.supported_models import MODEL_ALIASES

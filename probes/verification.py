@@ -145,9 +145,10 @@ def multiplier(made: Float[Tensor, "row width"], own: Float[Tensor, "row width"]
     >>> multiplier(made, made**2, precision=1e-3) is None
     True
     """
-    made, own = made - made.mean(0), own - own.mean(0)
-    if not made.any() and not own.any():
-        return 1.0
+    if not made.any():
+        return None if (own - own.mean(0)).any() else 1.0
+    if (made != made[0]).any():  # of rows that are all the same no constant can be told apart
+        made, own = made - made.mean(0), own - own.mean(0)
     factor = float((made * own).sum() / (made * made).sum())
     if factor == 0 or not (own - factor * made).norm() <= precision * own.norm():
         return None

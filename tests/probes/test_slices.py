@@ -129,6 +129,15 @@ def test_a_position_bias_is_told_apart(make_bridge):
     assert not attention_slices(*make_bridge("llama"), 1, 2).position_bias.any()
 
 
+def test_half_precision(make_bridge):
+    """bfloat16 keeps eight bits: its scores are judged by that, and are those of the same weights to a percent."""
+    model, tokens = make_bridge("llama")
+    exact = attention_slices(model, tokens, 1, 2, n_null=1)
+    found = attention_slices(model.to(torch.bfloat16), tokens, 1, 2, n_null=1)
+    assert found.scale == pytest.approx(exact.scale, rel=0.02)
+    assert (found.scores - exact.scores).norm() < 0.03 * exact.scores.norm()
+
+
 def test_scores_that_are_not_bilinear_are_refused(make_bridge):
     model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance: one example cannot tell
     with pytest.raises(ValueError, match="a position bias can be told apart on several examples"):
