@@ -33,6 +33,22 @@ class TangentSpace:
     in_directions: Float[Tensor, "batch k d_in"]
     out_directions: Float[Tensor, "batch k d_out"]
 
+    @staticmethod
+    def of(jacobian: Float[Tensor, "batch d_out d_in"]) -> "TangentSpace":
+        """The tangent space of Jacobians that are known already, as of a model that another tool runs.
+
+        >>> TangentSpace.of(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])).in_directions[0, 0].abs()
+        tensor([0., 1.])
+
+        Raises:
+            ValueError: a Jacobian that is not finite.
+        """
+        if not jacobian.isfinite().all():
+            raise ValueError("the Jacobian is not finite: it has no tangent space; leave those examples out")
+        jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
+        u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
+        return TangentSpace(jacobian, s, vh, u.mT)
+
     def angles(self, directions: Float[Tensor, "direction d_in"], k: int) -> Float[Tensor, "batch direction"]:
         """Angle in radians between each direction and the span of the first `k` `in_directions`: 0 inside it.
 
@@ -107,9 +123,7 @@ def tangent_space(
             f"{out_hook or 'the output'!r} at position {out_pos} does not depend on {hook!r} at position {pos}: name "
             "the earlier hook first, then the later; a causal model looks back only, so choose out_pos >= pos"
         )
-    jacobian = torch.stack(rows, dim=1)
-    u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
-    return TangentSpace(jacobian, s, vh, u.mT)
+    return TangentSpace.of(torch.stack(rows, dim=1))
 
 
 def _rows(value: Tensor, pos: int) -> Float[Tensor, "batch d"]:
