@@ -89,8 +89,8 @@ def our_modules() -> dict[str, str]:
 
 MOST_FILES, MOST_LINES = 46, 6_250
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check; alignment of bottlenecks, of single directions and with tokens, slices
-that are taken away, and what other tools have saved (350). Whoever raises these says here what for."""
+what it let circuits, slices and bottlenecks check; alignment of bottlenecks, of single directions and with tokens,
+slices that are taken away, and what other tools have saved (350). Whoever raises these says here what for."""
 
 
 def test_the_path_is_read_whole():
