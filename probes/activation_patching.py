@@ -18,9 +18,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
-from probes.liveness import audit_hooks, require_live
-from probes.names import PARTS_OF_BLOCKS, in_every_block
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording, require_gradients
+from probes.liveness import audit_hooks, require_live, require_repeatable
+from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
 from probes.sites import PATCHES, Site, expand_sites, replacement, with_part
 
 Sites = Iterable[Site | str] | Site | str | None
@@ -142,6 +142,7 @@ def attribution_sweep(
     It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
     `patch_sweep`, with estimates in `metric` and `recovered`.
     """
+    require_gradients("attribution_sweep")
     pair = _Pair(model, (clean, corrupted), metric, sites, "clean->corrupted", seed)
     base = pair.base
     if not base.gradients:
@@ -170,6 +171,7 @@ class _Pair:
         asked = _as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
+        require_repeatable(model, base_inputs)
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
         except ValueError:
@@ -178,6 +180,10 @@ class _Pair:
             raise
         if unproven := [name for name in names if not self.base.live(name)]:
             require_live(model, base_inputs, unproven)
+        for site in asked:
+            ndim = len(self.base.shapes[site.hook])
+            if axes(site.hook, ndim) != (here := axes(site.hook, ndim, model)) and site.name != site.hook:
+                raise ValueError(f"{site.name}: this model has the axes {here} there; patch the whole activation")
         self.sites = list(expand_sites(asked, self.base.shapes, self.base.n_examples))
         other, activations = self.base.compare(other_inputs, hooks)
         self.source = {name: replacement(patch, value, seed) for name, value in activations.items()}

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from probes.hooked import HookedModel, check_hooks, recording
+from probes.liveness import require_repeatable
 from probes.names import block_of
 
 
@@ -27,7 +28,7 @@ def stream_activations(
 
     Raises:
         KeyError: an unknown hook.
-        ValueError: a hook that does not fire, or no inputs.
+        ValueError: a hook that does not fire, no inputs, or a model in train mode whose runs differ.
     """
     names = check_hooks(model, hooks)
     if not isinstance(inputs, Iterator):
@@ -35,6 +36,8 @@ def stream_activations(
         inputs = (examples[i : i + batch_size] for i in range(0, len(examples), batch_size))
     empty = True
     for batch in inputs:
+        if empty:
+            require_repeatable(model, batch)
         empty = False
         with torch.no_grad(), recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
             model(batch, **stop_after(model, names))
@@ -62,7 +65,7 @@ def collect_activations(
     Raises:
         KeyError: an unknown hook.
         TypeError: inputs of unknown length.
-        ValueError: a hook that does not fire, no inputs, or a shape that changes from batch to batch.
+        ValueError: as `stream_activations`, or a shape that changes from batch to batch.
     """
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")

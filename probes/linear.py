@@ -73,7 +73,7 @@ def linear_probe(
             does not fire, or whose shape changes with the prompt.
     """
     activations = collect_activations(model, inputs, _default_hooks(model, inputs) if hooks is None else hooks)
-    return probe_activations(activations, targets, estimator, cv, control, pos=pos, seed=seed)
+    return _table(model, activations, targets, estimator, cv, control, pos, seed)
 
 
 def probe_activations(
@@ -102,16 +102,31 @@ def probe_activations(
     """
     if not activations:
         raise ValueError("activations is empty: give at least one array by its name")
+    kept = {n: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for n, v in activations.items()}
+    return _table(None, kept, targets, estimator, cv, control, pos, seed)
+
+
+def _table(
+    model: HookedModel | None,
+    activations: Mapping[str, Tensor],
+    targets: Any,
+    estimator: Any,
+    cv: Any,
+    control: bool,
+    pos: int | Literal["mean"],
+    seed: int,
+) -> pd.DataFrame:
+    """The table of `linear_probe`; the model, if there is one, says which axes its activations have."""
     rows = []
     for name, value in activations.items():
-        value = value if isinstance(value, Tensor) else torch.from_numpy(np.asarray(value))
         y = _targets(targets, len(value))
         shuffled = y[np.random.default_rng(seed).permutation(len(y))]
-        x, of_row, example = _rows(name, value, y, pos)
+        of_axes = axes(name, value.ndim, model)
+        x, of_row, example = _rows(name, of_axes, value, y, pos)
         probe = _Probe(estimator, cv, of_row, example, seed)
         row = probe.scores(x, of_row)
         if control:
-            row["control"] = probe.scores(x, _rows(name, value, shuffled, pos)[1])["score"]
+            row["control"] = probe.scores(x, _rows(name, of_axes, value, shuffled, pos)[1])["score"]
             row["selectivity"] = row["score"] - row["control"]
         rows.append(row | {"directions": probe.directions(x, of_row)})
     return pd.DataFrame(rows, index=pd.Index(activations, name="hook"))
@@ -209,9 +224,8 @@ def _targets(targets: Any, n_examples: int) -> Array:
     return y
 
 
-def _rows(name: str, value: Tensor, y: Array, pos: int | str) -> tuple[Array, Array, Array]:
-    """Activations "row d_in", targets of the rows, and the example that each row is of."""
-    names = axes(name, value.ndim)
+def _rows(name: str, names: tuple[str, ...], value: Tensor, y: Array, pos: int | str) -> tuple[Array, Array, Array]:
+    """Activations "row d_in", whose axes have these names, targets of the rows, and the example that each row is of."""
     if names[-1] != "unit" or names[1] == "head":
         raise ValueError(f"hook {name!r} has shape {tuple(value.shape)}: probe one that is batch (pos) (head) unit")
     value, n = value.flatten(2) if value.ndim > 2 else value, len(value)
@@ -234,4 +248,6 @@ def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:
         return names
     audit = audit_hooks(model, inputs[:2])
     shapes = audit["shape"][audit["fires"]].dropna()
-    return [str(name) for name, shape in shapes.items() if axes(str(name), len(shape))[1:2] in (("unit",), ("pos",))]
+    return [
+        str(name) for name, shape in shapes.items() if axes(str(name), len(shape), model)[1:2] in (("unit",), ("pos",))
+    ]

@@ -33,13 +33,16 @@ def in_every_block(model: HookedModel, parts: Iterable[str]) -> list[str]:
     return names if all(name in model.hook_dict for name in names) else []
 
 
-def axes(hook: str, ndim: int) -> tuple[str, ...]:
-    """Names of an activation's axes.
+def axes(hook: str, ndim: int, model: HookedModel | None = None) -> tuple[str, ...]:
+    """Names of an activation's axes; some points of a bridge have their positions elsewhere, and say so.
 
     >>> axes("blocks.0.attn.hook_q", 4), axes("blocks.0.attn.hook_pattern", 4)
     (('batch', 'pos', 'head', 'unit'), ('batch', 'head', 'pos', 'unit'))
     """
-    if ndim == 4 and hook.endswith(("hook_attn_scores", "hook_pattern")):
+    pos = getattr(model.hook_dict[hook], "pos_dim", None) if model is not None and hook in model.hook_dict else None
+    if pos == 2 and ndim == 3:
+        return ("batch", "unit", "pos")
+    if ndim == 4 and (pos == 2 or hook.endswith(("hook_attn_scores", "hook_pattern"))):
         return ("batch", "head", "pos", "unit")
     known = {2: ("batch", "unit"), 3: ("batch", "pos", "unit"), 4: ("batch", "pos", "head", "unit")}
     return known.get(ndim, ("batch",) + ("",) * (ndim - 1))

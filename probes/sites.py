@@ -6,7 +6,7 @@ activations, and `with_part` writes the site's part of them into the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import product
 from typing import Any, Literal
 
@@ -20,11 +20,11 @@ Index = int | Literal["each"] | None
 PATCHES = ("clean->corrupted", "corrupted->clean", "zero", "mean", "resample")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A part of the activation at one hook; an axis left None is taken whole, "each" makes one site of every entry.
 
-    >>> Site(hook="blocks.0.attn.hook_z", head=3).name
+    >>> Site("blocks.0.attn.hook_z", head=3).name
     'blocks.0.attn.hook_z[head=3]'
 
     An activation is read as (batch, unit), (batch, pos, unit) or (batch, pos, head, unit); attention scores and
@@ -40,6 +40,7 @@ class Site:
     """
 
     hook: str
+    _: KW_ONLY
     pos: Index = None
     head: Index = None
     unit: Index = None

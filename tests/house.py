@@ -78,7 +78,7 @@ PROBES = (
     "slices",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "logistic", "render")
+PROBES_ANNEXES = ("transformers", "architectures", "logistic", "modules", "hooked_module", "render")
 
 
 def files(room: str) -> list[Path]:

@@ -7,29 +7,47 @@
 """
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
+from tms_hooks.data import (
+    AnticorrelatedGroups,
+    Copula,
+    CorrelatedGroups,
+    Distribution,
+    KHot,
+    OneHot,
+    RandomPoints,
+    Samples,
+    SparseUniform,
+)
+from tms_hooks.errors import explained
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Reconstruct, Task
 from tms_hooks.train import train
-from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
+from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
 if TYPE_CHECKING:
     from tms_hooks import landscape, plots, theory
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "OneHot", "RMSprop",
-    "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
-    "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution", "KHot", "OneHot",
+    "Optimizer", "RMSprop", "RandomPoints", "Reconstruct", "Run", "Samples", "SparseUniform", "Task", "ToyConfig",
+    "ToyModel", "ToyOutput", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
+for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:
+    explained()(_described)
 
-def __getattr__(name: str) -> Any:
+
+def __dir__() -> list[str]:
+    return __all__
+
+
+def __getattr__(name: str) -> object:
     """Import when asked for what takes seconds (transformer_lens, for the models) or what the path does without."""
     if name in ("ToyModel", "ToyOutput"):
         return getattr(import_module("tms_hooks.models.toy"), name)

@@ -4,18 +4,18 @@ A toy squeezes many features through few hidden dimensions. Every trait of the m
 is a switch here. The data say what goes in, the task says what is to come out, and `train` says how it is learned.
 """
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
-from tms_hooks.errors import check_at_least_one, choice_error
+from tms_hooks.errors import check_at_least_one, choice_error, make_plain
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
 BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
 UnitNorm = Literal["write", "read"]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ToyConfig:
     """Architecture of a toy model of superposition.
 
@@ -45,6 +45,7 @@ class ToyConfig:
 
     n_features: int
     d_hidden: int
+    _: KW_ONLY
     tied: bool = True
     hidden_bias: bool = False
     output_bias: bool = True
@@ -58,6 +59,7 @@ class ToyConfig:
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
+        make_plain(self)
         for name in ("n_features", "d_hidden", "n_heads", "d_head", "d_mlp"):
             value = getattr(self, name)
             if not isinstance(value, Integral | None):

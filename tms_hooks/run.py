@@ -1,7 +1,7 @@
 """`Run`: trained models, their history and where they came from.
 
-A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are:
-nothing in it is code, and reading it executes nothing.
+A run is saved as a directory of three safetensors files, weights, history and the state that training goes on from, and
+a JSON file that says what they are: nothing in it is code, and reading it executes nothing.
 """
 
 import json
@@ -21,15 +21,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tms_hooks import files
+from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
-from tms_hooks.training import history
+from tms_hooks.training import checkpoint, history, torch_engine
+from tms_hooks.training.batches import held_out
 from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 2"
+FORMAT = "tms-hooks run, version 3"
 WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
+STATE_FILE = "state.safetensors"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
@@ -40,8 +44,9 @@ class Run:
     Attributes:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
-        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
-            over (step, model, head): `head_loss`, `omega` snapshots.
+        state: what training goes on from: weights (with `unit_norm` as they are before it), moments, and who stopped.
+        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, over (step, model,
+            head): `head_loss`, `omega` snapshots, and snapshots of the parameters that `recipe.record` names.
         final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
@@ -52,6 +57,7 @@ class Run:
 
     recipe: Recipe
     weights: dict[str, Tensor]
+    state: State
     history: xr.Dataset
     final_feature_loss: Float[Tensor, "model feature"]
     final_head_loss: Float[Tensor, "model head"]
@@ -72,7 +78,41 @@ class Run:
     @property
     def models(self) -> "Models":
         """The trained models, each made when asked for."""
-        return Models(self)
+        return Models(self.recipe.cfg, self.weights)
+
+    def models_at(self, step: int) -> "Models":
+        """The models as they were before the update of a recorded step.
+
+        Raises:
+            ValueError: a step without a record, or a history that lacks a parameter.
+        """
+        steps = self.history.step.values
+        if step not in steps:
+            nearest = steps[np.abs(steps - step).argmin()]
+            raise ValueError(f"step={step}: the history has no record of it; the nearest is {nearest}")
+        if missing := self.weights.keys() - set(self.recipe.record):
+            raise ValueError(f"the history has no {', '.join(sorted(missing))}: leave record= out to keep them all")
+        record = self.history.sel(step=step)
+        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values) for name in self.weights})
+
+    def resume(self, steps: int | None = None, **how: Any) -> "Run":
+        """Go on with the training: the same optimizer moments, the next batches, one history.
+
+        The result is, to the bit, the run that would have been trained in one go, if the learning rate is constant. Any
+        other schedule is restated: from here on the learning rate is that of a training of `completed_steps + steps`
+        steps (`provenance["schedule_restated_at"]` says where that happened).
+
+        Args:
+            steps: how many more; by default those that an interrupted training has left.
+            how: `engine` (by default the run's), `device`, `checkpoint`, `checkpoint_every` and `progress`, as in
+                `train`.
+
+        Raises:
+            ValueError: no `steps` for a finished run, or steps for one that stopped before its last stage.
+        """
+        from tms_hooks.train import resume
+
+        return resume(self, steps, **how)
 
     def save(self, path: str | Path) -> Path:
         """Write the run directory: all of it or nothing, over an earlier run but over nothing else.
@@ -86,6 +126,7 @@ class Run:
         with files.whole_folder(path) as folder:
             final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
             save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
+            save_file(self.state.tensors(), folder / STATE_FILE)
             save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
             about = {
                 "format": FORMAT,
@@ -100,7 +141,9 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Read a run directory that `Run.save` wrote.
+    """Read a run directory that `Run.save` wrote, or the newest checkpoint of a training as a run.
+
+    A checkpoint's history ends with the record before its weights.
 
     Raises:
         FileNotFoundError: no run directory there.
@@ -108,6 +151,8 @@ def load(path: str | Path) -> Run:
     """
     path = Path(path)
     if not (path / RECIPE_FILE).is_file():
+        if (found := checkpoint.newest(path)) is not None:
+            return _of_checkpoint(*found)
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
@@ -121,13 +166,15 @@ def load(path: str | Path) -> Run:
     k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
     weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
+    state = _read_state(path / STATE_FILE, shapes)
     arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
         final_head_loss=weights.pop(FINAL_HEAD),
         weights=weights,
-        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
+        state=state,
+        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe),
         diverged=diverged,
         completed_steps=completed,
         provenance=origin,
@@ -137,11 +184,11 @@ def load(path: str | Path) -> Run:
 class Models(Sequence["ToyModel"]):
     """The models of a run, in the order of its seeds: `run.models[3]`, `for model in run.models`."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, cfg: ToyConfig, weights: dict[str, Tensor]) -> None:
+        self._cfg, self._weights = cfg, weights
 
     def __len__(self) -> int:
-        return len(self._run.recipe.seeds)
+        return len(self._weights["W_E"])
 
     @overload
     def __getitem__(self, index: int) -> "ToyModel": ...
@@ -154,10 +201,40 @@ class Models(Sequence["ToyModel"]):
             raise IndexError(f"model {index} of a run with {len(self)} models: they are numbered 0 to {len(self) - 1}")
         from tms_hooks.models.toy import ToyModel
 
-        return ToyModel.from_weights(self._run.recipe.cfg, {name: w[index] for name, w in self._run.weights.items()})
+        return ToyModel.from_weights(self._cfg, {name: w[index] for name, w in self._weights.items()})
 
     def __repr__(self) -> str:
         return f"<{len(self)} toy models>"
+
+
+def assemble(
+    recipe: Recipe, state: State, completed: int, records: xr.Dataset, losses: Losses, origin: dict[str, Any]
+) -> Run:
+    """The run of a state that training has reached."""
+    stopped = zip(recipe.seeds, state.diverged_at.tolist(), strict=True)
+    return Run(
+        recipe=recipe,
+        weights={name: w.cpu() for name, w in state.snapshot(recipe.cfg).weights.items()},
+        state=State.of_tensors(state.tensors()),
+        history=records,
+        final_feature_loss=losses[0],
+        final_head_loss=losses[1],
+        diverged={seed: step for seed, step in stopped if step >= 0},
+        completed_steps=completed,
+        provenance=origin,
+    )
+
+
+def _of_checkpoint(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
+    """The run that a checkpoint holds."""
+    plain = dict(about["run"])
+    engine, _ = plain.pop("engine"), plain.pop("initial_weights")
+    recipe = Recipe.from_dict(plain)
+    recorder, state = history.Recorder(recipe), State.of_tensors(tensors)
+    recorder.records = checkpoint.records(about, tensors, recipe)
+    losses = torch_engine.evaluate(recipe, state.snapshot(recipe.cfg).weights, held_out(recipe))
+    step = checkpoint.reached(about, recipe)
+    return assemble(recipe, state, step, recorder.dataset(), losses, provenance(engine, "cpu", 0.0))
 
 
 def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
@@ -187,7 +264,7 @@ def _check_replaceable(path: Path) -> None:
         files.read_json(path / RECIPE_FILE, FORMAT)
     except ValueError as error:
         raise FileExistsError(f"{error}; choose another path") from error
-    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
+    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
@@ -206,3 +283,17 @@ def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, T
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
         raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
     return tensors
+
+
+def _read_state(path: Path, shapes: dict[str, tuple[int, ...]]) -> State:
+    """The state of one file, whose weights must be those of `shapes`."""
+    try:
+        state = State.of_tensors(files.read_tensors(path))
+    except KeyError as error:
+        raise ValueError(f"{path} has no {error}; it is damaged") from error
+    kinds = {f"{kind}.{name}": shape for kind in ("first", "second") for name, shape in shapes.items()}
+    moments = {name: kinds.get(name) for name in state.moments}
+    found = [{name: tuple(t.shape) for name, t in part.items()} for part in (state.weights, state.moments)]
+    if found != [shapes, moments]:
+        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
+    return state

@@ -7,44 +7,55 @@ the next; between two records the history grows, a checkpoint is written if it i
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import Module
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import Distribution
-from tms_hooks.errors import choice_error
+from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.errors import check_at_least_one, check_whole, choice_error, explained, plain, say_once
 from tms_hooks.losses import Pair
 from tms_hooks.progress import bar, interrupts
-from tms_hooks.run import Run, provenance
+from tms_hooks.run import Models, Run, assemble, provenance
 from tms_hooks.tasks import Task
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
-from tms_hooks.training.optimizers import Optimizer
+from tms_hooks.training.optimizers import Adam, Optimizer
 from tms_hooks.training.recipe import Dtype, HeadObjective, Loss, Recipe, Stage
 from tms_hooks.training.state import Engine, Init, State
 
 log = logging.getLogger(__name__)
 
 EngineName = Literal["auto", "fused", "torch"]
+ELSEWHERE = {
+    field.name: place.format(field.name)
+    for part, place in (
+        (Adam, "optimizer=tms.Adam({}=...)"),
+        (SparseUniform, "data=tms.SparseUniform(n_features, {}=...)"),
+        (ToyConfig, "cfg=tms.ToyConfig(n_features, d_hidden, {}=...)"),
+    )
+    for field in fields(part)
+}
+"""What people look for among the arguments of `train`, and where it is."""
 
 
+@explained(**ELSEWHERE)
 def train(
     cfg: ToyConfig,
-    data: Distribution,
+    data: Distribution | Any,
     *,
-    seeds: Iterable[int] = (0,),
+    seeds: int | Iterable[int] = (0,),
     steps: int | Sequence[int] = 10_000,
     batch_size: int | None = None,
     task: Task | None = None,
-    optimizer: Optimizer | None = None,
+    optimizer: Optimizer | str | None = None,
     importance: float | Sequence[float] | Float[Tensor, " feature"] | None = None,
     loss: Loss = "mse",
     qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
@@ -52,7 +63,8 @@ def train(
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
     record_every: int = 100,
-    init: Sequence[Init] | None = None,
+    record: Sequence[str] | None = None,
+    init: Init | Sequence[Init] | Run | None = None,
     engine: EngineName = "auto",
     device: str = "cpu",
     dtype: Dtype = "float32",
@@ -69,17 +81,18 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record,
-    once that is complete; pressed twice, it returns at once, as of the record before.
+    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its next record;
+    pressed twice, it returns at once, as of the record before. `Run.resume` goes on from there.
 
     Args:
         cfg: architecture of every model.
-        data: distribution of the features.
-        seeds: one per model.
+        data: distribution of the features; or a tensor or array (sample, feature), for `Samples` of it.
+        seeds: one per model; a number n stands for 0, 1, ..., n - 1.
         steps: updates; with several stages each has that many, or one number per stage.
         batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024.
         task: what the output is to be: the input (`Reconstruct()`), or what a `Task` of your own asks for.
-        optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew.
+        optimizer: `Adam(lr=1e-3)` by default; a name such as "adam" is that one with its own defaults. Each stage runs
+            its schedule anew.
         importance: weight of each feature's loss, finite and not negative; 1 by default.
         loss: "mse", or "cross_entropy" for a softmax output.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
@@ -90,7 +103,11 @@ def train(
             attended pairs are to share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
-        init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.
+        record: names of the parameters of which the history keeps snapshots, such as ("W_E", "b_U"); by default all,
+            from which `Run.models_at` makes the models of a recorded step.
+        init: initial models, their weights, or a run, in place of each seed's own; the seeds then decide the batches
+            only. Weights are all that is taken: the optimizer begins anew, with the batches of step 0. To go on with a
+            run as if it had not stopped, use `Run.resume`.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
             with an MLP, tasks of your own, and batches drawn from `Copula`; "auto" picks it where it applies.
         device: where the torch engine computes, such as "cuda".
@@ -110,26 +127,49 @@ def train(
     given = locals()  # all arguments: those that a recipe has are handed on as they are
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
     name, module = choose_engine(engine, recipe, device)
-    state = State.initial(recipe, init, device)
+    if isinstance(init, Run | Models):
+        say_once(
+            "init: of a run only the weights are taken; the optimizer begins anew, with the batches of step 0. "
+            "run.resume(steps=...) goes on exactly"
+        )
+        init = init.models if isinstance(init, Run) else init
+    state = State.initial(recipe, [init] if isinstance(init, Module | Mapping) else init, device)
     saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, name, state, checkpoint_every)
-    began = time.perf_counter()
-    show = sys.stderr.isatty() if progress is None else progress
-    completed, end, history = _advance(recipe, state, module, saved, show)
-    diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
-    for seed, step in diverged.items():
-        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
-    weights = {name: w.cpu() for name, w in end.weights.items()}
-    feature_loss, head_loss = module.evaluate(recipe, weights, held_out(recipe))
-    return Run(
-        recipe=recipe,
-        weights=weights,
-        history=history,
-        final_feature_loss=feature_loss,
-        final_head_loss=head_loss,
-        diverged=diverged,
-        completed_steps=completed,
-        provenance=provenance(name, str(state.diverged_at.device), time.perf_counter() - began),
-    )
+    return _finish(recipe, name, module, state, Recorder(recipe), 0, saved, progress)
+
+
+@explained()
+def resume(
+    run: Run,
+    steps: int | None = None,
+    *,
+    engine: EngineName | None = None,
+    device: str = "cpu",
+    checkpoint: str | Path | None = None,
+    checkpoint_every: float = 30.0,
+    progress: bool | None = None,
+) -> Run:
+    """As `Run.resume`."""
+    recipe, done, origin = run.recipe, run.completed_steps, {}
+    if steps is None and done == recipe.total_steps:
+        raise ValueError(f"the run is finished at step {done}: say how many steps more, run.resume(steps=...)")
+    if steps is not None:
+        check_whole(steps=plain(steps))
+        check_at_least_one(steps=steps)
+        *before, last = recipe.steps
+        if done < sum(before):
+            raise ValueError(
+                f"steps={steps}: the run stopped at step {done}, before its last stage {recipe.stages[-1]!r}; "
+                "finish it with run.resume(), then give steps"
+            )
+        longer = done + plain(steps) - sum(before)
+        if longer != last and (recipe.optimizer.schedule != "constant" or recipe.optimizer.warmup):
+            origin = {"schedule_restated_at": [*run.provenance.get("schedule_restated_at", []), done]}
+        recipe = replace(recipe, steps=(*before, longer))
+    name, module = choose_engine(engine or run.provenance["engine"], recipe, device)
+    state = State.of_tensors(run.state.tensors(), device)
+    saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, name, state, checkpoint_every)
+    return _finish(recipe, name, module, state, Recorder(recipe, run.history), done, saved, progress, origin)
 
 
 def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str, Engine]:
@@ -147,6 +187,10 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
             reason = f"anything: it is not installed ({error}); pip install 'tms-hooks[fast]'"
+            if wanted == "auto":
+                say_once(
+                    f"engine='auto' takes the torch engine, which is many times slower: {name} cannot run {reason}"
+                )
         if reason is None:
             return name, engine
         log.info("the %s engine cannot run %s", name, reason)
@@ -161,28 +205,65 @@ def _engine(name: str) -> Engine:
     return engine
 
 
+def _finish(
+    recipe: Recipe,
+    name: str,
+    engine: Engine,
+    state: State,
+    recorder: Recorder,
+    step: int,
+    saved: Checkpoints | None,
+    progress: bool | None,
+    origin: Mapping[str, Any] | None = None,
+) -> Run:
+    """Train from `step` to the end, or from the newest checkpoint, and evaluate."""
+    began = time.perf_counter()
+    show = sys.stderr.isatty() if progress is None else progress
+    completed, end = _advance(recipe, state, engine, recorder, step, saved, show)
+    weights = {name: w.cpu() for name, w in end.snapshot(recipe.cfg).weights.items()}
+    losses = engine.evaluate(recipe, weights, held_out(recipe))
+    where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began)
+    run = assemble(recipe, end, completed, recorder.dataset(), losses, where | dict(origin or {}))
+    for seed, stopped in run.diverged.items():
+        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, stopped)
+    return run
+
+
 def _advance(
-    recipe: Recipe, state: State, engine: Engine, saved: Checkpoints | None, show: bool
-) -> tuple[int, State, xr.Dataset]:
-    """Advance from record to record; return the last recorded step, the models at it, and the history up to it."""
-    recorder, marks = Recorder(recipe), recipe.record_steps()
-    done = saved.resume(state, recorder) if saved else 0
-    reached = (marks[min(done, len(marks) - 1)], state.snapshot(recipe.cfg)) if done else None
+    recipe: Recipe,
+    state: State,
+    engine: Engine,
+    recorder: Recorder,
+    step: int,
+    saved: Checkpoints | None,
+    show: bool,
+) -> tuple[int, State]:
+    """Advance from record to record; return the last recorded step and the state at it, before its update."""
+    if saved and (found := saved.resume(state, recorder)) is not None:
+        step = found
+    recorder.records = [record for record in recorder.records if record[0] < step]
+    marks = recipe.record_steps()
+    edges = [step, *(mark for mark in marks if mark > step)]
+    reached = None
     try:
         with bar(len(recipe.seeds), recipe.total_steps, show) as move, interrupts() as interrupted:
-            for start, stop in list(zip(marks, [*marks[1:], marks[-1]], strict=True))[done:]:
-                before = state.snapshot(recipe.cfg)
+            for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True):
+                before = state.as_it_is()
                 measured = engine.advance(recipe, state, start, stop)
-                recorder.add(start, before, measured)
-                reached = start, before
-                if saved:
-                    saved.save(state, recorder, last=start == marks[-1])
+                if start in marks:
+                    recorder.add(start, before.snapshot(recipe.cfg), measured)
+                    reached = start, before
+                    if saved:
+                        saved.save(state, recorder, last=start == marks[-1])
                 move(stop)
-                if interrupted():
+                if interrupted() and start < stop:
+                    before = state.as_it_is()
+                    recorder.add(stop, before.snapshot(recipe.cfg), engine.advance(recipe, state, stop, stop))
+                    reached = stop, before
                     raise KeyboardInterrupt
     except KeyboardInterrupt:
         if reached is None:
             raise
         log.warning("interrupted: returning the run as of step %d of %d", reached[0], recipe.total_steps)
     assert reached is not None  # the last step is always recorded
-    return *reached, recorder.dataset(reached[0])
+    return reached

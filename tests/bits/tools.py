@@ -288,6 +288,10 @@ def _tokens(*shape: int) -> Tensor:
     return torch.randint(0, 101, shape, generator=torch.Generator().manual_seed(4))
 
 
+YOUNGER = {"error", "in_axes", "out_axes"}
+"""Columns and fields that came after the record."""
+
+
 def _entries(name: str, result: Any) -> Iterator[tuple[str, str]]:
     """One entry per column, field or part of a result."""
     if isinstance(result, pd.DataFrame):
@@ -306,7 +310,8 @@ def _entries(name: str, result: Any) -> Iterator[tuple[str, str]]:
         yield name, _bits(result)
         return
     for key, part in parts.items():
-        yield from _entries(f"{name}.{RENAMED.get(key, key)}", part)
+        if key not in YOUNGER:
+            yield from _entries(f"{name}.{RENAMED.get(key, key)}", part)
 
 
 def _has_parts(value: Any) -> bool:

@@ -14,7 +14,7 @@ from probes.activations import collect_activations
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
-from tms_hooks.models.toy import HookedRootModule
+from tms_hooks.models.hooks import HookedRootModule
 
 
 class Case(NamedTuple):

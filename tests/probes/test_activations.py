@@ -11,7 +11,8 @@ from transformer_lens.hook_points import HookPoint
 from probes.activations import collect_activations, stream_activations
 from probes.transformers import load_transformer
 from tms_hooks.config import ToyConfig
-from tms_hooks.models.toy import HookedRootModule, ToyModel
+from tms_hooks.models.hooks import HookedRootModule
+from tms_hooks.models.toy import ToyModel
 
 
 def test_same_as_run_with_cache(subject, tmp_path):

@@ -7,15 +7,15 @@ compiled engine find it.
 
 from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution
 from tms_hooks.data.dependent import AnticorrelatedGroups, Copula, CorrelatedGroups
-from tms_hooks.data.finite import KHot, OneHot, RandomPoints
+from tms_hooks.data.finite import KHot, OneHot, RandomPoints, Samples
 from tms_hooks.data.independent import SparseUniform
 
 DISTRIBUTIONS: dict[str, type[Distribution]] = {
     cls.__name__: cls
-    for cls in (SparseUniform, OneHot, KHot, RandomPoints, CorrelatedGroups, AnticorrelatedGroups, Copula)
+    for cls in (SparseUniform, OneHot, KHot, RandomPoints, Samples, CorrelatedGroups, AnticorrelatedGroups, Copula)
 }
 
 __all__ = [
     "DISTRIBUTIONS", "MAX_DATASET_ROWS", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution", "KHot",
-    "OneHot", "RandomPoints", "SparseUniform",
+    "OneHot", "RandomPoints", "Samples", "SparseUniform",
 ]  # fmt: skip

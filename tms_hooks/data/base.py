@@ -10,12 +10,12 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.errors import check_at_least_one
+from tms_hooks.errors import check_at_least_one, check_whole, make_plain
 
 MAX_DATASET_ROWS = 100_000
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Distribution(ABC):
     """Base of all distributions over feature vectors with entries in [0, 1].
 
@@ -35,6 +35,8 @@ class Distribution(ABC):
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
+        check_whole(n_features=self.n_features)
         check_at_least_one(n_features=self.n_features)
 
     @classmethod
@@ -95,7 +97,7 @@ class Distribution(ABC):
         """One batch for every key, float64."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WithProbability(Distribution):
     """A distribution with a feature probability: one number, or one per feature.
 

@@ -84,7 +84,7 @@ class AnticorrelatedGroups(_Groups):
             raise ValueError(f"feature_probability={p}: must be at most 1/group_size = {1 / self.group_size:.4g}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Copula(WithProbability):
     """Sparse uniform features whose activity is tied by a Gaussian copula with equal correlation `rho`.
 

@@ -45,6 +45,7 @@ def _each(a: Tensor, b: Tensor) -> Tensor:
 
 
 def _aligned(x: Tensor) -> Tensor:
+    x = x.contiguous()
     return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
 
 
@@ -84,17 +85,18 @@ def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) 
     """Initial weights of one model: Xavier normal matrices, zero biases, unit scale.
 
     Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialized one by one.
+    They are drawn in single precision, whatever torch's default is.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in weight_shapes(cfg).items():
         if name == "scale":
-            weights[name] = torch.ones(())
+            weights[name] = torch.ones((), dtype=torch.float32)
         elif len(shape) == 1:
-            weights[name] = torch.zeros(shape)
+            weights[name] = torch.zeros(shape, dtype=torch.float32)
         else:
             std = (2 / (shape[-1] + shape[-2])) ** 0.5
-            weights[name] = torch.randn(shape, generator=generator) * std
+            weights[name] = torch.randn(shape, generator=generator, dtype=torch.float32) * std
     return {name: w.to(dtype) for name, w in normalize_weights(weights, cfg).items()}
 
 

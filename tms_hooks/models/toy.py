@@ -9,11 +9,7 @@ from transformer_lens.hook_points import HookPoint
 
 from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
-
-try:  # its home from transformer-lens 3.x on
-    from transformer_lens import HookedRootModule
-except ImportError:
-    from transformer_lens.hook_points import HookedRootModule  # type: ignore[no-redef]
+from tms_hooks.models.hooks import HookedToy
 
 
 class ToyOutput(NamedTuple):
@@ -23,7 +19,7 @@ class ToyOutput(NamedTuple):
     attn_scores: Float[Tensor, "batch head query_pos key_pos"]
 
 
-class ToyModel(HookedRootModule):
+class ToyModel(HookedToy):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
     >>> import torch

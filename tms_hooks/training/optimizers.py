@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args, no_type_check
 
 import torch
 
-from tms_hooks.errors import check_not_negative, choice_error
+from tms_hooks.errors import check_not_negative, choice_error, make_plain
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 
@@ -37,6 +37,7 @@ class Optimizer(ABC):
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         if self.schedule not in get_args(Schedule):
             raise choice_error("schedule", self.schedule, get_args(Schedule))
         if not (self.lr > 0 and math.isfinite(self.lr)):

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
-from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
+from tms_hooks.data import DISTRIBUTIONS, Distribution, Samples, SparseUniform
+from tms_hooks.errors import check_at_least_one, check_not_negative, check_whole, choice_error, did_you_mean, plain
 from tms_hooks.losses import Pair
+from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 
@@ -40,7 +41,7 @@ class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head.
+    feature, `qk_pairs` one per head, and `record` names parameters as `ToyModel.state_dict()` does.
     """
 
     cfg: ToyConfig
@@ -50,6 +51,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     importance: tuple[float, ...]
     qk_pairs: tuple[tuple[Pair, ...], ...]
+    record: tuple[str, ...]
     batch_size: int | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer = field(default_factory=Adam)
@@ -64,17 +66,20 @@ class Recipe:
     def of(
         cls,
         cfg: ToyConfig,
-        data: Distribution,
+        data: Any,
         *,
-        seeds: Iterable[int] = (0,),
+        seeds: int | Iterable[int] = (0,),
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Tensor | None = None,
         qk_pairs: Sequence[Any] = (),
+        record: Sequence[str] | None = None,
+        optimizer: Optimizer | str | None = None,
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
     ) -> "Recipe":
         """The recipe of these arguments of `train`: what has several forms is made uniform, and None is the default."""
+        data, seeds, steps, importance = _data(data), plain(seeds), plain(steps), plain(importance)
         if importance is None:
             importance = 1.0
         if isinstance(importance, int | float):
@@ -84,17 +89,21 @@ class Recipe:
         return cls(
             cfg=cfg,
             data=data,
-            seeds=tuple(int(seed) for seed in seeds),
+            seeds=tuple(seeds) if isinstance(seeds, Iterable) else _first(seeds),
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
             importance=tuple(float(value) for value in importance),
             qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
+            record=_recorded(record, cfg),
+            optimizer=_optimizer(optimizer),
             empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
             **{name: value for name, value in settings.items() if value is not None},
         )
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
+        for name in ("seeds", "steps", "batch_size", "qk_weight", "record_every"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         for name, choices in CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise choice_error(name, getattr(self, name), get_args(choices))
@@ -103,6 +112,9 @@ class Recipe:
         self._check_heads()
 
     def _check_seeds_and_steps(self) -> None:
+        for name in ("seeds", "steps"):
+            for value in getattr(self, name):
+                check_whole(**{name: value})
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one seed, one model each")
         if min(self.seeds) < 0 or max(self.seeds) >= HELD_OUT_SEED:
@@ -119,6 +131,7 @@ class Recipe:
                 f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
                 "give one number, or one per stage"
             )
+        check_whole(record_every=self.record_every)
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
@@ -127,6 +140,8 @@ class Recipe:
             raise ValueError(f"data has n_features={self.data.n_features}, the model {n}: they must be equal")
         if not isinstance(self.task, Task):
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
+        if self.batch_size is not None:
+            check_whole(batch_size=self.batch_size)
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
         if len(self.importance) != n:
@@ -137,6 +152,13 @@ class Recipe:
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
+        if self.loss == "cross_entropy":
+            total = self.task.target(self.data.sample(256, seed=HELD_OUT_SEED)).sum(-1)
+            if (worst := total[(total - 1).abs().argmax()]) > 1 + 1e-4 or worst < 1 - 1e-4:
+                raise ValueError(
+                    f"loss='cross_entropy' with data whose targets sum to {worst:.3g}: they must be shares that sum to "
+                    "1; use OneHot data, samples of your own that do, or loss='mse'"
+                )
         if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
             raise ValueError(
                 "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
@@ -221,6 +243,49 @@ def kind_of(part: str, name: str) -> Any:
     if name not in KINDS[part]:
         raise choice_error(part, name, KINDS[part])
     return KINDS[part][name]
+
+
+def _first(count: Any) -> tuple[int, ...]:
+    """The seeds that a number of models stands for."""
+    check_whole(seeds=count)
+    return tuple(range(count))
+
+
+def _data(given: Any) -> Distribution:
+    """A distribution, or the samples that were given for one."""
+    if isinstance(given, Distribution):
+        return given
+    if isinstance(given, type) or not hasattr(given, "shape"):
+        raise TypeError(
+            f"data={given!r} is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor "
+            "(sample, feature)"
+        )
+    return Samples(given)
+
+
+def _optimizer(given: Any) -> Optimizer:
+    """An optimizer, or that of the name that was given for one, with its own defaults."""
+    if given is None or isinstance(given, Optimizer):
+        return given or Adam()
+    by_name = {name.lower(): cls for name, cls in OPTIMIZERS.items()}
+    if not isinstance(given, str):
+        name = (given if isinstance(given, type) else type(given)).__name__
+        ours = by_name.get(name.lower(), Adam).__name__
+        raise TypeError(f"optimizer={given!r}: models are updated by rules of this library; give tms.{ours}(lr=...)")
+    if given.lower() not in by_name:
+        raise choice_error("optimizer", given, by_name)
+    return by_name[given.lower()]()
+
+
+def _recorded(given: Sequence[str] | None, cfg: ToyConfig) -> tuple[str, ...]:
+    """Full names of the parameters whose snapshots a history keeps: all of them, or those given, in full or short."""
+    full = list(forward.weight_shapes(cfg))
+    short = [name.rpartition(".")[2] for name in full]
+    wanted = full if given is None else [given] if isinstance(given, str) else list(given)
+    for name in wanted:
+        if name not in (*full, *short):
+            raise choice_error("record", name, short)
+    return tuple(name for name, last in zip(full, short, strict=True) if name in wanted or last in wanted)
 
 
 def _tuples(value: Any) -> Any:

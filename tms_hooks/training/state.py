@@ -53,7 +53,9 @@ class State:
         if init is None:
             init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
         if len(init) != len(recipe.seeds):
-            raise ValueError(f"init has {len(init)} models for {len(recipe.seeds)} seeds: give one per seed")
+            raise ValueError(
+                f"init has {len(init)} models for {len(recipe.seeds)} seeds: give one per seed, seeds={len(init)}"
+            )
         each = [given.state_dict() if isinstance(given, torch.nn.Module) else given for given in init]
         shapes = forward.weight_shapes(recipe.cfg)
         for weights in each:
@@ -62,6 +64,26 @@ class State:
         stacked = {name: torch.stack([weights[name].detach() for weights in each]) for name in shapes}
         moved = {name: w.to(device, recipe.torch_dtype, copy=True) for name, w in stacked.items()}
         return cls(moved, {}, torch.full((len(each),), -1, dtype=torch.int64, device=device))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Every tensor, by the name that files give it; on the CPU."""
+        named = {f"weights.{name}": w for name, w in self.weights.items()}
+        named |= {f"moments.{name}": m for name, m in self.moments.items()} | {"diverged_at": self.diverged_at}
+        return {name: tensor.cpu().contiguous() for name, tensor in named.items()}
+
+    @classmethod
+    def of_tensors(cls, tensors: Mapping[str, Tensor], device: torch.device | str = "cpu") -> "State":
+        """Inverse of `tensors`; other tensors beside them are left alone."""
+        moved = {name: tensor.to(device) for name, tensor in tensors.items()}
+        weights, moments = (
+            {name.removeprefix(part): tensor for name, tensor in moved.items() if name.startswith(part)}
+            for part in ("weights.", "moments.")
+        )
+        return cls(weights, moments, moved["diverged_at"])
+
+    def as_it_is(self) -> "State":
+        """The state of now, which stays when training goes on: engines put new tensors in the place of old ones."""
+        return State(dict(self.weights), dict(self.moments), self.diverged_at)
 
     def snapshot(self, cfg: ToyConfig) -> "State":
         """A copy of the models as they are now, in which the directions that `unit_norm` names have norm 1.

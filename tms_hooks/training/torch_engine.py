@@ -43,7 +43,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
     """As `Engine.evaluate`; one model at a time, because the batch may be a large one."""
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread(x.device):
         each = [
             loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
             for i in range(len(weights["W_E"]))
