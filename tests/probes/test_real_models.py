@@ -28,7 +28,7 @@ def smollm2() -> Any:
 STORE = "When {io} and {giver} went to the store, {giver} gave a drink to"
 BEACH = "While {io} and {giver} were at the beach, {giver} threw a ball to"
 IO = 2
-"""Position of the indirect object's name in both."""
+"""Position of the indirect object's name in both, after a start token."""
 FINDING = (("Mary", "Anna", "John"), ("Sarah", "Kate", "Tom"), ("David", "Paul", "Emma"), ("Mark", "Peter", "Susan"))
 CONFIRMING = (
     ("Laura", "Alice", "Robert"),
@@ -49,7 +49,8 @@ class Story(NamedTuple):
 
 def tell(model: Any, story: str, names: tuple[tuple[str, str, str], ...]) -> Story:
     clean, corrupted = (
-        torch.cat([model.to_tokens(story.format(io=row[which], giver=row[2])) for row in names]) for which in (0, 1)
+        torch.cat([model.to_tokens(story.format(io=row[which], giver=row[2]), prepend_bos=True) for row in names])
+        for which in (0, 1)
     )
     row = torch.arange(len(names))
 

@@ -335,6 +335,22 @@ def build(name: str) -> Any:
     return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
 
 
+def stretching(kind: str) -> Any:
+    """A bridge whose rotary frequencies depend on the length of what it reads: beyond 32 positions they stretch."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    if kind == "dynamic":
+        return build("llama, dynamic rotary")
+    factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": LONGEST} | factors
+    sizes = _GROUPED | {"max_position_embeddings": 4 * LONGEST, "original_max_position_embeddings": LONGEST}
+    with torch.random.fork_rng():
+        model = hf.Phi3ForCausalLM(hf.Phi3Config(**sizes, rope_parameters=rope))
+    draw_anew(model)
+    model.eval().set_attn_implementation("eager")
+    return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+
 def other(name: str) -> Any:
     """A toy, or a module that is no transformer, every parameter drawn anew."""
     model = _OTHERS[name]().eval()
