@@ -3,9 +3,39 @@
 Claims and shapes are read off in double precision, so `unit` converts. `cosines` keeps the precision it is given.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def as_tensor(value: Any) -> Any:
+    """An array of numpy or xarray as a tensor (whole numbers in double precision); anything else as it is.
+
+    >>> as_tensor(np.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]], dtype=torch.float64)
+    """
+    if not isinstance(value, np.ndarray) and not hasattr(value, "to_numpy"):
+        return value
+    tensor = torch.tensor(np.asarray(value))
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def takes_arrays(function: Function) -> Function:
+    """A decorator: the function, which is one of tensors, takes arrays of numpy and xarray in their place."""
+
+    @wraps(function)
+    def outer(*args: Any, **named: Any) -> Any:
+        return function(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
+
+    return cast(Function, outer)
 
 
 def unit(V: Float[Tensor, "*row hidden"]) -> Float[Tensor, "*row hidden"]:

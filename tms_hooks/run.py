@@ -7,12 +7,14 @@ a JSON file that says what they are: nothing in it is code, and reading it execu
 import json
 import platform
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -37,7 +39,7 @@ STATE_FILE = "state.safetensors"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """Many toy models trained by one recipe.
 
@@ -64,6 +66,23 @@ class Run:
     diverged: dict[int, int]
     completed_steps: int
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        cfg, loss = self.recipe.cfg, self.final_loss
+        toys = f"{len(loss)} toy{'s' * (len(loss) > 1)}"
+        return (
+            f"<Run: {toys}, {cfg.n_features} features in {cfg.d_hidden} dimensions, step "
+            f"{self.completed_steps:,} of {self.recipe.total_steps:,}, final loss {loss.min():.4g} to {loss.max():.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: config, data and optimizer, how far it came, and a table of the first models."""
+        recipe, cfg = self.recipe, self.recipe.cfg
+        changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
+        rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
+        table = pd.DataFrame({"seed": recipe.seeds, "final loss": self.final_loss.numpy()}).head(5)
+        lines = "".join(f"<div><code>{escape(row)}</code></div>" for row in rows)
+        return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
@@ -141,9 +160,7 @@ class Run:
 
 
 def load(path: str | Path) -> Run:
-    """Read a run directory that `Run.save` wrote, or the newest checkpoint of a training as a run.
-
-    A checkpoint's history ends with the record before its weights.
+    """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
 
     Raises:
         FileNotFoundError: no run directory there.
@@ -232,8 +249,10 @@ def _of_checkpoint(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
     recipe = Recipe.from_dict(plain)
     recorder, state = history.Recorder(recipe), State.of_tensors(tensors)
     recorder.records = checkpoint.records(about, tensors, recipe)
-    losses = torch_engine.evaluate(recipe, state.snapshot(recipe.cfg).weights, held_out(recipe))
-    step = checkpoint.reached(about, recipe)
+    step, before = checkpoint.reached(about, recipe), state.snapshot(recipe.cfg)
+    if step > about["steps"][-1]:
+        recorder.add(step, before, torch_engine.advance(recipe, state.as_it_is(), step, step))
+    losses = torch_engine.evaluate(recipe, before.weights, held_out(recipe))
     return assemble(recipe, state, step, recorder.dataset(), losses, provenance(engine, "cpu", 0.0))
 
 

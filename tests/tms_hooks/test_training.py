@@ -118,7 +118,7 @@ def test_history_is_labeled_and_measures_before_each_update():
     assert history.step.values.tolist() == [0, 10, 20, 25]
     assert history.seed.values.tolist() == [0, 1]
     assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2, "key_hidden": 2}
-    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "W_E", "omega"}
+    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "omega", "W_E", "b_U"}
     first = tms.ToyModel(CFG, seed=1).W_E.detach()
     assert_close(torch.tensor(history.W_E.sel(step=0).values[1]), first)
     assert_close(torch.tensor(history.feature_norm.sel(step=0).values[1]), first.norm(dim=-1))

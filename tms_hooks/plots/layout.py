@@ -1,7 +1,10 @@
 """What figures are drawn on and with: one pair of axes or a row of panels, and one set of colors for all of them."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -15,6 +18,35 @@ TOY, REAL, NULL = PALETTE[0], PALETTE[5], PALETTE[7]
 
 SIGNED = "RdBu"
 """For values whose sign matters, in a range symmetric about zero."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def as_array(value: Any) -> Any:
+    """A tensor or a labeled array as a numpy array, also inside dictionaries, tuples and lists; else as it is.
+
+    >>> import torch
+    >>> as_array({"toy": (torch.ones(2, requires_grad=True), "relu")})
+    {'toy': (array([1., 1.], dtype=float32), 'relu')}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_array(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(as_array, value))
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    return np.asarray(value) if hasattr(value, "dims") else value
+
+
+def takes_tensors(function: Function) -> Function:
+    """A decorator: the function, which is one of numpy arrays, takes tensors and labeled arrays in their place."""
+
+    @wraps(function)
+    def outer(*args: Any, **named: Any) -> Any:
+        return function(*map(as_array, args), **{name: as_array(value) for name, value in named.items()})
+
+    return cast(Function, outer)
 
 
 def color(number: int) -> str:

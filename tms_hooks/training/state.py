@@ -6,7 +6,7 @@ reference one can stand in for each other because nothing else passes between tr
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -48,7 +48,8 @@ class State:
         """Fresh state, from these models or from each seed's own initialization.
 
         Raises:
-            ValueError: more or fewer models than seeds, or weights of other shapes than the config asks for.
+            ValueError: more or fewer models than seeds, weights of other shapes than the config asks for, or a model
+                that computes something else than its config says.
         """
         if init is None:
             init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
@@ -56,7 +57,7 @@ class State:
             raise ValueError(
                 f"init has {len(init)} models for {len(recipe.seeds)} seeds: give one per seed, seeds={len(init)}"
             )
-        each = [given.state_dict() if isinstance(given, torch.nn.Module) else given for given in init]
+        each = [_weights_of(given) if isinstance(given, torch.nn.Module) else given for given in init]
         shapes = forward.weight_shapes(recipe.cfg)
         for weights in each:
             if (found := {name: tuple(w.shape) for name, w in weights.items()}) != shapes:
@@ -92,6 +93,20 @@ class State:
         """
         weights = {name: w.clone() for name, w in self.weights.items()}
         return State(forward.normalize_weights(weights, cfg), {}, self.diverged_at.clone())
+
+
+def _weights_of(model: torch.nn.Module) -> Mapping[str, Tensor]:
+    """The weights of a model that is all its config says: training makes the forward pass from that alone."""
+    from tms_hooks.models.toy import ToyModel
+
+    its_own = not isinstance(model, ToyModel) or getattr(model.forward, "__func__", None) is not ToyModel.forward
+    if its_own or any(point.fwd_hooks for point in cast(ToyModel, model).hook_dict.values()):
+        what = "has a forward pass of its own" if its_own else "has hooks on it"
+        raise ValueError(
+            f"init: {type(model).__name__} {what}, which training would leave out; train it in a loop of your own, as "
+            "docs/training.md shows, or give its state_dict() to begin with its weights alone"
+        )
+    return model.state_dict()
 
 
 @runtime_checkable
