@@ -1,8 +1,8 @@
 """Toy models of superposition that can be hooked, trained and compared with real transformers.
 
 >>> import torch, tms_hooks as tms
->>> cfg = tms.ToyConfig(n_features=6, d_hidden=2)
->>> run = tms.train(cfg, tms.SparseUniform(n_features=6, feature_probability=0.057), seeds=range(2), steps=10)
+>>> cfg = tms.ToyConfig(6, 2)
+>>> run = tms.train(cfg, tms.SparseUniform(6, 0.057), seeds=range(2), steps=10)
 >>> out, cache = run.models[0].run_with_cache(torch.eye(6))
 """
 
