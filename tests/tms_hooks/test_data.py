@@ -28,6 +28,7 @@ EVERY = [
     tms.KHot(n_features=3, k=3),
     tms.RandomPoints(n_features=4, n_points=7, k=2),
     tms.RandomPoints(n_features=3, n_points=2, k=3, points_seed=5),
+    tms.Samples([[0.5, 0.0, 1.0], [0.0, 0.25, 1.0], [0.0, 0.75, 0.0]]),
     tms.CorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
     tms.AnticorrelatedGroups(n_features=6, feature_probability=0.3, group_size=3),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.5),
@@ -35,7 +36,7 @@ EVERY = [
     tms.Copula(n_features=4, feature_probability=(0.2, 0.5, 1.0, 0.2), rho=-0.3),
     tms.Copula(n_features=3, feature_probability=0.25, rho=-0.5),
 ]
-FINITE = (tms.OneHot, tms.RandomPoints)
+FINITE = (tms.OneHot, tms.RandomPoints, tms.Samples)
 CONTINUOUS = [data for data in EVERY if not isinstance(data, FINITE) and getattr(data, "values", "") != "binary"]
 
 
