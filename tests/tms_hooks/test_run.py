@@ -276,7 +276,7 @@ DAMAGE = {
     ),
     "state torn": (lambda p: truncate(p, STATE_FILE), "state.safetensors is not a whole safetensors file"),
     "a moment of another shape": (
-        lambda p: retensor(p, STATE_FILE, lambda t: t.update({"moments.first.b_U": t["weights.W_E"]})),
+        lambda p: retensor(p, STATE_FILE, lambda t: t.update({"moments.first.b_U": t["weights.W_E"].clone()})),
         "state.safetensors holds .*they are not of one run",
     ),
     "a state without its end": (
