@@ -19,7 +19,7 @@ from torch import Tensor
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs
 from tms_hooks.progress import bar, interrupts
 from tms_hooks.run import Run, provenance
 from tms_hooks.tasks import Task
@@ -47,7 +47,7 @@ def train(
     optimizer: Optimizer | None = None,
     importance: float | Sequence[float] | Float[Tensor, " feature"] | None = None,
     loss: Loss = "mse",
-    qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
+    qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float = 1.0,
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
@@ -83,11 +83,11 @@ def train(
         importance: weight of each feature's loss, finite and not negative; 1 by default.
         loss: "mse", or "cross_entropy" for a softmax output.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
-            one list per head.
+            one list per head; or mappings such as {(2, 4): 1.0, (5, 8): 2.0}, to each pair's weight, else 1.
         qk_weight: lambda in `L1 + lambda L2`.
-        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key.
-            "pattern": a small cross-entropy of its attention, a softmax over eight key tokens, of which those that form
-            attended pairs are to share it equally.
+        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key,
+            which is to be the sum of the weights of the pairs that these form. "pattern": a small cross-entropy of its
+            attention, a softmax over eight key tokens, which are to share it in proportion to that sum.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         record_every: steps between two records of the history.
         init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.

@@ -3,8 +3,10 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from operator import index
 from typing import Any, Literal, get_args
 
 import torch
@@ -13,7 +15,7 @@ from torch import Tensor
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs, WeighedPair, pair_weight
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 
@@ -40,7 +42,7 @@ class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head.
+    feature or output, `qk_pairs` one per head: (query feature, key feature), and the weight if that is not 1.
     """
 
     cfg: ToyConfig
@@ -49,7 +51,7 @@ class Recipe:
     steps: tuple[int, ...]
     stages: tuple[Stage, ...]
     importance: tuple[float, ...]
-    qk_pairs: tuple[tuple[Pair, ...], ...]
+    qk_pairs: tuple[tuple[WeighedPair, ...], ...]
     batch_size: int | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer = field(default_factory=Adam)
@@ -70,7 +72,7 @@ class Recipe:
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Tensor | None = None,
-        qk_pairs: Sequence[Any] = (),
+        qk_pairs: Pairs | Sequence[Pairs] = (),
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
     ) -> "Recipe":
@@ -79,8 +81,6 @@ class Recipe:
             importance = 1.0
         if isinstance(importance, int | float):
             importance = [importance] * cfg.n_outputs
-        if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
-            qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
         return cls(
             cfg=cfg,
             data=data,
@@ -88,7 +88,7 @@ class Recipe:
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
             importance=tuple(float(value) for value in importance),
-            qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
+            qk_pairs=tuple(_weighed(head) for head in _each_head(qk_pairs, cfg.n_heads)),
             empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
             **{name: value for name, value in settings.items() if value is not None},
         )
@@ -140,6 +140,10 @@ class Recipe:
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
+        if self.loss == "cross_entropy" and self.cfg.scale == "after":
+            raise ValueError(
+                "loss='cross_entropy' with scale='after': a softmax times a scale is no probability; use scale='before'"
+            )
         if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
             raise ValueError(
                 "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
@@ -164,8 +168,13 @@ class Recipe:
                 "every head needs at least one (query feature, key feature) pair"
             )
         for pair in (pair for head in self.qk_pairs for pair in head):
-            if not all(0 <= feature < n for feature in pair):
-                raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+            if not all(0 <= feature < n for feature in pair[:2]):
+                raise ValueError(f"qk pair {pair[:2]}: features are numbered 0 to {n - 1}")
+            if not 0 < pair_weight(pair) < math.inf:
+                raise ValueError(
+                    f"qk pair {pair[:2]} has weight {pair_weight(pair)}: must be finite and above 0; "
+                    "leave out what a head is not to attend to"
+                )
 
     @property
     def total_steps(self) -> int:
@@ -213,6 +222,32 @@ class Recipe:
         for name in KINDS:
             parts[name] = kind_of(name, parts[name].pop("kind"))(**parts[name])
         return cls(**parts)
+
+
+def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
+    """Pairs of every head, from those given for each or those given for all."""
+
+    def is_pair(entry: Any) -> bool:
+        return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
+
+    one_for_all = isinstance(given, Mapping) or any(map(is_pair, given))
+    return [given] * max(heads, 1) if one_for_all else given
+
+
+def _weighed(head: Any) -> tuple[WeighedPair, ...]:
+    """A head's pairs, each with its weight if that is not 1."""
+    found: list[WeighedPair] = []
+    for pair in head:
+        try:
+            query, key, *more = (*pair, head[pair]) if isinstance(head, Mapping) else pair
+            (weight,) = map(float, more or [1.0])
+            found.append((index(query), index(key)) if weight == 1 else (index(query), index(key), weight))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"qk_pairs has {pair!r}: must be two whole numbers (query feature, key feature), such as (2, 4), in a "
+                "list; or, with a weight, in a mapping, such as {(2, 4): 2.0}"
+            ) from error
+    return tuple(found)
 
 
 def kind_of(part: str, name: str) -> Any:

@@ -82,9 +82,8 @@ def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Te
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
-    """Parameters that a stage trains: the heads are `W_Q` and `W_K`, the representation is everything else."""
-    heads = {forward.W_Q, forward.W_K}
-    return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
+    """Parameters that a stage trains: those of the heads, or the representation, which is everything else."""
+    return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
 def _gradients(recipe: Recipe, state: State, step: int, stage: Stage) -> tuple[Losses, dict[str, Tensor]]:
