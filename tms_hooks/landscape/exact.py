@@ -60,10 +60,11 @@ def exact_loss(
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
             "use one-hot data, which is exact for any number, or compare held-out losses (`Run.final_loss`)"
         )
-    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
+    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp or cfg.scale == "after":
         raise ValueError(
-            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
-            "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
+            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}, scale={cfg.scale!r}: "
+            "exact expectations over continuous features need a linear hidden layer, a ReLU output with nothing behind "
+            "it, and no MLP; use OneHot or binary KHot data"
         )
     empty, single = torch.zeros(1, cfg.n_features, dtype=dtype), torch.eye(cfg.n_features, dtype=dtype)
     bias = forward.reconstruct(weights, empty, cfg)[1][0]
