@@ -92,18 +92,18 @@ def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) 
     Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialized one by one.
     """
     generator = torch.Generator().manual_seed(seed)
-    single: dict[str, Any] = {"generator": generator, "dtype": torch.float32}
     weights = {}
     for name, shape in weight_shapes(cfg).items():
         if name == "scale":
             weights[name] = torch.ones((), dtype=torch.float32)
         elif cfg.init == "linear":
-            weights[name] = (2 * torch.rand(shape, **single) - 1) / _fan_in(name, shape, cfg) ** 0.5
+            unit = torch.rand(shape, generator=generator, dtype=torch.float32)
+            weights[name] = (2 * unit - 1) / _fan_in(name, shape, cfg) ** 0.5
         elif name.rpartition(".")[2].startswith("b_"):
             weights[name] = torch.zeros(shape, dtype=torch.float32)
         else:
             std = (2 / (shape[-1] + shape[-2])) ** 0.5 if cfg.init_std is None else cfg.init_std
-            weights[name] = torch.randn(shape, **single) * std
+            weights[name] = torch.randn(shape, generator=generator, dtype=torch.float32) * std
     return {name: w.to(dtype) for name, w in normalize_weights(weights, cfg).items()}
 
 
