@@ -14,7 +14,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
-from tms_hooks.tasks import Reconstruct, Task
+from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 
@@ -23,9 +23,10 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "OneHot", "RMSprop",
-    "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
-    "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot",
+    "LinearThenReLU", "OneHot", "Project", "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "SparseUniform",
+    "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml",
+    "theory", "train",
 ]  # fmt: skip
 
 
