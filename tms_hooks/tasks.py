@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar, no_type_check
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -25,8 +26,6 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.errors import check_not_negative
 from tms_hooks.linalg import stacked_matmul
-
-Matrix = tuple[tuple[float, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -114,7 +113,7 @@ class And(Task):
     tensor([1., 0.])
     """
 
-    pairs: tuple[tuple[int, int], ...]
+    pairs: Sequence[Sequence[int]]
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -143,11 +142,11 @@ class And(Task):
 class Project(Task):
     """A linear map: y = A x, with an output per row of `A`."""
 
-    A: Matrix
+    A: Sequence[Sequence[float]] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         """Validate."""
-        object.__setattr__(self, "A", _matrix("A", self.A))
+        object.__setattr__(self, "A", _rows("A", self.A))
 
     def d_out(self, n_features: int) -> int:
         """One per row."""
@@ -176,12 +175,12 @@ class LinearThenReLU(Project):
     binary features; rows I and -I give the two halves of the absolute value.
     """
 
-    v: tuple[float, ...] | None = None
+    v: Sequence[float] | np.ndarray | Tensor | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
         super().__post_init__()
-        v = (0.0,) * len(self.A) if self.v is None else _matrix("v", [self.v])[0]
+        v = (0.0,) * len(self.A) if self.v is None else _rows("v", torch.as_tensor(self.v)[None])[0]
         if len(v) != len(self.A):
             raise ValueError(f"v has {len(v)} entries for {len(self.A)} rows of A: give one per row")
         object.__setattr__(self, "v", v)
@@ -193,7 +192,8 @@ class LinearThenReLU(Project):
     @property
     def numbers(self) -> Sequence[float]:
         """`v`, then the rows of `A`."""
-        return (*(self.v or ()), *(a for row in self.A for a in row))
+        assert self.v is not None  # it is filled in
+        return (*self.v, *(a for row in self.A for a in row))
 
     @staticmethod
     @no_type_check
@@ -255,7 +255,7 @@ TASKS: dict[str, type[Task]] = {
 }
 
 
-def _matrix(name: str, given: Any) -> Matrix:
+def _rows(name: str, given: Any) -> tuple[tuple[float, ...], ...]:
     """Rows of numbers, from a tensor, an array or nested sequences."""
     values = torch.as_tensor(given, dtype=torch.float64)
     if values.ndim != 2 or not values.numel():
