@@ -37,8 +37,8 @@ class Bottleneck:
 
     @property
     def paired(self) -> bool:
-        """Whether read j is meant for write j, as an unembedding is for its token."""
-        return self.path == "embed->unembed"
+        """Whether read j is meant for write j, as an unembedding is for its token; not if outputs are others."""
+        return self.path == "embed->unembed" and len(self.write) == len(self.read)
 
     def unit(self) -> "Bottleneck":
         """The same directions at length 1: products become cosines, the overlaps of one feature with another."""

@@ -35,6 +35,7 @@ class ToyConfig:
         d_head: rank of each head's QK circuit; `d_hidden` if not given. It is filled in, as is `bottleneck`: to change
             `d_hidden`, `n_heads` or `d_mlp` with `dataclasses.replace`, give them too (None: fill in anew).
         d_mlp: width of an MLP with ReLU and no biases.
+        d_out: number of outputs; one per feature if not given. Other numbers have no transpose to tie: untied only.
         bottleneck: where the hidden layer sits. "embed->mlp.in" (the default with an MLP):
             features -> hidden -> MLP -> features. "mlp.out->unembed": features -> embed -> MLP -> hidden -> features.
             "embed->unembed" (the default without) has no MLP.
@@ -54,16 +55,17 @@ class ToyConfig:
     n_heads: int = 0
     d_head: int | None = None
     d_mlp: int | None = None
+    d_out: int | None = None
     bottleneck: BottleneckPath | None = None
 
     def __post_init__(self) -> None:
         """Validate, and fill in `d_head` and `bottleneck`."""
-        for name in ("n_features", "d_hidden", "n_heads", "d_head", "d_mlp"):
+        for name in ("n_features", "d_hidden", "d_out", "n_heads", "d_head", "d_mlp"):
             value = getattr(self, name)
             if not isinstance(value, Integral | None):
                 raise ValueError(f"{name}={value!r}: must be a whole number")
             object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
-        check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden)
+        check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden, d_out=self.n_outputs)
         for name in ("hidden_act", "output_act"):
             if getattr(self, name) not in get_args(Activation):
                 raise choice_error(name, getattr(self, name), get_args(Activation))
@@ -76,6 +78,10 @@ class ToyConfig:
         if self.n_heads and self.d_head is None:
             object.__setattr__(self, "d_head", self.d_hidden)
         self._check_mlp()
+        if self.n_outputs != self.n_features and self.tied and self.bottleneck != "embed->mlp.in":
+            raise ValueError(
+                f"d_out={self.d_out} with tied=True: the transpose of W_E has {self.n_features} outputs; use tied=False"
+            )
         if self.unit_norm == "read" and self.bottleneck == "embed->mlp.in":
             raise ValueError("unit_norm='read' with bottleneck='embed->mlp.in': it has no W_U; use 'write' or True")
         if self.unit_norm not in (False, True, *get_args(UnitNorm)):
@@ -105,6 +111,16 @@ class ToyConfig:
     device: ClassVar[str] = "cpu"
 
     @property
+    def n_outputs(self) -> int:
+        """Number of outputs: `d_out`, or one per feature."""
+        return self.n_features if self.d_out is None else self.d_out
+
+    @property
+    def loss_axis(self) -> str:
+        """What has a loss of its own: each "feature", or each "output" where outputs are not the features."""
+        return "feature" if self.n_outputs == self.n_features else "output"
+
+    @property
     def n_layers(self) -> int:
         """1 if there is a block (a head or an MLP), else 0."""
         return int(bool(self.n_heads or self.d_mlp))
@@ -118,3 +134,8 @@ class ToyConfig:
     def d_vocab(self) -> int:
         """TransformerLens's name for `n_features`."""
         return self.n_features
+
+    @property
+    def d_vocab_out(self) -> int:
+        """TransformerLens's name for `n_outputs`."""
+        return self.n_outputs

@@ -27,6 +27,8 @@ def config(**changes):
         ({"d_mlp": 0}, r"d_mlp=0: must be at least 1, or None"),
         ({"bottleneck": "embed->mlp.in"}, r"bottleneck='embed->mlp.in' with d_mlp=None: an MLP needs d_mlp"),
         ({"bottleneck": "embed->unembed", "d_mlp": 3}, r"bottleneck='embed->unembed' with d_mlp=3"),
+        ({"d_out": 0}, r"d_out=0: must be at least 1"),
+        ({"d_out": 4}, r"d_out=4 with tied=True: the transpose of W_E has 6 outputs; use tied=False"),
         ({"unit_norm": "read"}, r"unit_norm='read' with tied=True: .*use unit_norm=True or tied=False"),
         ({"unit_norm": "write"}, r"unit_norm='write' with tied=True"),
         ({"unit_norm": "read", "tied": False, "d_mlp": 3}, r"unit_norm='read' with bottleneck='embed->mlp.in'.*W_U"),

@@ -34,6 +34,9 @@ SWITCHES = [
     {"unit_norm": True, "tied": False},
     {"unit_norm": "write", "tied": False},
     {"unit_norm": "read", "tied": False},
+    {"d_out": 2, "tied": False},
+    {"d_out": 7, "d_mlp": 5},
+    {"d_out": 7, "tied": False, "unit_norm": True, "n_heads": 1},
 ]
 
 
@@ -237,11 +240,11 @@ def test_weights_have_the_names_and_shapes_of_the_contract(changes):
     assert (model.b_hidden is not None) == cfg.hidden_bias
     if cfg.bottleneck == "embed->mlp.in":
         assert not hasattr(model, "W_U")
-        assert model.W_out.shape == (1, 5, n)
+        assert model.W_out.shape == (1, 5, cfg.n_outputs)
     else:
-        assert model.W_U.shape == (m, n)
+        assert model.W_U.shape == (m, cfg.n_outputs)
     if cfg.n_heads:
-        assert model.W_Q.shape == model.W_K.shape == (1, 2, m, m)
+        assert model.W_Q.shape == model.W_K.shape == (1, cfg.n_heads, m, m)
     if cfg.d_mlp:
         assert model.W_in.shape == (1, m, 5)
     assert dict(model.named_parameters()).keys() == forward.weight_shapes(cfg).keys()
@@ -396,7 +399,7 @@ def test_model_equals_forward_on_stacked_weights(changes):
         scores = forward.attention_scores(stacked, hidden.unflatten(1, x.shape[1:3]))
     for i, model in enumerate(models):
         alone = model(x[i])
-        assert_close(out[i].view(x[i].shape), alone.reconstruction if cfg.n_heads else alone)
+        assert_close(out[i].view(*x[i].shape[:-1], -1), alone.reconstruction if cfg.n_heads else alone)
         if cfg.n_heads:
             assert_close(scores[i], alone.attn_scores)
 

@@ -15,6 +15,13 @@ from tms_hooks.training.state import State
 SPARSE = tms.SparseUniform(n_features=5, feature_probability=0.4)
 
 
+class Halves(tms.Task):
+    """Two outputs: the sum of the first two features, and that of the rest."""
+
+    def target(self, x):
+        return torch.stack([x[..., :2].sum(-1), x[..., 2:].sum(-1)], -1)
+
+
 def recipe(seeds=range(3), data=SPARSE, **changes):
     names = {field.name for field in dataclasses.fields(Recipe)}
     cfg = {"n_features": data.n_features, "d_hidden": 2} | {k: v for k, v in changes.items() if k not in names}
@@ -56,6 +63,7 @@ GRID = {
     "heads, finite": {"n_heads": 1, "data": tms.OneHot(n_features=5)},
     "mlp in": {"d_mlp": 7},
     "mlp out": {"d_mlp": 7, "bottleneck": "mlp.out->unembed", "tied": False},
+    "outputs": {"d_out": 2, "tied": False, "task": Halves()},
     "float64": {"dtype": "float64", "tied": False},
     "importance": {"importance": (1.0, 0.5, 0.25, 0.1, 0.0)},
     "wide": {"data": tms.SparseUniform(n_features=33, feature_probability=0.1), "d_hidden": 9},
@@ -117,11 +125,12 @@ def plain_loss(plan, weights, x):
     out = model(x)
     scores = out.attn_scores if plan.cfg.n_heads else None
     out = out.reconstruction if plan.cfg.n_heads else out
-    for i in range(plan.cfg.n_features):
+    target = plan.task.target(x)
+    for i in range(plan.cfg.n_outputs):
         if plan.loss == "mse":
-            loss = loss + plan.importance[i] * ((x[..., i] - out[..., i]) ** 2).mean()
+            loss = loss + plan.importance[i] * ((target[..., i] - out[..., i]) ** 2).mean()
         else:
-            loss = loss - plan.importance[i] * (x[..., i] * out[..., i].log()).mean()
+            loss = loss - plan.importance[i] * (target[..., i] * out[..., i].log()).mean()
     for head in range(plan.cfg.n_heads):
         if plan.head_objective == "pattern":
             active, keys = x > 0, x.shape[1] - 1
@@ -129,10 +138,10 @@ def plain_loss(plan, weights, x):
             target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / keys)
             loss = loss - plan.qk_weight * (target * scores[:, head, 0, 1:].softmax(-1).log()).sum(1).mean()
             continue
-        target = torch.zeros(len(x), dtype=x.dtype)
+        asked = torch.zeros(len(x), dtype=x.dtype)
         for i, j in plan.qk_pairs[head]:
-            target = target + ((x[:, 0, i] > 0) & (x[:, 1, j] > 0))
-        loss = loss + plan.qk_weight * ((scores[:, head, 0, 1] - target) ** 2).mean()
+            asked = asked + ((x[:, 0, i] > 0) & (x[:, 1, j] > 0))
+        loss = loss + plan.qk_weight * ((scores[:, head, 0, 1] - asked) ** 2).mean()
     return loss
 
 

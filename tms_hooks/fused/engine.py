@@ -39,6 +39,8 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if type(recipe.task) is not Reconstruct:
         return f"task={recipe.task}"
+    if cfg.n_outputs != cfg.n_features:
+        return f"d_out={cfg.d_out}: its outputs are the features"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
     if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
@@ -72,7 +74,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(

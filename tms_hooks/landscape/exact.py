@@ -40,6 +40,8 @@ def exact_loss(
         raise ValueError(
             f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
         )
+    if cfg.n_outputs != cfg.n_features:
+        raise ValueError(f"d_out={cfg.d_out}: the landscape is that of reconstruction; use a toy with d_out=None")
     for name, w in weights.items():
         if not w.isfinite().all():
             raise ValueError(f"{name} has a NaN or an infinity: weights must be finite; did the training diverge?")

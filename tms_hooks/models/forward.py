@@ -30,20 +30,20 @@ def no_hook(name: str, value: Tensor) -> Tensor:
 
 def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of one model, in the order in which they are initialized."""
-    n, m = cfg.n_features, cfg.d_hidden
+    n, m, outputs = cfg.n_features, cfg.d_hidden, cfg.n_outputs
     shapes: dict[str, tuple[int, ...]] = {"W_E": (n, m)}
     if not cfg.tied and cfg.bottleneck != "embed->mlp.in":
-        shapes["W_U"] = (m, n)
+        shapes["W_U"] = (m, outputs)
     if cfg.d_mlp:
         shapes[W_IN] = (m, cfg.d_mlp)
-        shapes[W_OUT] = (cfg.d_mlp, n if cfg.bottleneck == "embed->mlp.in" else m)
+        shapes[W_OUT] = (cfg.d_mlp, outputs if cfg.bottleneck == "embed->mlp.in" else m)
     if cfg.n_heads:
         assert cfg.d_head is not None  # ToyConfig fills it in
         shapes[W_Q] = shapes[W_K] = (cfg.n_heads, m, cfg.d_head)
     if cfg.hidden_bias:
         shapes["b_hidden"] = (m,)
     if cfg.output_bias:
-        shapes["b_U"] = (n,)
+        shapes["b_U"] = (outputs,)
     if cfg.unit_norm:
         shapes["scale"] = ()
     return shapes
@@ -81,15 +81,15 @@ class Reconstruction(NamedTuple):
     """What a toy makes of its input, layer by layer."""
 
     hidden: Float[Tensor, "*batch hidden"]
-    logits: Float[Tensor, "*batch feature"]
+    logits: Float[Tensor, "*batch output"]
     """The output before its activation."""
-    out: Float[Tensor, "*batch feature"]
+    out: Float[Tensor, "*batch output"]
 
 
 def reconstruct(
     weights: Weights, x: Float[Tensor, "*batch feature"], cfg: ToyConfig, hook: Hook = no_hook
 ) -> Reconstruction:
-    """The forward pass, from features to features.
+    """The forward pass, from features to outputs, which are a toy's features again if its config says no other.
 
     With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
     """

@@ -19,7 +19,7 @@ except ImportError:
 class ToyOutput(NamedTuple):
     """What a toy with pseudo-attention heads returns."""
 
-    reconstruction: Float[Tensor, "batch pos feature"]
+    reconstruction: Float[Tensor, "batch pos output"]
     attn_scores: Float[Tensor, "batch head query_pos key_pos"]
 
 
@@ -32,8 +32,8 @@ class ToyModel(HookedRootModule):
     >>> out.shape, cache["hook_hidden"].shape
     (torch.Size([6, 6]), torch.Size([6, 2]))
 
-    Weights under TransformerLens's names and shapes: `W_E` (feature, hidden), `W_U` (hidden, feature), `b_hidden`,
-    `b_U`, `W_Q` and `W_K` (1, head, hidden, d_head), `W_in` (1, hidden, mlp), `W_out` (1, mlp, feature or hidden).
+    Weights under TransformerLens's names and shapes: `W_E` (feature, hidden), `W_U` (hidden, output), `b_hidden`,
+    `b_U`, `W_Q` and `W_K` (1, head, hidden, d_head), `W_in` (1, hidden, mlp), `W_out` (1, mlp, output or hidden).
     Tied means that `W_U` is a view of the one Parameter `W_E`.
 
     Args:
@@ -62,7 +62,7 @@ class ToyModel(HookedRootModule):
         model.load_state_dict(dict(weights))
         return model
 
-    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"] | ToyOutput:
+    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"] | ToyOutput:
         """Reconstruct `x`: "batch feature", or "batch pos feature" with heads, which also score each pair of positions.
 
         Raises:

@@ -78,7 +78,7 @@ class Recipe:
         if importance is None:
             importance = 1.0
         if isinstance(importance, int | float):
-            importance = [importance] * cfg.n_features
+            importance = [importance] * cfg.n_outputs
         if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
             qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
         return cls(
@@ -129,8 +129,11 @@ class Recipe:
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
-        if len(self.importance) != n:
-            raise ValueError(f"importance has {len(self.importance)} entries for {n} features: give one per feature")
+        if len(self.importance) != self.cfg.n_outputs:
+            what = self.cfg.loss_axis
+            raise ValueError(
+                f"importance has {len(self.importance)} entries for {self.cfg.n_outputs} {what}s: give one per {what}"
+            )
         for value in self.importance:
             check_not_negative(importance=value)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":

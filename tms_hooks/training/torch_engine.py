@@ -36,9 +36,9 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         measured = None
         for step in range(start, stop):
             parts, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or measurement(parts, gradients)
+            measured = measured or measurement(recipe, parts, gradients)
             _update_all(recipe, state, gradients, objective(recipe, parts, stage), step)
-        return measured or measurement(*_gradients(recipe, state, start, stage))
+        return measured or measurement(recipe, *_gradients(recipe, state, start, stage))
 
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
@@ -102,12 +102,12 @@ def _gradients(recipe: Recipe, state: State, step: int, stage: Stage) -> tuple[L
     return (feature_loss.detach(), head_loss.detach()), dict(zip(names, gradients, strict=True))
 
 
-def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
+def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
-    feature_loss, head_loss = parts
-    square = torch.zeros_like(feature_loss)
+    (feature_loss, head_loss), cfg = parts, recipe.cfg
+    square = feature_loss.new_zeros(len(feature_loss), cfg.n_features)
     for name, hidden in {"W_E": -1, "W_U": -2}.items():
-        if name in gradients:
+        if name in gradients and (name == "W_E" or cfg.n_outputs == cfg.n_features):
             square = square + gradients[name].square().sum(hidden)
     return Measurement(feature_loss, square.sqrt(), head_loss)
 
