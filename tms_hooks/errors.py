@@ -33,3 +33,10 @@ def check_not_negative(**settings: float) -> None:
     for name, value in settings.items():
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value}: must be finite and not negative")
+
+
+def check_finite(**settings: float) -> None:
+    """Raise ValueError for the first setting that is infinite or NaN."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be finite")

@@ -25,7 +25,7 @@ def qk_pairs_present(
     tensor([[[0., 1.],
              [0., 0.]]])
     """
-    active = (x > 0).to(x.dtype)
+    active = (x != 0).to(x.dtype)
     heads = []
     for head_pairs in pairs:
         query, key = torch.tensor(head_pairs, device=x.device).T

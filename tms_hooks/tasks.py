@@ -218,8 +218,8 @@ class Residual(Task):
 
     G is a fixed matrix of standard normal entries, drawn once from `matrix_seed`: not noise that is drawn anew. Braun
     et al. 2025 ask it of a residual MLP with fewer neurons than features ("compressed computation"); there the mixture
-    comes in through an embedding that is not orthonormal, and Bhagat et al. 2026 (arXiv 2606.14673) show that what looks
-    like computation in superposition is gone without it: compare `noise` 0 and, say, 0.03.
+    comes in through an embedding that is not orthonormal, and Bhagat et al. 2026 (arXiv 2606.14673) find that what
+    looks like computation in superposition is gone without it: compare `noise` 0 and, say, 0.03.
     """
 
     noise: float = 0.0

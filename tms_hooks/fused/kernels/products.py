@@ -23,7 +23,7 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, nonzero, splat, store
 
 
 def _compile(source: str) -> Any:
@@ -174,11 +174,11 @@ def fold(sums):
 @compiled()
 @no_type_check
 def find_entries(entries, x, rows):
-    """Fill `entries` with (feature, row) of all that is positive in `x[:, :rows]`; their number, or -1 if too many."""
+    """Fill `entries` with (feature, row) of all that is not 0 in `x[:, :rows]`; their number, or -1 if too many."""
     count = 0
     for r in range(0, rows, LANES):
         for i in range(len(x)):
-            bits = positive(load(x, i, r))
+            bits = nonzero(load(x, i, r))
             while bits:
                 if count == len(entries):
                     return -1
