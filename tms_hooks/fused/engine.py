@@ -20,6 +20,7 @@ from torch import Tensor
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
+from tms_hooks.models import forward
 from tms_hooks.models.forward import W_K, W_Q, Weights
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
@@ -144,12 +145,15 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         act=ACTIVATIONS[cfg.output_act],
     )
     batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
-    scalars = _scalars(setting.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
+    counts = np.arange(count, count + max(stop - start, 1))
+    rates = _rates(setting.optimizer, counts, steps)
+    scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
     optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
     heads = end - 2 * toy.units * toy.m  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
-    updates = kernels.Updates(start, stop, optimizer, scalars, first, last)
+    parts, kept = _shrinking(recipe, rates, first, last)
+    updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept.astype(dtype), first, last)
     general = _general(recipe, stage, batch.rows, dtype)
 
     def work(models: slice) -> None:
@@ -230,12 +234,26 @@ def _share_out(jobs: Sequence[_Job]) -> None:
         list(pool.map(lambda piece: piece[0](piece[1]), slices))
 
 
-def _scalars(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
-    """The scalars of the optimizer's rule, a row per update, in double precision."""
-    varies = optimizer.schedule != "constant" or optimizer.warmup
-    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
-    row = optimizer.scalars(counts, lr)
-    return np.stack(np.broadcast_arrays(counts, *row)[1:], axis=1)
+def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
+    """The learning rate of each update."""
+    if optimizer.schedule == "constant" and not optimizer.warmup:
+        return np.full(len(counts), optimizer.lr)
+    return np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+
+
+def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """`Updates.parts` and `Updates.kept` of the parameters from `first` to `last` that shrink before an update."""
+    parts, kept, at = [], [], 0
+    shapes = forward.weight_shapes(recipe.cfg)
+    for name, shape in ((name, shapes[name]) for name in ORDER if name in shapes):
+        size, share = math.prod(shape), recipe.setting.optimizer.kept(name, rates)
+        if first <= at < last and np.any(share[0] != 1):
+            width = shape[-2] if name in TRANSPOSED else shape[-1] if shape else 1
+            parts.append((at - first, size // width, width))
+            kept.append(np.stack(np.broadcast_arrays(*share), axis=-1))
+        at += size
+    table = np.array(parts, np.int64).reshape(-1, 3)
+    return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
 
 
 def _ordered(weights: Weights) -> dict[str, Tensor]:

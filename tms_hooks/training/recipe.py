@@ -16,6 +16,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
 from tms_hooks.losses import Pair
+from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 
@@ -193,6 +194,7 @@ class Recipe:
         for value in setting.importance:
             check_not_negative(importance=value)
         check_not_negative(qk_weight=setting.qk_weight)
+        setting.optimizer.check_names(forward.weight_shapes(self.cfg))
         if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
                 "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
@@ -236,7 +238,7 @@ class Recipe:
         """The setting of every model."""
         return tuple(Setting(*values) for values in zip(*map(self._each, Setting._fields), strict=True))
 
-    @property
+    @cached_property
     def setting(self) -> Setting:
         """The setting that all models share.
 

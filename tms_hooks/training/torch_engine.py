@@ -19,6 +19,9 @@ from tms_hooks.training import batches
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
+SMALLEST = 1e-12
+"""Norms below it are taken for it, as in `torch.nn.functional.normalize`: a direction of norm 0 is pulled nowhere."""
+
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
     """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains everything."""
@@ -131,10 +134,13 @@ def _update_all(
     new_weights, new_moments = {}, {}
     _, count, steps = recipe.stage_at(step)
     optimizer = recipe.setting.optimizer
-    scalars = optimizer.scalars(count, optimizer.learning_rate(count, steps))
+    lr = optimizer.learning_rate(count, steps)
+    scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = optimizer.rule(state.weights[name], gradient, *moments, *scalars)
+        new_weights[name], *moments = optimizer.rule(
+            _kept(state, name, optimizer.kept(name, lr)), gradient, *moments, *scalars
+        )
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -148,6 +154,16 @@ def _update_all(
             new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
+
+
+def _kept(state: State, name: str, kept: tuple[float, float]) -> Tensor:
+    """What is left of a parameter before an update; see `Optimizer.kept`. No sum here depends on a place in memory."""
+    (share, pull), w = kept, state.weights[name]
+    if not pull:
+        return w if share == 1 else w * share
+    hidden = -2 if name == "W_U" else -1
+    norm = sum((column.square() for column in w.unbind(hidden)), start=w.new_zeros(())).sqrt().clamp(min=SMALLEST)
+    return w * (share + pull / norm.unsqueeze(hidden))
 
 
 @contextmanager
