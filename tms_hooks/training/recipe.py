@@ -4,9 +4,11 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,6 +16,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
 from tms_hooks.losses import Pair
+from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 
@@ -35,42 +38,54 @@ def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
     return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
+class Setting(NamedTuple):
+    """What each model of a run may have for itself."""
+
+    data: Distribution
+    importance: tuple[float, ...]
+    optimizer: Optimizer
+    qk_weight: float
+    empty_rows: EmptyRows
+
+
 @dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head.
+    feature, `qk_pairs` one per head. A field of `Setting` has one value for all models or, if they differ, a tuple of
+    one per model. Model i of a run is, bit for bit, the one that `recipe.alone(i)` trains.
     """
 
     cfg: ToyConfig
-    data: Distribution
+    data: Distribution | tuple[Distribution, ...]
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     stages: tuple[Stage, ...]
-    importance: tuple[float, ...]
+    importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
     qk_pairs: tuple[tuple[Pair, ...], ...]
     batch_size: int | None = None
     task: Task = field(default_factory=Reconstruct)
-    optimizer: Optimizer = field(default_factory=Adam)
+    optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
     loss: Loss = "mse"
-    qk_weight: float = 1.0
+    qk_weight: float | tuple[float, ...] = 1.0
     head_objective: HeadObjective = "scores"
     record_every: int = 100
     dtype: Dtype = "float32"
-    empty_rows: EmptyRows = "drawn"
+    empty_rows: EmptyRows | tuple[EmptyRows, ...] = "drawn"
 
     @classmethod
     def of(
         cls,
         cfg: ToyConfig,
-        data: Distribution,
+        data: Distribution | Sequence[Distribution],
         *,
         seeds: Iterable[int] = (0,),
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
-        importance: float | Sequence[float] | Tensor | None = None,
+        importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
         qk_pairs: Sequence[Any] = (),
+        qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
     ) -> "Recipe":
@@ -81,26 +96,57 @@ class Recipe:
             importance = [importance] * cfg.n_outputs
         if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
             qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
+        rows: EmptyRows | tuple[EmptyRows, ...]
+        if empty_rows != "auto":
+            rows = empty_rows
+        elif isinstance(data, Sequence):
+            rows = tuple("exact" if mostly_empty(each, cfg) else "drawn" for each in data)
+        else:
+            rows = "exact" if mostly_empty(data, cfg) else "drawn"
+        given = {name: _tuples(value) for name, value in settings.items() if value is not None}
         return cls(
             cfg=cfg,
-            data=data,
+            data=_tuples(data),
             seeds=tuple(int(seed) for seed in seeds),
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
-            importance=tuple(float(value) for value in importance),
+            importance=_floats(importance),
             qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
-            empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
-            **{name: value for name, value in settings.items() if value is not None},
+            qk_weight=qk_weight if isinstance(qk_weight, int | float) else _floats(qk_weight),
+            empty_rows=rows,
+            **given,
         )
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise choice_error(name, getattr(self, name), get_args(choices))
         self._check_seeds_and_steps()
+        self._check_lengths()
+        for name, choices in CHOICES.items():
+            for value in self._each(name) if name in Setting._fields else (getattr(self, name),):
+                if value not in get_args(choices):
+                    raise choice_error(name, value, get_args(choices))
         self._check_what_is_learned()
         self._check_heads()
+
+    def _each(self, name: str) -> tuple[Any, ...]:
+        """The value of a field of `Setting`, one per model."""
+        value = getattr(self, name)
+        return value if name in self.varying else (value,) * len(self.seeds)
+
+    def _check_lengths(self) -> None:
+        """One value per model where they differ; where all are the same, that one is kept."""
+        k = len(self.seeds)
+        for name in self.varying:
+            values = getattr(self, name)
+            if len(values) != k:
+                count, shown = len(values), "importance rows" if name == "importance" else name
+                raise ValueError(
+                    f"{shown}: {count} for {k} model{'s' * (k > 1)}, whose seeds are {_few(self.seeds)}: give one per "
+                    f"seed, such as seeds=range({count}), or seeds=[{self.seeds[0]}] * {count} for models that differ "
+                    "in nothing else"
+                )
+            if all(value == values[0] for value in values):
+                object.__setattr__(self, name, values[0])
 
     def _check_seeds_and_steps(self) -> None:
         if not self.seeds:
@@ -122,25 +168,38 @@ class Recipe:
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
-        n = self.cfg.n_features
-        if self.data.n_features != n:
-            raise ValueError(f"data has n_features={self.data.n_features}, the model {n}: they must be equal")
         if not isinstance(self.task, Task):
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
-        if len(self.importance) != self.cfg.n_outputs:
-            what = self.cfg.loss_axis
-            raise ValueError(
-                f"importance has {len(self.importance)} entries for {self.cfg.n_outputs} {what}s: give one per {what}"
-            )
-        for value in self.importance:
-            check_not_negative(importance=value)
+        for setting in dict.fromkeys(self.settings):
+            self._check_setting(setting)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
-        if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
+
+    def _check_setting(self, setting: Setting) -> None:
+        n = self.cfg.n_features
+        for name, kind in (("data", Distribution), ("optimizer", Optimizer)):
+            if not isinstance(value := getattr(setting, name), kind):
+                raise ValueError(
+                    f"{name}={value!r} is no {kind.__name__}: give an object such as "
+                    f"{next(iter(KINDS[name]))}(...), or one per model"
+                )
+        if setting.data.n_features != n:
+            raise ValueError(f"data has n_features={setting.data.n_features}, the model {n}: they must be equal")
+        if len(setting.importance) != self.cfg.n_outputs:
+            what = self.cfg.loss_axis
+            raise ValueError(
+                f"importance has {len(setting.importance)} entries for {self.cfg.n_outputs} {what}s: "
+                f"give one per {what}"
+            )
+        for value in setting.importance:
+            check_not_negative(importance=value)
+        check_not_negative(qk_weight=setting.qk_weight)
+        setting.optimizer.check_names(forward.weight_shapes(self.cfg))
+        if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
                 "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
                 "use empty_rows='drawn'"
@@ -148,8 +207,9 @@ class Recipe:
 
     def _check_heads(self) -> None:
         heads, n = self.cfg.n_heads, self.cfg.n_features
-        check_not_negative(qk_weight=self.qk_weight)
-        if self.head_objective == "pattern" and not (heads and (self.batch_size or self.data.dataset() is None)):
+        if self.head_objective == "pattern" and not (
+            heads and (self.batch_size or all(setting.data.dataset() is None for setting in self.settings))
+        ):
             raise ValueError(
                 f"head_objective='pattern' with n_heads={heads}, batch_size={self.batch_size}: it needs heads, and "
                 "sampled batches; give n_heads and a batch_size, or use head_objective='scores'"
@@ -166,6 +226,56 @@ class Recipe:
         for pair in (pair for head in self.qk_pairs for pair in head):
             if not all(0 <= feature < n for feature in pair):
                 raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+
+    @property
+    def varying(self) -> list[str]:
+        """Fields of `Setting` that have a value per model."""
+        rows = bool(self.importance) and isinstance(self.importance[0], tuple)
+        return [
+            name
+            for name in Setting._fields
+            if (rows if name == "importance" else isinstance(getattr(self, name), tuple))
+        ]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The setting of every model."""
+        return tuple(Setting(*values) for values in zip(*map(self._each, Setting._fields), strict=True))
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The setting that all models share.
+
+        Raises:
+            ValueError: they differ.
+        """
+        if self.varying:
+            raise ValueError(
+                f"{' and '.join(self.varying)} of these {len(self.seeds)} models differ: ask for one model's setting, "
+                "`recipe.alone(i).setting`"
+            )
+        return Setting(*(getattr(self, name) for name in Setting._fields))
+
+    def alone(self, *models: int) -> "Recipe":
+        """The recipe of some of the models, by their numbers; of one it is what trains it alone.
+
+        >>> from tms_hooks import OneHot
+        >>> Recipe.of(ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3), seeds=(7, 8)).alone(1).seeds
+        (8,)
+        """
+        names = ("seeds", *self.varying)
+        own: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in models) for name in names}
+        return replace(self, **own)
+
+    @cached_property
+    def parts(self) -> list[tuple[list[int], "Recipe"]]:
+        """Numbers and recipe of the models of each setting: engines train these side by side."""
+        if not self.varying:
+            return [(list(range(len(self.seeds))), self)]
+        parts: dict[Setting, list[int]] = {}
+        for i, setting in enumerate(self.settings):
+            parts.setdefault(setting, []).append(i)
+        return [(models, self.alone(*models)) for models in parts.values()]
 
     @property
     def total_steps(self) -> int:
@@ -194,7 +304,7 @@ class Recipe:
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what a run directory stores."""
         plain = asdict(self)
-        return plain | {name: {"kind": type(getattr(self, name)).__name__} | plain[name] for name in KINDS}
+        return plain | {name: _with_kind(getattr(self, name), plain[name]) for name in KINDS}
 
     @classmethod
     def from_dict(cls, plain: dict[str, Any]) -> "Recipe":
@@ -211,7 +321,7 @@ class Recipe:
         parts = _tuples(plain)
         parts["cfg"] = ToyConfig(**parts["cfg"])
         for name in KINDS:
-            parts[name] = kind_of(name, parts[name].pop("kind"))(**parts[name])
+            parts[name] = _of_kind(name, parts[name])
         return cls(**parts)
 
 
@@ -226,8 +336,33 @@ def kind_of(part: str, name: str) -> Any:
     return KINDS[part][name]
 
 
+def _with_kind(part: Any, plain: Any) -> Any:
+    """The plain data of a part, or of one per model, with the name of its class."""
+    if isinstance(part, tuple):
+        return tuple(_with_kind(*both) for both in zip(part, plain, strict=True))
+    return {"kind": type(part).__name__} | plain
+
+
+def _of_kind(name: str, plain: Any) -> Any:
+    """Inverse of `_with_kind`."""
+    if isinstance(plain, tuple):
+        return tuple(_of_kind(name, each) for each in plain)
+    return kind_of(name, plain["kind"])(**{key: value for key, value in plain.items() if key != "kind"})
+
+
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Lists, such as JSON's, as tuples."""
     if isinstance(value, dict):
         return {key: _tuples(entry) for key, entry in value.items()}
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+def _floats(values: Any) -> tuple[Any, ...]:
+    """Numbers, or rows of them, as tuples of Python's own."""
+    plain = values.tolist() if isinstance(values, np.ndarray | Tensor) else values
+    return tuple(float(value) if not isinstance(value, Iterable) else _floats(value) for value in plain)
+
+
+def _few(values: tuple[int, ...]) -> str:
+    """A tuple as it is written, its middle left out if it is long."""
+    return str(values) if len(values) <= 6 else f"({values[0]}, {values[1]}, ..., {values[-1]})"

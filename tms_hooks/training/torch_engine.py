@@ -19,6 +19,9 @@ from tms_hooks.training import batches
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
+SMALLEST = 1e-12
+"""Norms below it are taken for it, as in `torch.nn.functional.normalize`: a direction of norm 0 is pulled nowhere."""
+
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
     """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains everything."""
@@ -28,7 +31,19 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
-    """As `Engine.advance`."""
+    """As `Engine.advance`; models of one setting are stacked, settings come one after another."""
+    parts = recipe.parts
+    if len(parts) == 1:
+        return _advance(recipe, state, start, stop)
+    states = [state.of(models) for models, _ in parts]
+    measured = [_advance(part, own, start, stop) for (_, part), own in zip(parts, states, strict=True)]
+    order = torch.tensor([i for models, _ in parts for i in models], device=state.diverged_at.device).argsort()
+    state.join(states, order)
+    return Measurement(*(torch.cat(columns)[order] for columns in zip(*measured, strict=True)))
+
+
+def _advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
+    """`advance` for models of one setting."""
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
@@ -58,7 +73,7 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     the cross-entropy `-I_i target_i log out_i` in nats.
     """
     cfg = recipe.cfg
-    importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
+    importance = torch.tensor(recipe.setting.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
     target = recipe.task.target(rows)
@@ -78,7 +93,7 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
 def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Tensor, " model"]:
     """What a stage minimizes: L1, L2, or L1 + lambda L2."""
     l1, l2 = (part.sum(-1) for part in parts)
-    return {"representation": l1, "heads": l2, "joint": l1 + recipe.qk_weight * l2}[stage]
+    return {"representation": l1, "heads": l2, "joint": l1 + recipe.setting.qk_weight * l2}[stage]
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
@@ -118,10 +133,14 @@ def _update_all(
     """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
     _, count, steps = recipe.stage_at(step)
-    scalars = recipe.optimizer.scalars(count, recipe.optimizer.learning_rate(count, steps))
+    optimizer = recipe.setting.optimizer
+    lr = optimizer.learning_rate(count, steps)
+    scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = recipe.optimizer.rule(state.weights[name], gradient, *moments, *scalars)
+        new_weights[name], *moments = optimizer.rule(
+            _kept(state, name, optimizer.kept(name, lr)), gradient, *moments, *scalars
+        )
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -135,6 +154,16 @@ def _update_all(
             new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
+
+
+def _kept(state: State, name: str, kept: tuple[float, float]) -> Tensor:
+    """What is left of a parameter before an update; see `Optimizer.kept`. No sum here depends on a place in memory."""
+    (share, pull), w = kept, state.weights[name]
+    if not pull:
+        return w if share == 1 else w * share
+    hidden = -2 if name == "W_U" else -1
+    norm = sum((column.square() for column in w.unbind(hidden)), start=w.new_zeros(())).sqrt().clamp(min=SMALLEST)
+    return w * (share + pull / norm.unsqueeze(hidden))
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from tms_hooks.fused.kernels.general import finish, general_forward_backward, ma
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
 from tms_hooks.fused.kernels.products import WIDTH
-from tms_hooks.fused.kernels.rules import draw, update
+from tms_hooks.fused.kernels.rules import draw, shrink, update
 
 BLOCK = 256  # rows worked on together, or more,
 SMALL = 8192  # if that leaves no more entries than this
@@ -45,6 +45,10 @@ class Updates(NamedTuple):
     """Its number in `rules.UPDATED`."""
     scalars: Any
     """Step, scalar of the optimizer's rule."""
+    parts: Any
+    """Of the trained parameters, those that shrink before an update: start, rows, entries of a row."""
+    kept: Any
+    """Step, part: `Optimizer.kept`."""
     first: int
     """The first parameter to train."""
     last: int
@@ -138,6 +142,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
         if general is not None:
             total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
         copy(old, trained)
+        shrink(trained, updates.parts, updates.kept[step - start])
         finite = update(updates.optimizer, trained, gradient, first, second, updates.scalars[step - start])
         if not (finite and np.isfinite(total)):
             diverged_at[0] = step

@@ -5,6 +5,7 @@ the compiled `draws` where it says `rng`. A `choice` of the functions of all cla
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
@@ -18,6 +19,7 @@ from tms_hooks import rng
 from tms_hooks.data import DISTRIBUTIONS
 from tms_hooks.fused.kernels import draws
 from tms_hooks.fused.kernels.lanes import choice, compiled, inner
+from tms_hooks.fused.kernels.unit_norm import SMALLEST
 from tms_hooks.training.optimizers import OPTIMIZERS
 
 UPDATED = tuple(OPTIMIZERS.values())
@@ -76,6 +78,23 @@ def update(optimizer, w, gradient, first, second, scalars):
     for j in range(len(w)):
         finite &= np.isfinite(w[j])
     return finite
+
+
+@compiled()
+@no_type_check
+def shrink(w, parts, kept):
+    """Before an update, in place: what `Optimizer.kept` says of each row. Parts are (start, rows, entries of a row)."""
+    for part in range(len(parts)):
+        at, width = parts[part, 0], parts[part, 2]
+        for _ in range(parts[part, 1]):
+            share, square = kept[part, 0], w.dtype.type(0)
+            if kept[part, 1] != 0:
+                for j in range(at, at + width):
+                    square += w[j] * w[j]
+                share += kept[part, 1] / max(w.dtype.type(math.sqrt(square)), w.dtype.type(SMALLEST))
+            for j in range(at, at + width):
+                w[j] *= share
+            at += width
 
 
 @compiled()
