@@ -4,13 +4,18 @@ A toy squeezes many features through few hidden dimensions. Every trait of the m
 is a switch here. The data say what goes in, the task says what is to come out, and `train` says how it is learned.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
 from tms_hooks.errors import check_at_least_one, choice_error
+from tms_hooks.own import name_of
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
+OwnActivation = Callable[[Tensor], Tensor]
 BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed"]
 UnitNorm = Literal["write", "read"]
 
@@ -27,7 +32,8 @@ class ToyConfig:
         d_hidden: width of the bottleneck.
         tied: `W_U` is the transpose of `W_E`: one Parameter. "embed->mlp.in" has no `W_U` to tie.
         hidden_bias, output_bias: add `b_hidden` before the hidden activation, `b_U` before the output activation.
-        hidden_act, output_act: "identity", "relu", "gelu" (exact, erf) or "softmax" (over the last axis).
+        hidden_act, output_act: "identity", "relu", "gelu" (exact, erf), "softmax" (over the last axis), or a function
+            of your own such as `torch.tanh`, which gives a tensor of the same shape.
         unit_norm: True gives every feature direction norm 1, and one learned `scale` in front of the output bias;
             "write" or "read" (untied only) does so to the rows of `W_E` only, or to the columns of `W_U` only.
         n_heads: pseudo-attention heads that score pairs of tokens by `h_query W_Q W_K^T h_key`. Inputs then have a
@@ -49,8 +55,8 @@ class ToyConfig:
     tied: bool = True
     hidden_bias: bool = False
     output_bias: bool = True
-    hidden_act: Activation = "identity"
-    output_act: Activation = "relu"
+    hidden_act: Activation | OwnActivation = "identity"
+    output_act: Activation | OwnActivation = "relu"
     unit_norm: bool | UnitNorm = False
     n_heads: int = 0
     d_head: int | None = None
@@ -67,8 +73,10 @@ class ToyConfig:
             object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
         check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden, d_out=self.n_outputs)
         for name in ("hidden_act", "output_act"):
-            if getattr(self, name) not in get_args(Activation):
-                raise choice_error(name, getattr(self, name), get_args(Activation))
+            if callable(value := getattr(self, name)):
+                name_of(value)
+            elif value not in get_args(Activation):
+                raise choice_error(name, value, get_args(Activation))
         if self.n_heads < 0:
             raise ValueError(f"n_heads={self.n_heads}: must be 0 (no pseudo-attention) or more")
         if self.d_head is not None and (self.n_heads == 0 or self.d_head < 1):

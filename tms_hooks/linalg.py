@@ -102,10 +102,11 @@ class _StackedMatmul(torch.autograd.Function):
 
 
 def _each(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([_aligned(x) @ _aligned(y) for x, y in zip(a, b, strict=True)])
+    return torch.stack([aligned(x) @ aligned(y) for x, y in zip(a, b, strict=True)])
 
 
-def _aligned(x: Tensor) -> Tensor:
+def aligned(x: Tensor) -> Tensor:
+    """A tensor where BLAS rounds as it does anywhere else, copied if need be."""
     return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
 
 

@@ -6,7 +6,7 @@ nothing in it is code, and reading it executes nothing.
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -101,11 +101,15 @@ class Run:
         return path
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote.
+
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
+        LookupError: `using` lacks a part that the run was trained with.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
     path = Path(path)
@@ -115,7 +119,7 @@ def load(path: str | Path) -> Run:
         )
     about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
+        recipe = Recipe.from_dict(about["recipe"], using)
         steps = about["history_steps"]
         diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
         completed, origin = about["completed_steps"], about["provenance"]

@@ -23,7 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import rng
+from tms_hooks import own, rng
 from tms_hooks.errors import check_not_negative
 from tms_hooks.linalg import stacked_matmul
 
@@ -138,7 +138,7 @@ class And(Task):
         return active[..., first] * active[..., second]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Project(Task):
     """A linear map: y = A x, with an output per row of `A`."""
 
@@ -147,6 +147,9 @@ class Project(Task):
     def __post_init__(self) -> None:
         """Validate."""
         object.__setattr__(self, "A", _rows("A", self.A))
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(A of shape {tuple(self.matrix.shape)})"
 
     def d_out(self, n_features: int) -> int:
         """One per row."""
@@ -166,7 +169,7 @@ class Project(Task):
         return _product(x, self.matrix)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class LinearThenReLU(Project):
     """A linear map, then a ReLU: y = relu(A x + v), with an output per row of `A`.
 
@@ -239,11 +242,18 @@ class Residual(Task):
         return x + x.relu() + (_product(x, self.mixture(x.shape[-1])) if self.noise else 0)
 
 
-@dataclass(frozen=True)
-class FromFunction(Task):
+@dataclass(frozen=True, repr=False)
+class TaskFunction(Task):
     """A task of your own from a function: `train(cfg, data, task=function)` makes it."""
 
     function: Callable[[Tensor], Tensor]
+
+    def __repr__(self) -> str:
+        return own.name_of(self.function)
+
+    def d_out(self, n_features: int) -> int:
+        """As many as the function has for an empty input."""
+        return int(torch.as_tensor(self.function(torch.zeros(1, n_features))).shape[-1])
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
         """What the function gives."""
@@ -251,8 +261,28 @@ class FromFunction(Task):
 
 
 TASKS: dict[str, type[Task]] = {
-    cls.__name__: cls for cls in (Reconstruct, Absolute, And, Project, LinearThenReLU, Residual, FromFunction)
+    cls.__name__: cls for cls in (Reconstruct, Absolute, And, Project, LinearThenReLU, Residual, TaskFunction)
 }
+
+
+def is_own(task: Task) -> bool:
+    """Whether the library does not know the task."""
+    return type(task) is TaskFunction or TASKS.get(type(task).__name__) is not type(task)
+
+
+def targets(task: Task, x: Float[Tensor, "model batch feature"]) -> Float[Tensor, "model batch output"]:
+    """The targets of a stack of batches; a task of the user's own is asked model by model.
+
+    Raises:
+        ValueError: the user's own gives a NaN or an infinity.
+    """
+    if not is_own(task):
+        return task.target(x)
+    y = own.model_by_model(task.target, x)
+    if not y.isfinite().all():
+        at = int((~y.isfinite()).any(-1).flatten().nonzero()[0])
+        raise ValueError(f"{task}: target of {x.flatten(0, 1)[at].tolist()} has a NaN or an infinity: must be finite")
+    return y
 
 
 def _rows(name: str, given: Any) -> tuple[tuple[float, ...], ...]:

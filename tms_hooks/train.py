@@ -7,7 +7,7 @@ the next; between two records the history grows, a checkpoint is written if it i
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,6 +16,7 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
@@ -28,7 +29,7 @@ from tms_hooks.training.batches import held_out
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Optimizer
-from tms_hooks.training.recipe import Dtype, HeadObjective, Loss, Recipe, Stage
+from tms_hooks.training.recipe import Dtype, HeadObjective, LossName, Recipe, Stage
 from tms_hooks.training.state import Engine, Init, Losses, State
 
 log = logging.getLogger(__name__)
@@ -43,10 +44,10 @@ def train(
     seeds: Iterable[int] = (0,),
     steps: int | Sequence[int] = 10_000,
     batch_size: int | None = None,
-    task: Task | None = None,
+    task: Task | Callable[[Tensor], Tensor] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
-    loss: Loss = "mse",
+    loss: LossName | losses.Loss | Callable[[Tensor, Tensor], Tensor] = "mse",
     qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
@@ -81,11 +82,13 @@ def train(
         seeds: one per model; models whose settings differ may have the same one.
         steps: updates; with several stages each has that many, or one number per stage.
         batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024.
-        task: what the output is to be: the input (`Reconstruct()`), or what a `Task` of your own asks for.
+        task: what the output is to be: the input (`Reconstruct()`), what another task of `tms_hooks.tasks` asks for,
+            or your own: a function of a batch of inputs, or a `Task`.
         optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew. Or one per model.
         importance: weight of each feature's loss, finite and not negative; 1 by default. Or one row per model, "model
             feature".
-        loss: "mse", or "cross_entropy" for a softmax output.
+        loss: "mse", "cross_entropy" for a softmax output, `losses.Lp(p)`, or your own: a function of (out, target),
+            both "batch output", that gives the cost of every output of every sample or one cost per sample.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list per head.
         qk_weight: lambda in `L1 + lambda L2`, or one per model.
@@ -142,7 +145,7 @@ def train(
 
 def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine) -> Losses:
     """Losses of every model on held-out samples of its own data."""
-    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_features)
+    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_outputs)
     head_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_heads)
     for models, part in recipe.parts:
         own = {name: w[models] for name, w in weights.items()}

@@ -8,14 +8,14 @@ sweeps and the compiled engine find it.
 from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, check_draw, known_moments
 from tms_hooks.data.dependent import AnticorrelatedGroups, Copula, CorrelatedGroups
 from tms_hooks.data.finite import KHot, OneHot, RandomPoints
-from tms_hooks.data.independent import SparseGaussian, SparseUniform
+from tms_hooks.data.independent import Independent, SparseGaussian, SparseUniform
 from tms_hooks.data.structured import OnManifold, Tree
 
 _KINDS = (SparseUniform, SparseGaussian, OneHot, KHot, RandomPoints, CorrelatedGroups, AnticorrelatedGroups, Copula)
 DISTRIBUTIONS: dict[str, type[Distribution]] = {cls.__name__: cls for cls in (*_KINDS, OnManifold, Tree)}
 
 __all__ = [
-    "DISTRIBUTIONS", "MAX_DATASET_ROWS", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution", "KHot",
-    "OnManifold", "OneHot", "RandomPoints", "SparseGaussian", "SparseUniform", "Tree", "check_draw",
-    "known_moments",
+    "DISTRIBUTIONS", "MAX_DATASET_ROWS", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution",
+    "Independent", "KHot", "OnManifold", "OneHot", "RandomPoints", "SparseGaussian", "SparseUniform", "Tree",
+    "check_draw", "known_moments",
 ]  # fmt: skip

@@ -17,11 +17,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
 from tms_hooks.models import forward
 from tms_hooks.models.forward import W_K, W_Q, Weights
+from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
 from tms_hooks.training.optimizers import Optimizer
@@ -47,6 +49,11 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if type(recipe.task) is not Reconstruct:
         return f"task={recipe.task}"
+    if isinstance(recipe.loss, losses.Loss):
+        return f"loss={recipe.loss}"
+    for name in ("hidden_act", "output_act"):
+        if callable(act := getattr(cfg, name)):
+            return f"{name}={name_of(act)}, a function"
     if cfg.n_outputs != cfg.n_features:
         return f"d_out={cfg.d_out}: its outputs are the features"
     if cfg.d_mlp is not None:

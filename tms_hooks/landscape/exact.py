@@ -50,9 +50,11 @@ def exact_loss(
     x = data.dataset(dtype)
     if x is not None:
         return (weight * (forward.reconstruct(weights, x, cfg)[2] - x).square().mean(0)).sum()
-    if not isinstance(data, SparseUniform | KHot):
+    if not isinstance(data, SparseUniform | KHot) or (
+        isinstance(data, SparseUniform) and (data.low, data.high) != (0, 1)
+    ):
         raise ValueError(
-            f"{type(data).__name__}: exact sums are known for SparseUniform, OneHot and KHot; "
+            f"{type(data).__name__}: exact sums are known for SparseUniform on [0, 1], OneHot and KHot; "
             "compare held-out losses instead"
         )
     if cfg.n_features > MAX_FEATURES:

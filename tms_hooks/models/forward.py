@@ -13,8 +13,9 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import Activation, OwnActivation, ToyConfig
 from tms_hooks.linalg import stacked_matmul as _matmul
+from tms_hooks.own import model_by_model
 
 Weights = Mapping[str, Tensor]
 Hook = Callable[[str, Tensor], Tensor]
@@ -131,8 +132,10 @@ def _heads(
     return rearrange(out, "... (batch pos) (head d) -> ... batch pos head d", pos=hidden.shape[-2], head=W.shape[-3])
 
 
-def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*shape"]:
-    """The activation called `kind`; softmax is over the last axis."""
+def activation(x: Float[Tensor, "*shape"], kind: Activation | OwnActivation) -> Float[Tensor, "*shape"]:
+    """The activation called `kind`, softmax over the last axis; or the function that it is."""
+    if callable(kind):
+        return kind(x)
     match kind:
         case "identity":
             return x
@@ -144,8 +147,12 @@ def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*
             return x.softmax(-1)
 
 
-def _model_by_model(x: Float[Tensor, "model batch d"], kind: Activation) -> Float[Tensor, "model batch d"]:
+def _model_by_model(
+    x: Float[Tensor, "model batch d"], kind: Activation | OwnActivation
+) -> Float[Tensor, "model batch d"]:
     """`activation` of a stack. GELU rounds an entry by where in memory it stands, so each model has it to itself."""
+    if callable(kind):
+        return model_by_model(kind, x)
     return torch.stack([activation(each, kind) for each in x]) if kind == "gelu" else activation(x, kind)
 
 

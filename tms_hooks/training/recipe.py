@@ -3,39 +3,43 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses, own, tasks
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
+from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, check_draw
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
 from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 
-Loss = Literal["mse", "cross_entropy"]
+LossName = Literal["mse", "cross_entropy"]
 HeadObjective = Literal["scores", "pattern"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
-CHOICES = {"loss": Loss, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
+CHOICES = {"loss": LossName, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
 KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS}
 """The parts of a recipe that are one of several classes, written down as the name of the class and its fields."""
+WRITTEN = KINDS | {"loss": losses.LOSSES}
+"""So is a loss, unless it is a word."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
 
 def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
     """Whether at least half of all rows are empty, and their loss can be added in closed form."""
-    return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
+    return isinstance(data, Independent) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
 class Setting(NamedTuple):
@@ -67,7 +71,7 @@ class Recipe:
     batch_size: int | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
-    loss: Loss = "mse"
+    loss: LossName | losses.Loss = "mse"
     qk_weight: float | tuple[float, ...] = 1.0
     head_objective: HeadObjective = "scores"
     record_every: int = 100
@@ -118,15 +122,19 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        """Validate what the parts cannot see by themselves."""
+        """Validate what the parts cannot see by themselves; a function becomes the task, or the loss, that it is."""
+        for name, known, kind in (("task", Task, tasks.TaskFunction), ("loss", losses.Loss, losses.LossFunction)):
+            if callable(part := getattr(self, name)) and not isinstance(part, known | type):
+                object.__setattr__(self, name, kind(part))
         self._check_seeds_and_steps()
         self._check_lengths()
         for name, choices in CHOICES.items():
             for value in self._each(name) if name in Setting._fields else (getattr(self, name),):
-                if value not in get_args(choices):
+                if value not in get_args(choices) and not isinstance(value, losses.Loss):
                     raise choice_error(name, value, get_args(choices))
         self._check_what_is_learned()
         self._check_heads()
+        self._check_own_parts()
 
     def _each(self, name: str) -> tuple[Any, ...]:
         """The value of a field of `Setting`, one per model."""
@@ -170,6 +178,11 @@ class Recipe:
     def _check_what_is_learned(self) -> None:
         if not isinstance(self.task, Task):
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
+        if (asked := self.task.d_out(self.cfg.n_features)) != self.cfg.n_outputs:
+            raise ValueError(
+                f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
+                f"use ToyConfig(d_out={asked}, tied=False)"
+            )
         if self.batch_size is not None and self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
         for setting in dict.fromkeys(self.settings):
@@ -201,8 +214,8 @@ class Recipe:
         setting.optimizer.check_names(forward.weight_shapes(self.cfg))
         if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
-                "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
-                "use empty_rows='drawn'"
+                "empty_rows='exact' is for independent features, such as SparseUniform, of which at least half the rows "
+                "are empty, and no heads; use empty_rows='drawn'"
             )
 
     def _check_heads(self) -> None:
@@ -226,6 +239,28 @@ class Recipe:
         for pair in (pair for head in self.qk_pairs for pair in head):
             if not all(0 <= feature < n for feature in pair):
                 raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+
+    def _check_own_parts(self) -> None:
+        """Try out what the library does not know, and that it can be written down."""
+        for data in dict.fromkeys(setting.data for setting in self.settings):
+            if _is_own("data", data):
+                _check_fields("data", data)
+                check_draw(data)
+            if tasks.is_own(self.task) or isinstance(self.loss, losses.Loss):
+                self._try_task_and_loss(data.sample(8, seed=0, dtype=self.torch_dtype))
+        for name, width in (("hidden_act", self.cfg.d_hidden), ("output_act", self.cfg.n_outputs)):
+            if callable(act := getattr(self.cfg, name)):
+                x = torch.linspace(-3, 3, 8 * width, dtype=self.torch_dtype).view(8, width)
+                own.try_out(f"{name}={own.name_of(act)}", act, (x,), [(8, width)])
+
+    def _try_task_and_loss(self, x: Float[Tensor, "batch feature"]) -> None:
+        if tasks.is_own(self.task):
+            _check_fields("task", self.task)
+            own.try_out(f"target of {self.task}", self.task.target, (x,), [(len(x), self.cfg.n_outputs)])
+        if isinstance(self.loss, losses.Loss):
+            _check_fields("loss", self.loss)
+            for importance in dict.fromkeys(setting.importance for setting in self.settings):
+                losses.try_loss(self.loss, self.task.target(x), importance)
 
     @property
     def varying(self) -> list[str]:
@@ -303,25 +338,28 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what a run directory stores."""
-        plain = asdict(self)
-        return plain | {name: _with_kind(getattr(self, name), plain[name]) for name in KINDS}
+        plain: dict[str, Any] = own.plain(asdict(self))
+        return plain | {name: _with_kind(name, getattr(self, name), plain[name]) for name in WRITTEN}
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "Recipe":
-        """Inverse of `to_dict`.
+    def from_dict(cls, plain: dict[str, Any], using: Iterable[Any] = ()) -> "Recipe":
+        """Inverse of `to_dict`, with the user's own classes and functions that the recipe used.
 
         Raises:
             ValueError: a key that this version does not know, or lacks, or a kind that it does not know.
+            LookupError: `using` lacks a part of the user's own.
         """
         known = {f.name for f in fields(cls)}
         for name in plain.keys() ^ known:
             raise ValueError(
                 f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
             )
-        parts = _tuples(plain)
+        own_parts = own.by_name(using)
+        own.check_given(own.names_in(plain), own_parts)
+        parts = own.with_functions(_tuples(plain), own_parts)
         parts["cfg"] = ToyConfig(**parts["cfg"])
-        for name in KINDS:
-            parts[name] = _of_kind(name, parts[name])
+        for name in WRITTEN:
+            parts[name] = _of_kind(name, parts[name], own_parts)
         return cls(**parts)
 
 
@@ -331,23 +369,46 @@ def kind_of(part: str, name: str) -> Any:
     >>> kind_of("optimizer", "SGD")(lr=0.1).momentum
     0.0
     """
-    if name not in KINDS[part]:
-        raise choice_error(part, name, KINDS[part])
-    return KINDS[part][name]
+    if name not in WRITTEN[part]:
+        raise choice_error(part, name, WRITTEN[part])
+    return WRITTEN[part][name]
 
 
-def _with_kind(part: Any, plain: Any) -> Any:
-    """The plain data of a part, or of one per model, with the name of its class."""
+def _is_own(name: str, part: Any) -> bool:
+    """Whether a part is of a class that its table does not hold."""
+    return WRITTEN[name].get(type(part).__name__) is not type(part)
+
+
+def _check_fields(name: str, part: Any) -> None:
+    """Raise ValueError for a part that its fields, written down, would not make again."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    own.plain(values)
+    try:
+        type(part)(**values)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}={part}: cannot be made again from its fields {list(values)} ({error}); "
+            "must be a frozen dataclass with a field per setting"
+        ) from error
+
+
+def _with_kind(name: str, part: Any, plain: Any) -> Any:
+    """The plain data of a part, or of one per model, with the name of its class and whether that is the user's own."""
     if isinstance(part, tuple):
-        return tuple(_with_kind(*both) for both in zip(part, plain, strict=True))
-    return {"kind": type(part).__name__} | plain
+        return tuple(_with_kind(name, *both) for both in zip(part, plain, strict=True))
+    if isinstance(part, str):
+        return plain
+    return {"kind": type(part).__name__} | ({"own": True} if _is_own(name, part) else {}) | plain
 
 
-def _of_kind(name: str, plain: Any) -> Any:
+def _of_kind(name: str, plain: Any, using: Mapping[str, Any]) -> Any:
     """Inverse of `_with_kind`."""
     if isinstance(plain, tuple):
-        return tuple(_of_kind(name, each) for each in plain)
-    return kind_of(name, plain["kind"])(**{key: value for key, value in plain.items() if key != "kind"})
+        return tuple(_of_kind(name, each, using) for each in plain)
+    if isinstance(plain, str):
+        return plain
+    kind = using[plain["kind"]] if plain.get("own") else kind_of(name, plain["kind"])
+    return kind(**{key: value for key, value in plain.items() if key not in ("kind", "own")})
 
 
 def _tuples(value: Any) -> Any:

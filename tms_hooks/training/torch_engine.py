@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import losses
+from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches
 from tms_hooks.training.recipe import Recipe, Stage
@@ -70,16 +70,16 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     """Loss of each feature and of each head, means over a batch. Without heads the second has no columns.
 
     Feature `i` costs `I_i (target_i - out_i)^2`, whose sum is the loss of Elhage et al. 2022, or, of a softmax,
-    the cross-entropy `-I_i target_i log out_i` in nats.
+    the cross-entropy `-I_i target_i log out_i` in nats, or what a `losses.Loss` says.
     """
     cfg = recipe.cfg
     importance = torch.tensor(recipe.setting.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
-    target = recipe.task.target(rows)
-    if target.shape != out.shape:
-        raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
-    if recipe.loss == "mse":
+    target = tasks.targets(recipe.task, rows)
+    if isinstance(recipe.loss, losses.Loss):
+        feature_loss = importance * losses.costs(recipe.loss, out, target).mean(-2)
+    elif recipe.loss == "mse":
         feature_loss = importance * (out - target).square().mean(-2)
     else:
         feature_loss = -importance * (target * logits.log_softmax(-1)).mean(-2)
