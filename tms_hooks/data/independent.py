@@ -3,7 +3,7 @@
 from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -12,6 +12,8 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.data.base import PairMoments, WithProbability, for_seeds, moments
 from tms_hooks.errors import check_finite
+
+Kind = TypeVar("Kind", bound="Independent")
 
 STRIP = 16
 """Rows whose random bits lie together in the stream."""
@@ -30,7 +32,7 @@ class Independent(WithProbability):
         """Mean and mean square of an active value."""
 
     @classmethod
-    def power_law(cls, n_features: int, alpha: float, total: float = 1.0, **values: Any) -> Self:
+    def power_law(cls: type[Kind], n_features: int, alpha: float, total: float = 1.0, **values: Any) -> Kind:
         """Probabilities that fall with a feature's rank as rank^-alpha; on average `total` features are active.
 
         >>> SparseUniform.power_law(3, 1.0, total=1.1).active_probability()
