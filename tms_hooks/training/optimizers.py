@@ -32,8 +32,8 @@ class Optimizer(ABC):
 
     Before each update weights may shrink, apart from the gradient (decoupled: Loshchilov & Hutter 2019). `decay` takes
     `lr decay W` off: of all weight matrices if it is one number, never of biases and `scale` unless it names them, as
-    `decay={"b_U": 1.0}` does. `pull` takes `lr pull W_i (1 - 1 / |W_i|)` off the direction W_i of each feature, in `W_E` and
-    `W_U`: it pulls all norms to 1 (the negative weight decay of Liu et al. 2025, arXiv 2505.10465).
+    `decay={"b_U": 1.0}` does. `pull` takes `lr pull W_i (1 - 1 / |W_i|)` off the direction W_i of a feature, in `W_E`
+    and `W_U`: it pulls all norms to 1 (the negative weight decay of Liu et al. 2025, arXiv 2505.10465).
 
     Raises:
         ValueError: a value outside its range.

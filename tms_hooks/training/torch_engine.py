@@ -138,9 +138,8 @@ def _update_all(
     scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = optimizer.rule(
-            _kept(state, name, optimizer.kept(name, lr)), gradient, *moments, *scalars
-        )
+        w = _kept(state.weights[name], name, optimizer.kept(name, lr))
+        new_weights[name], *moments = optimizer.rule(w, gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -156,9 +155,9 @@ def _update_all(
     state.moments.update(new_moments)
 
 
-def _kept(state: State, name: str, kept: tuple[float, float]) -> Tensor:
+def _kept(w: Tensor, name: str, kept: tuple[float, float]) -> Tensor:
     """What is left of a parameter before an update; see `Optimizer.kept`. No sum here depends on a place in memory."""
-    (share, pull), w = kept, state.weights[name]
+    share, pull = kept
     if not pull:
         return w if share == 1 else w * share
     hidden = -2 if name == "W_U" else -1
