@@ -19,6 +19,7 @@ from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
+from tms_hooks.training.penalties import PENALTIES, PenaltyLike
 
 Loss = Literal["mse", "cross_entropy"]
 HeadObjective = Literal["scores", "pattern"]
@@ -27,7 +28,7 @@ Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
 CHOICES = {"loss": Loss, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
-KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS}
+KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS, "penalty": PENALTIES}
 """The parts of a recipe that are one of several classes, written down as the name of the class and its fields."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
@@ -45,6 +46,7 @@ class Setting(NamedTuple):
     importance: tuple[float, ...]
     optimizer: Optimizer
     qk_weight: float
+    penalty: PenaltyLike | None
     empty_rows: EmptyRows
 
 
@@ -64,7 +66,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
     qk_pairs: tuple[tuple[Pair, ...], ...]
-    batch_size: int | None = None
+    batch_size: int | Literal["exact"] | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
     loss: Loss = "mse"
@@ -72,6 +74,7 @@ class Recipe:
     head_objective: HeadObjective = "scores"
     record_every: int = 100
     dtype: Dtype = "float32"
+    penalty: PenaltyLike | tuple[PenaltyLike | None, ...] | None = None
     empty_rows: EmptyRows | tuple[EmptyRows, ...] = "drawn"
 
     @classmethod
@@ -170,8 +173,11 @@ class Recipe:
     def _check_what_is_learned(self) -> None:
         if not isinstance(self.task, Task):
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
+        if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ValueError(
+                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
+                "default"
+            )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
@@ -194,7 +200,11 @@ class Recipe:
         for value in setting.importance:
             check_not_negative(importance=value)
         check_not_negative(qk_weight=setting.qk_weight)
-        setting.optimizer.check_names(forward.weight_shapes(self.cfg))
+        setting.optimizer.check_parameters(forward.weight_shapes(self.cfg))
+        if setting.penalty is not None and (isinstance(setting.penalty, type) or not callable(setting.penalty)):
+            raise ValueError(
+                f"penalty={setting.penalty!r}: give an object such as Lasso(0.01), or a function of weights"
+            )
         if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
                 "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
@@ -336,6 +346,12 @@ def _with_kind(part: Any, plain: Any) -> Any:
     """The plain data of a part, or of one per model, with the name of its class."""
     if isinstance(part, tuple):
         return tuple(_with_kind(*both) for both in zip(part, plain, strict=True))
+    if part is None:
+        return None
+    if not isinstance(plain, dict):
+        raise ValueError(
+            f"{part!r} cannot be written down: to keep a run, give an object of a class, such as Lasso or your own Penalty"
+        )
     return {"kind": type(part).__name__} | plain
 
 
@@ -343,6 +359,8 @@ def _of_kind(name: str, plain: Any) -> Any:
     """Inverse of `_with_kind`."""
     if isinstance(plain, tuple):
         return tuple(_of_kind(name, each) for each in plain)
+    if plain is None:
+        return None
     return kind_of(name, plain["kind"])(**{key: value for key, value in plain.items() if key != "kind"})
 
 
