@@ -350,7 +350,7 @@ def _with_kind(part: Any, plain: Any) -> Any:
         return None
     if not isinstance(plain, dict):
         raise ValueError(
-            f"{part!r} cannot be written down: to keep a run, give an object of a class, such as Lasso or your own Penalty"
+            f"{part!r} cannot be written down: to keep a run, give an object such as Lasso or a Penalty of your own"
         )
     return {"kind": type(part).__name__} | plain
 
