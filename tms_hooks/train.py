@@ -29,6 +29,7 @@ from tms_hooks.training.batches import held_out
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Optimizer
+from tms_hooks.training.penalties import PenaltyLike
 from tms_hooks.training.recipe import Dtype, HeadObjective, LossName, Recipe, Stage
 from tms_hooks.training.state import Engine, Init, Losses, State
 
@@ -43,7 +44,7 @@ def train(
     *,
     seeds: Iterable[int] = (0,),
     steps: int | Sequence[int] = 10_000,
-    batch_size: int | None = None,
+    batch_size: int | Literal["exact"] | None = None,
     task: Task | Callable[[Tensor], Tensor] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
@@ -52,6 +53,7 @@ def train(
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
+    penalty: PenaltyLike | Sequence[PenaltyLike | None] | None = None,
     record_every: int = 100,
     init: Sequence[Init] | None = None,
     engine: EngineName = "auto",
@@ -70,8 +72,8 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. `data`, `importance`, `optimizer` and `qk_weight` may be
-    one for all models or a sequence of one per seed: a figure that compares settings is one call.
+    A seed decides a model's initial weights and its batches. `data`, `importance`, `optimizer`, `qk_weight` and
+    `penalty` may be one for all models or a sequence of one per seed: a figure that compares settings is one call.
 
     Ctrl-C returns the run as of its last record, once that is complete; pressed twice, it returns at once, as of the
     record before.
@@ -81,7 +83,9 @@ def train(
         data: distribution of the features, or one per model, of any classes.
         seeds: one per model; models whose settings differ may have the same one.
         steps: updates; with several stages each has that many, or one number per stage.
-        batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024.
+        batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024. "exact": none,
+            each step goes down the expected loss itself, without noise, where `landscape.exact_loss` knows it (up to
+            eight features; slow).
         task: what the output is to be: the input (`Reconstruct()`), what another task of `tms_hooks.tasks` asks for,
             or your own: a function of a batch of inputs, or a `Task`.
         optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew. Or one per model.
@@ -96,10 +100,13 @@ def train(
             "pattern": a small cross-entropy of its attention, a softmax over eight key tokens, of which those that form
             attended pairs are to share it equally.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
+        penalty: added to what is minimized: `Lasso(0.01)`, a `Penalty` of your own or any function from a model's named
+            weights to one number; or one per model. Losses of the run are those of the data alone.
         record_every: steps between two records of the history.
         init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
-            with an MLP, tasks of your own, and batches drawn from `Copula`; "auto" picks it where it applies.
+            with an MLP, tasks of your own, penalties, the exact loss, and batches drawn from `Copula`; "auto" picks it
+            where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
@@ -164,7 +171,7 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     reason: str | None = None
     for name in ("fused", "torch") if wanted == "auto" else (wanted,):
         try:
-            engine = _engine(name)
+            engine = _engine(name, recipe)
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
             reason = f"anything: it is not installed ({error}); pip install 'tms-hooks[fast]'"
@@ -174,12 +181,16 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
 
 
-def _engine(name: str) -> Engine:
-    if name == "torch":
-        return torch_engine
-    from tms_hooks.fused import engine  # an annex: it may be missing
+def _engine(name: str, recipe: Recipe) -> Engine:
+    if name == "fused":
+        from tms_hooks.fused import engine  # an annex: it may be missing
 
-    return engine
+        return engine
+    if recipe.batch_size == "exact":
+        from tms_hooks.landscape import descent
+
+        return descent
+    return torch_engine
 
 
 def _advance(

@@ -23,7 +23,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
 OPTIMIZERS = [
     tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
-    tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+    tms.AdamW(lr=0.02, decay=0.1, pull={"W_E": 0.5}, schedule="linear", final_lr=1e-3),
     tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
     tms.RMSprop(lr=0.01, alpha=0.9),
 ]

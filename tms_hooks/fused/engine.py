@@ -47,6 +47,10 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
     cfg, data, optimizer = recipe.cfg, recipe.setting.data, recipe.setting.optimizer
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
+    if recipe.batch_size == "exact":
+        return "batch_size='exact': it draws its batches"
+    if recipe.setting.penalty is not None:
+        return f"penalty={recipe.setting.penalty}"
     if type(recipe.task) is not Reconstruct:
         return f"task={recipe.task}"
     if isinstance(recipe.loss, losses.Loss):

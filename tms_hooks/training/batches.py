@@ -50,7 +50,7 @@ def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
 
 def rows(recipe: Recipe) -> tuple[int, float]:
     """How many rows are drawn per step, and the share of the distribution that they stand for."""
-    size, data = recipe.batch_size or DEFAULT_BATCH, recipe.setting.data
+    size, data = recipe.batch_size if isinstance(recipe.batch_size, int) else DEFAULT_BATCH, recipe.setting.data
     if recipe.empty_rows == "drawn":
         return size, 1.0
     assert isinstance(data, Independent)  # Recipe sees to it

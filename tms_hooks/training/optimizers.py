@@ -32,8 +32,8 @@ class Optimizer(ABC):
 
     Before each update weights may shrink, apart from the gradient (decoupled: Loshchilov & Hutter 2019). `decay` takes
     `lr decay W` off: of all weight matrices if it is one number, never of biases and `scale` unless it names them, as
-    `decay={"b_U": 1.0}` does. `pull` takes `lr pull W_i (1 - 1 / |W_i|)` off the direction W_i of each feature, in `W_E` and
-    `W_U`: it pulls all norms to 1 (the negative weight decay of Liu et al. 2025, arXiv 2505.10465).
+    `decay={"b_U": 1.0}` does. `pull` takes `lr pull W_i (1 - 1 / |W_i|)` off the direction W_i of a feature, in `W_E`
+    and `W_U`: it pulls all norms to 1 (the negative weight decay of Liu et al. 2025, arXiv 2505.10465).
 
     Raises:
         ValueError: a value outside its range.
@@ -50,7 +50,7 @@ class Optimizer(ABC):
     def __post_init__(self) -> None:
         """Validate."""
         for name in ("decay", "pull"):
-            object.__setattr__(self, name, _per_parameter(name, getattr(self, name)))
+            object.__setattr__(self, name, per_parameter(name, getattr(self, name)))
         if self.schedule not in get_args(Schedule):
             raise choice_error("schedule", self.schedule, get_args(Schedule))
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -83,17 +83,11 @@ class Optimizer(ABC):
             case "exponential":
                 return self.lr * (self.final_lr / self.lr) ** t
 
-    def check_names(self, parameters: Iterable[str]) -> None:
+    def check_parameters(self, parameters: Iterable[str]) -> None:
         """Raise ValueError if `decay` or `pull` names a parameter that is none of these, or one without directions."""
-        short = [name.rpartition(".")[2] for name in parameters]
-        for setting in ("decay", "pull"):
-            known = short if setting == "decay" else [name for name in short if name in DIRECTIONS]
-            given = getattr(self, setting)
-            for name, _ in given if isinstance(given, tuple) else ():
-                if name.rpartition(".")[2] not in known:
-                    raise ValueError(
-                        f"{setting}={dict(given)}: this model has no {name!r} to act on; {did_you_mean(name, known)}"
-                    )
+        names = list(parameters)
+        check_names("decay", self.decay, names)
+        check_names("pull", self.pull, [name for name in names if name in DIRECTIONS])
 
     def kept(self, parameter: str, lr: Any) -> tuple[Any, float]:
         """What is left of each row of a parameter before an update: `a + b / norm` of it, as (a, b).
@@ -101,9 +95,8 @@ class Optimizer(ABC):
         >>> SGD(decay={"W_E": 0.5}, pull=1.0).kept("W_E", 0.1), SGD(decay=0.5).kept("b_U", 0.1)
         ((0.85, 0.1), (1.0, 0.0))
         """
-        short = parameter.rpartition(".")[2]
-        decay = _of_parameter(self.decay, short, short.startswith("W_"))
-        pull = _of_parameter(self.pull, short, short in DIRECTIONS)
+        decay = of_parameter(self.decay, parameter, is_matrix(parameter))
+        pull = of_parameter(self.pull, parameter, parameter in DIRECTIONS)
         return 1.0 - lr * (decay + pull), lr * pull
 
     @abstractmethod
@@ -214,8 +207,12 @@ def _check_decay(name: str, value: float) -> None:
         raise ValueError(f"{name}={value}: must be in [0, 1)")
 
 
-def _per_parameter(setting: str, given: PerParameter) -> PerParameter:
-    """A number as it is, numbers by name as pairs, which can be hashed."""
+def per_parameter(setting: str, given: PerParameter) -> PerParameter:
+    """A number as it is, numbers by name as pairs, which can be hashed.
+
+    Raises:
+        ValueError: a negative number, or one that is not finite.
+    """
     if isinstance(given, int | float):
         check_not_negative(**{setting: given})
         return given
@@ -225,8 +222,27 @@ def _per_parameter(setting: str, given: PerParameter) -> PerParameter:
     return pairs
 
 
-def _of_parameter(given: PerParameter, short: str, usual: bool) -> float:
+def of_parameter(given: PerParameter, parameter: str, usual: bool) -> float:
     """The number for a parameter: one number is for the usual parameters alone."""
     if isinstance(given, int | float):
         return given if usual else 0.0
-    return {name.rpartition(".")[2]: value for name, value in dict(given).items()}.get(short, 0.0)
+    return {_short(name): value for name, value in dict(given).items()}.get(_short(parameter), 0.0)
+
+
+def is_matrix(parameter: str) -> bool:
+    """Whether a parameter is a weight matrix, neither a bias nor a scale."""
+    return _short(parameter).startswith("W_")
+
+
+def check_names(setting: str, given: PerParameter, parameters: Iterable[str]) -> None:
+    """Raise ValueError if `given` has a name that is none of these."""
+    known, by_name = [_short(name) for name in parameters], {} if isinstance(given, int | float) else dict(given)
+    for name in by_name:
+        if _short(name) not in known:
+            raise ValueError(
+                f"{setting}={by_name}: this model has no {name!r} that it could act on; {did_you_mean(name, known)}"
+            )
+
+
+def _short(parameter: str) -> str:
+    return parameter.rpartition(".")[2]

@@ -4,7 +4,7 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -21,6 +21,7 @@ from tms_hooks.losses import Pair
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
+from tms_hooks.training.penalties import PENALTIES, PenaltyLike
 
 LossName = Literal["mse", "cross_entropy"]
 HeadObjective = Literal["scores", "pattern"]
@@ -29,7 +30,7 @@ Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
 CHOICES = {"loss": LossName, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
-KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS}
+KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS, "penalty": PENALTIES}
 """The parts of a recipe that are one of several classes, written down as the name of the class and its fields."""
 WRITTEN = KINDS | {"loss": losses.LOSSES}
 """So is a loss, unless it is a word."""
@@ -49,6 +50,7 @@ class Setting(NamedTuple):
     importance: tuple[float, ...]
     optimizer: Optimizer
     qk_weight: float
+    penalty: PenaltyLike | None
     empty_rows: EmptyRows
 
 
@@ -68,7 +70,7 @@ class Recipe:
     stages: tuple[Stage, ...]
     importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
     qk_pairs: tuple[tuple[Pair, ...], ...]
-    batch_size: int | None = None
+    batch_size: int | Literal["exact"] | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
     loss: LossName | losses.Loss = "mse"
@@ -76,6 +78,7 @@ class Recipe:
     head_objective: HeadObjective = "scores"
     record_every: int = 100
     dtype: Dtype = "float32"
+    penalty: PenaltyLike | tuple[PenaltyLike | None, ...] | None = None
     empty_rows: EmptyRows | tuple[EmptyRows, ...] = "drawn"
 
     @classmethod
@@ -183,8 +186,11 @@ class Recipe:
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
                 f"use ToyConfig(d_out={asked}, tied=False)"
             )
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
+        if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ValueError(
+                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
+                "default"
+            )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
@@ -211,10 +217,14 @@ class Recipe:
         for value in setting.importance:
             check_not_negative(importance=value)
         check_not_negative(qk_weight=setting.qk_weight)
-        setting.optimizer.check_names(forward.weight_shapes(self.cfg))
+        setting.optimizer.check_parameters(forward.weight_shapes(self.cfg))
+        if setting.penalty is not None and (isinstance(setting.penalty, type) or not callable(setting.penalty)):
+            raise ValueError(
+                f"penalty={setting.penalty!r}: give an object such as Lasso(0.01), or a function of weights"
+            )
         if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
-                "empty_rows='exact' is for independent features, such as SparseUniform, of which at least half the rows "
+                "empty_rows='exact' is for independent features (SparseUniform, ...) of which at least half the rows "
                 "are empty, and no heads; use empty_rows='drawn'"
             )
 
@@ -396,7 +406,7 @@ def _with_kind(name: str, part: Any, plain: Any) -> Any:
     """The plain data of a part, or of one per model, with the name of its class and whether that is the user's own."""
     if isinstance(part, tuple):
         return tuple(_with_kind(name, *both) for both in zip(part, plain, strict=True))
-    if isinstance(part, str):
+    if not is_dataclass(part):  # None, a word, or a function
         return plain
     return {"kind": type(part).__name__} | ({"own": True} if _is_own(name, part) else {}) | plain
 
@@ -405,7 +415,7 @@ def _of_kind(name: str, plain: Any, using: Mapping[str, Any]) -> Any:
     """Inverse of `_with_kind`."""
     if isinstance(plain, tuple):
         return tuple(_of_kind(name, each, using) for each in plain)
-    if isinstance(plain, str):
+    if not isinstance(plain, dict):
         return plain
     kind = using[plain["kind"]] if plain.get("own") else kind_of(name, plain["kind"])
     return kind(**{key: value for key, value in plain.items() if key not in ("kind", "own")})
