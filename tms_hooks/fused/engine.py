@@ -51,15 +51,15 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return "batch_size='exact': it draws its batches"
     if recipe.setting.penalty is not None:
         return f"penalty={recipe.setting.penalty}"
-    if type(recipe.task) is not Reconstruct:
-        return f"task={recipe.task}"
+    if type(recipe.task) not in kernels.ASKED:
+        return f"task={recipe.task}, which has no loop for it"
     if isinstance(recipe.loss, losses.Loss):
         return f"loss={recipe.loss}"
     for name in ("hidden_act", "output_act"):
         if callable(act := getattr(cfg, name)):
             return f"{name}={name_of(act)}, a function"
-    if cfg.n_outputs != cfg.n_features:
-        return f"d_out={cfg.d_out}: its outputs are the features"
+    if cfg.n_outputs != cfg.n_features and cfg.n_heads:
+        return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
     if batches.whole_dataset(recipe) is None and type(data) not in (SparseUniform, *kernels.DRAWN):
@@ -132,7 +132,7 @@ def _run(
     It changes the arrays in place and returns losses (model, feature), (model, head) and gradients at `start`.
     """
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
-    out = np.empty((k, cfg.n_features), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
+    out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays = (weights, *moments, diverged_at, *out)
     jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
     _share_out(jobs)
@@ -150,6 +150,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
+        o=cfg.n_outputs,
         tied=cfg.tied,
         biased=cfg.output_bias,
         hidden_biased=cfg.hidden_bias,
@@ -158,6 +159,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         act=ACTIVATIONS[cfg.output_act],
     )
     batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
+    task = type(recipe.task)
+    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), np.array(recipe.task.numbers, np.float64))
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
     scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
@@ -171,7 +174,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
 
     def work(models: slice) -> None:
         *before, loss, head_loss, gradient = (array[models] for array in arrays)
-        kernels.advance(*before, seeds[models], toy, batch, drawn, updates, general, loss, head_loss, gradient)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, loss, head_loss, gradient)
 
     entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
     return _Job(work, len(weights), entries, arrays)
@@ -188,8 +191,9 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     """What the kernel must know of its batches: drawn ones, or a whole data set."""
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
-    if isinstance(recipe.setting.data, SparseUniform):
-        thresholds = recipe.setting.data.thresholds.numpy()
+    low, high = 0.0, 1.0
+    if isinstance(data := recipe.setting.data, SparseUniform):
+        thresholds, low, high = data.thresholds.numpy(), data.low, data.high
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
@@ -198,6 +202,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         dataset=np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
+        span=dtype.type(high - low),
+        low=dtype.type(low),
         occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
