@@ -4,13 +4,18 @@ A toy squeezes many features through few hidden dimensions. Every trait of the m
 is a switch here. The data say what goes in, the task says what is to come out, and `train` says how it is learned.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
+from torch import Tensor
+
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error
+from tms_hooks.own import name_of
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
+OwnActivation = Callable[[Tensor], Tensor]
 BottleneckPath = Literal["embed->unembed", "embed->mlp.in", "mlp.out->unembed", "residual"]
 UnitNorm = Literal["write", "read"]
 Scale = Literal["before", "after"]
@@ -29,7 +34,8 @@ class ToyConfig:
         d_hidden: width of the bottleneck.
         tied: `W_U` is the transpose of `W_E`: one Parameter. "embed->mlp.in" has no `W_U` to tie.
         hidden_bias, output_bias: add `b_hidden` before the hidden activation, `b_U` before the output activation.
-        hidden_act, output_act: "identity", "relu", "gelu" (exact, erf) or "softmax" (over the last axis).
+        hidden_act, output_act: "identity", "relu", "gelu" (exact, erf), "softmax" (over the last axis), or a function
+            of your own such as `torch.tanh`, which gives a tensor of the same shape.
         unit_norm: True gives every feature direction norm 1, and one learned `scale` in front of the output bias;
             "write" or "read" (untied only) does so to the rows of `W_E` only, or to the columns of `W_U` only.
         scale: whether that scale stands "before" the output bias and activation, or "after" both: it then multiplies
@@ -59,8 +65,8 @@ class ToyConfig:
     tied: bool = True
     hidden_bias: bool = False
     output_bias: bool = True
-    hidden_act: Activation = "identity"
-    output_act: Activation = "relu"
+    hidden_act: Activation | OwnActivation = "identity"
+    output_act: Activation | OwnActivation = "relu"
     unit_norm: bool | UnitNorm = False
     scale: Scale = "before"
     n_heads: int = 0
@@ -83,8 +89,10 @@ class ToyConfig:
         check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden, d_out=self.n_outputs)
         known = {"hidden_act": Activation, "output_act": Activation, "scale": Scale, "init": Initialization}
         for name, choices in known.items():
-            if getattr(self, name) not in get_args(choices):
-                raise choice_error(name, getattr(self, name), get_args(choices))
+            if callable(value := getattr(self, name)) and choices is Activation:
+                name_of(value)
+            elif value not in get_args(choices):
+                raise choice_error(name, value, get_args(choices))
         if self.n_heads < 0:
             raise ValueError(f"n_heads={self.n_heads}: must be 0 (no pseudo-attention) or more")
         if self.d_head is not None and (self.n_heads == 0 or self.d_head < 1):

@@ -36,6 +36,13 @@ def check_not_negative(**settings: float) -> None:
             raise ValueError(f"{name}={value}: must be finite and not negative")
 
 
+def check_finite(**settings: float) -> None:
+    """Raise ValueError for the first setting that is infinite or NaN."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be finite")
+
+
 def check_installed(module: str, extra: str) -> None:
     """Raise ImportError, with the line that installs the extra, if a library that it has is not there."""
     if find_spec(module) is None:

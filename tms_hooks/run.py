@@ -6,7 +6,7 @@ nothing in it is code, and reading it executes nothing.
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -28,7 +28,7 @@ from tms_hooks.training.recipe import Recipe
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 2"
+FORMAT = "tms-hooks run, version 3"
 WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
@@ -46,7 +46,7 @@ class Run:
             outputs are not the features it is (model, output), and the axis of `history.loss` is "output".
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
-            seed. Its weights are its last finite ones; its final loss need not be finite.
+            number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
@@ -68,7 +68,8 @@ class Run:
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
+        l1, l2 = self.final_feature_loss.sum(-1), self.final_head_loss.sum(-1)
+        return l1 + l2.new_tensor([setting.qk_weight for setting in self.recipe.settings]) * l2
 
     @property
     def models(self) -> "Models":
@@ -92,7 +93,7 @@ class Run:
                 "format": FORMAT,
                 "recipe": self.recipe.to_dict(),
                 "history_steps": [int(s) for s in self.history.step.values],
-                "diverged": {str(seed): step for seed, step in self.diverged.items()},
+                "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
                 "completed_steps": self.completed_steps,
                 "provenance": self.provenance,
             }
@@ -100,11 +101,15 @@ class Run:
         return path
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote.
+
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
+        LookupError: `using` lacks a part that the run was trained with.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
     path = Path(path)
@@ -114,8 +119,9 @@ def load(path: str | Path) -> Run:
         )
     about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
-        steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
+        recipe = Recipe.from_dict(about["recipe"], using)
+        steps = about["history_steps"]
+        diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error

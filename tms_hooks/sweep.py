@@ -176,7 +176,7 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
         for whole, part in zip(filled, parts, strict=True):
             whole[tuple(slice(size) for size in part.shape)] = part
         variables[name] = ((*grid, "seed", *dims), filled.reshape(*shape, *largest))
-    stopped = [[run.diverged.get(seed, -1) for seed in run.recipe.seeds] for run in runs]
+    stopped = [[run.diverged.get(i, -1) for i in range(len(run.models))] for run in runs]
     variables["diverged_at"] = ((*grid, "seed"), np.array(stopped).reshape(*shape, -1))
     coords: dict[str, Any] = {"seed": list(runs[0].recipe.seeds)}
     for axis, values in grid.items():

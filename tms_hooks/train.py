@@ -7,15 +7,16 @@ the next; between two records the history grows, a checkpoint is written if it i
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 import xarray as xr
-from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
@@ -28,8 +29,9 @@ from tms_hooks.training.batches import held_out
 from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Optimizer
-from tms_hooks.training.recipe import Dtype, HeadObjective, Loss, Recipe, Stage
-from tms_hooks.training.state import Engine, Init, State
+from tms_hooks.training.penalties import PenaltyLike
+from tms_hooks.training.recipe import Dtype, HeadObjective, LossName, Recipe, Stage
+from tms_hooks.training.state import Engine, Init, Losses, State
 
 log = logging.getLogger(__name__)
 
@@ -38,19 +40,20 @@ EngineName = Literal["auto", "fused", "torch"]
 
 def train(
     cfg: ToyConfig,
-    data: Distribution,
+    data: Distribution | Sequence[Distribution],
     *,
     seeds: Iterable[int] = (0,),
     steps: int | Sequence[int] = 10_000,
-    batch_size: int | None = None,
-    task: Task | None = None,
-    optimizer: Optimizer | None = None,
-    importance: float | Sequence[float] | Float[Tensor, " feature"] | None = None,
-    loss: Loss = "mse",
+    batch_size: int | Literal["exact"] | None = None,
+    task: Task | Callable[[Tensor], Tensor] | None = None,
+    optimizer: Optimizer | Sequence[Optimizer] | None = None,
+    importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
+    loss: LossName | losses.Loss | Callable[[Tensor, Tensor], Tensor] = "mse",
     qk_pairs: Pairs | Sequence[Pairs] = (),
-    qk_weight: float = 1.0,
+    qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
+    penalty: PenaltyLike | Sequence[PenaltyLike | None] | None = None,
     record_every: int = 100,
     init: Sequence[Init] | None = None,
     engine: EngineName = "auto",
@@ -69,35 +72,47 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record,
-    once that is complete; pressed twice, it returns at once, as of the record before.
+    A seed decides a model's initial weights and its batches. `data`, `importance`, `optimizer`, `qk_weight` and
+    `penalty` may be one for all models or a sequence of one per seed: a figure that compares settings is one call.
+
+    Ctrl-C returns the run as of its last record, once that is complete; pressed twice, it returns at once, as of the
+    record before.
 
     Args:
         cfg: architecture of every model.
-        data: distribution of the features.
-        seeds: one per model.
+        data: distribution of the features, or one per model, of any classes.
+        seeds: one per model; models whose settings differ may have the same one.
         steps: updates; with several stages each has that many, or one number per stage.
-        batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024.
-        task: what the output is to be: the input (`Reconstruct()`), or what a `Task` of your own asks for.
-        optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew.
-        importance: weight of each feature's loss, finite and not negative; 1 by default.
-        loss: "mse", or "cross_entropy" for a softmax output.
+        batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024. "exact": none,
+            each step goes down the expected loss itself, without noise, where `landscape.exact_loss` knows it (up to
+            eight features; slow).
+        task: what the output is to be: the input (`Reconstruct()`), what another task of `tms_hooks.tasks` asks for,
+            or your own: a function of a batch of inputs, or a `Task`.
+        optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew. Or one per model.
+        importance: weight of each feature's loss, finite and not negative; 1 by default. Or one row per model, "model
+            feature".
+        loss: "mse", "cross_entropy" for a softmax output, `losses.Lp(p)`, or your own: a function of (out, target),
+            both "batch output", that gives the cost of every output of every sample or one cost per sample.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
             one list per head; or mappings such as {(2, 4): 1.0, (5, 8): 2.0}, to each pair's weight, else 1.
-        qk_weight: lambda in `L1 + lambda L2`.
+        qk_weight: lambda in `L1 + lambda L2`, or one per model.
         head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key,
             which is to be the sum of the weights of the pairs that these form. "pattern": a small cross-entropy of its
             attention, a softmax over eight key tokens, which are to share it in proportion to that sum.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
+        penalty: added to what is minimized: `Lasso(0.01)`, a `Penalty` of your own or any function from a model's named
+            weights to one number; or one per model. Losses of the run are those of the data alone.
         record_every: steps between two records of the history.
         init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
-            with an MLP, tasks of your own, and batches drawn from `Copula`; "auto" picks it where it applies.
+            with an MLP, tasks of your own, penalties, the exact loss, and batches drawn from `Copula`; "auto" picks it
+            where it applies.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
             as many, and adds the empty rows' loss in closed form: the same expectation, a variance no larger. "drawn"
-            draws all. "auto" is "exact" without heads on `SparseUniform` data of which half the rows or more are empty.
+            draws all. "auto" is "exact" without heads on `SparseUniform` data of which half the rows or more are empty,
+            for each model by its own data.
         checkpoint: a folder to write checkpoints to, and to go on from if it holds some of this run: the result is, bit
             for bit, that of a run that was never stopped.
         checkpoint_every: least seconds between two checkpoints; they are written when the history is.
@@ -115,11 +130,14 @@ def train(
     began = time.perf_counter()
     show = sys.stderr.isatty() if progress is None else progress
     completed, end, history = _advance(recipe, state, module, saved, show)
-    diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
-    for seed, step in diverged.items():
-        log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)
+    diverged = {i: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
+    for i, step in diverged.items():
+        log.warning(
+            "model %d, of seed %d, stopped at step %d: its loss or next weights were not finite",
+            i, recipe.seeds[i], step,
+        )  # fmt: skip
     weights = {name: w.cpu() for name, w in end.weights.items()}
-    feature_loss, head_loss = module.evaluate(recipe, weights, held_out(recipe))
+    feature_loss, head_loss = _final_losses(recipe, weights, module)
     return Run(
         recipe=recipe,
         weights=weights,
@@ -130,6 +148,16 @@ def train(
         completed_steps=completed,
         provenance=provenance(name, str(state.diverged_at.device), time.perf_counter() - began),
     )
+
+
+def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine) -> Losses:
+    """Losses of every model on held-out samples of its own data."""
+    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_outputs)
+    head_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_heads)
+    for models, part in recipe.parts:
+        own = {name: w[models] for name, w in weights.items()}
+        feature_loss[models], head_loss[models] = engine.evaluate(part, own, held_out(part))
+    return feature_loss, head_loss
 
 
 def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str, Engine]:
@@ -143,7 +171,7 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     reason: str | None = None
     for name in ("fused", "torch") if wanted == "auto" else (wanted,):
         try:
-            engine = _engine(name)
+            engine = _engine(name, recipe)
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
             reason = f"anything: it is not installed ({error}); pip install 'tms-hooks[fast]'"
@@ -153,12 +181,16 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
 
 
-def _engine(name: str) -> Engine:
-    if name == "torch":
-        return torch_engine
-    from tms_hooks.fused import engine  # an annex: it may be missing
+def _engine(name: str, recipe: Recipe) -> Engine:
+    if name == "fused":
+        from tms_hooks.fused import engine  # an annex: it may be missing
 
-    return engine
+        return engine
+    if recipe.batch_size == "exact":
+        from tms_hooks.landscape import descent
+
+        return descent
+    return torch_engine
 
 
 def _advance(

@@ -23,7 +23,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
 OPTIMIZERS = [
     tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
-    tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+    tms.AdamW(lr=0.02, decay=0.1, pull={"W_E": 0.5}, schedule="linear", final_lr=1e-3),
     tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
     tms.RMSprop(lr=0.01, alpha=0.9),
 ]
@@ -362,11 +362,12 @@ def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
     [
         ({"d_mlp": 4, "bottleneck": "residual"}, "d_mlp=4: it has no MLP"),
         ({"unit_norm": True, "scale": "after"}, "scale='after': its scale stands before the output bias"),
-        ({"d_out": 2, "tied": False}, "d_out=2: its outputs are the features"),
     ],
 )
 def test_a_part_that_is_not_compiled_is_an_obstacle_that_is_named(switches, part):
-    recipe = make(tms.ToyConfig(n_features=5, d_hidden=2, **switches), importance=(1.0,) * switches.get("d_out", 5))
+    recipe = make(
+        tms.ToyConfig(n_features=5, d_hidden=2, **switches),
+    )
     assert fused_engine.obstacle(recipe) == part
 
 

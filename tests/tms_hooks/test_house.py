@@ -10,7 +10,7 @@ from tests.house import ANNEXES, PATH, PROBES_ANNEXES, READING, ROOT, length, pa
 
 ROOMS = ("tms_hooks", "probes", *(f"tms_hooks.{room}" for room in (*PATH, *ANNEXES)))
 # The one door to an annex: `train` asks for the compiled engine by name, when it trains, and does without.
-DOORS = {("tms_hooks.train", "tms_hooks.fused")}
+DOORS = {("tms_hooks.train", "tms_hooks.fused"), ("tms_hooks.train", "tms_hooks.landscape")}
 SEE_BOTH_PACKAGES = ("tms_hooks.side_by_side", "tms_hooks.claims", "tms_hooks.pages", "tms_hooks.cli")
 MAY_IMPORT_TRANSFORMERS = ("tms_hooks.models", "probes.transformers")
 HEAVY = {"transformer_lens", "transformers", "plotly", "circuitsvis", "sklearn", "numba", "dask", "joblib"}

@@ -29,7 +29,7 @@ DATA = [
 ]
 OPTIMIZER = [
     tms.Adam(lr=0.01, betas=(0.8, 0.99)),
-    tms.AdamW(weight_decay=0.2, schedule="cosine"),
+    tms.AdamW(decay={"W_E": 0.2, "b_U": 0.1}, pull=0.3, schedule="cosine"),
     tms.SGD(lr=0.1, momentum=0.9, schedule="exponential", warmup=0.05, initial_lr=0.01, final_lr=0.001),
     tms.RMSprop(alpha=0.9),
 ]

@@ -6,14 +6,16 @@ points, training passes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import Activation, OwnActivation, ToyConfig
+from tms_hooks.linalg import stacked_matmul as _matmul
+from tms_hooks.own import model_by_model
 
 Weights = Mapping[str, Tensor]
 Hook = Callable[[str, Tensor], Tensor]
@@ -23,38 +25,6 @@ B_Q, B_K = "blocks.0.attn.b_Q", "blocks.0.attn.b_K"
 HEADS = (W_Q, W_K, B_Q, B_K)
 """Parameters of the heads; all others are the representation."""
 W_IN, W_OUT = "blocks.0.mlp.W_in", "blocks.0.mlp.W_out"
-
-
-class _StackedMatmul(torch.autograd.Function):
-    """Matrix products model by model on the CPU, each on operands and results of the same alignment.
-
-    BLAS rounds differently with the alignment of its operands and with the size of a batch of products: this way a
-    model's bits do not depend on who is stacked beside it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return _each(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
-        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
-
-
-def _each(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([_aligned(x) @ _aligned(y) for x, y in zip(a, b, strict=True)])
-
-
-def _aligned(x: Tensor) -> Tensor:
-    return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
-
-
-def _matmul(x: Tensor, W: Tensor) -> Tensor:
-    """`x @ W` for one model, with any batch axes, or for a stack of them: "model batch in" @ "model in out"."""
-    product: Tensor = x @ W if W.ndim == 2 or W.is_cuda else _StackedMatmul.apply(x, W)
-    return product
 
 
 def no_hook(name: str, value: Tensor) -> Tensor:
@@ -207,8 +177,10 @@ def _heads(
     return out if b is None else out + b[..., None, None, :, :]
 
 
-def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*shape"]:
-    """The activation called `kind`; softmax is over the last axis."""
+def activation(x: Float[Tensor, "*shape"], kind: Activation | OwnActivation) -> Float[Tensor, "*shape"]:
+    """The activation called `kind`, softmax over the last axis; or the function that it is."""
+    if callable(kind):
+        return kind(x)
     match kind:
         case "identity":
             return x
@@ -220,8 +192,12 @@ def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*
             return x.softmax(-1)
 
 
-def _model_by_model(x: Float[Tensor, "model batch d"], kind: Activation) -> Float[Tensor, "model batch d"]:
+def _model_by_model(
+    x: Float[Tensor, "model batch d"], kind: Activation | OwnActivation
+) -> Float[Tensor, "model batch d"]:
     """`activation` of a stack. GELU rounds an entry by where in memory it stands, so each model has it to itself."""
+    if callable(kind):
+        return model_by_model(kind, x)
     return torch.stack([activation(each, kind) for each in x]) if kind == "gelu" else activation(x, kind)
 
 

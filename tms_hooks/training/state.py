@@ -63,6 +63,20 @@ class State:
         moved = {name: w.to(device, recipe.torch_dtype, copy=True) for name, w in stacked.items()}
         return cls(moved, {}, torch.full((len(each),), -1, dtype=torch.int64, device=device))
 
+    def of(self, models: Sequence[int]) -> "State":
+        """A copy of some of the models, by their numbers."""
+        weights, moments = (
+            {name: tensor[list(models)] for name, tensor in tensors.items()} for tensors in (self.weights, self.moments)
+        )
+        return State(weights, moments, self.diverged_at[list(models)])
+
+    def join(self, states: Sequence["State"], order: Int64[Tensor, " model"]) -> None:
+        """Become what these states are together: model `i` is number `order[i]` of them."""
+        for kind in ("weights", "moments"):
+            each = [getattr(state, kind) for state in states]
+            setattr(self, kind, {name: torch.cat([part[name] for part in each])[order] for name in each[0]})
+        self.diverged_at = torch.cat([state.diverged_at for state in states])[order]
+
     def snapshot(self, cfg: ToyConfig) -> "State":
         """A copy of the models as they are now, in which the directions that `unit_norm` names have norm 1.
 
@@ -86,4 +100,4 @@ class Engine(Protocol):
         """
 
     def evaluate(self, recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
-        """Losses per feature and per head of stacked models, all on the same batch."""
+        """Losses per feature and per head of stacked models of one setting, all on the same batch."""

@@ -29,7 +29,7 @@ def score_errors(x, rows, q, k, loss, general, space):
             if pairs[pair, 0] == head:
                 i, j, weight = pairs[pair, 1], n + pairs[pair, 2], general.pair_weights[pair]
                 for r in range(rows):
-                    s[r] -= weight if (x[i, r] > zero) & (x[j, r] > zero) else zero
+                    s[r] -= weight if (x[i, r] != zero) & (x[j, r] != zero) else zero
         square = zero
         for r in range(rows):
             square += s[r] * s[r]
@@ -68,7 +68,7 @@ def attention_errors(x, rows, n, loss, general, space):
                 if pairs[pair, 0] == head:
                     i, j, weight = pairs[pair, 1], (key + 1) * n + pairs[pair, 2], general.pair_weights[pair]
                     for r in range(rows):
-                        target[key, r] += weight if (x[i, r] > zero) & (x[j, r] > zero) else zero
+                        target[key, r] += weight if (x[i, r] != zero) & (x[j, r] != zero) else zero
             for r in range(rows):
                 s[r] += target[key, r]
         for key in range(keys):
