@@ -18,14 +18,17 @@ from tms_hooks.data import (
     Distribution,
     KHot,
     OneHot,
+    OnManifold,
     RandomPoints,
     Samples,
+    SparseGaussian,
     SparseUniform,
+    Tree,
 )
 from tms_hooks.errors import explained
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
-from tms_hooks.tasks import Reconstruct, Task
+from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
 
@@ -34,9 +37,10 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "Distribution", "KHot", "OneHot",
-    "Optimizer", "RMSprop", "RandomPoints", "Reconstruct", "Run", "Samples", "SparseUniform", "Task", "ToyConfig",
-    "ToyModel", "ToyOutput", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
+    "Distribution", "KHot", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Project", "RMSprop", "RandomPoints",
+    "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian", "SparseUniform", "Task", "ToyConfig", "ToyModel",
+    "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:

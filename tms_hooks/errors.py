@@ -121,6 +121,13 @@ def explained(**elsewhere: str) -> Callable[[Call], Call]:
     return decorate
 
 
+def check_finite(**settings: float) -> None:
+    """Raise ValueError for the first setting that is infinite or NaN."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be finite")
+
+
 def check_installed(module: str, extra: str) -> None:
     """Raise ImportError, with the line that installs the extra, if a library that it has is not there."""
     if find_spec(module) is None:

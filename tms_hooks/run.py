@@ -6,7 +6,7 @@ a JSON file that says what they are: nothing in it is code, and reading it execu
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
@@ -25,8 +25,7 @@ from torch import Tensor
 from tms_hooks import files
 from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
-from tms_hooks.training import checkpoint, history, torch_engine
-from tms_hooks.training.batches import held_out
+from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Losses, State
 
@@ -49,10 +48,11 @@ class Run:
         state: what training goes on from: weights (with `unit_norm` as they are before it), moments, and who stopped.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, over (step, model,
             head): `head_loss`, `omega` snapshots, and snapshots of the parameters that `recipe.record` names.
-        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that. Where
+            outputs are not the features it is (model, output), and the axis of `history.loss` is "output".
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
-            seed. Its weights are its last finite ones; its final loss need not be finite.
+            number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
@@ -61,7 +61,7 @@ class Run:
     weights: dict[str, Tensor]
     state: State
     history: xr.Dataset
-    final_feature_loss: Float[Tensor, "model feature"]
+    final_feature_loss: Float[Tensor, "model output"]
     final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
@@ -92,7 +92,8 @@ class Run:
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
+        l1, l2 = self.final_feature_loss.sum(-1), self.final_head_loss.sum(-1)
+        return l1 + l2.new_tensor([setting.qk_weight for setting in self.recipe.settings]) * l2
 
     @property
     def models(self) -> "Models":
@@ -151,7 +152,7 @@ class Run:
                 "format": FORMAT,
                 "recipe": self.recipe.to_dict(),
                 "history_steps": [int(s) for s in self.history.step.values],
-                "diverged": {str(seed): step for seed, step in self.diverged.items()},
+                "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
                 "completed_steps": self.completed_steps,
                 "provenance": self.provenance,
             }
@@ -159,28 +160,35 @@ class Run:
         return path
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
+
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
+        LookupError: `using` lacks a part that the run was trained with.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
     path = Path(path)
     if not (path / RECIPE_FILE).is_file():
-        if (found := checkpoint.newest(path)) is not None:
-            return _of_checkpoint(*found)
+        from tms_hooks.train import load_checkpoint
+
+        if (run := load_checkpoint(path, using)) is not None:
+            return run
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
     about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
-        steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
+        recipe = Recipe.from_dict(about["recipe"], using)
+        steps = about["history_steps"]
+        diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
+    k, n, heads = len(recipe.seeds), recipe.cfg.n_outputs, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
     weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
     state = _read_state(path / STATE_FILE, shapes)
@@ -228,7 +236,6 @@ def assemble(
     recipe: Recipe, state: State, completed: int, records: xr.Dataset, losses: Losses, origin: dict[str, Any]
 ) -> Run:
     """The run of a state that training has reached."""
-    stopped = zip(recipe.seeds, state.diverged_at.tolist(), strict=True)
     return Run(
         recipe=recipe,
         weights={name: w.cpu() for name, w in state.snapshot(recipe.cfg).weights.items()},
@@ -236,24 +243,10 @@ def assemble(
         history=records,
         final_feature_loss=losses[0],
         final_head_loss=losses[1],
-        diverged={seed: step for seed, step in stopped if step >= 0},
+        diverged={i: step for i, step in enumerate(state.diverged_at.tolist()) if step >= 0},
         completed_steps=completed,
         provenance=origin,
     )
-
-
-def _of_checkpoint(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
-    """The run that a checkpoint holds."""
-    plain = dict(about["run"])
-    engine, _ = plain.pop("engine"), plain.pop("initial_weights")
-    recipe = Recipe.from_dict(plain)
-    recorder, state = history.Recorder(recipe), State.of_tensors(tensors)
-    recorder.records = checkpoint.records(about, tensors, recipe)
-    step, before = checkpoint.reached(about, recipe), state.snapshot(recipe.cfg)
-    if step > about["steps"][-1]:
-        recorder.add(step, before, torch_engine.advance(recipe, state.as_it_is(), step, step))
-    losses = torch_engine.evaluate(recipe, before.weights, held_out(recipe))
-    return assemble(recipe, state, step, recorder.dataset(), losses, provenance(engine, "cpu", 0.0))
 
 
 def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:

@@ -24,13 +24,16 @@ DATA = [
     tms.KHot(n_features=4, k=2, values="uniform"),
     tms.RandomPoints(n_features=4, n_points=3, k=2, points_seed=1),
     tms.Samples([[0.1, 0.0, 1.0, 2.0], [0.0, 0.3, 0.0, 0.0]]),
+    tms.SparseGaussian(n_features=4, feature_probability=0.3, mean=0.3),
+    tms.OnManifold(n_features=4),
+    tms.Tree(n_features=4, feature_probability=0.6),
     tms.CorrelatedGroups(n_features=4, feature_probability=0.2),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.2, group_size=4),
     tms.Copula(n_features=4, feature_probability=0.1, rho=-0.2),
 ]
 OPTIMIZER = [
     tms.Adam(lr=0.01, betas=(0.8, 0.99)),
-    tms.AdamW(weight_decay=0.2, schedule="cosine"),
+    tms.AdamW(decay={"W_E": 0.2, "b_U": 0.1}, pull=0.3, schedule="cosine"),
     tms.SGD(lr=0.1, momentum=0.9, schedule="exponential", warmup=0.05, initial_lr=0.01, final_lr=0.001),
     tms.RMSprop(alpha=0.9),
 ]
@@ -261,7 +264,7 @@ DAMAGE = {
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
     "newer": (lambda p: edit(p, format="tms-hooks run, version 4"), "run.json has format .*version 4', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
-    "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
+    "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
     "no such optimizer": (lambda p: edit(p, optimizer={"kind": "Adamm", "lr": 1.0}), "run.json describes .*Adamm"),
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),

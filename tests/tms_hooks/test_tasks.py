@@ -5,6 +5,7 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
+from tms_hooks.training.history import shapes
 from tms_hooks.training.recipe import Recipe
 
 CFG = tms.ToyConfig(n_features=2, d_hidden=2)
@@ -73,3 +74,21 @@ def test_a_task_is_written_down_by_its_name_and_its_settings():
 def test_targets_that_do_not_fit_the_outputs_are_refused():
     with pytest.raises(ValueError, match=r"FirstOnly\(\): target of shape \(1, 2, 1\) for outputs of \(1, 2, 2\)"):
         tms.train(CFG, DATA, task=FirstOnly(), steps=1)
+
+
+def test_outputs_of_another_number_than_features_are_trained_and_recorded():
+    cfg = tms.ToyConfig(n_features=2, d_hidden=2, d_out=1, tied=False, output_act="identity")
+    given = {"task": FirstOnly(), "steps": 300, "optimizer": tms.Adam(lr=0.03), "importance": [2.0]}
+    run = tms.train(cfg, DATA, seeds=range(2), **given)
+    assert run.history.loss.dims == ("step", "model", "output")
+    assert run.history.grad_norm.dims == ("step", "model", "feature")
+    assert run.final_feature_loss.shape == (2, 1)
+    assert_close(run.models[1](torch.eye(2)), torch.tensor([[1.0], [0.0]]), rtol=0, atol=0.02)
+    kept = {name: run.history[name].shape for name in run.history.data_vars}
+    assert shapes(run.recipe, run.history.sizes["step"]) == kept  # what a saved run is read by
+    with pytest.raises(ValueError, match="importance has 2 entries for 1 outputs: give one per output"):
+        tms.train(cfg, DATA, **given | {"importance": [1.0, 1.0]})
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: (task=FirstOnly|d_out=1)"):
+        tms.train(cfg, DATA, engine="fused", **given)
+    with pytest.raises(ValueError, match=r"Reconstruct\(\): target of shape \(1, 2, 2\) for outputs of \(1, 2, 1\)"):
+        tms.train(cfg, DATA, steps=1)

@@ -71,7 +71,7 @@ SAID = {
     "tms.train(cfg, data, optimizer=torch.optim.SGD)": "TypeError optimizer=<class 'torch.optim.sgd.SGD'>: models are "
     "updated by rules of this library; give tms.SGD(lr=...)",
     "tms.train(cfg, tms.SparseUniform)": "TypeError data=<class 'tms_hooks.data.independent.SparseUniform'> is no ",
-    "tms.train(cfg, [1, 2])": "TypeError data=[1, 2] is no distribution: give an object such as tms.SparseU",
+    "tms.train(cfg, [1, 2])": "TypeError data=1 is no distribution: give an object such as tms.SparseU",
     "tms.train(cfg, data, seeds=[0.5])": "ValueError seeds=0.5: must be a whole number",
     "tms.train(cfg, data, seeds=True)": "ValueError seeds=True: must be a whole number",
     "tms.train(cfg, data, steps=np.float64(2.5))": "ValueError steps=2.5: must be a whole number",
@@ -123,7 +123,7 @@ recipe = run.recipe
 values = [recipe.seeds, recipe.steps, recipe.batch_size, recipe.record_every, recipe.data, optimizer.lr]
 print(*values, tms.Copula(3, np.float64(0.5), torch.tensor(0.25)).rho)
 """
-    data = "SparseUniform(n_features=4, feature_probability=(0.5, 0.5, 0.5, 0.5))"
+    data = "SparseUniform(n_features=4, feature_probability=(0.5, 0.5, 0.5, 0.5), low=0.0, high=1.0)"
     assert run_python(script) == f"(0, 1) (3,) 8 2 {data} 0.25 0.25\n"
 
 
@@ -188,7 +188,7 @@ def test_a_run_shows_what_it_is_and_not_its_weights():
     assert repr(run).startswith("<Run: 7 toys, 4 features in 2 dimensions, step 5 of 5, final loss 0.")
     card = run._repr_html_()
     assert "tied=False" in card
-    assert "SparseUniform(n_features=4, feature_probability=0.25)" in card
+    assert "SparseUniform(n_features=4, feature_probability=0.25" in card
     assert "&lt;Run: 7 toys" in card
     assert card.count("<tr>") < 7
     assert len(card) < 2_000

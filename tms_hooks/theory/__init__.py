@@ -7,7 +7,7 @@ best attention head does. All losses are expectations over the data, summed over
 """
 
 from tms_hooks.theory.circles import perfect_circle, ray_bias_interval, softmax_trap_radius
-from tms_hooks.theory.expected import expected_loss, output_loss
+from tms_hooks.theory.expected import expected_loss, output_loss, output_losses
 from tms_hooks.theory.packing import sphere_mean_overlap, tegum_overlaps, welch_bound
 from tms_hooks.theory.phases import phase_losses
 from tms_hooks.theory.polygons import (
@@ -33,6 +33,7 @@ __all__ = [
     "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",
+    "output_losses",
     "perfect_circle",
     "phase_losses",
     "polygon",

@@ -16,7 +16,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
 from tms_hooks.training.recipe import Recipe
 
-Losses = tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]
+Losses = tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]
 """Loss of each feature and of each head, mean over a batch. Without heads the second has no columns."""
 Init = torch.nn.Module | Mapping[str, Tensor]
 """A model to start from, or its weights, named and shaped as in `ToyModel.state_dict()`."""
@@ -25,8 +25,8 @@ Init = torch.nn.Module | Mapping[str, Tensor]
 class Measurement(NamedTuple):
     """What an engine saw on the batch of one step, before that step's update."""
 
-    loss: Float[Tensor, "model feature"]
-    """Importance-weighted loss of each feature, mean over the batch."""
+    loss: Float[Tensor, "model output"]
+    """Importance-weighted loss of each feature, or of each output if there are others, mean over the batch."""
     grad_norm: Float[Tensor, "model feature"]
     """Norm of the gradient of the feature's own directions: its row of `W_E` and, untied, its column of `W_U`."""
     head_loss: Float[Tensor, "model head"]
@@ -86,6 +86,20 @@ class State:
         """The state of now, which stays when training goes on: engines put new tensors in the place of old ones."""
         return State(dict(self.weights), dict(self.moments), self.diverged_at)
 
+    def of(self, models: Sequence[int]) -> "State":
+        """A copy of some of the models, by their numbers."""
+        weights, moments = (
+            {name: tensor[list(models)] for name, tensor in tensors.items()} for tensors in (self.weights, self.moments)
+        )
+        return State(weights, moments, self.diverged_at[list(models)])
+
+    def join(self, states: Sequence["State"], order: Int64[Tensor, " model"]) -> None:
+        """Become what these states are together: model `i` is number `order[i]` of them."""
+        for kind in ("weights", "moments"):
+            each = [getattr(state, kind) for state in states]
+            setattr(self, kind, {name: torch.cat([part[name] for part in each])[order] for name in each[0]})
+        self.diverged_at = torch.cat([state.diverged_at for state in states])[order]
+
     def snapshot(self, cfg: ToyConfig) -> "State":
         """A copy of the models as they are now, in which the directions that `unit_norm` names have norm 1.
 
@@ -123,4 +137,4 @@ class Engine(Protocol):
         """
 
     def evaluate(self, recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
-        """Losses per feature and per head of stacked models, all on the same batch."""
+        """Losses per feature and per head of stacked models of one setting, all on the same batch."""
