@@ -40,7 +40,7 @@ class Lp(Loss):
     tensor([[16.,  0.]])
     """
 
-    p: float
+    p: float | int
 
     def __post_init__(self) -> None:
         """Validate."""

@@ -87,9 +87,11 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 46, 5_900
+MOST_FILES, MOST_LINES = 49, 7_300
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check. Whoever raises these says here what for."""
+what it let circuits, slices and bottlenecks check. `own`,
+`data.structured`, six tasks, losses and values of one's own came with questions of one's own (900). Whoever raises these
+says here what for."""
 
 
 def test_the_path_is_read_whole():
