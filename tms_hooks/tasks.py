@@ -142,7 +142,7 @@ class And(Task):
 class Project(Task):
     """A linear map: y = A x, with an output per row of `A`."""
 
-    A: Sequence[Sequence[Any]] | np.ndarray | Tensor
+    A: Sequence[Any] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -255,8 +255,8 @@ class TaskFunction(Task):
         """As many as the function has for an empty input."""
         return int(torch.as_tensor(self.function(torch.zeros(1, n_features))).shape[-1])
 
-    def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
-        """What the function gives."""
+    def target(self, x: Float[Tensor, "*batch feature"]) -> Any:
+        """What the function gives: it is tried before training."""
         return self.function(x)
 
 

@@ -89,9 +89,8 @@ def our_modules() -> dict[str, str]:
 
 MOST_FILES, MOST_LINES = 49, 7_300
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check. `own`,
-`data.structured`, six tasks, losses and values of one's own came with questions of one's own (900). Whoever raises these
-says here what for."""
+what it let circuits, slices and bottlenecks check; then `own`, `data.structured`, six tasks, losses and values for
+questions of one's own (900), and settings per model. Whoever raises these says here what for."""
 
 
 def test_the_path_is_read_whole():

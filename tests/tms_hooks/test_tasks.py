@@ -198,7 +198,6 @@ def test_one_cost_per_sample_is_shared_by_the_outputs():
         (lambda out, target: target, "has no gradient: must be made of the outputs"),
         (lambda out, target: (out - target).log(), "has a NaN or an infinity"),
         (worst, "one cost per sample, which importance=.* cannot weigh"),
-        ("l4", "loss='l4' is not known"),
     ],
 )
 def test_losses_that_do_not_fit_are_refused_before_training(loss, message):
@@ -324,6 +323,13 @@ def test_settings_that_no_field_holds_are_refused_before_training():
 
     with pytest.raises(ValueError, match="cannot be made again from its fields.*a frozen dataclass"):
         Recipe.of(tms.ToyConfig(**OPEN), SIGNED, task=Hidden(3))
+
+
+def test_a_sweep_refuses_what_its_shards_could_not_be_read_with(tmp_path):
+    base = {"n_features": 3, "d_hidden": 2, "feature_probability": 0.1, "steps": 2}
+    with pytest.raises(ValueError, match="huber is the user's own, and any process may read a shard"):
+        tms.sweep(base, {"loss": ["mse", huber]}, store=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 # Distributions of one's own

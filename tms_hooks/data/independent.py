@@ -137,7 +137,7 @@ class SparseUniform(Independent):
 
     def value(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """low + (high - low) u."""
-        return u * (self.high - self.low) + self.low
+        return u if (self.low, self.high) == (0, 1) else u * (self.high - self.low) + self.low
 
     def value_moments(self) -> tuple[float | int, float | int]:
         """(low + high) / 2, and (low^2 + low high + high^2) / 3."""
