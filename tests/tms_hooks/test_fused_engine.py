@@ -13,6 +13,7 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
+from tms_hooks.tasks import TASKS, TaskFunction
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
@@ -186,7 +187,24 @@ def affine(outputs):
     return tms.LinearThenReLU(A, v=torch.linspace(-1, 1, outputs))
 
 
-@pytest.mark.parametrize("task", [tms.Reconstruct(), tms.Absolute(), affine(3), affine(5), affine(8)], ids=repr)
+ASKED = [
+    tms.Reconstruct(),
+    tms.Absolute(),
+    affine(3),
+    affine(5),
+    affine(8),
+    tms.Project(affine(5).A),
+    tms.And([(0, 1), (4, 2)]),
+    tms.Residual(),
+    tms.Residual(0.3),
+]
+
+
+def test_every_task_of_the_library_is_compiled():
+    assert {type(task) for task in ASKED} == {kind for kind in TASKS.values() if kind is not TaskFunction}
+
+
+@pytest.mark.parametrize("task", ASKED, ids=repr)
 def test_tasks_on_signed_and_binary_data_agree_with_torch(task):
     each = [
         tms.SparseUniform(n_features=5, feature_probability=0.3, low=-1.0, high=0.5),
