@@ -61,7 +61,7 @@ class Task(ABC):
         own = next(vars(c) for c in cls.__mro__ if "target" in vars(c))
         return cls.fill if "fill" in own else None
 
-    def numbers(self, n_features: int) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """What `fill` must know of this task."""
         return ()
 
@@ -137,7 +137,7 @@ class And(Task):
         active = (x != 0).to(x.dtype)
         return active[..., first] * active[..., second]
 
-    def numbers(self, n_features: int) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """The pairs, one after another."""
         return [feature for pair in self.pairs for feature in pair]
 
@@ -181,7 +181,7 @@ class Project(Task):
         """A x."""
         return _product(x, self.matrix)
 
-    def numbers(self, n_features: int) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """The lowest value of an output, what is added to each, then the rows of `A`."""
         return (-math.inf, *[0.0] * len(self.A), *self.matrix.flatten().tolist())
 
@@ -225,7 +225,7 @@ class LinearThenReLU(Project):
         """relu(A x + v)."""
         return (super().target(x) + torch.tensor(self.v, dtype=x.dtype, device=x.device)).relu()
 
-    def numbers(self, n_features: int) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """The lowest value of an output, `v`, then the rows of `A`."""
         assert self.v is not None  # it is filled in
         return (0.0, *self.v, *self.matrix.flatten().tolist())
@@ -259,7 +259,7 @@ class Residual(Task):
         """x + relu(x) + noise G x."""
         return x + x.relu() + (_product(x, self.mixture(x.shape[-1])) if self.noise else 0)
 
-    def numbers(self, n_features: int) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """noise G, row by row; nothing without noise."""
         found: list[float] = self.mixture(n_features).flatten().tolist()
         return found if self.noise else ()
