@@ -142,7 +142,7 @@ class And(Task):
 class Project(Task):
     """A linear map: y = A x, with an output per row of `A`."""
 
-    A: Sequence[Sequence[float]] | np.ndarray | Tensor
+    A: Sequence[Any] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -178,7 +178,7 @@ class LinearThenReLU(Project):
     binary features; rows I and -I give the two halves of the absolute value.
     """
 
-    v: Sequence[float] | np.ndarray | Tensor | None = None
+    v: Sequence[Any] | np.ndarray | Tensor | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -225,7 +225,7 @@ class Residual(Task):
     looks like computation in superposition is gone without it: compare `noise` 0 and, say, 0.03.
     """
 
-    noise: float = 0.0
+    noise: float | int = 0.0
     matrix_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -255,8 +255,8 @@ class TaskFunction(Task):
         """As many as the function has for an empty input."""
         return int(torch.as_tensor(self.function(torch.zeros(1, n_features))).shape[-1])
 
-    def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
-        """What the function gives."""
+    def target(self, x: Float[Tensor, "*batch feature"]) -> Any:
+        """What the function gives: it is tried before training."""
         return self.function(x)
 
 

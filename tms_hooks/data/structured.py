@@ -34,8 +34,8 @@ class OnManifold(Distribution):
     """
 
     manifold: Manifold = "circle"
-    a: float = 10.0
-    b: float = 8.0
+    a: float | int = 10.0
+    b: float | int = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -4,7 +4,7 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import index
@@ -112,6 +112,10 @@ class Recipe:
         else:
             rows = "exact" if mostly_empty(data, cfg) else "drawn"
         given = {name: _tuples(value) for name, value in settings.items() if value is not None}
+        if not isinstance(task := given.get("task", Reconstruct()), Task):
+            given["task"] = _of_function("task", task, tasks.TaskFunction, "Reconstruct()")
+        if not isinstance(loss := given.get("loss", "mse"), str | losses.Loss):
+            given["loss"] = _of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
         return cls(
             cfg=cfg,
             data=_tuples(data),
@@ -126,10 +130,7 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        """Validate what the parts cannot see by themselves; a function becomes the task, or the loss, that it is."""
-        for name, known, kind in (("task", Task, tasks.TaskFunction), ("loss", losses.Loss, losses.LossFunction)):
-            if callable(part := getattr(self, name)) and not isinstance(part, known | type):
-                object.__setattr__(self, name, kind(part))
+        """Validate what the parts cannot see by themselves."""
         self._check_seeds_and_steps()
         self._check_lengths()
         for name, choices in CHOICES.items():
@@ -180,8 +181,6 @@ class Recipe:
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
-        if not isinstance(self.task, Task):
-            raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
         if (asked := self.task.d_out(self.cfg.n_features)) != self.cfg.n_outputs:
             raise ValueError(
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
@@ -418,6 +417,15 @@ def kind_of(part: str, name: str) -> Any:
     if name not in WRITTEN[part]:
         raise choice_error(part, name, WRITTEN[part])
     return WRITTEN[part][name]
+
+
+def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
+    """The task, or the loss, that a function is."""
+    if isinstance(part, type) or not callable(part):
+        raise ValueError(
+            f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"
+        )
+    return kind(part)
 
 
 def _is_own(name: str, part: Any) -> bool:
