@@ -4,7 +4,7 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, NamedTuple, get_args
 
@@ -282,6 +282,30 @@ class Recipe:
         for i, setting in enumerate(self.settings):
             parts.setdefault(setting, []).append(i)
         return [(models, self.alone(*models)) for models in parts.values()]
+
+    @property
+    def differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, one value per model, by the names that it has where it is given.
+
+        Of data, optimizers and penalties these are the fields that differ, and their class if that does. What follows
+        from the data, `empty_rows`, is left out.
+
+        >>> from tms_hooks import SGD, OneHot
+        >>> cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+        >>> Recipe.of(cfg, data, seeds=(7, 8), optimizer=[SGD(lr=0.1), SGD(lr=0.2)]).differences
+        {'lr': [0.1, 0.2]}
+        """
+        found: dict[str, list[Any]] = {}
+        for name in self.varying:
+            values = self._each(name)
+            if name in KINDS:
+                kinds = [getattr(value, "__name__", type(value).__name__) if value else None for value in values]
+                plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
+                columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
+                found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
+            elif name != "empty_rows":
+                found[name] = list(values)
+        return found
 
     @property
     def total_steps(self) -> int:
