@@ -260,7 +260,7 @@ DAMAGE = {
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
     "newer": (lambda p: edit(p, format="tms-hooks run, version 3"), "run.json has format .*version 3', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
-    "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
+    "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
     "no such optimizer": (lambda p: edit(p, optimizer={"kind": "Adamm", "lr": 1.0}), "run.json describes .*Adamm"),
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),

@@ -89,7 +89,7 @@ class Optimizer(ABC):
         check_names("decay", self.decay, names)
         check_names("pull", self.pull, [name for name in names if name in DIRECTIONS])
 
-    def kept(self, parameter: str, lr: Any) -> tuple[Any, float]:
+    def kept(self, parameter: str, lr: Any) -> tuple[Any, Any]:
         """What is left of each row of a parameter before an update: `a + b / norm` of it, as (a, b).
 
         >>> SGD(decay={"W_E": 0.5}, pull=1.0).kept("W_E", 0.1), SGD(decay=0.5).kept("b_U", 0.1)
