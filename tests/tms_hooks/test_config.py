@@ -74,7 +74,7 @@ def test_unknown_names_without_a_type_checker(run_python):
         "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class",
         "optimizer=0.1 is no Optimizer: give an object such as Adam(...), or one per model",
         "data=0.5 is no Distribution: give an object such as SparseUniform(...), or one per model",
-        "batch_size='exat': must be at least 1, or 'exact' for the expectation, or None for the default",
+        "batch_size='exat': must be at least 1, or None for the default, or 'exact' for the expectation",
         "engine='torchh' is not known; did you mean 'torch'?",
         "dtype='flot32' is not known; did you mean 'float32'?",
         "stage='head' is not known; did you mean 'heads'?",

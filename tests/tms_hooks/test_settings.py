@@ -125,7 +125,6 @@ def test_one_model_may_diverge_among_those_that_share_its_seed():
         ({"penalty": Lasso(0.1), "engine": "fused"}, r"cannot run this: penalty=Lasso\(strength=0.1\)"),
         ({"optimizer": tms.Adam(decay={"W_U": 1.0})}, "decay={'W_U': 1.0}: this model has no 'W_U'"),
         ({"optimizer": tms.Adam(pull={"b_U": 1.0})}, "pull={'b_U': 1.0}: this model has no 'b_U' that it could act on"),
-        ({"batch_size": 0}, "batch_size=0: must be at least 1, or 'exact' for the expectation"),
         ({"batch_size": "exact", "engine": "fused"}, "cannot run this: batch_size='exact': it draws its batches"),
         ({"batch_size": "exact", "loss": "cross_entropy"}, "cross_entropy' with output_act='relu'"),
         ({"batch_size": "exact", "cfg": tms.ToyConfig(n_features=4, d_hidden=2, output_act="gelu")}, "need a linear"),

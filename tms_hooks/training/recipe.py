@@ -175,8 +175,8 @@ class Recipe:
             raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
         if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
-                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
-                "default"
+                f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
+                "expectation"
             )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)

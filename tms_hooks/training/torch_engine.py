@@ -60,13 +60,10 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
     with _one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
-            parts, total, gradients = _gradients(recipe, state, step, stage, losses_at)
+            parts, gradients = _gradients(recipe, state, step, stage, losses_at)
             measured = measured or measurement(parts, gradients)
-            _update_all(recipe, state, gradients, total, step)
-        if measured is None:
-            parts, _, gradients = _gradients(recipe, state, start, stage, losses_at)
-            measured = measurement(parts, gradients)
-        return measured
+            _update_all(recipe, state, gradients, objective(recipe, parts, stage), step)
+        return measured or measurement(*_gradients(recipe, state, start, stage, losses_at))
 
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
@@ -127,17 +124,17 @@ def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losse
 
 
 def _gradients(
-    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt
-) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
-    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
+    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
+) -> tuple[Losses, dict[str, Tensor]]:
+    """Losses at a step, and the gradients of what the stage trains, which a penalty pulls too."""
     names = trained_names(state.weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
     feature_loss, head_loss = losses_at(recipe, weights, step)
-    total = objective(recipe, (feature_loss, head_loss), stage)
+    total = objective(recipe, (feature_loss, head_loss), stage).sum()
     if recipe.setting.penalty is not None:
-        total = total + stacked(recipe.setting.penalty, weights)
-    gradients = torch.autograd.grad(total.sum(), [weights[name] for name in names])
-    return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, gradients, strict=True))
+        total = total + stacked(recipe.setting.penalty, weights).sum()
+    gradients = torch.autograd.grad(total, [weights[name] for name in names])
+    return (feature_loss.detach(), head_loss.detach()), dict(zip(names, gradients, strict=True))
 
 
 def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
