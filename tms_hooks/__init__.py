@@ -17,13 +17,14 @@ from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Reconstruct, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
+from tms_hooks.training.penalties import Lasso, Penalty
 
 if TYPE_CHECKING:
     from tms_hooks import landscape, plots, theory
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "OneHot", "RMSprop",
+    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "Lasso", "OneHot", "Penalty", "RMSprop",
     "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
     "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip

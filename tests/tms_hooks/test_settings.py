@@ -271,6 +271,7 @@ def test_the_table_says_what_differs_and_the_figure_is_labelled_with_it():
     assert table.represented.tolist() == tms.geometry.represented(run.W_E).sum(-1).tolist()
     assert table.polytope[2] == tms.geometry.name_polytope(run.W_E[2])
     assert list(train(seeds=(4, 5), steps=1).table)[:2] == ["seed", "final_loss"]
+    assert plots.feature_arrows(run.W_E, run.labels) == plots.feature_arrows(run)
     figure = plots.feature_arrows(run)
     titles = [a.text for a in figure.layout.annotations]
     assert titles == run.labels

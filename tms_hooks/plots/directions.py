@@ -6,13 +6,13 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
 from tms_hooks.plots.layout import NULL, PALETTE, TOY, center, color, panel, row_of_panels
+from tms_hooks.run import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
-
-    from tms_hooks.run import Run
 
 HIDDEN = ("hidden 0", "hidden 1")
 """The axes of a plane of hidden activations."""
@@ -21,7 +21,9 @@ WRAP, MOST_PANELS = 5, 40
 
 
 def feature_arrows(
-    W: "np.ndarray | Run", titles: Sequence[str] | None = None, radii: Sequence[Sequence[float]] | None = None
+    W: "np.ndarray | torch.Tensor | Run",
+    titles: Sequence[str] | None = None,
+    radii: Sequence[Sequence[float]] | None = None,
 ) -> "go.Figure":
     """Feature directions in the plane, one panel per model, with dotted circles: of radius 1, or of `radii`.
 
@@ -32,9 +34,9 @@ def feature_arrows(
     Raises:
         ValueError: directions that are not in a plane, no titles, or more models than a figure can show.
     """
-    if not isinstance(W, np.ndarray):
-        titles = W.labels if titles is None else titles
-        W = W.W_E.numpy()
+    if isinstance(W, Run):
+        titles, W = W.labels if titles is None else titles, W.W_E
+    W = W.detach().cpu().numpy() if isinstance(W, torch.Tensor) else W
     if titles is None or len(titles) != len(W):
         raise ValueError(f"titles={titles} for {len(W)} models: give one per model")
     if W.shape[-1] != 2:
@@ -52,6 +54,7 @@ def feature_arrows(
         for i, vector in enumerate(model):
             _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", row=row)
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
+    fig.update_annotations(font_size=12)
     return fig.update_layout(showlegend=False, height=80 + 260 * -(-len(W) // WRAP))
 
 

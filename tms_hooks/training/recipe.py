@@ -299,7 +299,9 @@ class Recipe:
         for name in self.varying:
             values = self._each(name)
             if name in KINDS:
-                kinds = [getattr(value, "__name__", type(value).__name__) if value else None for value in values]
+                kinds = [
+                    getattr(value, "__name__", type(value).__name__) if value is not None else None for value in values
+                ]
                 plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
                 columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
                 found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
