@@ -126,8 +126,8 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
     plain = recipe.to_dict() | {"engine": engine}
     if lone := own.names_in(plain):
         raise ValueError(
-            f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must be "
-            "in one of the library's tables; or use `train` and `save`"
+            f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must "
+            "be in one of the library's tables; or use `train` and `save`"
         )
     return files.fingerprint(json.dumps(plain, sort_keys=True))[:20], arguments | {"engine": engine}
 

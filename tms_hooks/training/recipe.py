@@ -188,8 +188,8 @@ class Recipe:
             )
         if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
-                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
-                "default"
+                f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
+                "expectation"
             )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)
@@ -330,6 +330,32 @@ class Recipe:
         for i, setting in enumerate(self.settings):
             parts.setdefault(setting, []).append(i)
         return [(models, self.alone(*models)) for models in parts.values()]
+
+    @property
+    def differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, one value per model, by the names that it has where it is given.
+
+        Of data, optimizers and penalties these are the fields that differ, and their class if that does. What follows
+        from the data, `empty_rows`, is left out.
+
+        >>> from tms_hooks import SGD, OneHot
+        >>> cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+        >>> Recipe.of(cfg, data, seeds=(7, 8), optimizer=[SGD(lr=0.1), SGD(lr=0.2)]).differences
+        {'lr': [0.1, 0.2]}
+        """
+        found: dict[str, list[Any]] = {}
+        for name in self.varying:
+            values = self._each(name)
+            if name in KINDS:
+                kinds = [
+                    getattr(value, "__name__", type(value).__name__) if value is not None else None for value in values
+                ]
+                plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
+                columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
+                found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
+            elif name != "empty_rows":
+                found[name] = list(values)
+        return found
 
     @property
     def total_steps(self) -> int:
