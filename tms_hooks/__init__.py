@@ -29,6 +29,7 @@ from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
+from tms_hooks.training.penalties import Lasso, Penalty
 
 if TYPE_CHECKING:
     from tms_hooks import landscape, plots, theory
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
-    "Distribution", "KHot", "LinearThenReLU", "OnManifold", "OneHot", "Project", "RMSprop", "RandomPoints",
-    "Reconstruct", "Residual", "Run", "SparseGaussian", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput",
-    "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Penalty", "Project", "RMSprop",
+    "RandomPoints", "Reconstruct", "Residual", "Run", "SparseGaussian", "SparseUniform", "Task", "ToyConfig",
+    "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 

@@ -9,7 +9,7 @@ they hold its pair. Every model and head keeps a loss of its own, so models that
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +20,11 @@ from torch import Tensor
 from tms_hooks import own
 
 Pair = tuple[int, int]
+"""Query feature, key feature."""
+WeighedPair = Pair | tuple[int, int, float]
+"""A pair, with its weight if that is not 1."""
+Pairs = Sequence[WeighedPair] | Mapping[Pair, float]
+"""What a head attends to; a mapping says each pair's weight."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,12 @@ def costs(
 
 
 def qk_pairs_present(
-    x: Float[Tensor, "*model batch pos feature"], pairs: Sequence[Sequence[Pair]]
+    x: Float[Tensor, "*model batch pos feature"], pairs: Sequence[Sequence[WeighedPair]]
 ) -> Float[Tensor, "*model batch head key"]:
-    """How many of a head's attended pairs the query token (position 0) forms with each key token (all others).
+    """The weights, in sum, of a head's pairs that the query token (position 0) forms with each key token (all others).
 
-    Head `h` attends to pair (i, j) if feature i is active in the query and j in the key.
+    It forms pair (i, j) if feature i is active in the query and j in the key. Where all weights are 1, this is the
+    number of such pairs.
 
     >>> tokens = torch.tensor([[[1.0, 0.0], [0.0, 0.0], [0.0, 2.0]]])  # feature 0, then nothing, then feature 1
     >>> qk_pairs_present(tokens, [[(0, 1)], [(1, 0)]])
@@ -119,17 +125,27 @@ def qk_pairs_present(
     active = (x != 0).to(x.dtype)
     heads = []
     for head_pairs in pairs:
-        query, key = torch.tensor(head_pairs, device=x.device).T
-        heads.append((active[..., :1, query] * active[..., 1:, key]).sum(-1))
+        query, key = torch.tensor([pair[:2] for pair in head_pairs], device=x.device).T
+        weights = torch.tensor([pair_weight(pair) for pair in head_pairs], dtype=x.dtype, device=x.device)
+        heads.append((active[..., :1, query] * active[..., 1:, key] * weights).sum(-1))
     return torch.stack(heads, dim=-2)
+
+
+def pair_weight(pair: WeighedPair) -> float:
+    """What a pair adds to the target of a score.
+
+    >>> pair_weight((5, 8, 2.0)), pair_weight((2, 4))
+    (2.0, 1.0)
+    """
+    return pair[2] if len(pair) == 3 else 1.0
 
 
 def qk_error(
     scores: Float[Tensor, "*model batch head query_pos key_pos"], present: Float[Tensor, "*model batch head 1"]
 ) -> Float[Tensor, "*model head"]:
-    """Squared error of a head's score for the one key, which is to be the number of pairs; mean over the batch.
+    """Squared error of a head's score for the one key, which is to be the weight of its pairs; mean over the batch.
 
-    With one pair per head, that number is the indicator s(h, g) of the pseudo-attention study, and this its L2.
+    With one pair per head, of weight 1, that is the indicator s(h, g) of the pseudo-attention study, and this its L2.
     """
     return (scores[..., 0, 1] - present[..., 0]).square().mean(-2)
 
@@ -139,12 +155,12 @@ def qk_cross_entropy(
 ) -> Float[Tensor, "*model head"]:
     """Cross-entropy in nats of the pattern of position 0, the softmax of its scores over the other positions.
 
-    The keys are to share it in proportion to their pairs, and equally where none forms any.
+    The keys are to share it in proportion to the weights of their pairs, and equally where none forms any.
 
     >>> scores = torch.tensor([[[[9.0, 3.0, 1.0]]]]).log()  # 3/4 and 1/4; a query is no key of its own
     >>> qk_cross_entropy(scores, torch.tensor([[[2.0, 0.0]]]))  # log(4/3)
     tensor([0.2877])
     """
     total = present.sum(-1, keepdim=True)
-    target = torch.where(total > 0, present / total.clamp(min=1), 1 / present.shape[-1])
+    target = torch.where(total > 0, present / torch.where(total > 0, total, 1), 1 / present.shape[-1])
     return -(target * scores[..., 0, 1:].log_softmax(-1)).sum(-1).mean(-2)

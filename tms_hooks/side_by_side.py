@@ -106,7 +106,14 @@ def centered(part: probes.Bottleneck) -> probes.Bottleneck:
 
 
 def represented(part: probes.Bottleneck, least_norm: float) -> probes.Bottleneck:
-    """Without the features whose writes are not longer than `least_norm`: a toy ignores them."""
+    """Without the features whose writes are not longer than `least_norm`: a toy ignores them.
+
+    Raises:
+        ValueError: the reads are those of outputs that are not the features.
+    """
+    if not part.paired:
+        n = len(part.write)
+        raise ValueError(f"{len(part.read)} outputs for {n} features: no read is a feature's; use toys with d_out=None")
     keep = part.write.norm(dim=-1) > least_norm
     return probes.Bottleneck(part.path, part.write[keep], part.read[keep])
 

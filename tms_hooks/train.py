@@ -20,7 +20,7 @@ from tms_hooks import losses
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs
 from tms_hooks.progress import bar, interrupts
 from tms_hooks.run import Run, provenance
 from tms_hooks.tasks import Task
@@ -49,7 +49,7 @@ def train(
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
     loss: LossName | losses.Loss | Callable[[Tensor, Tensor], Tensor] = "mse",
-    qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
+    qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
@@ -94,11 +94,11 @@ def train(
         loss: "mse", "cross_entropy" for a softmax output, `losses.Lp(p)`, or your own: a function of (out, target),
             both "batch output", that gives the cost of every output of every sample or one cost per sample.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
-            one list per head.
+            one list per head; or mappings such as {(2, 4): 1.0, (5, 8): 2.0}, to each pair's weight, else 1.
         qk_weight: lambda in `L1 + lambda L2`, or one per model.
-        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key.
-            "pattern": a small cross-entropy of its attention, a softmax over eight key tokens, of which those that form
-            attended pairs are to share it equally.
+        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key,
+            which is to be the sum of the weights of the pairs that these form. "pattern": a small cross-entropy of its
+            attention, a softmax over eight key tokens, which are to share it in proportion to that sum.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         penalty: added to what is minimized: `Lasso(0.01)`, a `Penalty` of your own or any function from a model's named
             weights to one number; or one per model. Losses of the run are those of the data alone.
@@ -106,7 +106,7 @@ def train(
         init: initial models, or their weights, in place of each seed's own; the seeds then decide the batches only.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
             with an MLP, tasks of your own, penalties, the exact loss, and batches drawn from `Copula`; "auto" picks it
-            where it applies.
+            where it applies to all models of the run.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times

@@ -148,6 +148,17 @@ def heads(**more):
     return tms.ToyConfig(n_features=5, d_hidden=3, n_heads=2, d_head=2, **more), HEADS
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("switches", [{"n_heads": 2, "d_head": 2}, {"n_heads": 1, "d_head": 5, "unit_norm": True}])
+@pytest.mark.parametrize("stage", ["joint", "representation", "heads"])
+@pytest.mark.parametrize("head_objective", ["scores", "pattern"])
+def test_heads_with_biases_and_weights_agree_with_torch(head_objective, stage, switches, dtype):
+    cfg = tms.ToyConfig(n_features=5, d_hidden=3, head_bias=True, hidden_bias=True, init="linear", **switches)
+    pairs = (((0, 1, 2.0), (2, 2), (4, 3, 0.25)), ((4, 3, 0.25),))[: cfg.n_heads]
+    more = {"qk_pairs": pairs, "qk_weight": 0.7, "stages": (stage,), "head_objective": head_objective}
+    assert_same_step(make(cfg, batch_size=700, dtype=dtype, **more))
+
+
 PATTERNS = [
     tms.OneHot(n_features=5),
     tms.KHot(n_features=5, k=2),
@@ -246,7 +257,12 @@ def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"hidden_act": "gelu", "output_act": "softmax"}, {"unit_norm": True, "hidden_bias": True}],
+    [
+        {},
+        {"head_bias": True, "init": "linear"},
+        {"hidden_act": "gelu", "output_act": "softmax"},
+        {"unit_norm": True, "hidden_bias": True},
+    ],
 )
 def test_heads_alone_are_the_heads_in_a_crowd_to_the_bit(switches, dtype, data):
     cfg, more = heads(**switches)
@@ -387,6 +403,20 @@ def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
         pass
 
     assert "updates by Halved" in fused_engine.obstacle(make(optimizer=Halved()))
+
+
+@pytest.mark.parametrize(
+    ("switches", "part"),
+    [
+        ({"d_mlp": 4, "bottleneck": "residual"}, "d_mlp=4: it has no MLP"),
+        ({"unit_norm": True, "scale": "after"}, "scale='after': its scale stands before the output bias"),
+    ],
+)
+def test_a_part_that_is_not_compiled_is_an_obstacle_that_is_named(switches, part):
+    recipe = make(
+        tms.ToyConfig(n_features=5, d_hidden=2, **switches),
+    )
+    assert fused_engine.obstacle(recipe) == part
 
 
 def test_a_subclass_that_draws_in_another_way_does_not_inherit_the_loop():

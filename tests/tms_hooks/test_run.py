@@ -169,7 +169,7 @@ def test_save_through_a_link_replaces_what_it_points_to(run, saved, tmp_path):
     ("files", "message"),
     [
         ({"notes.txt": "mine"}, "is no run directory .it has no run.json.; choose another path"),
-        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 2'.*choose another path"),
+        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 3'.*choose another path"),
         ({RECIPE_FILE: "mine"}, "run.json is not readable JSON.*choose another path"),
     ],
 )
@@ -258,9 +258,9 @@ DAMAGE = {
     "recipe empty": (lambda p: (p / RECIPE_FILE).write_text(""), "run.json is not readable JSON"),
     "foreign": (lambda p: (p / RECIPE_FILE).write_text('{"format": "other"}'), "run.json has format 'other', not"),
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
-    "newer": (lambda p: edit(p, format="tms-hooks run, version 3"), "run.json has format .*version 3', not"),
+    "newer": (lambda p: edit(p, format="tms-hooks run, version 4"), "run.json has format .*version 4', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
-    "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
+    "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
     "no such optimizer": (lambda p: edit(p, optimizer={"kind": "Adamm", "lr": 1.0}), "run.json describes .*Adamm"),
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),

@@ -321,7 +321,7 @@ def test_settings_that_no_field_holds_are_refused_before_training():
         def target(self, x):
             return x**self.power
 
-    with pytest.raises(ValueError, match="cannot be made again from its fields.*a frozen dataclass"):
+    with pytest.raises(ValueError, match=r"cannot be made again from its fields.*a frozen dataclass"):
         Recipe.of(tms.ToyConfig(**OPEN), SIGNED, task=Hidden(3))
 
 
@@ -340,7 +340,7 @@ def test_one_method_makes_a_distribution_and_what_needs_moments_refuses_it():
     assert data.second_moment() is data.active_moment() is data.active_probability() is None
     assert "Uneven has no `_pair_moments`" in data.no_moments
     assert SIGNED.no_moments is None
-    with pytest.raises(ValueError, match="Uneven has no exact moments: .*estimate them: x = data.sample"):
+    with pytest.raises(ValueError, match=r"Uneven has no exact moments: .*estimate them: x = data.sample"):
         theory.qk_optimum(torch.eye(3), data, [(0, 1)])
     run = tms.train(tms.ToyConfig(**OPEN), data, seeds=range(2), steps=300, optimizer=tms.Adam(lr=0.02))
     x = data.sample(2_000, seed=5)

@@ -21,8 +21,9 @@ from tms_hooks import losses
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
+from tms_hooks.losses import pair_weight
 from tms_hooks.models import forward
-from tms_hooks.models.forward import W_K, W_Q, Weights
+from tms_hooks.models.forward import B_K, B_Q, W_K, W_Q, Weights
 from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
@@ -31,7 +32,7 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
 
-ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
+ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
 WORTH_THREADS = 1_000_000
@@ -62,6 +63,8 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
+    if cfg.scale == "after":
+        return "scale='after': its scale stands before the output bias"
     if batches.whole_dataset(recipe) is None and type(data) not in (SparseUniform, *kernels.DRAWN):
         return f"batches drawn from {type(data).__name__}"
     if type(optimizer) not in kernels.UPDATED:
@@ -156,6 +159,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         hidden_biased=cfg.hidden_bias,
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
+        head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
     )
     batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
@@ -167,7 +171,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
     optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
-    heads = end - 2 * toy.units * toy.m  # the parameters of the heads are the last
+    heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
     parts, kept = _shrinking(recipe, rates, first, last)
     updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept.astype(dtype), first, last)
@@ -216,7 +220,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
     ):
         return None
-    pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
+    pairs = [(head, pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.setting.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
         positions=batches.tokens(recipe),
@@ -224,7 +228,8 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         cross_entropy=recipe.loss == "cross_entropy",
         unit_write=cfg.unit_norm in (True, "write"),
         unit_read=cfg.unit_norm in (True, "read"),
-        pairs=np.array(pairs, np.int64).reshape(-1, 3),
+        pairs=np.array([(head, *pair[:2]) for head, pair in pairs], np.int64).reshape(-1, 3),
+        pair_weights=np.array([pair_weight(pair) for _, pair in pairs], dtype),
         loss_weight=dtype.type(1 / rows),
         objective_weight=dtype.type(weight / rows),
         attention=recipe.head_objective == "pattern",

@@ -90,9 +90,10 @@ def no_exact_loss(cfg: ToyConfig, data: Distribution) -> str | None:
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
             "use one-hot data, which is exact for any number, or compare held-out losses (`Run.final_loss`)"
         )
-    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
+    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp or cfg.scale == "after":
         return (
-            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
-            "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
+            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}, scale={cfg.scale!r}: "
+            "exact expectations over continuous features need a linear hidden layer, a ReLU output with nothing behind "
+            "it, and no MLP; use OneHot or binary KHot data"
         )
     return None

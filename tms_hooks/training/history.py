@@ -18,7 +18,7 @@ VARIABLES = {
     "feature_norm": (("feature",), "norm of the feature's row of W_E"),
     "head_loss": (("head",), "loss of the head on the training batch"),
     "W_E": (("feature", "hidden"), "embedding directions"),
-    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows"),
+    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows, biases left out"),
 }
 """Name -> axes beside step and model, and meaning. An output that is a feature is called so."""
 

@@ -3,9 +3,11 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from operator import index
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
@@ -17,7 +19,7 @@ from tms_hooks import losses, own, tasks
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, check_draw
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs, WeighedPair, pair_weight
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
@@ -59,8 +61,9 @@ class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head. A field of `Setting` has one value for all models or, if they differ, a tuple of
-    one per model. Model i of a run is, bit for bit, the one that `recipe.alone(i)` trains.
+    feature or output, `qk_pairs` one per head: (query feature, key feature), and the weight if that is not 1. A field
+    of `Setting` has one value for all models or, if they differ, a tuple of one per model. Model i of a run is, bit for
+    bit, the one that `recipe.alone(i)` trains.
     """
 
     cfg: ToyConfig
@@ -69,7 +72,7 @@ class Recipe:
     steps: tuple[int, ...]
     stages: tuple[Stage, ...]
     importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
-    qk_pairs: tuple[tuple[Pair, ...], ...]
+    qk_pairs: tuple[tuple[WeighedPair, ...], ...]
     batch_size: int | Literal["exact"] | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
@@ -91,7 +94,7 @@ class Recipe:
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
-        qk_pairs: Sequence[Any] = (),
+        qk_pairs: Pairs | Sequence[Pairs] = (),
         qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
@@ -101,8 +104,6 @@ class Recipe:
             importance = 1.0
         if isinstance(importance, int | float):
             importance = [importance] * cfg.n_outputs
-        if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
-            qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
         rows: EmptyRows | tuple[EmptyRows, ...]
         if empty_rows != "auto":
             rows = empty_rows
@@ -122,7 +123,7 @@ class Recipe:
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
             importance=_floats(importance),
-            qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
+            qk_pairs=tuple(_weighed(head) for head in _each_head(qk_pairs, cfg.n_heads)),
             qk_weight=qk_weight if isinstance(qk_weight, int | float) else _floats(qk_weight),
             empty_rows=rows,
             **given,
@@ -187,14 +188,18 @@ class Recipe:
             )
         if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
-                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
-                "default"
+                f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
+                "expectation"
             )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
+            )
+        if self.loss == "cross_entropy" and self.cfg.scale == "after":
+            raise ValueError(
+                "loss='cross_entropy' with scale='after': a softmax times a scale is no probability; use scale='before'"
             )
 
     def _check_setting(self, setting: Setting) -> None:
@@ -246,8 +251,13 @@ class Recipe:
                 "every head needs at least one (query feature, key feature) pair"
             )
         for pair in (pair for head in self.qk_pairs for pair in head):
-            if not all(0 <= feature < n for feature in pair):
-                raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+            if not all(0 <= feature < n for feature in pair[:2]):
+                raise ValueError(f"qk pair {pair[:2]}: features are numbered 0 to {n - 1}")
+            if not 0 < pair_weight(pair) < math.inf:
+                raise ValueError(
+                    f"qk pair {pair[:2]} has weight {pair_weight(pair)}: must be finite and above 0; "
+                    "leave out what a head is not to attend to"
+                )
 
     def _check_own_parts(self) -> None:
         """Try out what the library does not know, and that it can be written down."""
@@ -322,6 +332,32 @@ class Recipe:
         return [(models, self.alone(*models)) for models in parts.values()]
 
     @property
+    def differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, one value per model, by the names that it has where it is given.
+
+        Of data, optimizers and penalties these are the fields that differ, and their class if that does. What follows
+        from the data, `empty_rows`, is left out.
+
+        >>> from tms_hooks import SGD, OneHot
+        >>> cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+        >>> Recipe.of(cfg, data, seeds=(7, 8), optimizer=[SGD(lr=0.1), SGD(lr=0.2)]).differences
+        {'lr': [0.1, 0.2]}
+        """
+        found: dict[str, list[Any]] = {}
+        for name in self.varying:
+            values = self._each(name)
+            if name in KINDS:
+                kinds = [
+                    getattr(value, "__name__", type(value).__name__) if value is not None else None for value in values
+                ]
+                plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
+                columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
+                found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
+            elif name != "empty_rows":
+                found[name] = list(values)
+        return found
+
+    @property
     def total_steps(self) -> int:
         """Updates in all stages together."""
         return sum(self.steps)
@@ -370,6 +406,32 @@ class Recipe:
         for name in WRITTEN:
             parts[name] = _of_kind(name, parts[name], own_parts)
         return cls(**parts)
+
+
+def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
+    """Pairs of every head, from those given for each or those given for all."""
+
+    def is_pair(entry: Any) -> bool:
+        return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
+
+    one_for_all = isinstance(given, Mapping) or any(map(is_pair, given))
+    return [given] * max(heads, 1) if one_for_all else given
+
+
+def _weighed(head: Any) -> tuple[WeighedPair, ...]:
+    """A head's pairs, each with its weight if that is not 1."""
+    found: list[WeighedPair] = []
+    for pair in head:
+        try:
+            query, key, *more = (*pair, head[pair]) if isinstance(head, Mapping) else pair
+            (weight,) = map(float, more or [1.0])
+            found.append((index(query), index(key)) if weight == 1 else (index(query), index(key), weight))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"qk_pairs has {pair!r}: must be two whole numbers (query feature, key feature), such as (2, 4), in a "
+                "list; or, with a weight, in a mapping, such as {(2, 4): 2.0}"
+            ) from error
+    return tuple(found)
 
 
 def kind_of(part: str, name: str) -> Any:

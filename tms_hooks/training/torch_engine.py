@@ -110,9 +110,8 @@ def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Te
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
-    """Parameters that a stage trains: the heads are `W_Q` and `W_K`, the representation is everything else."""
-    heads = {forward.W_Q, forward.W_K}
-    return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
+    """Parameters that a stage trains: those of the heads, or the representation, which is everything else."""
+    return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
 def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losses:
@@ -127,7 +126,7 @@ def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losse
 
 
 def _gradients(
-    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt
+    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
 ) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
     """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
     names = trained_names(state.weights, stage)

@@ -55,6 +55,8 @@ class Toy(NamedTuple):
     """Whether the unembed has a scale, as it does where directions have norm 1."""
     units: int
     """Heads times the width of one."""
+    head_biased: bool
+    """Whether queries and keys have biases."""
     act: int
 
 
@@ -68,6 +70,8 @@ class Parameters(NamedTuple):
     scale: Any
     w_q: Any
     w_k: Any
+    b_q: Any
+    b_k: Any
 
 
 class PlainSpace(NamedTuple):
@@ -106,6 +110,8 @@ def views(flat, toy):
     scale = b + (m if toy.hidden_biased else 0)
     q = scale + (1 if toy.scaled else 0)
     k = q + width * m
+    b_q = k + width * m
+    b_k = b_q + (width if toy.head_biased else 0)
     return Parameters(
         flat[: n * m].reshape((n, m)),
         flat[u:b_u].reshape((o, m)),
@@ -113,7 +119,9 @@ def views(flat, toy):
         flat[b:scale] if toy.hidden_biased else np.zeros(m, kind),
         flat[scale:q] if toy.scaled else np.ones(1, kind),
         flat[q:k].reshape((width, m)),
-        flat[k:].reshape((width, m)),
+        flat[k:b_q].reshape((width, m)),
+        flat[b_q:b_k] if toy.head_biased else np.zeros(width, kind),
+        flat[b_k:] if toy.head_biased else np.zeros(width, kind),
     )
 
 
