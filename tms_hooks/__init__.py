@@ -31,6 +31,7 @@ from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, Optimizer, RMSprop
+from tms_hooks.training.penalties import Lasso, Penalty
 
 if TYPE_CHECKING:
     from tms_hooks import landscape, plots, theory
@@ -38,9 +39,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
-    "Distribution", "KHot", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Project", "RMSprop", "RandomPoints",
-    "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian", "SparseUniform", "Task", "ToyConfig", "ToyModel",
-    "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty", "Project",
+    "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian", "SparseUniform", "Task",
+    "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml",
+    "theory", "train",
 ]  # fmt: skip
 
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:

@@ -11,6 +11,7 @@ they hold its pair. Every model and head keeps a loss of its own, so models that
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -45,7 +46,7 @@ class Lp(Loss):
     tensor([[16.,  0.]])
     """
 
-    p: float
+    p: float | int
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -68,10 +69,8 @@ class LossFunction(Loss):
     def __repr__(self) -> str:
         return own.name_of(self.function)
 
-    def cost(
-        self, out: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]
-    ) -> Float[Tensor, "batch output"] | Float[Tensor, " batch"]:
-        """What the function gives."""
+    def cost(self, out: Float[Tensor, "batch output"], target: Float[Tensor, "batch output"]) -> Any:
+        """What the function gives: it is tried before training."""
         return self.function(out, target)
 
 

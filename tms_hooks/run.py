@@ -22,7 +22,7 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tms_hooks import files
+from tms_hooks import files, geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
 from tms_hooks.training import history
@@ -30,6 +30,8 @@ from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tms_hooks.models.toy import ToyModel
 
 FORMAT = "tms-hooks run, version 3"
@@ -80,8 +82,9 @@ class Run:
         recipe, cfg = self.recipe, self.recipe.cfg
         changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
         rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
-        table = pd.DataFrame({"seed": recipe.seeds, "final loss": self.final_loss.numpy()}).head(5)
-        lines = "".join(f"<div><code>{escape(row)}</code></div>" for row in rows)
+        columns = {"seed": list(recipe.seeds)} | recipe.differences | {"final_loss": self.final_loss.tolist()}
+        table = pd.DataFrame(columns).head(5)
+        lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
         return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
 
     @property
@@ -94,6 +97,33 @@ class Run:
         """L1, plus lambda L2 with heads, on held-out data."""
         l1, l2 = self.final_feature_loss.sum(-1), self.final_head_loss.sum(-1)
         return l1 + l2.new_tensor([setting.qk_weight for setting in self.recipe.settings]) * l2
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row per model: its seed, what differs between the models, its final loss, and what its weights make.
+
+        "represented" counts the features whose norm exceeds 0.5, "dimensions_per_feature" is D*, and "polytope" names
+        what the directions of the represented features make. "diverged_at" is there if a model has diverged.
+        """
+        import pandas as pd
+
+        W = self.W_E
+        finite = W.isfinite().all()  # initial weights of a diverged model need not be
+        columns = {"seed": list(self.recipe.seeds)} | self.recipe.differences | {"final_loss": self.final_loss.tolist()}
+        if finite:
+            columns["represented"] = geometry.represented(W).sum(-1).tolist()
+            columns["dimensions_per_feature"] = geometry.dimensions_per_feature(W).tolist()
+            columns["polytope"] = [geometry.name_polytope(w) for w in W]
+        if self.diverged:
+            columns["diverged_at"] = [self.diverged.get(i, -1) for i in range(len(W))]
+        return pd.DataFrame(columns).rename_axis("model")
+
+    @property
+    def labels(self) -> list[str]:
+        """What differs between the models, for the panels and lines of a figure; their seeds if nothing else does."""
+        columns: dict[str, list[Any]] = self.recipe.differences or {"seed": list(self.recipe.seeds)}
+        rows = zip(*columns.values(), strict=True)
+        return [", ".join(f"{name}={_short(v)}" for name, v in zip(columns, row, strict=True)) for row in rows]
 
     @property
     def models(self) -> "Models":
@@ -280,6 +310,11 @@ def _check_replaceable(path: Path) -> None:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
+
+
+def _short(value: Any) -> str:
+    """A number to three digits, anything else as it is written."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

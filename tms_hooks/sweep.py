@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tms_hooks import clusters, files
+from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
 from tms_hooks.errors import did_you_mean
 from tms_hooks.run import Run, load
@@ -124,6 +124,11 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
         raise ValueError(f"settings {dict(settings)}: {error}") from error
     engine, _ = choose_engine(left.get("engine", "auto"), recipe, "cpu")
     plain = recipe.to_dict() | {"engine": engine}
+    if lone := own.names_in(plain):
+        raise ValueError(
+            f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must "
+            "be in one of the library's tables; or use `train` and `save`"
+        )
     return files.fingerprint(json.dumps(plain, sort_keys=True))[:20], arguments | {"engine": engine}
 
 

@@ -12,6 +12,7 @@ of your own is a function of the input, or a subclass with one method:
 tensor([1., 4.])
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,8 +61,7 @@ class Task(ABC):
         own = next(vars(c) for c in cls.__mro__ if "target" in vars(c))
         return cls.fill if "fill" in own else None
 
-    @property
-    def numbers(self) -> Sequence[float]:
+    def numbers(self, n_features: int) -> Sequence[float | int]:
         """What `fill` must know of this task."""
         return ()
 
@@ -137,12 +137,25 @@ class And(Task):
         active = (x != 0).to(x.dtype)
         return active[..., first] * active[..., second]
 
+    def numbers(self, n_features: int) -> Sequence[float | int]:
+        """The pairs, one after another."""
+        return [feature for pair in self.pairs for feature in pair]
+
+    @staticmethod
+    @no_type_check
+    def fill(y, x, numbers, rows):
+        """`target` as a loop."""
+        for k in range(len(y)):
+            i, j = int(numbers[2 * k]), int(numbers[2 * k + 1])
+            for r in range(rows):
+                y[k, r] = 1.0 if x[i, r] != 0 and x[j, r] != 0 else 0.0
+
 
 @dataclass(frozen=True, repr=False)
 class Project(Task):
     """A linear map: y = A x, with an output per row of `A`."""
 
-    A: Sequence[Sequence[float]] | np.ndarray | Tensor
+    A: Sequence[Any] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -168,6 +181,26 @@ class Project(Task):
         """A x."""
         return _product(x, self.matrix)
 
+    def numbers(self, n_features: int) -> Sequence[float | int]:
+        """The lowest value of an output, what is added to each, then the rows of `A`."""
+        return (-math.inf, *[0.0] * len(self.A), *self.matrix.flatten().tolist())
+
+    @staticmethod
+    @no_type_check
+    def fill(y, x, numbers, rows):
+        """`target` as a loop."""
+        n, at = len(x), 1 + len(y)
+        for i in range(len(y)):
+            for r in range(rows):
+                y[i, r] = numbers[1 + i]
+            for j in range(n):
+                a = numbers[at + i * n + j]
+                if a != 0:
+                    for r in range(rows):
+                        y[i, r] += a * x[j, r]
+            for r in range(rows):
+                y[i, r] = max(y[i, r], numbers[0])
+
 
 @dataclass(frozen=True, repr=False)
 class LinearThenReLU(Project):
@@ -178,7 +211,7 @@ class LinearThenReLU(Project):
     binary features; rows I and -I give the two halves of the absolute value.
     """
 
-    v: Sequence[float] | np.ndarray | Tensor | None = None
+    v: Sequence[Any] | np.ndarray | Tensor | None = None
 
     def __post_init__(self) -> None:
         """Validate."""
@@ -192,27 +225,12 @@ class LinearThenReLU(Project):
         """relu(A x + v)."""
         return (super().target(x) + torch.tensor(self.v, dtype=x.dtype, device=x.device)).relu()
 
-    @property
-    def numbers(self) -> Sequence[float]:
-        """`v`, then the rows of `A`."""
+    def numbers(self, n_features: int) -> Sequence[float | int]:
+        """The lowest value of an output, `v`, then the rows of `A`."""
         assert self.v is not None  # it is filled in
-        return (*self.v, *(a for row in self.A for a in row))
+        return (0.0, *self.v, *self.matrix.flatten().tolist())
 
-    @staticmethod
-    @no_type_check
-    def fill(y, x, numbers, rows):
-        """`target` as a loop."""
-        n, at = len(x), len(y)
-        for i in range(len(y)):
-            for r in range(rows):
-                y[i, r] = numbers[i]
-            for j in range(n):
-                a = numbers[at + i * n + j]
-                if a != 0:
-                    for r in range(rows):
-                        y[i, r] += a * x[j, r]
-            for r in range(rows):
-                y[i, r] = max(y[i, r], 0.0)
+    fill = Project.fill
 
 
 @dataclass(frozen=True)
@@ -225,7 +243,7 @@ class Residual(Task):
     looks like computation in superposition is gone without it: compare `noise` 0 and, say, 0.03.
     """
 
-    noise: float = 0.0
+    noise: float | int = 0.0
     matrix_seed: int = 0
 
     def __post_init__(self) -> None:
@@ -241,6 +259,24 @@ class Residual(Task):
         """x + relu(x) + noise G x."""
         return x + x.relu() + (_product(x, self.mixture(x.shape[-1])) if self.noise else 0)
 
+    def numbers(self, n_features: int) -> Sequence[float | int]:
+        """noise G, row by row; nothing without noise."""
+        found: list[float] = self.mixture(n_features).flatten().tolist()
+        return found if self.noise else ()
+
+    @staticmethod
+    @no_type_check
+    def fill(y, x, numbers, rows):
+        """`target` as a loop."""
+        n, noisy = len(x), len(numbers) > 0
+        for i in range(n):
+            for r in range(rows):
+                y[i, r] = x[i, r] + max(x[i, r], 0.0)
+            if noisy:
+                for j in range(n):
+                    for r in range(rows):
+                        y[i, r] += numbers[i * n + j] * x[j, r]
+
 
 @dataclass(frozen=True, repr=False)
 class TaskFunction(Task):
@@ -255,8 +291,8 @@ class TaskFunction(Task):
         """As many as the function has for an empty input."""
         return int(torch.as_tensor(self.function(torch.zeros(1, n_features))).shape[-1])
 
-    def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
-        """What the function gives."""
+    def target(self, x: Float[Tensor, "*batch feature"]) -> Any:
+        """What the function gives: it is tried before training."""
         return self.function(x)
 
 

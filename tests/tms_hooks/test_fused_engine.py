@@ -13,6 +13,7 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
+from tms_hooks.tasks import TASKS, TaskFunction
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
@@ -168,6 +169,8 @@ PATTERNS = [
     tms.KHot(n_features=5, k=4, values="uniform"),
     tms.CorrelatedGroups(n_features=6, feature_probability=0.3, group_size=2),
     tms.AnticorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
+    tms.OnManifold(n_features=5, manifold="figure eight", a=4.0, b=3.0),
+    tms.Tree(n_features=6, feature_probability=(0.9, 0.5, 0.3, 0.7, 0.2, 0.9)),
 ]
 
 
@@ -192,6 +195,51 @@ def test_training_on_patterns_agrees_with_torch(n_heads, data):
     n = data.n_features
     cfg = tms.ToyConfig(n_features=n, d_hidden=2, n_heads=n_heads)
     assert_same_step(make(cfg, data, importance=(1.0,) * n, batch_size=3000, **(HEADS if n_heads else {})))
+
+
+def affine(outputs):
+    A = torch.randn(outputs, 5, generator=torch.Generator().manual_seed(outputs))
+    return tms.LinearThenReLU(A, v=torch.linspace(-1, 1, outputs))
+
+
+ASKED = [
+    tms.Reconstruct(),
+    tms.Absolute(),
+    affine(3),
+    affine(5),
+    affine(8),
+    tms.Project(affine(5).A),
+    tms.And([(0, 1), (4, 2)]),
+    tms.Residual(),
+    tms.Residual(0.3),
+]
+
+
+def test_every_task_of_the_library_is_compiled():
+    assert {type(task) for task in ASKED} == {kind for kind in TASKS.values() if kind is not TaskFunction}
+
+
+@pytest.mark.parametrize("task", ASKED, ids=repr)
+def test_tasks_on_signed_and_binary_data_agree_with_torch(task):
+    each = [
+        tms.SparseUniform(n_features=5, feature_probability=0.3, low=-1.0, high=0.5),
+        tms.SparseUniform(n_features=5, feature_probability=0.03, low=-1.0),  # with empty rows in closed form
+        tms.SparseUniform(n_features=5, feature_probability=0.3, low=1.0),
+        tms.OneHot(n_features=5),
+    ]
+    wide, hidden = {"d_hidden": 9}, {"d_hidden": 3, "hidden_act": "relu", "hidden_bias": True}
+    outputs = [{"output_act": act} for act in ("identity", "gelu", "softmax")]
+    o = task.d_out(5)
+    for data, switches in product(each, ({}, wide, hidden, *outputs)):
+        cfg = tms.ToyConfig(**{"n_features": 5, "d_hidden": 2, "tied": False, "d_out": o} | switches)
+        rare = data.n_features == 5 and getattr(data, "feature_probability", 1) == 0.03
+        more = {"empty_rows": "exact"} if rare else {"batch_size": None} if isinstance(data, tms.OneHot) else {}
+        importance = tuple(0.5 + i for i in range(o))
+        assert_same_step(make(cfg, data, task=task, importance=importance, **more))
+    if o == 5:  # tied toys and heads
+        assert_same_step(make(tms.ToyConfig(n_features=5, d_hidden=2), each[0], task=task))
+        cfg, more = heads()
+        assert_same_step(make(cfg, each[0], task=task, **more))
 
 
 @pytest.mark.parametrize("stages", [("joint",), ("representation", "heads"), ("heads", "joint", "representation")])

@@ -92,11 +92,12 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 49, 8_000
+MOST_FILES, MOST_LINES = 50, 8_260
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check; then toys with biased heads, weighed pairs, a residual stream and
-other outputs than features (180 lines); then runs that go on, histories of every parameter, data of your own and
-answers to what people type (560). Whoever raises these says here what for."""
+what it let circuits, slices and bottlenecks check; then `own`, `data.structured`, six tasks, losses and values for
+questions of one's own (900); settings per model, decay and pull, `training.penalties`, and `run.table` (450); toys with
+biased heads, weighed pairs, a residual stream and other outputs than features (200); runs that go on, histories of
+every parameter, samples as data and answers to what people type (560). Whoever raises these says here what for."""
 
 
 def test_the_path_is_read_whole():

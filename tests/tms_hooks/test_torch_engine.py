@@ -18,6 +18,9 @@ SPARSE = tms.SparseUniform(n_features=5, feature_probability=0.4)
 class Halves(tms.Task):
     """Two outputs: the sum of the first two features, and that of the rest."""
 
+    def d_out(self, n_features):
+        return 2
+
     def target(self, x):
         return torch.stack([x[..., :2].sum(-1), x[..., 2:].sum(-1)], -1)
 
@@ -177,7 +180,7 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    parts, gradients = torch_engine._gradients(plan, state, 3, "joint")
+    parts, _, gradients = torch_engine._gradients(plan, state, 3, "joint")
     x = batches.batch(plan, plan.seeds, 3)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
@@ -201,12 +204,12 @@ def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
     measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
-    _, gradients = torch_engine._gradients(plan, state, 0, "joint")
+    *_, gradients = torch_engine._gradients(plan, state, 0, "joint")
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
     tied = recipe(dtype="float64")
     state = State.initial(tied, None, "cpu")
-    _, gradients = torch_engine._gradients(tied, state, 0, "joint")
+    *_, gradients = torch_engine._gradients(tied, state, 0, "joint")
     assert_close(torch_engine.advance(tied, state, 0, 0).grad_norm, gradients["W_E"].norm(dim=-1))
 
 

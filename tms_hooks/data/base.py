@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -116,7 +116,7 @@ class WithProbability(Distribution):
     The field keeps what was given; `active_probability` is one per feature.
     """
 
-    feature_probability: float | Sequence[float] | np.ndarray | Tensor
+    feature_probability: float | Sequence[Any] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -160,7 +160,10 @@ def for_seeds(
 
 
 def moments(
-    p: Float[Tensor, " feature"], both: Float[Tensor, "feature feature"], mean: float = 1 / 2, square: float = 1 / 3
+    p: Float[Tensor, " feature"],
+    both: Float[Tensor, "feature feature"],
+    mean: float | int = 1 / 2,
+    square: float | int = 1 / 3,
 ) -> PairMoments:
     """E[x x^T] and E[1(x != 0) x^T] from P(both active), for active values that are independent.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import ClassVar, no_type_check
+from typing import Any, ClassVar, no_type_check
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ class Copula(WithProbability):
             that is not symmetric with ones on its diagonal, has 1 or -1 beside it, or a negative eigenvalue.
     """
 
-    rho: float | Sequence[Sequence[float]] | np.ndarray | Tensor
+    rho: float | Sequence[Sequence[Any]] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -28,11 +28,13 @@ class Independent(WithProbability):
         """What uniform numbers in (0, 1) become: the inverse of the distribution function of active values."""
 
     @abstractmethod
-    def value_moments(self) -> tuple[float, float]:
+    def value_moments(self) -> tuple[float | int, float | int]:
         """Mean and mean square of an active value."""
 
     @classmethod
-    def power_law(cls: type[Kind], n_features: int, alpha: float, total: float = 1.0, **values: Any) -> Kind:
+    def power_law(
+        cls: type[Kind], n_features: int, alpha: float | int, total: float | int = 1.0, **values: Any
+    ) -> Kind:
         """Probabilities that fall with a feature's rank as rank^-alpha; on average `total` features are active.
 
         >>> SparseUniform.power_law(3, 1.0, total=1.1).active_probability()
@@ -124,8 +126,8 @@ class SparseUniform(Independent):
         ValueError: `low` above `high`, both 0, or one that is not finite.
     """
 
-    low: float = 0.0
-    high: float = 1.0
+    low: float | int = 0.0
+    high: float | int = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -135,9 +137,9 @@ class SparseUniform(Independent):
 
     def value(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
         """low + (high - low) u."""
-        return u * (self.high - self.low) + self.low
+        return u if (self.low, self.high) == (0, 1) else u * (self.high - self.low) + self.low
 
-    def value_moments(self) -> tuple[float, float]:
+    def value_moments(self) -> tuple[float | int, float | int]:
         """(low + high) / 2, and (low^2 + low high + high^2) / 3."""
         return (self.low + self.high) / 2, (self.low**2 + self.low * self.high + self.high**2) / 3
 
@@ -150,8 +152,8 @@ class SparseGaussian(Independent):
     tensor([[2.5000]], dtype=torch.float64)
     """
 
-    mean: float = 0.0
-    std: float = 1.0
+    mean: float | int = 0.0
+    std: float | int = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -163,6 +165,6 @@ class SparseGaussian(Independent):
         """mean + std Phi^-1(u)."""
         return self.mean + self.std * torch.special.ndtri(u)
 
-    def value_moments(self) -> tuple[float, float]:
+    def value_moments(self) -> tuple[float | int, float | int]:
         """The mean, and mean^2 + std^2."""
         return self.mean, self.mean**2 + self.std**2

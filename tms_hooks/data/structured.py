@@ -30,12 +30,12 @@ class OnManifold(Distribution):
     are exact sums.
 
     >>> OnManifold(n_features=4, a=2.0, b=1.0).active_probability()
-    tensor([0.3416, 0.3416, 0.3416, 0.3416], dtype=torch.float64)
+    tensor([0.3356, 0.3356, 0.3356, 0.3356], dtype=torch.float64)
     """
 
     manifold: Manifold = "circle"
-    a: float = 10.0
-    b: float = 8.0
+    a: float | int = 10.0
+    b: float | int = 8.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

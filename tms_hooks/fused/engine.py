@@ -164,7 +164,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     )
     batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
     task = type(recipe.task)
-    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), np.array(recipe.task.numbers, np.float64))
+    told = np.array(recipe.task.numbers(cfg.n_features), np.float64)
+    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), told)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
     scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)

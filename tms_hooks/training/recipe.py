@@ -4,7 +4,7 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import index
@@ -117,6 +117,10 @@ class Recipe:
         else:
             rows = "exact" if mostly_empty(data, cfg) else "drawn"
         given = {name: _tuples(value) for name, value in settings.items() if value is not None}
+        if not isinstance(task := given.get("task", Reconstruct()), Task):
+            given["task"] = _of_function("task", task, tasks.TaskFunction, "Reconstruct()")
+        if not isinstance(loss := given.get("loss", "mse"), str | losses.Loss):
+            given["loss"] = _of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
         return cls(
             cfg=cfg,
             data=data,
@@ -133,12 +137,9 @@ class Recipe:
         )
 
     def __post_init__(self) -> None:
-        """Validate what the parts cannot see by themselves; a function becomes the task, or the loss, that it is."""
+        """Validate what the parts cannot see by themselves."""
         for name in ("seeds", "steps", "batch_size", "qk_weight", "record_every"):
             object.__setattr__(self, name, plain(getattr(self, name)))
-        for name, known, kind in (("task", Task, tasks.TaskFunction), ("loss", losses.Loss, losses.LossFunction)):
-            if callable(part := getattr(self, name)) and not isinstance(part, known | type):
-                object.__setattr__(self, name, kind(part))
         self._check_seeds_and_steps()
         self._check_lengths()
         for name, choices in CHOICES.items():
@@ -193,8 +194,6 @@ class Recipe:
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
-        if not isinstance(self.task, Task):
-            raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
         if (asked := self.task.d_out(self.cfg.n_features)) != self.cfg.n_outputs:
             raise ValueError(
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
@@ -202,8 +201,8 @@ class Recipe:
             )
         if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
-                f"batch_size={self.batch_size!r}: must be at least 1, or 'exact' for the expectation, or None for the "
-                "default"
+                f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
+                "expectation"
             )
         for setting in dict.fromkeys(self.settings):
             self._check_setting(setting)
@@ -353,6 +352,32 @@ class Recipe:
         return [(models, self.alone(*models)) for models in parts.values()]
 
     @property
+    def differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, one value per model, by the names that it has where it is given.
+
+        Of data, optimizers and penalties these are the fields that differ, and their class if that does. What follows
+        from the data, `empty_rows`, is left out.
+
+        >>> from tms_hooks import SGD, OneHot
+        >>> cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+        >>> Recipe.of(cfg, data, seeds=(7, 8), optimizer=[SGD(lr=0.1), SGD(lr=0.2)]).differences
+        {'lr': [0.1, 0.2]}
+        """
+        found: dict[str, list[Any]] = {}
+        for name in self.varying:
+            values = self._each(name)
+            if name in KINDS:
+                kinds = [
+                    getattr(value, "__name__", type(value).__name__) if value is not None else None for value in values
+                ]
+                plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
+                columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
+                found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
+            elif name != "empty_rows":
+                found[name] = list(values)
+        return found
+
+    @property
     def total_steps(self) -> int:
         """Updates in all stages together."""
         return sum(self.steps)
@@ -438,6 +463,15 @@ def kind_of(part: str, name: str) -> Any:
     if name not in WRITTEN[part]:
         raise choice_error(part, name, WRITTEN[part])
     return WRITTEN[part][name]
+
+
+def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
+    """The task, or the loss, that a function is."""
+    if isinstance(part, type) or not callable(part):
+        raise ValueError(
+            f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"
+        )
+    return kind(part)
 
 
 def _is_own(name: str, part: Any) -> bool:

@@ -126,7 +126,7 @@ def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losse
 
 
 def _gradients(
-    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt
+    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
 ) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
     """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
     names = trained_names(state.weights, stage)
