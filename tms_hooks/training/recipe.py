@@ -214,6 +214,13 @@ class Recipe:
             raise ValueError(
                 "loss='cross_entropy' with scale='after': a softmax times a scale is no probability; use scale='before'"
             )
+        for data in dict.fromkeys(self._each("data")) if self.loss == "cross_entropy" else ():
+            total = self.task.target(data.sample(256, seed=HELD_OUT_SEED)).sum(-1)
+            if (worst := total[(total - 1).abs().argmax()]) > 1 + 1e-4 or worst < 1 - 1e-4:
+                raise ValueError(
+                    f"loss='cross_entropy' with data whose targets sum to {worst:.3g}: they must be shares that sum to "
+                    "1; use OneHot data, samples of your own that do, or loss='mse'"
+                )
 
     def _check_setting(self, setting: Setting) -> None:
         n = self.cfg.n_features
@@ -231,13 +238,6 @@ class Recipe:
                 f"importance has {len(setting.importance)} entries for {self.cfg.n_outputs} {what}s: "
                 f"give one per {what}"
             )
-        if self.loss == "cross_entropy":
-            total = self.task.target(setting.data.sample(256, seed=HELD_OUT_SEED)).sum(-1)
-            if (worst := total[(total - 1).abs().argmax()]) > 1 + 1e-4 or worst < 1 - 1e-4:
-                raise ValueError(
-                    f"loss='cross_entropy' with data whose targets sum to {worst:.3g}: they must be shares that sum to "
-                    "1; use OneHot data, samples of your own that do, or loss='mse'"
-                )
         for value in setting.importance:
             check_not_negative(importance=value)
         check_not_negative(qk_weight=setting.qk_weight)
