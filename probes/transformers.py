@@ -82,7 +82,7 @@ def _tiny_hooked_transformer(cfg: dict[str, Any], seed: int, device: str) -> Any
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and parameter.any():  # biases start at zero and stay there
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
     return model
 
 

@@ -42,7 +42,7 @@ def check_at_least_one(**settings: int) -> None:
             raise ValueError(f"{name}={value}: must be at least 1")
 
 
-def check_not_negative(**settings: float) -> None:
+def check_not_negative(**settings: float | int) -> None:
     """Raise ValueError for the first setting that is negative, infinite or NaN."""
     for name, value in settings.items():
         if not (value >= 0 and math.isfinite(value)):
@@ -119,6 +119,13 @@ def explained(**elsewhere: str) -> Callable[[Call], Call]:
         return call if is_class else cast(Call, outer)
 
     return decorate
+
+
+def check_finite(**settings: float | int) -> None:
+    """Raise ValueError for the first setting that is infinite or NaN."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be finite")
 
 
 def check_installed(module: str, extra: str) -> None:

@@ -6,13 +6,15 @@ a JSON file that says what they are: nothing in it is code, and reading it execu
 
 import json
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
@@ -20,15 +22,16 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tms_hooks import files
+from tms_hooks import files, geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
-from tms_hooks.training import checkpoint, history, torch_engine
-from tms_hooks.training.batches import held_out
+from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tms_hooks.models.toy import ToyModel
 
 FORMAT = "tms-hooks run, version 3"
@@ -37,7 +40,7 @@ STATE_FILE = "state.safetensors"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """Many toy models trained by one recipe.
 
@@ -47,10 +50,11 @@ class Run:
         state: what training goes on from: weights (with `unit_norm` as they are before it), moments, and who stopped.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, over (step, model,
             head): `head_loss`, `omega` snapshots, and snapshots of the parameters that `recipe.record` names.
-        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that. Where
+            outputs are not the features it is (model, output), and the axis of `history.loss` is "output".
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
-            seed. Its weights are its last finite ones; its final loss need not be finite.
+            number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
@@ -59,11 +63,29 @@ class Run:
     weights: dict[str, Tensor]
     state: State
     history: xr.Dataset
-    final_feature_loss: Float[Tensor, "model feature"]
+    final_feature_loss: Float[Tensor, "model output"]
     final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        cfg, loss = self.recipe.cfg, self.final_loss
+        toys = f"{len(loss)} toy{'s' * (len(loss) > 1)}"
+        return (
+            f"<Run: {toys}, {cfg.n_features} features in {cfg.d_hidden} dimensions, step "
+            f"{self.completed_steps:,} of {self.recipe.total_steps:,}, final loss {loss.min():.4g} to {loss.max():.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: config, data and optimizer, how far it came, and a table of the first models."""
+        recipe, cfg = self.recipe, self.recipe.cfg
+        changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
+        rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
+        columns = {"seed": list(recipe.seeds)} | recipe.differences | {"final_loss": self.final_loss.tolist()}
+        table = pd.DataFrame(columns).head(5)
+        lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
+        return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
@@ -73,7 +95,35 @@ class Run:
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
+        l1, l2 = self.final_feature_loss.sum(-1), self.final_head_loss.sum(-1)
+        return l1 + l2.new_tensor([setting.qk_weight for setting in self.recipe.settings]) * l2
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row per model: its seed, what differs between the models, its final loss, and what its weights make.
+
+        "represented" counts the features whose norm exceeds 0.5, "dimensions_per_feature" is D*, and "polytope" names
+        what the directions of the represented features make. "diverged_at" is there if a model has diverged.
+        """
+        import pandas as pd
+
+        W = self.W_E
+        finite = W.isfinite().all()  # initial weights of a diverged model need not be
+        columns = {"seed": list(self.recipe.seeds)} | self.recipe.differences | {"final_loss": self.final_loss.tolist()}
+        if finite:
+            columns["represented"] = geometry.represented(W).sum(-1).tolist()
+            columns["dimensions_per_feature"] = geometry.dimensions_per_feature(W).tolist()
+            columns["polytope"] = [geometry.name_polytope(w) for w in W]
+        if self.diverged:
+            columns["diverged_at"] = [self.diverged.get(i, -1) for i in range(len(W))]
+        return pd.DataFrame(columns).rename_axis("model")
+
+    @property
+    def labels(self) -> list[str]:
+        """What differs between the models, for the panels and lines of a figure; their seeds if nothing else does."""
+        columns: dict[str, list[Any]] = self.recipe.differences or {"seed": list(self.recipe.seeds)}
+        rows = zip(*columns.values(), strict=True)
+        return [", ".join(f"{name}={_short(v)}" for name, v in zip(columns, row, strict=True)) for row in rows]
 
     @property
     def models(self) -> "Models":
@@ -132,7 +182,7 @@ class Run:
                 "format": FORMAT,
                 "recipe": self.recipe.to_dict(),
                 "history_steps": [int(s) for s in self.history.step.values],
-                "diverged": {str(seed): step for seed, step in self.diverged.items()},
+                "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
                 "completed_steps": self.completed_steps,
                 "provenance": self.provenance,
             }
@@ -140,30 +190,35 @@ class Run:
         return path
 
 
-def load(path: str | Path) -> Run:
-    """Read a run directory that `Run.save` wrote, or the newest checkpoint of a training as a run.
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
+    """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
 
-    A checkpoint's history ends with the record before its weights.
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
+        LookupError: `using` lacks a part that the run was trained with.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
     path = Path(path)
     if not (path / RECIPE_FILE).is_file():
-        if (found := checkpoint.newest(path)) is not None:
-            return _of_checkpoint(*found)
+        from tms_hooks.train import load_checkpoint
+
+        if (run := load_checkpoint(path, using)) is not None:
+            return run
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
     about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
-        steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
+        recipe = Recipe.from_dict(about["recipe"], using)
+        steps = about["history_steps"]
+        diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
+    k, n, heads = len(recipe.seeds), recipe.cfg.n_outputs, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
     weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
     state = _read_state(path / STATE_FILE, shapes)
@@ -211,7 +266,6 @@ def assemble(
     recipe: Recipe, state: State, completed: int, records: xr.Dataset, losses: Losses, origin: dict[str, Any]
 ) -> Run:
     """The run of a state that training has reached."""
-    stopped = zip(recipe.seeds, state.diverged_at.tolist(), strict=True)
     return Run(
         recipe=recipe,
         weights={name: w.cpu() for name, w in state.snapshot(recipe.cfg).weights.items()},
@@ -219,22 +273,10 @@ def assemble(
         history=records,
         final_feature_loss=losses[0],
         final_head_loss=losses[1],
-        diverged={seed: step for seed, step in stopped if step >= 0},
+        diverged={i: step for i, step in enumerate(state.diverged_at.tolist()) if step >= 0},
         completed_steps=completed,
         provenance=origin,
     )
-
-
-def _of_checkpoint(about: dict[str, Any], tensors: dict[str, Tensor]) -> Run:
-    """The run that a checkpoint holds."""
-    plain = dict(about["run"])
-    engine, _ = plain.pop("engine"), plain.pop("initial_weights")
-    recipe = Recipe.from_dict(plain)
-    recorder, state = history.Recorder(recipe), State.of_tensors(tensors)
-    recorder.records = checkpoint.records(about, tensors, recipe)
-    losses = torch_engine.evaluate(recipe, state.snapshot(recipe.cfg).weights, held_out(recipe))
-    step = checkpoint.reached(about, recipe)
-    return assemble(recipe, state, step, recorder.dataset(), losses, provenance(engine, "cpu", 0.0))
 
 
 def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
@@ -268,6 +310,11 @@ def _check_replaceable(path: Path) -> None:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
+
+
+def _short(value: Any) -> str:
+    """A number to three digits, anything else as it is written."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def _plain(value: Any) -> Any:

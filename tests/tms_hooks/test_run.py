@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 import tms_hooks as tms
 from tms_hooks.data import DISTRIBUTIONS
-from tms_hooks.run import HISTORY_FILE, RECIPE_FILE, WEIGHTS_FILE, Run
+from tms_hooks.run import HISTORY_FILE, RECIPE_FILE, STATE_FILE, WEIGHTS_FILE, Run
 from tms_hooks.training.optimizers import OPTIMIZERS
 from tms_hooks.training.recipe import Recipe
 
@@ -23,13 +23,17 @@ DATA = [
     tms.OneHot(n_features=4),
     tms.KHot(n_features=4, k=2, values="uniform"),
     tms.RandomPoints(n_features=4, n_points=3, k=2, points_seed=1),
+    tms.Samples([[0.1, 0.0, 1.0, 2.0], [0.0, 0.3, 0.0, 0.0]]),
+    tms.SparseGaussian(n_features=4, feature_probability=0.3, mean=0.3),
+    tms.OnManifold(n_features=4),
+    tms.Tree(n_features=4, feature_probability=0.6),
     tms.CorrelatedGroups(n_features=4, feature_probability=0.2),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.2, group_size=4),
     tms.Copula(n_features=4, feature_probability=0.1, rho=-0.2),
 ]
 OPTIMIZER = [
     tms.Adam(lr=0.01, betas=(0.8, 0.99)),
-    tms.AdamW(weight_decay=0.2, schedule="cosine"),
+    tms.AdamW(decay={"W_E": 0.2, "b_U": 0.1}, pull=0.3, schedule="cosine"),
     tms.SGD(lr=0.1, momentum=0.9, schedule="exponential", warmup=0.05, initial_lr=0.01, final_lr=0.001),
     tms.RMSprop(alpha=0.9),
 ]
@@ -96,7 +100,7 @@ def test_save_and_load(settings, tmp_path):
 
 
 def test_a_directory_holds_safetensors_and_json_and_nothing_that_runs(saved):
-    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}
+    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}
     json.loads((saved / RECIPE_FILE).read_text())
     load_file(saved / WEIGHTS_FILE)
     load_file(saved / HISTORY_FILE)
@@ -169,7 +173,7 @@ def test_save_through_a_link_replaces_what_it_points_to(run, saved, tmp_path):
     ("files", "message"),
     [
         ({"notes.txt": "mine"}, "is no run directory .it has no run.json.; choose another path"),
-        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 2'.*choose another path"),
+        ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 3'.*choose another path"),
         ({RECIPE_FILE: "mine"}, "run.json is not readable JSON.*choose another path"),
     ],
 )
@@ -258,9 +262,9 @@ DAMAGE = {
     "recipe empty": (lambda p: (p / RECIPE_FILE).write_text(""), "run.json is not readable JSON"),
     "foreign": (lambda p: (p / RECIPE_FILE).write_text('{"format": "other"}'), "run.json has format 'other', not"),
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
-    "newer": (lambda p: edit(p, format="tms-hooks run, version 3"), "run.json has format .*version 3', not"),
+    "newer": (lambda p: edit(p, format="tms-hooks run, version 4"), "run.json has format .*version 4', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
-    "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
+    "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
     "no such optimizer": (lambda p: edit(p, optimizer={"kind": "Adamm", "lr": 1.0}), "run.json describes .*Adamm"),
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),
@@ -272,6 +276,15 @@ DAMAGE = {
     "losses lost": (
         lambda p: retensor(p, WEIGHTS_FILE, lambda t: t.pop("final.feature_loss")),
         "weights.safetensors holds",
+    ),
+    "state torn": (lambda p: truncate(p, STATE_FILE), "state.safetensors is not a whole safetensors file"),
+    "a moment of another shape": (
+        lambda p: retensor(p, STATE_FILE, lambda t: t.update({"moments.first.b_U": t["weights.W_E"].clone()})),
+        "state.safetensors holds .*they are not of one run",
+    ),
+    "a state without its end": (
+        lambda p: retensor(p, STATE_FILE, lambda t: t.pop("diverged_at")),
+        "has no 'diverged_at",
     ),
     "an array lost": (lambda p: retensor(p, HISTORY_FILE, lambda t: t.pop("loss")), "history.safetensors holds"),
 }

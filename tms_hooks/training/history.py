@@ -13,24 +13,28 @@ from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
 VARIABLES = {
-    "loss": (("feature",), "importance-weighted loss of the feature on the training batch"),
+    "loss": (("output",), "importance-weighted loss of the feature or output on the training batch"),
     "grad_norm": (("feature",), "norm of the gradient with respect to the feature's directions"),
     "feature_norm": (("feature",), "norm of the feature's row of W_E"),
     "head_loss": (("head",), "loss of the head on the training batch"),
-    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows"),
+    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows, biases left out"),
 }
 """Name -> axes beside step and model, and meaning: what is recorded of every toy."""
 PARAMETERS: dict[str, tuple[str, ...]] = {
     "W_E": ("feature", "hidden"),
-    "W_U": ("hidden", "feature"),
+    "W_U": ("hidden", "output"),
     "b_hidden": ("hidden",),
-    "b_U": ("feature",),
+    "b_U": ("output",),
     "scale": (),
     forward.W_Q: ("head", "hidden", "d_head"),
     forward.W_K: ("head", "hidden", "d_head"),
-    forward.W_IN: ("hidden", "mlp"),
+    forward.B_Q: ("head", "d_head"),
+    forward.B_K: ("head", "d_head"),
 }
-"""Parameter -> axes of its snapshots; those of any other have its name and a number."""
+"""Parameter -> axes of its snapshots; those of any other have its name and a number.
+
+In both tables an output that is a feature is called so.
+"""
 
 
 class Recorder:
@@ -68,6 +72,7 @@ def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
     """Shape of every array of a history with this many records."""
     cfg, first = recipe.cfg, (records, len(recipe.seeds))
     sizes = {"feature": cfg.n_features, "hidden": cfg.d_hidden, "key_hidden": cfg.d_hidden, "head": cfg.n_heads}
+    sizes["output"] = cfg.n_outputs
     parameters = forward.weight_shapes(cfg)
     measured = {name: first + tuple(sizes[axis] for axis in axes) for name, (axes, _) in VARIABLES.items()}
     return measured | {name: first + parameters[name] for name in recipe.record}
@@ -75,12 +80,12 @@ def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
 
 def label(arrays: dict[str, np.ndarray], steps: list[int], recipe: Recipe) -> xr.Dataset:
     """The history as a Dataset, from bare arrays."""
-    described = dict(VARIABLES)
+    called, described = {"output": recipe.cfg.loss_axis}, dict(VARIABLES)
     for name in recipe.record:
         numbered = tuple(f"{name}.{i}" for i in range(arrays[name].ndim - 2))
         described[name] = (PARAMETERS.get(name, numbered), "snapshots of the parameter")
     variables = {
-        name: (("step", "model", *axes), arrays[name], {"long_name": meaning})
+        name: (("step", "model", *(called.get(axis, axis) for axis in axes)), arrays[name], {"long_name": meaning})
         for name, (axes, meaning) in described.items()
     }
     return xr.Dataset(variables, coords={"step": steps, "seed": ("model", list(recipe.seeds))})
