@@ -42,10 +42,9 @@ def assert_each_is_alone(run, **settings):
 @pytest.mark.parametrize("engine", ENGINES)
 def test_models_of_any_settings_are_what_they_are_alone(engine):
     how = {"engine": engine}
-    run = train(MIXED, seeds=(3, 3, 8, 0, 3), optimizer=OPTIMIZERS, importance=np.array(IMPORTANCE), **how)
+    run = train(MIXED, seeds=(3, 3, 8, 0, 5), optimizer=OPTIMIZERS, importance=np.array(IMPORTANCE), **how)
     assert run.recipe.empty_rows == ("exact", "drawn", "drawn", "drawn", "exact")  # each as it is alone
     assert len(run.recipe.parts) == 4
-    assert torch.equal(run.W_E[0], run.W_E[4])  # the same setting and seed
     assert_each_is_alone(run, **how)
 
 
