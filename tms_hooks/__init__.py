@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "Lasso", "OneHot", "Penalty", "RMSprop",
-    "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
-    "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "Lasso", "OneHot", "Penalty",
+    "RMSprop", "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput",
+    "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 
