@@ -37,8 +37,8 @@ class Bottleneck:
 
     @property
     def paired(self) -> bool:
-        """Whether read j is meant for write j, as an unembedding is for its token."""
-        return self.path == "embed->unembed"
+        """Whether read j is meant for write j, as an unembedding is for its token; not if outputs are others."""
+        return self.path == "embed->unembed" and len(self.write) == len(self.read)
 
     def unit(self) -> "Bottleneck":
         """The same directions at length 1: products become cosines, the overlaps of one feature with another."""
@@ -115,7 +115,8 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
 
     Both ends are verified on a few inputs: what arrives in the residual stream must be the weights' rows, and what the
     reads make of what enters them the model's own. A multiplier on the way (Gemma's and Granite's embedding, Cohere's
-    logits) is part of the directions; the output's nonlinearity (a toy's ReLU, Gemma 2's cap of the logits) is not.
+    logits) is part of the directions; the output's nonlinearity (a toy's ReLU, Gemma 2's cap of the logits) is not, nor
+    is a scale behind it.
 
     Args:
         model: anything with `W_E`, `W_U` or `blocks[i].mlp.W_in`, `.W_out`.
@@ -135,7 +136,7 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
     if fold_norm:
         read, _ = fold_norm_into(model, norm, read, read.new_zeros(read.shape[-1]))
     run = observe(model, _watched(model, writes, reads), inputs)
-    entering, read_factor = _entering(run, read, reads, norm, fold_norm)
+    entering, read_factor = _entering(run, read, reads, len(blocks(model)) - 1, norm, fold_norm)
     write_factor = _multiplier_of_writes(run, write, writes, entering)
     for layer in range(0 if writes is None else writes + 1, len(blocks(model)) if reads is None else reads):
         _require_stream(run, layer)
@@ -154,8 +155,10 @@ def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[
     return names + [f"blocks.{reads}.{part}" for part in reading if reads is not None]
 
 
-def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_norm: bool) -> tuple[str, float]:
-    """The hook of what the reads multiply, and what their products are multiplied by."""
+def _entering(
+    run: Observed, read: Tensor, reads: int | None, last: int, norm: Any, fold_norm: bool
+) -> tuple[str, float]:
+    """The hook of what the reads multiply, and what their products are multiplied by; `last` is the last block."""
     at, inside = run.at, "" if reads is None else f"blocks.{reads}."
     normalized = "ln_final.hook_normalized" if reads is None else f"{inside}ln2.hook_normalized"
     hook = "unembed.hook_in" if reads is None else f"{inside}mlp.hook_in"
@@ -163,7 +166,8 @@ def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_no
     if not entering and normalized in at:  # a HookedTransformer
         entering = {normalized: gained(norm, at[normalized])}
     if not entering:  # a toy
-        entering = {name: at[name] for name in ("hook_hidden", "hook_embed") if name in at}
+        stream = f"{inside}hook_resid_pre" if inside else f"blocks.{last}.hook_resid_post"
+        entering = {name: at[name] for name in (stream, "hook_hidden", "hook_embed") if name in at}
     if fold_norm:
         entering = {normalized: at[normalized]} if normalized in at else {}
     leaving = [at.get(f"{inside}mlp.{part}") for part in ("in.hook_out", "hook_pre_linear", "hook_pre")]
@@ -202,8 +206,8 @@ def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, ente
             arriving = [at[entering]]
         elif middle is not None:
             arriving.append(after - middle)
-        if after is not None and before is not None and heads is not None:  # attention and MLP side by side
-            arriving.append(after - before - heads)
+        if after is not None and before is not None:  # attention and MLP side by side, or no attention that writes
+            arriving.append(after - before - (0 if heads is None else heads))
     for own in arriving:
         if own.shape[-1] != made.shape[-1] or own.numel() != made.numel():
             continue

@@ -15,6 +15,7 @@ PATH = (
     "files",
     "rng",
     "linalg",
+    "own",
     "geometry",
     "config",
     "data",
@@ -42,6 +43,7 @@ READING = (
     "run",
     "files",
     "errors",
+    "own",
     "linalg",
     "geometry",
 )

@@ -11,10 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
+from tms_hooks.data import (
+    AnticorrelatedGroups,
+    Copula,
+    CorrelatedGroups,
+    Distribution,
+    KHot,
+    OneHot,
+    OnManifold,
+    RandomPoints,
+    SparseGaussian,
+    SparseUniform,
+    Tree,
+)
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
-from tms_hooks.tasks import Reconstruct, Task
+from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
 from tms_hooks.train import train
 from tms_hooks.training.optimizers import SGD, Adam, AdamW, RMSprop
 from tms_hooks.training.penalties import Lasso, Penalty
@@ -24,9 +36,10 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "Lasso", "OneHot", "Penalty",
-    "RMSprop", "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput",
-    "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
+    "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Penalty", "Project", "RMSprop",
+    "RandomPoints", "Reconstruct", "Residual", "Run", "SparseGaussian", "SparseUniform", "Task", "ToyConfig",
+    "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 

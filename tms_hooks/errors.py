@@ -29,11 +29,18 @@ def check_at_least_one(**settings: int) -> None:
             raise ValueError(f"{name}={value}: must be at least 1")
 
 
-def check_not_negative(**settings: float) -> None:
+def check_not_negative(**settings: float | int) -> None:
     """Raise ValueError for the first setting that is negative, infinite or NaN."""
     for name, value in settings.items():
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value}: must be finite and not negative")
+
+
+def check_finite(**settings: float | int) -> None:
+    """Raise ValueError for the first setting that is infinite or NaN."""
+    for name, value in settings.items():
+        if not math.isfinite(value):
+            raise ValueError(f"{name}={value}: must be finite")
 
 
 def check_installed(module: str, extra: str) -> None:

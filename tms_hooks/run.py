@@ -6,7 +6,7 @@ nothing in it is code, and reading it executes nothing.
 
 import json
 import platform
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -44,7 +44,8 @@ class Run:
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
         history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
             over (step, model, head): `head_loss`, `omega` snapshots.
-        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that. Where
+            outputs are not the features it is (model, output), and the axis of `history.loss` is "output".
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
             number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
@@ -55,7 +56,7 @@ class Run:
     recipe: Recipe
     weights: dict[str, Tensor]
     history: xr.Dataset
-    final_feature_loss: Float[Tensor, "model feature"]
+    final_feature_loss: Float[Tensor, "model output"]
     final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
@@ -129,11 +130,15 @@ class Run:
         return path
 
 
-def load(path: str | Path) -> Run:
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote.
+
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
+        LookupError: `using` lacks a part that the run was trained with.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
     path = Path(path)
@@ -143,13 +148,13 @@ def load(path: str | Path) -> Run:
         )
     about = files.read_json(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
+        recipe = Recipe.from_dict(about["recipe"], using)
         steps = about["history_steps"]
         diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
         completed, origin = about["completed_steps"], about["provenance"]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
+    k, n, heads = len(recipe.seeds), recipe.cfg.n_outputs, recipe.cfg.n_heads
     shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
     weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
     arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
@@ -158,7 +163,7 @@ def load(path: str | Path) -> Run:
         final_feature_loss=weights.pop(FINAL_FEATURE),
         final_head_loss=weights.pop(FINAL_HEAD),
         weights=weights,
-        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
+        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe),
         diverged=diverged,
         completed_steps=completed,
         provenance=origin,

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from tms_hooks import clusters, files
+from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
 from tms_hooks.errors import did_you_mean
 from tms_hooks.run import Run, load
@@ -124,6 +124,11 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
         raise ValueError(f"settings {dict(settings)}: {error}") from error
     engine, _ = choose_engine(left.get("engine", "auto"), recipe, "cpu")
     plain = recipe.to_dict() | {"engine": engine}
+    if lone := own.names_in(plain):
+        raise ValueError(
+            f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must "
+            "be in one of the library's tables; or use `train` and `save`"
+        )
     return files.fingerprint(json.dumps(plain, sort_keys=True))[:20], arguments | {"engine": engine}
 
 
@@ -168,7 +173,8 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
     """One Dataset along the grid's axes and the seeds."""
     shape = tuple(len(values) for values in grid.values())
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, dims in (("final_loss", ()), ("final_feature_loss", ("feature",)), ("W_E", ("feature", "hidden"))):
+    axis = max(run.recipe.cfg.loss_axis for run in runs)  # "output" if it is any's
+    for name, dims in (("final_loss", ()), ("final_feature_loss", (axis,)), ("W_E", ("feature", "hidden"))):
         parts = [getattr(run, name).numpy() for run in runs]
         largest = np.max([part.shape for part in parts], axis=0)
         filled = np.full((len(runs), *largest), np.nan, dtype=np.result_type(*parts))

@@ -7,7 +7,7 @@ the next; between two records the history grows, a checkpoint is written if it i
 import logging
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -16,10 +16,11 @@ import numpy as np
 import xarray as xr
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs
 from tms_hooks.progress import bar, interrupts
 from tms_hooks.run import Run, provenance
 from tms_hooks.tasks import Task
@@ -29,7 +30,7 @@ from tms_hooks.training.checkpoint import Checkpoints
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.penalties import PenaltyLike
-from tms_hooks.training.recipe import Dtype, HeadObjective, Loss, Recipe, Stage
+from tms_hooks.training.recipe import Dtype, HeadObjective, LossName, Recipe, Stage
 from tms_hooks.training.state import Engine, Init, Losses, State
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,11 @@ def train(
     seeds: Iterable[int] = (0,),
     steps: int | Sequence[int] = 10_000,
     batch_size: int | Literal["exact"] | None = None,
-    task: Task | None = None,
+    task: Task | Callable[[Tensor], Tensor] | None = None,
     optimizer: Optimizer | Sequence[Optimizer] | None = None,
     importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
-    loss: Loss = "mse",
-    qk_pairs: Sequence[Pair] | Sequence[Sequence[Pair]] = (),
+    loss: LossName | losses.Loss | Callable[[Tensor, Tensor], Tensor] = "mse",
+    qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
     stages: Sequence[Stage] = ("joint",),
@@ -85,17 +86,19 @@ def train(
         batch_size: samples per step. Default: the whole data set of a finite distribution, else 1,024. "exact": none,
             each step goes down the expected loss itself, without noise, where `landscape.exact_loss` knows it (up to
             eight features; slow).
-        task: what the output is to be: the input (`Reconstruct()`), or what a `Task` of your own asks for.
+        task: what the output is to be: the input (`Reconstruct()`), what another task of `tms_hooks.tasks` asks for,
+            or your own: a function of a batch of inputs, or a `Task`.
         optimizer: `Adam(lr=1e-3)` by default; each stage runs its schedule anew. Or one per model.
         importance: weight of each feature's loss, finite and not negative; 1 by default. Or one row per model, "model
             feature".
-        loss: "mse", or "cross_entropy" for a softmax output.
+        loss: "mse", "cross_entropy" for a softmax output, `losses.Lp(p)`, or your own: a function of (out, target),
+            both "batch output", that gives the cost of every output of every sample or one cost per sample.
         qk_pairs: with heads, the (query feature, key feature) pairs that a head attends to: one list for all heads, or
-            one list per head.
+            one list per head; or mappings such as {(2, 4): 1.0, (5, 8): 2.0}, to each pair's weight, else 1.
         qk_weight: lambda in `L1 + lambda L2`, or one per model.
-        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key.
-            "pattern": a small cross-entropy of its attention, a softmax over eight key tokens, of which those that form
-            attended pairs are to share it equally.
+        head_objective: what L2 asks of a head. "scores": a small squared error of its score for one query and one key,
+            which is to be the sum of the weights of the pairs that these form. "pattern": a small cross-entropy of its
+            attention, a softmax over eight key tokens, which are to share it in proportion to that sum.
         stages: with heads, any of "representation" (all but the heads, on L1), "heads" (on L2), "joint", in turn.
         penalty: added to what is minimized: `Lasso(0.01)`, a `Penalty` of your own or any function from a model's named
             weights to one number; or one per model. Losses of the run are those of the data alone.
@@ -149,7 +152,7 @@ def train(
 
 def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine) -> Losses:
     """Losses of every model on held-out samples of its own data."""
-    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_features)
+    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_outputs)
     head_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_heads)
     for models, part in recipe.parts:
         own = {name: w[models] for name, w in weights.items()}

@@ -1,10 +1,11 @@
 from importlib import import_module
+from itertools import product
 
 import pytest
 import torch
 
 from probes.bottleneck import Bottleneck, bottleneck
-from tms_hooks import geometry
+from tms_hooks import geometry, side_by_side
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 
@@ -36,6 +37,28 @@ def test_mlp_bottlenecks_of_a_toy(kind, path):
     read = model.W_in[0].mT if kind == "embed->mlp.in" else model.W_U.mT
     torch.testing.assert_close(directions.write, write.detach(), rtol=0, atol=0)
     torch.testing.assert_close(directions.read, read.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_path_of_a_residual_toy(tied):
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=tied, d_mlp=5, n_mlps=2, bottleneck="residual"))
+    writes = {"embed": model.W_E, "blocks.0.mlp.out": model.W_out[0], "blocks.1.mlp.out": model.W_out[1]}
+    reads = {"unembed": model.W_U, "blocks.0.mlp.in": model.W_in[0], "blocks.1.mlp.in": model.W_in[1]}
+    for (start, write), (end, read) in product(writes.items(), reads.items()):
+        if start.startswith("blocks") and end.startswith("blocks") and start[7] >= end[7]:
+            continue  # backwards
+        directions = bottleneck(model, f"{start}->{end}")
+        torch.testing.assert_close(directions.write, write.detach(), rtol=0, atol=0)
+        torch.testing.assert_close(directions.read, read.detach().mT, rtol=0, atol=0)
+
+
+def test_outputs_that_are_not_the_features_are_paired_with_none():
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, d_out=2, tied=False))
+    directions = bottleneck(model, "embed->unembed")
+    assert (directions.write.shape, directions.read.shape, directions.paired) == ((6, 3), (2, 3), False)
+    assert "gain" not in directions.summary()
+    with pytest.raises(ValueError, match="2 outputs for 6 features: no read is a feature's"):
+        side_by_side.represented(directions, least_norm=0.5)
 
 
 @pytest.mark.parametrize("name", ["tiny", "gpt2", "llama"])

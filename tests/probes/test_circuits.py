@@ -160,6 +160,23 @@ def test_a_norm_behind_the_head_is_not_folded(make_bridge):
         qk_circuit(make_bridge("bert")[0], 0, 0, fold_norm=True)
 
 
+def test_what_the_biases_of_a_toy_s_head_add():
+    from tests.probes import zoo
+
+    model, x = zoo.other("toy with heads, biased"), zoo.features("toy with heads, biased")
+    W_Q, W_K, b_Q, b_K = (getattr(model, name)[0, 1].double() for name in ("W_Q", "W_K", "b_Q", "b_K"))
+    full = qk_circuit(model, 0, 1, bias=True, inputs=x).matrix
+    torch.testing.assert_close(full[:-1, :-1], qk_circuit(model, 0, 1).matrix)  # what both inputs make together
+    torch.testing.assert_close(full[:-1, -1], W_Q @ b_K)  # a query, whatever the key
+    torch.testing.assert_close(full[-1, :-1], W_K @ b_Q)  # a key, whatever the query
+    torch.testing.assert_close(full[-1, -1], b_Q @ b_K)
+    out, cache = model.run_with_cache(x)
+    hidden = cache["hook_hidden"].double()
+    queries, keys = hidden @ full[:-1, -1], hidden @ full[-1, :-1]
+    left = out.attn_scores[:, 1].double() - hidden @ full[:-1, :-1] @ hidden.mT
+    torch.testing.assert_close(left, queries[:, :, None] + keys[:, None] + full[-1, -1], rtol=0, atol=1e-5)
+
+
 def test_a_toy_without_heads():
     from tms_hooks.config import ToyConfig
     from tms_hooks.models.toy import ToyModel

@@ -181,9 +181,16 @@ _OTHERS: dict[str, Callable[[], Any]] = {
     "toy, untied": lambda: ToyModel(ToyConfig(**_TOY, tied=False)),
     "toy, unit norm": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True)),
     "toy, ReLU in the hidden layer": lambda: ToyModel(ToyConfig(**_TOY, hidden_act="relu")),
+    "toy, fewer outputs": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_out=4)),
+    "toy, scale behind the activation": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True, scale="after")),
     "toy with heads": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2)),
+    "toy with heads, biased": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2, head_bias=True)),
     "toy, embed->mlp.in": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="embed->mlp.in")),
     "toy, mlp.out->unembed": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="mlp.out->unembed")),
+    "toy, residual": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual")),
+    "toy with heads, residual": lambda: ToyModel(
+        ToyConfig(**_TOY, d_mlp=5, bottleneck="residual", n_heads=3, d_head=2, hidden_act="relu")
+    ),
     "your own HookedRootModule": OwnModel,
 }
 OTHERS = list(_OTHERS)
@@ -244,7 +251,7 @@ def other(name: str) -> Any:
     """A toy, or a module that is no transformer, every parameter drawn anew."""
     model = _OTHERS[name]()
     draw_anew(model)
-    if name == "toy, unit norm":
+    if name in ("toy, unit norm", "toy, scale behind the activation"):
         with torch.no_grad():  # as training leaves it
             model.W_E /= model.W_E.norm(dim=-1, keepdim=True)
     return model
@@ -252,7 +259,7 @@ def other(name: str) -> Any:
 
 def features(name: str) -> torch.Tensor:
     """Random features for `other(name)`."""
-    shape = (3, 4, 6) if name == "toy with heads" else (12, 6)
+    shape = (3, 4, 6) if name.startswith("toy with heads") else (12, 6)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

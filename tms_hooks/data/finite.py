@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, moments
+from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, PairMoments, moments
 from tms_hooks.errors import choice_error
 
 TAKEN = 2**63 - 1
@@ -86,10 +86,11 @@ class KHot(Distribution):
                 room[i, r] = TAKEN
                 x[i, r] = rng.in_unit(rng.entry(key, (batch + first + r) * n + i)) if uniform else 1.0
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         p, n = self.active_probability(), self.n_features
         pair = self.k * (self.k - 1) / (n * (n - 1)) if n > 1 else 0.0
-        return moments(p, torch.full((n, n), pair, dtype=torch.float64), uniform=self.values == "uniform")
+        both = torch.full((n, n), pair, dtype=torch.float64)
+        return moments(p, both) if self.values == "uniform" else moments(p, both, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +121,9 @@ class OneHot(Distribution):
         for r in range(rows):
             x[rng.entry(key, first + r) * len(x) >> 32, r] = 1.0
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         p = self.active_probability()
-        return moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), uniform=False)
+        return moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +165,6 @@ class RandomPoints(Distribution):
         index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
         return self.dataset(torch.float64).to(keys.device)[index]
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         x = self.dataset(torch.float64)
         return x.mT @ x / self.n_points, (x > 0).to(x.dtype).mT @ x / self.n_points

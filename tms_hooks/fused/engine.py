@@ -17,11 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
+from tms_hooks.losses import pair_weight
 from tms_hooks.models import forward
-from tms_hooks.models.forward import W_K, W_Q, Weights
+from tms_hooks.models.forward import B_K, B_Q, W_K, W_Q, Weights
+from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
 from tms_hooks.training.optimizers import Optimizer
@@ -29,7 +32,7 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
 
-ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
+ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
 WORTH_THREADS = 1_000_000
@@ -49,10 +52,19 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return "batch_size='exact': it draws its batches"
     if recipe.setting.penalty is not None:
         return f"penalty={recipe.setting.penalty}"
-    if type(recipe.task) is not Reconstruct:
-        return f"task={recipe.task}"
+    if type(recipe.task) not in kernels.ASKED:
+        return f"task={recipe.task}, which has no loop for it"
+    if isinstance(recipe.loss, losses.Loss):
+        return f"loss={recipe.loss}"
+    for name in ("hidden_act", "output_act"):
+        if callable(act := getattr(cfg, name)):
+            return f"{name}={name_of(act)}, a function"
+    if cfg.n_outputs != cfg.n_features and cfg.n_heads:
+        return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
+    if cfg.scale == "after":
+        return "scale='after': its scale stands before the output bias"
     if batches.whole_dataset(recipe) is None and type(data) not in (SparseUniform, *kernels.DRAWN):
         return f"batches drawn from {type(data).__name__}"
     if type(optimizer) not in kernels.UPDATED:
@@ -82,7 +94,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(
@@ -123,7 +135,7 @@ def _run(
     It changes the arrays in place and returns losses (model, feature), (model, head) and gradients at `start`.
     """
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
-    out = np.empty((k, cfg.n_features), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
+    out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays = (weights, *moments, diverged_at, *out)
     jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
     _share_out(jobs)
@@ -141,20 +153,25 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
+        o=cfg.n_outputs,
         tied=cfg.tied,
         biased=cfg.output_bias,
         hidden_biased=cfg.hidden_bias,
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
+        head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
     )
     batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
+    task = type(recipe.task)
+    told = np.array(recipe.task.numbers(cfg.n_features), np.float64)
+    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), told)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
     scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
     optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
-    heads = end - 2 * toy.units * toy.m  # the parameters of the heads are the last
+    heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
     parts, kept = _shrinking(recipe, rates, first, last)
     updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept.astype(dtype), first, last)
@@ -162,7 +179,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
 
     def work(models: slice) -> None:
         *before, loss, head_loss, gradient = (array[models] for array in arrays)
-        kernels.advance(*before, seeds[models], toy, batch, drawn, updates, general, loss, head_loss, gradient)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, loss, head_loss, gradient)
 
     entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
     return _Job(work, len(weights), entries, arrays)
@@ -179,8 +196,9 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     """What the kernel must know of its batches: drawn ones, or a whole data set."""
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
-    if isinstance(recipe.setting.data, SparseUniform):
-        thresholds = recipe.setting.data.thresholds.numpy()
+    low, high = 0.0, 1.0
+    if isinstance(data := recipe.setting.data, SparseUniform):
+        thresholds, low, high = data.thresholds.numpy(), data.low, data.high
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
@@ -189,6 +207,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         dataset=np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
+        span=dtype.type(high - low),
+        low=dtype.type(low),
         occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
@@ -200,7 +220,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
     ):
         return None
-    pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
+    pairs = [(head, pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
     weight = {"joint": recipe.setting.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
         positions=batches.tokens(recipe),
@@ -208,7 +228,8 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         cross_entropy=recipe.loss == "cross_entropy",
         unit_write=cfg.unit_norm in (True, "write"),
         unit_read=cfg.unit_norm in (True, "read"),
-        pairs=np.array(pairs, np.int64).reshape(-1, 3),
+        pairs=np.array([(head, *pair[:2]) for head, pair in pairs], np.int64).reshape(-1, 3),
+        pair_weights=np.array([pair_weight(pair) for _, pair in pairs], dtype),
         loss_weight=dtype.type(1 / rows),
         objective_weight=dtype.type(weight / rows),
         attention=recipe.head_objective == "pattern",

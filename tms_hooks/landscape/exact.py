@@ -74,8 +74,12 @@ def no_exact_loss(cfg: ToyConfig, data: Distribution) -> str | None:
     """Why a model's loss on these data has no sum that is exact; None if it has one."""
     if cfg.n_heads:
         return f"n_heads={cfg.n_heads}: the landscape is that of the reconstruction alone; use a toy without heads"
+    if cfg.n_outputs != cfg.n_features:
+        return f"d_out={cfg.d_out}: the landscape is that of reconstruction; use a toy with d_out=None"
     if data.dataset() is not None:
         return None
+    if isinstance(data, SparseUniform) and (data.low, data.high) != (0, 1):
+        return f"low={data.low}, high={data.high}: exact sums are known for values that are uniform on [0, 1]"
     if not isinstance(data, SparseUniform | KHot):
         return (
             f"{type(data).__name__}: exact sums are known for SparseUniform, OneHot and KHot; "
@@ -86,9 +90,10 @@ def no_exact_loss(cfg: ToyConfig, data: Distribution) -> str | None:
             f"n_features={cfg.n_features}: the sum over all patterns stops at {MAX_FEATURES}; "
             "use one-hot data, which is exact for any number, or compare held-out losses (`Run.final_loss`)"
         )
-    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp:
+    if cfg.hidden_act != "identity" or cfg.output_act != "relu" or cfg.d_mlp or cfg.scale == "after":
         return (
-            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}: exact expectations over "
-            "continuous features need a linear hidden layer, a ReLU output and no MLP; use OneHot or binary KHot data"
+            f"hidden_act={cfg.hidden_act!r}, output_act={cfg.output_act!r}, d_mlp={cfg.d_mlp}, scale={cfg.scale!r}: "
+            "exact expectations over continuous features need a linear hidden layer, a ReLU output with nothing behind "
+            "it, and no MLP; use OneHot or binary KHot data"
         )
     return None

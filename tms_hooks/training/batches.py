@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.data import MAX_DATASET_ROWS, Distribution, SparseUniform
+from tms_hooks.data import MAX_DATASET_ROWS, Distribution, Independent
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
 
 DEFAULT_BATCH = 1024
@@ -34,7 +34,7 @@ def batch(
     count, _ = rows(recipe)
     data = recipe.setting.data
     if recipe.empty_rows == "exact":
-        assert isinstance(data, SparseUniform)  # Recipe sees to it
+        assert isinstance(data, Independent)  # Recipe sees to it
         return data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
     return _draw(recipe, count, seeds, step, device)
 
@@ -53,7 +53,7 @@ def rows(recipe: Recipe) -> tuple[int, float]:
     size, data = recipe.batch_size if isinstance(recipe.batch_size, int) else DEFAULT_BATCH, recipe.setting.data
     if recipe.empty_rows == "drawn":
         return size, 1.0
-    assert isinstance(data, SparseUniform)  # Recipe sees to it
+    assert isinstance(data, Independent)  # Recipe sees to it
     share = 1 - data.empty_probability
     return max(round(size * share), 1), share
 

@@ -13,14 +13,14 @@ from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import Measurement, State
 
 VARIABLES = {
-    "loss": (("feature",), "importance-weighted loss of the feature on the training batch"),
+    "loss": (("output",), "importance-weighted loss of the feature or output on the training batch"),
     "grad_norm": (("feature",), "norm of the gradient with respect to the feature's directions"),
     "feature_norm": (("feature",), "norm of the feature's row of W_E"),
     "head_loss": (("head",), "loss of the head on the training batch"),
     "W_E": (("feature", "hidden"), "embedding directions"),
-    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows"),
+    "omega": (("head", "hidden", "key_hidden"), "QK circuit of the head, query on its rows, biases left out"),
 }
-"""Name -> axes beside step and model, and meaning."""
+"""Name -> axes beside step and model, and meaning. An output that is a feature is called so."""
 
 
 class Recorder:
@@ -43,21 +43,23 @@ class Recorder:
         """Everything recorded up to step `last`, over step, model, feature, head and hidden."""
         records = [(step, record) for step, record in self.records if step <= last]
         arrays = {name: torch.stack([record[name] for _, record in records]).numpy() for name in VARIABLES}
-        return label(arrays, [step for step, _ in records], self.recipe.seeds)
+        return label(arrays, [step for step, _ in records], self.recipe)
 
 
 def shapes(recipe: Recipe, records: int) -> dict[str, tuple[int, ...]]:
     """Shape of every array of a history with this many records."""
     cfg = recipe.cfg
     sizes = {"feature": cfg.n_features, "hidden": cfg.d_hidden, "key_hidden": cfg.d_hidden, "head": cfg.n_heads}
+    sizes["output"] = cfg.n_outputs
     first = (records, len(recipe.seeds))
     return {name: first + tuple(sizes[axis] for axis in axes) for name, (axes, _) in VARIABLES.items()}
 
 
-def label(arrays: dict[str, np.ndarray], steps: list[int], seeds: tuple[int, ...]) -> xr.Dataset:
+def label(arrays: dict[str, np.ndarray], steps: list[int], recipe: Recipe) -> xr.Dataset:
     """The history as a Dataset, from bare arrays."""
+    called = {"output": recipe.cfg.loss_axis}
     variables = {
-        name: (("step", "model", *axes), arrays[name], {"long_name": meaning})
+        name: (("step", "model", *(called.get(axis, axis) for axis in axes)), arrays[name], {"long_name": meaning})
         for name, (axes, meaning) in VARIABLES.items()
     }
-    return xr.Dataset(variables, coords={"step": steps, "seed": ("model", list(seeds))})
+    return xr.Dataset(variables, coords={"step": steps, "seed": ("model", list(recipe.seeds))})

@@ -3,40 +3,46 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
+from operator import index
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses, own, tasks
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
+from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, check_draw
 from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pairs, WeighedPair, pair_weight
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 from tms_hooks.training.penalties import PENALTIES, PenaltyLike
 
-Loss = Literal["mse", "cross_entropy"]
+LossName = Literal["mse", "cross_entropy"]
 HeadObjective = Literal["scores", "pattern"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
-CHOICES = {"loss": Loss, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
+CHOICES = {"loss": LossName, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
 KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS, "penalty": PENALTIES}
 """The parts of a recipe that are one of several classes, written down as the name of the class and its fields."""
+WRITTEN = KINDS | {"loss": losses.LOSSES}
+"""So is a loss, unless it is a word."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
 
 def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
     """Whether at least half of all rows are empty, and their loss can be added in closed form."""
-    return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
+    return isinstance(data, Independent) and data.empty_probability >= 0.5 and not cfg.n_heads
 
 
 class Setting(NamedTuple):
@@ -55,8 +61,9 @@ class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head. A field of `Setting` has one value for all models or, if they differ, a tuple of
-    one per model. Model i of a run is, bit for bit, the one that `recipe.alone(i)` trains.
+    feature or output, `qk_pairs` one per head: (query feature, key feature), and the weight if that is not 1. A field
+    of `Setting` has one value for all models or, if they differ, a tuple of one per model. Model i of a run is, bit for
+    bit, the one that `recipe.alone(i)` trains.
     """
 
     cfg: ToyConfig
@@ -65,11 +72,11 @@ class Recipe:
     steps: tuple[int, ...]
     stages: tuple[Stage, ...]
     importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
-    qk_pairs: tuple[tuple[Pair, ...], ...]
+    qk_pairs: tuple[tuple[WeighedPair, ...], ...]
     batch_size: int | Literal["exact"] | None = None
     task: Task = field(default_factory=Reconstruct)
     optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
-    loss: Loss = "mse"
+    loss: LossName | losses.Loss = "mse"
     qk_weight: float | tuple[float, ...] = 1.0
     head_objective: HeadObjective = "scores"
     record_every: int = 100
@@ -87,7 +94,7 @@ class Recipe:
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
-        qk_pairs: Sequence[Any] = (),
+        qk_pairs: Pairs | Sequence[Pairs] = (),
         qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
@@ -96,9 +103,7 @@ class Recipe:
         if importance is None:
             importance = 1.0
         if isinstance(importance, int | float):
-            importance = [importance] * cfg.n_features
-        if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
-            qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
+            importance = [importance] * cfg.n_outputs
         rows: EmptyRows | tuple[EmptyRows, ...]
         if empty_rows != "auto":
             rows = empty_rows
@@ -107,6 +112,10 @@ class Recipe:
         else:
             rows = "exact" if mostly_empty(data, cfg) else "drawn"
         given = {name: _tuples(value) for name, value in settings.items() if value is not None}
+        if not isinstance(task := given.get("task", Reconstruct()), Task):
+            given["task"] = _of_function("task", task, tasks.TaskFunction, "Reconstruct()")
+        if not isinstance(loss := given.get("loss", "mse"), str | losses.Loss):
+            given["loss"] = _of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
         return cls(
             cfg=cfg,
             data=_tuples(data),
@@ -114,7 +123,7 @@ class Recipe:
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
             importance=_floats(importance),
-            qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
+            qk_pairs=tuple(_weighed(head) for head in _each_head(qk_pairs, cfg.n_heads)),
             qk_weight=qk_weight if isinstance(qk_weight, int | float) else _floats(qk_weight),
             empty_rows=rows,
             **given,
@@ -126,10 +135,11 @@ class Recipe:
         self._check_lengths()
         for name, choices in CHOICES.items():
             for value in self._each(name) if name in Setting._fields else (getattr(self, name),):
-                if value not in get_args(choices):
+                if value not in get_args(choices) and not isinstance(value, losses.Loss):
                     raise choice_error(name, value, get_args(choices))
         self._check_what_is_learned()
         self._check_heads()
+        self._check_own_parts()
 
     def _each(self, name: str) -> tuple[Any, ...]:
         """The value of a field of `Setting`, one per model."""
@@ -171,8 +181,11 @@ class Recipe:
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
-        if not isinstance(self.task, Task):
-            raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
+        if (asked := self.task.d_out(self.cfg.n_features)) != self.cfg.n_outputs:
+            raise ValueError(
+                f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
+                f"use ToyConfig(d_out={asked}, tied=False)"
+            )
         if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
             raise ValueError(
                 f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
@@ -183,6 +196,10 @@ class Recipe:
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
+            )
+        if self.loss == "cross_entropy" and self.cfg.scale == "after":
+            raise ValueError(
+                "loss='cross_entropy' with scale='after': a softmax times a scale is no probability; use scale='before'"
             )
 
     def _check_setting(self, setting: Setting) -> None:
@@ -195,8 +212,12 @@ class Recipe:
                 )
         if setting.data.n_features != n:
             raise ValueError(f"data has n_features={setting.data.n_features}, the model {n}: they must be equal")
-        if len(setting.importance) != n:
-            raise ValueError(f"importance has {len(setting.importance)} entries for {n} features: give one per feature")
+        if len(setting.importance) != self.cfg.n_outputs:
+            what = self.cfg.loss_axis
+            raise ValueError(
+                f"importance has {len(setting.importance)} entries for {self.cfg.n_outputs} {what}s: "
+                f"give one per {what}"
+            )
         for value in setting.importance:
             check_not_negative(importance=value)
         check_not_negative(qk_weight=setting.qk_weight)
@@ -207,8 +228,8 @@ class Recipe:
             )
         if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
             raise ValueError(
-                "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
-                "use empty_rows='drawn'"
+                "empty_rows='exact' is for independent features (SparseUniform, ...) of which at least half the rows "
+                "are empty, and no heads; use empty_rows='drawn'"
             )
 
     def _check_heads(self) -> None:
@@ -230,8 +251,35 @@ class Recipe:
                 "every head needs at least one (query feature, key feature) pair"
             )
         for pair in (pair for head in self.qk_pairs for pair in head):
-            if not all(0 <= feature < n for feature in pair):
-                raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+            if not all(0 <= feature < n for feature in pair[:2]):
+                raise ValueError(f"qk pair {pair[:2]}: features are numbered 0 to {n - 1}")
+            if not 0 < pair_weight(pair) < math.inf:
+                raise ValueError(
+                    f"qk pair {pair[:2]} has weight {pair_weight(pair)}: must be finite and above 0; "
+                    "leave out what a head is not to attend to"
+                )
+
+    def _check_own_parts(self) -> None:
+        """Try out what the library does not know, and that it can be written down."""
+        for data in dict.fromkeys(setting.data for setting in self.settings):
+            if _is_own("data", data):
+                _check_fields("data", data)
+                check_draw(data)
+            if tasks.is_own(self.task) or isinstance(self.loss, losses.Loss):
+                self._try_task_and_loss(data.sample(8, seed=0, dtype=self.torch_dtype))
+        for name, width in (("hidden_act", self.cfg.d_hidden), ("output_act", self.cfg.n_outputs)):
+            if callable(act := getattr(self.cfg, name)):
+                x = torch.linspace(-3, 3, 8 * width, dtype=self.torch_dtype).view(8, width)
+                own.try_out(f"{name}={own.name_of(act)}", act, (x,), [(8, width)])
+
+    def _try_task_and_loss(self, x: Float[Tensor, "batch feature"]) -> None:
+        if tasks.is_own(self.task):
+            _check_fields("task", self.task)
+            own.try_out(f"target of {self.task}", self.task.target, (x,), [(len(x), self.cfg.n_outputs)])
+        if isinstance(self.loss, losses.Loss):
+            _check_fields("loss", self.loss)
+            for importance in dict.fromkeys(setting.importance for setting in self.settings):
+                losses.try_loss(self.loss, self.task.target(x), importance)
 
     @property
     def varying(self) -> list[str]:
@@ -335,26 +383,55 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what a run directory stores."""
-        plain = asdict(self)
-        return plain | {name: _with_kind(getattr(self, name), plain[name]) for name in KINDS}
+        plain: dict[str, Any] = own.plain(asdict(self))
+        return plain | {name: _with_kind(name, getattr(self, name), plain[name]) for name in WRITTEN}
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "Recipe":
-        """Inverse of `to_dict`.
+    def from_dict(cls, plain: dict[str, Any], using: Iterable[Any] = ()) -> "Recipe":
+        """Inverse of `to_dict`, with the user's own classes and functions that the recipe used.
 
         Raises:
             ValueError: a key that this version does not know, or lacks, or a kind that it does not know.
+            LookupError: `using` lacks a part of the user's own.
         """
         known = {f.name for f in fields(cls)}
         for name in plain.keys() ^ known:
             raise ValueError(
                 f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
             )
-        parts = _tuples(plain)
+        own_parts = own.by_name(using)
+        own.check_given(own.names_in(plain), own_parts)
+        parts = own.with_functions(_tuples(plain), own_parts)
         parts["cfg"] = ToyConfig(**parts["cfg"])
-        for name in KINDS:
-            parts[name] = _of_kind(name, parts[name])
+        for name in WRITTEN:
+            parts[name] = _of_kind(name, parts[name], own_parts)
         return cls(**parts)
+
+
+def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
+    """Pairs of every head, from those given for each or those given for all."""
+
+    def is_pair(entry: Any) -> bool:
+        return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
+
+    one_for_all = isinstance(given, Mapping) or any(map(is_pair, given))
+    return [given] * max(heads, 1) if one_for_all else given
+
+
+def _weighed(head: Any) -> tuple[WeighedPair, ...]:
+    """A head's pairs, each with its weight if that is not 1."""
+    found: list[WeighedPair] = []
+    for pair in head:
+        try:
+            query, key, *more = (*pair, head[pair]) if isinstance(head, Mapping) else pair
+            (weight,) = map(float, more or [1.0])
+            found.append((index(query), index(key)) if weight == 1 else (index(query), index(key), weight))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"qk_pairs has {pair!r}: must be two whole numbers (query feature, key feature), such as (2, 4), in a "
+                "list; or, with a weight, in a mapping, such as {(2, 4): 2.0}"
+            ) from error
+    return tuple(found)
 
 
 def kind_of(part: str, name: str) -> Any:
@@ -363,31 +440,55 @@ def kind_of(part: str, name: str) -> Any:
     >>> kind_of("optimizer", "SGD")(lr=0.1).momentum
     0.0
     """
-    if name not in KINDS[part]:
-        raise choice_error(part, name, KINDS[part])
-    return KINDS[part][name]
+    if name not in WRITTEN[part]:
+        raise choice_error(part, name, WRITTEN[part])
+    return WRITTEN[part][name]
 
 
-def _with_kind(part: Any, plain: Any) -> Any:
-    """The plain data of a part, or of one per model, with the name of its class."""
-    if isinstance(part, tuple):
-        return tuple(_with_kind(*both) for both in zip(part, plain, strict=True))
-    if part is None:
-        return None
-    if not isinstance(plain, dict):
+def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
+    """The task, or the loss, that a function is."""
+    if isinstance(part, type) or not callable(part):
         raise ValueError(
-            f"{part!r} cannot be written down: to keep a run, give an object such as Lasso or a Penalty of your own"
+            f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"
         )
-    return {"kind": type(part).__name__} | plain
+    return kind(part)
 
 
-def _of_kind(name: str, plain: Any) -> Any:
+def _is_own(name: str, part: Any) -> bool:
+    """Whether a part is of a class that its table does not hold."""
+    return WRITTEN[name].get(type(part).__name__) is not type(part)
+
+
+def _check_fields(name: str, part: Any) -> None:
+    """Raise ValueError for a part that its fields, written down, would not make again."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    own.plain(values)
+    try:
+        type(part)(**values)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}={part}: cannot be made again from its fields {list(values)} ({error}); "
+            "must be a frozen dataclass with a field per setting"
+        ) from error
+
+
+def _with_kind(name: str, part: Any, plain: Any) -> Any:
+    """The plain data of a part, or of one per model, with the name of its class and whether that is the user's own."""
+    if isinstance(part, tuple):
+        return tuple(_with_kind(name, *both) for both in zip(part, plain, strict=True))
+    if not is_dataclass(part):  # None, a word, or a function
+        return plain
+    return {"kind": type(part).__name__} | ({"own": True} if _is_own(name, part) else {}) | plain
+
+
+def _of_kind(name: str, plain: Any, using: Mapping[str, Any]) -> Any:
     """Inverse of `_with_kind`."""
     if isinstance(plain, tuple):
-        return tuple(_of_kind(name, each) for each in plain)
-    if plain is None:
-        return None
-    return kind_of(name, plain["kind"])(**{key: value for key, value in plain.items() if key != "kind"})
+        return tuple(_of_kind(name, each, using) for each in plain)
+    if not isinstance(plain, dict):
+        return plain
+    kind = using[plain["kind"]] if plain.get("own") else kind_of(name, plain["kind"])
+    return kind(**{key: value for key, value in plain.items() if key not in ("kind", "own")})
 
 
 def _tuples(value: Any) -> Any:

@@ -16,7 +16,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.models import forward
 from tms_hooks.training.recipe import Recipe
 
-Losses = tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]
+Losses = tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]
 """Loss of each feature and of each head, mean over a batch. Without heads the second has no columns."""
 Init = torch.nn.Module | Mapping[str, Tensor]
 """A model to start from, or its weights, named and shaped as in `ToyModel.state_dict()`."""
@@ -25,8 +25,8 @@ Init = torch.nn.Module | Mapping[str, Tensor]
 class Measurement(NamedTuple):
     """What an engine saw on the batch of one step, before that step's update."""
 
-    loss: Float[Tensor, "model feature"]
-    """Importance-weighted loss of each feature, mean over the batch."""
+    loss: Float[Tensor, "model output"]
+    """Importance-weighted loss of each feature, or of each output if there are others, mean over the batch."""
     grad_norm: Float[Tensor, "model feature"]
     """Norm of the gradient of the feature's own directions: its row of `W_E` and, untied, its column of `W_U`."""
     head_loss: Float[Tensor, "model head"]

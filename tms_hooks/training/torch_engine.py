@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import losses
+from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches
 from tms_hooks.training.penalties import stacked
@@ -60,10 +60,13 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
     with _one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
-            parts, gradients = _gradients(recipe, state, step, stage, losses_at)
-            measured = measured or measurement(parts, gradients)
-            _update_all(recipe, state, gradients, objective(recipe, parts, stage), step)
-        return measured or measurement(*_gradients(recipe, state, start, stage, losses_at))
+            parts, total, gradients = _gradients(recipe, state, step, stage, losses_at)
+            measured = measured or measurement(recipe, parts, gradients)
+            _update_all(recipe, state, gradients, total, step)
+        if measured is None:
+            parts, _, gradients = _gradients(recipe, state, start, stage, losses_at)
+            measured = measurement(recipe, parts, gradients)
+        return measured
 
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
@@ -80,16 +83,16 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     """Loss of each feature and of each head, means over a batch. Without heads the second has no columns.
 
     Feature `i` costs `I_i (target_i - out_i)^2`, whose sum is the loss of Elhage et al. 2022, or, of a softmax,
-    the cross-entropy `-I_i target_i log out_i` in nats.
+    the cross-entropy `-I_i target_i log out_i` in nats, or what a `losses.Loss` says.
     """
     cfg = recipe.cfg
     importance = torch.tensor(recipe.setting.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
-    target = recipe.task.target(rows)
-    if target.shape != out.shape:
-        raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
-    if recipe.loss == "mse":
+    target = tasks.targets(recipe.task, rows)
+    if isinstance(recipe.loss, losses.Loss):
+        feature_loss = importance * losses.costs(recipe.loss, out, target).mean(-2)
+    elif recipe.loss == "mse":
         feature_loss = importance * (out - target).square().mean(-2)
     else:
         feature_loss = -importance * (target * logits.log_softmax(-1)).mean(-2)
@@ -107,9 +110,8 @@ def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Te
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
-    """Parameters that a stage trains: the heads are `W_Q` and `W_K`, the representation is everything else."""
-    heads = {forward.W_Q, forward.W_K}
-    return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
+    """Parameters that a stage trains: those of the heads, or the representation, which is everything else."""
+    return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
 def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losses:
@@ -125,24 +127,24 @@ def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losse
 
 def _gradients(
     recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
-) -> tuple[Losses, dict[str, Tensor]]:
-    """Losses at a step, and the gradients of what the stage trains, which a penalty pulls too."""
+) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
+    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
     names = trained_names(state.weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
     feature_loss, head_loss = losses_at(recipe, weights, step)
-    total = objective(recipe, (feature_loss, head_loss), stage).sum()
+    total = objective(recipe, (feature_loss, head_loss), stage)
     if recipe.setting.penalty is not None:
-        total = total + stacked(recipe.setting.penalty, weights).sum()
-    gradients = torch.autograd.grad(total, [weights[name] for name in names])
-    return (feature_loss.detach(), head_loss.detach()), dict(zip(names, gradients, strict=True))
+        total = total + stacked(recipe.setting.penalty, weights)
+    gradients = torch.autograd.grad(total.sum(), [weights[name] for name in names])
+    return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, gradients, strict=True))
 
 
-def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
+def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
-    feature_loss, head_loss = parts
-    square = torch.zeros_like(feature_loss)
+    (feature_loss, head_loss), cfg = parts, recipe.cfg
+    square = feature_loss.new_zeros(len(feature_loss), cfg.n_features)
     for name, hidden in {"W_E": -1, "W_U": -2}.items():
-        if name in gradients:
+        if name in gradients and (name == "W_E" or cfg.n_outputs == cfg.n_features):
             square = square + gradients[name].square().sum(hidden)
     return Measurement(feature_loss, square.sqrt(), head_loss)
 

@@ -1,4 +1,4 @@
-"""What optimizers and distributions say of themselves, compiled: rules of one update, and loops that draw a batch.
+"""What optimizers, distributions and tasks say of themselves, compiled: rules of one update, loops that draw a batch.
 
 `compiled_from` compiles a function that was written for torch or for plain Python, with numpy where it says `torch` and
 the compiled `draws` where it says `rng`. A `choice` of the functions of all classes in a table calls one by its number.
@@ -20,10 +20,12 @@ from tms_hooks.data import DISTRIBUTIONS
 from tms_hooks.fused.kernels import draws
 from tms_hooks.fused.kernels.lanes import choice, compiled, inner
 from tms_hooks.fused.kernels.unit_norm import SMALLEST
+from tms_hooks.tasks import TASKS
 from tms_hooks.training.optimizers import OPTIMIZERS
 
 UPDATED = tuple(OPTIMIZERS.values())
 DRAWN = tuple(cls for cls in DISTRIBUTIONS.values() if cls.loop())
+ASKED = tuple(cls for cls in TASKS.values() if cls.loop())
 """Classes whose functions are compiled here, as the tables have them on import; their places are their numbers."""
 
 MOMENTS = 4
@@ -33,6 +35,15 @@ MOMENTS = 4
 class Drawn(NamedTuple):
     """Which distribution draws a batch, and what its loop must know."""
 
+    number: int
+    numbers: Any
+
+
+class Asked(NamedTuple):
+    """Which task says what the targets are, and what its loop must know."""
+
+    same: bool
+    """Whether the targets are the inputs."""
     number: int
     numbers: Any
 
@@ -67,6 +78,7 @@ def _over_entries(rule: Callable[..., Any]) -> Any:
 
 _update = choice([_over_entries(cls.rule) for cls in UPDATED])
 _fill = choice([compiled_from(cls.loop()) for cls in DRAWN])
+_target = choice([compiled_from(cls.loop()) for cls in ASKED])
 
 
 @compiled()
@@ -105,3 +117,10 @@ def draw(x, drawn, key, first_row, rows, batch, room):
         for r in range(rows):
             x[i, r] = 0
     _fill(drawn.number, (x, drawn.numbers, key, first_row, rows, batch, room))
+
+
+@compiled()
+@no_type_check
+def target(y, x, asked, rows):
+    """The targets of the rows `x[:, :rows]` into `y[:, :rows]`."""
+    _target(asked.number, (y, x, asked.numbers, rows))
