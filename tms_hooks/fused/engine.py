@@ -99,7 +99,7 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
 
 def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
-) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
+) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
     ordered = _ordered(weights)
     flat = _pack(ordered, ordered)

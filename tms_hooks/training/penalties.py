@@ -1,8 +1,8 @@
 """Penalties: what weights cost by themselves, beside what they do to the data.
 
 A penalty is a function of the weights of one model, named as in `ToyModel.state_dict()`, that returns one number. A
-plain function will do, such as `lambda weights: weights["b_U"].square().sum()`; a run that is to be saved needs one of
-the classes below.
+plain function will do, such as one that returns `weights["b_U"].square().sum()`; a saved run keeps its name, and
+whoever loads the run gives the function again (`using=`).
 """
 
 from abc import ABC, abstractmethod
