@@ -84,7 +84,8 @@ def test_unknown_names_without_a_type_checker(run_python):
         "values='binry' is not known; did you mean 'binary'?",
         "schedule='cosin' is not known; did you mean 'cosine'?",
         "loss='ms' is not known; did you mean 'mse'?",
-        "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class",
+        "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class, or a "
+        "function",
         "optimizer=0.1 is no Optimizer: give an object such as Adam(...), or one per model",
         "data=0.5 is no Distribution: give an object such as SparseUniform(...), or one per model",
         "batch_size='exat': must be at least 1, or None for the default, or 'exact' for the expectation",
