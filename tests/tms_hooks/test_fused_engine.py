@@ -242,6 +242,58 @@ def test_tasks_on_signed_and_binary_data_agree_with_torch(task):
         assert_same_step(make(cfg, each[0], task=task, **more))
 
 
+def squares(x):
+    return x.square()
+
+
+def product_and_sum(x):
+    return torch.stack([x[..., 0] * x[..., 1], 1 + x.sum(-1)], -1)
+
+
+GAUSSIAN = tms.SparseGaussian(n_features=5, feature_probability=0.03, mean=0.5)
+COPULA = tms.Copula(n_features=5, feature_probability=0.3, rho=0.2)
+GIVEN = {
+    "rows that are not empty": {"data": GAUSSIAN, "empty_rows": "exact"},
+    "correlated": {"data": COPULA, "batch_size": 2000},
+    "targets": {"task": TaskFunction(squares)},
+    "targets of an empty row": {
+        "cfg": tms.ToyConfig(n_features=5, d_hidden=2, tied=False, d_out=2),
+        "data": GAUSSIAN,
+        "task": TaskFunction(product_and_sum),
+        "importance": (1.0, 0.5),
+        "empty_rows": "exact",
+    },
+    "targets of a data set": {"data": tms.OneHot(n_features=5), "task": TaskFunction(squares), "batch_size": None},
+    "heads": {"cfg": heads()[0], "task": TaskFunction(squares), "batch_size": 700} | HEADS,
+    "keys of heads": {"cfg": heads()[0], "data": COPULA} | HEADS | {"head_objective": "pattern"},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("settings", GIVEN.values(), ids=GIVEN)
+def test_on_rows_and_targets_that_torch_makes_it_agrees_with_torch(settings, dtype):
+    recipe = make(dtype=dtype, **settings)
+    assert_same_step(recipe)
+    x, weights = held_out(recipe)[:5000], start(recipe).weights
+    both = (engine.evaluate(recipe, weights, x) for engine in (fused_engine, torch_engine))
+    assert_close(*both, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("settings", GIVEN.values(), ids=GIVEN)
+def test_rows_are_given_in_pieces_of_any_size(settings, monkeypatch):
+    recipe, found = make(seeds=range(5), **settings), []
+    for most in (1, 2**10, 2**18):
+        monkeypatch.setattr(fused_engine, "MOST_GIVEN", most)
+        state = start(recipe)
+        found.append((state, fused_engine.advance(recipe, state, 2, 25)))
+    alone = replace(recipe, seeds=recipe.seeds[3:4])
+    found.append((state := start(alone), fused_engine.advance(alone, state, 2, 25)))
+    for i, (state, measured) in zip((3, 3, 3, 0), found, strict=True):
+        assert all(w[i].equal(found[0][0].weights[name][3]) for name, w in state.weights.items())
+        assert all(m[i].equal(found[0][0].moments[name][3]) for name, m in state.moments.items())
+        assert all(seen[i].equal(first[3]) for seen, first in zip(measured, found[0][1], strict=True))
+
+
 @pytest.mark.parametrize("stages", [("joint",), ("representation", "heads"), ("heads", "joint", "representation")])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
 def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
@@ -440,12 +492,11 @@ def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
     cfg = tms.ToyConfig(n_features=3, d_hidden=2)
     assert tms.train(cfg, data, steps=1).provenance["engine"] == "fused"
     with caplog.at_level(logging.INFO):
-        run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2, d_mlp=4), data, steps=1)
+        run = tms.train(with_mlp := tms.ToyConfig(n_features=3, d_hidden=2, d_mlp=4), data, steps=1)
     assert run.provenance["engine"] == "torch"
     assert "d_mlp=4" in caplog.text
-    copula = tms.Copula(n_features=3, feature_probability=0.5, rho=0.3)
-    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: batches drawn from Copula.*engine='auto'"):
-        tms.train(cfg, copula, engine="fused")
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: d_mlp=4.*engine='auto'"):
+        tms.train(with_mlp, data, engine="fused")
 
 
 def test_everything_works_on_torch_without_numba(run_python):

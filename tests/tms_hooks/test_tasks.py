@@ -237,11 +237,9 @@ def test_an_activation_of_ones_own_is_that_of_the_library():
 @pytest.mark.parametrize(
     ("part", "named"),
     [
-        ({"task": Cube()}, r"task=Cube\(\), which has no loop"),
         ({"loss": losses.Lp(4)}, r"loss=Lp\(p=4\)"),
         ({"loss": huber}, "loss=huber"),
         ({"cfg": tms.ToyConfig(**OPEN, hidden_act=bent)}, "hidden_act=bent, a function"),
-        ({"data": Uneven(n_features=3)}, "batches drawn from Uneven"),
     ],
 )
 def test_the_compiled_engine_names_the_part_that_it_cannot_compile(part, named):
@@ -249,6 +247,15 @@ def test_the_compiled_engine_names_the_part_that_it_cannot_compile(part, named):
     with pytest.raises(ValueError, match=f"engine='fused' cannot run this: {named}"):
         tms.train(**given, steps=1, engine="fused")
     assert tms.train(**given, steps=1).provenance["engine"] == "torch"
+
+
+@pytest.mark.parametrize("part", [{"task": Cube()}, {"data": Uneven(n_features=3)}])
+def test_tasks_and_data_of_ones_own_are_given_to_the_compiled_engine(part):
+    given = {"cfg": tms.ToyConfig(**OPEN), "data": SIGNED, "seeds": 2, "steps": 20} | part
+    runs = [tms.train(**given), tms.train(**given, engine="torch")]
+    assert [run.provenance["engine"] for run in runs] == ["fused", "torch"]
+    assert_close(runs[0].W_E, runs[1].W_E)
+    assert_close(runs[0].final_loss, runs[1].final_loss)
 
 
 EACH = [

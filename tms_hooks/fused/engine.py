@@ -1,11 +1,12 @@
 """The fast engine: whole training steps in compiled code, each model in cache, models shared out over threads.
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
-same rounded operations; only the order of the sums over a batch differs. It needs numba, the extra "fast".
+same rounded operations; only the order of the sums over a batch differs. Data and tasks without a loop are asked in torch
+for a few steps at once, and their rows and targets given to the kernel. It needs numba, the extra "fast".
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -17,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import losses
+from tms_hooks import losses, tasks
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
@@ -30,11 +31,13 @@ from tms_hooks.training import batches
 from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
-from tms_hooks.training.torch_engine import measurement, trained_names
+from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
 
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
+MOST_GIVEN = 2**18
+"""Entries of data that are drawn in torch at once, if one step of one model has no more: they stay in cache."""
 WORTH_THREADS = 1_000_000
 """Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
 
@@ -45,15 +48,13 @@ def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
 
 
 def _obstacle(recipe: Recipe, device: str) -> str | None:
-    cfg, data, optimizer = recipe.cfg, recipe.setting.data, recipe.setting.optimizer
+    cfg, optimizer = recipe.cfg, recipe.setting.optimizer
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
     if recipe.batch_size == "exact":
         return "batch_size='exact': it draws its batches"
     if recipe.setting.penalty is not None:
         return f"penalty={recipe.setting.penalty}"
-    if type(recipe.task) not in kernels.ASKED:
-        return f"task={recipe.task}, which has no loop for it"
     if isinstance(recipe.loss, losses.Loss):
         return f"loss={recipe.loss}"
     for name in ("hidden_act", "output_act"):
@@ -65,8 +66,6 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
     if cfg.scale == "after":
         return "scale='after': its scale stands before the output bias"
-    if batches.whole_dataset(recipe) is None and type(data) not in (SparseUniform, *kernels.DRAWN):
-        return f"batches drawn from {type(data).__name__}"
     if type(optimizer) not in kernels.UPDATED:
         return f"updates by {type(optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
     return None
@@ -116,7 +115,7 @@ class _Job(NamedTuple):
     """Does it for a slice of these models."""
     models: int
     entries: int
-    """Entries of data: by how many the work grows."""
+    """Entries of data: by how many the work grows; 0 if torch draws, which is not for several threads."""
     arrays: tuple[np.ndarray, ...]
     """Weights, two moments and steps of divergence, all changed in place; losses (model, feature) and (model, head),
     gradients at the first step."""
@@ -137,8 +136,12 @@ def _run(
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
     out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays = (weights, *moments, diverged_at, *out)
-    jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
-    _share_out(jobs)
+    with torch.no_grad(), one_thread(torch.device("cpu")):
+        jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
+        for job in jobs:
+            if not job.entries:
+                job.work(slice(None))
+        _share_out([job for job in jobs if job.entries])
     for (models, *_), job in zip(parts, jobs, strict=True):
         for array, own in zip(arrays, job.arrays, strict=True):
             array[models] = own
@@ -162,10 +165,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
     )
-    batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
-    task = type(recipe.task)
-    told = np.array(recipe.task.numbers(cfg.n_features), np.float64)
-    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), told)
+    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
+    drawn = None if batch.fed else _loop(setting.data)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
     scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
@@ -174,15 +175,60 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
     parts, kept = _shrinking(recipe, rates, first, last)
-    updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept.astype(dtype), first, last)
+    kept = kept.astype(dtype)
+    updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept, first, last)
     general = _general(recipe, stage, batch.rows, dtype)
 
-    def work(models: slice) -> None:
-        *before, loss, head_loss, gradient = (array[models] for array in arrays)
-        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, loss, head_loss, gradient)
+    def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
+        before, after = ([array[models] for array in several] for several in (arrays[:4], out))
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, *after)
 
+    def work(models: slice) -> None:
+        call(models, batch, updates, arrays[4:])
+
+    def work_on_given(models: slice) -> None:
+        unseen = [np.empty_like(array) for array in arrays[4:]]  # only the first step is measured
+        for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
+            each = [_given(recipe, batches.batch(recipe, recipe.seeds[some], step)) for step in steps]
+            now = slice(steps.start - start, steps.stop - start)
+            own = updates._replace(start=steps.start, stop=min(steps.stop, stop), scalars=scalars[now], kept=kept[now])
+            call(some, batch._replace(given=np.stack(each, axis=1)), own, unseen if now.start else arrays[4:])
+
+    if dataset is None and batch.fed:
+        return _Job(work_on_given, len(weights), 0, arrays)
     entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
     return _Job(work, len(weights), entries, arrays)
+
+
+def _pieces(recipe: Recipe, rows: int, start: int, stop: int) -> Iterator[tuple[slice, range]]:
+    """Models and steps that are given their batches together: as many as `MOST_GIVEN` lets."""
+    each = rows * batches.tokens(recipe) * recipe.cfg.n_features
+    group = min(max(MOST_GIVEN // each, 1), len(recipe.seeds))
+    few = max(MOST_GIVEN // (each * group), 1)
+    for i in range(0, len(recipe.seeds), group):
+        for step in range(start, stop, few):
+            yield slice(i, i + group), range(step, min(step + few, stop))
+
+
+def _given(recipe: Recipe, x: Float[Tensor, "model batch *pos feature"]) -> np.ndarray:
+    """Rows as the kernel takes them, "model feature batch"; below them their targets, where it has no loop for them."""
+    parts = [x.flatten(2)]
+    if type(recipe.task) not in kernels.ASKED:
+        y = tasks.targets(recipe.task, x.flatten(1, 2) if recipe.cfg.n_heads else x)
+        parts.append(y.to(x.dtype).unflatten(1, (x.shape[1], -1)).flatten(2))
+    return torch.cat(parts, dim=2).mT.contiguous().numpy()
+
+
+def _asked(recipe: Recipe) -> kernels.Asked:
+    """What the kernel must know of the task."""
+    task, n = recipe.task, recipe.cfg.n_features
+    if type(task) in kernels.ASKED:
+        told = np.array(task.numbers(n), np.float64)
+        return kernels.Asked(type(task) is Reconstruct, kernels.ASKED.index(type(task)), told)
+    empty = np.zeros(recipe.cfg.n_outputs)
+    if recipe.empty_rows == "exact":
+        empty = tasks.targets(task, torch.zeros(1, 1, n, dtype=recipe.torch_dtype))[0, 0].double().numpy()
+    return kernels.Asked(False, -1, empty)
 
 
 def _loop(data: Distribution) -> kernels.Drawn | None:
@@ -193,18 +239,20 @@ def _loop(data: Distribution) -> kernels.Drawn | None:
 
 
 def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.Batch:
-    """What the kernel must know of its batches: drawn ones, or a whole data set."""
+    """What the kernel must know of its batches: drawn ones, a whole data set, or others that it is given later."""
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
-    low, high = 0.0, 1.0
-    if isinstance(data := recipe.setting.data, SparseUniform):
+    low, high, data = 0.0, 1.0, recipe.setting.data
+    has_loops = type(data) in (SparseUniform, *kernels.DRAWN) and type(recipe.task) in kernels.ASKED
+    fed = dataset is not None or not has_loops
+    if isinstance(data, SparseUniform):
         thresholds, low, high = data.thresholds.numpy(), data.low, data.high
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
         empty_weight=(importance * (1 - share)).astype(dtype),
-        whole=dataset is not None,
-        dataset=np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
+        fed=fed,
+        given=np.empty((1, 1, 0, 0), dtype) if dataset is None else _given(recipe, dataset[None])[:, None],
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
         span=dtype.type(high - low),

@@ -57,7 +57,7 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
-    with _one_thread(state.diverged_at.device):
+    with one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
             parts, total, gradients = _gradients(recipe, state, step, stage, losses_at)
@@ -71,7 +71,7 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
     """As `Engine.evaluate`; one model at a time, because the batch may be a large one."""
-    with torch.no_grad(), _one_thread(x.device):
+    with torch.no_grad(), one_thread(x.device):
         each = [
             loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
             for i in range(len(weights["W_E"]))
@@ -188,7 +188,7 @@ def _kept(w: Tensor, name: str, kept: tuple[float, float]) -> Tensor:
 
 
 @contextmanager
-def _one_thread(device: torch.device) -> Iterator[None]:
+def one_thread(device: torch.device) -> Iterator[None]:
     """On the CPU, one thread: with more, a sum may be split by how many models there are."""
     threads = torch.get_num_threads()
     if device.type == "cpu":

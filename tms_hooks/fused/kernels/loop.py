@@ -24,10 +24,10 @@ class Batch(NamedTuple):
     """Feature: importance over the number of tokens."""
     empty_weight: Any
     """Feature: importance of the row without active features, if only others are drawn."""
-    whole: bool
-    """Whether the rows are `dataset`; else they are drawn."""
-    dataset: Any
-    """Feature, or with heads token and feature, by row."""
+    fed: bool
+    """Whether the rows are `given`; else they are drawn."""
+    given: Any
+    """Model and step (or one for all), feature (with heads token and feature), row; below it the targets, if fed."""
     largest: Any
     """Two rows by feature: `SparseUniform` is active at 32 bits up to this; see `draw_sparse_uniform`."""
     scale: Any
@@ -78,7 +78,7 @@ def fill(to, value):
 @njit(cache=True)
 @no_type_check
 def train_one(
-    w, first, second, diverged_at, seed, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
+    w, first, second, diverged_at, seed, given, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
 ):
     """`advance` for one model."""
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
@@ -88,13 +88,14 @@ def train_one(
     y, if_empty = x, np.zeros(o, w.dtype)
     if not asked.same:
         y = aligned(positions * o, block + LANES, w)
-        target(y[:o], x[:n], asked, np.int64(1))  # of nothing but zeros
+        if asked.number >= 0:
+            target(y[:o], x[:n], asked, np.int64(1))  # of nothing but zeros
         for i in range(o):
-            if_empty[i] = y[i, 0]
+            if_empty[i] = y[i, 0] if asked.number >= 0 else asked.numbers[i]
     loss, head_loss = np.empty_like(loss_out), np.empty_like(head_out)
     own, gradients = views(w, toy), views(g, toy)
     if general is None:
-        plain = make_plain_space(w, toy, block, batch.whole or batch.occupied)
+        plain = make_plain_space(w, toy, block, batch.fed or batch.occupied)
     else:
         space = make_space(w, toy, block, general)
     if drawn is not None:
@@ -115,10 +116,14 @@ def train_one(
             prepare(own, space, general)
         for top in range(0, rows, block):
             count = min(block, rows - top)
-            if batch.whole:
-                if step == start or count < rows:
+            if batch.fed:
+                if step == start or count < rows or len(given) > 1:
+                    now = given[min(step - start, len(given) - 1)]
                     for i in range(len(x)):
-                        copy(x[i, :count], batch.dataset[i, top : top + count])
+                        copy(x[i, :count], now[i, top : top + count])
+                    if asked.number < 0:
+                        for i in range(len(y)):
+                            copy(y[i, :count], now[len(x) + i, top : top + count])
             else:
                 for t in range(positions):
                     key, x_t = batch_key(seed, positions * step + t), x[t * n : (t + 1) * n]
@@ -128,7 +133,7 @@ def train_one(
                         )
                     else:
                         draw(x_t, drawn, key, top, count, rows, room)
-            if not asked.same:
+            if not asked.same and asked.number >= 0:
                 for t in range(positions):
                     target(y[t * o : (t + 1) * o], x[t * n : (t + 1) * n], asked, count)
             if general is None:
@@ -179,10 +184,10 @@ def advance(
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
-    `SparseUniform` and whole data sets, `general` for plain toys, which then are compiled without it.
+    `SparseUniform` and rows that are given, `general` for plain toys, which then are compiled without it.
     """
     for i in range(len(w)):
         train_one(
-            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], toy, batch, drawn, asked, updates,
-            general, loss_out[i], head_out[i], g_out[i],
+            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], batch.given[min(i, len(batch.given) - 1)],
+            toy, batch, drawn, asked, updates, general, loss_out[i], head_out[i], g_out[i],
         )  # fmt: skip

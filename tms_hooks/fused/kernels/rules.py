@@ -45,7 +45,9 @@ class Asked(NamedTuple):
     same: bool
     """Whether the targets are the inputs."""
     number: int
+    """Its place in `ASKED`; -1 where the targets are given."""
     numbers: Any
+    """What its loop must know; of targets that are given, those of an empty row."""
 
 
 @lru_cache
