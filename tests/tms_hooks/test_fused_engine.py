@@ -377,7 +377,7 @@ def test_an_update_is_torch_s_to_the_last_bit(optimizer, dtype):
     w, g, first, second = (torch.randn(1000, generator=generator).to(getattr(torch, dtype)) for _ in range(4))
     second = second.square()
     wanted = optimizer.rule(w, g, first, second, *optimizer.scalars(41, optimizer.learning_rate(41, 100)))
-    scalars = fused_engine._scalars(optimizer, np.array([41]), 100)[0].astype(dtype)
+    scalars = np.array(optimizer.scalars(41, optimizer.learning_rate(41, 100)), dtype)
     arrays = [t.numpy().copy() for t in (w, g, first, second)]
     assert kernels.update(kernels.UPDATED.index(type(optimizer)), *arrays, scalars)
     for got, want in zip((arrays[0], arrays[2], arrays[3]), wanted, strict=True):

@@ -1,8 +1,8 @@
 """The fast engine: whole training steps in compiled code, each model in cache, models shared out over threads.
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
-same rounded operations; only the order of the sums over a batch differs. Data and tasks without a loop are asked in torch
-for a few steps at once, and their rows and targets given to the kernel. It needs numba, the extra "fast".
+same rounded operations; only the order of the sums over a batch differs. Where data or a task have no loop, torch makes
+their rows and targets and the kernel is given them, a few steps at once. It needs numba, the extra "fast".
 """
 
 import math
@@ -36,7 +36,7 @@ from tms_hooks.training.torch_engine import measurement, one_thread, trained_nam
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
-MOST_GIVEN = 2**18
+MOST_GIVEN = 2**17
 """Entries of data that are drawn in torch at once, if one step of one model has no more: they stay in cache."""
 WORTH_THREADS = 1_000_000
 """Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
