@@ -17,7 +17,7 @@ from rich.table import Table
 from benchmarks.equal_loss import compare_at_equal_loss
 from benchmarks.equal_work import compare, compare_one_call
 from benchmarks.memory import compare_memory
-from benchmarks.settings import SETTINGS
+from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.plots import PALETTE
 
 TITLES = {
@@ -48,7 +48,7 @@ def main() -> None:
     for what in given.only:
         results[what] = []
         for threads in given.threads if what in ("equal_work", "one_call") else [1]:
-            for setting in [s for s in chosen if what != "one_call" or len(s.recipes()) > 1]:
+            for setting in [s for s in chosen if is_for(s, what)]:
                 with console.status(f"{what}: {setting.name}, {threads} thread(s)"):
                     results[what].append(
                         compare(setting, threads, given.repeats)
@@ -67,6 +67,11 @@ def main() -> None:
     if "equal_work" in results:
         chart(results["equal_work"], given.out / "bench.html")
     console.print(f"Wrote {given.out}: {', '.join(sorted(path.name for path in given.out.iterdir()))}")
+
+
+def is_for(setting: Setting, what: str) -> bool:
+    """Whether a comparison is made of a setting: many settings in one call, and only equal work of what torch does."""
+    return what == "equal_work" or (not setting.part and (what != "one_call" or len(setting.recipes()) > 1))
 
 
 def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

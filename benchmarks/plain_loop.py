@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.models.forward import W_K, W_Q
+from tms_hooks.models.forward import W_IN, W_K, W_OUT, W_Q
 
 
 class PlainToys:
@@ -25,10 +25,15 @@ class PlainToys:
         active = torch.rand(self.batch_size, k, n, generator=self.generator) < self.p[:, None]
         return torch.where(active, values, 0.0)
 
+    def target(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return x
+
+    def hidden(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model hidden"]:
+        return torch.einsum("bkn,knm->bkm", x, self.W)
+
     def loss(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, " model"]:
-        hidden = torch.einsum("bkn,knm->bkm", x, self.W)
-        out = torch.relu(torch.einsum("bkm,knm->bkn", hidden, self.W) + self.b)
-        return (out - x).square().mean(0).sum(-1)
+        out = torch.relu(torch.einsum("bkm,knm->bkn", self.hidden(x), self.W) + self.b)
+        return (out - self.target(x)).square().mean(0).sum(-1)
 
     def train(self, steps: int) -> None:
         for step in range(steps):
@@ -78,3 +83,53 @@ class PlainHeads(PlainToys):
     def weights(self) -> dict[str, Tensor]:
         heads = {W_Q: self.Q.detach()[:, None], W_K: self.K.detach()[:, None]}
         return super().weights() | heads
+
+
+class PlainSquares(PlainToys):
+    """A task of one's own."""
+
+    def target(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return x.square()
+
+
+class PlainGaussian(PlainToys):
+    """Values that are normal."""
+
+    def batch(self) -> Float[Tensor, "batch model feature"]:
+        k, n, _ = self.W.shape
+        values = torch.randn(self.batch_size, k, n, generator=self.generator)
+        active = torch.rand(self.batch_size, k, n, generator=self.generator) < self.p[:, None]
+        return torch.where(active, values, 0.0)
+
+
+class PlainCopula(PlainToys):
+    """Features that a Gaussian copula of correlation `RHO` ties."""
+
+    RHO = 0.2
+
+    def batch(self) -> Float[Tensor, "batch model feature"]:
+        k, n, _ = self.W.shape
+        root = torch.linalg.cholesky(torch.full((n, n), self.RHO).fill_diagonal_(1.0))
+        u = torch.special.ndtr(torch.randn(self.batch_size, k, n, generator=self.generator) @ root.mT)
+        return torch.where(u < self.p[:, None], u / self.p[:, None], 0.0)
+
+
+class PlainResidual(PlainToys):
+    """An MLP of `WIDTH` units that adds to the hidden layer."""
+
+    WIDTH = 16
+
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"]) -> None:
+        super().__init__(n, m, p)
+        std = (2 / (m + self.WIDTH)) ** 0.5
+        shapes = ((len(p), m, self.WIDTH), (len(p), self.WIDTH, m))
+        self.W_in, self.W_out = ((torch.randn(s, generator=self.generator) * std).requires_grad_() for s in shapes)
+        self.optimizer = torch.optim.Adam([self.W, self.b, self.W_in, self.W_out], lr=1e-3)
+
+    def hidden(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model hidden"]:
+        stream = super().hidden(x)
+        post = torch.relu(torch.einsum("bkm,kmu->bku", stream, self.W_in))
+        return stream + torch.einsum("bku,kum->bkm", post, self.W_out)
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() | {W_IN: self.W_in.detach(), W_OUT: self.W_out.detach()}

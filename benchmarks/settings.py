@@ -2,13 +2,30 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 
 import tms_hooks as tms
-from benchmarks.plain_loop import PlainHeads, PlainOneHot, PlainToys
+from benchmarks.plain_loop import (
+    PlainCopula,
+    PlainGaussian,
+    PlainHeads,
+    PlainOneHot,
+    PlainResidual,
+    PlainSquares,
+    PlainToys,
+)
 from tms_hooks.data import Distribution
 from tms_hooks.training.recipe import Recipe
+
+NOT_COMPILED = {"task": PlainSquares, "gaussian": PlainGaussian, "copula": PlainCopula, "residual": PlainResidual}
+"""What torch does all or part of: a task of one's own, data without a loop, an MLP."""
+
+
+def squares(x: torch.Tensor) -> torch.Tensor:
+    """The task of `PlainSquares`."""
+    return x.square()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +42,8 @@ class Setting:
     """How many steps of the plain loop make a timing of a fraction of a second."""
     one_hot: bool = False
     rank: int = 0
+    part: Literal["", "task", "gaussian", "copula", "residual"] = ""
+    """Which of `NOT_COMPILED` it has."""
     target: float | None = None
     """The ratio to reach at equal work, one thread."""
     loss_steps: int = 3_000
@@ -49,13 +68,15 @@ class Setting:
         if self.rank:
             pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
             return PlainHeads(self.n, self.m, self.rank, self.probabilities, pairs)
-        return PlainToys(self.n, self.m, self.probabilities)
+        return NOT_COMPILED.get(self.part, PlainToys)(self.n, self.m, self.probabilities)
 
     def recipes(self) -> list[Recipe]:
         """The same models for our engines: a recipe for each feature probability."""
         cfg = tms.ToyConfig(n_features=self.n, d_hidden=self.m, n_heads=int(self.rank > 0), d_head=self.rank or None)
         if self.one_hot:
             return [self._recipe(cfg, tms.OneHot(n_features=self.n), range(self.models))]
+        if self.part:
+            return [self._with_part()]
         if self.p == self.p_last:
             data = tms.SparseUniform(n_features=self.n, feature_probability=self.p)
             return [self._recipe(cfg, data, range(self.models))]
@@ -63,6 +84,18 @@ class Setting:
             self._recipe(cfg, tms.SparseUniform(n_features=self.n, feature_probability=min(p, 1.0)), [seed])
             for seed, p in enumerate(self.probabilities.tolist())
         ]
+
+    def _with_part(self) -> Recipe:
+        given = {"n_features": self.n, "feature_probability": self.p}
+        data = {"gaussian": tms.SparseGaussian, "copula": tms.Copula}.get(self.part, tms.SparseUniform)
+        mlp = {"d_mlp": PlainResidual.WIDTH, "bottleneck": "residual"} if self.part == "residual" else {}
+        return Recipe.of(
+            tms.ToyConfig(self.n, self.m, **mlp),
+            data(**given, **({"rho": PlainCopula.RHO} if self.part == "copula" else {})),
+            seeds=range(self.models),
+            steps=10**9,
+            task=squares if self.part == "task" else None,
+        )
 
     def together(self) -> Recipe:
         """All models in one recipe."""
@@ -101,4 +134,9 @@ SETTINGS = (
     ),
     Setting(name="one-hot", n=40, m=2, models=50, p=1.0, p_last=1.0, plain_steps=100, one_hot=True),
     Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20, loss_steps=500),
+    *(
+        Setting(name=f"{part}-{k}", n=6, m=2, models=k, p=0.057, p_last=0.057, plain_steps=max(300 // k, 10), part=part)
+        for part in NOT_COMPILED
+        for k in (1, 8, 64)
+    ),
 )
