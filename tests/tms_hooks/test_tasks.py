@@ -1,8 +1,8 @@
 """Tasks, and parts of the user's own: tried before training, the same alone and in a crowd, loaded only if given."""
 
-from dataclasses import re
+import re
+from dataclasses import dataclass
 
-import dataclass
 import pytest
 import torch
 from torch.testing import assert_close
