@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tms_hooks import geometry
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, Copula, CorrelatedGroups, KHot, OneHot, RandomPoints, SparseUniform
+from tms_hooks.files import DamagedRun
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Reconstruct, Task
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel, ToyOutput
 
 __all__ = [
-    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "KHot", "OneHot", "RMSprop",
-    "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "geometry",
-    "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
+    "SGD", "Adam", "AdamW", "AnticorrelatedGroups", "Copula", "CorrelatedGroups", "DamagedRun", "KHot", "OneHot",
+    "RMSprop", "RandomPoints", "Reconstruct", "Run", "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput",
+    "geometry", "landscape", "load", "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 

@@ -1,26 +1,26 @@
 """`Run`: trained models, their history and where they came from.
 
-A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are:
-nothing in it is code, and reading it executes nothing.
+A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are,
+with their checksums: nothing in it is code, and reading it executes nothing.
 """
 
-import json
+import math
+import os
 import platform
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
-import numpy as np
 import torch
 import xarray as xr
 from jaxtyping import Float
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tms_hooks import files
+from tms_hooks.files import DamagedRun
 from tms_hooks.models import forward
 from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
@@ -28,8 +28,9 @@ from tms_hooks.training.recipe import Recipe
 if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 2"
-WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
+FORMAT = "tms-hooks run, version 3"
+RECIPE_FILE, WEIGHTS, HISTORY = "run.json", "weights", "history"
+WEIGHTS_FILE, HISTORY_FILE = f"{WEIGHTS}.safetensors", f"{HISTORY}.safetensors"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
@@ -78,25 +79,25 @@ class Run:
         """Write the run directory: all of it or nothing, over an earlier run but over nothing else.
 
         Raises:
-            FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
+            OSError: it could not be written; the message says in which folder the run is instead. A FileExistsError,
+                if something that is not a run, a run with other files beside it, or the current folder is at `path`.
         """
         path = Path(path)
-        if path.exists():
-            _check_replaceable(path)
-        with files.whole_folder(path) as folder:
-            final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
-            save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
-            save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
-            about = {
-                "format": FORMAT,
-                "recipe": self.recipe.to_dict(),
-                "history_steps": [int(s) for s in self.history.step.values],
-                "diverged": {str(seed): step for seed, step in self.diverged.items()},
-                "completed_steps": self.completed_steps,
-                "provenance": self.provenance,
-            }
-            (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
+        files.rescue(path, self._write)
         return path
+
+    def _write(self, path: Path) -> None:
+        check_replaceable(path)
+        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
+        about = {
+            "recipe": self.recipe.to_dict(),
+            "history_steps": [int(s) for s in self.history.step.values],
+            "diverged": {str(seed): step for seed, step in self.diverged.items()},
+            "completed_steps": self.completed_steps,
+            "provenance": self.provenance,
+        }
+        recorded = {str(name): torch.from_numpy(v.values) for name, v in self.history.data_vars.items()}
+        files.write_sealed(path / RECIPE_FILE, FORMAT, about, {WEIGHTS: self.weights | final, HISTORY: recorded})
 
 
 def load(path: str | Path) -> Run:
@@ -104,24 +105,25 @@ def load(path: str | Path) -> Run:
 
     Raises:
         FileNotFoundError: no run directory there.
-        ValueError: a torn, foreign or newer one, saying what is wrong with which file.
+        DamagedRun: a ValueError: a torn, changed or foreign one, or of another version, saying what is wrong with which
+            file.
     """
     path = Path(path)
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).exists():
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
-    about = files.read_json(path / RECIPE_FILE, FORMAT)
+    about, parts = files.read_sealed(path / RECIPE_FILE, FORMAT)
     try:
         recipe = Recipe.from_dict(about["recipe"])
         steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
-        completed, origin = about["completed_steps"], about["provenance"]
+        completed, origin = about["completed_steps"], dict(about["provenance"])
+        _check_progress(recipe, steps, diverged, completed)
+        weights, arrays = parts[WEIGHTS], parts[HISTORY]
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
-    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
-    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
-    arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
+        raise DamagedRun(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
+    _check_tensors(path / WEIGHTS_FILE, weights, _weight_shapes(recipe), recipe)
+    _check_tensors(path / HISTORY_FILE, arrays, history.shapes(recipe, len(steps)), recipe)
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
@@ -177,32 +179,58 @@ def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _check_replaceable(path: Path) -> None:
-    """Saving over `path` must destroy nothing but an earlier run."""
-    if path.is_dir() and not any(path.iterdir()):
+def check_replaceable(path: Path) -> None:
+    """Saving at `path` must destroy nothing but an earlier run.
+
+    Raises:
+        FileExistsError: something else is there, or a person stands there.
+    """
+    if path.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise FileExistsError(f"{path} is the current folder, or one above it; give the run one of its own: {path}/run")
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).is_file() and not files.is_left_over(path / RECIPE_FILE):
         raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
-    try:
-        files.read_json(path / RECIPE_FILE, FORMAT)
-    except ValueError as error:
-        raise FileExistsError(f"{error}; choose another path") from error
-    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
+    part = re.compile(rf"{re.escape(files.SCRATCH)}.*|({WEIGHTS}|{HISTORY})(\.[0-9a-f]{{8}})?\.safetensors")
+    if others := {n for file in path.iterdir() if (n := file.name) != RECIPE_FILE and not part.fullmatch(n)}:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
+    if (path / RECIPE_FILE).exists():
+        try:
+            files.read_sealed(path / RECIPE_FILE, FORMAT)
+        except DamagedRun as error:
+            raise FileExistsError(f"{error}; move it, or choose another path") from error
 
 
-def _plain(value: Any) -> Any:
-    """A numpy number as Python's own."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
+def size(recipe: Recipe) -> int:
+    """Bytes of a saved run of this recipe, but for its JSON file."""
+    shapes = [*_weight_shapes(recipe).values(), *history.shapes(recipe, len(recipe.record_steps())).values()]
+    return sum(math.prod(shape) for shape in shapes) * recipe.torch_dtype.itemsize
 
 
-def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of one file, which must be those of `shapes`."""
-    tensors = files.read_tensors(path)
+def _weight_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the weights' file."""
+    k, cfg = len(recipe.seeds), recipe.cfg
+    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(cfg).items()}
+    return shapes | {FINAL_FEATURE: (k, cfg.n_features), FINAL_HEAD: (k, cfg.n_heads)}
+
+
+def _check_progress(recipe: Recipe, steps: Any, diverged: dict[int, Any], completed: Any) -> None:
+    """What a run says of its steps must be possible."""
+    last = recipe.total_steps
+    for name, step in [("completed_steps", completed), *(("diverged", step) for step in diverged.values())]:
+        if type(step) is not int or not 0 <= step <= last:
+            raise ValueError(f"{name}={step!r}: must be a step from 0 to {last}")
+    if not steps or steps != sorted({int(step) for step in steps}) or not 0 <= steps[0] <= steps[-1] <= last:
+        raise ValueError(f"history_steps={steps}: must be steps from 0 to {last}, one after another")
+    if strangers := diverged.keys() - set(recipe.seeds):
+        raise ValueError(f"diverged has the seeds {sorted(strangers)}, of which no model is")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> None:
+    """The tensors of one file must be those of `shapes`."""
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
-        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
-    return tensors
+        raise DamagedRun(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
+    if strange := {str(tensor.dtype) for tensor in tensors.values()} - {str(recipe.torch_dtype)}:
+        raise DamagedRun(f"{path} holds {strange}, {RECIPE_FILE} beside it asks for {recipe.dtype}")

@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
@@ -114,7 +115,8 @@ def train(
     saved = None if checkpoint is None else Checkpoints(checkpoint, recipe, name, state, checkpoint_every)
     began = time.perf_counter()
     show = sys.stderr.isatty() if progress is None else progress
-    completed, end, history = _advance(recipe, state, module, saved, show)
+    with saved.held() if saved else nullcontext():
+        completed, end, history = _advance(recipe, state, module, saved, show)
     diverged = {recipe.seeds[i]: step for i, step in enumerate(end.diverged_at.tolist()) if step >= 0}
     for seed, step in diverged.items():
         log.warning("the model of seed %d stopped at step %d: its loss or next weights were not finite", seed, step)

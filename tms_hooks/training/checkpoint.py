@@ -2,12 +2,14 @@
 
 A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: a JSON file that is there
 belongs to a safetensors file that is whole. Two checkpoints stay on disk, so that there is one to go back to if the
-newest is damaged, by a lost disk block say.
+newest is damaged, by a lost disk block say. One process at a time trains with a folder.
 """
 
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks checkpoint, version 2"
+FORMAT = "tms-hooks checkpoint, version 3"
 ON_DISK = 2
 """Checkpoints that stay."""
 
@@ -44,7 +46,18 @@ class Checkpoints:
         run = recipe.to_dict() | {"engine": engine, "initial_weights": files.fingerprint(weights)}
         self.run: dict[str, Any] = json.loads(json.dumps(run))
         self.written_at = time.monotonic()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that trains with this folder, and sweep up what killed ones left in it.
+
+        Raises:
+            TimeoutError: another process does, which the message names.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(self.folder / "checkpoints", wait=0.0):
+            files.sweep_up(self.folder)
+            yield
 
     def save(self, state: State, recorder: Recorder, last: bool) -> None:
         """Write a checkpoint if it is time for one."""
@@ -55,16 +68,9 @@ class Checkpoints:
         tensors["diverged_at"] = state.diverged_at
         for name in VARIABLES:
             tensors[f"history.{name}"] = torch.stack([record[name] for _, record in recorder.records])
-        data = save({name: t.cpu().contiguous() for name, t in tensors.items()})
-        about = {
-            "format": FORMAT,
-            "run": self.run,
-            "steps": [step for step, _ in recorder.records],
-            "sha256": files.fingerprint(data),
-        }
+        about = {"run": self.run, "steps": [step for step, _ in recorder.records]}
         path = self.folder / f"{len(recorder.records):08}.json"
-        files.write_whole(path.with_suffix(".safetensors"), data)
-        files.write_whole(path, json.dumps(about, indent=1))
+        files.write_sealed(path, FORMAT, about, {path.stem: tensors})
         for old in self._newest_first()[ON_DISK:]:
             old.unlink()
             old.with_suffix(".safetensors").unlink(missing_ok=True)
@@ -74,9 +80,8 @@ class Checkpoints:
         """Bring state and history to the newest whole checkpoint; return how many records it has, 0 without one."""
         for path in self._newest_first():
             try:
-                about = files.read_json(path, FORMAT)
-                tensors = files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
-            except (OSError, ValueError, KeyError, TypeError) as error:
+                about, parts = files.read_sealed(path, FORMAT)
+            except (OSError, files.DamagedRun) as error:
                 log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
                 continue
             if about["run"] != self.run:
@@ -85,6 +90,7 @@ class Checkpoints:
                     "use its settings, or another checkpoint folder"
                 )
             device = state.diverged_at.device
+            tensors = parts[path.stem]
             part = {name: t.to(device) for name, t in tensors.items()}
             state.weights = {name: part[f"weights.{name}"] for name in state.weights}
             state.moments = {n.removeprefix("moments."): t for n, t in part.items() if n.startswith("moments.")}
