@@ -183,6 +183,16 @@ def rescue(path: Path, write: Callable[[Path], Any]) -> None:
         raise type(error)(message) from error
 
 
+def keep(path: Path, content: bytes | str) -> Path:
+    """`write_whole` for what took minutes to make: it goes to the temporary folder if it cannot stand at `path`.
+
+    Raises:
+        OSError: it is elsewhere; the message says where.
+    """
+    rescue(path, lambda place: write_whole(place, content))
+    return path
+
+
 def fingerprint(*parts: bytes | str | Path) -> str:
     """SHA-256 of the parts, one after another, in hexadecimal; a path stands for what the file holds."""
     digest = hashlib.sha256()

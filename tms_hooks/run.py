@@ -71,6 +71,11 @@ class Run:
         return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
 
     @property
+    def stopped(self) -> bool:
+        """Whether training was interrupted: fewer updates than the recipe has."""
+        return self.completed_steps < self.recipe.total_steps
+
+    @property
     def models(self) -> "Models":
         """The trained models, each made when asked for."""
         return Models(self)
