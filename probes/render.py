@@ -33,8 +33,7 @@ class Visual:
     def html(self) -> str:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
         name = f"circuitsvis-{uuid.uuid4()}"
-        # "</script>" inside a token would end the script
-        props = json.dumps(self.props).replace("</", "<\\/")
+        props = json.dumps(self.props).replace("<", "\\u003c")  # "</script>" would end the script, "<!--" hide its end
         return (
             f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
             f'<div id="{name}"></div></div>'

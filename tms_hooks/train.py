@@ -5,6 +5,7 @@ the next; between two records the history grows, a checkpoint is written if it i
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -13,6 +14,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal, get_args
 
+import torch
 import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
@@ -21,7 +23,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution
 from tms_hooks.errors import choice_error
 from tms_hooks.losses import Pair
-from tms_hooks.progress import bar, interrupts
+from tms_hooks.progress import Pace, bar, interrupts
 from tms_hooks.run import Run, provenance
 from tms_hooks.tasks import Task
 from tms_hooks.training import torch_engine
@@ -34,6 +36,8 @@ from tms_hooks.training.state import Engine, Init, State
 
 log = logging.getLogger(__name__)
 
+IMPORTED_BY = os.getpid()
+"""Another process than this one in one that was forked since."""
 EngineName = Literal["auto", "fused", "torch"]
 
 
@@ -70,8 +74,7 @@ def train(
     >>> run.W_E.shape, run.history.sizes["step"]
     (torch.Size([4, 3, 2]), 3)
 
-    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record,
-    once that is complete; pressed twice, it returns at once, as of the record before.
+    A seed decides a model's initial weights and its batches. Ctrl-C returns the run as of its last record.
 
     Args:
         cfg: architecture of every model.
@@ -108,6 +111,7 @@ def train(
         ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
             rule and fix.
     """
+    _end_threads_after_a_fork()
     given = locals()  # all arguments: those that a recipe has are handed on as they are
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
     name, module = choose_engine(engine, recipe, device)
@@ -132,6 +136,12 @@ def train(
         completed_steps=completed,
         provenance=provenance(name, str(state.diverged_at.device), time.perf_counter() - began),
     )
+
+
+def _end_threads_after_a_fork() -> None:
+    """Compute in one thread in a forked process: torch's other threads were not copied, and it would wait for them."""
+    if os.getpid() != IMPORTED_BY and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str, Engine]:
@@ -167,16 +177,20 @@ def _advance(
     recipe: Recipe, state: State, engine: Engine, saved: Checkpoints | None, show: bool
 ) -> tuple[int, State, xr.Dataset]:
     """Advance from record to record; return the last recorded step, the models at it, and the history up to it."""
-    recorder, marks = Recorder(recipe), recipe.record_steps()
+    recorder, marks, pace = Recorder(recipe), recipe.record_steps(), Pace()
     done = saved.resume(state, recorder) if saved else 0
     reached = (marks[min(done, len(marks) - 1)], state.snapshot(recipe.cfg)) if done else None
     try:
         with bar(len(recipe.seeds), recipe.total_steps, show) as move, interrupts() as interrupted:
             for start, stop in list(zip(marks, [*marks[1:], marks[-1]], strict=True))[done:]:
                 before = state.snapshot(recipe.cfg)
-                measured = engine.advance(recipe, state, start, stop)
-                recorder.add(start, before, measured)
-                reached = start, before
+                for step, end in pace.cut(start, stop):
+                    measured = engine.advance(recipe, state, step, end)
+                    if step == start:
+                        recorder.add(start, before, measured)
+                        reached = start, before
+                    if end < stop and interrupted():
+                        raise KeyboardInterrupt
                 if saved:
                     saved.save(state, recorder, last=start == marks[-1])
                 move(stop)

@@ -15,7 +15,7 @@ from probes.render import (
 )
 from probes.transformers import load_transformer
 
-TOKENS = ["When", " Mary", "</script><b>"]
+TOKENS = ["When", " Mary<!--<script>", "</script><b>"]
 
 
 def test_a_page_holds_the_bundle_once_and_each_visual_after_it():

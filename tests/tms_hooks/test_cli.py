@@ -195,14 +195,12 @@ def test_sweep_trains_a_grid_once(tmp_path):
 
 def test_sweep_names_a_value_of_the_wrong_type(tmp_path):
     base = "[base]\nn_features = 4\nd_hidden = 2\nfeature_probability = 0.1\n"
-    for line, told in (
-        ("steps = true", "steps=True: must be a whole number"),
-        ("lr = '1'", "lr='1': must be a number"),
-    ):
+    told = {"steps = true": "steps=True: must be a whole number", "lr = '1'": "lr='1': must be a number"}
+    for line, rule in told.items():
         (tmp_path / "grid.toml").write_text(base + line)
         done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
         assert done.exit_code == 2
-        assert told in re.sub(r"[\s│]+", " ", done.output)
+        assert rule in re.sub(r"[\s│]+", " ", done.output)
 
 
 def test_sweep_names_an_unknown_key(tmp_path):

@@ -206,8 +206,9 @@ def test_seeds_are_whole_numbers_each_once(seeds, message):
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
+    assert _seeds(np.arange(2)) == (0, 1)
     grid = {"feature_probability": [np.float64(0.1), 0.5], "lr": [np.float64(0.01), np.float64(0.1)]}
-    assert run(tmp_path, grid=grid, seeds=np.arange(2)).identical(run(tmp_path))
+    assert run(tmp_path, grid=grid).identical(run(tmp_path))
 
 
 def test_a_store_that_cannot_be_written_is_told_before_any_work(tmp_path, caplog):
