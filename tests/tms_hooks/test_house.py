@@ -87,9 +87,10 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 46, 5_900
+MOST_FILES, MOST_LINES = 46, 6_200
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then `probes.verification` came (150 lines), and
-what it let circuits, slices and bottlenecks check. Whoever raises these says here what for."""
+what it let circuits, slices and bottlenecks check. Then `files` came to seal and to
+lock, and runs, checkpoints and Ctrl-C to rest on it (300). Whoever raises these says here what for."""
 
 
 def test_the_path_is_read_whole():
