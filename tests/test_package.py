@@ -13,7 +13,7 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 ON_REQUEST = {"ray"}
 # Declared and never imported by name here: other libraries load them when they are asked to.
 BY_NAME = {"circuitsvis", "dask", "gguf", "kaleido"}
-TOOLS = ("notebooks", "dev", "all")
+TOOLS = ("notebooks", "docs", "dev", "all")
 
 
 def imported(sources: dict[str, str]) -> dict[str, set[str]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
-from tms_hooks.errors import choice_error
+from tms_hooks.errors import check_installed, choice_error
 
 BACKENDS = ("loky", "dask", "ray")
 
@@ -22,6 +22,7 @@ def run(
         ValueError: an unknown backend, one that is not installed, or an address that it has no use for.
         ConnectionError: the cluster does not answer.
     """
+    check_installed("joblib", "sweep")
     import joblib
 
     if backend not in BACKENDS:
@@ -58,10 +59,9 @@ _watched: set[int] = set()
 
 
 def _dask_client(address: str | None) -> Any:
-    try:
-        from distributed import Client
-    except ImportError:
-        raise ValueError("backend='dask' needs dask: pip install 'tms-hooks[sweep]'") from None
+    check_installed("distributed", "sweep")
+    from distributed import Client
+
     if address is None:
         return Client(processes=True, threads_per_worker=1, dashboard_address=None)
     with _answers("dask scheduler", address):

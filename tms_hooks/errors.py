@@ -3,6 +3,7 @@
 import math
 from collections.abc import Iterable
 from difflib import get_close_matches
+from importlib.util import find_spec
 
 
 def did_you_mean(name: object, known: Iterable[object]) -> str:
@@ -33,3 +34,9 @@ def check_not_negative(**settings: float) -> None:
     for name, value in settings.items():
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{name}={value}: must be finite and not negative")
+
+
+def check_installed(module: str, extra: str) -> None:
+    """Raise ImportError, with the line that installs the extra, if a library that it has is not there."""
+    if find_spec(module) is None:
+        raise ImportError(f"{module} is not installed; run: pip install 'tms-hooks[{extra}]'")

@@ -1,5 +1,6 @@
 """Arrays in, plotly figures out. Colors are colorblind safe; signed scales are symmetric about zero."""
 
+from tms_hooks.errors import check_installed
 from tms_hooks.plots.charts import cumulative, curves, distributions, grouped_shares, points_in_band, shares, strips
 from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
 from tms_hooks.plots.layout import NULL, PALETTE, REAL, TOY
@@ -30,3 +31,5 @@ __all__ = [
     "typical",
     "write_and_read",
 ]
+
+check_installed("plotly", "plots")
