@@ -135,10 +135,11 @@ def lock(path: Path, wait: float = 60.0) -> Iterator[None]:
         held.release()
 
 
-def sweep_up(folder: Path) -> None:
-    """Delete what killed writers left in a folder; for who is the only one that writes there."""
-    for left in folder.glob(f"{SCRATCH}*-*"):
-        left.unlink(missing_ok=True)
+def sweep_up(locked: Path) -> None:
+    """Delete what killed writers left in the folder of `locked`, for who holds it and is the only one to write there."""
+    for left in locked.parent.glob(f"{SCRATCH}*"):
+        if left.name != f"{_scratch(locked)}.lock":
+            left.unlink(missing_ok=True)
 
 
 def is_left_over(path: Path) -> bool:

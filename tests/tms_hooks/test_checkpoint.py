@@ -173,7 +173,9 @@ def test_two_trainings_with_one_folder_are_told_who_has_it(tmp_path):
 
 def test_what_a_killed_training_left_is_swept_up(tmp_path):
     train(tmp_path)
-    (tmp_path / f"{files._scratch(tmp_path / '00000003.json')}-01234567").write_text("half a check")
+    scratch = files._scratch(tmp_path / "00000003.json")
+    for left in (f"{scratch}-01234567", f"{scratch}.lock", "00000003.safetensors", "00000004.01234567.safetensors"):
+        (tmp_path / left).write_text("half a check")
     train(tmp_path)
     assert len(list(tmp_path.iterdir())) == 4
 

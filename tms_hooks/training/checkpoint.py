@@ -56,7 +56,10 @@ class Checkpoints:
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with files.lock(self.folder / "checkpoints", wait=0.0):
-            files.sweep_up(self.folder)
+            files.sweep_up(self.folder / "checkpoints")
+            for part in self.folder.glob("[0-9]*.safetensors"):
+                if not part.with_name(part.name.split(".")[0] + ".json").exists():
+                    part.unlink()
             yield
 
     def save(self, state: State, recorder: Recorder, last: bool) -> None:
