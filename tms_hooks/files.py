@@ -136,7 +136,7 @@ def lock(path: Path, wait: float = 60.0) -> Iterator[None]:
 
 
 def sweep_up(locked: Path) -> None:
-    """Delete what killed writers left in the folder of `locked`, for who holds it and is the only one to write there."""
+    """Delete what killed writers left in the folder of `locked`, for who holds that and alone writes there."""
     for left in locked.parent.glob(f"{SCRATCH}*"):
         if left.name != f"{_scratch(locked)}.lock":
             left.unlink(missing_ok=True)
