@@ -24,7 +24,10 @@ HookFn = Callable[..., Tensor | None]
 
 @runtime_checkable
 class HookedModel(Protocol):
-    """A toy, a `TransformerBridge`, any `HookedRootModule`: whatever has these three members."""
+    """A toy, a `TransformerBridge`, any `HookedRootModule`: whatever has these three members.
+
+    A plain `torch.nn.Module` gets them from `probes.hook_modules`.
+    """
 
     @property
     def hook_dict(self) -> Mapping[str, Any]:
@@ -58,8 +61,19 @@ def hook_points(model: HookedModel) -> Mapping[str, Any]:
     """The model's hook points by name; TypeError if it has none."""
     points = getattr(model, "hook_dict", None)
     if not points:
-        raise TypeError(f"{type(model).__name__} has no hook points: end its __init__ with self.setup()")
+        plain = isinstance(model, nn.Module) and not hasattr(model, "hooks")
+        remedy = "take probes.hook_modules(model, names)" if plain else "end its __init__ with self.setup()"
+        raise TypeError(f"{type(model).__name__} has no hook points: {remedy}")
     return cast(Mapping[str, Any], points)
+
+
+def own_name(points: Mapping[str, Any], name: str) -> str:
+    """The name by which the model addresses the point that is called `name`, which may be one of several aliases.
+
+    It is the point's own, unless a module that holds the model has given its points names for itself.
+    """
+    own = points[name].name
+    return own if points.get(own) is points[name] else name
 
 
 def check_hooks(model: HookedModel, hooks: str | Iterable[str]) -> list[str]:
@@ -82,7 +96,7 @@ def temporary_hooks(model: HookedModel, fwd_hooks: Iterable[tuple[str, HookFn]])
     """
     fwd_hooks, points = list(fwd_hooks), hook_points(model)
     check_hooks(model, [name for name, _ in fwd_hooks] or points)
-    return model.hooks(fwd_hooks=[(points[name].name, fn) for name, fn in fwd_hooks])
+    return model.hooks(fwd_hooks=[(own_name(points, name), fn) for name, fn in fwd_hooks])
 
 
 @contextmanager
@@ -119,6 +133,15 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
 
     with temporary_hooks(model, [(name, partial(add_zero, name)) for name in hooks]):
         yield zeros
+
+
+def require_gradients(tool: str) -> None:
+    """Raise where torch keeps no track of gradients, not even if they are switched on."""
+    if torch.is_inference_mode_enabled():
+        raise RuntimeError(
+            f"{tool} differentiates, and under torch.inference_mode() nothing can be: call it outside, or under "
+            "torch.no_grad(), where it switches gradients on itself"
+        )
 
 
 def output_tensors(output: Any) -> list[Tensor]:

@@ -7,14 +7,15 @@ nothing (indices, masks, rounding), if another activation changes any bit of the
 """
 
 import warnings
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from difflib import get_close_matches
+from functools import partial
 from typing import Any
 
 import pandas as pd
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from probes.hooked import (
     HookedModel,
@@ -22,6 +23,7 @@ from probes.hooked import (
     check_hooks,
     hook_points,
     output_tensors,
+    own_name,
     recording,
     temporary_hooks,
 )
@@ -34,42 +36,76 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     >>> from probes.transformers import load_transformer
     >>> hooks = ["blocks.0.attn.hook_q", "blocks.0.attn.hook_attn_scores"]
     >>> audit_hooks(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), hooks)
-                                    fires   live         shape
+                                    fires   live         shape error
     hook
-    blocks.0.attn.hook_q             True   True  (1, 3, 4, 16)
-    blocks.0.attn.hook_attn_scores   True  False  (1, 4, 3, 3)
+    blocks.0.attn.hook_q             True   True  (1, 3, 4, 16)  None
+    blocks.0.attn.hook_attn_scores   True  False  (1, 4, 3, 3)  None
 
-    One row per name, of all hooks if none are named, with the `shape` of the activation (None if it is no tensor). The
-    answer is about these inputs, for which a few examples will do: a gate that they leave shut hides what is behind it.
+    One row per name, of all hooks if none are named, with the `shape` of the activation (None if it is no tensor) and
+    the `error` that the model raises if something is hooked there (None where it raises none). The answer is about
+    these inputs, for which a few examples will do: a gate that they leave shut hides what is behind it.
 
     Raises:
-        ValueError: two runs on the same inputs differ (dropout is on).
+        ValueError: two runs on the same inputs differ (dropout is on), or the output is NaN somewhere.
     """
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
         warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
         points = hook_points(model)
         names = list(points) if hooks is None else check_hooks(model, hooks)
-        own_names = [points[name].name for name in names]  # a bridge has several names for one point
+        own_names = [own_name(points, name) for name in names]  # a bridge has several names for one point
         with torch.no_grad():
-            fired = _fired(model, inputs, set(own_names))
-            fired |= _fired_once_hooked(model, inputs, set(own_names) - fired)
-            with recording(
-                model, fired, lambda value: tuple(value.shape) if isinstance(value, Tensor) else None
-            ) as shapes:
-                model(inputs)
+            fires, errors = _fired(model, inputs, set(own_names))
+            hookable = [name for name in dict.fromkeys(own_names) if name not in errors]
+            passing, failed = _by_halves(partial(_passing, model, inputs), hookable)
+            errors |= failed
             reference = output_tensors(model(inputs))  # without hooks, for which a bridge may take another path
             if _differ(reference, output_tensors(model(inputs))):
-                raise ValueError("two runs on the same inputs differ: liveness needs determinism; call model.eval()")
-        with_tensors = [name for name, shape in shapes.items() if shape is not None]
-        live = _with_gradient(model, inputs, with_tensors)
+                raise ValueError(NOT_REPEATABLE)
+        _check_no_nan(
+            reference, [name for name, own in zip(names, own_names, strict=True) if passing.get(own, (None, False))[1]]
+        )
+        with_tensors = [name for name, (shape, _) in passing.items() if shape is not None]
+        with_gradient, _ = _by_halves(partial(_with_gradient, model, inputs), with_tensors)
+        live = {name for name, gradient in with_gradient.items() if gradient}
+
+        def changes(name: list[str]) -> dict[str, bool]:
+            with torch.no_grad(), temporary_hooks(model, [(name[0], lambda value, hook: _other_value(value))]):
+                return {name[0]: _differ(reference, output_tensors(model(inputs)))}
+
+        for name in [name for name in with_tensors if name not in live]:
+            changed, failed = _by_halves(changes, [name])
+            errors |= failed
+            live |= {name for name, differs in changed.items() if differs}
+    index = pd.Index(names, name="hook")
+    column = partial(pd.Series, index=index, dtype=object)  # of objects, lest pandas turn None into NaN
+    columns = {
+        "fires": [name in fires or name in passing for name in own_names],
+        "live": [name in live for name in own_names],
+        "shape": column([passing[name][0] if name in passing else None for name in own_names]),
+        "error": column([errors.get(name) for name in own_names]),
+    }
+    return pd.DataFrame(columns, index=index)
+
+
+NOT_REPEATABLE = "two runs on the same inputs differ, as they do with dropout: call model.eval()"
+
+
+def require_repeatable(model: HookedModel, inputs: Any) -> None:
+    """Raise if the model is in train mode and that matters: what a tool measures would be noise.
+
+    A model whose parts are all in eval mode is taken to repeat itself; `audit_hooks` tries.
+
+    Raises:
+        ValueError: two runs on the same inputs differ (dropout), or batch norms that mix the examples of a batch.
+    """
+    training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
+    if norms := [type(part).__name__ for part in training if isinstance(part, nn.modules.batchnorm._BatchNorm)]:
+        raise ValueError(f"{norms[0]} in train mode mixes the examples of a batch: call model.eval()")
+    if training:
         with torch.no_grad():
-            for name in set(with_tensors) - live:
-                with temporary_hooks(model, [(name, lambda value, hook: _other_value(value))]):
-                    if _differ(reference, output_tensors(model(inputs))):
-                        live.add(name)
-    rows = [(name in fired, name in live, shapes.get(name)) for name in own_names]
-    return pd.DataFrame(rows, columns=["fires", "live", "shape"], index=pd.Index(names, name="hook"))
+            if _differ(output_tensors(model(inputs)), output_tensors(model(inputs))):
+                raise ValueError(NOT_REPEATABLE)
 
 
 def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) -> None:
@@ -82,6 +118,8 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
     for name, row in audit_hooks(model, inputs, hooks).iterrows():
         if not row["live"]:
             what = "fires in vain: changing it does not change the output" if row["fires"] else "does not fire"
+            if row["error"] is not None:
+                what = f"{'breaks the model if hooked' if row['fires'] else 'does not fire'} ({row['error']})"
             block = block_of(str(name))
             near = audit_hooks(model, inputs, [n for n in hook_points(model) if block in (None, block_of(n))])
             around = get_close_matches(str(name), [str(n) for n in near.index[near["live"]]], n=5, cutoff=0.0)
@@ -90,40 +128,73 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
             )
 
 
-def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> set[str]:
-    """Points that are called, found by plain torch hooks: a bridge refuses its own where they are switched off."""
-    fired: set[str] = set()
-    points = {point.name: point for point in hook_points(model).values() if point.name in own_names}
+def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> tuple[set[str], dict[str, str]]:
+    """Points that are called, found by plain torch hooks, and why others refuse hooks of the model's own."""
+    points, fired, refused = hook_points(model), set[str](), dict[str, str]()
     with ExitStack() as stack:
-        for name, point in points.items():
-            stack.enter_context(point.register_forward_hook(lambda *_, name=name: fired.add(name)))
+        for name in own_names:
+            stack.enter_context(points[name].register_forward_hook(lambda *_, name=name: fired.add(name)))
         model(inputs)
-    return fired
-
-
-def _fired_once_hooked(model: HookedModel, inputs: Any, names: set[str]) -> set[str]:
-    """Points that a model calls only where something is hooked, as a bridge of Granite does."""
-    with ExitStack() as stack:
-        found = []
-        for name in names:
-            try:
-                found.append(stack.enter_context(recording(model, [name], type)))
-            except (RuntimeError, ValueError, NotImplementedError):  # switched off: nothing can be hooked there
+    for name in own_names - fired:
+        try:
+            with temporary_hooks(model, [(name, lambda value, hook: None)]):
                 continue
-        if found:
-            model(inputs)
-    return {name for each in found for name in each}
+        except (RuntimeError, ValueError, NotImplementedError) as error:  # a bridge's, where they are switched off
+            refused[name] = _told(error)
+    return fired, refused
 
 
-def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> set[str]:
-    """Points where a random combination of outputs has a gradient: one run with a zero added at each."""
+def _by_halves(
+    attempt: Callable[[list[str]], Mapping[str, Any]], names: list[str]
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """`attempt` on all names at once or, where one of them breaks the run, on halves: results, and errors, by name."""
+    if not names:
+        return {}, {}
+    try:
+        return dict(attempt(names)), {}
+    except Exception as error:  # whatever a model raises when something is hooked is the answer for that hook
+        if len(names) == 1:
+            return {}, {names[0]: _told(error)}
+    found, errors = dict[str, Any](), dict[str, str]()
+    for half in (names[: len(names) // 2], names[len(names) // 2 :]):
+        some, failed = _by_halves(attempt, half)
+        found |= some
+        errors |= failed
+    return found, errors
+
+
+def _told(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"
+
+
+def _passing(model: HookedModel, inputs: Any, names: list[str]) -> dict[str, tuple[tuple[int, ...] | None, bool]]:
+    """Shape of what passes at each point that fires, in order, and whether it is NaN anywhere; None for no tensor."""
+
+    def keep(value: Any) -> tuple[tuple[int, ...] | None, bool]:
+        return (tuple(value.shape), bool(value.isnan().any())) if isinstance(value, Tensor) else (None, False)
+
+    with recording(model, names, keep) as found:
+        model(inputs)
+    return found
+
+
+def _check_no_nan(outputs: list[Tensor], nan_at: list[str]) -> None:
+    if n_nan := sum(int(out.isnan().sum()) for out in outputs):
+        n, where = sum(out.numel() for out in outputs), f"at hooks {', '.join(nan_at[:4])}" if nan_at else "at no hook"
+        raise ValueError(f"{n_nan} of the {n} outputs are NaN, {where}: a change would not show; give inputs without")
+
+
+def _with_gradient(model: HookedModel, inputs: Any, names: list[str]) -> dict[str, bool]:
+    """Whether a random combination of outputs has a gradient there: one run with a zero added at each point."""
     with torch.enable_grad(), adding_zeros(model, names) as zeros:
         outputs = [out for out in output_tensors(model(inputs)) if out.requires_grad]
     if not outputs or not zeros:
-        return set()
+        return {}
     weights = [_noise(out.detach()) for out in outputs]
     gradients = torch.autograd.grad(outputs, list(zeros.values()), weights, allow_unused=True)
-    return {name for name, g in zip(zeros, gradients, strict=True) if g is not None and g.isfinite().all() and g.any()}
+    return {
+        name: g is not None and bool(g.isfinite().all() and g.any()) for name, g in zip(zeros, gradients, strict=True)
+    }
 
 
 def _other_value(value: Tensor) -> Tensor:

@@ -33,16 +33,37 @@ def in_every_block(model: HookedModel, parts: Iterable[str]) -> list[str]:
     return names if all(name in model.hook_dict for name in names) else []
 
 
-def axes(hook: str, ndim: int) -> tuple[str, ...]:
-    """Names of an activation's axes.
+def axes(hook: str, ndim: int, model: HookedModel | None = None) -> tuple[str, ...]:
+    """Names of an activation's axes; some points of a bridge have their positions elsewhere, and say so.
 
     >>> axes("blocks.0.attn.hook_q", 4), axes("blocks.0.attn.hook_pattern", 4)
     (('batch', 'pos', 'head', 'unit'), ('batch', 'head', 'pos', 'unit'))
     """
-    if ndim == 4 and hook.endswith(("hook_attn_scores", "hook_pattern")):
+    pos = getattr(model.hook_dict[hook], "pos_dim", None) if model is not None and hook in model.hook_dict else None
+    if pos == 2 and ndim == 3:
+        return ("batch", "unit", "pos")
+    if ndim == 4 and (pos == 2 or hook.endswith(("hook_attn_scores", "hook_pattern"))):
         return ("batch", "head", "pos", "unit")
     known = {2: ("batch", "unit"), 3: ("batch", "pos", "unit"), 4: ("batch", "pos", "head", "unit")}
     return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
+
+
+def embedded_at(model: HookedModel) -> str:
+    """The hook of the embedded inputs."""
+    for name in ("hook_embed", "embed.hook_out"):
+        if name in model.hook_dict:
+            return name
+    raise ValueError("cannot tell where the model embeds its inputs: it has no hook_embed")
+
+
+def scored_by(hook: str) -> tuple[str, str] | None:
+    """Whether queries "q" or keys "k" pass at a hook, if they do, and the hook of the pattern that they make.
+
+    >>> scored_by("blocks.3.attn.hook_k")
+    ('k', 'blocks.3.attn.hook_pattern')
+    """
+    match = re.fullmatch(r"(blocks\.\d+\.attn\.)(?:hook_(?:rot_)?([qk])|([qk])\.hook_out)", hook)
+    return (match[2] or match[3], f"{match[1]}hook_pattern") if match else None
 
 
 def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import pandas as pd
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from probes.hooked import nearest
 
@@ -64,7 +65,7 @@ def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Sl
 
 def patched_copy(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> M:
     """A copy of the model with slices of the source's parameters: the pure form of `patch_weights`."""
-    copy = deepcopy(model)
+    copy = _copy(model)
     with patch_weights(copy, source, slices):
         return deepcopy(copy)
 
@@ -108,7 +109,7 @@ def init_patching(
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"control {control!r}: {nearest(control, CONTROLS)}")
-    rows: list[tuple[str, int | None, int, M]] = [("unpatched", None, seed, deepcopy(initial))]
+    rows: list[tuple[str, int | None, int, M]] = [("unpatched", None, seed, _copy(initial))]
     if "self" in controls:
         rows.append(("self", None, seed, patched_copy(initial, initial, slices)))
     for i, one in enumerate(donors):
@@ -116,7 +117,7 @@ def init_patching(
         if "redraw" in controls:
             rows.append(("redraw", i, seed, patched_copy(initial, _redrawn(initial, one, slices, seed + i), slices)))
         if "rerun" in controls:
-            rows.append(("rerun", i, seed + 1 + i, deepcopy(initial)))
+            rows.append(("rerun", i, seed + 1 + i, _copy(initial)))
     trained = retrain([row[3] for row in rows], [row[2] for row in rows])
     if len(trained) != len(rows):
         raise ValueError(f"retrain returned {len(trained)} models for {len(rows)}: return one for each, in order")
@@ -131,12 +132,32 @@ def init_patching(
     return table
 
 
+class _Detaching(TorchFunctionMode):
+    """Within it, a deep copy copies also what torch refuses: what a run has left behind and has a gradient.
+
+    Bridges of GPT-2, GPT-NeoX and Bloom keep their last attention pattern.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Copy a tensor that is no leaf without its history; `args` are the tensor and the copies made so far."""
+        if func is Tensor.__deepcopy__ and not args[0].is_leaf:
+            tensor, copies = args
+            return copies.setdefault(id(tensor), tensor.detach().clone())
+        return func(*args, **(kwargs or {}))
+
+
+def _copy(model: M) -> M:
+    with _Detaching():
+        return deepcopy(model)
+
+
 def _weight(model: nn.Module, name: str) -> Tensor:
     """The parameter, or the view of one, that the model has under this name."""
     try:
         weight = attrgetter(name)(model)
-    except AttributeError as error:
+    except (AttributeError, NotImplementedError) as error:  # a bridge whose heads have no such matrix raises the latter
         known = [n for n, _ in model.named_parameters()] + ["W_E", "W_U", "W_Q", "W_K", "W_in", "W_out"]
+        known = [one for one in known if one != name]
         raise AttributeError(f"no parameter {name!r}; {nearest(name, known)}") from error
     if not isinstance(weight, Tensor):
         raise AttributeError(f"{name!r} is {type(weight).__name__}, not a parameter; name a tensor such as 'W_E'")

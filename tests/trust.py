@@ -279,7 +279,7 @@ def kills(folder: Path, chance: random.Random, tries: int) -> Iterator[Row]:
         except ValueError:
             ends["lost"] += 1
         runs[0].save(path)
-        ends["lost"] += len(list(path.iterdir())) != 3
+        ends["lost"] += len(list(path.iterdir())) != 4
     yield Row("killed while saving", tries, ends["lost"], ends["silent"])
 
     whole, ends = content(train_long(None)), Counter()
@@ -312,7 +312,7 @@ def full_disks(folder: Path, chance: random.Random, tries: int) -> Iterator[Row]
             ends["silent"] += 1
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-        ends["lost"] += content(tms.load(path)) != content(old) or len(list(path.iterdir())) != 3
+        ends["lost"] += content(tms.load(path)) != content(old) or len(list(path.iterdir())) != 4
     signal.signal(signal.SIGXFSZ, before)
     yield Row("disk full while saving over a run", tries, ends["lost"], ends["silent"], ends["crashed"])
 

@@ -204,7 +204,7 @@ def compare(
     from tms_hooks.run import load
 
     check_places(out)
-    with usage_errors(ValueError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
+    with usage_errors(ValueError, LookupError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
         toys, real = load(run).models, probes.load_transformer(model)
         section, table = bottlenecks(toys, real, model)
     print_table(table, f"{run.name} beside {model}")

@@ -19,7 +19,7 @@ from uuid import uuid4
 import numpy as np
 import xarray as xr
 
-from tms_hooks import clusters, files
+from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
 from tms_hooks.errors import did_you_mean
 from tms_hooks.run import RECIPE_FILE, Run, load, size
@@ -132,6 +132,11 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
     except (TypeError, ValueError) as error:
         raise ValueError(f"settings {dict(settings)}: {error}") from error
     engine, _ = choose_engine(left.get("engine", "auto"), recipe, "cpu")
+    if lone := own.names_in(recipe.to_dict()):
+        raise ValueError(
+            f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must "
+            "be in one of the library's tables; or use `train` and `save`"
+        )
     return _name(recipe, engine), arguments | {"engine": engine}
 
 
@@ -255,14 +260,15 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
     """One Dataset along the grid's axes and the seeds."""
     shape = tuple(len(values) for values in grid.values())
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
-    for name, dims in (("final_loss", ()), ("final_feature_loss", ("feature",)), ("W_E", ("feature", "hidden"))):
+    axis = max(run.recipe.cfg.loss_axis for run in runs)  # "output" if it is any's
+    for name, dims in (("final_loss", ()), ("final_feature_loss", (axis,)), ("W_E", ("feature", "hidden"))):
         parts = [getattr(run, name).numpy() for run in runs]
         largest = np.max([part.shape for part in parts], axis=0)
         filled = np.full((len(runs), *largest), np.nan, dtype=np.result_type(*parts))
         for whole, part in zip(filled, parts, strict=True):
             whole[tuple(slice(size) for size in part.shape)] = part
         variables[name] = ((*grid, "seed", *dims), filled.reshape(*shape, *largest))
-    stopped = [[run.diverged.get(seed, -1) for seed in run.recipe.seeds] for run in runs]
+    stopped = [[run.diverged.get(i, -1) for i in range(len(run.models))] for run in runs]
     variables["diverged_at"] = ((*grid, "seed"), np.array(stopped).reshape(*shape, -1))
     coords: dict[str, Any] = {"seed": list(runs[0].recipe.seeds)}
     for axis, values in grid.items():

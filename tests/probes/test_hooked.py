@@ -1,14 +1,18 @@
 import warnings
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 from transformer_lens.hook_points import HookPoint
 
+import probes
 from probes.hooked import check_hooks, output_tensors, temporary_hooks
 from probes.liveness import audit_hooks, require_live
 from probes.transformers import load_transformer
-from tms_hooks.models.toy import HookedRootModule
+from tests.probes import zoo
+from tms_hooks.models.hooks import HookedRootModule
 
 TOKENS = torch.tensor([[1, 2, 3], [4, 5, 6]])
 
@@ -75,7 +79,7 @@ def test_scores_of_a_native_bridge_are_dead_and_their_patch_silent():
     model = load_transformer("tiny")
     dead = "blocks.0.attn.hook_attn_scores"
     audit = audit_hooks(model, TOKENS)
-    assert audit.loc[dead].to_list() == [True, False, (2, 4, 3, 3)]
+    assert audit.loc[dead].to_list() == [True, False, (2, 4, 3, 3), None]
     assert audit.loc["blocks.0.attn.hook_pattern", "live"]
     assert not audit.loc["blocks.0.attn.hook_result", "fires"]
     # what the audit guards against: the patch goes through and nothing happens
@@ -132,6 +136,86 @@ def test_audit_needs_a_deterministic_model():
     with pytest.raises(ValueError, match=r"call model\.eval\(\)"):
         audit_hooks(Dropping(), torch.ones(100))
     assert audit_hooks(Dropping().eval(), torch.ones(100))["live"].all()
+
+
+MEASURED: dict[str, Callable[[Any, torch.Tensor], Any]] = {
+    "patch_sweep": lambda model, x: probes.patch_sweep(model, x, x.flip(1), first, EARLY),
+    "attribution_sweep": lambda model, x: probes.attribution_sweep(model, x, x.flip(1), first, EARLY),
+    "path_patch": lambda model, x: probes.path_patch(model, x, x.flip(1), first, EARLY, "blocks.1.hook_resid_post"),
+    "collect_activations": lambda model, x: probes.collect_activations(model, x, EARLY),
+    "linear_probe": lambda model, x: probes.linear_probe(model, x, x[:, -1] < 25, EARLY, cv=2),
+    "tangent_space": lambda model, x: probes.tangent_space(model, x, EARLY),
+    "audit_hooks": probes.audit_hooks,
+}
+EARLY = "blocks.1.hook_resid_pre"
+
+
+def first(logits: torch.Tensor) -> torch.Tensor:
+    return logits[:, -1, 0]
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("tool", MEASURED)
+def test_no_tool_measures_the_noise_of_dropout(tool):
+    model, tokens = zoo.build("gpt2"), zoo.tokens(8)
+    MEASURED[tool](model, tokens)
+    model.train()
+    with pytest.raises(ValueError, match=r"two runs on the same inputs differ.*call model\.eval\(\)"):
+        MEASURED[tool](model, tokens)
+
+
+def test_train_mode_matters_only_where_it_does():
+    net = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3), nn.Linear(3, 1)).train()
+    model, x = probes.hook_modules(net, ["0"]), torch.arange(12.0).view(4, 3)
+    with pytest.raises(
+        ValueError, match=r"BatchNorm1d in train mode mixes the examples of a batch: call model\.eval\(\)"
+    ):
+        probes.patch_sweep(model, x, x.flip(0), lambda out: out[:, 0], "0.hook_out")
+    assert not net[1].running_mean.any()
+    net[1] = nn.Identity()  # a model that nobody has put into eval mode, and that needs not be
+    assert probes.collect_activations(model.train(), x, "0.hook_out")["0.hook_out"].shape == (4, 3)
+
+
+def test_audit_says_where_the_output_becomes_nan(subject):
+    hooks = [subject.early, subject.late]
+    with subject.model.hooks(fwd_hooks=[(subject.late, lambda value, hook: value / 0 * 0)]):
+        with pytest.raises(ValueError, match=rf"outputs are NaN, at hooks {subject.late}: "):
+            audit_hooks(subject.model, subject.inputs, hooks)
+        with pytest.raises(ValueError, match="outputs are NaN, at no hook: "):
+            audit_hooks(subject.model, subject.inputs, [subject.early])
+
+
+@pytest.mark.bridge
+def test_audit_marks_hooks_that_break_the_model_and_goes_on():
+    """OLMo's norms have no weight, which TransformerLens's bridge reads as soon as one of their points is hooked."""
+    model, tokens = zoo.build("olmo"), zoo.tokens()
+    audit = audit_hooks(model, tokens)
+    broken = audit.index[audit.error.notna() & audit.fires]
+    assert set(broken) == {name for name in audit.index if name.endswith(("hook_normalized", "hook_scale"))}
+    assert (
+        audit.error["ln_final.hook_scale"] == "AttributeError: 'NormalizationBridge' object has no attribute 'weight'"
+    )
+    assert "Call set_use_attn_result(True) first" in audit.error["blocks.0.attn.hook_result"]
+    assert audit.live["blocks.0.attn.hook_q"] and audit.live["blocks.1.hook_resid_post"]
+    with pytest.raises(
+        ValueError, match=r"hook 'ln_final.hook_scale' breaks the model if hooked \(AttributeError: .*live hooks around"
+    ):
+        require_live(model, tokens, "ln_final.hook_scale")
+    assert not any(point.fwd_hooks or point._forward_hooks for point in model.hook_dict.values())
+
+
+@pytest.mark.bridge
+def test_axes_are_those_of_the_model():
+    """DeepSeek-V2's queries have the head axis in front; a probe of "the last position" would read the last head."""
+    model, tokens, hook = zoo.build("deepseek-v2"), zoo.tokens(8), "blocks.0.attn.hook_q"
+    assert probes.collect_activations(model, tokens, hook)[hook].shape == (8, 4, 5, 8)
+    with pytest.raises(ValueError, match=r"probe one that is batch \(pos\) \(head\) unit"):
+        probes.linear_probe(model, tokens, tokens[:, -1] < 25, hook, cv=2)
+    with pytest.raises(
+        ValueError, match=r"hook_q\[pos=-1\]: this model has the axes \('batch', 'head', 'pos', 'unit'\)"
+    ):
+        probes.patch_sweep(model, tokens, tokens.flip(1), first, probes.Site(hook=hook, pos=-1))
+    assert probes.patch_sweep(model, tokens, tokens.flip(1), first, hook).recovered.notna().all()
 
 
 def test_temporary_hooks_are_removed_after_an_exception(subject):

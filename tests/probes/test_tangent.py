@@ -11,6 +11,7 @@ from probes.activations import collect_activations
 from probes.hooked import temporary_hooks
 from probes.tangent import TangentSpace, tangent_space
 from probes.transformers import load_transformer
+from tests.probes import zoo
 
 
 @pytest.fixture
@@ -83,9 +84,69 @@ def test_a_bridges_skip_connection_is_the_identity() -> None:
     torch.testing.assert_close(space.jacobian[0], torch.eye(64).double())
 
 
+@pytest.mark.bridge
+def test_axes_go_by_their_names() -> None:
+    """The heads of a pattern are no positions: at one position there are all heads, and all keys."""
+    model, tokens = load_transformer("tiny"), torch.tensor([[1, 2, 3, 4]])
+    hook, out_hook = "blocks.1.hook_resid_pre", "blocks.1.attn.hook_pattern"
+    space = tangent_space(model, tokens, hook, out_hook, pos=1, out_pos=3)
+    assert (space.in_axes, space.out_axes) == ({"unit": 64}, {"head": 4, "unit": 4})
+    step = torch.randn(64, generator=torch.Generator().manual_seed(0)).double() * 1e-6
+
+    def pattern(sign: int) -> torch.Tensor:
+        moved = torch.zeros(1, 4, 64).double()
+        moved[:, 1] = sign * step
+        with temporary_hooks(model, [(hook, lambda value, hook: value + moved)]):
+            return collect_activations(model, tokens, out_hook)[out_hook]
+
+    model.double()
+    space = tangent_space(model, tokens, hook, out_hook, pos=1, out_pos=3)
+    by_hand = (pattern(1) - pattern(-1))[:, :, 3].flatten(1) / 2  # query 3: batch head key
+    torch.testing.assert_close(space.jacobian @ step, by_hand, atol=1e-13, rtol=1e-5)
+    heads = tangent_space(model, tokens, "blocks.0.attn.hook_z", None)
+    assert (heads.in_axes, heads.out_axes) == ({"head": 4, "unit": 16}, {"unit": 101})
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("hook", ["blocks.0.attn.q_norm.hook_out", "blocks.0.attn.hook_q_normed"])
+def test_a_bridge_says_where_its_positions_are(hook: str) -> None:
+    """Qwen3 normalizes queries as "batch head pos unit"; the first token's move no later one's, head by head."""
+    model, tokens = zoo.build("qwen3"), zoo.tokens()
+    space = tangent_space(model, tokens, hook, "blocks.0.attn.hook_pattern", pos=3, out_pos=3)
+    assert (space.in_axes, space.out_axes) == ({"head": 4, "unit": 8}, {"head": 4, "unit": 5})
+    blocks = space.jacobian.unflatten(1, (4, 5)).unflatten(3, (4, 8)).abs().sum((0, 2, 4))
+    assert blocks.count_nonzero() == 4 and blocks.diagonal().all()
+    with pytest.raises(ValueError, match="does not depend on"):
+        tangent_space(model, tokens, hook, "blocks.0.attn.hook_pattern", pos=2, out_pos=3)
+
+
+@pytest.mark.bridge
+@pytest.mark.filterwarnings("ignore:A forward hook edited")  # by TransformerLens, of rounding
+def test_rows_that_are_no_examples_are_refused() -> None:
+    """OPT's second norm sees all tokens of all examples as one list."""
+    with pytest.raises(ValueError, match=r"has 10 rows, 'the output' has 2: .*keep the examples apart"):
+        tangent_space(zoo.build("opt"), zoo.tokens(2), "blocks.0.ln2.hook_normalized")
+
+
+def test_half_precision_is_decomposed_in_single() -> None:
+    model = tms.ToyModel(tms.ToyConfig(n_features=4, d_hidden=2)).bfloat16()
+    space = tangent_space(model, torch.eye(4).bfloat16(), "hook_hidden", "hook_unembed")
+    assert space.in_directions.dtype == torch.float32
+    torch.testing.assert_close(space.jacobian, model.W_E.detach().float().expand(4, -1, -1), rtol=0, atol=0)
+    assert space.angles(torch.eye(2), k=2).max() < 1e-3
+
+
+def test_a_position_that_is_not_there(case: Any) -> None:
+    model, inputs, hook, out_hook = case
+    with pytest.raises(IndexError, match=rf"position 9 of '{hook}': must be from 0 to {inputs.shape[1] - 1}"):
+        tangent_space(model, inputs, hook, out_hook, pos=9)
+    with pytest.raises(IndexError, match=f"position -9 of '{out_hook}'"):
+        tangent_space(model, inputs, hook, out_hook, out_pos=-9)
+
+
 def test_angle_is_exact_near_zero_and_free_of_scale() -> None:
     eye = torch.eye(3, dtype=torch.float64)[None]
-    space = TangentSpace(eye, torch.ones(1, 3, dtype=torch.float64), eye, eye)
+    space = TangentSpace(eye, torch.ones(1, 3, dtype=torch.float64), eye, eye, {"unit": 3}, {"unit": 3})
     directions = torch.tensor([[1.0, 0.0, 1e-9], [5.0, 0.0, 5e-9]], dtype=torch.float64)
     torch.testing.assert_close(space.angles(directions, k=2), torch.full((1, 2), 1e-9).double(), atol=0, rtol=1e-6)
 
@@ -121,3 +182,13 @@ def test_tokens_have_no_tangent_space() -> None:
     """They are whole numbers: nothing can be differentiated with respect to them."""
     with pytest.raises(ValueError, match=r"does not depend on 'embed\.hook_in'"):
         tangent_space(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), "embed.hook_in", "blocks.1.hook_resid_post")
+
+
+def test_of_a_jacobian_that_another_tool_has_computed(subject):
+    """The same as of the model that it came from; half precision is decomposed, what is not finite is refused."""
+    space = tangent_space(subject.model, subject.inputs, subject.early, subject.late)
+    given = TangentSpace.of(space.jacobian)
+    torch.testing.assert_close(given.in_directions, space.in_directions, rtol=0, atol=0)
+    assert TangentSpace.of(space.jacobian.to(torch.bfloat16)).singular_values.dtype == torch.float32
+    with pytest.raises(ValueError, match="the Jacobian is not finite"):
+        TangentSpace.of(space.jacobian * torch.nan)

@@ -10,6 +10,7 @@ import tms_hooks as tms
 from probes.hooked import output_tensors
 from probes.transformers import load_transformer
 from probes.weight_patching import init_patching, patch_weights, patched_copy
+from tests.probes import zoo
 
 CFG = tms.ToyConfig(n_features=6, d_hidden=2)
 
@@ -227,3 +228,32 @@ def test_bad_experiments(donor: Any, controls: Any, match: str) -> None:
     donor = toy(1) if donor is None else donor
     with pytest.raises(ValueError, match=match):
         init_patching(toy(0), donor, {"W_E": 3}, train_toys, float, controls)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("name", ["gpt2", "neox", "bloom"])
+def test_bridges_are_copied_after_a_run_that_had_gradients(make_bridge, name):
+    """They keep their last pattern, with its history, which torch refuses to copy."""
+    model, tokens = make_bridge(name)
+    before = model(tokens)
+    rows = {"W_E": torch.zeros_like(model.W_E)}
+    copy = patched_copy(model, rows, {"W_E": tokens[0]})
+    assert not torch.allclose(copy(tokens), before)
+    with patch_weights(model, rows, {"W_E": tokens[0]}):
+        torch.testing.assert_close(copy(tokens), model(tokens))
+    with torch.no_grad():
+        copy.W_E.zero_()
+    torch.testing.assert_close(model(tokens), before, rtol=0, atol=0)
+
+    def compare(trained):
+        return trained(tokens).norm().item()
+
+    table = init_patching(model, make_bridge(name)[0], {"W_E": 3}, lambda m, seeds: m, compare)
+    assert table.effect.tolist()[:3] == [0, 0, 0]  # unpatched, its own donor, a donor of the same weights
+
+
+@pytest.mark.bridge
+def test_a_head_without_such_a_matrix():
+    model = zoo.build("deepseek-v2")
+    with pytest.raises(AttributeError, match=r"no parameter 'blocks\.0\.attn\.W_Q'"):
+        patched_copy(model, model, {"blocks.0.attn.W_Q": 0})

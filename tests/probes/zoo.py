@@ -11,9 +11,11 @@ from typing import Any, NamedTuple
 
 import torch
 import transformers as hf
+from torch import Tensor, nn
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
+from probes.modules import hook_modules
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 
@@ -159,7 +161,64 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
     ),
 }
 
-ARCHITECTURES = list(_OF_TRANSFORMERS)
+
+class OwnOutput(NamedTuple):
+    logits: Tensor
+    attentions: list[Tensor]
+    hidden_states: list[Tensor]
+
+
+class OwnTransformer(nn.Module):
+    """A transformer written from scratch, its parts named as TransformerLens's native adapter looks for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tok_embed, self.pos = nn.Embedding(VOCABULARY, WIDTH), nn.Embedding(LONGEST, WIDTH)
+        self.layers = nn.ModuleList(_OwnBlock() for _ in range(2))
+        self.ln_out, self.head = nn.LayerNorm(WIDTH), nn.Linear(WIDTH, VOCABULARY, bias=False)
+
+    def get_input_embeddings(self) -> nn.Embedding:
+        return self.tok_embed
+
+    def forward(self, input_ids: Tensor, output_attentions: bool = False, **_: Any) -> Tensor | OwnOutput:
+        stream = [self.tok_embed(input_ids) + self.pos(torch.arange(input_ids.shape[1]))]
+        patterns = []
+        for layer in self.layers:
+            stream += layer(stream[-1])
+            patterns.append(layer.attn.pattern.detach())
+        logits = self.head(self.ln_out(stream[-1]))
+        return OwnOutput(logits, patterns, stream) if output_attentions else logits
+
+
+class _OwnBlock(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.ln1, self.ln2, self.attn = nn.LayerNorm(WIDTH), nn.LayerNorm(WIDTH), _OwnAttention()
+        self.mlp = nn.Sequential()
+        self.mlp.add_module("fc_in", nn.Linear(WIDTH, MLP))
+        self.mlp.add_module("act", nn.GELU())
+        self.mlp.add_module("fc_out", nn.Linear(MLP, WIDTH))
+
+    def forward(self, x: Tensor, **_: Any) -> tuple[Tensor]:
+        x = x + self.attn(self.ln1(x))[0]
+        return (x + self.mlp(self.ln2(x)),)
+
+
+class _OwnAttention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.q, self.k, self.v, self.o = (nn.Linear(WIDTH, WIDTH) for _ in range(4))
+
+    def forward(self, x: Tensor, **_: Any) -> tuple[Tensor, Tensor]:
+        q, k, v = (part(x).unflatten(-1, (HEADS, -1)).transpose(1, 2) for part in (self.q, self.k, self.v))
+        scores = q @ k.mT / q.shape[-1] ** 0.5
+        ahead = torch.ones(scores.shape[-2:], dtype=torch.bool).triu(1)
+        self.pattern = scores.masked_fill(ahead, -torch.inf).softmax(-1)
+        return self.o((self.pattern @ v).transpose(1, 2).flatten(2)), self.pattern
+
+
+OWN_IN_A_BRIDGE = "your own transformer in a bridge"
+ARCHITECTURES = [*_OF_TRANSFORMERS, OWN_IN_A_BRIDGE]
 
 
 class OwnModel(HookedRootModule):
@@ -175,18 +234,52 @@ class OwnModel(HookedRootModule):
         return self.hook_hidden(x @ self.W_E) @ self.W_U
 
 
+class PlainModule(nn.Module):
+    """A torch module without hook points, and with weights under names of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder, self.act, self.decoder = nn.Linear(6, 3), nn.Tanh(), nn.Linear(3, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.decoder(self.act(self.encoder(x)))
+
+
 _TOY = {"n_features": 6, "d_hidden": 3}
 _OTHERS: dict[str, Callable[[], Any]] = {
     "toy": lambda: ToyModel(ToyConfig(**_TOY)),
     "toy, untied": lambda: ToyModel(ToyConfig(**_TOY, tied=False)),
     "toy, unit norm": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True)),
     "toy, ReLU in the hidden layer": lambda: ToyModel(ToyConfig(**_TOY, hidden_act="relu")),
+    "toy, fewer outputs": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_out=4)),
+    "toy, scale behind the activation": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True, scale="after")),
     "toy with heads": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2)),
+    "toy with heads, biased": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2, head_bias=True)),
     "toy, embed->mlp.in": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="embed->mlp.in")),
     "toy, mlp.out->unembed": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="mlp.out->unembed")),
+    "toy, residual": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual")),
+    "toy with heads, residual": lambda: ToyModel(
+        ToyConfig(**_TOY, d_mlp=5, bottleneck="residual", n_heads=3, d_head=2, hidden_act="relu")
+    ),
     "your own HookedRootModule": OwnModel,
+    "a plain torch.nn.Module": lambda: hook_modules(PlainModule()),
 }
 OTHERS = list(_OTHERS)
+
+
+class Points(NamedTuple):
+    """Where the tools that run a model are tried on one that is no transformer."""
+
+    early: str
+    late: str
+    weight: str
+
+
+_OF_TOYS = Points("hook_embed", "hook_unembed", "W_E")
+POINTS = dict.fromkeys(OTHERS, _OF_TOYS) | {
+    "your own HookedRootModule": Points("hook_hidden", "hook_hidden", "W_E"),
+    "a plain torch.nn.Module": Points("encoder.hook_out", "decoder.hook_out", "encoder.weight"),
+}
 
 
 class Facts(NamedTuple):
@@ -202,7 +295,7 @@ class Facts(NamedTuple):
 
 
 _STILL = (False, False)
-_UNTURNED = ("gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "roberta")
+_UNTURNED = ("gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "roberta", OWN_IN_A_BRIDGE)
 FACTS = (
     {name: Facts() for name in ARCHITECTURES}
     | {name: Facts(turns=_STILL) for name in _UNTURNED}
@@ -222,9 +315,10 @@ FACTS = (
 def original(name: str) -> Any:
     """The Hugging Face model of an architecture, every parameter drawn anew: the same at each call."""
     with torch.random.fork_rng():  # transformers draws its weights from the global generator; below they are drawn anew
-        model = _OF_TRANSFORMERS[name]()
-    draw_anew(model)
-    model.eval().set_attn_implementation("eager")
+        model = OwnTransformer() if name == OWN_IN_A_BRIDGE else _OF_TRANSFORMERS[name]()
+    draw_anew(model.eval())
+    if name != OWN_IN_A_BRIDGE:
+        model.set_attn_implementation("eager")
     return model
 
 
@@ -237,22 +331,46 @@ def build(name: str) -> Any:
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     model = original(name)
+    if name == OWN_IN_A_BRIDGE:
+        from transformer_lens.config import TransformerBridgeConfig
+
+        sizes = {"d_model": WIDTH, "d_head": WIDTH // HEADS, "n_heads": HEADS, "n_layers": 2, "n_ctx": LONGEST}
+        cfg = TransformerBridgeConfig(
+            **sizes, d_vocab=VOCABULARY, d_mlp=MLP, act_fn="gelu", normalization_type="LN", architecture=None
+        )
+        return build_bridge_from_module(model, "TransformerLensNative", tl_config=cfg)
+    return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+
+def stretching(kind: str) -> Any:
+    """A bridge whose rotary frequencies depend on the length of what it reads: beyond 32 positions they stretch."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    if kind == "dynamic":
+        return build("llama, dynamic rotary")
+    factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": LONGEST} | factors
+    sizes = _GROUPED | {"max_position_embeddings": 4 * LONGEST, "original_max_position_embeddings": LONGEST}
+    with torch.random.fork_rng():
+        model = hf.Phi3ForCausalLM(hf.Phi3Config(**sizes, rope_parameters=rope))
+    draw_anew(model)
+    model.eval().set_attn_implementation("eager")
     return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
 
 
 def other(name: str) -> Any:
     """A toy, or a module that is no transformer, every parameter drawn anew."""
-    model = _OTHERS[name]()
+    model = _OTHERS[name]().eval()
     draw_anew(model)
-    if name == "toy, unit norm":
+    if name in ("toy, unit norm", "toy, scale behind the activation"):
         with torch.no_grad():  # as training leaves it
             model.W_E /= model.W_E.norm(dim=-1, keepdim=True)
     return model
 
 
-def features(name: str) -> torch.Tensor:
+def features(name: str, n: int | None = None) -> torch.Tensor:
     """Random features for `other(name)`."""
-    shape = (3, 4, 6) if name == "toy with heads" else (12, 6)
+    shape = (n or 3, 4, 6) if name.startswith("toy with heads") else (n or 12, 6)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

@@ -23,7 +23,7 @@ from torch.testing import assert_close
 import tms_hooks as tms
 from tms_hooks import files
 from tms_hooks.data import DISTRIBUTIONS
-from tms_hooks.run import HISTORY_FILE, RECIPE_FILE, WEIGHTS_FILE, Run
+from tms_hooks.run import HISTORY_FILE, RECIPE_FILE, STATE_FILE, WEIGHTS_FILE, Run
 from tms_hooks.training.optimizers import OPTIMIZERS
 from tms_hooks.training.recipe import Recipe
 
@@ -33,13 +33,21 @@ DATA = [
     tms.OneHot(n_features=4),
     tms.KHot(n_features=4, k=2, values="uniform"),
     tms.RandomPoints(n_features=4, n_points=3, k=2, points_seed=1),
+    tms.Samples([[0.1, 0.0, 1.0, 2.0], [0.0, 0.3, 0.0, 0.0]]),
+    tms.SparseGaussian(n_features=4, feature_probability=0.3, mean=0.3),
+    tms.OnManifold(n_features=4),
+    tms.Tree(n_features=4, feature_probability=0.6),
     tms.CorrelatedGroups(n_features=4, feature_probability=0.2),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.2, group_size=4),
     tms.Copula(n_features=4, feature_probability=0.1, rho=-0.2),
+    tms.Copula(n_features=2, feature_probability=0.1, rho=[[1.0, 0.3], [0.3, 1.0]]),
+    tms.SparseGaussian(n_features=4, feature_probability=(0.1, 0.2, 0.3, 0.4), mean=0.5),
+    tms.OnManifold(n_features=4, manifold="sphere", a=3.0),
+    tms.Tree(n_features=4, feature_probability=0.5, parents=(-1, 0, 0, -1)),
 ]
 OPTIMIZER = [
     tms.Adam(lr=0.01, betas=(0.8, 0.99)),
-    tms.AdamW(weight_decay=0.2, schedule="cosine"),
+    tms.AdamW(decay={"W_E": 0.2, "b_U": 0.1}, pull=0.3, schedule="cosine"),
     tms.SGD(lr=0.1, momentum=0.9, schedule="exponential", warmup=0.05, initial_lr=0.01, final_lr=0.001),
     tms.RMSprop(alpha=0.9),
 ]
@@ -114,7 +122,7 @@ def test_save_and_load(settings, tmp_path):
 
 
 def test_a_directory_holds_safetensors_and_json_and_nothing_that_runs(saved):
-    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}
+    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}
     json.loads((saved / RECIPE_FILE).read_text())
     load_file(saved / WEIGHTS_FILE)
     load_file(saved / HISTORY_FILE)
@@ -225,7 +233,7 @@ def test_a_failure_in_the_middle_of_writing_leaves_the_old_run(run, saved, tmp_p
     assert list(tmp_path.iterdir()) == [saved]
 
 
-@pytest.mark.parametrize("last", [WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE])
+@pytest.mark.parametrize("last", [WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE])
 def test_a_failure_of_any_rename_leaves_the_old_run(run, saved, tmp_path, monkeypatch, last):
     rename = os.replace
 
@@ -239,7 +247,7 @@ def test_a_failure_of_any_rename_leaves_the_old_run(run, saved, tmp_path, monkey
         train(seeds=(8,)).save(saved)
     monkeypatch.undo()
     assert_same(tms.load(saved), run)
-    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}
+    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}
 
 
 def test_what_cannot_be_saved_is_in_the_temporary_folder_and_the_error_says_where(run, tmp_path, rescued):
@@ -270,7 +278,7 @@ run.save({str(tmp_path / "run")!r})
         tms.load(tmp_path / "run")
     run.save(tmp_path / "run")
     assert_same(tms.load(tmp_path / "run"), run)
-    assert len(list((tmp_path / "run").iterdir())) == 3
+    assert len(list((tmp_path / "run").iterdir())) == 4
 
 
 def test_the_current_folder_is_refused(run, tmp_path, monkeypatch):
@@ -314,8 +322,8 @@ def test_a_reader_beside_two_writers_sees_one_run_or_the_other(tmp_path):
     assert not failed
     wanted = {run.recipe.seeds: run.W_E for run in runs}
     assert all(read.W_E.equal(wanted[read.recipe.seeds]) for read in seen)
-    assert {file.name.split(".")[0] for file in path.iterdir()} == {"weights", "history", "run"}
-    assert len(list(path.iterdir())) == 3
+    assert {file.name.split(".")[0] for file in path.iterdir()} == {"weights", "state", "history", "run"}
+    assert len(list(path.iterdir())) == 4
 
 
 # Damage
@@ -408,13 +416,13 @@ DAMAGE = {
     "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format None, not"),
     "older": (lambda p: edit(p, format="tms-hooks run, version 2"), "run.json has format .*version 2', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
-    "part missing": (lambda p: edit(p, diverged=None), "run.json describes no run: KeyError: 'diverged'"),
+    "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
     "no such optimizer": (lambda p: edit(p, optimizer={"kind": "Adamm", "lr": 1.0}), "run.json describes .*Adamm"),
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),
     "unknown option": (lambda p: edit(p, optimizer={"kind": "Adam", "rl": 1.0}), "run.json describes no run.*rl"),
     "recipe a string": (lambda p: edit(p, recipe="lost"), "run.json describes no run"),
-    "other seeds": (lambda p: edit(p, seeds=[1, 2, 3]), "weights.safetensors holds .*they are not of one run"),
+    "other seeds": (lambda p: edit(p, seeds=[1, 2, 3]), "run.json describes no run: .*diverged_at=.*one per model"),
     "other steps": (lambda p: edit(p, history_steps=[0]), "history.safetensors holds .*they are not of one run"),
     "other type": (
         lambda p: retensor(p, WEIGHTS_FILE, lambda t: {name: w.double() for name, w in t.items()}),
@@ -426,12 +434,24 @@ DAMAGE = {
     ),
     "half a step": (lambda p: edit(p, completed_steps=2.5), "completed_steps=2.5: must be a step"),
     "steps out of order": (lambda p: edit(p, history_steps=[2, 0, 4, 5]), "history_steps=.*one after another"),
-    "a stranger diverged": (lambda p: edit(p, diverged={"4": 1}), r"diverged has the seeds \[4\]"),
-    "diverged before": (lambda p: edit(p, diverged={"3": -7}), "diverged=-7: must be a step"),
+    "a stranger diverged": (
+        lambda p: edit(p, diverged_at=[-1, 1, 1]),
+        "diverged_at=.*must be -1 or a step",
+    ),
+    "diverged before": (lambda p: edit(p, diverged_at=[-1, 6]), "diverged_at=.*must be -1 or a step"),
     "a weight lost": (lambda p: retensor(p, WEIGHTS_FILE, lambda t: t.pop("b_U")), "weights.safetensors holds"),
     "losses lost": (
         lambda p: retensor(p, WEIGHTS_FILE, lambda t: t.pop("final.feature_loss")),
         "weights.safetensors holds",
+    ),
+    "state torn": (lambda p: truncate(p, STATE_FILE), "state.safetensors has .* bytes and not the"),
+    "a moment of another shape": (
+        lambda p: retensor(p, STATE_FILE, lambda t: t.update({"moments.first.b_U": t["weights.W_E"].clone()})),
+        "state.safetensors holds .*they are not of one run",
+    ),
+    "a state without its end": (
+        lambda p: retensor(p, STATE_FILE, lambda t: t.pop("diverged_at")),
+        "run.json describes no run: KeyError: 'diverged_at'",
     ),
     "an array lost": (lambda p: retensor(p, HISTORY_FILE, lambda t: t.pop("loss")), "history.safetensors holds"),
 }
@@ -446,7 +466,7 @@ def test_damage_is_an_error_that_names_the_file(saved, damage, message):
 
 def test_no_bit_can_be_flipped_anywhere(saved):
     chance = random.Random(0)
-    for name in (RECIPE_FILE, WEIGHTS_FILE, HISTORY_FILE):
+    for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, HISTORY_FILE):
         data = (saved / name).read_bytes()
         for place in chance.sample(range(8 * len(data)), 40):
             flipped = bytearray(data)
