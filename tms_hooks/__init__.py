@@ -42,8 +42,8 @@ __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
     "DamagedRun", "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty",
     "Project", "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian",
-    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep",
-    "sweep_toml", "theory", "train",
+    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots",
+    "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:
