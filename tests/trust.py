@@ -109,7 +109,8 @@ def pipe(path: Path, chance: random.Random) -> None:
 
 def swap(path: Path, chance: random.Random) -> None:
     """The file of another run, checkpoint or claim in its place."""
-    shutil.copy(path.parent.parent / "other" / path.name, path)
+    others = sorted((path.parent.parent / "other").iterdir())
+    shutil.copy(next(f for f in others if (f.name[:8], f.suffix) == (path.name[:8], path.suffix)), path)
 
 
 DAMAGE: dict[str, tuple[Callable[[Path, random.Random], None], ...]] = {

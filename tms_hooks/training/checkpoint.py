@@ -71,7 +71,8 @@ class Checkpoints:
         files.write_sealed(path, FORMAT, about, {path.stem: tensors})
         for old in _newest_first(self.folder)[ON_DISK:]:
             old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            for part in self.folder.glob(f"{old.stem}.*safetensors"):
+                part.unlink()
         self.written_at = time.monotonic()
 
     def resume(self, state: State, recorder: Recorder) -> int | None:
