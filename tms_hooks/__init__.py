@@ -26,6 +26,7 @@ from tms_hooks.data import (
     Tree,
 )
 from tms_hooks.errors import explained
+from tms_hooks.files import DamagedRun
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
@@ -39,10 +40,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
-    "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty", "Project",
-    "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian", "SparseUniform", "Task",
-    "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml",
-    "theory", "train",
+    "DamagedRun", "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty",
+    "Project", "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian",
+    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots",
+    "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:

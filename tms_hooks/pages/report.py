@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tms_hooks.files import write_whole
+from tms_hooks import files
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -81,8 +81,7 @@ def write(
         footer=footer,
         **values,
     )
-    write_whole(Path(path), page)
-    return Path(path)
+    return files.keep(Path(path), page)
 
 
 def render(template: str, **values: Any) -> str:
@@ -126,8 +125,7 @@ def write_figure(path: str | Path, figure: "go.Figure") -> Path:
             content = shown.to_image(format=kind, width=1000, scale=2)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
-    write_whole(path, content)
-    return path
+    return files.keep(path, content)
 
 
 NONE = "none"
