@@ -163,9 +163,8 @@ def _update_all(
         w = _kept(state.weights[name], name, optimizer.kept(name, lr))
         new_weights[name], *moments = optimizer.rule(w, gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
-    finite = loss.isfinite()
-    for w in new_weights.values():
-        finite &= w.reshape(len(w), -1).isfinite().all(-1)
+    every = torch.cat([w.reshape(len(w), -1) for w in new_weights.values()], dim=1)
+    finite = loss.isfinite() & every.isfinite().all(-1)
     going = finite & (state.diverged_at < 0)
     if not going.all():
         state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
