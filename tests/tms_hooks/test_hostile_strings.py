@@ -61,7 +61,7 @@ def pages(tmp_path_factory):
         report.Section(short="last", title="last", text=ALL, finding="after all of it", table=table),
     ]
     verdict = planned.verdict(
-        measured=ALL, detail=ALL, controls={text: 0.1 for text in HOSTILE}, figures=((ALL, figure()),)
+        measured=ALL, detail=ALL, controls=dict.fromkeys(HOSTILE, 0.1), figures=((ALL, figure()),)
     )
     results = [
         runner.Result(planned.planned(planned.holds), verdict),

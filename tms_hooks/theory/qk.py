@@ -103,7 +103,10 @@ def _whitening_and_target(
         if not all(0 <= i < len(W_E) for i in pair):
             raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W_E) - 1}")
     W = W_E.detach().double().cpu()
-    whiten = inverse_root(W.mT @ data.second_moment() @ W)
+    moment = W.mT @ data.second_moment() @ W
+    if not moment.isfinite().all():
+        raise ValueError(f"largest weight {W.abs().max().item():.3g}: its square overflows; divide W_E by it")
+    whiten = inverse_root(moment)
     mean_hidden_if_active = data.active_moment() @ W
     query, key = torch.tensor(pairs).T
     return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten
