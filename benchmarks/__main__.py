@@ -15,13 +15,14 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.equal_loss import compare_at_equal_loss
-from benchmarks.equal_work import compare
+from benchmarks.equal_work import compare, compare_one_call
 from benchmarks.memory import compare_memory
 from benchmarks.settings import SETTINGS
 from tms_hooks.plots import PALETTE
 
 TITLES = {
     "equal_work": "Equal work: times faster than the plain loop (median and range of pairs timed in alternation)",
+    "one_call": "One call: models of different settings together, against a call for each setting",
     "equal_loss": "Equal held-out loss: plain loop at a constant 1e-3, ours at 1e-2 with cosine decay",
     "memory": "Memory: by how much training raises the peak of a process, one thread",
 }
@@ -46,12 +47,14 @@ def main() -> None:
     results: dict[str, list[dict[str, Any]]] = {}
     for what in given.only:
         results[what] = []
-        for threads in given.threads if what == "equal_work" else [1]:
-            for setting in chosen:
+        for threads in given.threads if what in ("equal_work", "one_call") else [1]:
+            for setting in [s for s in chosen if what != "one_call" or len(s.recipes()) > 1]:
                 with console.status(f"{what}: {setting.name}, {threads} thread(s)"):
                     results[what].append(
                         compare(setting, threads, given.repeats)
                         if what == "equal_work"
+                        else compare_one_call(setting, threads, given.repeats)
+                        if what == "one_call"
                         else compare_at_equal_loss(setting, threads)
                         if what == "equal_loss"
                         else compare_memory(setting)
@@ -79,6 +82,18 @@ def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:
                 "ratio": f"{r['ratio']:.1f}",
                 "range": f"{r['ratio_low']:.1f} to {r['ratio_high']:.1f}",
                 "to reach": "" if r["target"] is None or r["threads"] > 1 else f"{r['target']:g}",
+            }
+            for r in rows
+        )
+    if what == "one_call":
+        return pd.DataFrame(
+            {
+                "setting": r["setting"],
+                "threads": r["threads"],
+                "a call each, us": f"{r['apart_us']:,.2f}",
+                "one call, us": f"{r['together_us']:,.2f}",
+                "ratio": f"{r['ratio']:.2f}",
+                "range": f"{r['ratio_low']:.2f} to {r['ratio_high']:.2f}",
             }
             for r in rows
         )

@@ -72,5 +72,5 @@ def loss_of(recipes: Sequence[Recipe], weights: Sequence[dict[str, Tensor]]) -> 
     losses = []
     for recipe, own in zip(recipes, weights, strict=True):
         feature_loss, head_loss = torch_engine.evaluate(recipe, own, held_out(recipe))
-        losses.append(feature_loss.sum(1) + recipe.qk_weight * head_loss.sum(1))
+        losses.append(feature_loss.sum(1) + recipe.setting.qk_weight * head_loss.sum(1))
     return float(torch.cat(losses).mean())

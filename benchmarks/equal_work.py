@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from types import ModuleType
 from typing import Any
@@ -19,7 +19,7 @@ from tms_hooks.training.state import State
 def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds per model step of both, timed in alternation; the ratio is the median over pairs."""
     use_threads(threads)
-    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting, threads)
+    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting.recipes(), threads)
     steps = setting.plain_steps
     plain.train(1)
     advance(1)
@@ -45,9 +45,30 @@ def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     }
 
 
-def engine_of(setting: Setting, threads: int) -> tuple[str, Callable[[int], None], int]:
+def compare_one_call(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
+    """Seconds per model step of all models in one call, and in a call for each setting, timed in alternation."""
+    use_threads(threads)
+    _, each, steps = engine_of(setting.recipes(), threads)
+    _, together, _ = engine_of([setting.together()], threads)
+    each(1)
+    together(1)
+    count = max(int(0.2 / (seconds(lambda: each(steps)) / steps)) // 100, 1) * 100
+    pairs = [(seconds(lambda: each(count)), seconds(lambda: together(count))) for _ in range(repeats)]
+    ratios = [apart / one for apart, one in pairs]
+    return {
+        "setting": setting.name,
+        "threads": threads,
+        "ratio": statistics.median(ratios),
+        "ratio_low": min(ratios),
+        "ratio_high": max(ratios),
+        "apart_us": statistics.median(apart for apart, _ in pairs) / count / setting.models * 1e6,
+        "together_us": statistics.median(one for _, one in pairs) / count / setting.models * 1e6,
+        "repeats": repeats,
+    }
+
+
+def engine_of(recipes: Sequence[Recipe], threads: int) -> tuple[str, Callable[[int], None], int]:
     """Name of the engine that "auto" picks, a function that makes so many more steps, and a first number of steps."""
-    recipes = setting.recipes()
     engine = engine_for(recipes[0])
     states = [State.initial(recipe, None, "cpu") for recipe in recipes]
     done = 0

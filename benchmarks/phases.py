@@ -94,7 +94,7 @@ def row(
     setting: Setting, recipe: Recipe, draw: Any, gradient: Any, update: Any, hash_us: float, fma_us: float
 ) -> list[str]:
     """A line of the table."""
-    assert isinstance(recipe.data, SparseUniform)
+    assert isinstance(recipe.setting.data, SparseUniform)
     n, m = setting.n, setting.m
     batch = fused_engine._drawn(recipe, np.dtype(np.float32))
     rows, like = batch.rows, np.zeros(1, np.float32)
@@ -107,13 +107,13 @@ def row(
     draw_us = cpu(lambda k: draw(k, x, block, rows, batch.largest, batch.scale, batch.occupied), times)
     model = (w, w * 0, loss, batch.weight, toy, batch.occupied)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
-    scalars = np.array(recipe.optimizer.scalars(0, 1e-3), np.float32)
-    adam = UPDATED.index(type(recipe.optimizer))
+    scalars = np.array(recipe.setting.optimizer.scalars(0, 1e-3), np.float32)
+    adam = UPDATED.index(type(recipe.setting.optimizer))
     update_us = cpu(lambda k: update(k, adam, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)
     state = State.initial(recipe, None, "cpu")
     steps = max(times // len(recipe.seeds), 20)
     whole = cpu(lambda k: fused_engine.advance(recipe, state, 0, k), steps) / len(recipe.seeds)
-    p = recipe.data.feature_probability
+    p = recipe.setting.data.feature_probability
     return [
         setting.name,
         f"{p:.3g}",

@@ -64,6 +64,13 @@ class Setting:
             for seed, p in enumerate(self.probabilities.tolist())
         ]
 
+    def together(self) -> Recipe:
+        """All models in one recipe."""
+        recipes = self.recipes()
+        data = [setting.data for recipe in recipes for setting in recipe.settings]
+        one = recipes[0]
+        return Recipe.of(one.cfg, data, seeds=range(self.models), steps=one.steps, qk_pairs=one.qk_pairs)
+
     def _recipe(self, cfg: tms.ToyConfig, data: Distribution, seeds: Sequence[int]) -> Recipe:
         pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
         return Recipe.of(cfg, data, seeds=seeds, steps=10**9, qk_pairs=pairs)

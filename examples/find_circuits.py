@@ -39,8 +39,8 @@ model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
 # %%
 story = "When {0} and {1} went to the store, {1} gave a drink to"
 names = [("Mary", "Anna", "John"), ("Sarah", "Kate", "Tom"), ("David", "Paul", "Emma"), ("Mark", "Peter", "Susan")]
-clean = torch.cat([model.to_tokens(story.format(io, giver)) for io, _, giver in names])
-corrupted = torch.cat([model.to_tokens(story.format(other, giver)) for _, other, giver in names])
+clean = torch.cat([model.to_tokens(story.format(io, giver), prepend_bos=True) for io, _, giver in names])
+corrupted = torch.cat([model.to_tokens(story.format(other, giver), prepend_bos=True) for _, other, giver in names])
 prompt = torch.arange(len(names))
 
 
@@ -175,7 +175,7 @@ if gpt2 is not None:
     couples = [(a, b) for a in people for b in people if a != b][: 4 if quick else 64]
     needed = []
     for text in stories:
-        tokens = torch.cat([gpt2.to_tokens(text.format(*couple)) for couple in couples])
+        tokens = torch.cat([gpt2.to_tokens(text.format(*couple), prepend_bos=True) for couple in couples])
         name = torch.stack([gpt2.to_tokens(f" {io}", prepend_bos=False)[0] for io, _ in couples])
         where = (tokens == name).int().argmax(1)
         seen = probes.collect_activations(gpt2, tokens, "blocks.9.attn.hook_pattern")["blocks.9.attn.hook_pattern"]

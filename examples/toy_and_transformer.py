@@ -82,7 +82,7 @@ name, real.cfg.n_layers, real.cfg.n_heads, real.cfg.d_model
 # %%
 words = " red fish seven moon table green river stone"
 once = real.to_tokens(words, prepend_bos=False)[0]
-tokens = torch.cat([real.to_tokens(words)[0], once])
+tokens = torch.cat([real.to_tokens(words, prepend_bos=True)[0], once])
 queries = torch.arange(len(tokens) - len(once), len(tokens) - 1)
 pairs = torch.stack([torch.zeros_like(queries), queries, queries - len(once) + 1], dim=1)
 

@@ -2,11 +2,11 @@
 
 Run the model on a clean and on a corrupted input whose outputs differ in a metric. Put a part of one run's activations
 into the other, and see how far the metric moves: a part that moves it all the way carries all of the difference.
-`patch_sweep` does this for one part (`Site`) after the other, `path_patch` only for what passes through a later part,
-and `attribution_sweep` estimates the sweep from one gradient. The runs themselves are made by `base_run`.
+`patch_sweep` does this for one part (`Site`) after the other, and `path_patch` only for what passes through a later
+part; `attribution` estimates both from gradients. The runs themselves are made by `base_run`.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any
@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.activations import as_batch, rows_per_run
 from probes.base_run import BaseRun, Metric, repeat
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording, require_gradients
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
-from probes.sites import PATCHES, Site, expand_sites, replacement, with_part
+from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with_part
 
 Sites = Iterable[Site | str] | Site | str | None
 
@@ -34,7 +35,7 @@ def patch_sweep(
     sites: Sites = None,
     *,
     patch: str = "clean->corrupted",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch each site in a run of its own, and measure how much of the metric that recovers.
@@ -52,14 +53,14 @@ def patch_sweep(
 
     Args:
         model: any hooked model, in eval mode.
-        clean, corrupted: inputs of one shape, paired example by example.
+        clean, corrupted: inputs of one shape, paired example by example; prompts have one length.
         metric: output on those examples -> one number per example, shape (batch,).
         sites: `Site`s, or hook names for whole activations. By default residual stream, attention output and MLP output
             of every block at each position; in a model without such names, every live hook.
         patch: "clean->corrupted" puts clean activations into the corrupted run (what suffices?), "corrupted->clean" the
             other way (what is needed?). Ablations, in the clean run: "zero"; "mean" over the corrupted examples;
             "resample", another corrupted example's activation.
-        batch_size: rows per run, which as many sites share as fit.
+        batch_size: rows per run, which as many sites share as fit; by default 64, or as many as have 8,192 tokens.
         seed: of the resampling and of the intervals.
 
     Returns:
@@ -73,7 +74,7 @@ def patch_sweep(
             activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
-    pair = _Pair(model, (clean, corrupted), metric, sites, patch, seed)
+    pair = Pair(model, (clean, corrupted), metric, sites, patch, seed)
     return pair.table_of(lambda chosen: pair.base.rerun(len(chosen), pair.patching(chosen)), batch_size)
 
 
@@ -87,7 +88,7 @@ def path_patch(
     *,
     frozen: Iterable[str] = (),
     patch: str = "clean->corrupted",
-    batch_size: int = 64,
+    batch_size: int | None = None,
     seed: int = 0,
 ) -> pd.DataFrame:
     """Patch each sender, but let only the receiver notice: the effect that goes through both.
@@ -106,59 +107,32 @@ def path_patch(
         ValueError: as `patch_sweep`; a sender that does not come before the receiver; a frozen receiver.
     """
     frozen = [frozen] if isinstance(frozen, str) else list(frozen)
-    target = Site(hook=receiver) if isinstance(receiver, str) else receiver
+    target = Site(receiver) if isinstance(receiver, str) else receiver
     if target.hook in frozen:
         raise ValueError(f"frozen has the receiver's hook {target.hook!r}: then nothing reaches it; leave it out")
-    pair = _Pair(model, (clean, corrupted), metric, senders, patch, seed, target.hook, *frozen)
+    pair = Pair(model, (clean, corrupted), metric, senders, patch, seed, target.hook, *frozen)
     base = pair.base
-    targets = list(expand_sites([target], base.shapes, base.n_examples))
+    targets = list(expand_sites([target], base.activations, base.n_examples))
     if len(targets) != 1:
         raise ValueError(f"receiver {target.name} is {len(targets)} sites: give one index instead of 'each'")
-    order = list(base.shapes)
     for site in pair.sites:
-        if order.index(site.hook) >= order.index(target.hook):
+        if not pair.before(site, target):
             raise ValueError(f"sender {site.name} does not come before the receiver {target.name}: swap them")
-    unpatched = base.compare(base.inputs, frozen)[1] if frozen else {}
 
     def through_receiver(chosen: list[int]) -> Tensor:
-        held = [(name, lambda _, hook, value=value: repeat(value, len(chosen))) for name, value in unpatched.items()]
+        held = [(name, partial(hold, repeat(base.activations[name], len(chosen)))) for name in frozen]
         with recording(model, [target.hook]) as received:
             base.rerun(len(chosen), [*held, *pair.patching(chosen)], reading=[target.hook])
         source = received[target.hook]
         return base.rerun(len(chosen), [(target.hook, lambda value, hook: with_part(value, source, targets[0]))])
 
     table = pair.table_of(through_receiver, batch_size)
-    table.attrs["receiver"] = target.name
+    table.attrs["receiver"] = targets[0].name
     return table
 
 
-def attribution_sweep(
-    model: HookedModel, clean: Any, corrupted: Any, metric: Metric, sites: Sites = None, *, seed: int = 0
-) -> pd.DataFrame:
-    """First-order estimate of `patch_sweep`, for all sites at the price of two runs and one gradient.
-
-    The metric moves by about (a_clean - a_corrupted) . d metric / d a, with the gradient of the corrupted run (Nanda
-    2023, "Attribution patching"). How good is it? `attribution_sweep(...).recovered.corr(patch_sweep(...).recovered)`.
-    It is TransformerLens's `attribution_patch`, for any site of any hooked model. Arguments and table are those of
-    `patch_sweep`, with estimates in `metric` and `recovered`.
-    """
-    require_gradients("attribution_sweep")
-    pair = _Pair(model, (clean, corrupted), metric, sites, "clean->corrupted", seed)
-    base = pair.base
-    if not base.gradients:
-        raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
-    _, values = base.compare(corrupted, list(pair.source))
-    metrics = []
-    for site in pair.sites:
-        value, gradient = values[site.hook], base.gradients.get(site.hook)
-        moved = with_part(value, pair.source[site.hook], site) - value
-        change = torch.zeros_like(value) if gradient is None else moved * gradient
-        metrics.append(base.metrics + change.flatten(1).sum(1).cpu())
-    return pair.table(torch.stack(metrics))
-
-
-class _Pair:
-    """A clean and a corrupted run: which of them is patched, and with what."""
+class Pair:
+    """A clean and a corrupted run: which of them is patched, where, and with what."""
 
     def __init__(
         self, model: HookedModel, runs: tuple[Any, Any], metric: Metric, sites: Sites, patch: str, seed: int, *also: str
@@ -167,8 +141,8 @@ class _Pair:
         if patch not in PATCHES:
             raise ValueError(f"patch={patch!r}: {nearest(patch, PATCHES)}")
         denoise = patch == "clean->corrupted"
-        base_inputs, other_inputs = reversed(runs) if denoise else runs
-        asked = _as_sites(model, base_inputs, sites)
+        base_inputs, self.other_inputs = (as_batch(model, run) for run in (reversed(runs) if denoise else runs))
+        asked = as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
         names = check_hooks(model, [*hooks, *also])
         require_repeatable(model, base_inputs)
@@ -181,11 +155,11 @@ class _Pair:
         if unproven := [name for name in names if not self.base.live(name)]:
             require_live(model, base_inputs, unproven)
         for site in asked:
-            ndim = len(self.base.shapes[site.hook])
+            ndim = self.base.activations[site.hook].ndim
             if axes(site.hook, ndim) != (here := axes(site.hook, ndim, model)) and site.name != site.hook:
                 raise ValueError(f"{site.name}: this model has the axes {here} there; patch the whole activation")
-        self.sites = list(expand_sites(asked, self.base.shapes, self.base.n_examples))
-        other, activations = self.base.compare(other_inputs, hooks)
+        self.sites = list(expand_sites(asked, self.base.activations, self.base.n_examples))
+        other, activations = self.base.compare(self.other_inputs, hooks)
         self.source = {name: replacement(patch, value, seed) for name, value in activations.items()}
         self.clean, self.corrupted = (other, self.base.metrics) if denoise else (self.base.metrics, other)
         self.patch, self.seed = patch, seed
@@ -193,6 +167,11 @@ class _Pair:
             raise ValueError(
                 f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )
+
+    def before(self, sender: Site, receiver: Site) -> bool:
+        """Whether the sender's hook fires before the receiver's."""
+        order = list(self.base.activations)
+        return order.index(sender.hook) < order.index(receiver.hook)
 
     def patching(self, chosen: list[int]) -> list[tuple[str, HookFn]]:
         """Hooks for one run: each copy of the examples is patched at one of these sites, which are given by number."""
@@ -208,22 +187,23 @@ class _Pair:
 
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
-    def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int) -> pd.DataFrame:
+    def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int | None) -> pd.DataFrame:
         """The table of what `run` measures; sites that skip equally many blocks share a run, as many as fit."""
         metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts = [self.base.start(site.hook) for site in self.sites]
-        size = max(1, batch_size // self.base.n_examples)
+        rows = rows_per_run(self.base.inputs, 64) if batch_size is None else batch_size
+        size = max(1, rows // self.base.n_examples)
         for _, group in groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__):
             members = list(group)
             for chosen in (members[first : first + size] for first in range(0, len(members), size)):
                 metrics[chosen] = run(chosen)
-        return self.table(metrics)
+        return self.table(self.sites, metrics)
 
-    def table(self, metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
+    def table(self, sites: Sequence[Site], metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
         """Metrics after each patch, on the scale from corrupted to clean."""
-        table = pd.DataFrame({"site": [site.name for site in self.sites], "hook": [site.hook for site in self.sites]})
-        for axis in ("pos", "head", "unit"):
-            table[axis] = pd.array([getattr(site, axis) for site in self.sites], dtype="Int64")
+        table = pd.DataFrame({"site": [site.name for site in sites], "hook": [site.hook for site in sites]})
+        for axis in INDEXED:
+            table[axis] = pd.array([getattr(site, axis) for site in sites], dtype="Int64")
         fractions = recovered_fraction(metrics.numpy(), self.clean.numpy(), self.corrupted.numpy(), self.seed)
         table = table.assign(metric=metrics.mean(1).numpy(), **fractions)
         table.attrs = {
@@ -250,11 +230,17 @@ def recovered_fraction(
     return recovered
 
 
-def _as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
+def hold(value: Tensor, now: Tensor, hook: Any) -> Tensor:
+    """With the first argument given, a hook that writes it."""
+    return value
+
+
+def as_sites(model: HookedModel, inputs: Any, sites: Sites) -> list[Site]:
+    """Sites as asked for, or those that a sweep takes by default."""
     if sites is not None:
         asked = [sites] if isinstance(sites, Site | str) else sites
-        return [Site(hook=site) if isinstance(site, str) else site for site in asked]
+        return [Site(site) if isinstance(site, str) else site for site in asked]
     if names := in_every_block(model, PARTS_OF_BLOCKS):
-        return [Site(hook=name, pos="each") for name in names]
+        return [Site(name, pos="each") for name in names]
     audit = audit_hooks(model, inputs)
-    return [Site(hook=str(name)) for name in audit.index[audit.live]]
+    return [Site(str(name)) for name in audit.index[audit.live]]

@@ -2,10 +2,13 @@
 
 `collect_activations` gives one tensor per hook for all inputs, in memory or in a file. `stream_activations` gives
 one batch after the other, for a running fit on more inputs than memory holds, or for prompts of several lengths.
+Padding is never run: prompts of different lengths go into different batches, so that every activation is of a token
+that is there, whatever the model does with padding.
 """
 
 import inspect
 from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -17,25 +20,75 @@ from probes.hooked import HookedModel, check_hooks, recording
 from probes.liveness import require_repeatable
 from probes.names import block_of
 
+TOKENS_PER_RUN = 8192
+"""Of a batch, where no batch size is given: what attention keeps of 8 prompts of 1,024 tokens is a few gigabytes."""
+
+
+def as_prompts(model: HookedModel, inputs: Any) -> Any:
+    """Prompts, each a tensor of its tokens as the model's own tokenizer makes them; whatever is no list, as it is."""
+    prompts = [inputs] if isinstance(inputs, str) else inputs
+    if not isinstance(prompts, list | tuple) or not prompts:
+        return prompts
+    if any(isinstance(prompt, str) for prompt in prompts):
+        to_tokens = getattr(model, "to_tokens", None)
+        return prompts if to_tokens is None else [to_tokens(prompt)[0] for prompt in prompts]
+    return [torch.as_tensor(prompt) for prompt in prompts]
+
+
+def as_batch(model: HookedModel, inputs: Any) -> Any:
+    """Prompts as one tensor of tokens; ValueError if they differ in length."""
+    prompts = as_prompts(model, inputs)
+    if not _tensors(prompts):
+        return prompts
+    if len(lengths := {len(prompt) for prompt in prompts}) > 1:
+        raise ValueError(
+            f"prompts of {min(lengths)} to {max(lengths)} tokens: a position must mean the same in all of them; give "
+            "prompts of one length"
+        )
+    return torch.stack(list(prompts))
+
+
+def rows_per_run(inputs: Any, most: int) -> int:
+    """How many examples to run at once: fewer than `most` where they are long."""
+    tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point()
+    return max(1, min(most, TOKENS_PER_RUN // inputs.shape[1])) if tokens and inputs.shape[1] else most
+
+
+def _tensors(prompts: Any) -> bool:
+    return isinstance(prompts, list | tuple) and len(prompts) > 0 and isinstance(prompts[0], Tensor)
+
+
+def _batches(prompts: Any, batch_size: int | None) -> Iterator[Any]:
+    """Consecutive examples of one length together, as many as fit."""
+    groups: Iterable[Any] = [prompts]
+    if _tensors(prompts):
+        groups = (torch.stack(list(alike)) for _, alike in groupby(prompts, key=lambda prompt: prompt.shape))
+    for group in groups:
+        size = rows_per_run(group, 256) if batch_size is None else batch_size
+        yield from (group[i : i + size] for i in range(0, len(group), size))
+
 
 def stream_activations(
-    model: HookedModel, inputs: Any, hooks: str | Iterable[str], *, batch_size: int = 256
+    model: HookedModel, inputs: Any, hooks: str | Iterable[str], *, batch_size: int | None = None
 ) -> Iterator[dict[str, Tensor]]:
     """Activations at the named hooks, one dictionary of copies on the CPU per batch.
 
-    Inputs are a tensor or a list of prompts, cut into batches along its first axis, or an iterator of batches. A bridge
-    runs no further than the last block named.
+    Inputs are a tensor or a list of prompts (strings, or the tokens of each), cut into batches along its first axis and
+    wherever the length of the prompts changes: sort long lists by length. They may also be an iterator of such inputs.
+    Without a `batch_size`, a batch has 256 examples, or as many as have 8,192 tokens. A bridge runs no further than the
+    last block named.
 
     Raises:
         KeyError: an unknown hook.
         ValueError: a hook that does not fire, no inputs, or a model in train mode whose runs differ.
     """
-    names = check_hooks(model, hooks)
-    if not isinstance(inputs, Iterator):
-        examples = [inputs] if isinstance(inputs, str) else inputs
-        inputs = (examples[i : i + batch_size] for i in range(0, len(examples), batch_size))
-    empty = True
-    for batch in inputs:
+    return (activations for _, activations in _runs(model, inputs, check_hooks(model, hooks), batch_size))
+
+
+def _runs(model: HookedModel, inputs: Any, names: list[str], batch_size: int | None) -> Iterator[tuple[int, Any]]:
+    """Number of examples in each batch, and their activations."""
+    parts, empty = inputs if isinstance(inputs, Iterator) else [inputs], True
+    for batch in (batch for part in parts for batch in _batches(as_prompts(model, part), batch_size)):
         if empty:
             require_repeatable(model, batch)
         empty = False
@@ -44,7 +97,7 @@ def stream_activations(
         for name in names:
             if name not in found:
                 raise ValueError(f"hook {name!r} does not fire on these inputs; probes.audit_hooks tells which do")
-        yield {name: found[name] for name in names}
+        yield len(batch), {name: found[name] for name in names}
     if empty:
         raise ValueError("inputs is empty: give at least one example")
 
@@ -54,7 +107,7 @@ def collect_activations(
     inputs: Any,
     hooks: str | Iterable[str],
     *,
-    batch_size: int = 256,
+    batch_size: int | None = None,
     directory: Path | str | None = None,
 ) -> dict[str, Tensor]:
     """Activations at the named hooks on all inputs: `{name: "example ..."}`, copies on the CPU.
@@ -69,15 +122,16 @@ def collect_activations(
     """
     if isinstance(inputs, Iterator):
         raise TypeError("inputs is an iterator of unknown length: give a tensor or a list, or use stream_activations")
+    inputs = as_prompts(model, inputs)
     rows: dict[str, Tensor] = {}
     start = 0
-    for activations in stream_activations(model, inputs, hooks, batch_size=batch_size):
-        stop = min(start + batch_size, len(inputs))
+    for n, activations in _runs(model, inputs, check_hooks(model, hooks), batch_size):
+        stop = start + n
         for name, value in activations.items():
             if name not in rows:
                 file = None if directory is None else Path(directory, f"{name}.npy.partial")
                 rows[name] = _room(value, len(inputs), file)
-            expected = (stop - start, *rows[name].shape[1:])
+            expected = (n, *rows[name].shape[1:])
             if tuple(value.shape) != expected:
                 raise ValueError(
                     f"hook {name!r}: shape {tuple(value.shape)} for examples {start} to {stop - 1}, not {expected}; "

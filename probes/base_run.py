@@ -4,14 +4,14 @@ A sweep runs the model hundreds of times, and each run differs from one base run
 - many patches share a run: its batch holds one whole copy of the examples per patch;
 - the blocks before a patch are not computed: each returns what it returned in the base run;
 - the unembedding is computed only at the positions that the metric reads.
-The first asks that the model treats examples independently. The other two are tried out on the base run itself: where
-they do not reproduce it, the model is run as a whole.
+The first asks that the model treats examples independently. The other two are tried out on the base run itself, before
+the first patched run: where they do not reproduce it, the model is run as a whole.
 """
 
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from functools import partial
+from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
 
@@ -35,26 +35,24 @@ class BaseRun:
     Attributes:
         metrics: of this run, one number per example.
         n_examples: their number.
-        shapes: of the activation at each hook that fired, in the order of firing.
+        activations: at each hook that fired, in the order of firing.
         gradients: of the metric with respect to the activation at each hook, where there is one.
     """
 
     def __init__(self, model: HookedModel, inputs: Any, hooks: Iterable[str], metric: Metric) -> None:
         self.model, self.inputs, self.metric = model, inputs, metric
-        self.shapes: dict[str, tuple[int, ...]] = {}
+        self.activations: dict[str, Tensor] = {}
         self._done: dict[str, int] = {}  # at each hook: blocks that are done, and one more if the unembedding has begun
         self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
         self._unembed = unembed if isinstance(unembed, nn.Module) else None
-        self._read: list[int] | None = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
-        self._fewest = self._fewest_to_skip()
 
     def start(self, hook: str) -> int:
         """How many blocks a run that is patched at this hook skips."""
-        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._fewest else 0
+        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._savings[0] else 0
 
     def rerun(
         self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = ()
@@ -64,9 +62,9 @@ class BaseRun:
         `reading` names hooks whose whole activations are recorded meanwhile.
         """
         names = [*(name for name, _ in fwd_hooks), *reading]
-        trimmed = self._read is not None and all(self._done[name] <= len(self._blocks) for name in names)
+        read = self._savings[1] if all(self._done[name] <= len(self._blocks) for name in names) else None
         with temporary_hooks(self.model, fwd_hooks):
-            return self._metrics(self._run(copies, range(min(map(self.start, names))), trimmed), copies, trimmed)
+            return self._metrics(self._run(copies, range(min(map(self.start, names))), read), copies, read)
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
@@ -74,10 +72,10 @@ class BaseRun:
         with recording(self.model, hooks) as found:
             output = self.model(inputs)
         for name in hooks:
-            shape = tuple(found[name].shape) if name in found else None
-            if shape != self.shapes[name]:
+            shape, own = (tuple(run[name].shape) if name in run else None for run in (found, self.activations))
+            if shape != own:
                 raise ValueError(
-                    f"hook {name!r}: shape {self.shapes[name]} in the patched run, {shape} in the other; "
+                    f"hook {name!r}: shape {own} in the patched run, {shape} in the other; "
                     "give clean and corrupted inputs of one shape (as many examples, as many tokens)"
                 )
         return self._metrics(output, 1)[0], found
@@ -92,7 +90,7 @@ class BaseRun:
         begun: list[bool] = []
 
         def note(name: str, value: Tensor, hook: Any) -> None:
-            self.shapes.setdefault(name, tuple(value.shape))
+            self.activations[name] = value.detach().clone()
             self._done.setdefault(name, len(self._block_outputs) + len(begun))
 
         with ExitStack() as stack:
@@ -112,54 +110,59 @@ class BaseRun:
         gradients = torch.autograd.grad(total, list(zeros.values()), allow_unused=True)
         return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
-    def _fewest_to_skip(self) -> int:
-        """How many blocks must be skipped at least for this run to be reproduced; `sys.maxsize` if it never is."""
+    @cached_property
+    def _savings(self) -> tuple[int, list[int] | None]:
+        """How many blocks a run must skip at least, and the only positions to unembed: with both, this run comes out.
+
+        `sys.maxsize` and None where they would not reproduce it.
+        """
         n = len(self._blocks)
         if not n or len(self._block_outputs) != n:
-            return sys.maxsize
-        self._read = self._positions_read()
-        if not self._reproduces(None):
-            self._read = None
-            if not self._reproduces(None):
-                return sys.maxsize
+            return sys.maxsize, None
+        read = self._positions_read()
+        if not self._reproduces(None, read):
+            read = None
+            if not self._reproduces(None, read):
+                return sys.maxsize, None
         used = min((done for done in self._done.values() if done), default=n)
-        return next((block + 1 for block in range(n - 1, used - 1, -1) if not self._reproduces(block)), used)
+        backwards = range(n - 1, used - 1, -1)
+        return next((block + 1 for block in backwards if not self._reproduces(block, read)), used), read
 
-    def _reproduces(self, block: int | None) -> bool:
+    def _reproduces(self, block: int | None, read: list[int] | None) -> bool:
         """Whether this block returns what it did while all others are skipped; for None, whether the model does."""
-        others, trimmed = [i for i in range(len(self._blocks)) if i != block], self._read is not None
+        others = [i for i in range(len(self._blocks)) if i != block]
         if block is None:
-            again, before = self._run(1, others, trimmed), self.output[:, self._read] if trimmed else self.output
+            again, before = self._run(1, others, read), self.output if read is None else self.output[:, read]
         else:
             again, before = [], self._block_outputs[block]
             with _collecting(self._blocks[block], again):
-                self._run(1, others, trimmed)
+                self._run(1, others, read)
         return all(
             a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
             for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
         )
 
     @torch.no_grad()
-    def _run(self, copies: int, skip: Iterable[int], trimmed: bool) -> Any:
-        """Output on copies of the examples, skipping some blocks; trimmed, at the positions that the metric reads."""
+    def _run(self, copies: int, skip: Iterable[int], read: list[int] | None) -> Any:
+        """Output on copies of the examples, skipping some blocks, at the positions to read (None: all)."""
         again = partial(tree_map_only, Tensor, lambda tensor: repeat(tensor, copies))
         with ExitStack() as stack:
             stack.enter_context(_returning({self._blocks[i]: again(self._block_outputs[i]) for i in skip}))
-            if trimmed and self._unembed is not None:
+            if read is not None and self._unembed is not None:
                 stack.enter_context(
-                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, self._read], *args[1:]))
+                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, read], *args[1:]))
                 )
             return self.model(repeat(self.inputs, copies))
 
-    def _metrics(self, output: Any, copies: int, trimmed: bool = False) -> Float[Tensor, "copy batch"]:
-        """The metric, called on one copy of the examples at a time."""
-        full = self.output.clone() if trimmed else None
+    def _metrics(self, output: Any, copies: int, read: list[int] | None = None) -> Float[Tensor, "copy batch"]:
+        """The metric, called on one copy of the examples at a time, of an output at the positions to read."""
+        full = None if read is None else self.output.clone()
         rows = []
         for copy in range(copies):
             examples = slice(copy * self.n_examples, (copy + 1) * self.n_examples)
             part = tree_map_only(Tensor, itemgetter(examples), output)
             if full is not None:
-                full[:, self._read] = part
+                full[:, read] = part
                 part = full
             with torch.no_grad():
                 value = self.metric(part)

@@ -16,12 +16,15 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.architectures import block, fold_norm_into, gained
+from probes.circuits import Circuit, factored_svd
 from probes.hooked import HookedModel, blocks
 from probes.names import ends_of
 from probes.verification import Observed, multiplier, observe
 
 _PARTS = ("hook_attn_out", "hook_mlp_out", "hook_mixer_out")
 """What a block adds to the residual stream."""
+
+_TOO_FEW = ", or the inputs are too few, or too much alike, to tell it from a bias"
 
 CHUNK = 512
 """Features whose products with all reads are in memory at once."""
@@ -37,8 +40,14 @@ class Bottleneck:
 
     @property
     def paired(self) -> bool:
-        """Whether read j is meant for write j, as an unembedding is for its token."""
-        return self.path == "embed->unembed"
+        """Whether read j is meant for write j, as an unembedding is for its token; not if outputs are others."""
+        return self.path == "embed->unembed" and len(self.write) == len(self.read)
+
+    @property
+    def circuit(self) -> Circuit:
+        """The map from what is written to what is read, `write @ read.T`: its singular vectors are over features."""
+        write, read = self.write.double(), self.read.double()
+        return Circuit(write, read, *factored_svd(write, read))
 
     def unit(self) -> "Bottleneck":
         """The same directions at length 1: products become cosines, the overlaps of one feature with another."""
@@ -115,7 +124,8 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
 
     Both ends are verified on a few inputs: what arrives in the residual stream must be the weights' rows, and what the
     reads make of what enters them the model's own. A multiplier on the way (Gemma's and Granite's embedding, Cohere's
-    logits) is part of the directions; the output's nonlinearity (a toy's ReLU, Gemma 2's cap of the logits) is not.
+    logits) is part of the directions; the output's nonlinearity (a toy's ReLU, Gemma 2's cap of the logits) is not, nor
+    is a scale behind it.
 
     Args:
         model: anything with `W_E`, `W_U` or `blocks[i].mlp.W_in`, `.W_out`.
@@ -129,13 +139,13 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
         IndexError: no such layer.
     """
     writes, reads = ends_of(path)
-    write = _weight(model, "W_E") if writes is None else _weight(block(model, writes), "mlp.W_out")
-    read = _weight(model, "W_U") if reads is None else _weight(block(model, reads), "mlp.W_in")
+    write = weight_of(model, "W_E") if writes is None else weight_of(block(model, writes), "mlp.W_out")
+    read = weight_of(model, "W_U") if reads is None else weight_of(block(model, reads), "mlp.W_in")
     norm = getattr(model, "ln_final", None) if reads is None else getattr(block(model, reads), "ln2", None)
     if fold_norm:
         read, _ = fold_norm_into(model, norm, read, read.new_zeros(read.shape[-1]))
     run = observe(model, _watched(model, writes, reads), inputs)
-    entering, read_factor = _entering(run, read, reads, norm, fold_norm)
+    entering, read_factor = _entering(run, read, reads, len(blocks(model)) - 1, norm, fold_norm)
     write_factor = _multiplier_of_writes(run, write, writes, entering)
     for layer in range(0 if writes is None else writes + 1, len(blocks(model)) if reads is None else reads):
         _require_stream(run, layer)
@@ -154,8 +164,10 @@ def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[
     return names + [f"blocks.{reads}.{part}" for part in reading if reads is not None]
 
 
-def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_norm: bool) -> tuple[str, float]:
-    """The hook of what the reads multiply, and what their products are multiplied by."""
+def _entering(
+    run: Observed, read: Tensor, reads: int | None, last: int, norm: Any, fold_norm: bool
+) -> tuple[str, float]:
+    """The hook of what the reads multiply, and what their products are multiplied by; `last` is the last block."""
     at, inside = run.at, "" if reads is None else f"blocks.{reads}."
     normalized = "ln_final.hook_normalized" if reads is None else f"{inside}ln2.hook_normalized"
     hook = "unembed.hook_in" if reads is None else f"{inside}mlp.hook_in"
@@ -163,7 +175,8 @@ def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_no
     if not entering and normalized in at:  # a HookedTransformer
         entering = {normalized: gained(norm, at[normalized])}
     if not entering:  # a toy
-        entering = {name: at[name] for name in ("hook_hidden", "hook_embed") if name in at}
+        stream = f"{inside}hook_resid_pre" if inside else f"blocks.{last}.hook_resid_post"
+        entering = {name: at[name] for name in (stream, "hook_hidden", "hook_embed") if name in at}
     if fold_norm:
         entering = {normalized: at[normalized]} if normalized in at else {}
     leaving = [at.get(f"{inside}mlp.{part}") for part in ("in.hook_out", "hook_pre_linear", "hook_pre")]
@@ -178,7 +191,9 @@ def _entering(run: Observed, read: Tensor, reads: int | None, norm: Any, fold_no
                 return name, factor
     if fold_norm:
         raise ValueError("fold_norm=True: the norm does not stand in front of these weights; use fold_norm=False")
-    raise ValueError("what these weights read is not what the model makes of it: something else stands between")
+    raise ValueError(
+        f"what these weights read is not what the model makes of it: something else stands between{_TOO_FEW}"
+    )
 
 
 def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, entering: str) -> float:
@@ -202,19 +217,22 @@ def _multiplier_of_writes(run: Observed, write: Tensor, writes: int | None, ente
             arriving = [at[entering]]
         elif middle is not None:
             arriving.append(after - middle)
-        if after is not None and before is not None and heads is not None:  # attention and MLP side by side
-            arriving.append(after - before - heads)
+        if after is not None and before is not None:  # attention and MLP side by side, or no attention that writes
+            arriving.append(after - before - (0 if heads is None else heads))
     for own in arriving:
         if own.shape[-1] != made.shape[-1] or own.numel() != made.numel():
             continue
         # an embedding of the position is the same in all examples
-        here, there = ((x - x.mean(0)).flatten(0, -2) if x.ndim == 3 else x for x in (made.reshape(own.shape), own))
+        here, there = made.reshape(own.shape), own
+        if here.ndim == 3 and (here != here[0]).any():
+            here, there = here - here.mean(0), there - there.mean(0)
+        here, there = here.flatten(0, -2), there.flatten(0, -2)
         if (factor := multiplier(here, there, run.precision)) is not None:
             return factor
     what = "W_E" if writes is None else f"block {writes}'s W_out"
     raise ValueError(
         f"what arrives in the residual stream is no multiple of {what}: a norm, a nonlinearity or another part of the "
-        "model stands between"
+        f"model stands between{_TOO_FEW}"
     )
 
 
@@ -232,7 +250,8 @@ def _require_stream(run: Observed, layer: int) -> None:
     raise ValueError(f"block {layer} does more than to add to the residual stream: a norm stands in the stream itself")
 
 
-def _weight(module: Any, name: str) -> Tensor:
+def weight_of(module: Any, name: str) -> Tensor:
+    """A weight by its name, in float32 at least; ValueError if there is none."""
     try:
         weight = attrgetter(name)(module).detach()
     except AttributeError as error:

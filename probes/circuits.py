@@ -67,7 +67,9 @@ def qk_circuit(
     Args:
         model: anything with `blocks[layer].attn.W_Q` (head, d_model, d_head) and `W_K` (with grouped queries, fewer).
         layer, head: which, counted from 0.
-        bias: append a row and a column, for inputs that end in a constant 1; zeros where there are no biases.
+        bias: append a row and a column, for inputs that end in a constant 1. The column W_Q b_K is what a query adds to
+            its scores of all keys alike, the row b_Q W_K^T what a key adds to those by all queries, the corner
+            b_Q . b_K a constant; zeros where there are no biases. Without it they are left out of Omega.
         fold_norm: take inputs after normalization but before its gain: `blocks.i.ln1.hook_normalized` of a bridge.
             Without it inputs are what the head reads (`blocks.i.attn.hook_in`).
         offset: query position minus key position, for rotary models (at the length of `inputs`, where it matters).
@@ -237,9 +239,16 @@ def factored_svd(
     >>> S
     tensor([6.])
 
+    Half precision is computed, and given back, in float32.
+
     Raises:
-        ArithmeticError: the product of the factors does not give back `left @ right.mT`: LAPACK can fail silently.
+        ArithmeticError: factors that are not finite, or a product of the results that does not give back
+            `left @ right.mT`: LAPACK can fail silently.
     """
+    if left.dtype not in (torch.float32, torch.float64):  # half precision knows no decompositions
+        left, right = left.float(), right.float()
+    if not (left.isfinite().all() and right.isfinite().all()):
+        raise ArithmeticError("the factors are not finite: are the weights?")
     Q_left, R_left = torch.linalg.qr(left)
     Q_right, R_right = torch.linalg.qr(right)
     core = R_left @ R_right.mT

@@ -48,6 +48,24 @@ def axes(hook: str, ndim: int, model: HookedModel | None = None) -> tuple[str, .
     return known.get(ndim, ("batch",) + ("",) * (ndim - 1))
 
 
+def embedded_at(model: HookedModel) -> str:
+    """The hook of the embedded inputs."""
+    for name in ("hook_embed", "embed.hook_out"):
+        if name in model.hook_dict:
+            return name
+    raise ValueError("cannot tell where the model embeds its inputs: it has no hook_embed")
+
+
+def scored_by(hook: str) -> tuple[str, str] | None:
+    """Whether queries "q" or keys "k" pass at a hook, if they do, and the hook of the pattern that they make.
+
+    >>> scored_by("blocks.3.attn.hook_k")
+    ('k', 'blocks.3.attn.hook_pattern')
+    """
+    match = re.fullmatch(r"(blocks\.\d+\.attn\.)(?:hook_(?:rot_)?([qk])|([qk])\.hook_out)", hook)
+    return (match[2] or match[3], f"{match[1]}hook_pattern") if match else None
+
+
 def heads_read_at(model: HookedModel, layer: int, before_gain: bool) -> str:
     """The hook of what a layer's heads read, after the gain of the norm in front or before it.
 

@@ -167,6 +167,8 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
 def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     """What `patch_sweep` recovers: one row per hook, one column per position, head or unit; 0 corrupted, 1 clean.
 
+    Sites that differ otherwise, by their directions, have a row each; of edges the columns are the receivers.
+
     Args:
         table: of `patch_sweep`, `path_patch` or `attribution_sweep`, with sites of one kind of index.
         title: above the figure.
@@ -174,17 +176,23 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     Raises:
         ValueError: sites indexed by several of position, head and unit: select rows of one value first.
     """
-    kinds = [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
+    edges, row = "receiver" in table and table["receiver"].nunique() > 1, "hook"
+    kinds = ["receiver"] if edges else [kind for kind in ("pos", "head", "unit") if table[kind].nunique() > 1]
     if len(kinds) > 1:
         raise ValueError(f"sites vary in {' and '.join(kinds)}: select the rows of one value of all but one of them")
     [column] = kinds or ["pos"]
     grid = table.assign(**{column: table[column].astype(object).where(table[column].notna(), "all")})
-    grid = grid.pivot(index="hook", columns=column, values="recovered").reindex(table["hook"].unique())
+    if edges or grid.duplicated([row, column]).any():
+        row = "site"
+        again = grid.groupby([row, column]).cumcount()  # subspaces of as many directions have one name
+        grid[row] = grid[row].where(again == 0, grid[row] + " (" + (again + 1).astype(str) + ")")
+    rows, columns = grid[row].unique(), grid[column].unique() if edges else None
+    grid = grid.pivot(index=row, columns=column, values="recovered").reindex(rows, columns=columns)
     limit = max(1.0, float(grid.abs().max().max()))
     hover = "%{y}<br>" + column + " %{x}<br>recovered %{z:.3f}"
     figure = _heatmap(grid.to_numpy(), [str(x) for x in grid.columns], list(grid.index), limit, "recovered", hover)
     figure.update_xaxes(title="position" if column == "pos" else column, type="category")
-    figure.update_yaxes(title="hook", automargin=True)
+    figure.update_yaxes(title=row, automargin=True)
     return figure.update_layout(title=title, **_LAYOUT | {"height": max(300, 60 + 26 * len(grid))})
 
 

@@ -6,25 +6,26 @@ activations, and `with_part` writes the site's part of them into the run.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from itertools import product
+from operator import index as whole_number
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
 from probes.names import axes
 
 Index = int | Literal["each"] | None
+INDEXED = ("pos", "head", "unit")
 PATCHES = ("clean->corrupted", "corrupted->clean", "zero", "mean", "resample")
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False)
 class Site:
     """A part of the activation at one hook; an axis left None is taken whole, "each" makes one site of every entry.
 
-    >>> Site(hook="blocks.0.attn.hook_z", head=3).name
+    >>> Site("blocks.0.attn.hook_z", head=3).name
     'blocks.0.attn.hook_z[head=3]'
 
     An activation is read as (batch, unit), (batch, pos, unit) or (batch, pos, head, unit); attention scores and
@@ -32,32 +33,44 @@ class Site:
 
     Args:
         hook: name of a hook point.
-        pos, head, unit: an index (negative: from the end), "each", or None.
-        directions: rows that span the subspace to replace, "k unit"; the rest of the activation stays.
+        pos, head, unit: an index (negative: from the end; numpy's integers and tensors of one are indices too),
+            "each", or None.
+        directions: rows that span the subspace to replace, "k unit", or one vector; the rest of the activation stays.
 
     Raises:
-        ValueError: directions together with a unit, or linearly dependent (then k is larger than their rank).
+        TypeError: an index that is no whole number.
+        ValueError: directions together with a unit, not finite, or linearly dependent (then k exceeds their rank).
     """
 
     hook: str
-    pos: Index = None
-    head: Index = None
-    unit: Index = None
-    directions: Float[Tensor, "k d_in"] | None = None
+    _: KW_ONLY
+    # whatever is an index, or an array: they become int | Literal["each"] | None, and Float[Tensor, "k d_in"] | None
+    pos: Any = None
+    head: Any = None
+    unit: Any = None
+    directions: Any = None
 
     def __post_init__(self) -> None:
+        for axis in INDEXED:
+            object.__setattr__(self, axis, _as_index(axis, getattr(self, axis)))
         if self.directions is None:
             return
         if self.unit is not None:
             raise ValueError(f"unit={self.unit!r} with directions: a site is units or a subspace; drop one of them")
-        k, rank = len(self.directions), int(torch.linalg.matrix_rank(self.directions))
+        rows = torch.atleast_2d(_at_least_single(torch.as_tensor(self.directions)))
+        object.__setattr__(self, "directions", rows)
+        if not rows.isfinite().all():
+            raise ValueError(
+                f"{int((~rows.isfinite()).sum())} entries of directions are NaN or infinite: drop those rows"
+            )
+        k, rank = len(rows), int(torch.linalg.matrix_rank(rows))
         if not 0 < k == rank:
             raise ValueError(f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank}")
 
     @property
     def name(self) -> str:
         """The hook with its indices."""
-        at = [f"{axis}={i}" for axis in ("pos", "head", "unit") if (i := getattr(self, axis)) is not None]
+        at = [f"{axis}={i}" for axis in INDEXED if (i := getattr(self, axis)) is not None]
         at += [] if self.directions is None else [f"directions={len(self.directions)}"]
         return f"{self.hook}[{', '.join(at)}]" if at else self.hook
 
@@ -67,16 +80,16 @@ class Site:
         return tuple(i if isinstance(i, int) else slice(None) for i in chosen)
 
 
-def expand_sites(sites: Iterable[Site], shapes: Mapping[str, tuple[int, ...]], n_examples: int) -> Iterator[Site]:
+def expand_sites(sites: Iterable[Site], activations: Mapping[str, Tensor], n_examples: int) -> Iterator[Site]:
     """Sites with every "each" written out and negative indices counted from the front."""
     for site in sites:
-        shape = shapes[site.hook]
+        shape = tuple(activations[site.hook].shape)
         if not shape or shape[0] != n_examples:
             raise ValueError(f"{site.name} has shape {shape}: no axis of the {n_examples} examples to patch along")
         sizes = dict(zip(axes(site.hook, len(shape)), shape, strict=True))
         if site.directions is not None and site.directions.shape[1] != shape[-1]:
             raise ValueError(f"{site.name}: directions have width {site.directions.shape[1]}, not {shape[-1]}")
-        for pos, head, unit in product(*(_choices(site, axis, sizes) for axis in ("pos", "head", "unit"))):
+        for pos, head, unit in product(*(_choices(site, axis, sizes) for axis in INDEXED)):
             yield replace(site, pos=pos, head=head, unit=unit)
 
 
@@ -85,8 +98,9 @@ def with_part(value: Tensor, source: Tensor, site: Site) -> Tensor:
     value, index = value.clone(), site.index(value.ndim)
     new = source[index].to(value)
     if site.directions is not None:
-        directions = site.directions.to(value)
-        new = value[index] + (new - value[index]) @ torch.linalg.pinv(directions) @ directions
+        old, new = _at_least_single(value[index]), _at_least_single(new)
+        directions = site.directions.to(old)
+        new = old + (new - old) @ torch.linalg.pinv(directions) @ directions
     value[index] = new
     return value
 
@@ -105,6 +119,24 @@ def replacement(patch: str, reference: Tensor, seed: int) -> Tensor:
     partner = torch.empty_like(order)
     partner[order] = order.roll(1)  # each example's successor on a random ring: never itself
     return reference[partner]
+
+
+def _as_index(axis: str, value: Any) -> Index:
+    if value is None:
+        return None
+    if isinstance(value, str) and value == "each":
+        return "each"
+    try:
+        if not isinstance(value, bool):
+            return whole_number(value)
+    except TypeError:  # also of a tensor that holds several numbers, or a fraction
+        pass
+    raise TypeError(f"{axis}={value!r}: must be a whole number, 'each' or None; for several entries give several sites")
+
+
+def _at_least_single(value: Tensor) -> Tensor:
+    """Half precision as single: linear algebra has none of it."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 def _choices(site: Site, axis: str, sizes: Mapping[str, int]) -> list[Any]:

@@ -4,21 +4,24 @@ Before the softmax a head scores two positions by x_query Omega x_key. With the 
 Omega = sum_k s_k u_k v_k^T each score is a sum of slices s_k (x_query . u_k)(v_k . x_key), and a head whose scores need
 few of them compares positions along few directions (Franco & Crovella 2024). How few is few? A random rotation of the
 factors splits the same scores along other directions of the same rank: the null says how many slices those need.
+`ablate_slices` takes slices away, to see whether the model needs them.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.architectures import Rotation
-from probes.circuits import Circuit, observed_scores, omega, read_by, scoring
-from probes.hooked import HookedModel
-from probes.verification import fit_scores
+from probes.architectures import Rotation, attention, block, gained
+from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
+from probes.hooked import HookedModel, check_hooks, temporary_hooks
+from probes.names import BEFORE_GAIN, heads_read_at
+from probes.verification import fit_scores, precision
 
 
 class AttentionSlices(NamedTuple):
@@ -128,6 +131,98 @@ def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     # the last of the slices reaches the score only up to rounding
     slack = 1e-9 * slices.abs().sum(-1, keepdim=True)
     return (prefix < direction * total - slack).sum(-1) + 1
+
+
+def ablate_slices(
+    model: HookedModel,
+    inputs: Any,
+    metric: Callable[[Any], Tensor],
+    layer: int,
+    head: int,
+    slices: Sequence[int],
+    *,
+    offset: int = 0,
+    n_random: int = 20,
+    seed: int = 0,
+) -> pd.DataFrame:
+    """What becomes of a metric if a head can no longer compare positions along some of its singular slices?
+
+    >>> from probes.transformers import load_transformer
+    >>> tokens = torch.randint(0, 101, (4, 6), generator=torch.Generator().manual_seed(0))
+    >>> table = ablate_slices(load_transformer("tiny"), tokens, lambda out: out[:, -1, 3], 1, 0, [0, 1], n_random=2)
+    >>> table.index.tolist()
+    ['nothing', 'slices', 'head', 'random', 'random']
+
+    The head's queries lose what comes of the component of x_query (and the constant 1 of the biases) along the u_k of
+    these slices. Of each score exactly these slices are gone, in a rotary model at this `offset`; at other distances
+    whatever else is compared along the same query directions goes too. Other heads read on as before.
+
+    Args:
+        model, layer, head, offset: as in `qk_circuit`.
+        inputs: what the model takes.
+        metric: output -> one number per example.
+        slices: which, 0 for that of the largest singular value.
+        n_random: controls that lose as many slices along random directions of the same left singular space.
+        seed: of their draw.
+
+    Returns:
+        Rows "nothing" (the model as it is), "slices", "head" (all slices: a head without scores attends everywhere
+        alike) and "random", one per draw. `metric` is the mean over the examples, `change` what it is more than that
+        of "nothing", `share` the change as a part of the head's (NaN if the head changes nothing).
+
+    Raises:
+        IndexError: no such layer, head or slice.
+        ValueError: no slices or one twice; what `qk_circuit` refuses; queries that are not what the weights make.
+    """
+    circuit = qk_circuit(model, layer, head, bias=True, offset=offset, inputs=inputs)
+    chosen, k = list(slices), len(circuit.S)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise ValueError(f"slices={chosen}: name at least one, each once")
+    if outside := [i for i in chosen if not 0 <= i < k]:
+        raise IndexError(f"slice {outside[0]}: head {head} of layer {layer} has slices 0 to {k - 1}")
+    generator = torch.Generator().manual_seed(seed)
+    taken = [("nothing", circuit.U[:, :0]), ("slices", circuit.U[:, chosen]), ("head", circuit.U)]
+    for _ in range(n_random):
+        turn, _ = torch.linalg.qr(torch.randn(k, len(chosen), generator=generator, dtype=torch.float64))
+        taken.append(("random", circuit.U @ turn))
+    weight, bias = read_by(model, layer, head, False)[0]
+    queries = torch.cat([weight, bias[None]])
+    rows = []
+    with torch.no_grad():
+        for name, directions in taken:
+            with temporary_hooks(model, _without(model, layer, head, directions, queries)):
+                rows.append((name, float(metric(model(inputs)).double().mean())))
+    table = pd.DataFrame(rows, columns=["taken", "metric"]).set_index("taken")
+    table["change"] = table["metric"] - table.loc["nothing", "metric"]
+    whole = table.loc["head", "change"]
+    table["share"] = table["change"] / whole if whole else math.nan
+    return table
+
+
+def _without(
+    model: HookedModel, layer: int, head: int, directions: Float[Tensor, "d k"], queries: Float[Tensor, "d d_head"]
+) -> list[tuple[str, Any]]:
+    """Hooks by which one head's queries lose what their input has along the directions; both end in the biases."""
+    reads, made = check_hooks(model, [heads_read_at(model, layer, before_gain=False), f"blocks.{layer}.attn.hook_q"])
+    n_heads = attention(model, layer).W_Q.shape[0]
+    along = directions @ (directions.mT @ queries)
+    read = {}
+
+    def keep(value: Tensor, hook: Any) -> None:
+        x = value.detach().double()
+        x = gained(block(model, layer).ln1, x) if reads.endswith(BEFORE_GAIN) else x
+        read["x"] = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
+
+    def edit(value: Tensor, hook: Any) -> Tensor:
+        heads = (value if value.ndim == 4 else value.unflatten(-1, (n_heads, -1))).clone()
+        own = heads[:, :, head].double()
+        expected = read["x"] @ queries.to(read["x"])
+        if not (own - expected).norm() <= precision(value) * expected.norm():
+            raise ValueError(f"layer {layer}, head {head}: hook_q does not hold what W_Q makes of {reads!r}")
+        heads[:, :, head] = (own - read["x"] @ along.to(read["x"])).to(value)
+        return heads.reshape(value.shape)
+
+    return [(reads, keep), (made, edit)]
 
 
 class _Head:

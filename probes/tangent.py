@@ -39,6 +39,27 @@ class TangentSpace:
     in_axes: Mapping[str, int]
     out_axes: Mapping[str, int]
 
+    @staticmethod
+    def of(
+        jacobian: Float[Tensor, "batch d_out d_in"],
+        in_axes: Mapping[str, int] | None = None,
+        out_axes: Mapping[str, int] | None = None,
+    ) -> "TangentSpace":
+        """The tangent space of Jacobians that are known already, as of a model that another tool runs.
+
+        >>> TangentSpace.of(torch.tensor([[[0.0, 2.0], [0.0, 0.0]]])).in_directions[0, 0].abs()
+        tensor([0., 1.])
+
+        Raises:
+            ValueError: a Jacobian that is not finite.
+        """
+        if not jacobian.isfinite().all():
+            raise ValueError("the Jacobian is not finite: it has no tangent space; leave those examples out")
+        jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
+        u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
+        _, d_out, d_in = jacobian.shape
+        return TangentSpace(jacobian, s, vh, u.mT, in_axes or {"unit": d_in}, out_axes or {"unit": d_out})
+
     def angles(self, directions: Float[Tensor, "direction d_in"], k: int) -> Float[Tensor, "batch direction"]:
         """Angle in radians between each direction and the span of the first `k` `in_directions`: 0 inside it.
 
@@ -126,9 +147,7 @@ def tangent_space(
             f"hook {hook!r} has {len(jacobian)} rows, {out_hook or 'the output'!r} has {out_at.n_examples}: one of "
             "them does not keep the examples apart; name another"
         )
-    jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
-    u, s, vh = torch.linalg.svd(jacobian, full_matrices=False)
-    return TangentSpace(jacobian, s, vh, u.mT, at.axes, out_at.axes)
+    return TangentSpace.of(jacobian, at.axes, out_at.axes)
 
 
 class _Part:

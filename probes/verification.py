@@ -54,11 +54,15 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
                 raise
             failed = error
             continue
-        eps = max((torch.finfo(value.dtype).eps for value in found.values() if value.is_floating_point()), default=0.0)
         at = {name: value.double() for name, value in found.items()}
-        return Observed(given, at, out.detach().double(), max(TOLERANCE, 8 * eps))
+        return Observed(given, at, out.detach().double(), max(map(precision, found.values()), default=TOLERANCE))
     kind = type(model).__name__
     raise ValueError(f"{kind} takes neither random tokens nor random features ({failed}): give inputs=") from failed
+
+
+def precision(value: Tensor) -> float:
+    """What two correct computations of an activation may differ by, relative to it: more in half precision."""
+    return max(TOLERANCE, 8 * torch.finfo(value.dtype).eps) if value.is_floating_point() else TOLERANCE
 
 
 def _random_inputs(model: Any) -> list[Tensor]:
@@ -141,9 +145,10 @@ def multiplier(made: Float[Tensor, "row width"], own: Float[Tensor, "row width"]
     >>> multiplier(made, made**2, precision=1e-3) is None
     True
     """
-    made, own = made - made.mean(0), own - own.mean(0)
-    if not made.any() and not own.any():
-        return 1.0
+    if not made.any():
+        return None if (own - own.mean(0)).any() else 1.0
+    if (made != made[0]).any():  # of rows that are all the same no constant can be told apart
+        made, own = made - made.mean(0), own - own.mean(0)
     factor = float((made * own).sum() / (made * made).sum())
     if factor == 0 or not (own - factor * made).norm() <= precision * own.norm():
         return None

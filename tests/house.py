@@ -15,6 +15,7 @@ PATH = (
     "files",
     "rng",
     "linalg",
+    "own",
     "geometry",
     "config",
     "data",
@@ -42,6 +43,7 @@ READING = (
     "run",
     "files",
     "errors",
+    "own",
     "linalg",
     "geometry",
 )
@@ -73,12 +75,12 @@ PROBES = (
     "weight_patching",
     "verification",
     "circuits",
+    "bottleneck",
     "alignment",
     "slices",
-    "bottleneck",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "logistic", "modules", "hooked_module", "render")
+PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "modules", "hooked_module", "render")
 
 
 def files(room: str) -> list[Path]:

@@ -3,9 +3,39 @@
 Claims and shapes are read off in double precision, so `unit` converts. `cosines` keeps the precision it is given.
 """
 
+from collections.abc import Callable
+from functools import wraps
+from typing import Any, TypeVar, cast
+
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def as_tensor(value: Any) -> Any:
+    """An array of numpy or xarray as a tensor (whole numbers in double precision); anything else as it is.
+
+    >>> as_tensor(np.eye(2))
+    tensor([[1., 0.],
+            [0., 1.]], dtype=torch.float64)
+    """
+    if not isinstance(value, np.ndarray) and not hasattr(value, "to_numpy"):
+        return value
+    tensor = torch.tensor(np.asarray(value))
+    return tensor if tensor.is_floating_point() else tensor.double()
+
+
+def takes_arrays(function: Function) -> Function:
+    """A decorator: the function, which is one of tensors, takes arrays of numpy and xarray in their place."""
+
+    @wraps(function)
+    def outer(*args: Any, **named: Any) -> Any:
+        return function(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
+
+    return cast(Function, outer)
 
 
 def scale_of(V: Float[Tensor, "*axis"], dim: int | tuple[int, ...] = -1) -> Float[Tensor, "*one"]:
@@ -94,3 +124,39 @@ def random_directions(W: Float[Tensor, "*row hidden"], seed: int = 0) -> Float[T
     """
     noise = torch.randn(W.shape, generator=torch.Generator().manual_seed(seed), dtype=W.dtype)
     return W.norm(dim=-1, keepdim=True) * torch.nn.functional.normalize(noise, dim=-1)
+
+
+class _StackedMatmul(torch.autograd.Function):
+    """Matrix products model by model on the CPU, each on operands and results of the same alignment.
+
+    BLAS rounds differently with the alignment of its operands and with the size of a batch of products: this way a
+    model's bits do not depend on who is stacked beside it.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return _each(a, b)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
+        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
+
+
+def _each(a: Tensor, b: Tensor) -> Tensor:
+    return torch.stack([aligned(x) @ aligned(y) for x, y in zip(a, b, strict=True)])
+
+
+def aligned(x: Tensor) -> Tensor:
+    """A tensor where BLAS rounds as it does anywhere else, copied if need be."""
+    x = x.contiguous()
+    return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
+
+
+def stacked_matmul(
+    x: Float[Tensor, "*batch rows"], W: Float[Tensor, "*model rows columns"]
+) -> Float[Tensor, "*batch columns"]:
+    """`x @ W` for one model, with any batch axes, or for a stack of them: "model batch in" @ "model in out"."""
+    product: Tensor = x @ W if W.ndim == 2 or W.is_cuda else _StackedMatmul.apply(x, W)
+    return product

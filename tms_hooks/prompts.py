@@ -1,4 +1,7 @@
-"""Prompts on which heads of real transformers are known to fire, with the pairs of tokens on which they do."""
+"""Prompts on which heads of real transformers are known to fire, with the pairs of tokens on which they do.
+
+Each begins with a start token, on which a head rests that finds nothing: without one it would rest on the first word.
+"""
 
 from collections.abc import Sequence
 from itertools import product
@@ -35,7 +38,7 @@ def indirect_object_prompts(model: Any) -> list[Prompts]:
     """Last token -> the indirect object's name (Wang et al. 2022, "Interpretability in the Wild")."""
     texts = []
     for story, (other, giver) in product(STORIES, NAMES):
-        tokens = model.to_tokens(story.format(other=other, giver=giver))[0]
+        tokens = model.to_tokens(story.format(other=other, giver=giver), prepend_bos=True)[0]
         [position] = (tokens == model.to_tokens(f" {other}", prepend_bos=False)[0, 0]).nonzero()
         texts.append((tokens, torch.tensor([[len(tokens) - 1, int(position)]])))
     return _by_length(texts)
@@ -46,7 +49,7 @@ def repeated_prompts(model: Any) -> list[Prompts]:
     texts = []
     for text in REPEATED:
         once = model.to_tokens(text, prepend_bos=False)[0]
-        tokens = torch.cat([model.to_tokens(text)[0], once])
+        tokens = torch.cat([model.to_tokens(text, prepend_bos=True)[0], once])
         second = torch.arange(len(tokens) - len(once), len(tokens) - 1)
         texts.append((tokens, torch.stack([second, second - len(once) + 1], dim=1)))
     return _by_length(texts)

@@ -1,63 +1,92 @@
 """`Run`: trained models, their history and where they came from.
 
-A run is saved as a directory of two safetensors files, weights and history, and a JSON file that says what they are:
-nothing in it is code, and reading it executes nothing.
+A run is saved as a directory of three safetensors files, weights, history and the state that training goes on from, and
+a JSON file that says what they are, with their checksums: nothing in it is code, and reading it executes nothing.
 """
 
-import json
+import math
+import os
 import platform
-from collections.abc import Sequence
-from dataclasses import dataclass
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 from torch import Tensor
 
-from tms_hooks import files
+from tms_hooks import files, geometry
+from tms_hooks.config import ToyConfig
+from tms_hooks.files import DamagedRun
 from tms_hooks.models import forward
 from tms_hooks.training import history
 from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tms_hooks.models.toy import ToyModel
 
-FORMAT = "tms-hooks run, version 2"
-WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
+FORMAT = "tms-hooks run, version 3"
+RECIPE_FILE, WEIGHTS, STATE, HISTORY = "run.json", "weights", "state", "history"
+WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = (f"{name}.safetensors" for name in (WEIGHTS, STATE, HISTORY))
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Run:
     """Many toy models trained by one recipe.
 
     Attributes:
         recipe: everything that decided the result.
         weights: stacked trained weights, named as in `ToyModel.state_dict()`, each with a leading model axis.
-        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, `W_E` snapshots, and
-            over (step, model, head): `head_loss`, `omega` snapshots.
-        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that.
+        state: what training goes on from: weights (with `unit_norm` as they are before it), moments, and who stopped.
+        history: xarray Dataset over (step, model, feature): `loss`, `grad_norm`, `feature_norm`, over (step, model,
+            head): `head_loss`, `omega` snapshots, and snapshots of the parameters that `recipe.record` names.
+        final_feature_loss: (model, feature), on held-out data; after training on a whole data set, on that. Where
+            outputs are not the features it is (model, output), and the axis of `history.loss` is "output".
         final_head_loss: (model, head), likewise.
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
-            seed. Its weights are its last finite ones; its final loss need not be finite.
+            number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
         provenance: versions, device, engine and seconds of the training.
     """
 
     recipe: Recipe
     weights: dict[str, Tensor]
+    state: State
     history: xr.Dataset
-    final_feature_loss: Float[Tensor, "model feature"]
+    final_feature_loss: Float[Tensor, "model output"]
     final_head_loss: Float[Tensor, "model head"]
     diverged: dict[int, int]
     completed_steps: int
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        cfg, loss = self.recipe.cfg, self.final_loss
+        toys = f"{len(loss)} toy{'s' * (len(loss) > 1)}"
+        return (
+            f"<Run: {toys}, {cfg.n_features} features in {cfg.d_hidden} dimensions, step "
+            f"{self.completed_steps:,} of {self.recipe.total_steps:,}, final loss {loss.min():.4g} to {loss.max():.4g}>"
+        )
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: config, data and optimizer, how far it came, and a table of the first models."""
+        recipe, cfg = self.recipe, self.recipe.cfg
+        changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
+        rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
+        columns = {"seed": list(recipe.seeds)} | recipe.differences | {"final_loss": self.final_loss.tolist()}
+        table = pd.DataFrame(columns).head(5)
+        lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
+        return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
@@ -67,67 +96,146 @@ class Run:
     @property
     def final_loss(self) -> Float[Tensor, " model"]:
         """L1, plus lambda L2 with heads, on held-out data."""
-        return self.final_feature_loss.sum(-1) + self.recipe.qk_weight * self.final_head_loss.sum(-1)
+        l1, l2 = self.final_feature_loss.sum(-1), self.final_head_loss.sum(-1)
+        return l1 + l2.new_tensor([setting.qk_weight for setting in self.recipe.settings]) * l2
+
+    @property
+    def table(self) -> "pd.DataFrame":
+        """One row per model: its seed, what differs between the models, its final loss, and what its weights make.
+
+        "represented" counts the features whose norm exceeds 0.5, "dimensions_per_feature" is D*, and "polytope" names
+        what the directions of the represented features make. "diverged_at" is there if a model has diverged.
+        """
+        import pandas as pd
+
+        W = self.W_E
+        finite = W.isfinite().all()  # initial weights of a diverged model need not be
+        columns = {"seed": list(self.recipe.seeds)} | self.recipe.differences | {"final_loss": self.final_loss.tolist()}
+        if finite:
+            columns["represented"] = geometry.represented(W).sum(-1).tolist()
+            columns["dimensions_per_feature"] = geometry.dimensions_per_feature(W).tolist()
+            columns["polytope"] = [geometry.name_polytope(w) for w in W]
+        if self.diverged:
+            columns["diverged_at"] = [self.diverged.get(i, -1) for i in range(len(W))]
+        return pd.DataFrame(columns).rename_axis("model")
+
+    @property
+    def labels(self) -> list[str]:
+        """What differs between the models, for the panels and lines of a figure; their seeds if nothing else does."""
+        columns: dict[str, list[Any]] = self.recipe.differences or {"seed": list(self.recipe.seeds)}
+        rows = zip(*columns.values(), strict=True)
+        return [", ".join(f"{name}={_short(v)}" for name, v in zip(columns, row, strict=True)) for row in rows]
+
+    @property
+    def stopped(self) -> bool:
+        """Whether training was interrupted: fewer updates than the recipe has."""
+        return self.completed_steps < self.recipe.total_steps
 
     @property
     def models(self) -> "Models":
         """The trained models, each made when asked for."""
-        return Models(self)
+        return Models(self.recipe.cfg, self.weights)
+
+    def models_at(self, step: int) -> "Models":
+        """The models as they were before the update of a recorded step.
+
+        Raises:
+            ValueError: a step without a record, or a history that lacks a parameter.
+        """
+        steps = self.history.step.values
+        if step not in steps:
+            nearest = steps[np.abs(steps - step).argmin()]
+            raise ValueError(f"step={step}: the history has no record of it; the nearest is {nearest}")
+        if missing := self.weights.keys() - set(self.recipe.record):
+            raise ValueError(f"the history has no {', '.join(sorted(missing))}: leave record= out to keep them all")
+        record = self.history.sel(step=step)
+        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values) for name in self.weights})
+
+    def resume(self, steps: int | None = None, **how: Any) -> "Run":
+        """Go on with the training: the same optimizer moments, the next batches, one history.
+
+        The result is, to the bit, the run that would have been trained in one go, if the learning rate is constant. Any
+        other schedule is restated: from here on the learning rate is that of a training of `completed_steps + steps`
+        steps (`provenance["schedule_restated_at"]` says where that happened).
+
+        Args:
+            steps: how many more; by default those that an interrupted training has left.
+            how: `engine` (by default the run's), `device`, `checkpoint`, `checkpoint_every` and `progress`, as in
+                `train`.
+
+        Raises:
+            ValueError: no `steps` for a finished run, or steps for one that stopped before its last stage.
+        """
+        from tms_hooks.train import resume
+
+        return resume(self, steps, **how)
 
     def save(self, path: str | Path) -> Path:
         """Write the run directory: all of it or nothing, over an earlier run but over nothing else.
 
         Raises:
-            FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
+            OSError: it could not be written; the message says in which folder the run is instead. A FileExistsError,
+                if something that is not a run, a run with other files beside it, or the current folder is at `path`.
         """
         path = Path(path)
-        if path.exists():
-            _check_replaceable(path)
-        with files.whole_folder(path) as folder:
-            final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
-            save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
-            save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
-            about = {
-                "format": FORMAT,
-                "recipe": self.recipe.to_dict(),
-                "history_steps": [int(s) for s in self.history.step.values],
-                "diverged": {str(seed): step for seed, step in self.diverged.items()},
-                "completed_steps": self.completed_steps,
-                "provenance": self.provenance,
-            }
-            (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
+        files.rescue(path, self._write)
         return path
 
+    def _write(self, path: Path) -> None:
+        check_replaceable(path)
+        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
+        about = {
+            "recipe": self.recipe.to_dict(),
+            "history_steps": [int(s) for s in self.history.step.values],
+            "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
+            "completed_steps": self.completed_steps,
+            "provenance": self.provenance,
+        }
+        recorded = {str(name): torch.from_numpy(v.values) for name, v in self.history.data_vars.items()}
+        parts = {WEIGHTS: self.weights | final, STATE: self.state.tensors(), HISTORY: recorded}
+        files.write_sealed(path / RECIPE_FILE, FORMAT, about, parts)
 
-def load(path: str | Path) -> Run:
-    """Read a run directory that `Run.save` wrote.
+
+def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
+    """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
+
+    `using` holds the classes and functions of your own that the run was trained with, such as `using=[MyTask]`: they
+    are found there by name, never imported.
 
     Raises:
         FileNotFoundError: no run directory there.
-        ValueError: a torn, foreign or newer one, saying what is wrong with which file.
+        LookupError: `using` lacks a part that the run was trained with.
+        DamagedRun: a ValueError: a torn, changed or foreign one, or of another version, saying what is wrong with which
+            file.
     """
     path = Path(path)
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).exists():
+        from tms_hooks.train import load_checkpoint
+
+        if (run := load_checkpoint(path, using)) is not None:
+            return run
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
-    about = files.read_json(path / RECIPE_FILE, FORMAT)
+    about, parts = files.read_sealed(path / RECIPE_FILE, FORMAT)
     try:
-        recipe = Recipe.from_dict(about["recipe"])
-        steps, diverged = about["history_steps"], {int(seed): step for seed, step in about["diverged"].items()}
-        completed, origin = about["completed_steps"], about["provenance"]
+        recipe = Recipe.from_dict(about["recipe"], using)
+        steps, completed, origin = about["history_steps"], about["completed_steps"], dict(about["provenance"])
+        _check_progress(recipe, steps, about["diverged_at"], completed)
+        diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
+        weights, arrays, state = parts[WEIGHTS], parts[HISTORY], State.of_tensors(parts[STATE])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_features, recipe.cfg.n_heads
-    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
-    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
-    arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
+        raise DamagedRun(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
+    _check_tensors(path / WEIGHTS_FILE, weights, _weight_shapes(recipe), recipe)
+    _check_tensors(path / HISTORY_FILE, arrays, history.shapes(recipe, len(steps)), recipe)
+    _check_tensors(path / STATE_FILE, state.weights | state.moments, _state_shapes(recipe, state), recipe)
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
         final_head_loss=weights.pop(FINAL_HEAD),
         weights=weights,
-        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe.seeds),
+        state=state,
+        history=history.label({name: array.numpy() for name, array in arrays.items()}, steps, recipe),
         diverged=diverged,
         completed_steps=completed,
         provenance=origin,
@@ -137,11 +245,11 @@ def load(path: str | Path) -> Run:
 class Models(Sequence["ToyModel"]):
     """The models of a run, in the order of its seeds: `run.models[3]`, `for model in run.models`."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, cfg: ToyConfig, weights: dict[str, Tensor]) -> None:
+        self._cfg, self._weights = cfg, weights
 
     def __len__(self) -> int:
-        return len(self._run.recipe.seeds)
+        return len(self._weights["W_E"])
 
     @overload
     def __getitem__(self, index: int) -> "ToyModel": ...
@@ -154,10 +262,27 @@ class Models(Sequence["ToyModel"]):
             raise IndexError(f"model {index} of a run with {len(self)} models: they are numbered 0 to {len(self) - 1}")
         from tms_hooks.models.toy import ToyModel
 
-        return ToyModel.from_weights(self._run.recipe.cfg, {name: w[index] for name, w in self._run.weights.items()})
+        return ToyModel.from_weights(self._cfg, {name: w[index] for name, w in self._weights.items()})
 
     def __repr__(self) -> str:
         return f"<{len(self)} toy models>"
+
+
+def assemble(
+    recipe: Recipe, state: State, completed: int, records: xr.Dataset, losses: Losses, origin: dict[str, Any]
+) -> Run:
+    """The run of a state that training has reached."""
+    return Run(
+        recipe=recipe,
+        weights={name: w.cpu() for name, w in state.snapshot(recipe.cfg).weights.items()},
+        state=State.of_tensors(state.tensors()),
+        history=records,
+        final_feature_loss=losses[0],
+        final_head_loss=losses[1],
+        diverged={i: step for i, step in enumerate(state.diverged_at.tolist()) if step >= 0},
+        completed_steps=completed,
+        provenance=origin,
+    )
 
 
 def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
@@ -177,32 +302,69 @@ def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _check_replaceable(path: Path) -> None:
-    """Saving over `path` must destroy nothing but an earlier run."""
-    if path.is_dir() and not any(path.iterdir()):
+def check_replaceable(path: Path) -> None:
+    """Saving at `path` must destroy nothing but an earlier run.
+
+    Raises:
+        FileExistsError: something else is there, or a person stands there.
+    """
+    if path.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise FileExistsError(f"{path} is the current folder, or one above it; give the run one of its own: {path}/run")
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).is_file() and not files.is_left_over(path / RECIPE_FILE):
         raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
-    try:
-        files.read_json(path / RECIPE_FILE, FORMAT)
-    except ValueError as error:
-        raise FileExistsError(f"{error}; choose another path") from error
-    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE}:
+    part = re.compile(rf"{re.escape(files.SCRATCH)}.*|({WEIGHTS}|{STATE}|{HISTORY})(\.[0-9a-f]{{8}})?\.safetensors")
+    if others := {n for file in path.iterdir() if (n := file.name) != RECIPE_FILE and not part.fullmatch(n)}:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
+    if (path / RECIPE_FILE).exists():
+        try:
+            files.read_sealed(path / RECIPE_FILE, FORMAT)
+        except DamagedRun as error:
+            raise FileExistsError(f"{error}; move it, or choose another path") from error
 
 
-def _plain(value: Any) -> Any:
-    """A numpy number as Python's own."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
+def size(recipe: Recipe) -> int:
+    """Bytes of a saved run of this recipe, but for its JSON file: with weights, two moments of each, and history."""
+    shapes = [*_weight_shapes(recipe).values()] * 4
+    shapes += history.shapes(recipe, len(recipe.record_steps())).values()
+    return sum(math.prod(shape) for shape in shapes) * recipe.torch_dtype.itemsize
 
 
-def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of one file, which must be those of `shapes`."""
-    tensors = files.read_tensors(path)
+def _short(value: Any) -> str:
+    """A number to three digits, anything else as it is written."""
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _weight_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the weights' file."""
+    k, cfg = len(recipe.seeds), recipe.cfg
+    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(cfg).items()}
+    return shapes | {FINAL_FEATURE: (k, cfg.n_outputs), FINAL_HEAD: (k, cfg.n_heads)}
+
+
+def _state_shapes(recipe: Recipe, state: State) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, and of those moments that a state has."""
+    shapes = {name: (len(recipe.seeds), *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
+    return shapes | {name: shapes.get(name.partition(".")[2], ()) for name in state.moments}
+
+
+def _check_progress(recipe: Recipe, steps: Any, diverged_at: Any, completed: Any) -> None:
+    """What a run says of its steps must be possible."""
+    last = recipe.total_steps
+    if type(completed) is not int or not 0 <= completed <= last:
+        raise ValueError(f"completed_steps={completed!r}: must be a step from 0 to {last}")
+    if len(diverged_at) != len(recipe.seeds) or any(type(s) is not int or not -1 <= s <= last for s in diverged_at):
+        raise ValueError(f"diverged_at={diverged_at}: must be -1 or a step from 0 to {last}, one per model")
+    if not steps or steps != sorted({int(step) for step in steps}) or not 0 <= steps[0] <= steps[-1] <= last:
+        raise ValueError(f"history_steps={steps}: must be steps from 0 to {last}, one after another")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> None:
+    """The tensors of one file must be those of `shapes`."""
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
-        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
-    return tensors
+        raise DamagedRun(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
+    if strange := {str(tensor.dtype) for tensor in tensors.values()} - {str(recipe.torch_dtype)}:
+        raise DamagedRun(f"{path} holds {strange}, {RECIPE_FILE} beside it asks for {recipe.dtype}")

@@ -106,7 +106,14 @@ def centered(part: probes.Bottleneck) -> probes.Bottleneck:
 
 
 def represented(part: probes.Bottleneck, least_norm: float) -> probes.Bottleneck:
-    """Without the features whose writes are not longer than `least_norm`: a toy ignores them."""
+    """Without the features whose writes are not longer than `least_norm`: a toy ignores them.
+
+    Raises:
+        ValueError: the reads are those of outputs that are not the features.
+    """
+    if not part.paired:
+        n = len(part.write)
+        raise ValueError(f"{len(part.read)} outputs for {n} features: no read is a feature's; use toys with d_out=None")
     keep = part.write.norm(dim=-1) > least_norm
     return probes.Bottleneck(part.path, part.write[keep], part.read[keep])
 
@@ -192,7 +199,7 @@ def train_head_toys(n: int, steps: tuple[int, int]) -> Run:
 def toy_slices(run: Run, model: ToyModel, seed: int, n_null: int, relative: bool = False) -> probes.AttentionSlices:
     """A toy head's scores on pairs of tokens that hold the attended features, drawn at the step after the last."""
     query, key = ATTENDED
-    x = run.recipe.data.sample(2_048, seed=seed, step=run.recipe.total_steps).unflatten(0, (1_024, 2))
-    x = x[(x[:, 0, query] > 0) & (x[:, 1, key] > 0)]
+    x = run.recipe.setting.data.sample(2_048, seed=seed, step=run.recipe.total_steps).unflatten(0, (1_024, 2))
+    x = x[(x[:, 0, query] != 0) & (x[:, 1, key] != 0)]
     pairs = torch.stack([torch.arange(len(x)), torch.zeros(len(x)), torch.ones(len(x))], dim=1).long()
     return probes.attention_slices(model, x, 0, 0, pairs=pairs, relative=relative, n_null=n_null)

@@ -43,3 +43,10 @@ def test_the_command_writes_its_tables(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit):
         command.main()
     assert "no setting ['d7']" in capsys.readouterr().err
+
+
+def test_models_in_one_call_are_those_of_a_call_each():
+    few = next(s for s in SETTINGS if s.name == "b5").fewer(3)
+    together = few.together()
+    assert [together.alone(i) for i in range(3)] == few.recipes()
+    assert len(together.parts) == 3

@@ -11,6 +11,8 @@ import tms_hooks as tms
 CONFIGURATIONS = 64
 OLD_NAMES = {"head_loss": "qk_loss"}
 """What a record calls arrays that have another name by now."""
+RECORDED = ("loss", "grad_norm", "feature_norm", "head_loss", "W_E", "omega")
+"""What the history held when the record was made."""
 
 
 def draw(number: int) -> dict[str, Any]:
@@ -90,11 +92,13 @@ def _arrays(number: int, engine: str) -> dict[str, str]:
     try:
         run = tms.train(engine=engine, progress=False, **draw(number))
     except ValueError as error:
+        if "targets sum to" in str(error):
+            return {}  # trained when the record was made, and taken out of it
         if "cannot run this" not in str(error):
             raise
         return {"refused": "by this engine"}
     arrays = {f"weights.{name}": w.numpy() for name, w in run.weights.items()}
-    arrays |= {f"history.{OLD_NAMES.get(name, name)}": v.values for name, v in run.history.data_vars.items()}
+    arrays |= {f"history.{OLD_NAMES.get(name, name)}": run.history[name].values for name in RECORDED}
     arrays |= {"final_loss": run.final_loss.numpy(), "final_feature_loss": run.final_feature_loss.numpy()}
     return {name: checksum(array) for name, array in arrays.items()}
 

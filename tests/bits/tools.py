@@ -115,8 +115,8 @@ def _tiny() -> Results:
 
 def _smollm2() -> Results:
     model = probes.load_transformer("smollm2")
-    clean = model.to_tokens("When Mary and John went to the store, John gave a drink to")
-    corrupted = model.to_tokens("When Anna and John went to the store, John gave a drink to")
+    clean = model.to_tokens("When Mary and John went to the store, John gave a drink to", prepend_bos=True)
+    corrupted = model.to_tokens("When Anna and John went to the store, John gave a drink to", prepend_bos=True)
     mary, anna = (model.to_single_token(name) for name in (" Mary", " Anna"))
     mover = "blocks.23.attn.hook_z"
 
@@ -194,7 +194,8 @@ def _probing(model: Any, inputs: Tensor, hooks: Any) -> Results:
     if by_position:
         targets["one per position"] = _normal(*inputs.shape[:2], seed=8)
     for name, target in targets.items():
-        yield f"linear_probe.{name}", probes.linear_probe(model, inputs, target, hooks, cv=3, seed=1)
+        pos = {"pos": "each"} if name == "one per position" else {}
+        yield f"linear_probe.{name}", probes.linear_probe(model, inputs, target, hooks, cv=3, seed=1, **pos)
     if by_position:
         yield "linear_probe.mean", probes.linear_probe(model, inputs, real, hooks, cv=3, control=False, pos="mean")
 

@@ -9,8 +9,9 @@ import pytest
 import torch
 from transformer_lens.hook_points import HookPoint
 
-from probes.activation_patching import attribution_sweep, patch_sweep, path_patch, recovered_fraction
+from probes.activation_patching import patch_sweep, path_patch, recovered_fraction
 from probes.activations import collect_activations
+from probes.attribution import attribution_sweep
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
@@ -171,7 +172,7 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> 
     ran: list[int] = []
     widths: list[int] = []
     base = BaseRun(model, corrupted, ["hook_embed", "blocks.1.attn.hook_z", "ln_final.hook_normalized"], metric)
-    assert [base.start(hook) for hook in base.shapes] == [0, 1, 2]
+    assert [base.start(hook) for hook in base.activations] == [0, 1, 2]
     handles = [model.blocks[i].attn.register_forward_hook(lambda *_, i=i: ran.append(i)) for i in (0, 1)]
     handles.append(model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1])))
     for hook, expected in (("hook_embed", [0, 1]), ("blocks.1.attn.hook_z", [1]), ("ln_final.hook_normalized", [])):
@@ -197,6 +198,7 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> 
 def test_positions_that_a_metric_reads(bridge: Case, metric: Any, positions: int) -> None:
     model, clean, corrupted, *_ = bridge
     base = BaseRun(model, corrupted, ["blocks.0.hook_resid_pre"], metric)
+    assert base.start("blocks.0.hook_resid_pre") == 0  # by now it has tried out what may be left out
     widths: list[int] = []
     value = collect_activations(model, clean, "blocks.0.hook_resid_pre")["blocks.0.hook_resid_pre"]
     handle = model.unembed.register_forward_hook(lambda *run: widths.append(run[-1].shape[1]))
@@ -389,3 +391,42 @@ def test_bad_input(case: Case) -> None:
         path_patch(model, clean, corrupted, metric, late, early)
     with pytest.raises(ValueError, match="nothing reaches it"):
         path_patch(model, clean, corrupted, metric, early, late, frozen=[late])
+
+
+def test_indices_from_numpy_and_torch_are_indices(bridge: Case) -> None:
+    model, clean, corrupted, metric, *_ = bridge
+    hook = "blocks.0.hook_resid_pre"
+    expected = patch_sweep(model, clean, corrupted, metric, Site(hook, pos=3)).recovered[0]
+    assert expected != 1
+    for index in (np.int64(3), torch.tensor(3), torch.tensor([3])):
+        site = Site(hook, pos=index)
+        assert (site.pos, site.name) == (3, f"{hook}[pos=3]")
+        for tool in (patch_sweep, attribution_sweep):
+            table = tool(model, clean, corrupted, metric, site)
+            assert table.pos[0] == 3
+        assert patch_sweep(model, clean, corrupted, metric, site).recovered[0] == expected
+        path = path_patch(model, clean, corrupted, metric, site, Site("blocks.1.hook_resid_pre", pos=np.int32(-1)))
+        assert path.attrs["receiver"] == "blocks.1.hook_resid_pre[pos=6]"
+    for index in (1.0, np.array([1, 2]), torch.tensor(1.5), True, "last"):
+        with pytest.raises(TypeError, match="must be a whole number, 'each' or None; for several entries"):
+            Site(hook, pos=index)
+
+
+def test_one_vector_is_one_direction(case: Case) -> None:
+    model, clean, corrupted, metric, *_, late = case
+    width = collect_activations(model, clean, late)[late].shape[-1]
+    vector = torch.randn(width, generator=torch.Generator().manual_seed(0))
+    sites = [Site(late, directions=v) for v in (vector, vector[None], vector.numpy(), vector.bfloat16())]
+    table = patch_sweep(model, clean, corrupted, metric, sites)
+    assert table.recovered[:3].nunique() == 1
+    assert table.recovered[3] == pytest.approx(table.recovered[0], abs=0.05)
+    with pytest.raises(ValueError, match="1 entries of directions are NaN or infinite"):
+        Site(late, directions=torch.tensor([1.0, torch.nan]))
+
+
+def test_prompts_in_lists_have_one_length(case: Case) -> None:
+    model, clean, corrupted, metric, *_, late = case
+    listed = patch_sweep(model, list(clean), list(corrupted), metric, late)
+    assert listed.recovered[0] == patch_sweep(model, clean, corrupted, metric, late).recovered[0]
+    with pytest.raises(ValueError, match=r"prompts of \d to \d tokens: .* give prompts of one length"):
+        patch_sweep(model, [clean[0], clean[1][:-1]], corrupted[:2], metric, late)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformer_lens.hook_points import HookPoint
 
-from probes.activations import collect_activations, stream_activations
+from probes.activations import TOKENS_PER_RUN, collect_activations, rows_per_run, stream_activations
 from probes.transformers import load_transformer
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.hooks import HookedRootModule
@@ -117,6 +117,23 @@ def test_a_shape_that_changes_is_an_error(subject):
 
     with pytest.raises(ValueError, match=r"for examples 2 to 3.*give inputs of one length"):
         collect_activations(subject.model, Shrinking(), subject.early, batch_size=2)
+
+
+def test_prompts_of_several_lengths_are_streamed_unpadded_and_in_order(subject):
+    prompts = [subject.inputs[0], subject.inputs[1], subject.inputs[2][:2], subject.inputs[3]]
+    batches = list(stream_activations(subject.model, prompts, subject.late))
+    assert [len(batch[subject.late]) for batch in batches] == [2, 1, 1]
+    for prompt, value in zip(prompts, [row for batch in batches for row in batch[subject.late]], strict=True):
+        alone = collect_activations(subject.model, prompt[None], subject.late)[subject.late]
+        torch.testing.assert_close(value, alone[0])
+    again = list(stream_activations(subject.model, iter([prompts[:2], prompts[2:]]), subject.late))
+    assert [len(batch[subject.late]) for batch in again] == [2, 1, 1]
+
+
+def test_long_prompts_share_smaller_batches():
+    tokens = torch.zeros(3, TOKENS_PER_RUN // 2, dtype=torch.int64)
+    assert [rows_per_run(tokens[:, :n], 64) for n in (1, 128, 129, 4096)] == [64, 64, 63, 2]
+    assert rows_per_run(torch.zeros(3, 20_000), 64) == 64  # features, not tokens
 
 
 def test_bad_requests(subject):

@@ -2,8 +2,11 @@ import numpy as np
 import pytest
 import torch
 
-from probes.alignment import align, equal_blocks
-from probes.circuits import qk_circuit
+from probes.alignment import align, equal_blocks, nearest_tokens
+from probes.bottleneck import Bottleneck, bottleneck
+from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
+from tms_hooks.config import ToyConfig
+from tms_hooks.models.toy import ToyModel
 
 
 def randn(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,8 +51,6 @@ def test_equal_singular_values_leave_only_the_subspace():
     U = torch.cat([(turn @ left[[0, 3]]), left[[5]]]).mT
     Vh = torch.cat([turn @ right[[1, 2]], right[[5]]])
     torch.testing.assert_close((U * torch.tensor([2.0, 2.0, 1.0])) @ Vh, omega)
-    from probes.circuits import Circuit
-
     turned = Circuit(U * torch.tensor([2.0, 2.0, 1.0]), Vh.mT, U, torch.tensor([2.0, 2.0, 1.0]).double(), Vh)
     for matrix in (omega, turned):
         found = align(matrix, left, right, n_null=100)
@@ -188,6 +189,185 @@ def test_a_head_of_any_model(subject):
         assert found.pvalues.item() < 0.01
 
 
+def test_one_direction_asks_which_singular_vectors_lie_along_it():
+    left, right = orthonormal(4, 30), orthonormal(4, 30, seed=1)
+    omega = planted([4.0, 3.0, 2.0, 1.0], left, right, [(0, 0), (1, 1), (2, 2), (3, 3)])
+    direction = 0.8 * left[1] + 0.6 * left[2]
+    found = align(omega, direction.numpy(), right[3], n_null=20).directions(n=3)
+    left_rows = found.loc[("left", 0)]
+    assert left_rows["singular_vector"].tolist()[:2] == [1, 2]
+    np.testing.assert_allclose(left_rows["cosine"][:2], [0.8, 0.6])
+    np.testing.assert_allclose(left_rows["singular_value"][:2], [3.0, 2.0])
+    np.testing.assert_allclose(left_rows["angle"][:2], np.arccos([0.8, 0.6]))
+    assert left_rows["pvalue"].iloc[0] < 1e-5 < 0.05 < left_rows["pvalue"].iloc[2]
+    assert found.loc[("right", 0)]["singular_vector"].iloc[0] == 3
+
+
+def test_pvalues_of_directions_by_hand_and_by_drawing():
+    """In three dimensions the |cosine| of two random directions is uniform: p = 1 - |cosine|, times the comparisons."""
+    omega = torch.diag(torch.tensor([3.0, 2.0, 1.0]))
+    row = align(omega, torch.tensor([0.02, 0.0, 1.0]), n_null=1).directions().loc[("left", 0)]
+    np.testing.assert_allclose(row["pvalue"], 6 * (1 - row["cosine"]))
+    np.testing.assert_allclose(row["threshold"], 1 - 0.05 / 6)
+    # a block of two in seven dimensions: the share of random directions that come as near
+    S = torch.tensor([2.0, 2.0, 1.0, 0.5, 0.4, 0.3, 0.2])
+    found = align(torch.diag(S), randn(1, 7), n_null=1).directions(n=6).loc[("left", 0)]
+    [block] = found[found["size"] == 2].itertuples()
+    drawn = torch.nn.functional.normalize(randn(200_000, 7, seed=5), dim=1)[:, :2].norm(dim=1).numpy()
+    assert (drawn >= block.threshold).mean() == pytest.approx(0.05 / 12, rel=0.1)  # 830 of them: standard error 3 %
+
+
+def test_random_directions_are_rarely_found():
+    """Both kinds of p-value reject a true null in a twentieth of the trials at most: standard errors .02 and .0126."""
+    by_vector = by_direction = 0
+    for trial in range(300):
+        few = trial < 120
+        found = align(randn(8, 8, seed=2 * trial), randn(2, 8, seed=2 * trial + 1), n_null=19 if few else 1, seed=trial)
+        by_vector += few and bool(torch.minimum(found.left_pvalues, found.right_pvalues).min() <= 0.05)
+        by_direction += bool(found.directions()["pvalue"].min() <= 0.05)
+    assert 0 < by_vector / 120 <= 0.11
+    assert 0 < by_direction / 300 <= 0.09
+
+
+def test_the_threshold_of_one_direction_by_hand():
+    """Of three axes one is within |cosine| c > 1/sqrt 2 of a random direction with probability 3 (1 - c); two sides.
+
+    1 - (1 - 3 (1 - c))^2 = 0.05 at c = 0.99156. Of 4,000 draws it has a standard error of .002, most of it that of the
+    spread by which each side is divided.
+    """
+    found = align(torch.diag(torch.tensor([3.0, 2.0, 1.0])), randn(1, 3), n_null=4000)
+    np.testing.assert_allclose(found.left_thresholds, 0.99156, atol=0.006)
+
+
+def test_without_room_nothing_can_be_significant():
+    """Six directions in two dimensions: every rotation aligns, and the threshold says so, even at cosine .9998."""
+    angles = torch.arange(6) * torch.pi / 6 + 0.02
+    features = torch.stack([angles.cos(), angles.sin()], 1)
+    table = align(torch.diag(torch.tensor([2.0, 1.0])), features, n_null=200).table()
+    np.testing.assert_allclose(table["left_cosine"], np.cos(0.02))
+    assert (table["left_pvalue"] > 0.05).all()
+    assert (table["left_threshold"] > np.cos(0.02)).all()
+    roomy = align(torch.diag(torch.linspace(40, 1, 40)), torch.eye(40)[:3], n_null=200)
+    assert roomy.left_thresholds.max() < 0.8
+    # a block that fills the space holds every direction
+    full = align(torch.eye(3), torch.eye(3)[:1], n_null=10)
+    assert full.left_thresholds.isinf().all()
+    assert full.directions()["pvalue"].tolist() == [1.0, 1.0]
+    assert np.isinf(full.directions()["threshold"]).all()
+    # nor can five rotations show anything at this level
+    assert align(torch.diag(torch.tensor([2.0, 1.0])), features, n_null=5).left_thresholds.isinf().all()
+
+
+def test_the_threshold_is_where_the_pvalue_is_a_twentieth():
+    for seed in range(8):
+        found = align(randn(9, 4, seed=seed) @ randn(4, 9, seed=seed + 50), randn(5, 9, seed=seed + 100), n_null=99)
+        table = found.table()
+        for side in ("left", "right"):
+            below = table[f"{side}_cosine"] < table[f"{side}_threshold"] - 1e-8
+            assert (table[f"{side}_pvalue"][below] > 0.05).all()
+            above = table[f"{side}_cosine"] > table[f"{side}_threshold"] + 1e-8
+            assert (table[f"{side}_pvalue"][above] <= 0.05).all()
+
+
+def test_a_table_of_few_directions_has_no_empty_rows():
+    found = align(torch.diag(torch.arange(20.0, 0, -1)), torch.eye(20)[[4]], torch.eye(20)[[4, 7]], n_null=50)
+    table = found.table()
+    assert table.index.tolist() == [4, 7]
+    assert table["left_feature"].isna().tolist() == [False, True]
+    assert table.loc[7, ["left_cosine", "left_angle", "left_threshold", "left_pvalue"]].isna().all()
+    assert table["right_feature"].tolist() == [0, 1]
+    np.testing.assert_allclose(table["right_cosine"], 1)
+
+
+def test_a_null_stays_where_the_inputs_are():
+    """Inputs that fill 3 of 40 dimensions: a random frame may not leave them, or any alignment would look rare."""
+    basis = orthonormal(3, 40)
+    C = basis.mT @ torch.diag(torch.tensor([1.0, 2.0, 3.0]).double()) @ basis
+    found = align(randn(40, 40), randn(30, 3, seed=1) @ basis, n_null=100, covariance=C)
+    assert found.dimensions == (3, 3)
+    assert found.left_thresholds.min() > 0.95  # thirty directions in three dimensions
+    assert found.pvalues.min() > 0.05
+
+
+@pytest.mark.parametrize("n_features", [9, 3])
+def test_a_bottleneck_is_aligned_with_directions_of_its_hidden_layer(n_features):
+    """Independent reference: singular vectors over features, from the dense SVD of write @ read.T.
+
+    There direction d is the smallest pattern of features that writes it, the pseudo-inverse's.
+    """
+    model = ToyModel(ToyConfig(n_features=n_features, d_hidden=4, tied=False), seed=0)
+    way = bottleneck(model, "embed->unembed")
+    directions = randn(5, 4, seed=3)
+    found = align(way, directions, n_null=20)
+    write, read = way.write.double(), way.read.double()
+    U, S, Vh = torch.linalg.svd(write @ read.mT)
+    k = min(n_features, 4)
+    torch.testing.assert_close(found.S, S[:k])
+    for own, vectors, side in ((found.left_cosines, U.mT, write), (found.right_cosines, Vh, read)):
+        patterns = torch.nn.functional.normalize(directions @ torch.linalg.pinv(side), dim=1)
+        torch.testing.assert_close(own.abs(), (vectors[:k] @ patterns.mT).abs(), rtol=1e-6, atol=1e-8)
+    torch.testing.assert_close(way.circuit.S[:k], S[:k])
+    torch.testing.assert_close(way.circuit.matrix, write @ read.mT)
+
+
+def test_a_planted_channel_is_found_by_the_same_call_in_every_map(subject):
+    """Query and key, what is written and what is read: each time the directions with which the map was made."""
+    width = subject.model.blocks[0].attn.W_Q.shape[1]
+    a, b = orthonormal(2, width)
+    omega = Circuit(5 * a[:, None], b[:, None], *factored_svd(5 * a[:, None], b[:, None]))
+    noise = 0.01 * randn(2 * width, width)
+    way = Bottleneck("embed->unembed", torch.cat([3 * a[None], noise]).float(), torch.cat([2 * a[None], noise]).float())
+    for given in (omega, way):
+        right = b if given is omega else a
+        row = align(given, a, right, n_null=20).directions().loc[("left", 0)]
+        assert (row["singular_vector"], round(row["cosine"], 2)) == (0, 1.0)
+        assert row["pvalue"] < 0.05 or width < 10
+    if not hasattr(subject.model, "W"):
+        for made in (ov_circuit(subject.model, 0, 1), bottleneck(subject.model, "blocks.0.mlp.out->blocks.1.mlp.in")):
+            found = align(made, a, b, n_null=2)
+            assert found.left_cosines.shape == (len(found.S), 1)
+
+
+@pytest.mark.parametrize("kind", ["rank one", "not square", "repeated", "more directions than dimensions"])
+def test_degenerate_matrices_are_right(kind):
+    """Every one against the dense SVD: what the found vectors make up of a direction does not depend on their basis."""
+    omega = {
+        "rank one": torch.outer(randn(6), randn(9, seed=1)),
+        "not square": randn(6, 9),
+        "repeated": orthonormal(6, 9, seed=2),
+        "more directions than dimensions": randn(6, 6) @ randn(6, 9, seed=4),
+    }[kind]
+    left, right = randn(11, 6, seed=5), randn(2, 9, seed=6)
+    found = align(omega, left, right, n_null=10)
+    U, S, _ = torch.linalg.svd(omega, full_matrices=False)
+    k = int((S > 1e-9).sum())
+    torch.testing.assert_close(found.S, S[:k])
+    inside = torch.nn.functional.normalize(left, dim=1) @ U[:, :k]
+    torch.testing.assert_close(found.left_cosines.norm(dim=0), inside.norm(dim=1))
+    assert all(np.isfinite(found.directions()[["cosine", "angle", "pvalue"]]).all())
+    if kind == "repeated":
+        assert found.blocks == ((0, 6),)
+        assert found.left_pvalues.min() == 1  # that block is the whole left space
+
+
+def test_tokens_that_a_direction_stands_for(subject):
+    model = subject.model
+    if not hasattr(model, "W"):
+        assert not model.ln_final.w.std().any()  # gain 1: only centering stands between, and a token's own row wins
+    table = nearest_tokens(model, model.W_E[[2, 0]], n=2, by="embed")
+    expected = (
+        torch.nn.functional.normalize(model.W_E[[2, 0]].detach().double(), dim=1) @ model.W_E.detach().double().mT
+    )
+    for row in table.itertuples():
+        assert row.product == pytest.approx(expected[row.direction, row.token].item())
+    assert (table[table.sign == -1]["product"].iloc[0]) == pytest.approx(expected[0].min().item())
+    written = nearest_tokens(model, torch.eye(model.W_E.shape[1])[0], n=1)
+    weights = model.W_U.detach().double() - (0 if hasattr(model, "W") else model.W_U.detach().double().mean(0))
+    assert written["token"].tolist() == [int(weights[0].argmax()), int(weights[0].argmin())]
+    with pytest.raises(ValueError, match=r"n=0: must be 1 to \d+, the number of tokens"):
+        nearest_tokens(model, model.W_E[0], n=0)
+
+
 @pytest.mark.parametrize(
     ("change", "error"),
     [
@@ -196,9 +376,17 @@ def test_a_head_of_any_model(subject):
         ({"right": torch.tensor([[1.0, 0, 0, 0], [0, 0, 0, 0]])}, r"right has no direction in row\(s\) \[1\]"),
         ({"left": torch.full((1, 4), torch.nan)}, r"left has no direction in row\(s\) \[0\]"),
         ({"covariance": -torch.eye(4)}, "left covariance of shape"),
+        ({"omega": torch.full((4, 4), torch.nan)}, "omega is not finite"),
+        ({"left": torch.empty(0, 4)}, "left is empty"),
+        ({"omega": torch.ones(4, 3), "right": None}, "right is missing: omega is 4 x 3"),
+        (
+            {"omega": Bottleneck("embed->unembed", torch.eye(4), torch.eye(4)), "covariance": torch.eye(4)},
+            "covariance with a bottleneck",
+        ),
+        ({"n_null": 0}, "n_null=0: must be at least 1"),
     ],
 )
 def test_bad_input(change, error):
-    given = {"omega": torch.eye(4), "left": torch.eye(4), "right": torch.eye(4)} | change
+    given = {"omega": torch.eye(4), "left": torch.eye(4), "right": torch.eye(4), "n_null": 1} | change
     with pytest.raises(ValueError, match=error):
-        align(**given, n_null=1)
+        align(**given)

@@ -107,26 +107,18 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
     ),
     # a hook whose shape changes with the prompt
     "ragged prompts": (
-        lambda s: probes.collect_activations(s.model, Ragged([s.inputs[:1], shorter(s.inputs[1:2])]), s.early),
+        lambda s: probes.collect_activations(s.model, [s.inputs[0], shorter(s.inputs[1:2])[0]], s.early),
         ValueError,
         "give inputs of one length",
     ),
-    "ragged probe": (
-        lambda s: probes.linear_probe(s.model, Ragged([s.inputs[:1], shorter(s.inputs[1:2])]), [0, 1], s.early),
+    "ragged patches": (
+        lambda s: probes.attribution_sweep(
+            s.model, [s.inputs[0], shorter(s.inputs[:1])[0]], s.inputs[:2], last, s.early
+        ),
         ValueError,
-        "give inputs of one length",
+        "give prompts of one length",
     ),
 }
-
-
-class Ragged(list[Tensor]):
-    """Prompts of several lengths, which come one per batch."""
-
-    def __getitem__(self, index: Any) -> Any:
-        return super().__getitem__(index.start // 256)
-
-    def __len__(self) -> int:
-        return 512
 
 
 class Case:

@@ -1,10 +1,11 @@
 from importlib import import_module
+from itertools import product
 
 import pytest
 import torch
 
 from probes.bottleneck import Bottleneck, bottleneck
-from tms_hooks import geometry
+from tms_hooks import geometry, side_by_side
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
 
@@ -36,6 +37,28 @@ def test_mlp_bottlenecks_of_a_toy(kind, path):
     read = model.W_in[0].mT if kind == "embed->mlp.in" else model.W_U.mT
     torch.testing.assert_close(directions.write, write.detach(), rtol=0, atol=0)
     torch.testing.assert_close(directions.read, read.detach(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_every_path_of_a_residual_toy(tied):
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=tied, d_mlp=5, n_mlps=2, bottleneck="residual"))
+    writes = {"embed": model.W_E, "blocks.0.mlp.out": model.W_out[0], "blocks.1.mlp.out": model.W_out[1]}
+    reads = {"unembed": model.W_U, "blocks.0.mlp.in": model.W_in[0], "blocks.1.mlp.in": model.W_in[1]}
+    for (start, write), (end, read) in product(writes.items(), reads.items()):
+        if start.startswith("blocks") and end.startswith("blocks") and start[7] >= end[7]:
+            continue  # backwards
+        directions = bottleneck(model, f"{start}->{end}")
+        torch.testing.assert_close(directions.write, write.detach(), rtol=0, atol=0)
+        torch.testing.assert_close(directions.read, read.detach().mT, rtol=0, atol=0)
+
+
+def test_outputs_that_are_not_the_features_are_paired_with_none():
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, d_out=2, tied=False))
+    directions = bottleneck(model, "embed->unembed")
+    assert (directions.write.shape, directions.read.shape, directions.paired) == ((6, 3), (2, 3), False)
+    assert "gain" not in directions.summary()
+    with pytest.raises(ValueError, match="2 outputs for 6 features: no read is a feature's"):
+        side_by_side.represented(directions, least_norm=0.5)
 
 
 @pytest.mark.parametrize("name", ["tiny", "gpt2", "llama"])
@@ -148,10 +171,33 @@ def test_a_scale_is_part_of_what_is_read(tied):
     torch.testing.assert_close(directions.write @ directions.read.mT, cache["hook_unembed"].detach())
 
 
-def test_half_precision(make_bridge):
+def test_inputs_that_cannot_tell_a_multiplier_from_a_bias(make_bridge):
+    """One example, or copies of one: the multiplier is still found, or the path refused; never taken for 1."""
+    tokens = torch.tensor([[5, 9, 3, 7]])
+    model, _ = make_bridge("gemma")
+    whole = bottleneck(model, "embed->unembed")
+    for inputs in (tokens, tokens.expand(3, -1), tokens[:, :1]):
+        found = bottleneck(model, "embed->unembed", inputs=inputs)
+        torch.testing.assert_close(found.write, whole.write, rtol=1e-5, atol=1e-6)
+        torch.testing.assert_close(found.read, whole.read, rtol=1e-5, atol=1e-6)
+    with pytest.raises(ValueError, match=r"no multiple of W_E: .* or the inputs are too few"):
+        bottleneck(make_bridge("gpt2")[0], "embed->unembed", inputs=tokens)  # position embeddings
+    toy = ToyModel(ToyConfig(n_features=6, d_hidden=3, unit_norm=True))
+    with torch.no_grad():
+        toy.scale.fill_(2.0)
+        toy.b_U += torch.linspace(-1, 1, 6)
+    with pytest.raises(ValueError, match="or the inputs are too few"):
+        bottleneck(toy, "embed->unembed", inputs=torch.ones(1, 6))
+    bottleneck(toy, "embed->unembed", inputs=torch.eye(6)[:2])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(make_bridge, dtype):
     model, _ = make_bridge("gpt2")
-    table = bottleneck(model.to(torch.bfloat16), "embed->unembed").summary()
-    assert table["gain"].notna().all()
+    exact = bottleneck(model, "embed->unembed").summary()
+    way = bottleneck(model.to(dtype), "embed->unembed")
+    torch.testing.assert_close(way.summary()["gain"].to_list(), exact["gain"].to_list(), rtol=0.03, atol=0.03)
+    assert way.circuit.S.dtype == torch.float64
 
 
 def test_a_multiplier_of_the_embedding_is_part_of_what_is_written(make_bridge):

@@ -4,6 +4,7 @@ from transformer_lens import FactoredMatrix
 
 from probes.architectures import rotations
 from probes.circuits import factored_svd, ov_circuit, qk_circuit
+from tests.probes import zoo
 
 FAMILIES = ["tiny", "gpt2", "llama", "gemma", "neox"]
 
@@ -38,6 +39,34 @@ def test_factored_svd_by_hand():
     torch.testing.assert_close(S, torch.tensor([4.0, 3.0]))
     torch.testing.assert_close(U[:, 0].abs(), torch.tensor([0.0, 1.0]))
     torch.testing.assert_close(Vh[0].abs(), torch.tensor([1.0, 0.0]))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_factored_svd_of_half_precision_is_that_of_its_values(dtype):
+    left, right = randn(6, 3).to(dtype), randn(5, 3, seed=1).to(dtype)
+    U, S, Vh = factored_svd(left, right)
+    torch.testing.assert_close((U * S) @ Vh, left.float() @ right.float().mT)
+
+
+@pytest.mark.parametrize("kind", ["zero", "repeated", "wide"])
+def test_factored_svd_of_degenerate_factors_is_orthonormal(kind):
+    left, right = randn(6, 3), randn(9, 3, seed=1)
+    if kind == "zero":
+        left = left * 0
+    elif kind == "repeated":  # three equal singular values, and a basis that is nobody's
+        left, right = (torch.linalg.qr(one)[0] for one in (left, right))
+    else:
+        left, right = randn(2, 7), randn(9, 7, seed=1)
+    U, S, Vh = factored_svd(left, right)
+    torch.testing.assert_close((U * S) @ Vh, left @ right.mT)
+    eye = torch.eye(len(S), dtype=torch.float64)
+    torch.testing.assert_close(U.mT @ U, eye)
+    torch.testing.assert_close(Vh @ Vh.mT, eye)
+    if kind == "repeated":
+        torch.testing.assert_close(S, torch.ones(3, dtype=torch.float64))
+    for bad in (torch.inf, torch.nan):
+        with pytest.raises(ArithmeticError, match="the factors are not finite"):
+            factored_svd(left + bad, right)
 
 
 def test_factored_svd_of_a_rank_deficient_product():
@@ -160,6 +189,23 @@ def test_a_norm_behind_the_head_is_not_folded(make_bridge):
         qk_circuit(make_bridge("bert")[0], 0, 0, fold_norm=True)
 
 
+def test_what_the_biases_of_a_toy_s_head_add():
+    from tests.probes import zoo
+
+    model, x = zoo.other("toy with heads, biased"), zoo.features("toy with heads, biased")
+    W_Q, W_K, b_Q, b_K = (getattr(model, name)[0, 1].double() for name in ("W_Q", "W_K", "b_Q", "b_K"))
+    full = qk_circuit(model, 0, 1, bias=True, inputs=x).matrix
+    torch.testing.assert_close(full[:-1, :-1], qk_circuit(model, 0, 1).matrix)  # what both inputs make together
+    torch.testing.assert_close(full[:-1, -1], W_Q @ b_K)  # a query, whatever the key
+    torch.testing.assert_close(full[-1, :-1], W_K @ b_Q)  # a key, whatever the query
+    torch.testing.assert_close(full[-1, -1], b_Q @ b_K)
+    out, cache = model.run_with_cache(x)
+    hidden = cache["hook_hidden"].double()
+    queries, keys = hidden @ full[:-1, -1], hidden @ full[-1, :-1]
+    left = out.attn_scores[:, 1].double() - hidden @ full[:-1, :-1] @ hidden.mT
+    torch.testing.assert_close(left, queries[:, :, None] + keys[:, None] + full[-1, -1], rtol=0, atol=1e-5)
+
+
 def test_a_toy_without_heads():
     from tms_hooks.config import ToyConfig
     from tms_hooks.models.toy import ToyModel
@@ -197,6 +243,35 @@ def test_inputs_to_verify_on(toy):
     torch.testing.assert_close(given.matrix, qk_circuit(toy.model, 0, 1).matrix, rtol=0, atol=0)
     with pytest.raises(ValueError, match="not x_query Omega x_key"):
         qk_circuit(toy.model, 0, 1, hook="hook_embed")  # the MLP stands between
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("kind", ["dynamic", "longrope"])
+def test_rotary_positions_that_stretch_have_the_length_of_the_inputs(kind):
+    """Whatever the model read last: Omega is that of `inputs`, or of a few short ones; the model's scores judge."""
+    model, long = zoo.stretching(kind), zoo.tokens(2, 60)
+    short = qk_circuit(model, 1, 1, offset=2).matrix
+    model(long)  # after which the rotary tables are those of this length
+    torch.testing.assert_close(qk_circuit(model, 1, 1, offset=2).matrix, short, rtol=0, atol=0)
+    stretched = qk_circuit(model, 1, 1, offset=2, inputs=long).matrix
+    assert (stretched - short).norm() > 0.01 * short.norm()
+    _, cache = model.run_with_cache(long)
+    x = cache["blocks.1.attn.hook_in"].double()
+    form = torch.einsum("bqi,ij,bqj->bq", x[:, 2:], stretched, x[:, :-2])
+    ratio = cache["blocks.1.attn.hook_attn_scores"][:, 1].double().diagonal(-2, 1, 2) / form
+    torch.testing.assert_close(ratio, ratio[:1, :1].expand_as(ratio), rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.bridge
+def test_adjacent_rotary_pairs_at_every_offset():
+    """Cohere turns coordinates 2i and 2i + 1: score over form is the model's scale at each distance, 1/sqrt(8)."""
+    model, tokens = zoo.build("cohere"), zoo.tokens(3, 6)
+    _, cache = model.run_with_cache(tokens)
+    x = cache["blocks.1.attn.hook_in"].double()
+    for offset in range(4):
+        made = torch.einsum("bi,ij,bj->b", x[:, 4], qk_circuit(model, 1, 1, offset=offset).matrix, x[:, 4 - offset])
+        scores = cache["blocks.1.attn.hook_attn_scores"][:, 1, 4, 4 - offset].double()
+        torch.testing.assert_close(scores, made / 8**0.5, rtol=1e-4, atol=1e-5)
 
 
 def test_a_dead_head_has_an_omega(toy):

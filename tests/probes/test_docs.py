@@ -1,4 +1,4 @@
-"""What docs/probes.md shows is what happens."""
+"""What docs/probes.md and docs/beside_other_tools.md show is what happens."""
 
 import doctest
 from pathlib import Path
@@ -6,6 +6,14 @@ from pathlib import Path
 import pytest
 
 DOCS = Path(__file__).parents[2] / "docs" / "probes.md"
+
+
+def test_the_page_on_other_tools_is_true(tmp_path: Path) -> None:
+    flags = doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS
+    page = str(DOCS.with_name("beside_other_tools.md"))
+    result = doctest.testfile(page, module_relative=False, optionflags=flags, extraglobs={"folder": tmp_path})
+    assert result.attempted > 10
+    assert result.failed == 0
 
 
 @pytest.mark.real_weights

@@ -5,8 +5,9 @@ from typing import Any
 import pytest
 import torch
 
-from probes.activation_patching import attribution_sweep, patch_sweep
+from probes.activation_patching import patch_sweep
 from probes.activations import collect_activations
+from probes.attribution import attribution_sweep
 from probes.linear import linear_probe
 from probes.sites import Site
 from probes.transformers import load_transformer

@@ -28,7 +28,7 @@ def smollm2() -> Any:
 STORE = "When {io} and {giver} went to the store, {giver} gave a drink to"
 BEACH = "While {io} and {giver} were at the beach, {giver} threw a ball to"
 IO = 2
-"""Position of the indirect object's name in both."""
+"""Position of the indirect object's name in both, after a start token."""
 FINDING = (("Mary", "Anna", "John"), ("Sarah", "Kate", "Tom"), ("David", "Paul", "Emma"), ("Mark", "Peter", "Susan"))
 CONFIRMING = (
     ("Laura", "Alice", "Robert"),
@@ -49,7 +49,8 @@ class Story(NamedTuple):
 
 def tell(model: Any, story: str, names: tuple[tuple[str, str, str], ...]) -> Story:
     clean, corrupted = (
-        torch.cat([model.to_tokens(story.format(io=row[which], giver=row[2])) for row in names]) for which in (0, 1)
+        torch.cat([model.to_tokens(story.format(io=row[which], giver=row[2]), prepend_bos=True) for row in names])
+        for which in (0, 1)
     )
     row = torch.arange(len(names))
 
@@ -239,3 +240,25 @@ def test_a_probe_finds_the_subjects_number_where_the_encoder_has_moved_it() -> N
 
     at_noun = probes.linear_probe(model, tokens, target, "embed.hook_out", cv=folds, pos=NOUN)
     assert (at_noun.low > at_noun.control).all()
+
+
+def test_prompts_of_several_lengths_are_read_at_their_last_word_however_they_are_given(smollm2: Any) -> None:
+    """Beside longer prompts the tokenizer would pad them, and the last position would hold padding."""
+    hook, texts = (
+        "blocks.4.hook_resid_post",
+        ["The cat", "The cat sat on the mat", "A dog", "A dog ran over the old bridge"],
+    )
+    alone = torch.cat([probes.collect_activations(smollm2, text, hook)[hook][:, -1] for text in texts])
+    assert probes.collect_activations(smollm2, texts[0], hook)[hook].shape[0] == 1  # one prompt, not its letters
+    streamed = [row[-1] for batch in probes.stream_activations(smollm2, texts, hook) for row in batch[hook]]
+    torch.testing.assert_close(torch.stack(streamed), alone)
+    y = alone @ torch.randn(alone.shape[1], generator=torch.Generator().manual_seed(0))
+    y = y.tolist()
+    read = probes.linear_probe(smollm2, texts, y, hook, cv=2, control=False).directions[hook]
+    tokens = smollm2.to_tokens(texts)
+    lengths = torch.tensor([smollm2.to_tokens(text).shape[1] for text in texts])
+    mask = torch.arange(tokens.shape[1]) < lengths[:, None]
+    masked = probes.linear_probe(smollm2, tokens, y, hook, cv=2, control=False, mask=mask).directions[hook]
+    torch.testing.assert_close(read, masked, rtol=1e-4, atol=1e-6)
+    with pytest.raises(ValueError, match="give prompts of one length"):
+        probes.patch_sweep(smollm2, texts[:2], texts[2:], lambda logits: logits[:, -1, 0])

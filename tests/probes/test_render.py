@@ -1,5 +1,6 @@
 import re
 
+import pandas as pd
 import pytest
 import torch
 
@@ -15,7 +16,7 @@ from probes.render import (
 )
 from probes.transformers import load_transformer
 
-TOKENS = ["When", " Mary", "</script><b>"]
+TOKENS = ["When", " Mary", "</script><!--<script><b>"]
 
 
 def test_a_page_holds_the_bundle_once_and_each_visual_after_it():
@@ -25,7 +26,7 @@ def test_a_page_holds_the_bundle_once_and_each_visual_after_it():
     assert page.count("var CircuitsVis=") == 1
     names = re.findall(r'CircuitsVis\.render\("([^"]+)"', page)
     assert len(names) == len(set(names)) == 4  # the same visual twice: two elements
-    # a token cannot end the script that it stands in
+    # a token cannot end the script that it stands in, nor open another inside it
     assert page.count("<script") - bundle().count("<script") == 4
     assert page.count("</script>") == 5
 
@@ -103,3 +104,23 @@ def test_a_sweep_is_drawn_hook_by_position():
         sweep_figure(both)
     (one_head,) = sweep_figure(both[both["head"] == 2]).data
     assert one_head.z.shape == (1, 3)
+
+
+def test_sites_that_only_directions_tell_apart_have_a_row_each():
+    clean, corrupted = torch.tensor([[1, 2, 3], [4, 5, 6]]), torch.tensor([[7, 2, 3], [8, 5, 6]])
+    hook, eye = "blocks.0.hook_resid_pre", torch.eye(64)
+    sites = [Site(hook, directions=eye[0]), Site(hook, directions=eye[1]), Site(hook, directions=eye[:2]), Site(hook)]
+    table = patch_sweep(load_transformer("tiny"), clean, corrupted, lambda logits: logits[:, -1, 0], sites)
+    (heatmap,) = sweep_figure(table).data
+    assert list(heatmap.y) == [f"{hook}[directions=1]", f"{hook}[directions=1] (2)", f"{hook}[directions=2]", hook]
+    assert heatmap.z.flatten().tolist() == table.recovered.tolist()
+    (heatmap,) = sweep_figure(table.assign(pos=pd.array([0, 1, None, 0], dtype="Int64"))).data
+    assert heatmap.z.shape == (3, 3)  # three names; positions 0 and 1, and all of them
+
+
+def test_edges_are_drawn_sender_by_receiver():
+    table = pd.DataFrame({"site": ["a[head=0]", "a[head=1]", "b"] * 2, "receiver": ["b10"] * 3 + ["b2"] * 3})
+    table = table.assign(hook=["a", "a", "b"] * 2, pos=pd.NA, head=[0, 1, pd.NA] * 2, unit=pd.NA, recovered=range(6))
+    (heatmap,) = sweep_figure(table).data
+    assert (list(heatmap.y), list(heatmap.x)) == (["a[head=0]", "a[head=1]", "b"], ["b10", "b2"])
+    assert heatmap.z.tolist() == [[0, 3], [1, 4], [2, 5]]

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from probes.circuits import qk_circuit
-from probes.slices import attention_slices, slices_needed
+from probes.slices import ablate_slices, attention_slices, slices_needed
 
 
 def test_slices_needed_by_hand():
@@ -129,6 +129,15 @@ def test_a_position_bias_is_told_apart(make_bridge):
     assert not attention_slices(*make_bridge("llama"), 1, 2).position_bias.any()
 
 
+def test_half_precision(make_bridge):
+    """bfloat16 keeps eight bits: its scores are judged by that, and are those of the same weights to a percent."""
+    model, tokens = make_bridge("llama")
+    exact = attention_slices(model, tokens, 1, 2, n_null=1)
+    found = attention_slices(model.to(torch.bfloat16), tokens, 1, 2, n_null=1)
+    assert found.scale == pytest.approx(exact.scale, rel=0.02)
+    assert (found.scores - exact.scores).norm() < 0.03 * exact.scores.norm()
+
+
 def test_scores_that_are_not_bilinear_are_refused(make_bridge):
     model, tokens = make_bridge("bloom")  # ALiBi adds a bias of the distance: one example cannot tell
     with pytest.raises(ValueError, match="a position bias can be told apart on several examples"):
@@ -147,6 +156,73 @@ def test_bad_requests(subject):
         attention_slices(subject.model, subject.inputs, 0, 0, hook="hook_hid")
     with pytest.raises(ValueError, match="at least two positions"):
         attention_slices(subject.model, subject.inputs[:, :1] * 0, 0, 0)
+
+
+@pytest.mark.parametrize("name", ["toy", "tiny", "gpt2", "llama", "neox"])
+def test_an_ablated_slice_is_gone_from_every_score(make_bridge, toy, name):
+    """Independent reference: the model's own scores, less what `attention_slices` gives those slices."""
+    model, inputs = (toy.model, toy.inputs) if name == "toy" else make_bridge(name)
+    layer, offset = (0 if name == "toy" else 1), (2 if name in ("llama", "neox") else 0)
+
+    def scores(head):
+        _, cache = model.run_with_cache(inputs)
+        if name != "tiny":
+            return cache[f"blocks.{layer}.attn.hook_attn_scores"][:, head].detach().double()
+        # whose hook holds no scores: by the pattern, as much as the first key, which every query sees
+        logs = cache[f"blocks.{layer}.attn.hook_pattern"][:, head].detach().double().clamp_min(1e-30).log()
+        return logs - logs[..., :1]
+
+    ran = []
+
+    def metric(out):
+        ran.append((scores(1), scores(0)))
+        return (out if isinstance(out, torch.Tensor) else out.attn_scores).flatten(1).sum(1)
+
+    (before, others), split = (scores(1), scores(0)), attention_slices(model, inputs, layer, 1)
+    table = ablate_slices(model, inputs, metric, layer, 1, [0, 2], offset=offset, n_random=2)
+    gone = torch.zeros_like(before)
+    gone[tuple(split.pairs.T)] = split.slices[:, [0, 2]].sum(-1)
+    gone = gone - gone[..., :1] if name == "tiny" else gone
+    _, query, key = split.pairs.T
+    visible, judged = split.pairs.T, split.pairs[(query - key == offset) | (offset == 0)].T
+    nothing, slices, silent = (run[0] for run in ran[:3])
+    torch.testing.assert_close(slices[tuple(judged)], (before - gone)[tuple(judged)], rtol=0, atol=2e-5)
+    assert (slices - before)[tuple(judged)].abs().max() > 0.01
+    torch.testing.assert_close(silent[tuple(visible)], torch.zeros(len(query)).double(), rtol=0, atol=2e-5)
+    torch.testing.assert_close(nothing, before, rtol=0, atol=2e-5)
+    torch.testing.assert_close(ran[1][1], others, rtol=0, atol=0)  # the other heads read on as before
+    torch.testing.assert_close(scores(1), before, rtol=0, atol=0)  # and so does this one, afterwards
+    assert table.index.tolist() == ["nothing", "slices", "head", "random", "random"]
+    assert (table.loc["nothing", "change"], table.loc["head", "share"]) == (0, 1)
+
+
+def test_a_planted_slice_carries_the_metric_and_random_ones_do_not(toy):
+    """Feature 2 is compared with feature 4 along one direction, much else along seven others."""
+    from tms_hooks.config import ToyConfig
+    from tms_hooks.models.toy import ToyModel
+
+    model = ToyModel(ToyConfig(n_features=8, d_hidden=8, n_heads=1, d_head=8, tied=True), seed=0)
+    with torch.no_grad():
+        model.W_E.copy_(torch.eye(8))
+        model.blocks[0].attn.W_Q.copy_(torch.diag(torch.tensor([3.0, 1, 2, 0.9, 0.8, 0.7, 0.6, 0.5]))[None])
+        model.blocks[0].attn.W_K.copy_(torch.eye(8).roll(2, 0)[None])  # feature i + 2 is the key of feature i
+    x = torch.stack([torch.eye(8)[2], torch.eye(8)[4]])[None]
+    metric = lambda out: out.attn_scores[:, 0, 0, 1]  # noqa: E731
+    table = ablate_slices(model, x, metric, 0, 0, [1], n_random=50)
+    assert table.loc["nothing", "metric"] == pytest.approx(2)
+    assert table.loc["slices", "share"] == pytest.approx(1)
+    assert table.loc["random", "share"].mean() == pytest.approx(1 / 8, abs=0.08)  # one of eight directions: s.e. .02
+    assert ablate_slices(model, x, metric, 0, 0, [0, 2, 3], n_random=0).loc["slices", "change"] == pytest.approx(0)
+
+
+def test_slices_that_cannot_be_taken_away(subject):
+    metric = lambda out: torch.zeros(5)  # noqa: E731
+    with pytest.raises(IndexError, match="slice 99: head 1 of layer 0 has slices 0 to"):
+        ablate_slices(subject.model, subject.inputs, metric, 0, 1, [99])
+    for none in ([], [0, 0]):
+        with pytest.raises(ValueError, match="name at least one, each once"):
+            ablate_slices(subject.model, subject.inputs, metric, 0, 1, none)
+    assert ablate_slices(subject.model, subject.inputs, metric, 0, 1, [0], n_random=1)["share"].isna().all()
 
 
 @pytest.mark.real_weights

@@ -182,3 +182,13 @@ def test_tokens_have_no_tangent_space() -> None:
     """They are whole numbers: nothing can be differentiated with respect to them."""
     with pytest.raises(ValueError, match=r"does not depend on 'embed\.hook_in'"):
         tangent_space(load_transformer("tiny"), torch.tensor([[1, 2, 3]]), "embed.hook_in", "blocks.1.hook_resid_post")
+
+
+def test_of_a_jacobian_that_another_tool_has_computed(subject):
+    """The same as of the model that it came from; half precision is decomposed, what is not finite is refused."""
+    space = tangent_space(subject.model, subject.inputs, subject.early, subject.late)
+    given = TangentSpace.of(space.jacobian)
+    torch.testing.assert_close(given.in_directions, space.in_directions, rtol=0, atol=0)
+    assert TangentSpace.of(space.jacobian.to(torch.bfloat16)).singular_values.dtype == torch.float32
+    with pytest.raises(ValueError, match="the Jacobian is not finite"):
+        TangentSpace.of(space.jacobian * torch.nan)

@@ -54,6 +54,79 @@ def test_a_folder_that_transformers_wrote(tmp_path):
         torch.testing.assert_close(load_transformer(tmp_path)(tokens), hf(tokens).logits)
 
 
+def test_any_name_of_the_hub_passes_through(monkeypatch):
+    """Offline, an unknown model of the hub is looked up by its full name; what needs no network is named."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(ConnectionError, match=r"'EleutherAI/pythia-70m' is not in this machine's hub cache .* 'tiny'"):
+        load_transformer("EleutherAI/pythia-70m")
+    for name in ("someone/something", "gpt2-xl", "bert-base-uncased"):
+        with pytest.raises(ConnectionError, match=f"{name}' is not in"):
+            load_transformer(name)
+    with pytest.raises(ValueError, match=r"'\./no/such/folder' is neither a known model nor a folder"):
+        load_transformer("./no/such/folder")
+
+
+@pytest.mark.bridge
+def test_short_names_are_those_of_transformerlens():
+    assert models._official_name("pythia-70m") == "EleutherAI/pythia-70m"
+    assert models._official_name("gpt2") == "openai-community/gpt2"
+    assert models._official_name("someone/something") == "someone/something"
+    assert models._official_name("smolm2") is None
+
+
+@pytest.mark.bridge
+def test_a_folder_without_a_tokenizer_takes_tokens(tmp_path):
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        hf = GPT2LMHeadModel(GPT2Config(vocab_size=9, n_embd=8, n_layer=1, n_head=2, n_positions=16)).eval()
+    hf.save_pretrained(tmp_path)
+    tokens = torch.tensor([[3, 1, 1]])
+    with torch.no_grad():
+        torch.testing.assert_close(load_transformer(tmp_path)(tokens), hf(tokens).logits)
+
+
+def test_models_of_other_kinds_are_refused_in_our_words(tmp_path):
+    import transformers as hf
+
+    t5 = hf.T5Config(vocab_size=9, d_model=8, d_kv=4, d_ff=8, num_layers=1, num_heads=2)
+    vision = hf.ViTConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8)
+    for config, kind in ((t5, "T5ForConditionalGeneration"), (vision, "ViTModel")):
+        config.architectures = [kind]
+        config.save_pretrained(tmp_path / kind)
+        with pytest.raises(ValueError, match=f"{kind} is no causal or masked language model .*boot_transformers"):
+            load_transformer(tmp_path / kind)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"empty' has no config\.json: give one that save_pretrained wrote"):
+        load_transformer(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("adds", [True, False])
+def test_a_start_token_only_where_the_tokenizer_adds_one(tmp_path, adds):
+    """Independent reference: the tokenizer itself."""
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import Whitespace
+    from tokenizers.processors import TemplateProcessing
+    from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
+
+    words = Tokenizer(WordLevel({"a": 0, "b": 1, "<s>": 2, "<e>": 3}, unk_token="<e>"))
+    words.pre_tokenizer = Whitespace()
+    if adds:
+        words.post_processor = TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 2)])
+    own = PreTrainedTokenizerFast(tokenizer_object=words, eos_token="<e>", bos_token="<s>", pad_token="<e>")
+    own.save_pretrained(tmp_path)
+    config = GPT2Config(vocab_size=4, n_embd=8, n_layer=1, n_head=2, n_positions=16, bos_token_id=2, eos_token_id=3)
+    with torch.random.fork_rng():
+        GPT2LMHeadModel(config).save_pretrained(tmp_path)
+    model = load_transformer(tmp_path)
+    assert model.to_tokens("a b").tolist() == [own("a b")["input_ids"]] == [[2, 0, 1] if adds else [0, 1]]
+    assert model.to_tokens("a b", prepend_bos=True).tolist() == [[2, 0, 1]]
+    assert model.to_tokens("a b", prepend_bos=False).tolist() == [[0, 1]]
+
+
 def test_torn_cache_is_seen(tmp_path):
     assert not models._intact(tmp_path / "absent")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
@@ -71,8 +144,11 @@ def test_smollm2_knows_the_indirect_object():
     model = load_transformer("smollm2")
     with torch.no_grad():
         probabilities = model(PROMPT)[0, -1].softmax(-1)
-    # the number that the same weights give through transformers alone
-    assert probabilities[model.to_single_token(" Mary")].item() == pytest.approx(0.8362, abs=1e-3)
+    # the number that the same weights and tokenizer give through transformers alone
+    assert probabilities[model.to_single_token(" Mary")].item() == pytest.approx(0.9229, abs=1e-3)
+    with torch.no_grad():
+        started = model(model.to_tokens(PROMPT, prepend_bos=True))[0, -1].softmax(-1)
+    assert started[model.to_single_token(" Mary")].item() == pytest.approx(0.8362, abs=1e-3)
 
 
 @pytest.mark.real_weights

@@ -388,9 +388,9 @@ def toy_form(name: str, *, fold_norm: bool) -> float:
     model, x = zoo.other(name), zoo.features(name)
     worst = 0.0
     for head in (0, 2):
-        omega = qk_circuit(model, 0, head, fold_norm=fold_norm)
+        omega = qk_circuit(model, 0, head, bias=True, fold_norm=fold_norm)
         out, cache = model.run_with_cache(x)
-        hidden = cache["hook_hidden"].double()
+        hidden = with_one(cache["hook_hidden"])
         worst = max(worst, relative_error(hidden @ omega.matrix @ hidden.mT, out.attn_scores[:, head].double()))
     return worst
 
@@ -402,17 +402,23 @@ def toy_slices(name: str) -> float:
 
 
 def toy_bottleneck(name: str, path: str, *, fold_norm: bool) -> float:
-    """One unit more where it is written: what changes before the output's nonlinearity."""
+    """One unit more where it is written: what changes where it is read, or before the output's nonlinearity.
+
+    MLPs of a residual stream that would read it on the way are silenced.
+    """
     model, x = zoo.other(name), zoo.features(name)
     directions = bottleneck(model, path, fold_norm=fold_norm)
     made = (directions.write @ directions.read.mT).double()
     see = "hook_unembed" if "hook_unembed" in model.hook_dict else None
+    see = "blocks.1.mlp.hook_pre" if path.endswith("mlp.in") else see
+    between = [name for name in model.hook_dict if name.endswith("hook_mlp_out")][path.startswith("blocks") :]
+    quiet = [(name, lambda value, hook: torch.zeros_like(value)) for name in between]
     changes = []
     for unit in range(len(directions.write)):
         found = []
         for more in (0.0, 1.0):
             added = x.clone()
-            edits: list[Any] = []
+            edits: list[Any] = list(quiet)
             if path.startswith("embed"):
                 added[..., unit] += more
             else:
@@ -420,7 +426,7 @@ def toy_bottleneck(name: str, path: str, *, fold_norm: bool) -> float:
                 def write(post: Tensor, hook: Any, unit: int = unit, more: float = more) -> Tensor:
                     return post + more * torch.eye(post.shape[-1])[unit]
 
-                edits = [("blocks.0.mlp.hook_post", write)]
+                edits.append(("blocks.0.mlp.hook_post", write))
             if see:
                 edits.append((see, lambda value, hook, found=found: found.append(value.double())))
                 model.run_with_hooks(added, fwd_hooks=edits)

@@ -251,9 +251,16 @@ _OTHERS: dict[str, Callable[[], Any]] = {
     "toy, untied": lambda: ToyModel(ToyConfig(**_TOY, tied=False)),
     "toy, unit norm": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True)),
     "toy, ReLU in the hidden layer": lambda: ToyModel(ToyConfig(**_TOY, hidden_act="relu")),
+    "toy, fewer outputs": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_out=4)),
+    "toy, scale behind the activation": lambda: ToyModel(ToyConfig(**_TOY, unit_norm=True, scale="after")),
     "toy with heads": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2)),
+    "toy with heads, biased": lambda: ToyModel(ToyConfig(**_TOY, n_heads=3, d_head=2, head_bias=True)),
     "toy, embed->mlp.in": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="embed->mlp.in")),
     "toy, mlp.out->unembed": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, bottleneck="mlp.out->unembed")),
+    "toy, residual": lambda: ToyModel(ToyConfig(**_TOY, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual")),
+    "toy with heads, residual": lambda: ToyModel(
+        ToyConfig(**_TOY, d_mlp=5, bottleneck="residual", n_heads=3, d_head=2, hidden_act="relu")
+    ),
     "your own HookedRootModule": OwnModel,
     "a plain torch.nn.Module": lambda: hook_modules(PlainModule()),
 }
@@ -335,11 +342,27 @@ def build(name: str) -> Any:
     return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
 
 
+def stretching(kind: str) -> Any:
+    """A bridge whose rotary frequencies depend on the length of what it reads: beyond 32 positions they stretch."""
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    if kind == "dynamic":
+        return build("llama, dynamic rotary")
+    factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
+    rope = {"rope_type": "longrope", "rope_theta": 10_000.0, "original_max_position_embeddings": LONGEST} | factors
+    sizes = _GROUPED | {"max_position_embeddings": 4 * LONGEST, "original_max_position_embeddings": LONGEST}
+    with torch.random.fork_rng():
+        model = hf.Phi3ForCausalLM(hf.Phi3Config(**sizes, rope_parameters=rope))
+    draw_anew(model)
+    model.eval().set_attn_implementation("eager")
+    return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
+
+
 def other(name: str) -> Any:
     """A toy, or a module that is no transformer, every parameter drawn anew."""
     model = _OTHERS[name]().eval()
     draw_anew(model)
-    if name == "toy, unit norm":
+    if name in ("toy, unit norm", "toy, scale behind the activation"):
         with torch.no_grad():  # as training leaves it
             model.W_E /= model.W_E.norm(dim=-1, keepdim=True)
     return model
@@ -347,7 +370,7 @@ def other(name: str) -> Any:
 
 def features(name: str, n: int | None = None) -> torch.Tensor:
     """Random features for `other(name)`."""
-    shape = (n or 3, 4, 6) if name == "toy with heads" else (n or 12, 6)
+    shape = (n or 3, 4, 6) if name.startswith("toy with heads") else (n or 12, 6)
     return torch.rand(shape, generator=torch.Generator().manual_seed(0))
 
 

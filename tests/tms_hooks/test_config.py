@@ -27,6 +27,17 @@ def config(**changes):
         ({"d_mlp": 0}, r"d_mlp=0: must be at least 1, or None"),
         ({"bottleneck": "embed->mlp.in"}, r"bottleneck='embed->mlp.in' with d_mlp=None: an MLP needs d_mlp"),
         ({"bottleneck": "embed->unembed", "d_mlp": 3}, r"bottleneck='embed->unembed' with d_mlp=3"),
+        ({"head_bias": True}, r"head_bias=True with n_heads=0: .*give n_heads"),
+        ({"bottleneck": "residual"}, r"bottleneck='residual' with d_mlp=None: an MLP needs d_mlp"),
+        ({"d_mlp": 3, "n_mlps": 2}, r"n_mlps=2 with bottleneck='embed->mlp.in'.*bottleneck='residual'"),
+        ({"d_mlp": 3, "n_mlps": 2, "bottleneck": "residual", "n_heads": 1}, r"n_mlps=2 .*n_heads=1: .*no heads"),
+        ({"d_mlp": 3, "n_mlps": 0, "bottleneck": "residual"}, r"n_mlps=0 .* must be 1, or more"),
+        ({"scale": "after"}, r"scale='after' with unit_norm=False: .*use unit_norm=True"),
+        ({"init": "normal"}, r"init_std=None with init='normal': .*init_std=0.02"),
+        ({"init_std": 0.1}, r"init_std=0.1 with init='xavier'"),
+        ({"init": "normal", "init_std": -1.0}, r"init_std=-1.0: must be finite and not negative"),
+        ({"d_out": 0}, r"d_out=0: must be at least 1"),
+        ({"d_out": 4}, r"d_out=4 with tied=True: the transpose of W_E has 6 outputs; use tied=False"),
         ({"unit_norm": "read"}, r"unit_norm='read' with tied=True: .*use unit_norm=True or tied=False"),
         ({"unit_norm": "write"}, r"unit_norm='write' with tied=True"),
         ({"unit_norm": "read", "tied": False, "d_mlp": 3}, r"unit_norm='read' with bottleneck='embed->mlp.in'.*W_U"),
@@ -40,7 +51,7 @@ def test_impossible_values_are_refused(changes, message):
 UNKNOWN_NAMES = """
 import tms_hooks as tms
 for changes in ({"output_act": "rellu"}, {"hidden_act": "tanh"}, {"bottleneck": "embed->mlp", "d_mlp": 2},
-                {"unit_norm": "writes", "tied": False}, {"d_mlp": 2.5}):
+                {"unit_norm": "writes", "tied": False}, {"d_mlp": 2.5}, {"init": "xavir"}, {"scale": "behind"}):
     try:
         tms.ToyConfig(n_features=6, d_hidden=2, **changes)
     except ValueError as error:
@@ -48,6 +59,9 @@ for changes in ({"output_act": "rellu"}, {"hidden_act": "tanh"}, {"bottleneck": 
 for build in (lambda: tms.KHot(n_features=3, k=1, values="binry"), lambda: tms.Adam(schedule="cosin"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), loss="ms"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), task=tms.Task),
+              lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), optimizer=0.1),
+              lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), [tms.OneHot(n_features=3), 0.5], seeds=[0, 0]),
+              lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), batch_size="exat"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), engine="torchh"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), dtype="flot32"),
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), stages=["head"])):
@@ -65,10 +79,16 @@ def test_unknown_names_without_a_type_checker(run_python):
         "bottleneck='embed->mlp' is not known; did you mean 'embed->mlp.in'?",
         "unit_norm='writes' is not known; did you mean 'write'?",
         "d_mlp=2.5: must be a whole number",
+        "init='xavir' is not known; did you mean 'xavier'?",
+        "scale='behind' is not known; choose from before, after",
         "values='binry' is not known; did you mean 'binary'?",
         "schedule='cosin' is not known; did you mean 'cosine'?",
         "loss='ms' is not known; did you mean 'mse'?",
-        "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class",
+        "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class, or a "
+        "function",
+        "optimizer=0.1 is no Optimizer: give an object such as Adam(...), or one per model",
+        "data=0.5 is no Distribution: give an object such as SparseUniform(...), or one per model",
+        "batch_size='exat': must be at least 1, or None for the default, or 'exact' for the expectation",
         "engine='torchh' is not known; did you mean 'torch'?",
         "dtype='flot32' is not known; did you mean 'float32'?",
         "stage='head' is not known; did you mean 'heads'?",
@@ -86,14 +106,19 @@ def test_defaults_are_filled_in():
 
 
 def test_a_config_is_frozen_hashable_and_survives_json():
-    cfg = config(n_heads=1, d_mlp=4, bottleneck="mlp.out->unembed", unit_norm=True)
+    cfg = config(
+        n_heads=1, head_bias=True, d_mlp=4, bottleneck="residual", unit_norm=True, scale="after", init="linear"
+    )
     with pytest.raises(dataclasses.FrozenInstanceError):
         cfg.d_hidden = 3
     assert hash(cfg) == hash(dataclasses.replace(cfg))
     assert tms.ToyConfig(**json.loads(json.dumps(dataclasses.asdict(cfg)))) == cfg
 
 
-@pytest.mark.parametrize(("changes", "layers"), [({}, 0), ({"n_heads": 1}, 1), ({"d_mlp": 3}, 1)])
+@pytest.mark.parametrize(
+    ("changes", "layers"),
+    [({}, 0), ({"n_heads": 1}, 1), ({"d_mlp": 3}, 1), ({"d_mlp": 3, "n_mlps": 4, "bottleneck": "residual"}, 4)],
+)
 def test_what_transformerlens_asks_of_a_config(changes, layers):
     cfg = config(**changes)
     assert (cfg.n_layers, cfg.d_model, cfg.d_vocab, cfg.n_key_value_heads, cfg.device) == (layers, 2, 6, None, "cpu")

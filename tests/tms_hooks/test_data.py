@@ -11,7 +11,8 @@ from itertools import combinations
 import numpy
 import pytest
 import torch
-from scipy.special import ndtri
+from scipy.integrate import quad
+from scipy.special import expit, ndtri
 from scipy.stats import kstest
 
 import tms_hooks as tms
@@ -28,15 +29,31 @@ EVERY = [
     tms.KHot(n_features=3, k=3),
     tms.RandomPoints(n_features=4, n_points=7, k=2),
     tms.RandomPoints(n_features=3, n_points=2, k=3, points_seed=5),
+    tms.Samples([[0.5, 0.0, 1.0], [0.0, 0.25, 1.0], [0.0, 0.75, 0.0]]),
     tms.CorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
     tms.AnticorrelatedGroups(n_features=6, feature_probability=0.3, group_size=3),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.5),
     tms.Copula(n_features=3, feature_probability=0.3, rho=0.6),
     tms.Copula(n_features=4, feature_probability=(0.2, 0.5, 1.0, 0.2), rho=-0.3),
     tms.Copula(n_features=3, feature_probability=0.25, rho=-0.5),
+    tms.Copula(
+        n_features=3, feature_probability=(0.3, 0.2, 0.5), rho=[[1.0, 0.8, -0.3], [0.8, 1.0, 0.0], [-0.3, 0.0, 1.0]]
+    ),
+    tms.SparseUniform.power_law(4, 1.5, total=0.9),
+    tms.SparseUniform(n_features=3, feature_probability=(1.0, 0.1, 0.4), low=-1.0, high=0.5),
+    tms.SparseUniform(n_features=3, feature_probability=0.2, low=1.0),
+    tms.SparseGaussian(n_features=3, feature_probability=(0.2, 0.5, 1.0), mean=0.3, std=0.5),
+    tms.OnManifold(n_features=5),
+    tms.OnManifold(n_features=4, manifold="figure eight", a=4.0, b=3.0),
+    tms.OnManifold(n_features=6, manifold="sphere", a=3.0, b=2.0),
+    tms.Tree(n_features=7, feature_probability=0.6),
+    tms.Tree(n_features=4, feature_probability=(0.5, 0.9, 0.3, 0.4), parents=(-1, 0, -1, 1)),
 ]
-FINITE = (tms.OneHot, tms.RandomPoints)
+SIGNED = [data for data in EVERY if getattr(data, "low", 0) < 0 or isinstance(data, tms.SparseGaussian)]
+BINARY = [data for data in EVERY if getattr(data, "low", 0) == 1]
+FINITE = (tms.OneHot, tms.RandomPoints, tms.Samples)
 CONTINUOUS = [data for data in EVERY if not isinstance(data, FINITE) and getattr(data, "values", "") != "binary"]
+UNIFORM = [data for data in CONTINUOUS if data not in SIGNED + BINARY]
 
 
 @pytest.fixture(params=EVERY, ids=repr)
@@ -55,12 +72,12 @@ def test_every_kind_is_tested():
     assert {type(data) for data in EVERY} == set(DISTRIBUTIONS.values())
 
 
-def test_entries_lie_in_the_unit_interval(data):
+def test_entries_lie_in_the_unit_interval_where_data_have_one_sign(data):
     x = data.sample(4096, seed=1)
     assert x.shape == (4096, data.n_features)
     assert x.dtype == torch.float32
-    assert x.min() >= 0
-    assert x.max() <= 1
+    assert (x.min() < 0) == (data in SIGNED)
+    assert x.max() <= 1 or isinstance(data, tms.SparseGaussian)
 
 
 def test_sample_is_a_pure_function_of_its_arguments(data):
@@ -92,7 +109,7 @@ def test_steps_and_seeds_are_independent(data, other):
 
 
 def test_active_probability(data):
-    active = (data.sample(N, seed=11) > 0).double()
+    active = (data.sample(N, seed=11) != 0).double()
     p = data.active_probability()
     assert_within_standard_errors(active.mean(0), p, (p * (1 - p)).max().sqrt().item() + 1e-12)
 
@@ -100,7 +117,7 @@ def test_active_probability(data):
 def test_second_and_active_moments_agree_with_samples(data):
     x = data.sample(N, seed=12, dtype=torch.float64)
     assert_within_standard_errors(x.T @ x / N, data.second_moment(), 0.5)
-    assert_within_standard_errors((x > 0).double().T @ x / N, data.active_moment(), 0.5)
+    assert_within_standard_errors((x != 0).double().T @ x / N, data.active_moment(), 0.5)
 
 
 def test_moments_agree_with_the_whole_data_set(data):
@@ -113,7 +130,7 @@ def test_moments_agree_with_the_whole_data_set(data):
     torch.testing.assert_close(data.active_probability(), (x > 0).double().mean(0))
 
 
-@pytest.mark.parametrize("data", CONTINUOUS, ids=repr)
+@pytest.mark.parametrize("data", UNIFORM, ids=repr)
 def test_active_values_are_uniform(data):
     """Kolmogorov-Smirnov on the active values of each feature; p > 1e-5 at fixed seeds."""
     x = data.sample(2**15, seed=13, dtype=torch.float64)
@@ -245,6 +262,80 @@ def test_copula_correlation_orders_joint_activity():
     assert abs(p_both[1] - 0.09) < 5 * (0.09 * 0.91 / N) ** 0.5
 
 
+def test_any_correlation_matrix_gives_each_pair_its_own_moments():
+    rho = torch.tensor([[1.0, 0.8, -0.3], [0.8, 1.0, 0.0], [-0.3, 0.0, 1.0]])
+    data = tms.Copula(n_features=3, feature_probability=(0.3, 0.2, 0.5), rho=rho.numpy())
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        pair = tms.Copula(n_features=2, feature_probability=[(0.3, 0.2, 0.5)[k] for k in (i, j)], rho=float(rho[i, j]))
+        assert data.second_moment()[i, j] == pytest.approx(float(pair.second_moment()[0, 1]), rel=1e-6)
+    equal = torch.full((3, 3), 0.4).fill_diagonal_(1.0)
+    one, many = (tms.Copula(n_features=3, feature_probability=0.3, rho=rho) for rho in (float(equal[0, 1]), equal))
+    torch.testing.assert_close(many.sample(500, seed=0), one.sample(500, seed=0), rtol=0, atol=1e-5)
+
+
+def test_power_law_probabilities():
+    data = tms.SparseUniform.power_law(4, 2.0, total=0.5, low=-1.0)
+    p = data.active_probability()
+    torch.testing.assert_close(p, 0.5 * torch.tensor([1, 1 / 4, 1 / 9, 1 / 16]).double() / (1 + 1 / 4 + 1 / 9 + 1 / 16))
+    assert data.low == -1
+    assert tms.SparseUniform.power_law(3, 0.0, total=3.0).feature_probability == (1.0, 1.0, 1.0)
+    assert isinstance(tms.SparseGaussian.power_law(3, 1.0), tms.SparseGaussian)
+
+
+def test_values_between_low_and_high_by_hand():
+    data = tms.SparseUniform(n_features=2, feature_probability=(0.5, 0.25), low=-1.0, high=3.0)
+    # E[v] = 1, E[v^2] = (1 - 3 + 9) / 3 = 7/3
+    torch.testing.assert_close(data.second_moment(), torch.tensor([[7 / 6, 1 / 8], [1 / 8, 7 / 12]]).double())
+    torch.testing.assert_close(data.active_moment(), torch.tensor([[1 / 2, 1 / 8], [1 / 8, 1 / 4]]).double())
+    x = data.sample(4096, seed=0, dtype=torch.float64)
+    unit = tms.SparseUniform(n_features=2, feature_probability=(0.5, 0.25)).sample(4096, seed=0, dtype=torch.float64)
+    torch.testing.assert_close(x, torch.where(unit > 0, 4 * unit - 1, 0.0))
+    binary = tms.SparseUniform(n_features=2, feature_probability=(0.5, 0.25), low=1.0).sample(4096, seed=0)
+    assert binary.equal((unit > 0).float())
+
+
+def test_gaussian_values_have_that_distribution():
+    x = tms.SparseGaussian(n_features=1, feature_probability=0.5, mean=0.3, std=2.0).sample(2**15, seed=0)[:, 0]
+    assert kstest(((x[x != 0] - 0.3) / 2).numpy(), "norm").pvalue > 1e-5
+
+
+def test_features_on_a_manifold_are_active_near_the_latent_point():
+    """Marginals are integrals that quadrature knows; what is active together lies together."""
+    a, b = 4.0, 3.0
+
+    def share(weight, top):
+        return quad(lambda t: float(expit(a * weight(t) - b)), 0, top)[0] / top
+
+    circle = tms.OnManifold(n_features=5, a=a, b=b)
+    torch.testing.assert_close(circle.active_probability(), torch.full((5,), share(math.cos, 2 * math.pi)).double())
+    sphere = tms.OnManifold(n_features=9, manifold="sphere", a=a, b=b)
+    assert sphere.active_probability().tolist() == pytest.approx([share(lambda c: 1 - c, 2)] * 9, rel=2e-3)
+    eight = tms.OnManifold(n_features=8, manifold="figure eight", a=40.0, b=38.0)  # 2 and 6 sit at the crossing
+    torch.testing.assert_close(eight.places[2], eight.places[6], rtol=0, atol=1e-12)
+    together = eight.second_moment()
+    assert together[2, 6] > 100 * together[0, 4]
+    near, far = circle.second_moment()[0, 1], circle.second_moment()[0, 2]
+    assert near > 2 * far
+
+
+def test_a_child_is_active_only_with_its_parent():
+    data = tms.Tree(n_features=7, feature_probability=0.6)
+    active = data.sample(N, seed=0) > 0
+    for child in range(1, 7):
+        assert not (active[:, child] & ~active[:, (child - 1) // 2]).any()
+    # 5 and 6 share 2 and 0: 0.6^4; 3 and 6 share 0: 0.6^5
+    torch.testing.assert_close(data.second_moment()[5, 6], torch.tensor(0.6**4 / 4).double())
+    torch.testing.assert_close(data.second_moment()[3, 6], torch.tensor(0.6**5 / 4).double())
+    assert tms.Tree(n_features=2, feature_probability=0.6, parents=[-1, -1]).active_probability().tolist() == [0.6] * 2
+
+
+def test_numbers_of_any_kind_are_probabilities():
+    for p in (numpy.float64(0.25), numpy.array(0.25), torch.tensor(0.25)):
+        assert tms.SparseUniform(n_features=2, feature_probability=p).feature_probability == 0.25
+    for p in (numpy.array([0.25, 0.5]), torch.tensor([0.25, 0.5]), [0.25, 0.5]):
+        assert tms.SparseUniform(n_features=2, feature_probability=p).feature_probability == (0.25, 0.5)
+
+
 def test_random_points_have_unit_norm_and_k_active_features():
     points = tms.RandomPoints(n_features=20, n_points=5_000, k=3).dataset(torch.float64)
     torch.testing.assert_close(points.norm(dim=-1), torch.ones(5_000, dtype=torch.float64))
@@ -296,6 +387,34 @@ def test_sets_of_random_points_grow_and_differ():
         (lambda: tms.Copula(n_features=3, feature_probability=0.1, rho=1.0), r"rho=1.0: must be in"),
         (lambda: tms.Copula(n_features=2, feature_probability=0.1, rho=-1.0), r"rho=-1.0: .*above -1"),
         (lambda: tms.Copula(n_features=2, feature_probability=0.1, rho=math.nan), "rho=nan"),
+        (
+            lambda: tms.Copula(n_features=2, feature_probability=0.1, rho=[[1.0, 0.5], [0.4, 1.0]]),
+            "rho must be a correlation matrix: symmetric",
+        ),
+        (
+            lambda: tms.Copula(n_features=2, feature_probability=0.1, rho=[[1.0, 1.0], [1.0, 1.0]]),
+            "between -1 and 1 beside it; .* are CorrelatedGroups",
+        ),
+        (lambda: tms.Copula(n_features=3, feature_probability=0.1, rho=[[1.0]]), r"rho of shape \(1, 1\): must be one"),
+        (
+            lambda: tms.Copula(n_features=3, feature_probability=0.1, rho=(1.9 * torch.eye(3) - 0.9)),
+            r"rho has the eigenvalue -0.8: no normal has such correlations",
+        ),
+        (lambda: tms.SparseUniform(n_features=2, feature_probability=0.1, low=2.0), "low=2.0, high=1.0: low must be"),
+        (
+            lambda: tms.SparseUniform(n_features=2, feature_probability=0.1, high=0.0),
+            "low must be at most high",
+        ),
+        (lambda: tms.SparseUniform(n_features=2, feature_probability=0.1, low=-math.inf), "low=-inf: must be finite"),
+        (lambda: tms.SparseGaussian(n_features=2, feature_probability=0.1, std=0.0), "std=0.0: must be positive"),
+        (lambda: tms.SparseUniform.power_law(4, 1.0, total=3.0), "the first feature's probability would be 1.44"),
+        (lambda: tms.SparseUniform.power_law(4, -1.0), "alpha must not be negative"),
+        (lambda: tms.OnManifold(n_features=4, a=math.nan), "a=nan: must be finite"),
+        (lambda: tms.Tree(n_features=3, feature_probability=0.5, parents=(-1, 0)), "parents has 2 entries"),
+        (
+            lambda: tms.Tree(n_features=2, feature_probability=0.5, parents=(-1, 1)),
+            r"parents\[1\]=1: must be",
+        ),
         (lambda: tms.OneHot(n_features=2).sample(0, seed=0), "batch=0: must be at least 1"),
         (lambda: tms.OneHot(n_features=2).sample(1, seed=[]), "seed is an empty sequence"),
     ],

@@ -13,6 +13,7 @@ import tms_hooks as tms
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
+from tms_hooks.tasks import TASKS, TaskFunction
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
 from tms_hooks.training.state import State
@@ -23,7 +24,7 @@ TOLERANCE = {"float32": 1e-5, "float64": 1e-10}
 IMPORTANCE = (1.0, 0.5, 0.0, 2.0, 1.0)
 OPTIMIZERS = [
     tms.Adam(lr=0.02, betas=(0.8, 0.95), eps=1e-6, schedule="cosine", warmup=0.2),
-    tms.AdamW(lr=0.02, weight_decay=0.1, schedule="linear", final_lr=1e-3),
+    tms.AdamW(lr=0.02, decay=0.1, pull={"W_E": 0.5}, schedule="linear", final_lr=1e-3),
     tms.SGD(lr=0.3, momentum=0.9, schedule="exponential", final_lr=1e-2),
     tms.RMSprop(lr=0.01, alpha=0.9),
 ]
@@ -34,6 +35,7 @@ def make(cfg=None, data=None, *, seeds=range(3), optimizer=None, steps=(50,), ba
     cfg = cfg or tms.ToyConfig(n_features=5, d_hidden=2)
     n = cfg.n_features
     settings = {"stages": ("joint",), "qk_pairs": (), "qk_weight": 1.0, "loss": "mse", "importance": IMPORTANCE[:n]}
+    settings["record"] = ("W_E",)
     return tms.training.recipe.Recipe(
         cfg=cfg,
         data=data or tms.SparseUniform(n_features=n, feature_probability=0.3),
@@ -83,6 +85,7 @@ def test_losses_and_gradients_agree_with_torch(tied, output_act, output_bias, pr
     assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
 
 
+SHARES = tms.Samples(tms.SparseUniform(5, 0.5).sample(9, seed=7).softmax(-1))
 HEADS = {"qk_pairs": (((0, 1), (2, 2)), ((4, 3),)), "qk_weight": 0.7}
 
 
@@ -102,6 +105,8 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
     for (output_act, loss), output_bias, hidden_act, hidden_bias, empty_rows in switches:
         if stage and empty_rows == "exact":
             continue  # heads have no closed form
+        if loss == "cross_entropy" and empty_rows == "exact":
+            continue  # empty rows are no shares
         cfg = tms.ToyConfig(
             n_features=5,
             d_hidden=3,
@@ -115,7 +120,7 @@ def test_every_combination_of_switches_agrees_with_torch(tied, unit_norm, stage,
             d_head=2 if stage else None,
         )
         more = HEADS | {"stages": (stage,), "head_objective": head_objective} if stage else {}
-        data = sparse if empty_rows == "exact" else None
+        data = sparse if empty_rows == "exact" else SHARES if loss == "cross_entropy" else None
         recipe = make(cfg, data, seeds=(4,), loss=loss, empty_rows=empty_rows, batch_size=75, dtype=dtype, **more)
         assert_same_step(recipe)
 
@@ -147,12 +152,25 @@ def heads(**more):
     return tms.ToyConfig(n_features=5, d_hidden=3, n_heads=2, d_head=2, **more), HEADS
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("switches", [{"n_heads": 2, "d_head": 2}, {"n_heads": 1, "d_head": 5, "unit_norm": True}])
+@pytest.mark.parametrize("stage", ["joint", "representation", "heads"])
+@pytest.mark.parametrize("head_objective", ["scores", "pattern"])
+def test_heads_with_biases_and_weights_agree_with_torch(head_objective, stage, switches, dtype):
+    cfg = tms.ToyConfig(n_features=5, d_hidden=3, head_bias=True, hidden_bias=True, init="linear", **switches)
+    pairs = (((0, 1, 2.0), (2, 2), (4, 3, 0.25)), ((4, 3, 0.25),))[: cfg.n_heads]
+    more = {"qk_pairs": pairs, "qk_weight": 0.7, "stages": (stage,), "head_objective": head_objective}
+    assert_same_step(make(cfg, batch_size=700, dtype=dtype, **more))
+
+
 PATTERNS = [
     tms.OneHot(n_features=5),
     tms.KHot(n_features=5, k=2),
     tms.KHot(n_features=5, k=4, values="uniform"),
     tms.CorrelatedGroups(n_features=6, feature_probability=0.3, group_size=2),
     tms.AnticorrelatedGroups(n_features=6, feature_probability=0.2, group_size=3),
+    tms.OnManifold(n_features=5, manifold="figure eight", a=4.0, b=3.0),
+    tms.Tree(n_features=6, feature_probability=(0.9, 0.5, 0.3, 0.7, 0.2, 0.9)),
 ]
 
 
@@ -179,6 +197,51 @@ def test_training_on_patterns_agrees_with_torch(n_heads, data):
     assert_same_step(make(cfg, data, importance=(1.0,) * n, batch_size=3000, **(HEADS if n_heads else {})))
 
 
+def affine(outputs):
+    A = torch.randn(outputs, 5, generator=torch.Generator().manual_seed(outputs))
+    return tms.LinearThenReLU(A, v=torch.linspace(-1, 1, outputs))
+
+
+ASKED = [
+    tms.Reconstruct(),
+    tms.Absolute(),
+    affine(3),
+    affine(5),
+    affine(8),
+    tms.Project(affine(5).A),
+    tms.And([(0, 1), (4, 2)]),
+    tms.Residual(),
+    tms.Residual(0.3),
+]
+
+
+def test_every_task_of_the_library_is_compiled():
+    assert {type(task) for task in ASKED} == {kind for kind in TASKS.values() if kind is not TaskFunction}
+
+
+@pytest.mark.parametrize("task", ASKED, ids=repr)
+def test_tasks_on_signed_and_binary_data_agree_with_torch(task):
+    each = [
+        tms.SparseUniform(n_features=5, feature_probability=0.3, low=-1.0, high=0.5),
+        tms.SparseUniform(n_features=5, feature_probability=0.03, low=-1.0),  # with empty rows in closed form
+        tms.SparseUniform(n_features=5, feature_probability=0.3, low=1.0),
+        tms.OneHot(n_features=5),
+    ]
+    wide, hidden = {"d_hidden": 9}, {"d_hidden": 3, "hidden_act": "relu", "hidden_bias": True}
+    outputs = [{"output_act": act} for act in ("identity", "gelu", "softmax")]
+    o = task.d_out(5)
+    for data, switches in product(each, ({}, wide, hidden, *outputs)):
+        cfg = tms.ToyConfig(**{"n_features": 5, "d_hidden": 2, "tied": False, "d_out": o} | switches)
+        rare = data.n_features == 5 and getattr(data, "feature_probability", 1) == 0.03
+        more = {"empty_rows": "exact"} if rare else {"batch_size": None} if isinstance(data, tms.OneHot) else {}
+        importance = tuple(0.5 + i for i in range(o))
+        assert_same_step(make(cfg, data, task=task, importance=importance, **more))
+    if o == 5:  # tied toys and heads
+        assert_same_step(make(tms.ToyConfig(n_features=5, d_hidden=2), each[0], task=task))
+        cfg, more = heads()
+        assert_same_step(make(cfg, each[0], task=task, **more))
+
+
 @pytest.mark.parametrize("stages", [("joint",), ("representation", "heads"), ("heads", "joint", "representation")])
 @pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
 def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
@@ -198,7 +261,12 @@ def test_stages_follow_torch_with_every_optimizer(optimizer, stages):
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize(
     "switches",
-    [{}, {"hidden_act": "gelu", "output_act": "softmax"}, {"unit_norm": True, "hidden_bias": True}],
+    [
+        {},
+        {"head_bias": True, "init": "linear"},
+        {"hidden_act": "gelu", "output_act": "softmax"},
+        {"unit_norm": True, "hidden_bias": True},
+    ],
 )
 def test_heads_alone_are_the_heads_in_a_crowd_to_the_bit(switches, dtype, data):
     cfg, more = heads(**switches)
@@ -339,6 +407,20 @@ def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
         pass
 
     assert "updates by Halved" in fused_engine.obstacle(make(optimizer=Halved()))
+
+
+@pytest.mark.parametrize(
+    ("switches", "part"),
+    [
+        ({"d_mlp": 4, "bottleneck": "residual"}, "d_mlp=4: it has no MLP"),
+        ({"unit_norm": True, "scale": "after"}, "scale='after': its scale stands before the output bias"),
+    ],
+)
+def test_a_part_that_is_not_compiled_is_an_obstacle_that_is_named(switches, part):
+    recipe = make(
+        tms.ToyConfig(n_features=5, d_hidden=2, **switches),
+    )
+    assert fused_engine.obstacle(recipe) == part
 
 
 def test_a_subclass_that_draws_in_another_way_does_not_inherit_the_loop():

@@ -143,6 +143,12 @@ def test_an_untrained_model_is_not_critical() -> None:
             "gelu",
         ),
         (ToyConfig(n_features=4, d_hidden=2, n_heads=1), OneHot(n_features=4), "n_heads=1"),
+        (ToyConfig(n_features=4, d_hidden=2, d_out=3, tied=False), OneHot(n_features=4), "d_out=3"),
+        (
+            ToyConfig(n_features=4, d_hidden=2, unit_norm=True, scale="after"),
+            SparseUniform(n_features=4, feature_probability=0.1),
+            "scale='after'",
+        ),
     ],
 )
 def test_what_has_no_exact_loss_is_refused(cfg: ToyConfig, data, message: str) -> None:

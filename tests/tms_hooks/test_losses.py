@@ -1,5 +1,7 @@
 """The loss of attention as a softmax over keys."""
 
+import math
+
 import torch
 from torch.testing import assert_close
 
@@ -19,6 +21,19 @@ def test_pairs_are_counted_for_each_key() -> None:
     x[0, 0, [0, 2]] = 0.5  # the query holds features 0 and 2: it looks for 1 (once) and 0 (once)
     x[0, 1, 1] = x[0, 3, 0] = x[0, 3, 1] = 0.1  # one pair in the first key, none in the second, two in the third
     assert losses.qk_pairs_present(x, PAIRS).tolist() == [[[1, 0, 2], [0, 0, 0]]]
+
+
+def test_weights_of_pairs_by_hand() -> None:
+    """The query holds 0 and 2 and looks for 1 (weight 0.5) and 0 (1.5); the keys hold 1, neither, both."""
+    x = torch.zeros(1, 4, 3)
+    x[0, 0, [0, 2]] = x[0, 1, 1] = x[0, 3, 0] = x[0, 3, 1] = 0.1
+    target = losses.qk_pairs_present(x, [[(0, 1, 0.5), (2, 0, 1.5)]])
+    assert target.tolist() == [[[0.5, 0, 2.0]]]
+    assert losses.qk_error(torch.full((1, 1, 4, 4), 2.0), target[..., :1]).tolist() == [2.25]  # (2 - 0.5)^2
+    # keys are to share the pattern 0.5 : 0 : 2, so scores of log(0.5), far below, log(2) cost its entropy
+    scores = torch.tensor([0.0, 0.5, 1e-30, 2.0]).log().expand(1, 1, 4, 4)
+    entropy = -(0.2 * math.log(0.2) + 0.8 * math.log(0.8))
+    assert_close(losses.qk_cross_entropy(scores, target), torch.tensor([entropy]))
 
 
 def test_the_order_of_the_keys_does_not_matter() -> None:

@@ -14,13 +14,14 @@ from tms_hooks.models import forward
 PLAIN = {"hook_embed", "hook_hidden", "hook_unembed", "hook_out"}
 ATTENTION = {"blocks.0.attn.hook_q", "blocks.0.attn.hook_k", "blocks.0.attn.hook_attn_scores"}
 MLP = {"blocks.0.mlp.hook_pre", "blocks.0.mlp.hook_post"}
+STREAM = {"blocks.0.hook_resid_pre", "blocks.0.hook_mlp_out", "blocks.0.hook_resid_post"}
 
 SHAPES = [  # every combination of heads, MLP and tying that a config allows
     {"tied": tied, "n_heads": heads, "d_mlp": d_mlp, "bottleneck": bottleneck}
     for tied, heads, (d_mlp, bottleneck) in product(
         (True, False),
         (0, 2),
-        ((None, "embed->unembed"), (5, "embed->mlp.in"), (5, "mlp.out->unembed")),
+        ((None, "embed->unembed"), (5, "embed->mlp.in"), (5, "mlp.out->unembed"), (5, "residual")),
     )
 ]
 SWITCHES = [
@@ -34,6 +35,15 @@ SWITCHES = [
     {"unit_norm": True, "tied": False},
     {"unit_norm": "write", "tied": False},
     {"unit_norm": "read", "tied": False},
+    {"unit_norm": True, "scale": "after"},
+    {"unit_norm": "read", "scale": "after", "tied": False, "output_act": "softmax"},
+    {"n_heads": 2, "head_bias": True, "d_head": 3},
+    {"n_heads": 2, "head_bias": True, "d_mlp": 5, "bottleneck": "residual", "hidden_act": "relu"},
+    {"d_mlp": 5, "n_mlps": 2, "bottleneck": "residual", "hidden_bias": True},
+    {"init": "linear", "tied": False, "hidden_bias": True},
+    {"d_out": 2, "tied": False},
+    {"d_out": 7, "d_mlp": 5},
+    {"d_out": 7, "tied": False, "unit_norm": True, "n_heads": 1},
 ]
 
 
@@ -42,8 +52,8 @@ def toy(seed=0, **changes):
     model = tms.ToyModel(tms.ToyConfig(**{"n_features": 4, "d_hidden": 3, **changes}), seed=seed).double()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name in ("b_hidden", "b_U"):
-                parameter.copy_(torch.linspace(0.1, 0.3, len(parameter)))
+            if name.rpartition(".")[2].startswith("b_"):
+                parameter.copy_(torch.linspace(0.1, 0.3, parameter.numel()).view(parameter.shape))
             if name == "scale":
                 parameter.fill_(1.5)
     return model
@@ -103,6 +113,36 @@ def test_attention_score_is_the_formula_by_hand():
             assert_close(out.attn_scores[b, head, i, j], h[i] @ omega @ h[j])
 
 
+def test_attention_score_with_biases_is_the_formula_by_hand():
+    """(h_0 W_Q + b_Q) . (h_1 W_K + b_K): one head of one dimension, h_0 = 1, h_1 = 2."""
+    model = tms.ToyModel(tms.ToyConfig(n_features=2, d_hidden=1, n_heads=1, head_bias=True))
+    with torch.no_grad():
+        for name, value in {"W_E": [[1.0], [2.0]], "b_Q": [[[0.5]]], "b_K": [[[-4.0]]]}.items():
+            getattr(model, name).copy_(torch.tensor(value))
+        model.W_Q[:], model.W_K[:] = 3.0, 5.0
+    out = model(torch.eye(2)[None])
+    assert_close(out.attn_scores[0, 0], torch.tensor([[3.5 * 1, 3.5 * 6], [6.5 * 1, 6.5 * 6]]))
+
+
+def test_a_residual_stream_by_hand():
+    """Two features in one dimension: a neuron reads 1 or -2, and the next block's reads what that has become."""
+    cfg = tms.ToyConfig(
+        n_features=2, d_hidden=1, d_mlp=1, n_mlps=2, bottleneck="residual", output_act="identity", output_bias=False
+    )
+    model = tms.ToyModel(cfg)
+    with torch.no_grad():
+        model.W_E.copy_(torch.tensor([[1.0], [-2.0]]))
+        for block, read, write in zip(model.blocks, (3.0, -1.0), (0.5, 10.0), strict=True):
+            block.mlp.W_in.fill_(read)
+            block.mlp.W_out.fill_(write)
+    out, cache = model.run_with_cache(torch.eye(2))
+    # 1 -> 1 + 0.5 relu(3) = 2.5 -> 2.5 + 10 relu(-2.5) = 2.5; -2 -> -2 + 0 -> -2 + 10 relu(2) = 18
+    assert_close(cache["blocks.0.hook_mlp_out"], torch.tensor([[1.5], [0.0]]))
+    assert_close(cache["blocks.1.hook_resid_pre"], torch.tensor([[2.5], [-2.0]]))
+    assert_close(cache["blocks.1.hook_resid_post"], torch.tensor([[2.5], [18.0]]))
+    assert_close(out, torch.tensor([[2.5, -5.0], [18.0, -36.0]]))
+
+
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -133,6 +173,10 @@ def test_mlp_before_the_bottleneck_and_after_it():
 def test_hook_points_of_the_contract(changes):
     model = toy(**changes)
     expected = PLAIN | (ATTENTION if model.cfg.n_heads else set()) | (MLP if model.cfg.d_mlp else set())
+    if model.cfg.bottleneck == "residual":
+        expected |= STREAM
+    if model.cfg.n_mlps > 1:
+        expected |= {name.replace("blocks.0", "blocks.1") for name in MLP | STREAM}
     assert set(model.hook_dict) == expected
     out, cache = model.run_with_cache(inputs(model))
     assert set(cache) == expected
@@ -161,6 +205,8 @@ def test_no_hook_point_is_dead(changes):
             assert {"hook_hidden", "hook_unembed", "hook_out"} <= moved
         if name in ATTENTION:
             assert not moved & PLAIN
+        if name == "blocks.0.hook_resid_pre" and model.cfg.n_heads:
+            assert moved >= ATTENTION  # the heads read the stream where it is
 
 
 def test_shapes_of_activations():
@@ -237,13 +283,16 @@ def test_weights_have_the_names_and_shapes_of_the_contract(changes):
     assert (model.b_hidden is not None) == cfg.hidden_bias
     if cfg.bottleneck == "embed->mlp.in":
         assert not hasattr(model, "W_U")
-        assert model.W_out.shape == (1, 5, n)
+        assert model.W_out.shape == (1, 5, cfg.n_outputs)
     else:
-        assert model.W_U.shape == (m, n)
+        assert model.W_U.shape == (m, cfg.n_outputs)
     if cfg.n_heads:
-        assert model.W_Q.shape == model.W_K.shape == (1, 2, m, m)
+        assert model.W_Q.shape == model.W_K.shape == (1, cfg.n_heads, m, m)
+    if cfg.head_bias:
+        assert model.b_Q.shape == model.b_K.shape == (1, cfg.n_heads, m)
     if cfg.d_mlp:
-        assert model.W_in.shape == (1, m, 5)
+        assert model.W_in.shape == (cfg.n_mlps, m, 5)
+        assert model.W_out.shape[0] == cfg.n_layers == cfg.n_mlps
     assert dict(model.named_parameters()).keys() == forward.weight_shapes(cfg).keys()
 
 
@@ -252,6 +301,8 @@ def test_missing_weights_say_which_switch_is_off():
         toy().W_Q
     with pytest.raises(AttributeError, match="this toy has no W_in: d_mlp=None"):
         toy().W_in
+    with pytest.raises(AttributeError, match="this toy has no b_Q: head_bias=False"):
+        toy(n_heads=1).b_Q
     with pytest.raises(AttributeError, match="W_V"):
         toy(n_heads=1).W_V
 
@@ -352,7 +403,56 @@ def test_initial_weights_are_xavier_of_each_matrix():
     assert not weights["b_U"].any()
 
 
+def test_initial_weights_of_nn_linear():
+    """Uniform within 1 / sqrt(fan-in), biases too: the largest of N values is within 20 / N of the bound."""
+    toys = {
+        "plain": ({"tied": False, "hidden_bias": True}, {"W_E": 300, "W_U": 100, "b_hidden": 300, "b_U": 100}),
+        "heads": ({"n_heads": 9, "d_head": 20, "head_bias": True}, dict.fromkeys(forward.HEADS, 100)),
+        "mlp in": ({"d_mlp": 70}, {"W_E": 300, forward.W_IN: 100, forward.W_OUT: 70, "b_U": 70}),
+        "mlp out": ({"d_mlp": 70, "bottleneck": "mlp.out->unembed", "hidden_bias": True}, {"b_hidden": 70, "b_U": 100}),
+    }
+    for changes, fans in toys.values():
+        weights = forward.init_weights(tms.ToyConfig(n_features=300, d_hidden=100, init="linear", **changes), seed=0)
+        for name, fan in fans.items():
+            values = weights[name].flatten() * fan**0.5
+            assert 1 - 20 / len(values) < values.abs().max() <= 1
+            assert abs(float(values.square().mean()) - 1 / 3) < 5 * (4 / 45 / len(values)) ** 0.5
+    linear = nn.Linear(300, 100)
+    assert_close(linear.weight.abs().max(), torch.tensor(300**-0.5), rtol=1e-3, atol=0)  # as torch does it
+
+
+def test_initial_weights_of_a_given_size():
+    changes = {"n_features": 300, "d_hidden": 100, "n_heads": 2, "head_bias": True}
+    weights = forward.init_weights(tms.ToyConfig(**changes, init="normal", init_std=0.02), seed=0)
+    xavier = forward.init_weights(tms.ToyConfig(**changes), seed=0)
+    for name, w in weights.items():
+        if name.rpartition(".")[2].startswith("b_"):
+            assert not w.any()
+        else:
+            assert_close(w / 0.02, xavier[name] / (2 / sum(w.shape[-2:])) ** 0.5)  # the same draw
+
+
+def test_initial_weights_do_not_depend_on_the_default_type():
+    cfg = tms.ToyConfig(n_features=3, d_hidden=2, unit_norm=True)
+    usual = forward.init_weights(cfg, seed=0)
+    torch.set_default_dtype(torch.float64)
+    try:
+        found = forward.init_weights(cfg, seed=0)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert all(torch.equal(usual[name], w) for name, w in found.items())
+
+
 # Unit norm
+
+
+def test_a_scale_behind_the_activation_multiplies_what_it_gives():
+    changes = {"unit_norm": True, "output_act": "relu"}
+    before, after = toy(**changes), toy(**changes, scale="after")
+    x = inputs(before)
+    W = nn.functional.normalize(before.W_E, dim=-1)
+    assert_close(before(x), (1.5 * x @ W @ W.T + before.b_U).relu())
+    assert_close(after(x), 1.5 * (x @ W @ W.T + after.b_U).relu())
 
 
 def test_unit_norm_ignores_the_length_of_directions_and_uses_the_scale():
@@ -396,7 +496,7 @@ def test_model_equals_forward_on_stacked_weights(changes):
         scores = forward.attention_scores(stacked, hidden.unflatten(1, x.shape[1:3]))
     for i, model in enumerate(models):
         alone = model(x[i])
-        assert_close(out[i].view(x[i].shape), alone.reconstruction if cfg.n_heads else alone)
+        assert_close(out[i].view(*x[i].shape[:-1], -1), alone.reconstruction if cfg.n_heads else alone)
         if cfg.n_heads:
             assert_close(scores[i], alone.attn_scores)
 

@@ -16,9 +16,10 @@ PAIRS = [
         tms.Adam(lr=0.03, betas=(0.5, 0.9), eps=1e-3),
         lambda p: torch.optim.Adam(p, lr=0.03, betas=(0.5, 0.9), eps=1e-3),
     ),
-    (tms.AdamW(lr=0.03, weight_decay=0.3), lambda p: torch.optim.AdamW(p, lr=0.03, weight_decay=0.3)),
+    (tms.AdamW(lr=0.03, decay=0.3), lambda p: torch.optim.AdamW(p, lr=0.03, weight_decay=0.3)),
     (tms.AdamW(lr=0.03), lambda p: torch.optim.AdamW(p, lr=0.03)),
     (tms.SGD(lr=0.05), lambda p: torch.optim.SGD(p, lr=0.05)),
+    (tms.SGD(lr=0.05, decay=0.3), lambda p: torch.optim.SGD(p, lr=0.05, weight_decay=0.3)),
     (tms.SGD(lr=0.05, momentum=0.9), lambda p: torch.optim.SGD(p, lr=0.05, momentum=0.9)),
     (tms.RMSprop(lr=0.01), lambda p: torch.optim.RMSprop(p, lr=0.01)),
     (tms.RMSprop(lr=0.01, alpha=0.9, eps=1e-4), lambda p: torch.optim.RMSprop(p, lr=0.01, alpha=0.9, eps=1e-4)),
@@ -47,7 +48,8 @@ def test_update_is_torch_optim(ours, theirs, dtype, tolerance):
         g = gradient(reference, step)  # the same gradients for both: rounding then cannot be amplified by the valley
         reference.grad = g
         optimizer.step()
-        w, first, second = ours.rule(w, g, first, second, *ours.scalars(step, ours.lr))
+        share, _ = ours.kept("W_E", ours.lr)
+        w, first, second = ours.rule(w * share, g, first, second, *ours.scalars(step, ours.lr))
         assert_close(w, reference.detach(), rtol=tolerance, atol=tolerance)
     assert (w - start).abs().min() > 1e-3  # they moved
 
@@ -109,7 +111,9 @@ def test_rates_stay_between_their_ends_and_rise_then_fall(schedule, warmup, step
         (lambda: tms.Adam(lr=math.inf), "lr=inf: must be positive"),
         (lambda: tms.Adam(betas=(0.9, 1.0)), r"beta=1.0: must be in \[0, 1\)"),
         (lambda: tms.Adam(eps=-1e-8), "eps=-1e-08: must be finite and not negative"),
-        (lambda: tms.AdamW(weight_decay=math.nan), "weight_decay=nan: must be finite"),
+        (lambda: tms.AdamW(decay=math.nan), "decay=nan: must be finite and not negative"),
+        (lambda: tms.SGD(decay={"W_E": -1.0}), r"decay\['W_E'\]=-1.0: must be finite and not negative"),
+        (lambda: tms.Adam(pull=-1.0), "pull=-1.0: must be finite and not negative"),
         (lambda: tms.SGD(momentum=1.0), r"momentum=1.0: must be in \[0, 1\)"),
         (lambda: tms.SGD(momentum=-0.1), "momentum=-0.1"),
         (lambda: tms.RMSprop(alpha=1.5), "alpha=1.5"),

@@ -15,6 +15,16 @@ from tms_hooks.training.state import State
 SPARSE = tms.SparseUniform(n_features=5, feature_probability=0.4)
 
 
+class Halves(tms.Task):
+    """Two outputs: the sum of the first two features, and that of the rest."""
+
+    def d_out(self, n_features):
+        return 2
+
+    def target(self, x):
+        return torch.stack([x[..., :2].sum(-1), x[..., 2:].sum(-1)], -1)
+
+
 def recipe(seeds=range(3), data=SPARSE, **changes):
     names = {field.name for field in dataclasses.fields(Recipe)}
     cfg = {"n_features": data.n_features, "d_hidden": 2} | {k: v for k, v in changes.items() if k not in names}
@@ -36,6 +46,7 @@ def train(recipe, start=0, stop=None):
     return state, measured
 
 
+WEIGHED = {(0, 1): 1.0, (4, 3): 2.0, (1, 0): 0.3}
 GRID = {
     "relu": {},
     "identity": {"output_act": "identity"},
@@ -53,9 +64,21 @@ GRID = {
         "head_objective": "pattern",
         "qk_pairs": (((0, 1),), ((2, 3), (3, 0))),
     },
+    "heads, biases and weights": {"n_heads": 2, "head_bias": True, "init": "linear", "qk_pairs": WEIGHED},
+    "heads, softmax and weights": {
+        "n_heads": 2,
+        "head_bias": True,
+        "init": "linear",
+        "head_objective": "pattern",
+        "qk_pairs": [WEIGHED, {(2, 3): 0.25}],
+    },
     "heads, finite": {"n_heads": 1, "data": tms.OneHot(n_features=5)},
     "mlp in": {"d_mlp": 7},
     "mlp out": {"d_mlp": 7, "bottleneck": "mlp.out->unembed", "tied": False},
+    "residual": {"d_mlp": 7, "n_mlps": 2, "bottleneck": "residual", "hidden_act": "gelu"},
+    "residual, heads": {"d_mlp": 7, "bottleneck": "residual", "n_heads": 1, "init": "normal", "init_std": 0.3},
+    "scale": {"unit_norm": True, "scale": "after"},
+    "outputs": {"d_out": 2, "tied": False, "task": Halves()},
     "float64": {"dtype": "float64", "tied": False},
     "importance": {"importance": (1.0, 0.5, 0.25, 0.1, 0.0)},
     "wide": {"data": tms.SparseUniform(n_features=33, feature_probability=0.1), "d_hidden": 9},
@@ -110,6 +133,11 @@ def test_advance_leaves_the_number_of_threads_as_it_was():
         torch.set_num_threads(before)
 
 
+def weighed(pairs):
+    """((query feature, key feature), weight) of each pair."""
+    return [(pair[:2], pair[2] if pair[2:] else 1.0) for pair in pairs]
+
+
 def plain_loss(plan, weights, x):
     """The loss of one model, written out: a ToyModel, its output, the definition."""
     model = tms.ToyModel.from_weights(plan.cfg, weights)
@@ -117,26 +145,31 @@ def plain_loss(plan, weights, x):
     out = model(x)
     scores = out.attn_scores if plan.cfg.n_heads else None
     out = out.reconstruction if plan.cfg.n_heads else out
-    for i in range(plan.cfg.n_features):
+    target = plan.task.target(x)
+    for i in range(plan.cfg.n_outputs):
         if plan.loss == "mse":
-            loss = loss + plan.importance[i] * ((x[..., i] - out[..., i]) ** 2).mean()
+            loss = loss + plan.importance[i] * ((target[..., i] - out[..., i]) ** 2).mean()
         else:
-            loss = loss - plan.importance[i] * (x[..., i] * out[..., i].log()).mean()
+            loss = loss - plan.importance[i] * (target[..., i] * out[..., i].log()).mean()
     for head in range(plan.cfg.n_heads):
         if plan.head_objective == "pattern":
             active, keys = x > 0, x.shape[1] - 1
-            count = sum(active[:, 0, i, None] * active[:, 1:, j].to(x.dtype) for i, j in plan.qk_pairs[head])
+            count = sum(
+                weight * active[:, 0, i, None] * active[:, 1:, j].to(x.dtype)
+                for (i, j), weight in weighed(plan.qk_pairs[head])
+            )
             target = (count / count.sum(1, keepdim=True)).nan_to_num(1 / keys)
             loss = loss - plan.qk_weight * (target * scores[:, head, 0, 1:].softmax(-1).log()).sum(1).mean()
             continue
-        target = torch.zeros(len(x), dtype=x.dtype)
-        for i, j in plan.qk_pairs[head]:
-            target = target + ((x[:, 0, i] > 0) & (x[:, 1, j] > 0))
-        loss = loss + plan.qk_weight * ((scores[:, head, 0, 1] - target) ** 2).mean()
+        asked = torch.zeros(len(x), dtype=x.dtype)
+        for (i, j), weight in weighed(plan.qk_pairs[head]):
+            asked = asked + weight * ((x[:, 0, i] > 0) & (x[:, 1, j] > 0))
+        loss = loss + plan.qk_weight * ((scores[:, head, 0, 1] - asked) ** 2).mean()
     return loss
 
 
-GRADIENT_GRID = {name: settings for name, settings in GRID.items() if name not in ("wide",)}
+SLOW = ("wide", "residual, heads", "heads, softmax and weights")
+GRADIENT_GRID = {name: settings for name, settings in GRID.items() if name not in SLOW}
 
 
 @pytest.mark.parametrize("settings", GRADIENT_GRID.values(), ids=GRADIENT_GRID)
@@ -147,7 +180,7 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    parts, gradients = torch_engine._gradients(plan, state, 3, "joint")
+    parts, _, gradients = torch_engine._gradients(plan, state, 3, "joint")
     x = batches.batch(plan, plan.seeds, 3)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
@@ -171,12 +204,12 @@ def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
     measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
-    _, gradients = torch_engine._gradients(plan, state, 0, "joint")
+    *_, gradients = torch_engine._gradients(plan, state, 0, "joint")
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
     tied = recipe(dtype="float64")
     state = State.initial(tied, None, "cpu")
-    _, gradients = torch_engine._gradients(tied, state, 0, "joint")
+    *_, gradients = torch_engine._gradients(tied, state, 0, "joint")
     assert_close(torch_engine.advance(tied, state, 0, 0).grad_norm, gradients["W_E"].norm(dim=-1))
 
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import math
 import os
 import signal
@@ -23,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 SPARSE = tms.SparseUniform(n_features=4, feature_probability=0.3)
 CFG = tms.ToyConfig(n_features=4, d_hidden=2)
 HEADS = tms.ToyConfig(n_features=4, d_hidden=2, n_heads=2)
+SCALED = tms.ToyConfig(n_features=4, d_hidden=2, unit_norm=True, scale="after")
 PAIRS = ((0, 1), (2, 3))
 
 
@@ -118,7 +120,7 @@ def test_history_is_labeled_and_measures_before_each_update():
     assert history.step.values.tolist() == [0, 10, 20, 25]
     assert history.seed.values.tolist() == [0, 1]
     assert dict(history.sizes) == {"step": 4, "model": 2, "feature": 4, "head": 0, "hidden": 2, "key_hidden": 2}
-    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "W_E", "omega"}
+    assert set(history.data_vars) == {"loss", "grad_norm", "feature_norm", "head_loss", "omega", "W_E", "b_U"}
     first = tms.ToyModel(CFG, seed=1).W_E.detach()
     assert_close(torch.tensor(history.W_E.sel(step=0).values[1]), first)
     assert_close(torch.tensor(history.feature_norm.sel(step=0).values[1]), first.norm(dim=-1))
@@ -215,6 +217,42 @@ def test_one_list_of_pairs_is_for_every_head():
     assert train(HEADS, qk_pairs=[[(0, 1)], [(2, 3), (3, 2)]]).recipe.qk_pairs == (((0, 1),), ((2, 3), (3, 2)))
 
 
+def test_a_mapping_of_pairs_says_their_weights():
+    kept = ((0, 1), (2, 3, 2.0))
+    assert train(HEADS, qk_pairs={(0, 1): 1.0, (2, 3): 2}).recipe.qk_pairs == (kept, kept)
+    run = train(HEADS, qk_pairs=[{(0, 1): 0.5}, [(3, 3)]])
+    assert run.recipe.qk_pairs == (((0, 1, 0.5),), ((3, 3),))
+    assert train(HEADS, qk_pairs=run.recipe.qk_pairs).recipe == run.recipe
+    plain = json.loads(json.dumps(run.recipe.to_dict()))
+    assert Recipe.from_dict(plain) == run.recipe
+
+
+def test_weights_are_what_trained_scores_become():
+    """Four features in four dimensions: pairs do not interfere, and the scores of a binary pair are its weight."""
+    cfg = tms.ToyConfig(n_features=4, d_hidden=4, n_heads=1)
+    given = {"stages": ("representation", "heads"), "steps": 1500, "optimizer": tms.Adam(lr=0.01), "batch_size": None}
+    run = tms.train(cfg, tms.OneHot(n_features=4), qk_pairs={(0, 1): 1.0, (2, 3): 2.0}, seeds=(0,), **given)
+    every_pair = torch.eye(4)[torch.tensor([[i, j] for i in range(4) for j in range(4)])]
+    scores = run.models[0](every_pair).attn_scores[:, 0, 0, 1].detach().view(4, 4)
+    wanted = torch.zeros(4, 4)
+    wanted[0, 1], wanted[2, 3] = 1.0, 2.0
+    torch.testing.assert_close(scores, wanted, rtol=0, atol=0.02)
+    assert float(run.final_head_loss) < 1e-3
+
+
+@pytest.mark.parametrize("pairs", [{(2, 4): 1.0, (5, 8): 1.0}, {(2, 4): 1.0, (5, 8): 2.0}], ids=["equal", "unequal"])
+def test_heads_with_biases_reach_a_lower_head_loss(pairs):
+    """On the same representation: without biases a score has no constant part, and features that are on have a mean."""
+    data = tms.SparseUniform(n_features=9, feature_probability=0.5)
+    given = {"qk_pairs": pairs, "stages": ("representation", "heads"), "steps": 600, "batch_size": 256}
+    loss = {}
+    for biased in (False, True):
+        cfg = tms.ToyConfig(n_features=9, d_hidden=9, n_heads=1, head_bias=biased)
+        run = tms.train(cfg, data, seeds=range(4), optimizer=tms.Adam(lr=0.01), **given)
+        loss[biased] = run.final_head_loss[:, 0]
+    assert (loss[True] < 0.95 * loss[False]).all()
+
+
 def test_importance_as_number_sequence_or_tensor():
     assert train(importance=0.5).recipe.importance == (0.5,) * 4
     assert train(importance=[1.0, 0.5, 0.25, 0.0]).recipe.importance == (1.0, 0.5, 0.25, 0.0)
@@ -306,6 +344,18 @@ def test_float64_and_cross_entropy():
         ({"cfg": HEADS, "qk_pairs": [[]]}, r"for n_heads=2: every head needs at least one"),
         ({"cfg": HEADS, "qk_pairs": [[(0, 1)]]}, "for n_heads=2: every head needs at least one"),
         ({"cfg": HEADS, "qk_pairs": [(0, 4)]}, r"qk pair \(0, 4\): features are numbered 0 to 3"),
+        ({"cfg": HEADS, "qk_pairs": {(0, 4): 2.0}}, r"qk pair \(0, 4\): features are numbered 0 to 3"),
+        ({"cfg": HEADS, "qk_pairs": {(0, 1): 0.0}}, r"qk pair \(0, 1\) has weight 0.0: must be finite and above 0"),
+        (
+            {"cfg": HEADS, "qk_pairs": {(0, 1): math.inf}},
+            r"qk pair \(0, 1\) has weight inf: must be finite and above 0",
+        ),
+        ({"cfg": HEADS, "qk_pairs": {(0, 1): math.nan}}, r"qk pair \(0, 1\) has weight nan"),
+        ({"cfg": HEADS, "qk_pairs": [{(0, 1): 2.0}]}, "for n_heads=2: every head needs at least one"),
+        (
+            {"loss": "cross_entropy", "cfg": dataclasses.replace(SCALED, output_act="softmax")},
+            "loss='cross_entropy' with scale='after': .*use scale='before'",
+        ),
         ({"cfg": HEADS, "qk_pairs": PAIRS, "qk_weight": -0.5}, "qk_weight=-0.5: must be finite and not negative"),
         (
             {"cfg": HEADS, "qk_pairs": PAIRS, "stages": ("representation", "heads"), "steps": (1, 2, 3)},
@@ -343,10 +393,10 @@ def test_a_diverged_model_is_reported_and_the_others_go_on(caplog):
         wild.W_E.mul_(1e4)
     settings = {"optimizer": tms.SGD(lr=0.1), "steps": 50, "seeds": (0, 7, 2)}
     run = train(cfg, init=[tms.ToyModel(cfg, seed=0), wild, tms.ToyModel(cfg, seed=2)], **settings)
-    assert list(run.diverged) == [7]
-    step = run.diverged[7]
+    assert list(run.diverged) == [1]
+    step = run.diverged[1]
     assert 0 <= step < 50
-    assert f"the model of seed 7 stopped at step {step}" in caplog.text
+    assert f"model 1, of seed 7, stopped at step {step}" in caplog.text
     assert run.W_E.isfinite().all()
     assert run.completed_steps == 50
     sound = train(cfg, **settings | {"seeds": (0, 2)})
@@ -396,6 +446,39 @@ def test_ctrl_c_in_a_real_process_saves_what_there_is(tmp_path):
     assert run.history.step.values.tolist() == list(range(0, done + 1, 10))
     assert_close(torch.tensor(run.history.W_E.values[-1]), run.W_E, rtol=0, atol=0)
     assert torch.equal(run.W_E, train(steps=done).W_E)  # it is the run of that many steps
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a process there")
+def test_ctrl_c_is_heard_between_two_records_that_are_far_apart(tmp_path):
+    far = INTERRUPTED.replace("steps=10**6", "steps=10**8").replace("record_every=10)", "record_every=10**8)")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", far, str(tmp_path / "run")]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.8)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+    assert 0 < tms.load(tmp_path / "run").completed_steps < 10**8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+def test_a_forked_process_trains_after_its_parent_did(run_python):
+    script = """
+import warnings, torch, tms_hooks as tms
+from multiprocessing import get_context
+warnings.simplefilter("ignore")  # newer Pythons warn of any fork of a process with threads
+torch.set_num_threads(2)
+def total(seed):
+    cfg, data = tms.ToyConfig(n_features=6, d_hidden=2), tms.SparseUniform(n_features=6, feature_probability=0.1)
+    return tms.train(cfg, data, seeds=range(seed, seed + 40), steps=50, progress=False).final_loss.sum().item()
+first = total(0)
+with get_context("fork").Pool(2) as pool:
+    print(pool.map_async(total, [0, 7]).get(90)[0] == first)
+"""
+    assert run_python(script) == "True\n"
 
 
 def test_progress_bar_shows_a_rate_and_an_end(capsys):

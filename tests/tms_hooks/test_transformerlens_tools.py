@@ -108,6 +108,24 @@ def test_generic_activation_patch_of_the_mlp(model, tokens, name):
     assert_close(found, score(model(clean))[None])  # nothing bypasses the MLP
 
 
+@pytest.mark.parametrize("name", ["resid_pre", "mlp_out", "resid_post"])
+def test_generic_activation_patch_of_a_residual_stream(tokens, name):
+    model = toy(d_mlp=8, bottleneck="residual")
+    clean, corrupted = (x[:, 0] for x in tokens)
+    _, cache = model.run_with_cache(clean)
+
+    def all_of_it(_, index, clean_activation):
+        return clean_activation
+
+    def metric(out):
+        return out[:, 0].sum()
+
+    found = patching.generic_activation_patch(model, corrupted, cache, metric, all_of_it, name, ["layer"])
+    recovered = torch.isclose(found[0], metric(model(clean)))
+    assert recovered == (name != "mlp_out")  # the skip goes around the MLP
+    assert not torch.isclose(found[0], metric(model(corrupted)))
+
+
 def test_head_sweeps(model, tokens):
     clean, corrupted = tokens
     _, cache = model.run_with_cache(clean)

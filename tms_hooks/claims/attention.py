@@ -12,7 +12,7 @@ import probes
 from tms_hooks import plots, theory
 from tms_hooks.claims import Verdict, above, claim, heads, lab
 from tms_hooks.claims.heads import Heads, Omega, Omegas
-from tms_hooks.data import Distribution, SparseUniform
+from tms_hooks.data import Distribution, SparseUniform, known_moments
 from tms_hooks.linalg import unit
 
 PAIR, OTHERS = (0, 1), (2, 3)
@@ -169,5 +169,5 @@ def whitened(omega: Omega, W_E: Float[Tensor, "feature hidden"], data: Distribut
     """The smaller |cosine| of the first singular pair with the attended features, all in whitened coordinates."""
     W = W_E.double()
     query, key = (W[i : i + 1] for i in PAIR)
-    found = probes.align(omega, query, key, n_null=1, covariance=W.mT @ data.second_moment() @ W)
+    found = probes.align(omega, query, key, n_null=1, covariance=W.mT @ known_moments(data)[0] @ W)
     return float(torch.minimum(found.left_cosines[0].abs(), found.right_cosines[0].abs()))

@@ -90,7 +90,7 @@ def train(
     ]
     run = lab.train_from(
         cfg,
-        toys.recipe.data,
+        toys.recipe.setting.data,
         starts,
         steps=steps,
         optimizer=Adam(lr=2e-2, schedule="cosine"),

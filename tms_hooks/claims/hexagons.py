@@ -51,7 +51,7 @@ def typical_arrows(W: Stacked) -> "go.Figure":
 def exact_losses(run: Run) -> np.ndarray:
     """Expected loss of each model, without sampling."""
     each = [{name: w[i].double() for name, w in run.weights.items()} for i in range(len(run.W_E))]
-    return np.array([float(landscape.exact_loss(one, run.recipe.cfg, run.recipe.data)) for one in each])
+    return np.array([float(landscape.exact_loss(one, run.recipe.cfg, run.recipe.setting.data)) for one in each])
 
 
 @claim("polygons-by-n", "H", quick=30, full=100, needs=above(0.5))
@@ -226,7 +226,7 @@ def optimizer_geometry(n_models: int) -> Verdict:
 def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
     """What becomes of the document's models under this optimizer, one row per model."""
     run = train_polygons(6, n_models, optimizer=optimizer, record_every=STEPS)
-    diverged = np.array([seed in run.diverged for seed in run.recipe.seeds])
+    diverged = np.array([i in run.diverged for i in range(len(run.models))])
     learned = {cut: geometry.represented(run.W_E, cut).sum(1).numpy() for cut in (LEARNED, *CUTS)}
     return pd.DataFrame(
         {

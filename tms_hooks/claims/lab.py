@@ -177,7 +177,7 @@ def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
 
 def fresh_samples(run: Run, count: int) -> Float[Tensor, "batch feature"]:
     """Samples of a run's distribution to measure its models on, of a seed that none of them trains with."""
-    return run.recipe.data.sample(count, seed=2**62)
+    return run.recipe.setting.data.sample(count, seed=2**62)
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:

@@ -86,7 +86,7 @@ def training_figures(run: Run, stuck: Sequence[tuple[int, int]]) -> dict[str, "g
 
 def places(run: Run, models: Iterable[int]) -> Places:
     """Where these models sit on the landscape of the exact expected loss."""
-    return [landscape.critical_point(run.models[i], run.recipe.data) for i in models]
+    return [landscape.critical_point(run.models[i], run.recipe.setting.data) for i in models]
 
 
 def judge_stuck(
@@ -146,8 +146,8 @@ def patch_hexagons(run: Run, n_recipients: int) -> pd.DataFrame:
         return ToyModel(recipe.cfg, seed=recipe.seeds[model])
 
     def retrain(models: list[ToyModel], seeds: list[int]) -> Sequence[ToyModel]:
-        steps, optimizer = recipe.total_steps, recipe.optimizer
-        return lab.train_from(recipe.cfg, recipe.data, models, steps=steps, optimizer=optimizer, seeds=seeds).models
+        data, steps, optimizer = recipe.setting.data, recipe.total_steps, recipe.setting.optimizer
+        return lab.train_from(recipe.cfg, data, models, steps=steps, optimizer=optimizer, seeds=seeds).models
 
     tables = []
     for i, (model, feature) in enumerate(stuck_features(run)[:n_recipients] if donors else []):

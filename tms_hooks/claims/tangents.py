@@ -94,7 +94,7 @@ def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[
 def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
     """Of toys with twenty features in five dimensions, from hidden layer to output, for the features learned."""
     run = lab.train_sparse(20, 5, p, n_toys, steps=3_000)
-    x = run.recipe.data.sample(SAMPLES, seed=0, step=1_000_000)
+    x = run.recipe.setting.data.sample(SAMPLES, seed=0, step=1_000_000)
     found = []
     for toy in run.models:
         with torch.no_grad():

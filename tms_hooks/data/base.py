@@ -3,24 +3,27 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.errors import check_at_least_one
+from tms_hooks.errors import check_at_least_one, check_whole, make_plain
 
 MAX_DATASET_ROWS = 100_000
+PairMoments = tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Distribution(ABC):
-    """Base of all distributions over feature vectors with entries in [0, 1].
+    """Base of all distributions over feature vectors. A feature is active where its entry is not 0.
 
-    A subclass gives `_draw`, `active_probability` and `_pair_moments`; a finite one also `dataset`. One whose batches
-    the compiled engine draws itself gives `fill` too, and in `numbers` what its `fill` must know.
+    A subclass gives `_draw`, and that is enough to train on it. If its moments are known it gives them too, in
+    `active_probability` and `_pair_moments`; a finite one also `dataset`. One whose batches the compiled engine draws
+    itself gives `fill`, and in `numbers` what its `fill` must know.
     """
 
     n_features: int
@@ -35,6 +38,8 @@ class Distribution(ABC):
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
+        check_whole(n_features=self.n_features)
         check_at_least_one(n_features=self.n_features)
 
     @classmethod
@@ -74,42 +79,52 @@ class Distribution(ABC):
         """Every vector of a finite, equally weighted distribution; None for a continuous one."""
         return None
 
-    @abstractmethod
-    def active_probability(self) -> Float[Tensor, " feature"]:
-        """P(x_i > 0), float64."""
+    def active_probability(self) -> Float[Tensor, " feature"] | None:
+        """P(x_i != 0), float64; None where `no_moments` says why."""
+        return None
 
-    def second_moment(self) -> Float[Tensor, "feature feature"]:
-        """E[x_i x_j], uncentered, float64."""
-        return self._pair_moments()[0]
+    def second_moment(self) -> Float[Tensor, "feature feature"] | None:
+        """E[x_i x_j], uncentered, float64; None where `no_moments` says why."""
+        found = self._pair_moments()
+        return found and found[0]
 
-    def active_moment(self) -> Float[Tensor, "feature feature"]:
-        """E[1(x_i > 0) x_j], float64."""
-        return self._pair_moments()[1]
+    def active_moment(self) -> Float[Tensor, "feature feature"] | None:
+        """E[1(x_i != 0) x_j], float64; None where `no_moments` says why."""
+        found = self._pair_moments()
+        return found and found[1]
 
-    @abstractmethod
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
-        """E[x x^T] and E[1(x > 0) x^T]."""
+    @property
+    def no_moments(self) -> str | None:
+        """Why this distribution has no exact moments; None if it has them."""
+        if type(self)._pair_moments is Distribution._pair_moments:
+            return f"{type(self).__name__} has no `_pair_moments`, which would give them"
+        return None
+
+    def _pair_moments(self) -> PairMoments | None:
+        """E[x x^T] and E[1(x != 0) x^T]; None if they are not known."""
+        return None
 
     @abstractmethod
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        """One batch for every key, float64."""
+        """One batch for every key: a pure function of that key, such as one of `rng.uniforms(keys, batch, n)`."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class WithProbability(Distribution):
     """A distribution with a feature probability: one number, or one per feature.
 
     The field keeps what was given; `active_probability` is one per feature.
     """
 
-    feature_probability: float | tuple[float, ...]
+    feature_probability: float | Sequence[Any] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        given = torch.as_tensor(self.feature_probability, dtype=torch.float64)
         if not isinstance(self.feature_probability, float | int):
-            object.__setattr__(self, "feature_probability", tuple(float(p) for p in self.feature_probability))
-        given = torch.tensor(self.feature_probability, dtype=torch.float64)
-        if given.ndim and len(given) != self.n_features:
+            plain = given.tolist()
+            object.__setattr__(self, "feature_probability", tuple(plain) if given.ndim else plain)
+        if given.ndim and given.shape != (self.n_features,):
             raise ValueError(
                 f"feature_probability has {len(given)} entries for n_features={self.n_features}; "
                 "give one number, or one per feature"
@@ -122,7 +137,7 @@ class WithProbability(Distribution):
     def sparsity(self) -> float | tuple[float, ...]:
         """S = 1 - p, one number or one per feature, as p was given."""
         p = self.feature_probability
-        return tuple(1 - q for q in p) if isinstance(p, tuple) else 1 - p
+        return 1 - p if isinstance(p, float | int) else tuple(1 - float(q) for q in p)
 
     def active_probability(self) -> Float[Tensor, " feature"]:
         """The feature probabilities, float64."""
@@ -145,9 +160,49 @@ def for_seeds(
 
 
 def moments(
-    p: Float[Tensor, " feature"], both: Float[Tensor, "feature feature"], uniform: bool
-) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
-    """E[x x^T] and E[1(x > 0) x^T] from P(both active), for active values that are 1, or independent and uniform."""
-    mean, square = (1 / 2, 1 / 3) if uniform else (1.0, 1.0)
+    p: Float[Tensor, " feature"],
+    both: Float[Tensor, "feature feature"],
+    mean: float | int = 1 / 2,
+    square: float | int = 1 / 3,
+) -> PairMoments:
+    """E[x x^T] and E[1(x != 0) x^T] from P(both active), for active values that are independent.
+
+    They have these first two moments: by default those of values that are uniform on [0, 1].
+    """
     eye = torch.eye(len(p), dtype=torch.bool)
     return torch.where(eye, p * square, both * mean**2), torch.where(eye, p * mean, both * mean)
+
+
+def known_moments(data: Distribution) -> PairMoments:
+    """`second_moment` and `active_moment` of data that have them.
+
+    Raises:
+        ValueError: they are not known; the message says why, and how to estimate them.
+    """
+    found = data._pair_moments()
+    if found is None:
+        raise ValueError(
+            f"{type(data).__name__} has no exact moments: {data.no_moments}; estimate them: "
+            "x = data.sample(100_000, seed=0), x.mT @ x / len(x)"
+        )
+    return found
+
+
+def check_draw(data: Distribution) -> None:
+    """Hold a distribution of the user's own to what training relies on: shape, finite values, one key one batch.
+
+    Raises:
+        ValueError: it breaks one of these; the message says which.
+    """
+    name, keys = f"{type(data).__name__}._draw", rng.keys([0, 1], 0)
+    both, alone = data._draw(keys, 4), data._draw(keys[1:], 4)
+    if not isinstance(both, Tensor) or both.shape != (2, 4, data.n_features):
+        shape = tuple(both.shape) if isinstance(both, Tensor) else type(both).__name__
+        raise ValueError(f"{name} gives {shape} for 2 keys and batch=4: must be (2, 4, {data.n_features})")
+    if not both.isfinite().all():
+        raise ValueError(f"{name} gives a NaN or an infinity: its entries must be finite")
+    if not alone[0].equal(both[1]):
+        raise ValueError(
+            f"{name} gives one key other rows alone than beside another key: must depend on the key alone; "
+            "draw with tms_hooks.rng.uniforms(keys, batch, ...)"
+        )

@@ -2,15 +2,20 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import ClassVar, no_type_check
+from functools import cached_property, lru_cache
+from typing import Any, ClassVar, no_type_check
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.data.base import WithProbability, moments
+from tms_hooks.data.base import PairMoments, WithProbability, moments
+from tms_hooks.linalg import stacked_matmul
+
+ROUNDING = 1e-9
+"""How far below 0 an eigenvalue may lie by rounding."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +59,10 @@ class _Groups(WithProbability):
                 active = member <= rng.in_unit(room[n, r]) / p < member + 1
                 x[i, r] = rng.in_unit(rng.entry(key, (first + r) * columns + i)) if active else 0.0
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         p, group = self.active_probability(), torch.arange(self.n_features) // self.group_size
         together = torch.where(group[:, None] == group, 0.0 if self.apart else p, torch.outer(p, p))
-        return moments(p, together, uniform=True)
+        return moments(p, together)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,44 +89,80 @@ class AnticorrelatedGroups(_Groups):
             raise ValueError(f"feature_probability={p}: must be at most 1/group_size = {1 / self.group_size:.4g}")
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Copula(WithProbability):
-    """Sparse uniform features whose activity is tied by a Gaussian copula with equal correlation `rho`.
+    """Sparse uniform features whose activity is tied by a Gaussian copula.
 
-    `x_i = U_i / p_i` if `U_i < p_i`, else 0, with `U_i = Phi(z_i)` and `z` normal with correlation `rho` between any
-    two. The marginals are those of `SparseUniform` for any `rho`; with `rho > 0`, a feature that is active together
-    with others tends to be small.
+    `x_i = U_i / p_i` if `U_i < p_i`, else 0, with `U_i = Phi(z_i)` and `z` normal. `rho` is the correlation of z: one
+    number for any two features, or a whole matrix "feature feature". The marginals are those of `SparseUniform`
+    whatever `rho` is; with positive correlation, a feature that is active together with others tends to be small.
 
     Raises:
-        ValueError: `rho` outside [-1/(n-1), 1), where no such normal exists, or -1, where pairs degenerate.
+        ValueError: a number outside [-1/(n-1), 1), where no such normal exists, or -1, where pairs degenerate; a matrix
+            that is not symmetric with ones on its diagonal, has 1 or -1 beside it, or a negative eigenvalue.
     """
 
-    rho: float
+    rho: float | Sequence[Sequence[Any]] | np.ndarray | Tensor
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        given = torch.as_tensor(self.rho, dtype=torch.float64)
+        if given.ndim:
+            self._check_matrix(given)
+            object.__setattr__(self, "rho", tuple(tuple(row) for row in given.tolist()))
+            return
+        object.__setattr__(self, "rho", float(given))
         lowest = -1 / (self.n_features - 1) if self.n_features > 1 else -1.0
-        if not (lowest <= self.rho and abs(self.rho) < 1):
+        if not (lowest <= given and abs(given) < 1):
             raise ValueError(
                 f"rho={self.rho}: must be in [{lowest:.4g}, 1) and above -1 "
                 f"for {self.n_features} equally correlated features"
             )
 
+    def _check_matrix(self, given: Tensor) -> None:
+        n = self.n_features
+        if given.shape != (n, n):
+            raise ValueError(f"rho of shape {tuple(given.shape)}: must be one number, or of shape ({n}, {n})")
+        apart = ~torch.eye(n, dtype=torch.bool)
+        if not given.equal(given.mT) or not (given.diagonal() == 1).all() or not (given[apart].abs() < 1).all():
+            raise ValueError(
+                "rho must be a correlation matrix: symmetric, 1 on its diagonal, and between -1 and 1 beside it; "
+                "features that are always active together are CorrelatedGroups"
+            )
+        if (least := float(torch.linalg.eigvalsh(given)[0])) < -ROUNDING:
+            raise ValueError(
+                f"rho has the eigenvalue {least:.4g}: no normal has such correlations; they must be positive "
+                "semidefinite"
+            )
+
+    @cached_property
+    def root(self) -> Float[Tensor, "feature feature"]:
+        """The symmetric square root of a whole correlation matrix, float64."""
+        values, vectors = torch.linalg.eigh(torch.tensor(self.rho, dtype=torch.float64))
+        return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
+
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         z = torch.special.ndtri(rng.uniforms(keys, batch, self.n_features))
-        # The symmetric square root of (1 - rho) I + rho 1 1^T has two eigenvalues, so it takes one scale and one sum.
-        rest = (1 - self.rho) ** 0.5
-        along_ones = max(1 + (self.n_features - 1) * self.rho, 0.0) ** 0.5
-        u = torch.special.ndtr(rest * z + (along_ones - rest) * z.mean(-1, keepdim=True))
+        if isinstance(self.rho, float):
+            # The symmetric square root of (1 - rho) I + rho 1 1^T has two eigenvalues: it takes one scale and one sum.
+            rest = (1 - self.rho) ** 0.5
+            along_ones = max(1 + (self.n_features - 1) * self.rho, 0.0) ** 0.5
+            z = rest * z + (along_ones - rest) * z.mean(-1, keepdim=True)
+        else:
+            z = stacked_matmul(z, self.root.to(z.device).expand(len(z), -1, -1))
+        u = torch.special.ndtr(z)
         p = self.active_probability().to(u.device)
         return torch.where(u < p, u / p, 0.0)
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
-        p = self.active_probability()
-        table = [[_copula_moments(a, b, self.rho) for b in p.tolist()] for a in p.tolist()]
-        xx, ax = torch.tensor(table, dtype=torch.float64).unbind(-1)
-        eye = torch.eye(self.n_features, dtype=torch.bool)
-        return torch.where(eye, p / 3, xx), torch.where(eye, p / 2, ax)
+    def _pair_moments(self) -> PairMoments:
+        p, n = self.active_probability(), self.n_features
+        rho = torch.tensor(self.rho, dtype=torch.float64).expand(n, n).tolist()
+        pairs = [
+            [_copula_moments(a, b, rho[i][j]) if i != j else (a / 3, a / 2) for j, b in enumerate(p.tolist())]
+            for i, a in enumerate(p.tolist())
+        ]
+        xx, ax = torch.tensor(pairs, dtype=torch.float64).unbind(-1)
+        return xx, ax
 
 
 @lru_cache

@@ -1,28 +1,33 @@
-"""Data in which a given number of features are active: one, `k` of them, or `k` in each point of a fixed set."""
+"""Data in which a given number of features are active: one, `k` of them, or `k` in each point of a fixed set.
+
+And samples of your own, which are what they are.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass, field
+from functools import cached_property
 from itertools import combinations
 from math import comb
-from typing import Literal, no_type_check
+from typing import Any, Literal, no_type_check
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, moments
-from tms_hooks.errors import choice_error
+from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, PairMoments, moments
+from tms_hooks.errors import choice_error, plain
 
 TAKEN = 2**63 - 1
 """Above every random number."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class KHot(Distribution):
     """Exactly `k` features are active, every subset equally likely; their values are 1, or uniform on [0, 1]."""
 
     k: int
+    _: KW_ONLY
     values: Literal["binary", "uniform"] = "binary"
 
     def __post_init__(self) -> None:
@@ -86,10 +91,11 @@ class KHot(Distribution):
                 room[i, r] = TAKEN
                 x[i, r] = rng.in_unit(rng.entry(key, (batch + first + r) * n + i)) if uniform else 1.0
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         p, n = self.active_probability(), self.n_features
         pair = self.k * (self.k - 1) / (n * (n - 1)) if n > 1 else 0.0
-        return moments(p, torch.full((n, n), pair, dtype=torch.float64), uniform=self.values == "uniform")
+        both = torch.full((n, n), pair, dtype=torch.float64)
+        return moments(p, both) if self.values == "uniform" else moments(p, both, 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,9 +126,9 @@ class OneHot(Distribution):
         for r in range(rows):
             x[rng.entry(key, first + r) * len(x) >> 32, r] = 1.0
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         p = self.active_probability()
-        return moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), uniform=False)
+        return moments(p, torch.zeros(self.n_features, self.n_features, dtype=torch.float64), 1.0, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +170,82 @@ class RandomPoints(Distribution):
         index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
         return self.dataset(torch.float64).to(keys.device)[index]
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _pair_moments(self) -> PairMoments:
         x = self.dataset(torch.float64)
         return x.mT @ x / self.n_points, (x > 0).to(x.dtype).mT @ x / self.n_points
+
+
+@dataclass(frozen=True)
+class Samples(Distribution):
+    """Samples of your own, all equally likely: a tensor or an array, with a row per sample and a column per feature.
+
+    They are kept, and saved with a run, as plain numbers.
+
+    >>> Samples(torch.tensor([[1.0, 0.0], [0.5, 0.5]])).active_probability()
+    tensor([1.0000, 0.5000], dtype=torch.float64)
+
+    Raises:
+        ValueError: no such table, more than 100,000 samples, or a value that is not finite.
+    """
+
+    rows: Any = field(repr=False)
+    n_features: int = field(default=0, kw_only=True)
+    """The number of columns: it need not be given."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "rows", plain(self.rows))
+        sizes = {len(row) if isinstance(row, tuple) else 0 for row in self.rows} if isinstance(self.rows, tuple) else ()
+        if len(sizes) != 1 or 0 in sizes:
+            raise ValueError("samples must be a table of numbers (sample, feature), with as many entries in every row")
+        if len(self.rows) > MAX_DATASET_ROWS:
+            raise ValueError(
+                f"{len(self.rows):,} samples, more than {MAX_DATASET_ROWS:,}; subclass `Distribution` to draw from them"
+            )
+        if not self._table.isfinite().all():
+            raise ValueError(f"sample {int((~self._table.isfinite()).nonzero()[0, 0])} is not finite; leave it out")
+        if self.n_features not in (0, *sizes):
+            raise ValueError(f"n_features={self.n_features}: the samples have {sizes.pop()} columns; leave it out")
+        object.__setattr__(self, "n_features", sizes.pop())
+        super().__post_init__()
+
+    def __hash__(self) -> int:
+        return self._hash  # made once, because a training asks for its data at every step
+
+    @cached_property
+    def _hash(self) -> int:
+        return hash(self.rows)
+
+    @cached_property
+    def _table(self) -> Float[Tensor, "batch feature"]:
+        return torch.tensor(self.rows, dtype=torch.float64)
+
+    def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"]:
+        """The samples."""
+        return self._table.to(dtype, copy=True)
+
+    def active_probability(self) -> Float[Tensor, " feature"]:
+        """Share of the samples in which each feature is not 0, float64."""
+        return (self._table != 0).double().mean(0)
+
+    @property
+    def numbers(self) -> Sequence[float | int]:
+        """All samples, one after another."""
+        return self._table.flatten().tolist()
+
+    def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
+        index = (rng.uniform_bits(keys, batch) * len(self.rows)) >> 32
+        return self._table.to(keys.device)[index]
+
+    @staticmethod
+    @no_type_check
+    def fill(x, numbers, key, first, rows, batch, room):
+        """`_draw` as a loop."""
+        n = len(x)
+        for r in range(rows):
+            at = (rng.entry(key, first + r) * (len(numbers) // n) >> 32) * n
+            for i in range(n):
+                x[i, r] = numbers[at + i]
+
+    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+        x = self._table
+        return x.mT @ x / len(x), (x != 0).double().mT @ x / len(x)

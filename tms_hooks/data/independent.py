@@ -1,31 +1,62 @@
 """Independent features: the data of the toy-models paper, and draws of only those rows that are not empty."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.data.base import WithProbability, for_seeds, moments
+from tms_hooks.data.base import PairMoments, WithProbability, for_seeds, moments
+from tms_hooks.errors import check_finite
+
+Kind = TypeVar("Kind", bound="Independent")
 
 STRIP = 16
 """Rows whose random bits lie together in the stream."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class SparseUniform(WithProbability):
-    """Independent features: 0 with probability 1 - p, else uniform on [0, 1] (Elhage et al. 2022).
+class Independent(WithProbability):
+    """Independent features: 0 with probability 1 - p, else a value. A subclass says how values are distributed."""
 
-    >>> SparseUniform(n_features=2, feature_probability=0.25).second_moment()
-    tensor([[0.0833, 0.0156],
-            [0.0156, 0.0833]], dtype=torch.float64)
-    """
+    @abstractmethod
+    def value(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """What uniform numbers in (0, 1) become: the inverse of the distribution function of active values."""
+
+    @abstractmethod
+    def value_moments(self) -> tuple[float | int, float | int]:
+        """Mean and mean square of an active value."""
+
+    @classmethod
+    def power_law(
+        cls: type[Kind], n_features: int, alpha: float | int, total: float | int = 1.0, **values: Any
+    ) -> Kind:
+        """Probabilities that fall with a feature's rank as rank^-alpha; on average `total` features are active.
+
+        >>> SparseUniform.power_law(3, 1.0, total=1.1).active_probability()
+        tensor([0.6000, 0.3000, 0.2000], dtype=torch.float64)
+
+        Raises:
+            ValueError: `alpha` is negative, `total` not positive, or the first probability would be above 1.
+        """
+        check_finite(alpha=alpha, total=total)
+        if alpha < 0 or total <= 0:
+            raise ValueError(f"alpha={alpha}, total={total}: alpha must not be negative, total must be positive")
+        weight = [rank**-alpha for rank in range(1, n_features + 1)]
+        if total > sum(weight):
+            raise ValueError(
+                f"total={total} with alpha={alpha}, n_features={n_features}: the first feature's probability would be "
+                f"{total / sum(weight):.4g}; total must be at most {sum(weight):.4g}"
+            )
+        p = tuple(min(total * w / sum(weight), 1.0) for w in weight)
+        return cls(n_features=n_features, feature_probability=p, **values)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        return values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
+        return self._values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
 
     def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
         """32 random bits per entry, feature by feature in strips of `STRIP` rows: vectors to compiled code."""
@@ -33,9 +64,19 @@ class SparseUniform(WithProbability):
         bits = rng.uniform_bits(keys, strips * self.n_features * STRIP)
         return bits.unflatten(1, (strips, self.n_features, STRIP)).mT.flatten(1, 2)[:, :rows]
 
-    def _pair_moments(self) -> tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]:
+    def _values_below(
+        self, bits: Int64[Tensor, "*batch feature"], threshold: Int64[Tensor, "*#batch feature"]
+    ) -> Float[Tensor, "*batch feature"]:
+        """Turn 32 uniform bits into activity and value at once: active with probability threshold / 2^32.
+
+        Below the threshold the bits are uniform themselves, so one draw serves both.
+        """
+        u = (bits.to(torch.float64) + 0.5) * threshold.double().reciprocal()
+        return torch.where(bits < threshold, self.value(u), 0.0)
+
+    def _pair_moments(self) -> PairMoments:
         p = self.active_probability()
-        return moments(p, torch.outer(p, p), uniform=True)
+        return moments(p, torch.outer(p, p), *self.value_moments())
 
     @cached_property
     def empty_probability(self) -> float:
@@ -56,7 +97,7 @@ class SparseUniform(WithProbability):
             bits = self._bits(keys, rows)
             alone, after = self.thresholds.to(keys.device)
             hits = bits < alone
-            return values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
+            return self._values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
 
         return for_seeds(draw, **how)
 
@@ -71,11 +112,59 @@ class SparseUniform(WithProbability):
         return (torch.stack([p / some_from_here, p]) * 2.0**32).round().clamp(min=1).to(torch.int64)
 
 
-def values_below(
-    bits: Int64[Tensor, "*batch feature"], threshold: Int64[Tensor, "*#batch feature"]
-) -> Float[Tensor, "*batch feature"]:
-    """Turn 32 uniform bits into activity and value at once: uniform with probability threshold / 2^32, else 0.
+@dataclass(frozen=True, kw_only=True)
+class SparseUniform(Independent):
+    """Independent features: 0 with probability 1 - p, else uniform on [low, high] (Elhage et al. 2022: on [0, 1]).
 
-    Below the threshold the bits are uniform themselves, so one draw serves both.
+    `low=-1` gives values of both signs, `low=1` binary ones, which are 1 where they are active.
+
+    >>> SparseUniform(n_features=2, feature_probability=0.25).second_moment()
+    tensor([[0.0833, 0.0156],
+            [0.0156, 0.0833]], dtype=torch.float64)
+
+    Raises:
+        ValueError: `low` above `high`, both 0, or one that is not finite.
     """
-    return torch.where(bits < threshold, (bits.to(torch.float64) + 0.5) * threshold.double().reciprocal(), 0.0)
+
+    low: float | int = 0.0
+    high: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(low=self.low, high=self.high)
+        if self.low > self.high or self.low == self.high == 0:
+            raise ValueError(f"low={self.low}, high={self.high}: low must be at most high, and one of them not 0")
+
+    def value(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """low + (high - low) u."""
+        return u if (self.low, self.high) == (0, 1) else u * (self.high - self.low) + self.low
+
+    def value_moments(self) -> tuple[float | int, float | int]:
+        """(low + high) / 2, and (low^2 + low high + high^2) / 3."""
+        return (self.low + self.high) / 2, (self.low**2 + self.low * self.high + self.high**2) / 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SparseGaussian(Independent):
+    """Independent features: 0 with probability 1 - p, else normal with this mean and standard deviation.
+
+    >>> SparseGaussian(n_features=1, feature_probability=0.5, mean=1.0, std=2.0).second_moment()
+    tensor([[2.5000]], dtype=torch.float64)
+    """
+
+    mean: float | int = 0.0
+    std: float | int = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_finite(mean=self.mean, std=self.std)
+        if self.std <= 0:
+            raise ValueError(f"std={self.std}: must be positive; for values that are all the same use SparseUniform")
+
+    def value(self, u: Float[Tensor, "*shape"]) -> Float[Tensor, "*shape"]:
+        """mean + std Phi^-1(u)."""
+        return self.mean + self.std * torch.special.ndtri(u)
+
+    def value_moments(self) -> tuple[float | int, float | int]:
+        """The mean, and mean^2 + std^2."""
+        return self.mean, self.mean**2 + self.std**2

@@ -4,9 +4,12 @@ It draws the batches of `torch_engine` from the same stream of random bits, diff
 same rounded operations; only the order of the sums over a batch differs. It needs numba, the extra "fast".
 """
 
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -14,10 +17,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
 from tms_hooks.fused.codes import ACTIVATIONS
-from tms_hooks.models.forward import W_K, W_Q, Weights
+from tms_hooks.losses import pair_weight
+from tms_hooks.models import forward
+from tms_hooks.models.forward import B_K, B_Q, W_K, W_Q, Weights
+from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
 from tms_hooks.training.optimizers import Optimizer
@@ -25,7 +32,7 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, trained_names
 
-ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K)
+ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
 WORTH_THREADS = 1_000_000
@@ -34,17 +41,34 @@ WORTH_THREADS = 1_000_000
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     """Why this engine cannot run a recipe, or None if it can."""
-    cfg = recipe.cfg
+    return next((reason for _, part in recipe.parts if (reason := _obstacle(part, device))), None)
+
+
+def _obstacle(recipe: Recipe, device: str) -> str | None:
+    cfg, data, optimizer = recipe.cfg, recipe.setting.data, recipe.setting.optimizer
     if device != "cpu":
         return f"device={device!r}: it runs on the CPU only"
-    if type(recipe.task) is not Reconstruct:
-        return f"task={recipe.task}"
+    if recipe.batch_size == "exact":
+        return "batch_size='exact': it draws its batches"
+    if recipe.setting.penalty is not None:
+        return f"penalty={recipe.setting.penalty}"
+    if type(recipe.task) not in kernels.ASKED:
+        return f"task={recipe.task}, which has no loop for it"
+    if isinstance(recipe.loss, losses.Loss):
+        return f"loss={recipe.loss}"
+    for name in ("hidden_act", "output_act"):
+        if callable(act := getattr(cfg, name)):
+            return f"{name}={name_of(act)}, a function"
+    if cfg.n_outputs != cfg.n_features and cfg.n_heads:
+        return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
     if cfg.d_mlp is not None:
         return f"d_mlp={cfg.d_mlp}: it has no MLP"
-    if batches.whole_dataset(recipe) is None and type(recipe.data) not in (SparseUniform, *kernels.DRAWN):
-        return f"batches drawn from {type(recipe.data).__name__}"
-    if type(recipe.optimizer) not in kernels.UPDATED:
-        return f"updates by {type(recipe.optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
+    if cfg.scale == "after":
+        return "scale='after': its scale stands before the output bias"
+    if batches.whole_dataset(recipe) is None and type(data) not in (SparseUniform, *kernels.DRAWN):
+        return f"batches drawn from {type(data).__name__}"
+    if type(optimizer) not in kernels.UPDATED:
+        return f"updates by {type(optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
     return None
 
 
@@ -60,10 +84,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     weights = _pack(ordered, ordered)
     moments = [_pack(state.moments, ordered, prefix) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
-    seeds = np.array(recipe.seeds)
-    loss, head_loss, gradient = _run(
-        recipe, seeds, weights, moments, diverged_at, start, stop, batches.whole_dataset(recipe)
-    )
+    parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
+    loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
     trained = trained_names(ordered, stage)
     if stop > start:
         for prefix, flat in zip(("first.", "second."), moments, strict=True):
@@ -72,63 +94,95 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
         state.weights |= _unpack(weights, ordered)
         state.diverged_at = torch.from_numpy(diverged_at)
     gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement((torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
-) -> tuple[Float[Tensor, "model feature"], Float[Tensor, "model head"]]:
-    """Losses of stacked models, all on the same batch."""
+) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
+    """Losses of stacked models of one setting, all on the same batch."""
     ordered = _ordered(weights)
     flat = _pack(ordered, ordered)
-    none_yet = np.full(len(flat), -1)
-    loss, head_loss, _ = _run(recipe, none_yet, flat, [flat, flat], none_yet, 0, 0, x)
+    k = len(flat)
+    every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
+    loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
     return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
+class _Job(NamedTuple):
+    """What the kernel is to do for the models of one setting."""
+
+    work: Callable[[slice], None]
+    """Does it for a slice of these models."""
+    models: int
+    entries: int
+    """Entries of data: by how many the work grows."""
+    arrays: tuple[np.ndarray, ...]
+    """Weights, two moments and steps of divergence, all changed in place; losses (model, feature) and (model, head),
+    gradients at the first step."""
+
+
 def _run(
-    recipe: Recipe,
-    seeds: np.ndarray,
+    parts: Sequence[tuple[list[int], Recipe, Tensor | None]],
     weights: np.ndarray,
     moments: Sequence[np.ndarray],
     diverged_at: np.ndarray,
     start: int,
     stop: int,
-    dataset: Tensor | None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Call the kernel, which changes the arrays in place; losses (model, feature), (model, head), gradients at `start`.
+    """Call the kernel for all settings at once: numbers of the models, their recipe, and the data set if it has one.
 
-    Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature.
+    It changes the arrays in place and returns losses (model, feature), (model, head) and gradients at `start`.
     """
-    cfg, dtype = recipe.cfg, weights.dtype
+    cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
+    out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
+    arrays = (weights, *moments, diverged_at, *out)
+    jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
+    _share_out(jobs)
+    for (models, *_), job in zip(parts, jobs, strict=True):
+        for array, own in zip(arrays, job.arrays, strict=True):
+            array[models] = own
+    return out
+
+
+def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...], start: int, stop: int) -> _Job:
+    """Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature."""
+    cfg, setting, (weights, *_) = recipe.cfg, recipe.setting, arrays
+    dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
+        o=cfg.n_outputs,
         tied=cfg.tied,
         biased=cfg.output_bias,
         hidden_biased=cfg.hidden_bias,
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
+        head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
     )
-    batch, drawn = _batch(recipe, dataset, dtype), _loop(recipe.data) if dataset is None else None
-    scalars = _scalars(recipe.optimizer, np.arange(count, count + max(stop - start, 1)), steps).astype(dtype)
-    optimizer = kernels.UPDATED.index(type(recipe.optimizer))
+    batch, drawn = _batch(recipe, dataset, dtype), _loop(setting.data) if dataset is None else None
+    task = type(recipe.task)
+    told = np.array(recipe.task.numbers(cfg.n_features), np.float64)
+    asked = kernels.Asked(task is Reconstruct, kernels.ASKED.index(task), told)
+    counts = np.arange(count, count + max(stop - start, 1))
+    rates = _rates(setting.optimizer, counts, steps)
+    scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
+    optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
-    heads = end - 2 * toy.units * toy.m  # the parameters of the heads are the last
+    heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
-    updates = kernels.Updates(start, stop, optimizer, scalars, first, last)
+    parts, kept = _shrinking(recipe, rates, first, last)
+    updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept.astype(dtype), first, last)
     general = _general(recipe, stage, batch.rows, dtype)
-    loss, gradient = np.empty((len(weights), cfg.n_features), dtype), np.empty_like(weights)
-    head_loss = np.empty((len(weights), cfg.n_heads), dtype)
 
-    def work(part: slice) -> None:
-        own = (array[part] for array in (weights, *moments, diverged_at, seeds))
-        kernels.advance(*own, toy, batch, drawn, updates, general, loss[part], head_loss[part], gradient[part])
+    def work(models: slice) -> None:
+        *before, loss, head_loss, gradient = (array[models] for array in arrays)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, loss, head_loss, gradient)
 
-    _share_out(work, len(weights), entries=len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features)
-    return loss, head_loss, gradient
+    entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
+    return _Job(work, len(weights), entries, arrays)
 
 
 def _loop(data: Distribution) -> kernels.Drawn | None:
@@ -141,9 +195,10 @@ def _loop(data: Distribution) -> kernels.Drawn | None:
 def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.Batch:
     """What the kernel must know of its batches: drawn ones, or a whole data set."""
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
-    importance, thresholds = np.array(recipe.importance), np.ones((2, recipe.cfg.n_features))
-    if isinstance(recipe.data, SparseUniform):
-        thresholds = recipe.data.thresholds.numpy()
+    importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
+    low, high = 0.0, 1.0
+    if isinstance(data := recipe.setting.data, SparseUniform):
+        thresholds, low, high = data.thresholds.numpy(), data.low, data.high
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
@@ -152,6 +207,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         dataset=np.empty((0, 0), dtype) if dataset is None else dataset.flatten(1).T.contiguous().numpy(),
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
+        span=dtype.type(high - low),
+        low=dtype.type(low),
         occupied=dataset is None and recipe.empty_rows == "exact",
     )
 
@@ -163,15 +220,16 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
     ):
         return None
-    pairs = [(head, *pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
-    weight = {"joint": recipe.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
+    pairs = [(head, pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
+    weight = {"joint": recipe.setting.qk_weight, "heads": 1.0, "representation": 0.0}[stage]
     return kernels.General(
         positions=batches.tokens(recipe),
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
         unit_write=cfg.unit_norm in (True, "write"),
         unit_read=cfg.unit_norm in (True, "read"),
-        pairs=np.array(pairs, np.int64).reshape(-1, 3),
+        pairs=np.array([(head, *pair[:2]) for head, pair in pairs], np.int64).reshape(-1, 3),
+        pair_weights=np.array([pair_weight(pair) for _, pair in pairs], dtype),
         loss_weight=dtype.type(1 / rows),
         objective_weight=dtype.type(weight / rows),
         attention=recipe.head_objective == "pattern",
@@ -180,28 +238,47 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
     )
 
 
-def _share_out(work: Callable[[slice], None], models: int, entries: int) -> None:
-    """Call `work` on slices of the models, on as many threads as numba may use if there are enough entries of data.
+def _share_out(jobs: Sequence[_Job]) -> None:
+    """Do all jobs, in slices of models, on as many threads as numba may use if there are enough entries of data.
 
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    parts = min(numba.get_num_threads(), models)
+    parts, entries = min(numba.get_num_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
     if parts == 1 or entries < WORTH_THREADS:
-        return work(slice(None))
-    # A few slices per thread, so that a thread that was held up leaves its share to the others.
-    edges = np.linspace(0, models, min(4 * parts, models) + 1).astype(int)
+        for job in jobs:
+            job.work(slice(None))
+        return
+    slices = []
+    for job in sorted(jobs, key=lambda job: -job.entries):
+        # A few slices per thread, so that a thread that was held up leaves its share to the others.
+        count = min(math.ceil(4 * parts * job.entries / entries), job.models)
+        edges = np.linspace(0, job.models, count + 1).astype(int)
+        slices += [(job.work, slice(a, b)) for a, b in pairwise(edges)]
     with ThreadPoolExecutor(parts) as pool:
-        list(pool.map(work, (slice(a, b) for a, b in pairwise(edges))))
-    return None
+        list(pool.map(lambda piece: piece[0](piece[1]), slices))
 
 
-def _scalars(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
-    """The scalars of the optimizer's rule, a row per update, in double precision."""
-    varies = optimizer.schedule != "constant" or optimizer.warmup
-    lr = np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()]) if varies else optimizer.lr
-    row = optimizer.scalars(counts, lr)
-    return np.stack(np.broadcast_arrays(counts, *row)[1:], axis=1)
+def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
+    """The learning rate of each update."""
+    if optimizer.schedule == "constant" and not optimizer.warmup:
+        return np.full(len(counts), optimizer.lr)
+    return np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+
+
+def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
+    """`Updates.parts` and `Updates.kept` of the parameters from `first` to `last` that shrink before an update."""
+    parts, kept, at = [], [], 0
+    shapes = forward.weight_shapes(recipe.cfg)
+    for name, shape in ((name, shapes[name]) for name in ORDER if name in shapes):
+        size, share = math.prod(shape), recipe.setting.optimizer.kept(name, rates)
+        if first <= at < last and np.any(share[0] != 1):
+            width = shape[-2] if name in TRANSPOSED else shape[-1] if shape else 1
+            parts.append((at - first, size // width, width))
+            kept.append(np.stack(np.broadcast_arrays(*share), axis=-1))
+        at += size
+    table = np.array(parts, np.int64).reshape(-1, 3)
+    return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
 
 
 def _ordered(weights: Weights) -> dict[str, Tensor]:

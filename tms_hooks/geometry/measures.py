@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from tms_hooks.linalg import scale_of, unit
+from tms_hooks.errors import say_once
+from tms_hooks.linalg import scale_of, takes_arrays, unit
 
 SAME_DIRECTION = 5.0
 """Angle, in degrees, up to which two features share a direction."""
@@ -36,6 +37,16 @@ def check_weights(W: Float[Tensor, "*model feature hidden"]) -> None:
         )
 
 
+def hint_at_columns(W: Float[Tensor, "*model feature hidden"]) -> None:
+    """Say once, of weights with more hidden dimensions than features, that directions are rows."""
+    n, m = W.shape[-2:]
+    if m > n:
+        say_once(
+            f"W of shape {tuple(W.shape)} is read as {n} features in {m} hidden dimensions, a row each; the paper's W, "
+            "with a column each, is W.mT here"
+        )
+
+
 def check_single(W: Float[Tensor, "feature hidden"]) -> None:
     """Refuse stacked weights where the answer has another shape for each model."""
     check_weights(W)
@@ -43,6 +54,7 @@ def check_single(W: Float[Tensor, "feature hidden"]) -> None:
         raise ValueError(f"W of shape {tuple(W.shape)}: one model at a time, (feature, hidden); loop over the stack")
 
 
+@takes_arrays
 def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature feature"]:
     """Inner products of all pairs of feature directions, `W_E W_E^T` (the paper's `W^T W`).
 
@@ -57,11 +69,13 @@ def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model fea
     products = W @ W.mT
     if not products.isfinite().all():
         raise ValueError(
-            f"largest weight {W.abs().max().item():.3g}: its square overflows {W.dtype}; divide W by it, or use W.double()"
+            f"largest weight {W.abs().max().item():.3g}: its square overflows {W.dtype}; "
+            "divide W by it, or use W.double()"
         )
     return products
 
 
+@takes_arrays
 def feature_norms(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature"]:
     """|W_i|, the length of each feature direction.
 
@@ -73,6 +87,7 @@ def feature_norms(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*
     return torch.linalg.vector_norm(W / scale, dim=-1) * scale[..., 0]
 
 
+@takes_arrays
 def interference(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature"]:
     """How much of the other features lies along each feature's direction.
 
@@ -86,6 +101,7 @@ def interference(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*m
     return along.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool, device=W.device), 0).sum(-1)
 
 
+@takes_arrays
 def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature"]:
     """Fraction of a hidden dimension that each feature has to itself.
 
@@ -97,6 +113,7 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
     tensor([0.5000, 0.5000])
     """
     check_weights(W)
+    hint_at_columns(W)
     # Each model in units of its longest direction: D_i has no scale, and fourth powers of small ones would underflow.
     W = W / scale_of(W, (-2, -1))
     longest = torch.linalg.vector_norm(W, dim=-1).amax(-1)[..., None, None]
@@ -105,6 +122,7 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
     return torch.where(own > 0, own / (own + interference(W)).where(own > 0, 1), 0)
 
 
+@takes_arrays
 def dimensions_per_feature(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model"]:
     """D* = d_hidden / ||W||_F^2: hidden dimensions per learned feature, if learned features have norm 1.
 
@@ -118,6 +136,7 @@ def dimensions_per_feature(W: Float[Tensor, "*model feature hidden"]) -> Float[T
     return W.shape[-1] / W.square().sum((-2, -1))
 
 
+@takes_arrays
 def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Bool[Tensor, "*model feature"]:
     """Features whose norm exceeds `min_norm`; the others are dead.
 
@@ -127,6 +146,7 @@ def represented(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5
     return feature_norms(W) > min_norm
 
 
+@takes_arrays
 def directions(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
     """Represented features of one model, grouped by direction; groups in order of their first feature.
 
@@ -150,6 +170,7 @@ def directions(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> lis
     return _groups(alive, labels.tolist())
 
 
+@takes_arrays
 def count_directions(W: Float[Tensor, "*model feature hidden"], min_norm: float = 0.5) -> Int64[Tensor, "*model"]:
     """Number of distinct directions among the represented features of each model.
 
@@ -158,10 +179,12 @@ def count_directions(W: Float[Tensor, "*model feature hidden"], min_norm: float 
     tensor([2, 0])
     """
     check_weights(W)
+    hint_at_columns(W)
     counts = [len(directions(w, min_norm)) for w in W.reshape(-1, *W.shape[-2:])]
     return torch.tensor(counts, dtype=torch.int64).reshape(W.shape[:-2])
 
 
+@takes_arrays
 def tegum_factors(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[list[int]]:
     """Represented features of one model, grouped so that features of different groups are orthogonal.
 
@@ -183,6 +206,7 @@ def tegum_factors(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> 
     return _groups(alive, connected_components(joined.numpy(), directed=False)[1].tolist())
 
 
+@takes_arrays
 def rotate_onto(
     W: Float[Tensor, "*model feature hidden"], reference: Float[Tensor, "*#model feature hidden"]
 ) -> Float[Tensor, "*model feature hidden"]:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from tms_hooks.geometry.measures import directions, rotate_onto, tegum_factors
-from tms_hooks.linalg import unit
+from tms_hooks.geometry.measures import directions, hint_at_columns, rotate_onto, tegum_factors
+from tms_hooks.linalg import takes_arrays, unit
 
 MAX_DISTANCE = 0.15
 """Distance up to which directions have the name of an ideal shape: 8.6 degrees from each of its vertices."""
@@ -39,6 +39,7 @@ class Polytope(NamedTuple):
     """Features at each vertex."""
 
 
+@takes_arrays
 def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> str:
     """Name of the polytope that the represented features of one model make.
 
@@ -64,6 +65,7 @@ def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> 
     return " + ".join(f"{counts[name]} x {name}" if counts[name] > 1 else name for name in largest_first)
 
 
+@takes_arrays
 def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list[Polytope]:
     """The one shape that all represented features of a model make, or else one shape per tegum factor.
 
@@ -72,6 +74,7 @@ def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list
     ('digon', [[0], [1, 2]])
     """
     vertices = directions(W, min_norm)
+    hint_at_columns(W)
     if not vertices:
         return []
     whole = _nearest(W, vertices)

@@ -80,7 +80,7 @@ def basin_shares(
     pushed = []
     for radius in radii:
         for _ in range(trials):
-            push = {name: torch.randn(w.shape, generator=g) for name, w in home.items()}
+            push = {name: torch.randn(w.shape, generator=g, dtype=torch.float32) for name, w in home.items()}
             scale = radius / torch.cat([w.flatten() for w in push.values()]).norm()
             weights = {name: w + scale * push[name] for name, w in home.items()}
             pushed.append(ToyModel.from_weights(model.cfg, weights))

@@ -6,52 +6,25 @@ points, training passes nothing.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.config import Activation, ToyConfig
+from tms_hooks.config import Activation, OwnActivation, ToyConfig
+from tms_hooks.linalg import stacked_matmul as _matmul
+from tms_hooks.own import model_by_model
 
 Weights = Mapping[str, Tensor]
 Hook = Callable[[str, Tensor], Tensor]
 
 W_Q, W_K = "blocks.0.attn.W_Q", "blocks.0.attn.W_K"
+B_Q, B_K = "blocks.0.attn.b_Q", "blocks.0.attn.b_K"
+HEADS = (W_Q, W_K, B_Q, B_K)
+"""Parameters of the heads; all others are the representation."""
 W_IN, W_OUT = "blocks.0.mlp.W_in", "blocks.0.mlp.W_out"
-
-
-class _StackedMatmul(torch.autograd.Function):
-    """Matrix products model by model on the CPU, each on operands and results of the same alignment.
-
-    BLAS rounds differently with the alignment of its operands and with the size of a batch of products: this way a
-    model's bits do not depend on who is stacked beside it.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
-        ctx.save_for_backward(a, b)
-        return _each(a, b)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
-        (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
-        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
-
-
-def _each(a: Tensor, b: Tensor) -> Tensor:
-    return torch.stack([_aligned(x) @ _aligned(y) for x, y in zip(a, b, strict=True)])
-
-
-def _aligned(x: Tensor) -> Tensor:
-    return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
-
-
-def _matmul(x: Tensor, W: Tensor) -> Tensor:
-    """`x @ W` for one model, with any batch axes, or for a stack of them: "model batch in" @ "model in out"."""
-    product: Tensor = x @ W if W.ndim == 2 or W.is_cuda else _StackedMatmul.apply(x, W)
-    return product
 
 
 def no_hook(name: str, value: Tensor) -> Tensor:
@@ -61,41 +34,59 @@ def no_hook(name: str, value: Tensor) -> Tensor:
 
 def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
     """Shape of every parameter of one model, in the order in which they are initialized."""
-    n, m = cfg.n_features, cfg.d_hidden
+    n, m, outputs = cfg.n_features, cfg.d_hidden, cfg.n_outputs
     shapes: dict[str, tuple[int, ...]] = {"W_E": (n, m)}
     if not cfg.tied and cfg.bottleneck != "embed->mlp.in":
-        shapes["W_U"] = (m, n)
+        shapes["W_U"] = (m, outputs)
     if cfg.d_mlp:
-        shapes[W_IN] = (m, cfg.d_mlp)
-        shapes[W_OUT] = (cfg.d_mlp, n if cfg.bottleneck == "embed->mlp.in" else m)
+        for layer in range(cfg.n_mlps):
+            shapes[_of(layer, W_IN)] = (m, cfg.d_mlp)
+            shapes[_of(layer, W_OUT)] = (cfg.d_mlp, outputs if cfg.bottleneck == "embed->mlp.in" else m)
     if cfg.n_heads:
         assert cfg.d_head is not None  # ToyConfig fills it in
         shapes[W_Q] = shapes[W_K] = (cfg.n_heads, m, cfg.d_head)
+        if cfg.head_bias:
+            shapes[B_Q] = shapes[B_K] = (cfg.n_heads, cfg.d_head)
     if cfg.hidden_bias:
         shapes["b_hidden"] = (m,)
     if cfg.output_bias:
-        shapes["b_U"] = (n,)
+        shapes["b_U"] = (outputs,)
     if cfg.unit_norm:
         shapes["scale"] = ()
     return shapes
 
 
 def init_weights(cfg: ToyConfig, seed: int, dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
-    """Initial weights of one model: Xavier normal matrices, zero biases, unit scale.
+    """Initial weights of one model, as `ToyConfig.init` says; drawn in float32 whatever the default type is.
 
     Each matrix uses its own fan-in and fan-out, whatever else is stacked beside it; heads are initialized one by one.
+    They are drawn in single precision, whatever torch's default is.
     """
     generator = torch.Generator().manual_seed(seed)
     weights = {}
     for name, shape in weight_shapes(cfg).items():
         if name == "scale":
-            weights[name] = torch.ones(())
-        elif len(shape) == 1:
-            weights[name] = torch.zeros(shape)
+            weights[name] = torch.ones((), dtype=torch.float32)
+        elif cfg.init == "linear":
+            unit = torch.rand(shape, generator=generator, dtype=torch.float32)
+            weights[name] = (2 * unit - 1) / _fan_in(name, shape, cfg) ** 0.5
+        elif name.rpartition(".")[2].startswith("b_"):
+            weights[name] = torch.zeros(shape, dtype=torch.float32)
         else:
-            std = (2 / (shape[-1] + shape[-2])) ** 0.5
-            weights[name] = torch.randn(shape, generator=generator) * std
+            std = (2 / (shape[-1] + shape[-2])) ** 0.5 if cfg.init_std is None else cfg.init_std
+            weights[name] = torch.randn(shape, generator=generator, dtype=torch.float32) * std
     return {name: w.to(dtype) for name, w in normalize_weights(weights, cfg).items()}
+
+
+def _fan_in(name: str, shape: tuple[int, ...], cfg: ToyConfig) -> int:
+    """How many numbers a matrix reads, or the matrix in front of a bias."""
+    behind_mlp = {"b_hidden": "mlp.out->unembed", "b_U": "embed->mlp.in"}
+    if name in behind_mlp and cfg.bottleneck == behind_mlp[name]:
+        assert cfg.d_mlp is not None  # ToyConfig sees to it
+        return cfg.d_mlp
+    if name == "b_hidden":
+        return cfg.n_features
+    return cfg.d_hidden if name in ("b_U", B_Q, B_K) else shape[-2]
 
 
 def normalize_weights(weights: Weights, cfg: ToyConfig) -> dict[str, Tensor]:
@@ -112,15 +103,16 @@ class Reconstruction(NamedTuple):
     """What a toy makes of its input, layer by layer."""
 
     hidden: Float[Tensor, "*batch hidden"]
-    logits: Float[Tensor, "*batch feature"]
+    """The hidden layer, as heads read it."""
+    logits: Float[Tensor, "*batch output"]
     """The output before its activation."""
-    out: Float[Tensor, "*batch feature"]
+    out: Float[Tensor, "*batch output"]
 
 
 def reconstruct(
     weights: Weights, x: Float[Tensor, "*batch feature"], cfg: ToyConfig, hook: Hook = no_hook
 ) -> Reconstruction:
-    """The forward pass, from features to features.
+    """The forward pass, from features to outputs, which are a toy's features again if its config says no other.
 
     With stacked weights `x` is "model batch feature"; without, any number of batch axes may stand before the features.
     """
@@ -133,37 +125,63 @@ def reconstruct(
     if cfg.bottleneck == "embed->mlp.in":
         logits = _mlp(weights, hidden, hook)
     else:
-        logits = _matmul(hidden, weights["W_E"].mT if cfg.tied else weights["W_U"])
-    if cfg.unit_norm:
-        logits = logits * weights["scale"][..., None, None] if weights["scale"].ndim else logits * weights["scale"]
+        hidden, stream = _residual(weights, hidden, cfg, hook) if cfg.bottleneck == "residual" else (hidden, hidden)
+        logits = _matmul(stream, weights["W_E"].mT if cfg.tied else weights["W_U"])
+    if cfg.unit_norm and cfg.scale == "before":
+        logits = _scaled(logits, weights["scale"])
     logits = hook("hook_unembed", _add(logits, weights.get("b_U")))
-    return Reconstruction(hidden, logits, hook("hook_out", act(logits, cfg.output_act)))
+    out = act(logits, cfg.output_act)
+    if cfg.unit_norm and cfg.scale == "after":
+        out = _scaled(out, weights["scale"])
+    return Reconstruction(hidden, logits, hook("hook_out", out))
+
+
+def _residual(
+    weights: Weights, stream: Float[Tensor, "*batch hidden"], cfg: ToyConfig, hook: Hook
+) -> tuple[Float[Tensor, "*batch hidden"], Float[Tensor, "*batch hidden"]]:
+    """A residual stream as block 0 reads it, and at its end: each block's MLP adds to it."""
+    read = []
+    for layer in range(cfg.n_mlps):
+        read.append(hook(f"blocks.{layer}.hook_resid_pre", stream))
+        out = hook(f"blocks.{layer}.hook_mlp_out", _mlp(weights, read[-1], hook, layer))
+        stream = hook(f"blocks.{layer}.hook_resid_post", read[-1] + out)
+    return read[0], stream
+
+
+def _scaled(x: Float[Tensor, "*batch output"], scale: Float[Tensor, "*model"]) -> Float[Tensor, "*batch output"]:
+    return x * (scale[..., None, None] if scale.ndim else scale)
 
 
 def attention_scores(
     weights: Weights, hidden: Float[Tensor, "*model batch pos hidden"], hook: Hook = no_hook, queries: int | None = None
 ) -> Float[Tensor, "*model batch head query_pos key_pos"]:
-    """Pseudo-attention: `h_query W_Q W_K^T h_key` for every pair of positions, not scaled, masked or normalized.
+    """Pseudo-attention: `(h_query W_Q + b_Q) . (h_key W_K + b_K)` for every pair of positions.
 
-    `queries` limits it to the scores of so many first positions.
+    Without `head_bias` there are no b_Q and b_K. The scores are not scaled, masked or normalized. `queries` limits it
+    to those of so many first positions.
     """
-    q = hook("blocks.0.attn.hook_q", _heads(hidden[..., :queries, :], weights[W_Q]))
-    k = hook("blocks.0.attn.hook_k", _heads(hidden, weights[W_K]))
+    q = hook("blocks.0.attn.hook_q", _heads(hidden[..., :queries, :], weights[W_Q], weights.get(B_Q)))
+    k = hook("blocks.0.attn.hook_k", _heads(hidden, weights[W_K], weights.get(B_K)))
     pairs = rearrange(q, "... q h d -> ... h q 1 d") * rearrange(k, "... k h d -> ... h 1 k d")
     return hook("blocks.0.attn.hook_attn_scores", pairs.sum(-1))
 
 
 def _heads(
-    hidden: Float[Tensor, "*model batch pos hidden"], W: Float[Tensor, "*model head hidden d_head"]
+    hidden: Float[Tensor, "*model batch pos hidden"],
+    W: Float[Tensor, "*model head hidden d_head"],
+    b: Float[Tensor, "*model head d_head"] | None,
 ) -> Float[Tensor, "*model batch pos head d_head"]:
     """Every head's queries or keys."""
     rows = rearrange(hidden, "... batch pos hidden -> ... (batch pos) hidden")
     out = _matmul(rows, rearrange(W, "... head hidden d -> ... hidden (head d)"))
-    return rearrange(out, "... (batch pos) (head d) -> ... batch pos head d", pos=hidden.shape[-2], head=W.shape[-3])
+    out = rearrange(out, "... (batch pos) (head d) -> ... batch pos head d", pos=hidden.shape[-2], head=W.shape[-3])
+    return out if b is None else out + b[..., None, None, :, :]
 
 
-def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*shape"]:
-    """The activation called `kind`; softmax is over the last axis."""
+def activation(x: Float[Tensor, "*shape"], kind: Activation | OwnActivation) -> Float[Tensor, "*shape"]:
+    """The activation called `kind`, softmax over the last axis; or the function that it is."""
+    if callable(kind):
+        return kind(x)
     match kind:
         case "identity":
             return x
@@ -175,14 +193,25 @@ def activation(x: Float[Tensor, "*shape"], kind: Activation) -> Float[Tensor, "*
             return x.softmax(-1)
 
 
-def _model_by_model(x: Float[Tensor, "model batch d"], kind: Activation) -> Float[Tensor, "model batch d"]:
+def _model_by_model(
+    x: Float[Tensor, "model batch d"], kind: Activation | OwnActivation
+) -> Float[Tensor, "model batch d"]:
     """`activation` of a stack. GELU rounds an entry by where in memory it stands, so each model has it to itself."""
+    if callable(kind):
+        return model_by_model(kind, x)
     return torch.stack([activation(each, kind) for each in x]) if kind == "gelu" else activation(x, kind)
 
 
-def _mlp(weights: Weights, x: Float[Tensor, "*batch hidden"], hook: Hook) -> Float[Tensor, "*batch d_out"]:
-    pre = hook("blocks.0.mlp.hook_pre", _matmul(x, weights[W_IN]))
-    return _matmul(hook("blocks.0.mlp.hook_post", pre.relu()), weights[W_OUT])
+def _mlp(
+    weights: Weights, x: Float[Tensor, "*batch hidden"], hook: Hook, layer: int = 0
+) -> Float[Tensor, "*batch d_out"]:
+    pre = hook(f"blocks.{layer}.mlp.hook_pre", _matmul(x, weights[_of(layer, W_IN)]))
+    return _matmul(hook(f"blocks.{layer}.mlp.hook_post", pre.relu()), weights[_of(layer, W_OUT)])
+
+
+def _of(layer: int, name: str) -> str:
+    """Another block's parameter of this name of block 0."""
+    return name.replace("blocks.0.", f"blocks.{layer}.")
 
 
 def _add(x: Tensor, bias: Tensor | None) -> Tensor:

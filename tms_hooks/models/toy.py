@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
@@ -15,7 +16,7 @@ from tms_hooks.models.hooks import HookedToy
 class ToyOutput(NamedTuple):
     """What a toy with pseudo-attention heads returns."""
 
-    reconstruction: Float[Tensor, "batch pos feature"]
+    reconstruction: Float[Tensor, "batch pos output"]
     attn_scores: Float[Tensor, "batch head query_pos key_pos"]
 
 
@@ -28,9 +29,10 @@ class ToyModel(HookedToy):
     >>> out.shape, cache["hook_hidden"].shape
     (torch.Size([6, 6]), torch.Size([6, 2]))
 
-    Weights under TransformerLens's names and shapes: `W_E` (feature, hidden), `W_U` (hidden, feature), `b_hidden`,
-    `b_U`, `W_Q` and `W_K` (1, head, hidden, d_head), `W_in` (1, hidden, mlp), `W_out` (1, mlp, feature or hidden).
-    Tied means that `W_U` is a view of the one Parameter `W_E`.
+    Weights under TransformerLens's names and shapes: `W_E` (feature, hidden), `W_U` (hidden, output), `b_hidden`,
+    `b_U`, `W_Q` and `W_K` (1, head, hidden, d_head), `b_Q` and `b_K` (1, head, d_head), `W_in` (layer, hidden, mlp),
+    `W_out` (layer, mlp, output or hidden). Tied means that `W_U` is a view of the one Parameter `W_E`; weights of a
+    block are views too, with a layer axis. Of several blocks they are a copy: edit `blocks[i].mlp.W_in` itself.
 
     Args:
         cfg: the architecture.
@@ -42,7 +44,7 @@ class ToyModel(HookedToy):
         self.cfg = cfg
         self.hook_embed, self.hook_hidden = HookPoint(), HookPoint()
         self.hook_unembed, self.hook_out = HookPoint(), HookPoint()
-        self.blocks = nn.ModuleList([_Block(cfg)] if cfg.n_layers else [])
+        self.blocks = nn.ModuleList(_Block(cfg) for _ in range(cfg.n_layers))
         for name, value in forward.init_weights(cfg, seed).items():
             home, _, attribute = name.rpartition(".")
             self.get_submodule(home).register_parameter(attribute, nn.Parameter(value))
@@ -58,7 +60,7 @@ class ToyModel(HookedToy):
         model.load_state_dict(dict(weights))
         return model
 
-    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"] | ToyOutput:
+    def forward(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"] | ToyOutput:
         """Reconstruct `x`: "batch feature", or "batch pos feature" with heads, which also score each pair of positions.
 
         Raises:
@@ -89,7 +91,8 @@ class ToyModel(HookedToy):
             part, switch = _BLOCK_WEIGHTS[name]
             if not getattr(self.cfg, switch):
                 raise AttributeError(f"this toy has no {name}: {switch}={getattr(self.cfg, switch)}")
-            return getattr(getattr(self.blocks[0], part), name)[None]
+            each = [getattr(getattr(block, part), name) for block in self.blocks]
+            return each[0][None] if len(each) == 1 else torch.stack(each)
         return super().__getattr__(name)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -105,11 +108,16 @@ class ToyModel(HookedToy):
         return named | ({"unembed.W_U": self.W_U} if hasattr(self, "W_U") else {})
 
 
-_BLOCK_WEIGHTS = dict.fromkeys(("W_Q", "W_K"), ("attn", "n_heads")) | dict.fromkeys(("W_in", "W_out"), ("mlp", "d_mlp"))
+_BLOCK_WEIGHTS = {
+    **dict.fromkeys(("W_Q", "W_K"), ("attn", "n_heads")),
+    **dict.fromkeys(("b_Q", "b_K"), ("attn", "head_bias")),
+    **dict.fromkeys(("W_in", "W_out"), ("mlp", "d_mlp")),
+}
+"""Name -> the part of a block that has it, and the switch that it needs."""
 
 
 class _Block(nn.Module):
-    """`blocks.0`: the pseudo-attention and the MLP that the config asks for."""
+    """One of `blocks`: the pseudo-attention and the MLP that the config asks for."""
 
     def __init__(self, cfg: ToyConfig) -> None:
         super().__init__()
@@ -117,3 +125,5 @@ class _Block(nn.Module):
             self.attn = nn.ModuleDict({name: HookPoint() for name in ("hook_q", "hook_k", "hook_attn_scores")})
         if cfg.d_mlp:
             self.mlp = nn.ModuleDict({name: HookPoint() for name in ("hook_pre", "hook_post")})
+        if cfg.bottleneck == "residual":
+            self.hook_resid_pre, self.hook_mlp_out, self.hook_resid_post = HookPoint(), HookPoint(), HookPoint()

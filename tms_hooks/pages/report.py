@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from probes.render import script_json
-from tms_hooks.files import write_whole
+from tms_hooks import files
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -82,7 +82,7 @@ def write(
         footer=footer,
         **values,
     )
-    return write_whole(path, page.encode("utf-8", "xmlcharrefreplace"))  # a lone surrogate is shown as unknown
+    return files.keep(Path(path), page.encode("utf-8", "xmlcharrefreplace"))  # half a character is shown as unknown
 
 
 def render(template: str, **values: Any) -> str:
@@ -126,8 +126,7 @@ def write_figure(path: str | Path, figure: "go.Figure") -> Path:
             content = shown.to_image(format=kind, width=1000, scale=2)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
-    write_whole(path, content)
-    return path
+    return files.keep(path, content)
 
 
 NONE = "none"

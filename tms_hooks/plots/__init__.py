@@ -3,7 +3,7 @@
 from tms_hooks.errors import check_installed
 from tms_hooks.plots.charts import cumulative, curves, distributions, grouped_shares, points_in_band, shares, strips
 from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
-from tms_hooks.plots.layout import NULL, PALETTE, REAL, TOY
+from tms_hooks.plots.layout import NULL, PALETTE, REAL, TOY, takes_tensors
 from tms_hooks.plots.maps import counts_map, loss_landscapes, matrices, phase_map, share_map, signed_heatmap
 
 __all__ = [
@@ -33,3 +33,7 @@ __all__ = [
 ]
 
 check_installed("plotly", "plots")
+
+for _name in __all__:
+    if callable(globals()[_name]):  # not a color
+        globals()[_name] = takes_tensors(globals()[_name])

@@ -6,29 +6,56 @@ from itertools import combinations
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from tms_hooks.plots.layout import NULL, PALETTE, TOY, center, color, row_of_panels
+from tms_hooks.plots.layout import NULL, PALETTE, TOY, center, color, panel, row_of_panels
+from tms_hooks.run import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 HIDDEN = ("hidden 0", "hidden 1")
 """The axes of a plane of hidden activations."""
+WRAP, MOST_PANELS = 5, 40
+"""Panels in a row, and in a figure."""
 
 
-def feature_arrows(W: np.ndarray, titles: Sequence[str], radii: Sequence[Sequence[float]] | None = None) -> "go.Figure":
-    """Feature directions (model, feature, 2), one panel per model, with dotted circles: of radius 1, or of `radii`."""
-    fig = row_of_panels(titles, *HIDDEN)
+def feature_arrows(
+    W: "np.ndarray | torch.Tensor | Run",
+    titles: Sequence[str] | None = None,
+    radii: Sequence[Sequence[float]] | None = None,
+) -> "go.Figure":
+    """Feature directions in the plane, one panel per model, with dotted circles: of radius 1, or of `radii`.
+
+    Args:
+        W: directions (model, feature, 2), or a run, whose panels say what differs between its models.
+        titles: one per panel; may be left out for a run.
+
+    Raises:
+        ValueError: directions that are not in a plane, no titles, or more models than a figure can show.
+    """
+    if isinstance(W, Run):
+        titles, W = W.labels if titles is None else titles, W.W_E
+    W = W.detach().cpu().numpy() if isinstance(W, torch.Tensor) else W
+    if titles is None or len(titles) != len(W):
+        raise ValueError(f"titles={titles} for {len(W)} models: give one per model")
+    if W.shape[-1] != 2:
+        raise ValueError(f"directions in {W.shape[-1]} dimensions: arrows are drawn in 2; `polyhedra` draws 3")
+    if len(W) > MOST_PANELS:
+        raise ValueError(f"{len(W)} models: a figure shows {MOST_PANELS}; give some of them, `run.W_E[:8].numpy()`")
+    fig = row_of_panels(titles, *HIDDEN, wrap=WRAP)
     turn = np.linspace(0, 2 * np.pi, 100)
-    for col, model in enumerate(W, start=1):
+    for number, model in enumerate(W):
+        row, col = panel(number, WRAP)
         circle = {"color": NULL, "dash": "dot", "width": 1}
-        for r in (1.0,) if radii is None else radii[col - 1]:
+        for r in (1.0,) if radii is None else radii[number]:
             x, y = r * np.cos(turn), r * np.sin(turn)
-            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=1, col=col)
+            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=row, col=col)
         for i, vector in enumerate(model):
-            _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}")
+            _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", row=row)
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
-    return fig.update_layout(showlegend=False, height=340)
+    fig.update_annotations(font_size=12)
+    return fig.update_layout(showlegend=False, height=80 + 260 * -(-len(W) // WRAP))
 
 
 def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
@@ -56,6 +83,7 @@ def _add_path(
     width: float = 3.0,
     dash: str = "solid",
     symbol: str = "circle",
+    row: int = 1,
 ) -> None:
     """A line through points (point, 2) with a mark at its end, in the color of the feature."""
     x, y = points.T
@@ -67,7 +95,7 @@ def _add_path(
         marker={"size": [0] * (len(x) - 1) + [9], "symbol": symbol},
         name=f"feature {feature}",
         hovertemplate=f"feature {feature}: {hover}<extra></extra>",
-        row=1,
+        row=row,
         col=col,
     )
 

@@ -1,7 +1,10 @@
 """What figures are drawn on and with: one pair of axes or a row of panels, and one set of colors for all of them."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeVar, cast
+
+import numpy as np
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -15,6 +18,35 @@ TOY, REAL, NULL = PALETTE[0], PALETTE[5], PALETTE[7]
 
 SIGNED = "RdBu"
 """For values whose sign matters, in a range symmetric about zero."""
+
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def as_array(value: Any) -> Any:
+    """A tensor or a labeled array as a numpy array, also inside dictionaries, tuples and lists; else as it is.
+
+    >>> import torch
+    >>> as_array({"toy": (torch.ones(2, requires_grad=True), "relu")})
+    {'toy': (array([1., 1.], dtype=float32), 'relu')}
+    """
+    if isinstance(value, Mapping):
+        return {name: as_array(entry) for name, entry in value.items()}
+    if isinstance(value, tuple | list):
+        return type(value)(map(as_array, value))
+    if hasattr(value, "detach"):
+        return value.detach().cpu().numpy()
+    return np.asarray(value) if hasattr(value, "dims") else value
+
+
+def takes_tensors(function: Function) -> Function:
+    """A decorator: the function, which is one of numpy arrays, takes tensors and labeled arrays in their place."""
+
+    @wraps(function)
+    def outer(*args: Any, **named: Any) -> Any:
+        return function(*map(as_array, args), **{name: as_array(value) for name, value in named.items()})
+
+    return cast(Function, outer)
 
 
 def color(number: int) -> str:
@@ -34,16 +66,38 @@ def empty_figure() -> "go.Figure":
     return go.Figure()
 
 
-def row_of_panels(titles: Sequence[str], xlabel: str, ylabel: str, spacing: float = 0.03) -> "go.Figure":
-    """Empty panels in which a step to the right is as long as a step upwards; only the first names its y axis."""
+def row_of_panels(
+    titles: Sequence[str], xlabel: str, ylabel: str, spacing: float = 0.03, wrap: int | None = None
+) -> "go.Figure":
+    """Empty panels in which a step to the right is as long as a step upwards; a new row begins after `wrap` of them.
+
+    Only the first of a row names its y axis, and only the last row its x axes.
+    """
     from plotly.subplots import make_subplots
 
-    fig = make_subplots(1, len(titles), subplot_titles=titles, horizontal_spacing=spacing)
-    fig.update_xaxes(title_text=xlabel, constrain="domain").update_yaxes(constrain="domain")
-    fig.update_yaxes(title_text=ylabel, col=1)
-    for col in range(1, len(titles) + 1):
-        fig.update_yaxes(scaleanchor="x" if col == 1 else f"x{col}", col=col)
+    columns = min(wrap or len(titles), len(titles))
+    rows = -(-len(titles) // columns)
+    left_out: list[dict[str, str] | None] = [None] * (rows * columns - len(titles))
+    cells = [*({} for _ in titles), *left_out]
+    fig = make_subplots(
+        rows,
+        columns,
+        subplot_titles=titles,
+        horizontal_spacing=spacing,
+        vertical_spacing=0.25 / rows,
+        specs=[cells[row * columns : (row + 1) * columns] for row in range(rows)],
+    )
+    fig.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
+    fig.update_xaxes(title_text=xlabel, row=rows).update_yaxes(title_text=ylabel, col=1)
+    for i in range(len(titles)):
+        row, col = panel(i, columns)
+        fig.update_yaxes(scaleanchor=f"x{i + 1}" if i else "x", row=row, col=col)
     return fig
+
+
+def panel(i: int, columns: int) -> tuple[int, int]:
+    """Row and column, from 1, of panel number i, from 0, if so many stand in a row."""
+    return i // columns + 1, i % columns + 1
 
 
 def center(fig: "go.Figure", reach: float, col: int | None = None) -> None:

@@ -63,15 +63,23 @@ def expected_loss(
     Raises:
         ValueError: more than 12 features, a probability outside [0, 1], weights that are not finite.
     """
+    weight = torch.ones_like(bias) if importance is None else importance
+    return (weight * output_losses(logits_of, bias, feature_probability)).sum()
+
+
+def output_losses(
+    logits_of: Float[Tensor, "feature output"],
+    bias: Float[Tensor, " output"],
+    feature_probability: Float[Tensor, " feature"],
+) -> Float[Tensor, " output"]:
+    """`output_loss` of every output, as `expected_loss` adds them up."""
     n = len(bias)
     if n > MAX_FEATURES:
         raise ValueError(
             f"{n} features: the exact sum doubles with every feature and stops at {MAX_FEATURES}; "
             "for more, compare held-out losses (`Run.final_loss`)"
         )
-    weight = torch.ones_like(bias) if importance is None else importance
-    losses = [output_loss(logits_of[:, i], bias[i], feature_probability, i) for i in range(n)]
-    return (weight * torch.stack(losses)).sum()
+    return torch.stack([output_loss(logits_of[:, i], bias[i], feature_probability, i) for i in range(n)])
 
 
 def output_loss(

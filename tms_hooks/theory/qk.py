@@ -3,7 +3,7 @@
 A head scores a query token with hidden state h and a key token with hidden state g by h^T Omega g, Omega = W_Q W_K^T.
 It should give s, the number of attended pairs (i, j) with feature i active in the query and feature j in the key. The
 score is linear in the products of h and g, so the best Omega is a least-squares solution: it needs only second moments
-of the features, which every distribution knows in closed form. A head of low rank is the same regression with the
+of the features, which most distributions know in closed form. A head of low rank is the same regression with the
 smallest singular values cut off, in coordinates in which hidden states are isotropic (reduced-rank regression).
 
 C = E[h h^T], uncentered, is the hidden states' second moment; h = W_E^T x without bias or activation.
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.data import Distribution
+from tms_hooks.data import Distribution, known_moments
 from tms_hooks.geometry import check_weights
 from tms_hooks.linalg import inverse_root
 
@@ -49,7 +49,7 @@ def qk_optimum(
 
     Raises:
         ValueError: no pairs, a pair that names no feature, a rank below 1, another number of features in `data`,
-            weights that are not finite.
+            weights that are not finite, data without exact moments.
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank={rank}: must be at least 1, or None for no limit")
@@ -103,10 +103,11 @@ def _whitening_and_target(
         if not all(0 <= i < len(W_E) for i in pair):
             raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W_E) - 1}")
     W = W_E.detach().double().cpu()
-    moment = W.mT @ data.second_moment() @ W
+    second, active = known_moments(data)
+    moment = W.mT @ second @ W
     if not moment.isfinite().all():
         raise ValueError(f"largest weight {W.abs().max().item():.3g}: its square overflows; divide W_E by it")
     whiten = inverse_root(moment)
-    mean_hidden_if_active = data.active_moment() @ W
+    mean_hidden_if_active = active @ W
     query, key = torch.tensor(pairs).T
     return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten

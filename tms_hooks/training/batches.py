@@ -1,6 +1,6 @@
 """What a recipe draws: the batches that its models are trained on, and the held-out samples that they are judged by.
 
-A batch is a pure function of the recipe, a seed and a step: nothing is remembered from one to the next, so a model sees
+A batch is a pure function of a setting, a seed and a step: nothing is remembered from one to the next, so a model sees
 the same batches alone and in a crowd, and a resumed run sees those that an uninterrupted one would have seen. A batch
 is all of a finite data set if no batch size is given; else it is drawn, with its empty rows or without them.
 """
@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks.data import MAX_DATASET_ROWS, Distribution, SparseUniform
+from tms_hooks.data import MAX_DATASET_ROWS, Distribution, Independent
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
 
 DEFAULT_BATCH = 1024
@@ -24,14 +24,18 @@ HELD_OUT_TOKENS = 2**16
 def batch(
     recipe: Recipe, seeds: tuple[int, ...], step: int, device: torch.device | str = "cpu"
 ) -> Float[Tensor, "model batch *pos feature"]:
-    """The training batch of each seed at a step; with heads, independent query and key tokens."""
+    """The training batch of each seed at a step; with heads, independent query and key tokens.
+
+    Like all functions here it is for models of one setting, such as a part of a recipe.
+    """
     whole = whole_dataset(recipe, device)
     if whole is not None:
         return whole.repeat(len(seeds), *[1] * whole.ndim)
     count, _ = rows(recipe)
+    data = recipe.setting.data
     if recipe.empty_rows == "exact":
-        assert isinstance(recipe.data, SparseUniform)  # Recipe sees to it
-        return recipe.data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
+        assert isinstance(data, Independent)  # Recipe sees to it
+        return data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
     return _draw(recipe, count, seeds, step, device)
 
 
@@ -46,11 +50,11 @@ def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
 
 def rows(recipe: Recipe) -> tuple[int, float]:
     """How many rows are drawn per step, and the share of the distribution that they stand for."""
-    size = recipe.batch_size or DEFAULT_BATCH
+    size, data = recipe.batch_size if isinstance(recipe.batch_size, int) else DEFAULT_BATCH, recipe.setting.data
     if recipe.empty_rows == "drawn":
         return size, 1.0
-    assert isinstance(recipe.data, SparseUniform)  # Recipe sees to it
-    share = 1 - recipe.data.empty_probability
+    assert isinstance(data, Independent)  # Recipe sees to it
+    share = 1 - data.empty_probability
     return max(round(size * share), 1), share
 
 
@@ -68,10 +72,10 @@ def whole_dataset(recipe: Recipe, device: torch.device | str = "cpu") -> Float[T
     """
     if recipe.batch_size is not None:
         return None
-    return _whole(recipe.data, recipe.torch_dtype, recipe.cfg.n_heads > 0, str(device))
+    return _whole(recipe.setting.data, recipe.torch_dtype, recipe.cfg.n_heads > 0, str(device))
 
 
-@lru_cache(maxsize=1)
+@lru_cache(maxsize=8)  # models of a run may have a data set each
 def _whole(data: Distribution, dtype: torch.dtype, pairs: bool, device: str) -> Tensor | None:
     vectors = data.dataset(dtype)
     if vectors is None or not pairs:
@@ -87,9 +91,9 @@ def _whole(data: Distribution, dtype: torch.dtype, pairs: bool, device: str) -> 
 
 def _draw(recipe: Recipe, count: int, seeds: tuple[int, ...], step: int, device: torch.device | str) -> Tensor:
     """Samples of each seed; with heads, each token of a row is a sample of its own."""
-    each = tokens(recipe)
+    each, data = tokens(recipe), recipe.setting.data
     positions = [
-        recipe.data.sample(count, seed=seeds, step=each * step + position, dtype=recipe.torch_dtype, device=device)
+        data.sample(count, seed=seeds, step=each * step + position, dtype=recipe.torch_dtype, device=device)
         for position in range(each)
     ]
     return torch.stack(positions, dim=2) if recipe.cfg.n_heads else positions[0]

@@ -8,14 +8,19 @@ it.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, get_args, no_type_check
 
 import torch
 
-from tms_hooks.errors import check_not_negative, choice_error
+from tms_hooks.errors import check_not_negative, choice_error, did_you_mean, make_plain
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
+PerParameter = float | Mapping[str, float] | tuple[tuple[str, float], ...]
+"""One number, or a number by the name of a parameter, "W_E" or "blocks.0.attn.W_Q" or in short "W_Q"; kept as pairs."""
+DIRECTIONS = ("W_E", "W_U")
+"""Parameters with a direction per feature: what `pull` acts on."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +29,11 @@ class Optimizer(ABC):
 
     The learning rate rises linearly from `initial_lr` to `lr` over the first `warmup` fraction of the steps, then
     follows `schedule` to `final_lr` at the last step ("exponential": geometrically, so `final_lr` must be positive).
+
+    Before each update weights may shrink, apart from the gradient (decoupled: Loshchilov & Hutter 2019). `decay` takes
+    `lr decay W` off: of all weight matrices if it is one number, never of biases and `scale` unless it names them, as
+    `decay={"b_U": 1.0}` does. `pull` takes `lr pull W_i (1 - 1 / |W_i|)` off the direction W_i of a feature, in `W_E`
+    and `W_U`: it pulls all norms to 1 (the negative weight decay of Liu et al. 2025, arXiv 2505.10465).
 
     Raises:
         ValueError: a value outside its range.
@@ -34,9 +44,14 @@ class Optimizer(ABC):
     warmup: float = 0.0
     initial_lr: float = 0.0
     final_lr: float = 0.0
+    decay: PerParameter = 0.0
+    pull: PerParameter = 0.0
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
+        for name in ("decay", "pull"):
+            object.__setattr__(self, name, per_parameter(name, getattr(self, name)))
         if self.schedule not in get_args(Schedule):
             raise choice_error("schedule", self.schedule, get_args(Schedule))
         if not (self.lr > 0 and math.isfinite(self.lr)):
@@ -68,6 +83,22 @@ class Optimizer(ABC):
                 return self.final_lr + (self.lr - self.final_lr) * (1 + math.cos(math.pi * t)) / 2
             case "exponential":
                 return self.lr * (self.final_lr / self.lr) ** t
+
+    def check_parameters(self, parameters: Iterable[str]) -> None:
+        """Raise ValueError if `decay` or `pull` names a parameter that is none of these, or one without directions."""
+        names = list(parameters)
+        check_names("decay", self.decay, names)
+        check_names("pull", self.pull, [name for name in names if name in DIRECTIONS])
+
+    def kept(self, parameter: str, lr: Any) -> tuple[Any, Any]:
+        """What is left of each row of a parameter before an update: `a + b / norm` of it, as (a, b).
+
+        >>> SGD(decay={"W_E": 0.5}, pull=1.0).kept("W_E", 0.1), SGD(decay=0.5).kept("b_U", 0.1)
+        ((0.85, 0.1), (1.0, 0.0))
+        """
+        decay = of_parameter(self.decay, parameter, is_matrix(parameter))
+        pull = of_parameter(self.pull, parameter, parameter in DIRECTIONS)
+        return 1.0 - lr * (decay + pull), lr * pull
 
     @abstractmethod
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
@@ -148,33 +179,25 @@ class Adam(Optimizer):
         check_not_negative(eps=self.eps)
 
     def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
-        """No decay of weights, the decays of both moments, eps, and what corrects for moments that begin at 0."""
+        """The decays of both moments, eps, and what corrects for moments that begin at 0."""
         beta1, beta2 = self.betas
         correction, rate = (1 - beta2 ** (count + 1)) ** 0.5, lr / (1 - beta1 ** (count + 1))
-        return 1.0, beta1, 1 - beta1, beta2, 1 - beta2, correction, self.eps, rate
+        return beta1, 1 - beta1, beta2, 1 - beta2, correction, self.eps, rate
 
     @staticmethod
     @no_type_check
-    def rule(w, gradient, first, second, decay, beta1, rest1, beta2, rest2, correction, eps, rate):
+    def rule(w, gradient, first, second, beta1, rest1, beta2, rest2, correction, eps, rate):
         """The mean gradient over its root mean square."""
         first = first * beta1 + gradient * rest1
         second = second * beta2 + gradient * gradient * rest2
-        return w * decay - first / (torch.sqrt(second) / correction + eps) * rate, first, second
+        return w - first / (torch.sqrt(second) / correction + eps) * rate, first, second
 
 
 @dataclass(frozen=True, kw_only=True)
 class AdamW(Adam):
-    """`torch.optim.AdamW`: Adam with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Adam with `torch.optim.AdamW`'s decay as the default, which here leaves biases alone."""
 
-    weight_decay: float = 1e-2
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_not_negative(weight_decay=self.weight_decay)
-
-    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
-        """Those of Adam, with a decay of weights."""
-        return 1 - lr * self.weight_decay, *super().scalars(count, lr)[1:]
+    decay: PerParameter = 1e-2
 
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, AdamW, SGD, RMSprop)}
@@ -183,3 +206,44 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {cls.__name__: cls for cls in (Adam, Ad
 def _check_decay(name: str, value: float) -> None:
     if not 0 <= value < 1:
         raise ValueError(f"{name}={value}: must be in [0, 1)")
+
+
+def per_parameter(setting: str, given: PerParameter) -> PerParameter:
+    """A number as it is, numbers by name as pairs, which can be hashed.
+
+    Raises:
+        ValueError: a negative number, or one that is not finite.
+    """
+    if isinstance(given, int | float):
+        check_not_negative(**{setting: given})
+        return given
+    pairs = tuple((str(name), float(value)) for name, value in dict(given).items())
+    for name, value in pairs:
+        check_not_negative(**{f"{setting}[{name!r}]": value})
+    return pairs
+
+
+def of_parameter(given: PerParameter, parameter: str, usual: bool) -> float:
+    """The number for a parameter: one number is for the usual parameters alone."""
+    if isinstance(given, int | float):
+        return given if usual else 0.0
+    return {_short(name): value for name, value in dict(given).items()}.get(_short(parameter), 0.0)
+
+
+def is_matrix(parameter: str) -> bool:
+    """Whether a parameter is a weight matrix, neither a bias nor a scale."""
+    return _short(parameter).startswith("W_")
+
+
+def check_names(setting: str, given: PerParameter, parameters: Iterable[str]) -> None:
+    """Raise ValueError if `given` has a name that is none of these."""
+    known, by_name = [_short(name) for name in parameters], {} if isinstance(given, int | float) else dict(given)
+    for name in by_name:
+        if _short(name) not in known:
+            raise ValueError(
+                f"{setting}={by_name}: this model has no {name!r} that it could act on; {did_you_mean(name, known)}"
+            )
+
+
+def _short(parameter: str) -> str:
+    return parameter.rpartition(".")[2]

@@ -3,36 +3,57 @@
 It describes and does not act: `training.batches` draws what it says, an engine trains it, a run directory keeps it.
 """
 
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Literal, get_args
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
+from operator import index
+from typing import Any, Literal, NamedTuple, get_args
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import losses, own, tasks
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution, SparseUniform
-from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, did_you_mean
-from tms_hooks.losses import Pair
+from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, Samples, check_draw
+from tms_hooks.errors import check_at_least_one, check_not_negative, check_whole, choice_error, did_you_mean, plain
+from tms_hooks.losses import Pairs, WeighedPair, pair_weight
+from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
+from tms_hooks.training.penalties import PENALTIES, PenaltyLike
 
-Loss = Literal["mse", "cross_entropy"]
+LossName = Literal["mse", "cross_entropy"]
 HeadObjective = Literal["scores", "pattern"]
 Stage = Literal["joint", "representation", "heads"]
 Dtype = Literal["float32", "float64"]
 EmptyRows = Literal["drawn", "exact"]
 
-CHOICES = {"loss": Loss, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
-KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS}
+CHOICES = {"loss": LossName, "head_objective": HeadObjective, "dtype": Dtype, "empty_rows": EmptyRows}
+KINDS: dict[str, dict[str, Any]] = {"data": DISTRIBUTIONS, "task": TASKS, "optimizer": OPTIMIZERS, "penalty": PENALTIES}
 """The parts of a recipe that are one of several classes, written down as the name of the class and its fields."""
+WRITTEN = KINDS | {"loss": losses.LOSSES}
+"""So is a loss, unless it is a word."""
 HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
 
 def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
     """Whether at least half of all rows are empty, and their loss can be added in closed form."""
-    return isinstance(data, SparseUniform) and data.empty_probability >= 0.5 and not cfg.n_heads
+    return isinstance(data, Independent) and data.empty_probability >= 0.5 and not cfg.n_heads
+
+
+class Setting(NamedTuple):
+    """What each model of a run may have for itself."""
+
+    data: Distribution
+    importance: tuple[float, ...]
+    optimizer: Optimizer
+    qk_weight: float
+    penalty: PenaltyLike | None
+    empty_rows: EmptyRows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,69 +61,119 @@ class Recipe:
     """A validated, serializable description of a run: two equal recipes give the same bits on the same engine.
 
     The fields are arguments of `tms_hooks.train`, made uniform: `steps` has one entry per stage, `importance` one per
-    feature, `qk_pairs` one per head.
+    feature or output, `qk_pairs` one per head: (query feature, key feature), and the weight if that is not 1; `record`
+    names parameters as `ToyModel.state_dict()` does. A field of `Setting` has one value for all models or, if they
+    differ, a tuple of one per model. Model i of a run is, bit for bit, the one that `recipe.alone(i)` trains.
     """
 
     cfg: ToyConfig
-    data: Distribution
+    data: Distribution | tuple[Distribution, ...]
     seeds: tuple[int, ...]
     steps: tuple[int, ...]
     stages: tuple[Stage, ...]
-    importance: tuple[float, ...]
-    qk_pairs: tuple[tuple[Pair, ...], ...]
-    batch_size: int | None = None
+    importance: tuple[float, ...] | tuple[tuple[float, ...], ...]
+    qk_pairs: tuple[tuple[WeighedPair, ...], ...]
+    record: tuple[str, ...]
+    batch_size: int | Literal["exact"] | None = None
     task: Task = field(default_factory=Reconstruct)
-    optimizer: Optimizer = field(default_factory=Adam)
-    loss: Loss = "mse"
-    qk_weight: float = 1.0
+    optimizer: Optimizer | tuple[Optimizer, ...] = field(default_factory=Adam)
+    loss: LossName | losses.Loss = "mse"
+    qk_weight: float | tuple[float, ...] = 1.0
     head_objective: HeadObjective = "scores"
     record_every: int = 100
     dtype: Dtype = "float32"
-    empty_rows: EmptyRows = "drawn"
+    penalty: PenaltyLike | tuple[PenaltyLike | None, ...] | None = None
+    empty_rows: EmptyRows | tuple[EmptyRows, ...] = "drawn"
 
     @classmethod
     def of(
         cls,
         cfg: ToyConfig,
-        data: Distribution,
+        data: Any,
         *,
-        seeds: Iterable[int] = (0,),
+        seeds: int | Iterable[int] = (0,),
         steps: int | Sequence[int] = 10_000,
         stages: Sequence[Stage] = ("joint",),
-        importance: float | Sequence[float] | Tensor | None = None,
-        qk_pairs: Sequence[Any] = (),
+        importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
+        qk_pairs: Pairs | Sequence[Pairs] = (),
+        qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
+        record: Sequence[str] | None = None,
+        optimizer: Any = None,
         empty_rows: Literal["auto", "drawn", "exact"] = "auto",
         **settings: Any,
     ) -> "Recipe":
         """The recipe of these arguments of `train`: what has several forms is made uniform, and None is the default."""
+        data, seeds, steps = _data(data), plain(seeds), plain(steps)
+        importance, qk_weight = plain(importance), plain(qk_weight)
         if importance is None:
             importance = 1.0
         if isinstance(importance, int | float):
-            importance = [importance] * cfg.n_features
-        if qk_pairs and len(qk_pairs[0]) and not isinstance(qk_pairs[0][0], Sequence):
-            qk_pairs = [qk_pairs] * max(cfg.n_heads, 1)
+            importance = [importance] * cfg.n_outputs
+        rows: EmptyRows | tuple[EmptyRows, ...]
+        if empty_rows != "auto":
+            rows = empty_rows
+        elif isinstance(data, Sequence):
+            rows = tuple("exact" if mostly_empty(each, cfg) else "drawn" for each in data)
+        else:
+            rows = "exact" if mostly_empty(data, cfg) else "drawn"
+        given = {name: _tuples(value) for name, value in settings.items() if value is not None}
+        if not isinstance(task := given.get("task", Reconstruct()), Task):
+            given["task"] = _of_function("task", task, tasks.TaskFunction, "Reconstruct()")
+        if not isinstance(loss := given.get("loss", "mse"), str | losses.Loss):
+            given["loss"] = _of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
         return cls(
             cfg=cfg,
             data=data,
-            seeds=tuple(int(seed) for seed in seeds),
+            seeds=tuple(seeds) if isinstance(seeds, Iterable) else _first(seeds),
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
-            importance=tuple(float(value) for value in importance),
-            qk_pairs=tuple(tuple((int(i), int(j)) for i, j in head) for head in qk_pairs),
-            empty_rows=empty_rows if empty_rows != "auto" else "exact" if mostly_empty(data, cfg) else "drawn",
-            **{name: value for name, value in settings.items() if value is not None},
+            importance=_floats(importance),
+            qk_pairs=tuple(_weighed(head) for head in _each_head(qk_pairs, cfg.n_heads)),
+            qk_weight=qk_weight if isinstance(qk_weight, int | float) else _floats(qk_weight),
+            record=_recorded(record, cfg),
+            optimizer=_optimizer(optimizer),
+            empty_rows=rows,
+            **given,
         )
 
     def __post_init__(self) -> None:
         """Validate what the parts cannot see by themselves."""
-        for name, choices in CHOICES.items():
-            if getattr(self, name) not in get_args(choices):
-                raise choice_error(name, getattr(self, name), get_args(choices))
+        for name in ("seeds", "steps", "batch_size", "qk_weight", "record_every"):
+            object.__setattr__(self, name, plain(getattr(self, name)))
         self._check_seeds_and_steps()
+        self._check_lengths()
+        for name, choices in CHOICES.items():
+            for value in self._each(name) if name in Setting._fields else (getattr(self, name),):
+                if value not in get_args(choices) and not isinstance(value, losses.Loss):
+                    raise choice_error(name, value, get_args(choices))
         self._check_what_is_learned()
         self._check_heads()
+        self._check_own_parts()
+
+    def _each(self, name: str) -> tuple[Any, ...]:
+        """The value of a field of `Setting`, one per model."""
+        value = getattr(self, name)
+        return value if name in self.varying else (value,) * len(self.seeds)
+
+    def _check_lengths(self) -> None:
+        """One value per model where they differ; where all are the same, that one is kept."""
+        k = len(self.seeds)
+        for name in self.varying:
+            values = getattr(self, name)
+            if len(values) != k:
+                count, shown = len(values), "importance rows" if name == "importance" else name
+                raise ValueError(
+                    f"{shown}: {count} for {k} model{'s' * (k > 1)}, whose seeds are {_few(self.seeds)}: give one per "
+                    f"seed, such as seeds=range({count}), or seeds=[{self.seeds[0]}] * {count} for models that differ "
+                    "in nothing else"
+                )
+            if all(value == values[0] for value in values):
+                object.__setattr__(self, name, values[0])
 
     def _check_seeds_and_steps(self) -> None:
+        for name in ("seeds", "steps"):
+            for value in getattr(self, name):
+                check_whole(**{name: value})
         if not self.seeds:
             raise ValueError("seeds is empty: give at least one seed, one model each")
         if min(self.seeds) < 0 or max(self.seeds) >= HELD_OUT_SEED:
@@ -119,34 +190,73 @@ class Recipe:
                 f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "
                 "give one number, or one per stage"
             )
+        check_whole(record_every=self.record_every)
         check_at_least_one(record_every=self.record_every)
 
     def _check_what_is_learned(self) -> None:
-        n = self.cfg.n_features
-        if self.data.n_features != n:
-            raise ValueError(f"data has n_features={self.data.n_features}, the model {n}: they must be equal")
-        if not isinstance(self.task, Task):
-            raise ValueError(f"task={self.task!r} is no task: give an object such as Reconstruct(), not its class")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: must be at least 1, or None for the default")
-        if len(self.importance) != n:
-            raise ValueError(f"importance has {len(self.importance)} entries for {n} features: give one per feature")
-        for value in self.importance:
-            check_not_negative(importance=value)
+        if (asked := self.task.d_out(self.cfg.n_features)) != self.cfg.n_outputs:
+            raise ValueError(
+                f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
+                f"use ToyConfig(d_out={asked}, tied=False)"
+            )
+        if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+            raise ValueError(
+                f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
+                "expectation"
+            )
+        for setting in dict.fromkeys(self.settings):
+            self._check_setting(setting)
         if self.loss == "cross_entropy" and self.cfg.output_act != "softmax":
             raise ValueError(
                 f"loss='cross_entropy' with output_act={self.cfg.output_act!r}: it needs output_act='softmax'"
             )
-        if self.empty_rows == "exact" and not mostly_empty(self.data, self.cfg):
+        if self.loss == "cross_entropy" and self.cfg.scale == "after":
             raise ValueError(
-                "empty_rows='exact' is for SparseUniform data of which at least half the rows are empty, and no heads; "
-                "use empty_rows='drawn'"
+                "loss='cross_entropy' with scale='after': a softmax times a scale is no probability; use scale='before'"
+            )
+        for data in dict.fromkeys(self._each("data")) if self.loss == "cross_entropy" else ():
+            total = self.task.target(data.sample(256, seed=HELD_OUT_SEED)).sum(-1)
+            if (worst := total[(total - 1).abs().argmax()]) > 1 + 1e-4 or worst < 1 - 1e-4:
+                raise ValueError(
+                    f"loss='cross_entropy' with data whose targets sum to {worst:.3g}: they must be shares that sum to "
+                    "1; use OneHot data, samples of your own that do, or loss='mse'"
+                )
+
+    def _check_setting(self, setting: Setting) -> None:
+        n = self.cfg.n_features
+        for name, kind in (("data", Distribution), ("optimizer", Optimizer)):
+            if not isinstance(value := getattr(setting, name), kind):
+                raise ValueError(
+                    f"{name}={value!r} is no {kind.__name__}: give an object such as "
+                    f"{next(iter(KINDS[name]))}(...), or one per model"
+                )
+        if setting.data.n_features != n:
+            raise ValueError(f"data has n_features={setting.data.n_features}, the model {n}: they must be equal")
+        if len(setting.importance) != self.cfg.n_outputs:
+            what = self.cfg.loss_axis
+            raise ValueError(
+                f"importance has {len(setting.importance)} entries for {self.cfg.n_outputs} {what}s: "
+                f"give one per {what}"
+            )
+        for value in setting.importance:
+            check_not_negative(importance=value)
+        check_not_negative(qk_weight=setting.qk_weight)
+        setting.optimizer.check_parameters(forward.weight_shapes(self.cfg))
+        if setting.penalty is not None and (isinstance(setting.penalty, type) or not callable(setting.penalty)):
+            raise ValueError(
+                f"penalty={setting.penalty!r}: give an object such as Lasso(0.01), or a function of weights"
+            )
+        if setting.empty_rows == "exact" and not mostly_empty(setting.data, self.cfg):
+            raise ValueError(
+                "empty_rows='exact' is for independent features (SparseUniform, ...) of which at least half the rows "
+                "are empty, and no heads; use empty_rows='drawn'"
             )
 
     def _check_heads(self) -> None:
         heads, n = self.cfg.n_heads, self.cfg.n_features
-        check_not_negative(qk_weight=self.qk_weight)
-        if self.head_objective == "pattern" and not (heads and (self.batch_size or self.data.dataset() is None)):
+        if self.head_objective == "pattern" and not (
+            heads and (self.batch_size or all(setting.data.dataset() is None for setting in self.settings))
+        ):
             raise ValueError(
                 f"head_objective='pattern' with n_heads={heads}, batch_size={self.batch_size}: it needs heads, and "
                 "sampled batches; give n_heads and a batch_size, or use head_objective='scores'"
@@ -161,8 +271,111 @@ class Recipe:
                 "every head needs at least one (query feature, key feature) pair"
             )
         for pair in (pair for head in self.qk_pairs for pair in head):
-            if not all(0 <= feature < n for feature in pair):
-                raise ValueError(f"qk pair {pair}: features are numbered 0 to {n - 1}")
+            if not all(0 <= feature < n for feature in pair[:2]):
+                raise ValueError(f"qk pair {pair[:2]}: features are numbered 0 to {n - 1}")
+            if not 0 < pair_weight(pair) < math.inf:
+                raise ValueError(
+                    f"qk pair {pair[:2]} has weight {pair_weight(pair)}: must be finite and above 0; "
+                    "leave out what a head is not to attend to"
+                )
+
+    def _check_own_parts(self) -> None:
+        """Try out what the library does not know, and that it can be written down."""
+        for data in dict.fromkeys(setting.data for setting in self.settings):
+            if _is_own("data", data):
+                _check_fields("data", data)
+                check_draw(data)
+            if tasks.is_own(self.task) or isinstance(self.loss, losses.Loss):
+                self._try_task_and_loss(data.sample(8, seed=0, dtype=self.torch_dtype))
+        for name, width in (("hidden_act", self.cfg.d_hidden), ("output_act", self.cfg.n_outputs)):
+            if callable(act := getattr(self.cfg, name)):
+                x = torch.linspace(-3, 3, 8 * width, dtype=self.torch_dtype).view(8, width)
+                own.try_out(f"{name}={own.name_of(act)}", act, (x,), [(8, width)])
+
+    def _try_task_and_loss(self, x: Float[Tensor, "batch feature"]) -> None:
+        if tasks.is_own(self.task):
+            _check_fields("task", self.task)
+            own.try_out(f"target of {self.task}", self.task.target, (x,), [(len(x), self.cfg.n_outputs)])
+        if isinstance(self.loss, losses.Loss):
+            _check_fields("loss", self.loss)
+            for importance in dict.fromkeys(setting.importance for setting in self.settings):
+                losses.try_loss(self.loss, self.task.target(x), importance)
+
+    @property
+    def varying(self) -> list[str]:
+        """Fields of `Setting` that have a value per model."""
+        rows = bool(self.importance) and isinstance(self.importance[0], tuple)
+        return [
+            name
+            for name in Setting._fields
+            if (rows if name == "importance" else isinstance(getattr(self, name), tuple))
+        ]
+
+    @property
+    def settings(self) -> tuple[Setting, ...]:
+        """The setting of every model."""
+        return tuple(Setting(*values) for values in zip(*map(self._each, Setting._fields), strict=True))
+
+    @cached_property
+    def setting(self) -> Setting:
+        """The setting that all models share.
+
+        Raises:
+            ValueError: they differ.
+        """
+        if self.varying:
+            raise ValueError(
+                f"{' and '.join(self.varying)} of these {len(self.seeds)} models differ: ask for one model's setting, "
+                "`recipe.alone(i).setting`"
+            )
+        return Setting(*(getattr(self, name) for name in Setting._fields))
+
+    def alone(self, *models: int) -> "Recipe":
+        """The recipe of some of the models, by their numbers; of one it is what trains it alone.
+
+        >>> from tms_hooks import OneHot
+        >>> Recipe.of(ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3), seeds=(7, 8)).alone(1).seeds
+        (8,)
+        """
+        names = ("seeds", *self.varying)
+        own: dict[str, Any] = {name: tuple(getattr(self, name)[i] for i in models) for name in names}
+        return replace(self, **own)
+
+    @cached_property
+    def parts(self) -> list[tuple[list[int], "Recipe"]]:
+        """Numbers and recipe of the models of each setting: engines train these side by side."""
+        if not self.varying:
+            return [(list(range(len(self.seeds))), self)]
+        parts: dict[Setting, list[int]] = {}
+        for i, setting in enumerate(self.settings):
+            parts.setdefault(setting, []).append(i)
+        return [(models, self.alone(*models)) for models in parts.values()]
+
+    @property
+    def differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, one value per model, by the names that it has where it is given.
+
+        Of data, optimizers and penalties these are the fields that differ, and their class if that does. What follows
+        from the data, `empty_rows`, is left out.
+
+        >>> from tms_hooks import SGD, OneHot
+        >>> cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+        >>> Recipe.of(cfg, data, seeds=(7, 8), optimizer=[SGD(lr=0.1), SGD(lr=0.2)]).differences
+        {'lr': [0.1, 0.2]}
+        """
+        found: dict[str, list[Any]] = {}
+        for name in self.varying:
+            values = self._each(name)
+            if name in KINDS:
+                kinds = [
+                    getattr(value, "__name__", type(value).__name__) if value is not None else None for value in values
+                ]
+                plain = [{f.name: getattr(v, f.name) for f in (fields(v) if is_dataclass(v) else ())} for v in values]
+                columns = {name: kinds} | {key: [each.get(key) for each in plain] for each in plain for key in each}
+                found |= {key: column for key, column in columns.items() if any(v != column[0] for v in column)}
+            elif name != "empty_rows":
+                found[name] = list(values)
+        return found
 
     @property
     def total_steps(self) -> int:
@@ -190,26 +403,55 @@ class Recipe:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data: what a run directory stores."""
-        plain = asdict(self)
-        return plain | {name: {"kind": type(getattr(self, name)).__name__} | plain[name] for name in KINDS}
+        plain: dict[str, Any] = own.plain(asdict(self))
+        return plain | {name: _with_kind(name, getattr(self, name), plain[name]) for name in WRITTEN}
 
     @classmethod
-    def from_dict(cls, plain: dict[str, Any]) -> "Recipe":
-        """Inverse of `to_dict`.
+    def from_dict(cls, plain: dict[str, Any], using: Iterable[Any] = ()) -> "Recipe":
+        """Inverse of `to_dict`, with the user's own classes and functions that the recipe used.
 
         Raises:
             ValueError: a key that this version does not know, or lacks, or a kind that it does not know.
+            LookupError: `using` lacks a part of the user's own.
         """
         known = {f.name for f in fields(cls)}
         for name in plain.keys() ^ known:
             raise ValueError(
                 f"recipe key {name!r} is {'missing' if name in known else f'unknown; {did_you_mean(name, known)}'}"
             )
-        parts = _tuples(plain)
+        own_parts = own.by_name(using)
+        own.check_given(own.names_in(plain), own_parts)
+        parts = own.with_functions(_tuples(plain), own_parts)
         parts["cfg"] = ToyConfig(**parts["cfg"])
-        for name in KINDS:
-            parts[name] = kind_of(name, parts[name].pop("kind"))(**parts[name])
+        for name in WRITTEN:
+            parts[name] = _of_kind(name, parts[name], own_parts)
         return cls(**parts)
+
+
+def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
+    """Pairs of every head, from those given for each or those given for all."""
+
+    def is_pair(entry: Any) -> bool:
+        return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
+
+    one_for_all = isinstance(given, Mapping) or any(map(is_pair, given))
+    return [given] * max(heads, 1) if one_for_all else given
+
+
+def _weighed(head: Any) -> tuple[WeighedPair, ...]:
+    """A head's pairs, each with its weight if that is not 1."""
+    found: list[WeighedPair] = []
+    for pair in head:
+        try:
+            query, key, *more = (*pair, head[pair]) if isinstance(head, Mapping) else pair
+            (weight,) = map(float, more or [1.0])
+            found.append((index(query), index(key)) if weight == 1 else (index(query), index(key), weight))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"qk_pairs has {pair!r}: must be two whole numbers (query feature, key feature), such as (2, 4), in a "
+                "list; or, with a weight, in a mapping, such as {(2, 4): 2.0}"
+            ) from error
+    return tuple(found)
 
 
 def kind_of(part: str, name: str) -> Any:
@@ -218,13 +460,117 @@ def kind_of(part: str, name: str) -> Any:
     >>> kind_of("optimizer", "SGD")(lr=0.1).momentum
     0.0
     """
-    if name not in KINDS[part]:
-        raise choice_error(part, name, KINDS[part])
-    return KINDS[part][name]
+    if name not in WRITTEN[part]:
+        raise choice_error(part, name, WRITTEN[part])
+    return WRITTEN[part][name]
+
+
+def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
+    """The task, or the loss, that a function is."""
+    if isinstance(part, type) or not callable(part):
+        raise ValueError(
+            f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"
+        )
+    return kind(part)
+
+
+def _is_own(name: str, part: Any) -> bool:
+    """Whether a part is of a class that its table does not hold."""
+    return WRITTEN[name].get(type(part).__name__) is not type(part)
+
+
+def _check_fields(name: str, part: Any) -> None:
+    """Raise ValueError for a part that its fields, written down, would not make again."""
+    values = {field.name: getattr(part, field.name) for field in fields(part)}
+    own.plain(values)
+    try:
+        type(part)(**values)
+    except TypeError as error:
+        raise ValueError(
+            f"{name}={part}: cannot be made again from its fields {list(values)} ({error}); "
+            "must be a frozen dataclass with a field per setting"
+        ) from error
+
+
+def _with_kind(name: str, part: Any, plain: Any) -> Any:
+    """The plain data of a part, or of one per model, with the name of its class and whether that is the user's own."""
+    if isinstance(part, tuple):
+        return tuple(_with_kind(name, *both) for both in zip(part, plain, strict=True))
+    if not is_dataclass(part):  # None, a word, or a function
+        return plain
+    return {"kind": type(part).__name__} | ({"own": True} if _is_own(name, part) else {}) | plain
+
+
+def _of_kind(name: str, plain: Any, using: Mapping[str, Any]) -> Any:
+    """Inverse of `_with_kind`."""
+    if isinstance(plain, tuple):
+        return tuple(_of_kind(name, each, using) for each in plain)
+    if not isinstance(plain, dict):
+        return plain
+    kind = using[plain["kind"]] if plain.get("own") else kind_of(name, plain["kind"])
+    return kind(**{key: value for key, value in plain.items() if key not in ("kind", "own")})
+
+
+def _first(count: Any) -> tuple[int, ...]:
+    """The seeds that a number of models stands for."""
+    check_whole(seeds=count)
+    return tuple(range(count))
+
+
+def _data(given: Any) -> Any:
+    """A distribution, or the samples that were given for one; or one per model."""
+    if isinstance(given, Distribution):
+        return given
+    if isinstance(given, list | tuple):
+        return tuple(_data(each) for each in given)
+    if isinstance(given, type) or not hasattr(given, "shape"):
+        raise TypeError(
+            f"data={given!r} is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor "
+            "(sample, feature)"
+        )
+    return Samples(given)
+
+
+def _optimizer(given: Any) -> Any:
+    """An optimizer, or that of the name that was given for one, with its own defaults; or one per model."""
+    if given is None or isinstance(given, Optimizer):
+        return given or Adam()
+    if isinstance(given, list | tuple):
+        return tuple(_optimizer(each) for each in given)
+    by_name = {name.lower(): cls for name, cls in OPTIMIZERS.items()}
+    if not isinstance(given, str):
+        name = (given if isinstance(given, type) else type(given)).__name__
+        ours = by_name.get(name.lower(), Adam).__name__
+        raise TypeError(f"optimizer={given!r}: models are updated by rules of this library; give tms.{ours}(lr=...)")
+    if given.lower() not in by_name:
+        raise choice_error("optimizer", given, by_name)
+    return by_name[given.lower()]()
+
+
+def _recorded(given: Sequence[str] | None, cfg: ToyConfig) -> tuple[str, ...]:
+    """Full names of the parameters whose snapshots a history keeps: all of them, or those given, in full or short."""
+    full = list(forward.weight_shapes(cfg))
+    short = [name.rpartition(".")[2] for name in full]
+    wanted = full if given is None else [given] if isinstance(given, str) else list(given)
+    for name in wanted:
+        if name not in (*full, *short):
+            raise choice_error("record", name, short)
+    return tuple(name for name, last in zip(full, short, strict=True) if name in wanted or last in wanted)
 
 
 def _tuples(value: Any) -> Any:
-    """JSON's lists as the tuples they were."""
+    """Lists, such as JSON's, as tuples."""
     if isinstance(value, dict):
         return {key: _tuples(entry) for key, entry in value.items()}
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list) else value
+    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
+
+
+def _floats(values: Any) -> tuple[Any, ...]:
+    """Numbers, or rows of them, as tuples of Python's own."""
+    plain = values.tolist() if isinstance(values, np.ndarray | Tensor) else values
+    return tuple(float(value) if not isinstance(value, Iterable) else _floats(value) for value in plain)
+
+
+def _few(values: tuple[int, ...]) -> str:
+    """A tuple as it is written, its middle left out if it is long."""
+    return str(values) if len(values) <= 6 else f"({values[0]}, {values[1]}, ..., {values[-1]})"

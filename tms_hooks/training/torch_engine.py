@@ -6,22 +6,30 @@ depend on where in memory an entry stands; and because on the CPU matrix product
 (`models/forward.py`) on one thread.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import losses
+from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches
+from tms_hooks.training.penalties import stacked
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
+LossesAt = Callable[[Recipe, forward.Weights, int], Losses]
+"""Losses of stacked models of one setting at a step, which can be differentiated."""
+SMALLEST = 1e-12
+"""Norms below it are taken for it, as in `torch.nn.functional.normalize`: a direction of norm 0 is pulled nowhere."""
+
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
-    """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains everything."""
+    """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains all that is sampled."""
+    if recipe.batch_size == "exact":
+        return "batch_size='exact': it draws its batches"
     if device.startswith("cuda") and not torch.cuda.is_available():
         return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
     return None
@@ -29,21 +37,41 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """As `Engine.advance`."""
+    return descend(recipe, state, start, stop, sampled_losses)
+
+
+def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt) -> Measurement:
+    """`Engine.advance` down any losses; models of one setting are stacked, settings come one after another."""
+    parts = recipe.parts
+    if len(parts) == 1:
+        return _descend(recipe, state, start, stop, losses_at)
+    states = [state.of(models) for models, _ in parts]
+    measured = [_descend(part, own, start, stop, losses_at) for (_, part), own in zip(parts, states, strict=True)]
+    order = torch.tensor([i for models, _ in parts for i in models], device=state.diverged_at.device).argsort()
+    state.join(states, order)
+    return Measurement(*(torch.cat(columns)[order] for columns in zip(*measured, strict=True)))
+
+
+def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt) -> Measurement:
+    """`descend` for models of one setting."""
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
     with _one_thread(state.diverged_at.device):
         measured = None
         for step in range(start, stop):
-            parts, gradients = _gradients(recipe, state, step, stage)
-            measured = measured or measurement(parts, gradients)
-            _update_all(recipe, state, gradients, objective(recipe, parts, stage), step)
-        return measured or measurement(*_gradients(recipe, state, start, stage))
+            parts, total, gradients = _gradients(recipe, state, step, stage, losses_at)
+            measured = measured or measurement(recipe, parts, gradients)
+            _update_all(recipe, state, gradients, total, step)
+        if measured is None:
+            parts, _, gradients = _gradients(recipe, state, start, stage, losses_at)
+            measured = measurement(recipe, parts, gradients)
+        return measured
 
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
     """As `Engine.evaluate`; one model at a time, because the batch may be a large one."""
-    with torch.no_grad():
+    with torch.no_grad(), _one_thread(x.device):
         each = [
             loss_parts(recipe, {name: w[i : i + 1] for name, w in weights.items()}, x[None])
             for i in range(len(weights["W_E"]))
@@ -55,16 +83,16 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     """Loss of each feature and of each head, means over a batch. Without heads the second has no columns.
 
     Feature `i` costs `I_i (target_i - out_i)^2`, whose sum is the loss of Elhage et al. 2022, or, of a softmax,
-    the cross-entropy `-I_i target_i log out_i` in nats.
+    the cross-entropy `-I_i target_i log out_i` in nats, or what a `losses.Loss` says.
     """
     cfg = recipe.cfg
-    importance = torch.tensor(recipe.importance, dtype=x.dtype, device=x.device)
+    importance = torch.tensor(recipe.setting.importance, dtype=x.dtype, device=x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
-    target = recipe.task.target(rows)
-    if target.shape != out.shape:
-        raise ValueError(f"{recipe.task}: target of shape {tuple(target.shape)} for outputs of {tuple(out.shape)}")
-    if recipe.loss == "mse":
+    target = tasks.targets(recipe.task, rows)
+    if isinstance(recipe.loss, losses.Loss):
+        feature_loss = importance * losses.costs(recipe.loss, out, target).mean(-2)
+    elif recipe.loss == "mse":
         feature_loss = importance * (out - target).square().mean(-2)
     else:
         feature_loss = -importance * (target * logits.log_softmax(-1)).mean(-2)
@@ -78,36 +106,45 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
 def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Tensor, " model"]:
     """What a stage minimizes: L1, L2, or L1 + lambda L2."""
     l1, l2 = (part.sum(-1) for part in parts)
-    return {"representation": l1, "heads": l2, "joint": l1 + recipe.qk_weight * l2}[stage]
+    return {"representation": l1, "heads": l2, "joint": l1 + recipe.setting.qk_weight * l2}[stage]
 
 
 def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
-    """Parameters that a stage trains: the heads are `W_Q` and `W_K`, the representation is everything else."""
-    heads = {forward.W_Q, forward.W_K}
-    return [name for name in weights if stage == "joint" or (name in heads) == (stage == "heads")]
+    """Parameters that a stage trains: those of the heads, or the representation, which is everything else."""
+    return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
-def _gradients(recipe: Recipe, state: State, step: int, stage: Stage) -> tuple[Losses, dict[str, Tensor]]:
-    """Losses on the batch of a step, and the gradients of what the stage trains."""
-    names = trained_names(state.weights, stage)
-    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
-    x = batches.batch(recipe, recipe.seeds, step, state.diverged_at.device)
+def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losses:
+    """Losses on the batch of a step."""
+    x = batches.batch(recipe, recipe.seeds, step, weights["W_E"].device)
     feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
         _, share = batches.rows(recipe)
         empty_loss, _ = loss_parts(recipe, weights, torch.zeros_like(x[:, :1]))
         feature_loss = share * feature_loss + (1 - share) * empty_loss
-    total = objective(recipe, (feature_loss, head_loss), stage).sum()
-    gradients = torch.autograd.grad(total, [weights[name] for name in names])
-    return (feature_loss.detach(), head_loss.detach()), dict(zip(names, gradients, strict=True))
+    return feature_loss, head_loss
 
 
-def measurement(parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
+def _gradients(
+    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
+) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
+    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
+    names = trained_names(state.weights, stage)
+    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
+    feature_loss, head_loss = losses_at(recipe, weights, step)
+    total = objective(recipe, (feature_loss, head_loss), stage)
+    if recipe.setting.penalty is not None:
+        total = total + stacked(recipe.setting.penalty, weights)
+    gradients = torch.autograd.grad(total.sum(), [weights[name] for name in names])
+    return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, gradients, strict=True))
+
+
+def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
     """What to remember of a step, from its losses and the gradients of the parameters that it trains."""
-    feature_loss, head_loss = parts
-    square = torch.zeros_like(feature_loss)
+    (feature_loss, head_loss), cfg = parts, recipe.cfg
+    square = feature_loss.new_zeros(len(feature_loss), cfg.n_features)
     for name, hidden in {"W_E": -1, "W_U": -2}.items():
-        if name in gradients:
+        if name in gradients and (name == "W_E" or cfg.n_outputs == cfg.n_features):
             square = square + gradients[name].square().sum(hidden)
     return Measurement(feature_loss, square.sqrt(), head_loss)
 
@@ -118,10 +155,13 @@ def _update_all(
     """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
     new_weights, new_moments = {}, {}
     _, count, steps = recipe.stage_at(step)
-    scalars = recipe.optimizer.scalars(count, recipe.optimizer.learning_rate(count, steps))
+    optimizer = recipe.setting.optimizer
+    lr = optimizer.learning_rate(count, steps)
+    scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
         moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
-        new_weights[name], *moments = recipe.optimizer.rule(state.weights[name], gradient, *moments, *scalars)
+        w = _kept(state.weights[name], name, optimizer.kept(name, lr))
+        new_weights[name], *moments = optimizer.rule(w, gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
     finite = loss.isfinite()
     for w in new_weights.values():
@@ -135,6 +175,16 @@ def _update_all(
             new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
     state.weights.update(new_weights)
     state.moments.update(new_moments)
+
+
+def _kept(w: Tensor, name: str, kept: tuple[float, float]) -> Tensor:
+    """What is left of a parameter before an update; see `Optimizer.kept`. No sum here depends on a place in memory."""
+    share, pull = kept
+    if not pull:
+        return w if share == 1 else w * share
+    hidden = -2 if name == "W_U" else -1
+    norm = sum((column.square() for column in w.unbind(hidden)), start=w.new_zeros(())).sqrt().clamp(min=SMALLEST)
+    return w * (share + pull / norm.unsqueeze(hidden))
 
 
 @contextmanager

@@ -16,6 +16,7 @@ import numba
 from tms_hooks import rng
 from tms_hooks.data import DISTRIBUTIONS
 from tms_hooks.fused import codes
+from tms_hooks.tasks import TASKS
 from tms_hooks.training.optimizers import OPTIMIZERS
 
 
@@ -28,6 +29,7 @@ def _fingerprint() -> str:
     for path in (*sorted(Path(__file__).parent.glob("*.py")), Path(codes.__file__), Path(rng.__file__)):
         digest.update(path.read_bytes())
     functions = [cls.rule for cls in OPTIMIZERS.values()] + [cls.loop() for cls in DISTRIBUTIONS.values()]
+    functions += [cls.loop() for cls in TASKS.values()]
     for function in map(inspect.unwrap, filter(None, functions)):
         code, refers = function.__code__, inspect.getclosurevars(function)
         known = (code.co_code, code.co_consts, code.co_names, function.__defaults__, refers.globals, refers.nonlocals)
@@ -43,8 +45,8 @@ if not _before:
 from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
 from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy  # noqa: E402
-from tms_hooks.fused.kernels.rules import DRAWN, UPDATED, Drawn  # noqa: E402
+from tms_hooks.fused.kernels.rules import ASKED, DRAWN, UPDATED, Asked, Drawn  # noqa: E402
 
 config.CACHE_DIR = _before
 
-__all__ = ["DRAWN", "UPDATED", "Batch", "Drawn", "General", "Toy", "Updates", "advance"]
+__all__ = ["ASKED", "DRAWN", "UPDATED", "Asked", "Batch", "Drawn", "General", "Toy", "Updates", "advance"]

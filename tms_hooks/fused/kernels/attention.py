@@ -1,4 +1,4 @@
-"""Pseudo-attention heads: losses of the scores `h_query W_Q W_K^T h_key`, and gradients in queries and keys."""
+"""Pseudo-attention heads: losses of the scores query . key, and gradients in queries and keys."""
 
 import math
 from typing import no_type_check
@@ -16,7 +16,7 @@ def score_errors(x, rows, q, k, loss, general, space):
     The first half of `x` are the query tokens' features, the second the key tokens'.
     """
     n, width, pairs, s = len(x) // 2, len(q) // len(loss), general.pairs, space.s
-    zero, one = x.dtype.type(0), x.dtype.type(1)
+    zero = x.dtype.type(0)
     twice = general.objective_weight + general.objective_weight
     for head in range(len(loss)):
         units = range(head * width, (head + 1) * width)
@@ -27,9 +27,9 @@ def score_errors(x, rows, q, k, loss, general, space):
                 s[r] += q[c, r] * k[c, r]
         for pair in range(len(pairs)):
             if pairs[pair, 0] == head:
-                i, j = pairs[pair, 1], n + pairs[pair, 2]
+                i, j, weight = pairs[pair, 1], n + pairs[pair, 2], general.pair_weights[pair]
                 for r in range(rows):
-                    s[r] -= one if (x[i, r] > zero) & (x[j, r] > zero) else zero
+                    s[r] -= weight if (x[i, r] != zero) & (x[j, r] != zero) else zero
         square = zero
         for r in range(rows):
             square += s[r] * s[r]
@@ -66,9 +66,9 @@ def attention_errors(x, rows, n, loss, general, space):
                     scores[key, r] += out[c, r] * out[top + c, r]
             for pair in range(len(pairs)):
                 if pairs[pair, 0] == head:
-                    i, j = pairs[pair, 1], (key + 1) * n + pairs[pair, 2]
+                    i, j, weight = pairs[pair, 1], (key + 1) * n + pairs[pair, 2], general.pair_weights[pair]
                     for r in range(rows):
-                        target[key, r] += one if (x[i, r] > zero) & (x[j, r] > zero) else zero
+                        target[key, r] += weight if (x[i, r] != zero) & (x[j, r] != zero) else zero
             for r in range(rows):
                 s[r] += target[key, r]
         for key in range(keys):

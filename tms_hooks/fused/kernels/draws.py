@@ -17,6 +17,7 @@ from tms_hooks.fused.kernels.lanes import (
     compiled,
     either,
     first_lanes,
+    fma,
     mul,
     random_bits,
     real,
@@ -66,11 +67,12 @@ def in_unit(bits):
 
 @compiled()
 @no_type_check
-def draw_sparse_uniform(x, key, first_row, rows, largest, scale, occupied):
+def draw_sparse_uniform(x, key, first_row, rows, largest, scale, span, low, occupied):
     """Rows `first_row`, ... of a `SparseUniform` batch into `x[:, :rows]`, zeros up to a whole number of strips.
 
     A feature is active where its bits are at most `largest[1]`. With `occupied` only rows are drawn that have an active
-    feature: it is `largest[0]` as long as no feature of the row is. `scale` turns the bits into a value.
+    feature: it is `largest[0]` as long as no feature of the row is. `scale` turns the bits into a number in (0, 1): the
+    value is `low` plus `span` times that.
     """
     n, zero, half = len(x), splat(x.dtype.type(0)), splat(x.dtype.type(0.5))
     z = key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES)
@@ -87,7 +89,7 @@ def draw_sparse_uniform(x, key, first_row, rows, largest, scale, occupied):
             else:
                 active = at_most(bits, splat(largest[1, i]))
                 value = mul(value, splat(scale[1, i]))
-            store(x, i, r, where(active, value, zero))
+            store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
     for i in range(n):
         for r in range(rows, -(-rows // LANES) * LANES):
             x[i, r] = 0

@@ -33,6 +33,8 @@ class General(NamedTuple):
     """Whether the columns of `W_U` are."""
     pairs: Any
     """Per pair: head, query feature, key feature."""
+    pair_weights: Any
+    """Per pair: what it adds to the target of a score."""
     loss_weight: Any
     """Weight of a row in a head's loss."""
     objective_weight: Any
@@ -58,7 +60,7 @@ class Space(NamedTuple):
     readers_t: Any
     d_readers: Any
     start: Any
-    """Reader: `b_U`, then zeros."""
+    """Token and reader: `b_U`, then `b_Q` or `b_K`, zeros where there are none."""
     zeros: Any
     h: Any
     dh: Any
@@ -78,7 +80,7 @@ class Space(NamedTuple):
 @no_type_check
 def make_space(like, toy, block, general):
     """`Space` for blocks of so many rows."""
-    n, m, tokens, readers, rows = toy.n, toy.m, general.positions, toy.n + toy.units, block + LANES
+    n, m, tokens, readers, rows = toy.n, toy.m, general.positions, toy.o + toy.units, block + LANES
     return Space(
         np.zeros((n, m), like.dtype),
         np.zeros((m, n), like.dtype),
@@ -86,13 +88,13 @@ def make_space(like, toy, block, general):
         np.zeros((tokens * readers, m), like.dtype),
         np.zeros((tokens * m, readers), like.dtype),
         np.zeros((tokens * readers, m), like.dtype),
-        np.zeros(readers, like.dtype),
+        np.zeros(tokens * readers, like.dtype),
         np.zeros(m, like.dtype),
         np.zeros((tokens * m, rows), like.dtype),
         np.zeros((tokens * m, rows), like.dtype),
         np.zeros((tokens * m, rows), like.dtype),
         np.zeros((tokens * readers, rows), like.dtype),
-        np.zeros((n, rows), like.dtype),
+        np.zeros((toy.o, rows), like.dtype),
         np.zeros((tokens - 1, rows), like.dtype),
         np.zeros((tokens - 1, rows), like.dtype),
         np.zeros(rows, like.dtype),
@@ -114,20 +116,22 @@ def clear(matrix):
 @no_type_check
 def prepare(w, space, general):
     """Before a batch: the matrices in use from the parameters, and no gradients yet."""
-    n, m = w.w_e.shape
-    one, readers = w.w_e.dtype.type(1), len(space.start)
+    (n, m), o = w.w_e.shape, len(w.w_u)
+    one, readers = w.w_e.dtype.type(1), o + len(w.w_q)
     clear(space.d_write)
     clear(space.d_readers)
-    for i in range(n):
-        space.start[i] = w.b_u[i]
     normalize(space.write, w.w_e, general.unit_write, one)
     for i in range(n):
         for k in range(m):
             space.write_t[k, i] = space.write[i, k]
     for t in range(general.positions):
         top = t * readers
-        normalize(space.readers[top : top + n], w.w_u, general.unit_read, w.scale[0])
-        normalize(space.readers[top + n : top + readers], w.w_q if t == 0 else w.w_k, False, one)
+        for i in range(o):
+            space.start[top + i] = w.b_u[i]
+        for i in range(readers - o):
+            space.start[top + o + i] = w.b_q[i] if t == 0 else w.b_k[i]
+        normalize(space.readers[top : top + o], w.w_u, general.unit_read, w.scale[0])
+        normalize(space.readers[top + o : top + readers], w.w_q if t == 0 else w.w_k, False, one)
         for i in range(readers):
             for k in range(m):
                 space.readers_t[t * m + k, i] = space.readers[top + i, k]
@@ -137,12 +141,12 @@ def prepare(w, space, general):
 @no_type_check
 def finish(g, w, space, general):
     """After a batch: from the gradients in the matrices in use to those in the parameters, which are added to `g`."""
-    n, one, readers = len(w.w_e), w.w_e.dtype.type(1), len(space.start)
+    o, one, readers = len(w.w_u), w.w_e.dtype.type(1), len(w.w_u) + len(w.w_q)
     add_gradients(g.w_e, space.d_write, w.w_e, general.unit_write, one)
     for t in range(general.positions):
         d = space.d_readers[t * readers : (t + 1) * readers]
-        g.scale[0] += add_gradients(g.w_u, d[:n], w.w_u, general.unit_read, w.scale[0])
-        add_gradients(g.w_q if t == 0 else g.w_k, d[n:], w.w_q if t == 0 else w.w_k, False, one)
+        g.scale[0] += add_gradients(g.w_u, d[:o], w.w_u, general.unit_read, w.scale[0])
+        add_gradients(g.w_q if t == 0 else g.w_k, d[o:], w.w_q if t == 0 else w.w_k, False, one)
 
 
 @compiled()
@@ -188,32 +192,45 @@ def activate_backward(dh, h, before, rows, g_b, act, s):
         g_b[i] += summed
 
 
+@compiled(fastmath=SUMS)
+@no_type_check
+def add_sums(g_b, d, rows):
+    """Gradients in biases from those in what they are added to: their sums over a block."""
+    for i in range(len(d)):
+        summed = d.dtype.type(0)
+        for r in range(rows):
+            summed += d[i, r]
+        g_b[i] += summed
+
+
 @compiled()
 @no_type_check
-def general_forward_backward(x, rows, w, g, loss, head_loss, weight, toy, general, space, measured):
+def general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured):
     """Add one block's losses and gradients. `measured`: all losses are wanted, minimized or not."""
-    n, m, readers = toy.n, toy.m, len(space.start)
-    begin = 0 if general.reconstructs or measured else n  # readers that are needed
-    end = readers if general.attends or measured else n
+    n, m, o, readers = toy.n, toy.m, toy.o, toy.o + toy.units
+    begin = 0 if general.reconstructs or measured else o  # readers that are needed
+    end = readers if general.attends or measured else o
     for t in range(general.positions):
-        x_t, h = x[t * n : (t + 1) * n], space.h[t * m : (t + 1) * m]
+        x_t, y_t, h = x[t * n : (t + 1) * n], y[t * o : (t + 1) * o], space.h[t * m : (t + 1) * m]
         out, reads = space.out[t * readers : (t + 1) * readers], space.readers[t * readers : (t + 1) * readers]
         product(h, w.b, space.write_t, x_t, rows)
         activate(h, space.before[t * m :], rows, general.hidden_act, space.s, space.t)
-        product(out[begin:end], space.start[begin:end], reads[begin:end], h, rows)
-        if begin < n:
+        product(out[begin:end], space.start[t * readers + begin : t * readers + end], reads[begin:end], h, rows)
+        if begin < o:
             if toy.act == SOFTMAX:
-                softmax_errors(out[:n], x_t, weight, general.cross_entropy, loss, g.b_u, rows, space)
+                softmax_errors(out[:o], y_t, weight, general.cross_entropy, loss, g.b_u, rows, space)
             else:
-                output_errors(out[:n], x_t, weight, toy.act, loss, g.b_u, rows)
-    if end > n and general.attention:
+                output_errors(out[:o], y_t, weight, toy.act, loss, g.b_u, rows)
+    if end > o and general.attention:
         attention_errors(x, rows, n, head_loss, general, space)
-    elif end > n:
-        score_errors(x, rows, space.out[n:readers], space.out[readers + n :], head_loss, general, space)
-    begin, end = 0 if general.reconstructs else n, readers if general.attends else n  # readers that have gradients
+    elif end > o:
+        score_errors(x, rows, space.out[o:readers], space.out[readers + o :], head_loss, general, space)
+    begin, end = 0 if general.reconstructs else o, readers if general.attends else o  # readers that have gradients
     for t in range(general.positions):
         h, dh = space.h[t * m : (t + 1) * m], space.dh[t * m : (t + 1) * m]
         out, d = space.out[t * readers : (t + 1) * readers], space.d_readers[t * readers : (t + 1) * readers]
+        if toy.head_biased and end > o:
+            add_sums(g.b_q if t == 0 else g.b_k, out[o:end], rows)
         clear_rest(out[begin:end], rows)
         add_outer(d[begin:end], out[begin:end], h, rows, space.sums)
         if general.reconstructs:

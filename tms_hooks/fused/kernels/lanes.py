@@ -156,11 +156,11 @@ def first_lanes(typing, count):
 
 @intrinsic
 @no_type_check
-def positive(typing, a):
-    """A whole number whose bit `r` says that lane `r` is above 0."""
+def nonzero(typing, a):
+    """A whole number whose bit `r` says that lane `r` is not 0."""
 
     def code(context, builder, sig, args):
-        mask = builder.fcmp_ordered(">", args[0], ir.Constant(args[0].type, [0.0] * LANES))
+        mask = builder.fcmp_ordered("!=", args[0], ir.Constant(args[0].type, [0.0] * LANES))
         return builder.zext(builder.bitcast(mask, ir.IntType(LANES)), ir.IntType(64))
 
     return types.int64(a), code

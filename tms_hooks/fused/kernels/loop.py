@@ -10,7 +10,7 @@ from tms_hooks.fused.kernels.general import finish, general_forward_backward, ma
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
 from tms_hooks.fused.kernels.products import WIDTH
-from tms_hooks.fused.kernels.rules import draw, update
+from tms_hooks.fused.kernels.rules import draw, shrink, target, update
 
 BLOCK = 256  # rows worked on together, or more,
 SMALL = 8192  # if that leaves no more entries than this
@@ -31,7 +31,11 @@ class Batch(NamedTuple):
     largest: Any
     """Two rows by feature: `SparseUniform` is active at 32 bits up to this; see `draw_sparse_uniform`."""
     scale: Any
-    """Two rows by feature: what turns such bits into a value."""
+    """Two rows by feature: what turns such bits into a number in (0, 1),"""
+    span: Any
+    """times which"""
+    low: Any
+    """and with this added it is the value."""
     occupied: bool
     """Whether only rows with an active feature are drawn."""
 
@@ -45,6 +49,10 @@ class Updates(NamedTuple):
     """Its number in `rules.UPDATED`."""
     scalars: Any
     """Step, scalar of the optimizer's rule."""
+    parts: Any
+    """Of the trained parameters, those that shrink before an update: start, rows, entries of a row."""
+    kept: Any
+    """Step, part: `Optimizer.kept`."""
     first: int
     """The first parameter to train."""
     last: int
@@ -69,12 +77,20 @@ def fill(to, value):
 
 @njit(cache=True)
 @no_type_check
-def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, general, loss_out, head_out, g_out):
+def train_one(
+    w, first, second, diverged_at, seed, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
+):
     """`advance` for one model."""
-    n, rows, start, stop = toy.n, batch.rows, updates.start, updates.stop
+    n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
-    block = -(-min(max(SMALL // n, BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
+    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
     x, g = aligned(positions * n, block + LANES, w), np.empty_like(w)
+    y, if_empty = x, np.zeros(o, w.dtype)
+    if not asked.same:
+        y = aligned(positions * o, block + LANES, w)
+        target(y[:o], x[:n], asked, np.int64(1))  # of nothing but zeros
+        for i in range(o):
+            if_empty[i] = y[i, 0]
     loss, head_loss = np.empty_like(loss_out), np.empty_like(head_out)
     own, gradients = views(w, toy), views(g, toy)
     if general is None:
@@ -107,24 +123,31 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
                 for t in range(positions):
                     key, x_t = batch_key(seed, positions * step + t), x[t * n : (t + 1) * n]
                     if drawn is None:
-                        draw_sparse_uniform(x_t, key, top, count, batch.largest, batch.scale, batch.occupied)
+                        draw_sparse_uniform(
+                            x_t, key, top, count, batch.largest, batch.scale, batch.span, batch.low, batch.occupied
+                        )
                     else:
                         draw(x_t, drawn, key, top, count, rows, room)
+            if not asked.same:
+                for t in range(positions):
+                    target(y[t * o : (t + 1) * o], x[t * n : (t + 1) * n], asked, count)
             if general is None:
-                forward_backward(x, count, own, gradients, loss, batch.weight, toy, plain)
+                forward_backward(x, y, count, own, gradients, loss, batch.weight, toy, plain)
             else:
                 general_forward_backward(
-                    x, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start
+                    x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start
                 )
         if batch.occupied:
             if general is None:
-                empty_row(own.b_u, gradients.b_u, loss, batch.empty_weight, toy.act)
+                empty_row(own.b_u, if_empty, gradients.b_u, loss, batch.empty_weight, toy.act)
             else:
                 for i in range(n):
                     fill(x[i, :LANES], 0)
+                for i in range(o):
+                    y[i, 0] = if_empty[i]
                 one = np.int64(1)  # a literal would be compiled for
                 general_forward_backward(
-                    x, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space, step == start
+                    x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space, step == start
                 )
         if general is not None:
             finish(gradients, own, space, general)
@@ -138,6 +161,7 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
         if general is not None:
             total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
         copy(old, trained)
+        shrink(trained, updates.parts, updates.kept[step - start])
         finite = update(updates.optimizer, trained, gradient, first, second, updates.scalars[step - start])
         if not (finite and np.isfinite(total)):
             diverged_at[0] = step
@@ -149,7 +173,9 @@ def train_one(w, first, second, diverged_at, seed, toy, batch, drawn, updates, g
 
 @njit(cache=True, nogil=True)
 @no_type_check
-def advance(w, first, second, diverged_at, seeds, toy, batch, drawn, updates, general, loss_out, head_out, g_out):
+def advance(
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
+):
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
@@ -157,6 +183,6 @@ def advance(w, first, second, diverged_at, seeds, toy, batch, drawn, updates, ge
     """
     for i in range(len(w)):
         train_one(
-            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], toy, batch, drawn, updates, general,
-            loss_out[i], head_out[i], g_out[i],
+            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], toy, batch, drawn, asked, updates,
+            general, loss_out[i], head_out[i], g_out[i],
         )  # fmt: skip

@@ -44,6 +44,8 @@ class Toy(NamedTuple):
 
     n: int
     m: int
+    o: int
+    """Outputs: as many as features, if tied."""
     tied: bool
     biased: bool
     """Whether the output has a bias,"""
@@ -53,6 +55,8 @@ class Toy(NamedTuple):
     """Whether the unembed has a scale, as it does where directions have norm 1."""
     units: int
     """Heads times the width of one."""
+    head_biased: bool
+    """Whether queries and keys have biases."""
     act: int
 
 
@@ -66,6 +70,8 @@ class Parameters(NamedTuple):
     scale: Any
     w_q: Any
     w_k: Any
+    b_q: Any
+    b_k: Any
 
 
 class PlainSpace(NamedTuple):
@@ -76,7 +82,7 @@ class PlainSpace(NamedTuple):
     h: Any
     dh: Any
     out: Any
-    """Feature, row: logits, then the gradients in them."""
+    """Output, row: logits, then the gradients in them."""
     sums: Any
     """Vector, lane: scratch."""
     zeros: Any
@@ -97,21 +103,25 @@ def aligned(rows, columns, like):
 @no_type_check
 def views(flat, toy):
     """`Parameters` in the order of `engine.ORDER`."""
-    n, m, width, kind = toy.n, toy.m, toy.units, flat.dtype
+    n, m, o, width, kind = toy.n, toy.m, toy.o, toy.units, flat.dtype
     u = 0 if toy.tied else n * m
-    b_u = u + n * m
-    b = b_u + (n if toy.biased else 0)
+    b_u = u + o * m
+    b = b_u + (o if toy.biased else 0)
     scale = b + (m if toy.hidden_biased else 0)
     q = scale + (1 if toy.scaled else 0)
     k = q + width * m
+    b_q = k + width * m
+    b_k = b_q + (width if toy.head_biased else 0)
     return Parameters(
         flat[: n * m].reshape((n, m)),
-        flat[u:b_u].reshape((n, m)),
-        flat[b_u:b] if toy.biased else np.zeros(n, kind),
+        flat[u:b_u].reshape((o, m)),
+        flat[b_u:b] if toy.biased else np.zeros(o, kind),
         flat[b:scale] if toy.hidden_biased else np.zeros(m, kind),
         flat[scale:q] if toy.scaled else np.ones(1, kind),
         flat[q:k].reshape((width, m)),
-        flat[k:].reshape((width, m)),
+        flat[k:b_q].reshape((width, m)),
+        flat[b_q:b_k] if toy.head_biased else np.zeros(width, kind),
+        flat[b_k:] if toy.head_biased else np.zeros(width, kind),
     )
 
 
@@ -119,14 +129,14 @@ def views(flat, toy):
 @no_type_check
 def make_plain_space(like, toy, block, sparse):
     """`PlainSpace` for blocks of so many rows."""
-    n, m, rows = toy.n, toy.m, block + LANES
+    n, m, o, rows = toy.n, toy.m, toy.o, block + LANES
     w_e_t = np.empty((m, n), like.dtype)
     return PlainSpace(
         w_e_t,
-        w_e_t if toy.tied else np.empty((m, n), like.dtype),
+        w_e_t if toy.tied else np.empty((m, o), like.dtype),
         aligned(m, rows, like),
         aligned(m, rows, like),
-        aligned(n, rows, like),
+        aligned(o, rows, like),
         aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, like),
         np.zeros(m, like.dtype),
         np.empty((n * block // 8 if sparse else 0, 2), np.int64),
@@ -144,19 +154,22 @@ def transpose(to, source):
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def output_errors(out, x, weight, act, loss, g_b, rows):
-    """Losses of one block and their gradients in the biases; `out`, logits, becomes their gradient in the logits."""
-    zero, one, half = x.dtype.type(0), x.dtype.type(1), x.dtype.type(0.5)
-    root_half, density = x.dtype.type(math.sqrt(0.5)), x.dtype.type(1 / math.sqrt(2 * math.pi))
-    floor = x.dtype.type(0 if act == RELU else -np.inf)
-    for i in range(len(x)):
+def output_errors(out, y, weight, act, loss, g_b, rows):
+    """Losses of one block and their gradients in the biases; `out`, logits, becomes their gradient in the logits.
+
+    `y` are the targets.
+    """
+    zero, one, half = y.dtype.type(0), y.dtype.type(1), y.dtype.type(0.5)
+    root_half, density = y.dtype.type(math.sqrt(0.5)), y.dtype.type(1 / math.sqrt(2 * math.pi))
+    floor = y.dtype.type(0 if act == RELU else -np.inf)
+    for i in range(len(y)):
         twice = weight[i] + weight[i]
         if act == GELU:
             square, g_bias = zero, zero
             for r in range(rows):
                 logit = out[i, r]
                 below = half * (one + math.erf(logit * root_half))
-                error = logit * below - x[i, r]
+                error = logit * below - y[i, r]
                 square += error * error
                 g = twice * error * (below + logit * density * math.exp(-half * logit * logit))
                 out[i, r] = g
@@ -167,7 +180,7 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
             for r in range(0, rows, LANES):
                 logits = load(out, i, r)
                 clipped = at_most(logits, lowest)
-                errors = sub(where(clipped, lowest, logits), load(x, i, r))
+                errors = sub(where(clipped, lowest, logits), load(y, i, r))
                 errors = where(first_lanes(rows - r), errors, nought)
                 squares = fma(errors, errors, squares)
                 errors = where(clipped, nought, mul(errors, splat(twice)))
@@ -180,17 +193,17 @@ def output_errors(out, x, weight, act, loss, g_b, rows):
 
 @compiled(forceinline=True)  # else a thousand bytes of arrays are passed on for each block
 @no_type_check
-def forward_backward(x, rows, w, g, loss, weight, toy, space):
-    """Add one block's losses and gradients. `weight` is each feature's importance over the batch size."""
-    if toy.m > WIDEST or toy.act == GELU:
-        forward_backward_wide(x, rows, w, g, loss, weight, toy, space)
+def forward_backward(x, y, rows, w, g, loss, weight, toy, space):
+    """Add one block's losses and gradients. `y` are the targets, `weight` importances over the batch size."""
+    if toy.m > WIDEST or toy.act == GELU or toy.o != toy.n:
+        forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space)
         return
     n, m, sums = toy.n, toy.m, space.sums
     zero, two = x.dtype.type(0), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(m - 1, (x, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
+    strips(m - 1, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
@@ -206,7 +219,7 @@ def forward_backward(x, rows, w, g, loss, weight, toy, space):
 
 @compiled()
 @no_type_check
-def forward_backward_wide(x, rows, w, g, loss, weight, toy, space):
+def forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space):
     """The same by matrix products; the hidden layer from single entries of `x`, if there is room for them."""
     h, dh, out, entries = space.h, space.dh, space.out, space.entries
     count = find_entries(entries, x, rows)
@@ -215,7 +228,7 @@ def forward_backward_wide(x, rows, w, g, loss, weight, toy, space):
     else:
         sparse_product(h, w.w_e, x, rows, entries, count)
     product(out, w.b_u, w.w_u, h, rows)
-    output_errors(out, x, weight, toy.act, loss, g.b_u, rows)
+    output_errors(out, y, weight, toy.act, loss, g.b_u, rows)
     clear_rest(out, rows)
     add_outer(g.w_u, out, h, rows, space.sums)
     product(dh, space.zeros, space.w_u_t, out, rows)
@@ -236,8 +249,8 @@ def clear_rest(out, rows):
 
 @compiled()
 @no_type_check
-def empty_row(b, g_b, loss, weight, act):
-    """`forward_backward` for a row without active features: only the biases matter."""
+def empty_row(b, y, g_b, loss, weight, act):
+    """`forward_backward` for a row without active features, whose targets are `y`: only the biases matter."""
     zero, one, half = b.dtype.type(0), b.dtype.type(1), b.dtype.type(0.5)
     root_half, density = b.dtype.type(math.sqrt(0.5)), b.dtype.type(1 / math.sqrt(2 * math.pi))
     for i in range(len(b)):
@@ -247,5 +260,6 @@ def empty_row(b, g_b, loss, weight, act):
             out, gradient = b[i] * below, below + b[i] * density * math.exp(-half * b[i] * b[i])
         elif act == RELU and b[i] <= zero:
             out, gradient = zero, zero
-        loss[i] += weight[i] * out * out
-        g_b[i] += (weight[i] + weight[i]) * out * gradient
+        error = out - y[i]
+        loss[i] += weight[i] * error * error
+        g_b[i] += (weight[i] + weight[i]) * error * gradient

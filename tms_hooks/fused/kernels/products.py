@@ -23,7 +23,7 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, positive, splat, store
+from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, nonzero, splat, store
 
 
 def _compile(source: str) -> Any:
@@ -92,7 +92,7 @@ def _strips(m: int, width: int) -> Any:
         return "; ".join(lines)
 
     return _compile(f"""
-def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
+def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
     lowest, nought = splat(floor), splat(zero)
     for r in range(0, rows, {width} * LANES):
         {line("live_J = first_lanes(rows - r - J * LANES)")}
@@ -105,7 +105,7 @@ def loop(x, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
             {line("logit_J = splat(b[i])")}
             {line("logit_J = fma(hK_J, splat(w_u[i, K]), logit_J)")}
             {line("clipped_J = at_most(logit_J, lowest)")}
-            {line("error_J = sub(where(clipped_J, lowest, logit_J), load(x, i, r + J * LANES))")}
+            {line("error_J = sub(where(clipped_J, lowest, logit_J), load(y, i, r + J * LANES))")}
             {line("error_J = where(live_J, error_J, nought)")}
             {line("g_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
             {line("dK_J = fma(g_J, splat(w_u[i, K]), dK_J)")}
@@ -174,11 +174,11 @@ def fold(sums):
 @compiled()
 @no_type_check
 def find_entries(entries, x, rows):
-    """Fill `entries` with (feature, row) of all that is positive in `x[:, :rows]`; their number, or -1 if too many."""
+    """Fill `entries` with (feature, row) of all that is not 0 in `x[:, :rows]`; their number, or -1 if too many."""
     count = 0
     for r in range(0, rows, LANES):
         for i in range(len(x)):
-            bits = positive(load(x, i, r))
+            bits = nonzero(load(x, i, r))
             while bits:
                 if count == len(entries):
                     return -1

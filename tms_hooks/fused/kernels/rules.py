@@ -1,10 +1,11 @@
-"""What optimizers and distributions say of themselves, compiled: rules of one update, and loops that draw a batch.
+"""What optimizers, distributions and tasks say of themselves, compiled: rules of one update, loops that draw a batch.
 
 `compiled_from` compiles a function that was written for torch or for plain Python, with numpy where it says `torch` and
 the compiled `draws` where it says `rng`. A `choice` of the functions of all classes in a table calls one by its number.
 """
 
 import inspect
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from types import FunctionType
@@ -18,10 +19,13 @@ from tms_hooks import rng
 from tms_hooks.data import DISTRIBUTIONS
 from tms_hooks.fused.kernels import draws
 from tms_hooks.fused.kernels.lanes import choice, compiled, inner
+from tms_hooks.fused.kernels.unit_norm import SMALLEST
+from tms_hooks.tasks import TASKS
 from tms_hooks.training.optimizers import OPTIMIZERS
 
 UPDATED = tuple(OPTIMIZERS.values())
 DRAWN = tuple(cls for cls in DISTRIBUTIONS.values() if cls.loop())
+ASKED = tuple(cls for cls in TASKS.values() if cls.loop())
 """Classes whose functions are compiled here, as the tables have them on import; their places are their numbers."""
 
 MOMENTS = 4
@@ -31,6 +35,15 @@ MOMENTS = 4
 class Drawn(NamedTuple):
     """Which distribution draws a batch, and what its loop must know."""
 
+    number: int
+    numbers: Any
+
+
+class Asked(NamedTuple):
+    """Which task says what the targets are, and what its loop must know."""
+
+    same: bool
+    """Whether the targets are the inputs."""
     number: int
     numbers: Any
 
@@ -65,6 +78,7 @@ def _over_entries(rule: Callable[..., Any]) -> Any:
 
 _update = choice([_over_entries(cls.rule) for cls in UPDATED])
 _fill = choice([compiled_from(cls.loop()) for cls in DRAWN])
+_target = choice([compiled_from(cls.loop()) for cls in ASKED])
 
 
 @compiled()
@@ -80,9 +94,33 @@ def update(optimizer, w, gradient, first, second, scalars):
 
 @compiled()
 @no_type_check
+def shrink(w, parts, kept):
+    """Before an update, in place: what `Optimizer.kept` says of each row. Parts are (start, rows, entries of a row)."""
+    for part in range(len(parts)):
+        at, width = parts[part, 0], parts[part, 2]
+        for _ in range(parts[part, 1]):
+            share, square = kept[part, 0], w.dtype.type(0)
+            if kept[part, 1] != 0:
+                for j in range(at, at + width):
+                    square += w[j] * w[j]
+                share += kept[part, 1] / max(w.dtype.type(math.sqrt(square)), w.dtype.type(SMALLEST))
+            for j in range(at, at + width):
+                w[j] *= share
+            at += width
+
+
+@compiled()
+@no_type_check
 def draw(x, drawn, key, first_row, rows, batch, room):
     """Rows `first_row`, ... of a batch of `batch` rows into `x[:, :rows]`."""
     for i in range(len(x)):
         for r in range(rows):
             x[i, r] = 0
     _fill(drawn.number, (x, drawn.numbers, key, first_row, rows, batch, room))
+
+
+@compiled()
+@no_type_check
+def target(y, x, asked, rows):
+    """The targets of the rows `x[:, :rows]` into `y[:, :rows]`."""
+    _target(asked.number, (y, x, asked.numbers, rows))

@@ -43,34 +43,34 @@ def softmax_backward(d, p, rows, dot):
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def softmax_errors(out, x, weight, cross_entropy, loss, g_b, rows, space):
-    """`output_errors` for a softmax, of the squared error or the cross-entropy."""
-    zero, top, p = x.dtype.type(0), space.s, space.p
+def softmax_errors(out, y, weight, cross_entropy, loss, g_b, rows, space):
+    """`output_errors` for a softmax, of the squared error or the cross-entropy; `y` are the targets."""
+    zero, top, p = y.dtype.type(0), space.s, space.p
     log_softmax(out, rows, top, space.t)
     if cross_entropy:
         for r in range(rows):
             top[r] = zero
-        for i in range(len(x)):
+        for i in range(len(y)):
             summed = zero
             for r in range(rows):
-                target = weight[i] * x[i, r]
+                target = weight[i] * y[i, r]
                 summed -= target * out[i, r]
                 top[r] += target
             loss[i] += summed
-        for i in range(len(x)):
+        for i in range(len(y)):
             for r in range(rows):
-                out[i, r] = math.exp(out[i, r]) * top[r] - weight[i] * x[i, r]
+                out[i, r] = math.exp(out[i, r]) * top[r] - weight[i] * y[i, r]
     else:
-        for i in range(len(x)):
+        for i in range(len(y)):
             summed, twice = zero, weight[i] + weight[i]
             for r in range(rows):
                 p[i, r] = math.exp(out[i, r])
-                error = p[i, r] - x[i, r]
+                error = p[i, r] - y[i, r]
                 summed += error * error
                 out[i, r] = twice * error
             loss[i] += weight[i] * summed
         softmax_backward(out, p, rows, top)
-    for i in range(len(x)):
+    for i in range(len(y)):
         summed = zero
         for r in range(rows):
             summed += out[i, r]

@@ -1,0 +1,183 @@
+# ---
+# jupyter:
+#   jupytext:
+#     formats: ipynb,py:percent
+#     text_representation:
+#       extension: .py
+#       format_name: percent
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # The classic exercises on superposition, a few lines each
+#
+# Those of Elhage et al. 2022, [Toy Models of Superposition](https://transformer-circuits.pub/2022/toy_model/index.html),
+# in the order in which courses set them. Models that are compared are trained in one call, and each is what it would be
+# alone.
+
+# %%
+import os
+
+import numpy as np
+import plotly.io as pio
+import torch
+
+import tms_hooks as tms
+from tms_hooks import geometry, plots
+
+pio.renderers.default = "notebook"  # plotly's bundle goes into the notebook: it works offline
+STEPS = 500 if "TMS_QUICK" in os.environ else 2_000
+
+# %% [markdown]
+# ## Superposition as features become sparse
+# Five features of falling importance in two dimensions. `data` has one distribution per seed: one model per sparsity.
+# The dense model keeps two features; then come antipodal pairs, and at last a pentagon.
+
+# %%
+probabilities = [1.0, 0.55, 0.3, 0.16, 0.09, 0.05, 0.03, 0.02]
+run = tms.train(
+    tms.ToyConfig(n_features=5, d_hidden=2),
+    [tms.SparseUniform(n_features=5, feature_probability=p) for p in probabilities],
+    importance=[0.9**i for i in range(5)],
+    seeds=range(len(probabilities)),
+    **(how := {"steps": STEPS, "optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "progress": False}),
+)
+plots.feature_arrows(run)
+
+# %%
+run.table
+
+# %% [markdown]
+# ## Dimensionality: 100 features in 20 dimensions
+# Dimensions per feature, D* = m / |W|^2, lingers near 1/2, where features lie in antipodal pairs, before it falls.
+
+# %%
+p = np.geomspace(1, 0.01, 12)
+wide = tms.train(
+    tms.ToyConfig(n_features=100, d_hidden=20),
+    [tms.SparseUniform(n_features=100, feature_probability=float(each)) for each in p],
+    seeds=range(len(p)),
+    **how | {"steps": STEPS // 2},
+)
+D = geometry.dimensions_per_feature(wide.W_E).numpy()
+plots.curves({"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}, "1 / p", "dimensions per feature", log_x=True)
+
+# %% [markdown]
+# One feature at a time: the dimensionality D_i of Elhage et al. gathers at the values of regular shapes.
+
+# %%
+D_i = geometry.dimensionality(wide.W_E).numpy()
+levels = {"3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5}
+plots.strips({f"{1 / each:.0f}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
+
+# %% [markdown]
+# ## Correlated and anticorrelated features
+# Features (0, 1) and (2, 3) are active together, or never together. What is active together is made orthogonal; what is
+# never active together may share a line, on opposite sides.
+
+# %%
+groups = {"together": tms.CorrelatedGroups, "never together": tms.AnticorrelatedGroups}
+names, kinds = zip(*[(name, kind) for name, kind in groups.items() for _ in range(3)], strict=True)
+data = [kind(n_features=4, feature_probability=0.1, group_size=2) for kind in kinds]
+paired = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), data, seeds=range(6), **how)
+plots.feature_arrows(paired.W_E.numpy(), names)
+
+# %%
+unit = torch.nn.functional.normalize(paired.W_E, dim=-1)
+cosine = (unit[:, [0, 2]] * unit[:, [1, 3]]).sum(-1)  # of partners
+{name: cosine[[n == name for n in names]].mean().item() for name in groups}
+
+# %% [markdown]
+# ## A privileged basis
+# A linear hidden layer may be turned at will, so its neurons mean nothing. With a ReLU there, some features get a
+# neuron of their own: of each feature, the share of its squared norm in its largest neuron.
+
+# %%
+share = {}
+for act in ("identity", "relu"):
+    cfg = tms.ToyConfig(n_features=10, d_hidden=5, hidden_act=act)
+    data = tms.SparseUniform(n_features=10, feature_probability=0.3)
+    W = tms.train(cfg, data, importance=[0.8**i for i in range(10)], seeds=range(8), **how).W_E
+    size = W.square().sum(-1)
+    share[act] = (W.square().amax(-1) / size)[size > 0.25].numpy()
+plots.strips(share, "share of the largest neuron", "hidden activation")
+
+# %% [markdown]
+# ## Computation in superposition: the absolute value
+# |x| = relu(x) + relu(-x): two neurons per feature compute it exactly (`d_hidden=16` for 8 features: no loss at all).
+# With fewer neurons features share them. The best of four seeds; 1 is what the best constant answer loses.
+
+# %%
+p = np.array([1.0, 0.3, 0.1])
+signed = [tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0) for each in p for _ in range(4)]
+lost = {}
+for m in (4, 8, 12, 16):
+    cfg = tms.ToyConfig(n_features=8, d_hidden=m, tied=False, hidden_act="relu")
+    absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=range(len(signed)), **how)
+    best = absolute.final_loss.view(3, 4).amin(1).numpy()
+    lost[f"d_hidden = {m}"] = (1 / p, best / (8 * (p / 3 - p**2 / 4)))  # the variance of |x_i| is p / 3 - p^2 / 4
+plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
+
+# %% [markdown]
+# What the neurons of a model with two per feature read.
+
+# %%
+best = int(absolute.final_loss.argmin())
+plots.signed_heatmap(absolute.W_E[best].numpy(), "neuron", "feature", "W_E")
+
+# %% [markdown]
+# ## A sparse autoencoder that finds the features
+# Twenty features in eight dimensions. All that the autoencoder sees is the hidden layer; each of its latents writes
+# along a direction, and few of them are to be active.
+
+# %%
+data = tms.SparseUniform(n_features=20, feature_probability=0.05)
+toy = tms.train(tms.ToyConfig(n_features=20, d_hidden=8), data, **how).models[0]
+_, cache = toy.run_with_cache(data.sample(2**16, seed=1))
+hidden = cache["hook_hidden"].detach()
+generator = torch.Generator().manual_seed(0)
+
+
+# %%
+class SparseAutoencoder(torch.nn.Module):
+    def __init__(self, d_hidden, n_latents):
+        super().__init__()
+        self.W_dec = torch.nn.Parameter(torch.randn(n_latents, d_hidden, generator=generator) / d_hidden**0.5)
+        self.W_enc = torch.nn.Parameter(self.W_dec.detach().T.clone())
+        self.b = torch.nn.Parameter(torch.zeros(n_latents))
+
+    def forward(self, h):
+        latents = (h @ self.W_enc + self.b).relu()
+        return latents @ self.W_dec, latents
+
+
+# %%
+sae = SparseAutoencoder(d_hidden=8, n_latents=40)
+adam = torch.optim.Adam(sae.parameters(), lr=3e-3)
+for _ in range(STEPS):
+    h = hidden[torch.randint(len(hidden), (1024,), generator=generator)]
+    again, latents = sae(h)
+    strength = latents * sae.W_dec.norm(dim=-1)  # of what is written: else long directions would make it free
+    adam.zero_grad()
+    ((again - h).square().sum(-1) + 0.05 * strength.sum(-1)).mean().backward()
+    adam.step()
+
+# %% [markdown]
+# Which latent is which feature? The matching, one latent per feature, that has the largest cosines in sum.
+
+# %%
+from scipy.optimize import linear_sum_assignment
+
+found = torch.nn.functional.normalize(sae.W_dec, dim=-1).detach()
+true = torch.nn.functional.normalize(toy.W_E, dim=-1).detach()
+feature, latent = linear_sum_assignment(-(true @ found.T))
+plots.signed_heatmap((true @ found.T)[:, latent].numpy(), "latent, matched", "feature", "cosine")
+
+# %%
+matched = (true * found[latent]).sum(-1)
+chance = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=-1)
+random = (true @ chance.T)[linear_sum_assignment(-(true @ chance.T))]
+plots.strips({"autoencoder": matched.numpy(), "random directions": random.numpy()}, "cosine with its feature")

@@ -1,0 +1,268 @@
+"""What people type first: it works, or the error says what to type."""
+
+import logging
+
+import numpy as np
+import pytest
+import torch
+import xarray as xr
+from torch.testing import assert_close
+
+import probes
+import tms_hooks as tms
+from tms_hooks import errors
+
+CFG = tms.ToyConfig(4, 2)
+DATA = tms.SparseUniform(4, 0.3)
+
+
+def train(cfg=CFG, data=DATA, **settings):
+    return tms.train(cfg, data, **{"steps": 5, "batch_size": 16, "progress": False} | settings)
+
+
+@pytest.fixture
+def hints(caplog):
+    """What is said once, as if it had not been said."""
+    errors.say_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        yield caplog
+
+
+# Without names
+
+
+@pytest.mark.parametrize(
+    ("short", "long"),
+    [
+        (tms.SparseUniform(6, 0.057), tms.SparseUniform(n_features=6, feature_probability=0.057)),
+        (tms.OneHot(6), tms.OneHot(n_features=6)),
+        (tms.KHot(6, 2), tms.KHot(n_features=6, k=2)),
+        (tms.CorrelatedGroups(6, 0.1), tms.CorrelatedGroups(n_features=6, feature_probability=0.1)),
+        (tms.Copula(6, 0.1, 0.2), tms.Copula(n_features=6, feature_probability=0.1, rho=0.2)),
+        (tms.ToyConfig(6, 2), tms.ToyConfig(n_features=6, d_hidden=2)),
+        (probes.Site("hook_hidden").name, probes.Site(hook="hook_hidden").name),
+    ],
+)
+def test_what_has_one_meaning_needs_no_name(short, long):
+    assert short == long
+
+
+MISTAKES = """
+import numpy as np, torch, tms_hooks as tms
+cfg, data = tms.ToyConfig(4, 2), tms.SparseUniform(4, 0.3)
+for line in LINES:
+    try:
+        eval(line)
+        print("nothing was said")
+    except (TypeError, ValueError) as error:
+        print(type(error).__name__, error)
+"""
+SAID = {
+    "tms.ToyConfig(n_feat=5, d_hidden=2)": "TypeError ToyConfig has no argument 'n_feat'; did you mean 'n_features'?",
+    "tms.ToyConfig(5, 2, False)": "TypeError ToyConfig takes 2 arguments without a name (n_features, d_hidden), and "
+    "3 were given; name the others: tied, ",
+    "tms.SparseUniform(5, p=0.1)": "TypeError SparseUniform has no argument 'p'; choose from n_features, feature_pro",
+    "tms.Adam(lrate=0.1)": "TypeError Adam has no argument 'lrate'; ",
+    "tms.train(cfg, data, lr=1e-2)": "TypeError train has no argument 'lr'; use optimizer=tms.Adam(lr=...)",
+    "tms.train(cfg, data, step=5)": "TypeError train has no argument 'step'; did you mean 'steps'?",
+    "tms.train(cfg, data, tied=False)": "TypeError train has no argument 'tied'; use cfg=tms.ToyConfig(n_features, ",
+    "tms.train(cfg, data, feature_probability=0.1)": "TypeError train has no argument 'feature_probability'; use data=",
+    "tms.train(cfg, data, optimizer='adan')": "ValueError optimizer='adan' is not known; did you mean 'adam'?",
+    "tms.train(cfg, data, optimizer=torch.optim.SGD)": "TypeError optimizer=<class 'torch.optim.sgd.SGD'>: models are "
+    "updated by rules of this library; give tms.SGD(lr=...)",
+    "tms.train(cfg, tms.SparseUniform)": "TypeError data=<class 'tms_hooks.data.independent.SparseUniform'> is no ",
+    "tms.train(cfg, [1, 2])": "TypeError data=1 is no distribution: give an object such as tms.SparseU",
+    "tms.train(cfg, data, seeds=[0.5])": "ValueError seeds=0.5: must be a whole number",
+    "tms.train(cfg, data, seeds=True)": "ValueError seeds=True: must be a whole number",
+    "tms.train(cfg, data, steps=np.float64(2.5))": "ValueError steps=2.5: must be a whole number",
+    "tms.OneHot(2.5)": "ValueError n_features=2.5: must be a whole number",
+    "tms.Samples([[1.0, 2.0], [3.0]])": "ValueError samples must be a table of numbers (sample, feature)",
+    "tms.Samples(torch.tensor([[1.0, torch.nan]]))": "ValueError sample 0 is not finite; leave it out",
+    "tms.train(cfg, data, init=tms.train(cfg, data, seeds=2, steps=1))": "ValueError init has 2 models for 1 seeds: "
+    "give one per seed, seeds=2",
+}
+
+
+def test_mistakes_are_answered_with_what_to_type(run_python):
+    said = run_python(MISTAKES.replace("LINES", repr(list(SAID)))).splitlines()
+    assert len(said) == len(SAID)
+    for (line, wanted), answer in zip(SAID.items(), said, strict=True):
+        assert answer.startswith(wanted), line
+
+
+def test_signatures_are_as_written_and_functions_can_be_pickled():
+    import inspect
+    import pickle
+
+    assert list(inspect.signature(tms.ToyConfig).parameters)[:3] == ["n_features", "d_hidden", "tied"]
+    assert list(inspect.signature(tms.train).parameters)[:3] == ["cfg", "data", "seeds"]
+    for function in (tms.train, tms.geometry.name_polytope, tms.SparseUniform):
+        assert pickle.loads(pickle.dumps(function)) is function
+    assert pickle.loads(pickle.dumps(DATA)) == DATA
+
+
+# Numbers, seeds, optimizers, init
+
+
+def test_seeds_may_be_counted_and_optimizers_named():
+    assert train(seeds=3).recipe == train(seeds=range(3)).recipe
+    assert train(optimizer="adam").recipe.optimizer == tms.Adam()
+    assert train(optimizer="RMSprop").recipe.optimizer == tms.RMSprop()
+
+
+def test_numbers_of_any_library_are_plain_before_training(run_python, tmp_path):
+    script = f"""
+import numpy as np, torch, tms_hooks as tms
+cfg = tms.ToyConfig(np.int64(4), torch.tensor(2))
+data = tms.SparseUniform(torch.tensor(4), np.full(4, 0.5, dtype=np.float32))
+optimizer = tms.SGD(lr=torch.tensor(0.25), momentum=np.float32(0.5))
+run = tms.train(cfg, data, seeds=torch.arange(2), steps=torch.tensor(3), batch_size=np.int32(8), optimizer=optimizer,
+                importance=np.ones(4), record_every=np.int16(2), checkpoint={str(tmp_path / "checkpoints")!r})
+assert tms.load(run.save({str(tmp_path / "run")!r})).recipe == run.recipe
+recipe = run.recipe
+values = [recipe.seeds, recipe.steps, recipe.batch_size, recipe.record_every, recipe.data, optimizer.lr]
+print(*values, tms.Copula(3, np.float64(0.5), torch.tensor(0.25)).rho)
+"""
+    data = "SparseUniform(n_features=4, feature_probability=(0.5, 0.5, 0.5, 0.5), low=0.0, high=1.0)"
+    assert run_python(script) == f"(0, 1) (3,) 8 2 {data} 0.25 0.25\n"
+
+
+def test_a_run_to_begin_with_gives_its_weights_and_says_so_once(hints):
+    run = train(seeds=2)
+    wanted = train(seeds=2, init=[model.state_dict() for model in run.models])
+    assert not hints.messages
+    assert train(seeds=2, init=run).W_E.equal(wanted.W_E)
+    assert train(seeds=2, init=run.models).W_E.equal(wanted.W_E)
+    [hint] = hints.messages
+    assert "only the weights are taken" in hint
+    assert "run.resume(steps=...) goes on exactly" in hint
+
+
+# Samples of your own
+
+
+@pytest.mark.parametrize("make", [lambda x: x, lambda x: x.numpy(), lambda x: xr.DataArray(x.numpy())])
+def test_a_table_is_data(make):
+    x = DATA.sample(50, seed=1)
+    recipe = train(data=make(x)).recipe
+    assert recipe.data == tms.Samples(x)
+    assert recipe.data.dataset().equal(x)
+    whole = train(data=make(x), batch_size=None, steps=1)
+    untrained = tms.ToyModel(CFG)
+    assert_close(whole.history.loss.values[0, 0], (untrained(x) - x).square().mean(0).detach().numpy())
+
+
+def test_samples_are_drawn_alike_by_both_engines_and_have_exact_moments():
+    pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
+    x = DATA.sample(7, seed=1, dtype=torch.float64)
+    runs = [train(data=x, batch_size=33, seeds=3, steps=40, engine=engine) for engine in ("torch", "fused")]
+    assert_close(runs[0].W_E, runs[1].W_E, rtol=0, atol=1e-5)
+    data = tms.Samples(x)
+    drawn = data.sample(100_000, seed=0, dtype=torch.float64)
+    assert {tuple(row) for row in drawn.tolist()} == {tuple(row) for row in x.tolist()}
+    assert_close(drawn.mT @ drawn / len(drawn), data.second_moment(), rtol=0, atol=0.01)
+    assert_close((drawn != 0).double().mean(0), data.active_probability(), rtol=0, atol=0.01)
+    assert_close(data.active_moment(), (x != 0).double().mT @ x / 7)
+    assert hash(data) == hash(tms.Samples(x.numpy()))
+    assert repr(data) == "Samples(n_features=4)"
+
+
+# Cross-entropy
+
+
+def test_cross_entropy_asks_for_targets_that_sum_to_one():
+    softmax = tms.ToyConfig(4, 2, output_act="softmax")
+    for data in (DATA, tms.KHot(4, 2), tms.KHot(4, 1, values="uniform")):
+        with pytest.raises(ValueError, match=r"targets sum to .*: they must be shares that sum to 1; use OneHot data"):
+            train(softmax, data, loss="cross_entropy")
+    shares = torch.tensor([[0.5, 0.5, 0.0, 0.0], [0.0, 0.25, 0.25, 0.5]])
+    for data in (tms.OneHot(4), tms.KHot(4, 1), shares):
+        assert train(softmax, data, loss="cross_entropy", batch_size=None).completed_steps == 5
+
+
+# What is seen
+
+
+def test_a_run_shows_what_it_is_and_not_its_weights():
+    run = train(tms.ToyConfig(4, 2, tied=False), tms.SparseUniform(4, 0.25), seeds=7)
+    assert repr(run).startswith("<Run: 7 toys, 4 features in 2 dimensions, step 5 of 5, final loss 0.")
+    card = run._repr_html_()
+    assert "tied=False" in card
+    assert "SparseUniform(n_features=4, feature_probability=0.25" in card
+    assert "&lt;Run: 7 toys" in card
+    assert card.count("<tr>") < 7
+    assert len(card) < 2_000
+
+
+def test_the_face_lists_what_one_needs():
+    assert {"ToyModel", "plots", "Distribution", "Optimizer", "Samples", "train", "geometry"} <= set(dir(tms))
+    assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(tms))
+
+
+# Arrays of any library
+
+
+@pytest.mark.parametrize(
+    "make", [torch.Tensor.numpy, lambda W: xr.DataArray(W.numpy()), lambda W: W.clone().requires_grad_()]
+)
+def test_geometry_and_plots_take_any_arrays(make):
+    W = torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    assert tms.geometry.name_polytope(make(W)) == "square"
+    assert_close(tms.geometry.dimensionality(make(W)).detach(), torch.full((4,), 0.5))
+    assert_close(tms.geometry.rotate_onto(make(W), reference=make(W)).detach(), W)
+    pytest.importorskip("plotly", reason="figures are the optional extra 'plots'")
+    drawn = tms.plots.feature_arrows(make(W[None]), ["square"])
+    assert drawn == tms.plots.feature_arrows(W[None].numpy(), ["square"])
+    lines = {"loss": (make(W[0]), make(W[1]))}
+    assert tms.plots.curves(lines, "x", "y") == tms.plots.curves({"loss": (W[0].numpy(), W[1].numpy())}, "x", "y")
+
+
+def test_whole_numbers_are_weights_too():
+    assert tms.geometry.name_polytope(np.array([[1, 0], [-1, 0]])) == "digon"
+
+
+def test_weights_in_columns_are_pointed_out_once(hints):
+    W = tms.geometry.ideal_polytopes(6)["hexagon"]
+    assert tms.geometry.name_polytope(W) == "hexagon"
+    assert not hints.messages
+    for _ in range(2):
+        tms.geometry.name_polytope(W.mT)
+        tms.geometry.dimensionality(W.mT)
+    [hint] = hints.messages
+    assert "W of shape (2, 6) is read as 2 features in 6 hidden dimensions, a row each" in hint
+    assert "W.mT" in hint
+
+
+# Torch's default type, and the engine that is missing
+
+
+def test_the_default_type_of_torch_changes_nothing(run_python):
+    script = """
+import torch, tms_hooks as tms
+cfg = tms.ToyConfig(4, 2, tied=False, hidden_bias=True, unit_norm=True)
+def bits():
+    runs = [tms.train(cfg, tms.SparseUniform(4, 0.3), steps=5, engine=engine) for engine in ("auto", "torch")]
+    trained = [tensor for run in runs for tensor in (*run.weights.values(), run.final_loss)]
+    return trained + list(tms.ToyModel(cfg, seed=3).parameters())
+before = bits()
+torch.set_default_dtype(torch.float64)
+print(all(a.dtype == b.dtype and a.equal(b) for a, b in zip(before, bits(), strict=True)))
+"""
+    assert run_python(script) == "True\n"
+
+
+def test_without_numba_auto_says_once_that_it_is_slow(run_python):
+    script = """
+import logging, sys
+sys.modules["numba"] = None
+logging.basicConfig(stream=sys.stdout, format="%(message)s")
+import tms_hooks as tms
+for _ in range(2):
+    print(tms.train(tms.ToyConfig(3, 2), tms.OneHot(3), steps=1).provenance["engine"])
+"""
+    said, *engines = run_python(script).splitlines()
+    assert said.startswith(
+        "engine='auto' takes the torch engine, which is many times slower: fused cannot run anything"
+    )
+    assert "pip install 'tms-hooks[fast]'" in said
+    assert engines == ["torch", "torch"]
