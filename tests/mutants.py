@@ -142,7 +142,7 @@ def tests_of(module: str) -> list[str]:
     """The files whose tests are to notice a change of a module."""
     room = "tests/probes" if module.startswith("probes") else "tests/tms_hooks"
     names = [Path(room, name) for name in CORE[module]]
-    return [module, *(str(name.with_name(f"test_{name.name}.py")) for name in names)]
+    return [*(str(name.with_name(f"test_{name.name}.py")) for name in names), module]
 
 
 def passes(house: Path, files: list[str]) -> bool | None:
