@@ -16,6 +16,7 @@ import random
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing import get_context
 from pathlib import Path
@@ -47,8 +48,8 @@ CORE = {
     "probes/activation_patching.py": ("activation_patching",),
 }
 """Each module of the numeric core -> the test files of its room that are about it; its doctests run as well."""
-PATIENCE = 100
-"""Seconds after which a mutant counts as noticed: it runs for ever."""
+PATIENCE = 4
+"""A mutant counts as noticed if its tests take this many times as long as without it, and half a minute: it hangs."""
 LIMITS: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.Lt),
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
@@ -145,17 +146,17 @@ def tests_of(module: str) -> list[str]:
     return [*(str(name.with_name(f"test_{name.name}.py")) for name in names), module]
 
 
-def passes(house: Path, files: list[str]) -> bool | None:
-    """Whether the tests pass in a checkout; None if they do not end. In a process that has torch already."""
+def passes(house: Path, files: list[str], seconds: float | None = None) -> bool:
+    """Whether the tests pass in a checkout, and within that time; in a process that has torch already."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["torch", "pandas", "scipy.optimize", "scipy.cluster.hierarchy"])
     process = context.Process(target=_run, args=(str(house), files))
     process.start()
-    process.join(PATIENCE)
+    process.join(seconds)
     if process.is_alive():
         process.kill()
         process.join()
-        return None
+        return False
     return process.exitcode == 0
 
 
@@ -199,14 +200,16 @@ def measure(chosen: list[Mutant], say: Callable[[str], None] = print) -> list[Mu
             shutil.copytree(ROOT / part, house / part, ignore=shutil.ignore_patterns("__pycache__"))
         shutil.copy(ROOT / "pyproject.toml", house)
         for module in sorted({mutant.module for mutant in chosen}):
+            began = time.monotonic()
             if not passes(house, tests_of(module)):
-                raise SystemExit(f"{module}: its tests fail, or take {PATIENCE} s, without any change")
+                raise SystemExit(f"{module}: its tests fail without any change")
+            seconds = 30 + PATIENCE * (time.monotonic() - began)
             plain = (house / module).read_text(encoding="utf-8")
             for mutant in (mutant for mutant in chosen if mutant.module == module):
                 if str(mutant) in same:
                     continue
                 (house / module).write_text(mutant.source, encoding="utf-8")
-                if passes(house, tests_of(module)):
+                if passes(house, tests_of(module), seconds):
                     survivors.append(mutant)
                     say(f"survived: {mutant}   (line {mutant.line})")
                 else:
