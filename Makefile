@@ -50,7 +50,7 @@ test-compat: ## The oldest release of every dependency that pyproject.toml allow
 	cd / && $(abspath .venv-oldest)/bin/python $(abspath tests/smoke.py)
 	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
 		-e '.[fast,plots]' 'pytest>=8.3' 'beartype>=0.20' 'hypothesis>=6.100'
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -W default \
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings= \
 		tests/tms_hooks/test_geometry.py tests/tms_hooks/test_model.py tests/tms_hooks/test_torch_engine.py \
 		tests/tms_hooks/test_run.py tests/tms_hooks/test_fused_engine.py tests/probes/test_planted.py
 
