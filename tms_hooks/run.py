@@ -22,11 +22,13 @@ from safetensors.numpy import save_file as save_arrays
 from safetensors.torch import save_file
 from torch import Tensor
 
-from tms_hooks import files, geometry
+from tms_hooks import files, geometry, own
 from tms_hooks.config import ToyConfig
+from tms_hooks.errors import explained
+from tms_hooks.geometry.polytopes import named_polytope
 from tms_hooks.models import forward
 from tms_hooks.training import history
-from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.recipe import Recipe, Setting
 from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
@@ -81,8 +83,10 @@ class Run:
         """What a notebook shows: config, data and optimizer, how far it came, and a table of the first models."""
         recipe, cfg = self.recipe, self.recipe.cfg
         changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
-        rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
-        columns = {"seed": list(recipe.seeds)} | recipe.differences | {"final_loss": self.final_loss.tolist()}
+        parts = [recipe.data, recipe.task, recipe.optimizer]
+        each = [f"{part[0]!r}, ..., one per model" if isinstance(part, tuple) else repr(part) for part in parts]
+        rows = [f"ToyConfig({', '.join(changed)})", *each]
+        columns = {"seed": list(recipe.seeds)} | self._differences | {"final_loss": self.final_loss.tolist()}
         table = pd.DataFrame(columns).head(5)
         lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
         return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
@@ -109,11 +113,11 @@ class Run:
 
         W = self.W_E
         finite = W.isfinite().all()  # initial weights of a diverged model need not be
-        columns = {"seed": list(self.recipe.seeds)} | self.recipe.differences | {"final_loss": self.final_loss.tolist()}
+        columns = {"seed": list(self.recipe.seeds)} | self._differences | {"final_loss": self.final_loss.tolist()}
         if finite:
             columns["represented"] = geometry.represented(W).sum(-1).tolist()
             columns["dimensions_per_feature"] = geometry.dimensions_per_feature(W).tolist()
-            columns["polytope"] = [geometry.name_polytope(w) for w in W]
+            columns["polytope"] = [named_polytope(w) for w in W]
         if self.diverged:
             columns["diverged_at"] = [self.diverged.get(i, -1) for i in range(len(W))]
         return pd.DataFrame(columns).rename_axis("model")
@@ -121,9 +125,20 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """What differs between the models, for the panels and lines of a figure; their seeds if nothing else does."""
-        columns: dict[str, list[Any]] = self.recipe.differences or {"seed": list(self.recipe.seeds)}
-        rows = zip(*columns.values(), strict=True)
-        return [", ".join(f"{name}={_short(v)}" for name, v in zip(columns, row, strict=True)) for row in rows]
+        columns: dict[str, list[Any]] = self._differences or {"seed": list(self.recipe.seeds)}
+        return [
+            ", ".join(
+                f"{name}={_short(value)}"
+                for name, value in zip(columns, row, strict=True)
+                if value is not None or name in Setting._fields  # a field that this model's class does not have
+            )
+            for row in zip(*columns.values(), strict=True)
+        ]
+
+    @property
+    def _differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, as a person reads it."""
+        return {name: [_readable(value) for value in values] for name, values in self.recipe.differences.items()}
 
     @property
     def models(self) -> "Models":
@@ -143,7 +158,7 @@ class Run:
         if missing := self.weights.keys() - set(self.recipe.record):
             raise ValueError(f"the history has no {', '.join(sorted(missing))}: leave record= out to keep them all")
         record = self.history.sel(step=step)
-        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values) for name in self.weights})
+        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values.copy()) for name in self.weights})
 
     def resume(self, steps: int | None = None, **how: Any) -> "Run":
         """Go on with the training: the same optimizer moments, the next batches, one history.
@@ -190,6 +205,7 @@ class Run:
         return path
 
 
+@explained()
 def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
 
@@ -199,9 +215,10 @@ def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     Raises:
         FileNotFoundError: no run directory there.
         LookupError: `using` lacks a part that the run was trained with.
+        TypeError: `using` is no list, or holds a name or an object in place of a class or function.
         ValueError: a torn, foreign or newer one, saying what is wrong with which file.
     """
-    path = Path(path)
+    path, using = Path(path), own.parts(using)
     if not (path / RECIPE_FILE).is_file():
         from tms_hooks.train import load_checkpoint
 
@@ -312,9 +329,28 @@ def _check_replaceable(path: Path) -> None:
         )
 
 
+def _readable(value: Any) -> Any:
+    """Numbers by name as a mapping, and of a table no more than its size; anything else as it is."""
+    match value:
+        case ((str(), _), *_):
+            return dict(value)
+        case (tuple(row), *_):
+            return f"{len(value)} x {len(row)}"
+    return value
+
+
 def _short(value: Any) -> str:
-    """A number to three digits, anything else as it is written."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Numbers to three digits, of many the first and the last; anything else as it is written."""
+    match value:
+        case float():
+            return f"{value:.3g}"
+        case (first, second, _, _, *_, last):
+            return f"({_short(first)}, {_short(second)}, ..., {_short(last)})"
+        case tuple():
+            return f"({', '.join(map(_short, value))})"
+        case dict():
+            return ", ".join(f"{name}: {_short(entry)}" for name, entry in value.items())
+    return str(value)
 
 
 def _plain(value: Any) -> Any:
