@@ -62,7 +62,8 @@ wide = tms.train(
     **HOW,
 )
 D = geometry.dimensions_per_feature(wide.W_E)
-plots.curves({"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}, "1 / p", "dimensions per feature", log_x=True)
+lines = {"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}
+plots.curves(lines, "1 / p", "D*", log_x=True).update_layout(title="Dimensions per feature")
 
 # %% [markdown]
 # One feature at a time: the dimensionality D_i of Elhage et al. gathers at the values of regular shapes.
@@ -70,7 +71,7 @@ plots.curves({"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}, "1 / p", 
 # %%
 D_i = geometry.dimensionality(wide.W_E)
 levels = {"3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5}
-figure = plots.strips({f"{1 / each:.0f}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
+figure = plots.strips({f"{1 / each:.3g}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
 figure.update_layout(title="The room that each of 100 features has")
 
 # %% [markdown]
@@ -111,15 +112,15 @@ plots.strips(share, "share of the largest neuron", "hidden activation").update_l
 # With fewer neurons features share them. The best of four seeds; 1 is what the best constant answer loses.
 
 # %%
-p = np.array([1.0, 0.3, 0.1])
+p, lost = np.array([1.0, 0.3, 0.1]), {}
+constant = 8 * (p / 3 - p**2 / 4)  # the variance of |x_i| is p / 3 - p^2 / 4
 signed = [tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0) for each in p for _ in range(4)]
-lost = {}
 for m in (4, 8, 12, 16):
     cfg = tms.ToyConfig(n_features=8, d_hidden=m, tied=False, hidden_act="relu")
     absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=len(signed), **HOW)
-    best = absolute.final_loss.view(3, 4).amin(1)
-    lost[f"d_hidden = {m}"] = (1 / p, best.numpy() / (8 * (p / 3 - p**2 / 4)))  # the variance of |x_i| is p / 3 - p^2 / 4
-plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
+    lost[f"d_hidden = {m}"] = (1 / p, absolute.final_loss.view(3, 4).amin(1).numpy() / constant)
+figure = plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
+figure.update_layout(title="Fewer neurons suffice where features are sparse")
 
 # %% [markdown]
 # What the neurons of a model with two per feature read.

@@ -78,15 +78,15 @@ SAID = {
     "tms.ToyConfig(4, 2, hidden_act=torch.nn.GELU)": "ValueError hidden_act=<class 'torch.nn.modules.activation.GELU'",
     "tms.train(cfg, data, init='runs/hexagon')": "ValueError init of type str: must be a ToyModel, its state_dict(),",
     "tms.train(cfg, data, init=torch.zeros(4, 2))": "ValueError init of type Tensor: must be a ToyModel, its state_di",
-    "tms.train(cfg, data, penalty=lambda w: w['b'].sum(), steps=1)": "ValueError penalty=<lambda>: this model has no weights "
-    "'b'; choose from W_E, b_U",
+    "tms.train(cfg, data, penalty=lambda w: w['b'].sum(), steps=1)": "ValueError penalty=<lambda>: this model has no "
+    "weights 'b'; choose from W_E, b_U",
     "tms.train(cfg, data, penalty=lambda w: w['b_U'], steps=1)": "ValueError penalty=<lambda> gave a tensor of shape",
-    "tms.train(cfg, data, task=tms.Absolute(), batch_size='exact')": "ValueError engine='auto' cannot run this: loss='mse', "
-    "task=Absolute() with batch_size='exact': exact sums are known for the squared error of Reconstruct();",
+    "tms.train(cfg, data, task=tms.Absolute(), batch_size='exact')": "ValueError engine='auto' cannot run this: "
+    "loss='mse', task=Absolute() with batch_size='exact': exact sums are known for the squared error of Reconstruct();",
     "tms.load('run', using=tms.Task)": "TypeError using=<class 'tms_hooks.tasks.Task'>: must be a list; use using=[Ta",
     "tms.load('run', using=['Task'])": "TypeError using= has 'Task': must be the class or the function itself, such as",
-    "tms.load('run', using=[tms.Absolute()])": "TypeError using= has Absolute(): must be the class or the function itself, "
-    "such as using=[Absolute]",
+    "tms.load('run', using=[tms.Absolute()])": "TypeError using= has Absolute(): must be the class or the function "
+    "itself, such as using=[Absolute]",
     "tms.Adam(lrate=0.1)": "TypeError Adam has no argument 'lrate'; ",
     "tms.train(cfg, data, lr=1e-2)": "TypeError train has no argument 'lr'; use optimizer=tms.Adam(lr=...)",
     "tms.train(cfg, data, step=5)": "TypeError train has no argument 'step'; did you mean 'steps'?",
