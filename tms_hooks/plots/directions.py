@@ -40,8 +40,8 @@ def feature_arrows(
     """
     if isinstance(W, Run):
         titles, W = W.labels if titles is None else titles, W.W_E
-    W = as_array(W)
-    W = W[None] if W.ndim == 2 else W
+    drawn: np.ndarray = as_array(W)
+    W = drawn[None] if drawn.ndim == 2 else drawn
     titles = [f"model {i}" if len(W) > 1 else "" for i in range(len(W))] if titles is None else titles
     if len(titles) != len(W):
         raise ValueError(f"titles={titles} for {len(W)} models: give one per model")

@@ -54,7 +54,8 @@ class Optimizer(ABC):
             object.__setattr__(self, name, per_parameter(name, getattr(self, name)))
         if self.schedule not in get_args(Schedule):
             raise choice_error("schedule", self.schedule, get_args(Schedule))
-        if isinstance(self.lr, tuple):
+        given: Any = self.lr
+        if isinstance(given, tuple):
             kind = type(self).__name__
             raise ValueError(f"lr={self.lr}: must be one number; for one per model use optimizer=[{kind}(lr=...), ...]")
         if not (self.lr > 0 and math.isfinite(self.lr)):
