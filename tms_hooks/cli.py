@@ -5,17 +5,19 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pandas as pd
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.table import Table
 
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
 from tms_hooks.training.optimizers import OPTIMIZERS, Schedule
+from tms_hooks.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from tms_hooks.claims.registry import Claim
@@ -39,6 +41,31 @@ def configure(
     """Set up logging for every command."""
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+
+
+def tell(text: str, style: str | None = None) -> None:
+    """A line as it is: what stands in it, such as a path, may look like markup or an emoji, or be long."""
+    console.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
+
+
+def check_places(*folders: Path | None, size: int = 0) -> None:
+    """Refuse, before any work, folders in which nothing could be written."""
+    from tms_hooks.files import check_writable
+
+    with usage_errors(OSError):
+        for folder in folders:
+            if folder is not None:
+                check_writable(folder, size)
+
+
+@contextmanager
+def nothing_lost() -> Iterator[None]:
+    """A result that could not be written where it should is elsewhere: one line says where, no traceback."""
+    try:
+        yield
+    except OSError as error:
+        tell(str(error))
+        raise typer.Exit(1) from error
 
 
 @contextmanager
@@ -65,10 +92,11 @@ def demo(
     """
     from tms_hooks.pages.demo import run_demo
 
-    with usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
+    check_places(out)
+    with nothing_lost(), usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
         page, table = run_demo(out, model, n_models, say)
     print_table(table, "What the demo measured")
-    console.print(f"\nOpen [bold]{page}[/bold] in a browser: figures, attention, and what each number means.")
+    tell(f"\nOpen {page} in a browser: figures, attention, and what each number means.")
 
 
 @app.command()
@@ -94,6 +122,10 @@ def train(
     schedule: Annotated[Schedule, typer.Option(help="Learning-rate schedule.")] = "constant",
     final_lr: Annotated[float, typer.Option(help="Where the schedule ends.")] = 0.0,
     importance_decay: Annotated[float, typer.Option(help="Importance of feature i is this to the power i.")] = 1.0,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of checkpoints: what was stopped goes on from there, to the same bits.")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
 ) -> None:
     """Train many toy models at once and write a run directory.
 
@@ -101,7 +133,7 @@ def train(
     `--importance-decay` is short for a list: `importance=[decay**i for i in range(n_features)]`.
 
     Example: `tms train runs/hexagon --seeds 1000` trains the pentagon/hexagon study. Read it back with
-    `tms_hooks.load("runs/hexagon")`. Ctrl-C saves what there is.
+    `tms_hooks.load("runs/hexagon")`. Ctrl-C saves what there is; with `--checkpoint`, the same command goes on.
     """
     from tms_hooks.geometry import name_polytope
     from tms_hooks.stats import census
@@ -110,25 +142,53 @@ def train(
     if data == "OneHot" and feature_probability is not None:
         raise typer.BadParameter("--feature-probability: one-hot data has none; leave it out")
     p = 0.057 if feature_probability is None else feature_probability
-    with usage_errors(ValueError, FileExistsError):
-        run = train_models(
-            ToyConfig(
+    with usage_errors(ValueError, OSError):
+        settings: dict[str, Any] = {
+            "cfg": ToyConfig(
                 n_features=n_features, d_hidden=d_hidden, tied=tied, output_bias=output_bias, output_act=output_act
             ),
-            OneHot(n_features=n_features)
+            "data": OneHot(n_features=n_features)
             if data == "OneHot"
             else SparseUniform(n_features=n_features, feature_probability=p),
-            seeds=range(seeds),
-            steps=steps,
-            batch_size=batch_size,
-            optimizer=OPTIMIZERS[optimizer](lr=lr, schedule=schedule, final_lr=final_lr),
-            importance=[importance_decay**i for i in range(n_features)],
-            progress=console.is_terminal,
-        )
+            "seeds": range(seeds),
+            "steps": steps,
+            "batch_size": batch_size,
+            "optimizer": OPTIMIZERS[optimizer](lr=lr, schedule=schedule, final_lr=final_lr),
+            "importance": [importance_decay**i for i in range(n_features)],
+        }
+        check_run(out, Recipe.of(**settings), overwrite)
+        run = train_models(**settings, checkpoint=checkpoint, progress=console.is_terminal)
+    with nothing_lost():
         run.save(out)
-    table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
-    print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
-    console.print(f"Saved to [bold]{out}[/bold].")
+    if not run.stopped:
+        table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
+        print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
+    tell(f"Saved to {out}.")
+    if run.stopped:
+        tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")
+        raise typer.Exit(130)
+
+
+def check_run(out: Path, recipe: Recipe, overwrite: bool) -> None:
+    """Refuse, before training, a place where its run could not be saved, or where another run is.
+
+    Raises:
+        OSError: what is wrong with the place.
+    """
+    from tms_hooks import files
+    from tms_hooks import run as runs
+
+    files.check_writable(out, runs.size(recipe))
+    runs.check_replaceable(out)
+    if overwrite or not (out / runs.RECIPE_FILE).exists():
+        return
+    there = runs.load(out)
+    if there.recipe == recipe and there.stopped:
+        return  # this very run, stopped
+    raise FileExistsError(
+        f"{out} holds {len(there.recipe.seeds):,} models of {there.completed_steps:,} steps: "
+        "choose another path, or replace them with --overwrite"
+    )
 
 
 @app.command()
@@ -143,13 +203,15 @@ def compare(
     from tms_hooks.pages.demo import bottlenecks
     from tms_hooks.run import load
 
+    check_places(out)
     with usage_errors(ValueError, LookupError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
         toys, real = load(run).models, probes.load_transformer(model)
         section, table = bottlenecks(toys, real, model)
     print_table(table, f"{run.name} beside {model}")
     lead = f"{len(toys):,} toys of {run} and {model}, measured by the same calls."
-    page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
-    console.print(f"Open [bold]{page}[/bold] in a browser.")
+    with nothing_lost():
+        page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
+    tell(f"Open {page} in a browser.")
 
 
 @app.command()
@@ -177,12 +239,16 @@ def sweep(
     """
     from tms_hooks.sweep import sweep_toml
 
-    with usage_errors(ValueError, ConnectionError, ModuleNotFoundError):
-        found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
+    try:
+        with usage_errors(ValueError, OSError, ModuleNotFoundError):
+            found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
+    except KeyboardInterrupt:
+        tell(f"Stopped. What is finished is in {store}; the same command goes on.")
+        raise typer.Exit(130) from None
     loss = found["final_loss"]
     table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
     print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
-    console.print(f"Every run is in [bold]{store}[/bold]; read one with tms_hooks.load.")
+    tell(f"Every run is in {store}; read one with tms_hooks.load.")
 
 
 Out = Annotated[Path, typer.Option(help="Folder of the finished claims and the page.")]
@@ -215,6 +281,7 @@ def reproduce(
     from tms_hooks.pages import claims_page
 
     chosen = _claims(names)
+    check_places(out, json_file and json_file.parent)
     results: dict[str, runner.Result] = {}
     work = closing(runner.reproduce(chosen, out, quick, n_jobs, lambda claim: say(f"measuring {claim.name}")))
     try:
@@ -223,19 +290,20 @@ def reproduce(
                 results[result.claim.name] = result
                 console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
     except KeyboardInterrupt:
-        console.print(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
+        tell(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
     console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
     for result in ordered:
-        if not result.verdict:
+        if result.failed or not result.verdict:
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
             console.print(result.failed or result.summary, markup=False)
-    if json_file:
-        present.write_json(ordered, json_file)
-    claims_page.write_markdown(ordered, out, quick)
-    page = claims_page.write_page(ordered, out, quick)
-    console.print(f"Open [bold]{page}[/bold] in a browser: figures and controls.")
+    with nothing_lost():
+        if json_file:
+            present.write_json(ordered, json_file)
+        claims_page.write_markdown(ordered, out, quick)
+        page = claims_page.write_page(ordered, out, quick)
+    tell(f"Open {page} in a browser: figures and controls.")
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 
@@ -262,6 +330,8 @@ def figure(
     claim, *others = _claims([name])
     if others:
         raise typer.BadParameter("all: their figures are on the page that `tms reproduce all` writes; name one claim")
+    out = out or Path(f"{name}.html")
+    check_places(out.parent, store)
     found = last(claim, store)
     if found:
         verdict = found.verdict
@@ -275,11 +345,11 @@ def figure(
     captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
     if index > len(captions):
         raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
-    with usage_errors(ValueError, RuntimeError, option="--out"):
-        path = report.write_figure(out or Path(f"{name}.html"), verdict.figures[index - 1][1])
+    with nothing_lost(), usage_errors(ValueError, RuntimeError, option="--out"):
+        path = report.write_figure(out, verdict.figures[index - 1][1])
     for caption in captions:
         console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
-    console.print(f"Figure {index} is in [bold]{path}[/bold].")
+    tell(f"Figure {index} is in {path}.")
 
 
 @app.command(name="list")
@@ -330,6 +400,7 @@ def theory(
 
     from tms_hooks.theory import best_polygon_table, polygon_table
 
+    check_places(out)
     polygons = polygon_table()
     print_table(polygons, "One active feature: gain, norm and bias of the best F-gon")
     features = track(range(4, 11), "summing all patterns", console=Console(stderr=True), transient=True)
@@ -338,25 +409,29 @@ def theory(
     if out is not None:
         from tms_hooks.pages.theory_page import write_page
 
-        page = write_page(out, polygons, best, say=say)
-        console.print(f"\nOpen [bold]{page}[/bold] in a browser.")
+        with nothing_lost():
+            page = write_page(out, polygons, best, say=say)
+        tell(f"\nOpen {page} in a browser.")
 
 
 def say(what: str) -> None:
     """What is done next."""
-    console.print(f"[dim]{what}[/dim]")
+    tell(what, style="dim")
 
 
 def print_table(table: pd.DataFrame, title: str) -> None:
     """A DataFrame as a table on the terminal."""
     from tms_hooks.pages import report
 
-    shown = Table(title=title, title_justify="left")
-    shown.add_column(str(table.index.name or ""), no_wrap=True)
+    shown = Table(title=escape(title), title_justify="left")
+    shown.add_column(escape(str(table.index.name or "")), no_wrap=True)
     for column in table.columns:
-        shown.add_column(str(column), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left")
+        shown.add_column(
+            escape(str(column)), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left"
+        )
     for name, row in table.iterrows():
-        shown.add_row(str(name), *(report.number(v, ".4g") if isinstance(v, float) else str(v) for v in row))
+        cells = (report.number(v, ".4g") if isinstance(v, float) else str(v) for v in row)
+        shown.add_row(*map(escape, (str(name), *cells)))
     console.print(shown)
 
 

@@ -1,6 +1,9 @@
 """Where a sweep's jobs run: processes of this machine, or a dask or ray cluster, all through joblib."""
 
+import os
 import socket
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -26,10 +29,33 @@ def run(
         raise choice_error("backend", backend, BACKENDS)
     if address is not None and backend == "loky":
         raise ValueError(f"address={address!r} with backend='loky': only a dask or ray cluster has one")
-    jobs = [joblib.delayed(work)(*each) for each in arguments]
+    # Only on this machine: a cluster's worker may outlive the shell that started it.
+    jobs = [joblib.delayed(_beside)(os.getpid() if backend == "loky" else None, work, *each) for each in arguments]
     clusters: dict[str, Any] = {"loky": nullcontext, "dask": _dask_client, "ray": _ray}
     with clusters[backend](address), joblib.parallel_config(backend, n_jobs=n_jobs):
         joblib.Parallel()(jobs)
+
+
+def end_with(parent: int) -> None:
+    """End this process soon after the one that started it ends, whatever ended that."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def _beside(parent: int | None, work: Callable[..., None], *arguments: Any) -> None:
+    """Work in a process that ends with its parent."""
+    if parent is not None and parent not in (os.getpid(), *_watched):
+        end_with(parent)
+        _watched.add(parent)
+    work(*arguments)
+
+
+_watched: set[int] = set()
 
 
 def _dask_client(address: str | None) -> Any:

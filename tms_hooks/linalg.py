@@ -42,6 +42,20 @@ def takes_arrays(function: Function) -> Function:
     return cast(Function, outer)
 
 
+def scale_of(V: Float[Tensor, "*axis"], dim: int | tuple[int, ...] = -1) -> Float[Tensor, "*one"]:
+    """The power of two at or below the largest |entry| along `dim`, which is kept; 1 where all are zero.
+
+    `V / scale_of(V)` is exact, and its squares neither overflow nor vanish, however large or small `V` is.
+
+    >>> scale_of(torch.tensor([[3.0, -5.0], [0.0, 0.0], [0.0, 0.4]]))
+    tensor([[4.0000],
+            [1.0000],
+            [0.2500]])
+    """
+    largest = V.detach().abs().amax(dim, keepdim=True)
+    return torch.where(largest > 0, largest / (2 * torch.frexp(largest).mantissa), 1)
+
+
 def unit(V: Float[Tensor, "*row hidden"]) -> Float[Tensor, "*row hidden"]:
     """Rows at length 1 (a row of zeros stays), in double precision, on the CPU and without gradient.
 
@@ -49,7 +63,8 @@ def unit(V: Float[Tensor, "*row hidden"]) -> Float[Tensor, "*row hidden"]:
     tensor([[0.6000, 0.8000],
             [0.0000, 0.0000]], dtype=torch.float64)
     """
-    return torch.nn.functional.normalize(V.detach().double().cpu(), dim=-1)
+    V = V.detach().double().cpu()
+    return torch.nn.functional.normalize(V / scale_of(V), dim=-1)
 
 
 def cosines(
@@ -60,8 +75,8 @@ def cosines(
     >>> cosines(torch.tensor([[2.0, 0.0]]), torch.tensor([[3.0, 4.0], [-1.0, 0.0]]))
     tensor([[ 0.6000, -1.0000]])
     """
-    a = torch.nn.functional.normalize(A, dim=-1)
-    return a @ (a if B is None else torch.nn.functional.normalize(B, dim=-1)).mT
+    a = torch.nn.functional.normalize(A / scale_of(A), dim=-1)
+    return a @ (a if B is None else torch.nn.functional.normalize(B / scale_of(B), dim=-1)).mT
 
 
 def overlaps(V: Float[Tensor, "*model row hidden"]) -> Float[Tensor, "*model row row"]:

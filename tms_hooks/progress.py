@@ -1,4 +1,4 @@
-"""What a person sees and does while models train: a progress bar, and Ctrl-C that waits for the next record."""
+"""What a person sees and does while models train: a progress bar, and Ctrl-C that is heard within about a second."""
 
 import signal
 import threading
@@ -27,6 +27,34 @@ def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
             shown.update(task, completed=step, rate=f"step {step:,} of {steps:,}, {rate:,.0f} model steps/s")
 
         yield move
+
+
+PIECE = 0.5
+"""Seconds that an engine is to compute at a time, about; between two pieces Ctrl-C is heard."""
+
+
+class Pace:
+    """Cuts the steps between two records into pieces of about `PIECE` seconds, from how long earlier ones took."""
+
+    def __init__(self) -> None:
+        self.steps = 1
+
+    def cut(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Pieces from `start` to `stop`, one after another; where both are one step, that alone.
+
+        >>> list(Pace().cut(0, 7)), list(Pace().cut(7, 7))
+        ([(0, 1), (1, 3), (3, 7)], [(7, 7)])
+        """
+        while True:
+            end, began = min(start + self.steps, stop), time.perf_counter()
+            yield start, end
+            if (took := time.perf_counter() - began) < PIECE / 2:
+                self.steps *= 2
+            elif took > PIECE:
+                self.steps = max(self.steps // 2, 1)
+            if end == stop:
+                return
+            start = end
 
 
 @contextmanager

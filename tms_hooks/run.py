@@ -1,11 +1,13 @@
 """`Run`: trained models, their history and where they came from.
 
 A run is saved as a directory of three safetensors files, weights, history and the state that training goes on from, and
-a JSON file that says what they are: nothing in it is code, and reading it executes nothing.
+a JSON file that says what they are, with their checksums: nothing in it is code, and reading it executes nothing.
 """
 
-import json
+import math
+import os
 import platform
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from html import escape
@@ -18,13 +20,12 @@ import pandas as pd
 import torch
 import xarray as xr
 from jaxtyping import Float
-from safetensors.numpy import save_file as save_arrays
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tms_hooks import files, geometry, own
 from tms_hooks.config import ToyConfig
 from tms_hooks.errors import explained
+from tms_hooks.files import DamagedRun
 from tms_hooks.geometry.polytopes import named_polytope
 from tms_hooks.models import forward
 from tms_hooks.training import history
@@ -37,8 +38,8 @@ if TYPE_CHECKING:
     from tms_hooks.models.toy import ToyModel
 
 FORMAT = "tms-hooks run, version 3"
-WEIGHTS_FILE, HISTORY_FILE, RECIPE_FILE = "weights.safetensors", "history.safetensors", "run.json"
-STATE_FILE = "state.safetensors"
+RECIPE_FILE, WEIGHTS, STATE, HISTORY = "run.json", "weights", "state", "history"
+WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = (f"{name}.safetensors" for name in (WEIGHTS, STATE, HISTORY))
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
@@ -141,6 +142,11 @@ class Run:
         return {name: [_readable(value) for value in values] for name, values in self.recipe.differences.items()}
 
     @property
+    def stopped(self) -> bool:
+        """Whether training was interrupted: fewer updates than the recipe has."""
+        return self.completed_steps < self.recipe.total_steps
+
+    @property
     def models(self) -> "Models":
         """The trained models, each made when asked for."""
         return Models(self.recipe.cfg, self.weights)
@@ -183,26 +189,26 @@ class Run:
         """Write the run directory: all of it or nothing, over an earlier run but over nothing else.
 
         Raises:
-            FileExistsError: something that is not a run, or a run with other files beside it, stands at `path`.
+            OSError: it could not be written; the message says in which folder the run is instead. A FileExistsError,
+                if something that is not a run, a run with other files beside it, or the current folder is at `path`.
         """
         path = Path(path)
-        if path.exists():
-            _check_replaceable(path)
-        with files.whole_folder(path) as folder:
-            final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
-            save_file({name: w.contiguous().cpu() for name, w in (self.weights | final).items()}, folder / WEIGHTS_FILE)
-            save_file(self.state.tensors(), folder / STATE_FILE)
-            save_arrays({str(name): v.values for name, v in self.history.data_vars.items()}, folder / HISTORY_FILE)
-            about = {
-                "format": FORMAT,
-                "recipe": self.recipe.to_dict(),
-                "history_steps": [int(s) for s in self.history.step.values],
-                "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
-                "completed_steps": self.completed_steps,
-                "provenance": self.provenance,
-            }
-            (folder / RECIPE_FILE).write_text(json.dumps(about, indent=1, default=_plain))
+        files.rescue(path, self._write)
         return path
+
+    def _write(self, path: Path) -> None:
+        check_replaceable(path)
+        final = {FINAL_FEATURE: self.final_feature_loss, FINAL_HEAD: self.final_head_loss}
+        about = {
+            "recipe": self.recipe.to_dict(),
+            "history_steps": [int(s) for s in self.history.step.values],
+            "diverged_at": [self.diverged.get(i, -1) for i in range(len(self.models))],
+            "completed_steps": self.completed_steps,
+            "provenance": self.provenance,
+        }
+        recorded = {str(name): torch.from_numpy(v.values) for name, v in self.history.data_vars.items()}
+        parts = {WEIGHTS: self.weights | final, STATE: self.state.tensors(), HISTORY: recorded}
+        files.write_sealed(path / RECIPE_FILE, FORMAT, about, parts)
 
 
 @explained()
@@ -216,10 +222,11 @@ def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
         FileNotFoundError: no run directory there.
         LookupError: `using` lacks a part that the run was trained with.
         TypeError: `using` is no list, or holds a name or an object in place of a class or function.
-        ValueError: a torn, foreign or newer one, saying what is wrong with which file.
+        DamagedRun: a ValueError: a torn, changed or foreign one, or of another version, saying what is wrong with which
+            file.
     """
     path, using = Path(path), own.parts(using)
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).exists():
         from tms_hooks.train import load_checkpoint
 
         if (run := load_checkpoint(path, using)) is not None:
@@ -227,19 +234,18 @@ def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
         raise FileNotFoundError(
             f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
         )
-    about = files.read_json(path / RECIPE_FILE, FORMAT)
+    about, parts = files.read_sealed(path / RECIPE_FILE, FORMAT)
     try:
         recipe = Recipe.from_dict(about["recipe"], using)
-        steps = about["history_steps"]
+        steps, completed, origin = about["history_steps"], about["completed_steps"], dict(about["provenance"])
+        _check_progress(recipe, steps, about["diverged_at"], completed)
         diverged = {i: step for i, step in enumerate(about["diverged_at"]) if step >= 0}
-        completed, origin = about["completed_steps"], about["provenance"]
+        weights, arrays, state = parts[WEIGHTS], parts[HISTORY], State.of_tensors(parts[STATE])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
-    k, n, heads = len(recipe.seeds), recipe.cfg.n_outputs, recipe.cfg.n_heads
-    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
-    weights = _read_tensors(path / WEIGHTS_FILE, shapes | {FINAL_FEATURE: (k, n), FINAL_HEAD: (k, heads)})
-    state = _read_state(path / STATE_FILE, shapes)
-    arrays = _read_tensors(path / HISTORY_FILE, history.shapes(recipe, len(steps)))
+        raise DamagedRun(f"{path / RECIPE_FILE} describes no run: {type(error).__name__}: {error}") from error
+    _check_tensors(path / WEIGHTS_FILE, weights, _weight_shapes(recipe), recipe)
+    _check_tensors(path / HISTORY_FILE, arrays, history.shapes(recipe, len(steps)), recipe)
+    _check_tensors(path / STATE_FILE, state.weights | state.moments, _state_shapes(recipe, state), recipe)
     return Run(
         recipe=recipe,
         final_feature_loss=weights.pop(FINAL_FEATURE),
@@ -313,20 +319,35 @@ def provenance(engine: str, device: str, seconds: float) -> dict[str, Any]:
     }
 
 
-def _check_replaceable(path: Path) -> None:
-    """Saving over `path` must destroy nothing but an earlier run."""
-    if path.is_dir() and not any(path.iterdir()):
+def check_replaceable(path: Path) -> None:
+    """Saving at `path` must destroy nothing but an earlier run.
+
+    Raises:
+        FileExistsError: something else is there, or a person stands there.
+    """
+    if path.resolve() in (here := Path.cwd().resolve(), *here.parents):
+        raise FileExistsError(f"{path} is the current folder, or one above it; give the run one of its own: {path}/run")
+    if not os.path.lexists(path) or (path.is_dir() and not any(path.iterdir())):
         return
-    if not (path / RECIPE_FILE).is_file():
+    if not (path / RECIPE_FILE).is_file() and not files.is_left_over(path / RECIPE_FILE):
         raise FileExistsError(f"{path} is there and is no run directory (it has no {RECIPE_FILE}); choose another path")
-    try:
-        files.read_json(path / RECIPE_FILE, FORMAT)
-    except ValueError as error:
-        raise FileExistsError(f"{error}; choose another path") from error
-    if others := {file.name for file in path.iterdir()} - {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}:
+    part = re.compile(rf"{re.escape(files.SCRATCH)}.*|({WEIGHTS}|{STATE}|{HISTORY})(\.[0-9a-f]{{8}})?\.safetensors")
+    if others := {n for file in path.iterdir() if (n := file.name) != RECIPE_FILE and not part.fullmatch(n)}:
         raise FileExistsError(
             f"{path} also holds {', '.join(sorted(others))}, which no run wrote; move that or choose another path"
         )
+    if (path / RECIPE_FILE).exists():
+        try:
+            files.read_sealed(path / RECIPE_FILE, FORMAT)
+        except DamagedRun as error:
+            raise FileExistsError(f"{error}; move it, or choose another path") from error
+
+
+def size(recipe: Recipe) -> int:
+    """Bytes of a saved run of this recipe, but for its JSON file: with weights, two moments of each, and history."""
+    shapes = [*_weight_shapes(recipe).values()] * 4
+    shapes += history.shapes(recipe, len(recipe.record_steps())).values()
+    return sum(math.prod(shape) for shape in shapes) * recipe.torch_dtype.itemsize
 
 
 def _readable(value: Any) -> Any:
@@ -353,30 +374,33 @@ def _short(value: Any) -> str:
     return str(value)
 
 
-def _plain(value: Any) -> Any:
-    """A numpy number as Python's own."""
-    if isinstance(value, np.generic):
-        return value.item()
-    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written as JSON; give a plain number")
+def _weight_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:
+    """Shape of every tensor of the weights' file."""
+    k, cfg = len(recipe.seeds), recipe.cfg
+    shapes = {name: (k, *shape) for name, shape in forward.weight_shapes(cfg).items()}
+    return shapes | {FINAL_FEATURE: (k, cfg.n_outputs), FINAL_HEAD: (k, cfg.n_heads)}
 
 
-def _read_tensors(path: Path, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-    """The tensors of one file, which must be those of `shapes`."""
-    tensors = files.read_tensors(path)
+def _state_shapes(recipe: Recipe, state: State) -> dict[str, tuple[int, ...]]:
+    """Shape of every weight, and of those moments that a state has."""
+    shapes = {name: (len(recipe.seeds), *shape) for name, shape in forward.weight_shapes(recipe.cfg).items()}
+    return shapes | {name: shapes.get(name.partition(".")[2], ()) for name in state.moments}
+
+
+def _check_progress(recipe: Recipe, steps: Any, diverged_at: Any, completed: Any) -> None:
+    """What a run says of its steps must be possible."""
+    last = recipe.total_steps
+    if type(completed) is not int or not 0 <= completed <= last:
+        raise ValueError(f"completed_steps={completed!r}: must be a step from 0 to {last}")
+    if len(diverged_at) != len(recipe.seeds) or any(type(s) is not int or not -1 <= s <= last for s in diverged_at):
+        raise ValueError(f"diverged_at={diverged_at}: must be -1 or a step from 0 to {last}, one per model")
+    if not steps or steps != sorted({int(step) for step in steps}) or not 0 <= steps[0] <= steps[-1] <= last:
+        raise ValueError(f"history_steps={steps}: must be steps from 0 to {last}, one after another")
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], shapes: dict[str, tuple[int, ...]], recipe: Recipe) -> None:
+    """The tensors of one file must be those of `shapes`."""
     if (found := {name: tuple(tensor.shape) for name, tensor in tensors.items()}) != shapes:
-        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
-    return tensors
-
-
-def _read_state(path: Path, shapes: dict[str, tuple[int, ...]]) -> State:
-    """The state of one file, whose weights must be those of `shapes`."""
-    try:
-        state = State.of_tensors(files.read_tensors(path))
-    except KeyError as error:
-        raise ValueError(f"{path} has no {error}; it is damaged") from error
-    kinds = {f"{kind}.{name}": shape for kind in ("first", "second") for name, shape in shapes.items()}
-    moments = {name: kinds.get(name) for name in state.moments}
-    found = [{name: tuple(t.shape) for name, t in part.items()} for part in (state.weights, state.moments)]
-    if found != [shapes, moments]:
-        raise ValueError(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
-    return state
+        raise DamagedRun(f"{path} holds {found}, {RECIPE_FILE} beside it asks for {shapes}; they are not of one run")
+    if strange := {str(tensor.dtype) for tensor in tensors.values()} - {str(recipe.torch_dtype)}:
+        raise DamagedRun(f"{path} holds {strange}, {RECIPE_FILE} beside it asks for {recipe.dtype}")

@@ -7,11 +7,14 @@ what is left, and two sweeps share what they have in common.
 
 import json
 import logging
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import product
 from pathlib import Path
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from uuid import uuid4
 
 import numpy as np
 import xarray as xr
@@ -19,7 +22,7 @@ import xarray as xr
 from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
 from tms_hooks.errors import did_you_mean, explained
-from tms_hooks.run import Run, load
+from tms_hooks.run import RECIPE_FILE, Run, load, size
 from tms_hooks.train import choose_engine, train
 from tms_hooks.training.recipe import KINDS, Recipe, kind_of
 
@@ -68,16 +71,18 @@ def sweep(
         along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN.
 
     Raises:
-        ValueError: an unknown setting, an empty axis, one that `base` sets too, or settings that `train` refuses: all
-            before any work.
+        ValueError: an unknown setting or one of another type, an empty axis, one that `base` sets too, a seed twice, or
+            settings that `train` refuses: all before any work.
+        OSError: nothing can be written to the store, or it has no room, likewise.
         ConnectionError: the cluster does not answer.
     """
-    seeds = tuple(int(seed) for seed in seeds)
+    seeds = _seeds(seeds)
     shards = [_shard(dict(base) | point, seeds) for point in _points(base, grid)]
     store = Path(store).resolve()
-    todo = [(arguments, store / name) for name, arguments in shards if not _finished(store / name)]
+    todo = [(arguments, store / name) for name, arguments in shards if _finished(store / name) is None]
     log.info("%d of %d shards to train", len(todo), len(shards))
     if todo:
+        files.check_writable(store, sum(size(_recipe(arguments)) for arguments, _ in todo))
         store.mkdir(parents=True, exist_ok=True)
         clusters.run(_train, todo, backend, n_jobs, address)
     return _label(grid, [load(store / name) for name, _ in shards])
@@ -99,7 +104,7 @@ def sweep_toml(text: str, **how: Any) -> xr.Dataset:
     for name in document.keys() - set(known):
         raise ValueError(f"key {name!r} of the grid file is not known; {did_you_mean(name, known)}")
     seeds = document.get("seeds", 1)
-    seeds = range(seeds) if isinstance(seeds, int) else seeds
+    seeds = range(seeds) if type(seeds) is int else seeds
     return sweep(document.get("base", {}), document.get("grid", {}), seeds=seeds, **how)
 
 
@@ -117,6 +122,10 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
     known = SETTINGS.union({"engine"}, *names.values())
     for name in left.keys() - known:
         raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
+    hints = _hints(*classes.values())
+    for name, value in left.items():
+        if not _is_of(value, hints[name]):
+            raise ValueError(f"{name}={value!r}: must be {_words(hints[name])}")
     try:
         made = {part: cls(**{n: left[n] for n in left.keys() & names[part]}) for part, cls in classes.items()}
         arguments = made | {name: left[name] for name in left.keys() & SETTINGS} | {"seeds": seeds}
@@ -124,22 +133,91 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
     except (TypeError, ValueError) as error:
         raise ValueError(f"settings {dict(settings)}: {error}") from error
     engine, _ = choose_engine(left.get("engine", "auto"), recipe, "cpu")
-    plain = recipe.to_dict() | {"engine": engine}
-    if lone := own.names_in(plain):
+    if lone := own.names_in(recipe.to_dict()):
         raise ValueError(
             f"settings {dict(settings)}: {', '.join(lone)} is the user's own, and any process may read a shard: must "
             "be in one of the library's tables; or use `train` and `save`"
         )
-    return files.fingerprint(json.dumps(plain, sort_keys=True))[:20], arguments | {"engine": engine}
+    return _name(recipe, engine), arguments | {"engine": engine}
+
+
+def _name(recipe: Recipe, engine: str) -> str:
+    """The name of a shard: a fingerprint of all that decides its bits."""
+    return files.fingerprint(json.dumps(recipe.to_dict() | {"engine": engine}, sort_keys=True))[:20]
+
+
+def _recipe(arguments: Mapping[str, Any]) -> Recipe:
+    return Recipe.of(**{name: value for name, value in arguments.items() if name != "engine"})
 
 
 def _train(arguments: dict[str, Any], folder: Path) -> None:
     """Train and store a shard. One that someone else has finished meanwhile is left alone: it holds the same bits."""
     run = train(progress=False, **arguments)
-    if run.completed_steps < run.recipe.total_steps:
+    if run.stopped:
         raise KeyboardInterrupt
-    if not _finished(folder):
+    if _finished(folder) is None:
+        if _is_taken(folder):
+            folder.rename(folder.with_name(f"{folder.name}.damaged-{uuid4().hex[:8]}"))
         run.save(folder)
+
+
+def _seeds(seeds: Any) -> tuple[int, ...]:
+    """The seeds of every shard: whole numbers, each once, since they are labels of the result."""
+    if not isinstance(seeds, Iterable) or isinstance(seeds, str):
+        raise ValueError(f"seeds={seeds!r}: must be a list of whole numbers, such as range(10)")
+    given = list(seeds)
+    for seed in given:
+        if not _is_of(seed, int):
+            raise ValueError(f"seeds has {seed!r}: must be whole numbers, such as range(10), or a count in a file")
+    if len(set(given)) < len(given):
+        raise ValueError(f"seeds={given} has a seed twice: give each once")
+    return tuple(int(seed) for seed in given)
+
+
+def _hints(*classes: type) -> dict[str, Any]:
+    """The type of every setting, by its name."""
+    hints = get_type_hints(train) | {"engine": str}
+    for cls in classes:
+        hints |= get_type_hints(cls)
+    return hints
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether a plain value, as TOML or a notebook gives it, is of a setting's type; what no file can hold passes.
+
+    >>> _is_of(1, float), _is_of(True, int), _is_of(2.5, int), _is_of([0.1, 1], float | tuple[float, ...])
+    (True, False, False, True)
+    """
+    if isinstance(value, np.generic):
+        value = value.item()
+    if get_origin(hint) in (Union, UnionType):
+        return any(_is_of(value, each) for each in get_args(hint))
+    if get_origin(hint) is Literal:
+        return type(value) in {type(choice) for choice in get_args(hint)}  # which one it is is checked elsewhere
+    if hint is Any or not (isinstance(value, bool | int | float | str | list | tuple) or value is None):
+        return True
+    if isinstance(value, list | tuple):
+        inner = [each for each in get_args(hint) if each is not Ellipsis]
+        return bool(inner) and all(any(_is_of(entry, each) for each in inner) for entry in value)
+    if hint is float:
+        return type(value) in (int, float)
+    return type(value) is hint or (value is None and hint is type(None))
+
+
+WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "a string"}
+
+
+def _words(hint: Any) -> str:
+    """A setting's type in words.
+
+    >>> _words(int | Sequence[float] | None)
+    'a whole number or a list'
+    """
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(dict.fromkeys(_words(each) for each in get_args(hint) if each is not type(None)))
+    if get_origin(hint) is Literal:
+        return " or ".join(map(repr, get_args(hint)))
+    return WORDS.get(hint, "a list")
 
 
 def _points(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -153,21 +231,30 @@ def _points(base: Mapping[str, Any], grid: Mapping[str, Sequence[Any]]) -> list[
             raise ValueError(f"axis {axis!r} is {values!r}: give a list of values")
         if len(values) == 0:
             raise ValueError(f"axis {axis!r} is empty: give it at least one value")
-        if len({repr(value) for value in values}) < len(values):
+        if len({value if isinstance(value, int | float) else repr(value) for value in values}) < len(values):
             raise ValueError(f"axis {axis!r} has a value twice: {list(values)}")
     return [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
 
 
-def _finished(folder: Path) -> bool:
-    """Whether the store has this shard, whole."""
+def _finished(folder: Path) -> Run | None:
+    """The shard of this name, if the store has it whole."""
     try:
-        load(folder)
-    except FileNotFoundError:
-        return False
-    except ValueError as error:
-        log.warning("shard %s is damaged (%s): training it again", folder.name, error)
-        return False
-    return True
+        run = load(folder)
+        if _name(run.recipe, run.provenance["engine"]) != folder.name:
+            raise files.DamagedRun(f"{folder} holds the run of other settings")
+        if run.stopped:
+            raise files.DamagedRun(f"{folder} holds a run that was stopped at step {run.completed_steps}")
+    except (OSError, ValueError, KeyError) as error:
+        if not _is_taken(folder):
+            return None
+        log.warning("shard %s is damaged (%s): it is set aside and trained again", folder.name, error)
+        return None
+    return run
+
+
+def _is_taken(folder: Path) -> bool:
+    """Whether something stands there other than what a killed save has left."""
+    return os.path.lexists(folder) and not files.is_left_over(folder / RECIPE_FILE)
 
 
 def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset:

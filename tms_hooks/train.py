@@ -5,9 +5,11 @@ the next; between two records the history grows, a checkpoint is written if it i
 """
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,7 +24,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.errors import check_at_least_one, check_whole, choice_error, explained, plain, say_once
 from tms_hooks.losses import Pairs
-from tms_hooks.progress import bar, interrupts
+from tms_hooks.progress import Pace, bar, interrupts
 from tms_hooks.run import Models, Run, assemble, provenance
 from tms_hooks.tasks import Task
 from tms_hooks.training import torch_engine
@@ -36,6 +38,8 @@ from tms_hooks.training.state import Engine, Init, Losses, State
 
 log = logging.getLogger(__name__)
 
+IMPORTED_BY = os.getpid()
+"""Another process than this one in one that was forked since."""
 EngineName = Literal["auto", "fused", "torch"]
 ELSEWHERE = {
     field.name: place.format(field.name)
@@ -93,8 +97,7 @@ def train(
     A seed decides a model's initial weights and its batches. `data`, `importance`, `optimizer`, `qk_weight` and
     `penalty` may be one for all models or a sequence of one per seed: a figure that compares settings is one call.
 
-    Ctrl-C returns the run as of its next record; pressed twice, it returns at once, as of the record before.
-    `Run.resume` goes on from there.
+    Ctrl-C returns the run as of the step that it strikes at; `Run.resume` goes on from there.
 
     Args:
         cfg: architecture of every model.
@@ -146,6 +149,7 @@ def train(
         ValueError: a setting out of range, two that clash, or a checkpoint of other settings; the message names value,
             rule and fix.
     """
+    _end_threads_after_a_fork()
     given, device = locals(), str(device)  # all arguments: those that a recipe has are handed on as they are
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
     name, module = choose_engine(engine, recipe, device)
@@ -203,6 +207,12 @@ def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine) ->
         own = {name: w[models] for name, w in weights.items()}
         feature_loss[models], head_loss[models] = engine.evaluate(part, own, held_out(part))
     return feature_loss, head_loss
+
+
+def _end_threads_after_a_fork() -> None:
+    """Compute in one thread in a forked process: torch's other threads were not copied, and it would wait for them."""
+    if os.getpid() != IMPORTED_BY and torch.get_num_threads() > 1:
+        torch.set_num_threads(1)
 
 
 def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str, Engine]:
@@ -273,7 +283,8 @@ def _finish(
     """Train from `step` to the end, or from the newest checkpoint, and evaluate."""
     began = time.perf_counter()
     show = sys.stderr.isatty() if progress is None else progress
-    completed, end = _advance(recipe, state, engine, recorder, step, saved, show)
+    with saved.held() if saved else nullcontext():
+        completed, end = _advance(recipe, state, engine, recorder, step, saved, show)
     weights = {name: w.cpu() for name, w in end.snapshot(recipe.cfg).weights.items()}
     final = _final_losses(recipe, weights, engine)
     where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began)
@@ -299,18 +310,23 @@ def _advance(
     if saved and (found := saved.resume(state, recorder)) is not None:
         step = found
     recorder.records = [record for record in recorder.records if record[0] < step]
-    marks = recipe.record_steps()
+    marks, pace = recipe.record_steps(), Pace()
     edges = [step, *(mark for mark in marks if mark > step)]
     last = None
     try:
         with bar(len(recipe.seeds), recipe.total_steps, show) as move, interrupts() as interrupted:
             for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True):
                 before = state.as_it_is()
-                measured = engine.advance(recipe, state, start, stop)
-                if start in marks:
-                    recorder.add(start, before.snapshot(recipe.cfg), measured)
-                    last = start, before
-                    if saved:
+                for begin, end in pace.cut(start, stop):
+                    measured = engine.advance(recipe, state, begin, end)
+                    if begin == start and start in marks:
+                        recorder.add(start, before.snapshot(recipe.cfg), measured)
+                        last = start, before
+                    if interrupted():
+                        stop = end
+                        break
+                else:
+                    if saved and start in marks:
                         saved.save(state, recorder, last=start == marks[-1])
                 move(stop)
                 if interrupted() and start < stop:

@@ -430,3 +430,9 @@ def test_prompts_in_lists_have_one_length(case: Case) -> None:
     assert listed.recovered[0] == patch_sweep(model, clean, corrupted, metric, late).recovered[0]
     with pytest.raises(ValueError, match=r"prompts of \d to \d tokens: .* give prompts of one length"):
         patch_sweep(model, [clean[0], clean[1][:-1]], corrupted[:2], metric, late)
+
+
+def test_a_sender_at_the_receivers_own_hook_does_not_come_before_it(case: Case) -> None:
+    model, clean, corrupted, metric, _, hook, *_ = case
+    with pytest.raises(ValueError, match="does not come before the receiver"):
+        path_patch(model, clean, corrupted, metric, [Site(hook=hook)], Site(hook=hook))

@@ -390,3 +390,14 @@ def test_bad_input(change, error):
     given = {"omega": torch.eye(4), "left": torch.eye(4), "right": torch.eye(4), "n_null": 1} | change
     with pytest.raises(ValueError, match=error):
         align(**given)
+
+
+def test_a_covariance_with_one_negative_direction_is_none_however_small():
+    turn = orthonormal(4, 4)
+    for lowest, message in ((-1e-3, "must be symmetric, non-negative"), (-1e-9, None)):
+        C = turn.mT @ torch.diag(torch.tensor([1.0, 1.0, 1.0, lowest], dtype=torch.float64)) @ turn
+        if message:
+            with pytest.raises(ValueError, match=message):
+                align(randn(4, 4), torch.eye(4), n_null=5, covariance=C)
+        else:  # zero up to rounding: its support has one dimension less
+            assert len(align(randn(4, 4), torch.eye(4), n_null=5, covariance=C).S) == 3

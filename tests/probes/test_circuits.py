@@ -278,3 +278,16 @@ def test_a_dead_head_has_an_omega(toy):
     with torch.no_grad():
         toy.model.blocks[0].attn.W_Q[1] = 0.0
     assert not qk_circuit(toy.model, 0, 1).S.any()
+
+
+@pytest.mark.parametrize(("adjacent", "pairs"), [(True, [(0, 1), (2, 3)]), (False, [(0, 2), (1, 3)])])
+def test_which_coordinates_turn_together_by_hand(adjacent, pairs):
+    """Side by side as in GPT-J, or half a head apart as in Llama; the fifth coordinate is left alone."""
+    from probes.architectures import Rotation
+
+    turned = Rotation(torch.tensor([torch.pi / 6, torch.pi / 4]), adjacent).turn(torch.eye(5), 2)
+    expected = torch.eye(5)
+    for (i, j), angle in zip(pairs, (torch.pi / 3, torch.pi / 2), strict=True):  # two positions on
+        c, s = torch.tensor(angle).cos(), torch.tensor(angle).sin()
+        expected[i, i], expected[i, j], expected[j, i], expected[j, j] = c, s, -s, c
+    torch.testing.assert_close(turned, expected)

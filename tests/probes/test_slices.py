@@ -237,3 +237,11 @@ def test_slices_of_smollm2():
     split = attention_slices(model, tokens, 23, 0)
     scores = cache["blocks.23.attn.hook_attn_scores"][:, 0][tuple(split.pairs.T)]
     torch.testing.assert_close(split.scores, scores.double(), rtol=0, atol=1e-4)
+
+
+def test_slices_of_either_sign_reach_their_score_in_spite_of_rounding():
+    parts = torch.tensor([[0.1] * 10, [-0.1] * 10, [0.7, 0.1, -0.3] + [0.1] * 7], dtype=torch.float64)
+    assert parts[0].cumsum(0)[-1] != 1  # ten tenths are not one
+    for order in (torch.arange(10), torch.arange(9, -1, -1)):
+        assert slices_needed(parts[:2, order]).tolist() == [10, 10]
+    assert slices_needed(torch.cat([parts, -parts])).tolist() == [10, 10, 6, 10, 10, 6]  # 1.2 = 0.7 + 5 x 0.1

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 import tms_hooks as tms
+from tms_hooks import files
 
 ROOT = Path(__file__).parents[2]
 CFG = tms.ToyConfig(n_features=4, d_hidden=2)
@@ -159,6 +160,24 @@ tms.train(cfg, data, seeds=range(3), steps=30, batch_size=32, record_every=5, en
     assert left
     assert all(not name.startswith(".") for name in left)
     assert_same(train(tmp_path / "saved"), wanted)
+
+
+def test_two_trainings_with_one_folder_are_told_who_has_it(tmp_path):
+    with (
+        files.lock(tmp_path / "checkpoints"),
+        pytest.raises(TimeoutError, match=f"is in use by process {os.getpid()} on"),
+    ):
+        train(tmp_path)
+    assert_same(train(tmp_path), train())
+
+
+def test_what_a_killed_training_left_is_swept_up(tmp_path):
+    train(tmp_path)
+    scratch = files._scratch(tmp_path / "00000003.json")
+    for left in (f"{scratch}-01234567", f"{scratch}.lock", "00000003.safetensors", "00000004.01234567.safetensors"):
+        (tmp_path / left).write_text("half a check")
+    train(tmp_path)
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_divergence_is_resumed_too(tmp_path):

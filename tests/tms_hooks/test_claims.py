@@ -6,17 +6,22 @@ import math
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import tempfile
 import time
+from pathlib import Path
 
 import planned
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tms_hooks.claims import UNKNOWN, claims, present, registry
+from tms_hooks import files
+from tms_hooks.claims import UNKNOWN, Verdict, claims, present, registry
 from tms_hooks.claims import reproduce as runner
 from tms_hooks.cli import app
-from tms_hooks.files import write_whole
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
 KEYS = ["claim", "verdict", "statistic", "interval", "n_models", "seconds", "controls"]
@@ -47,17 +52,60 @@ def test_finished_claims_are_kept(tmp_path):
 def test_other_code_makes_them_stale(tmp_path):
     run([planned.holds], tmp_path, quick=True)
     path = tmp_path / "verdicts" / "holds.json"
-    path.write_text(path.read_text().replace(runner.code_version(), "0123456789ab"))
+    plain, _ = files.read_sealed(path, runner.FORMAT)
+    files.write_sealed(path, runner.FORMAT, {name: plain[name] for name in ("size", "verdict")} | {"code": "other"})
     [result] = run([planned.holds], tmp_path, quick=True)
     assert not result.stored
     assert len(planned.noted()) == 2
 
 
-def test_a_damaged_file_is_named(tmp_path):
+def changed_digit(path, other):
+    path.write_text(path.read_text().replace("0.7", "0.4", 1))
+
+
+def no_verdict(path, other):
+    path.write_text("{}")
+
+
+def of_another_claim(path, other):
+    path.write_bytes(other.read_bytes())
+
+
+def a_pipe(path, other):
+    path.unlink()
+    os.mkfifo(path)
+
+
+@pytest.mark.parametrize("damage", [changed_digit, no_verdict, of_another_claim, a_pipe])
+def test_a_damaged_verdict_is_none_and_said_so(tmp_path, caplog, damage):
+    claim, other = planned.planned(planned.holds, "holds"), planned.planned(planned.holds, "other")
+    verdicts = [runner.settle(each, tmp_path, quick=True).verdict for each in (claim, other)]
+    damage(*(tmp_path / "verdicts" / f"{each.name}.json" for each in (claim, other)))
+    assert runner.last(claim, tmp_path) is None
+    assert "the stored verdict on holds cannot be read" in caplog.text
+    assert runner.last(other, tmp_path).verdict == verdicts[1]
+    again = runner.settle(claim, tmp_path, quick=True)
+    assert runner.last(claim, tmp_path).verdict == again.verdict
+
+
+def test_a_damaged_verdict_stops_no_command(tmp_path):
     (tmp_path / "verdicts").mkdir()
-    (tmp_path / "verdicts" / "holds.json").write_text("{}")
-    with pytest.raises(ValueError, match=r"holds\.json holds no verdict"):
-        run([planned.holds], tmp_path)
+    (tmp_path / "verdicts" / "hexagon-norms.json").write_text("{}")
+    listed = CliRunner().invoke(app, ["list", "--out", str(tmp_path)])
+    assert listed.exit_code == 0, listed.output
+    [result] = run([planned.holds], tmp_path, quick=True)
+    changed_digit(tmp_path / "verdicts" / "holds.json", None)
+    [again] = run([planned.holds], tmp_path, quick=True)
+    assert (result.stored, again.stored) == (False, False)
+
+
+def test_a_verdict_that_cannot_be_stored_is_not_lost(tmp_path, monkeypatch):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    (tmp_path / "out").write_text("a file")
+    result = runner.settle(planned.planned(planned.holds), tmp_path / "out", quick=True)
+    assert result.outcome == "supported"
+    where = re.search("the result is in (.*) instead", result.failed)[1]
+    assert Verdict.from_json(files.read_sealed(Path(where), runner.FORMAT)[0]["verdict"]) == result.verdict
 
 
 # Side by side
@@ -92,10 +140,33 @@ def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
     assert [result.stored for result in run([planned.holds], tmp_path, quick=True)] == [True]
 
 
+@pytest.mark.skipif(not Path("/proc").exists(), reason="looks for the process in /proc")
+def test_workers_end_with_a_parent_that_is_killed(tmp_path):
+    script = f"""
+import sys
+from pathlib import Path
+sys.path[:0] = [{str(Path(planned.__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
+import planned
+from tms_hooks.claims.reproduce import reproduce
+if __name__ == "__main__":
+    list(reproduce([planned.planned(planned.never_ends)], Path({str(tmp_path)!r})))
+"""
+    (tmp_path / "script.py").write_text(script)
+    with subprocess.Popen([sys.executable, tmp_path / "script.py"]) as parent:
+        while not (begun := [line for line in planned.noted() if line.startswith("never_ends")]):
+            time.sleep(0.05)
+        parent.send_signal(signal.SIGKILL)
+    worker = int(begun[0].split(":")[1])
+    deadline = time.monotonic() + 30
+    while (lives := Path(f"/proc/{worker}").exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not lives
+
+
 def test_the_longest_go_first(tmp_path):
     for name, seconds in (("short", 1.0), ("long", 9.0)):
-        kept = {"code": "old", "size": 3, "verdict": planned.verdict(seconds=seconds).to_json()}
-        write_whole(tmp_path / "verdicts" / f"{name}.json", json.dumps(kept))
+        kept = {"code": "old", "size": 3, "verdict": planned.verdict(claim=name, seconds=seconds).to_json()}
+        files.write_sealed(tmp_path / "verdicts" / f"{name}.json", runner.FORMAT, kept)
     begun = []
     claims = [planned.planned(planned.holds, name) for name in ("short", "long", "never measured", "nor this")]
     list(runner.reproduce(claims, tmp_path, quick=True, started=lambda claim: begun.append(claim.name)))
@@ -245,7 +316,7 @@ def test_an_unknown_claim_is_a_usage_error(command):
 def kept_claim(tmp_path):
     """A finished claim on disk, as `tms reproduce` leaves it."""
     plain = {"code": "old", "size": 50, "verdict": planned.verdict(claim="hexagon-norms").to_json()}
-    write_whole(tmp_path / "verdicts" / "hexagon-norms.json", json.dumps(plain))
+    files.write_sealed(tmp_path / "verdicts" / "hexagon-norms.json", runner.FORMAT, plain)
     return ["figure", "hexagon-norms", "--store", str(tmp_path), "--out"]
 
 

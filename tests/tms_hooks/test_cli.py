@@ -1,5 +1,10 @@
+import errno
+import os
 import re
+import tempfile
+from dataclasses import replace
 from inspect import signature
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -71,6 +76,92 @@ def test_train_refuses_to_overwrite_what_is_no_run(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+QUICK = ["--steps", 4, "-n", 4, "--batch-size", 16]
+
+
+def test_train_never_replaces_a_run_unless_told_to(tmp_path):
+    assert invoke("train", tmp_path / "run", "--seeds", 3, *QUICK).exit_code == 0
+    refused = invoke("train", tmp_path / "run", "--seeds", 2, *QUICK)
+    assert refused.exit_code == 2
+    assert "holds 3 models of 4 steps" in re.sub(r"[\s│]+", " ", refused.output)
+    assert "--overwrite" in refused.output
+    assert len(tms.load(tmp_path / "run").models) == 3
+    assert invoke("train", tmp_path / "run", "--seeds", 2, *QUICK, "--overwrite").exit_code == 0
+    assert len(tms.load(tmp_path / "run").models) == 2
+
+
+def test_train_goes_on_from_a_checkpoint_over_the_run_that_was_stopped(tmp_path, caplog):
+    options = ["--seeds", 2, *QUICK, "--checkpoint", tmp_path / "saved"]
+    assert invoke("train", tmp_path / "run", *options).exit_code == 0
+    whole = tms.load(tmp_path / "run")
+    replace(whole, completed_steps=2).save(tmp_path / "run")  # as after Ctrl-C
+    with caplog.at_level("INFO"):
+        again = invoke("train", tmp_path / "run", *options)
+    assert again.exit_code == 0, again.output
+    assert "resuming from" in caplog.text
+    assert tms.load(tmp_path / "run").W_E.equal(whole.W_E)
+
+
+@pytest.mark.parametrize("command", ["train", "demo", "sweep", "reproduce", "theory", "figure", "compare"])
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path, command):
+    (tmp_path / "file").write_text("mine")
+    place = tmp_path / "file" / "new"
+    (tmp_path / "grid.toml").write_text("[base]\nn_features = 4\nd_hidden = 2\nfeature_probability = 0.1\n")
+    arguments = {
+        "train": [place, "--steps", 10**9],
+        "demo": ["--out", place],
+        "sweep": [tmp_path / "grid.toml", "--store", place],
+        "reproduce": ["all", "--out", place],
+        "theory": ["--out", place],
+        "figure": ["hexagon-norms", "--out", place / "figure.html", "--store", tmp_path],
+        "compare": [tmp_path, "--model", "tiny", "--out", place],
+    }[command]
+    done = invoke(command, *arguments)
+    assert done.exit_code == 2
+    assert "is no folder, so nothing can be written" in re.sub(r"[\s│]+", " ", done.output)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["file", "grid.toml"]
+
+
+def test_train_needs_room_for_its_result(tmp_path):
+    done = invoke("train", tmp_path / "run", "--seeds", 10**4, "--steps", 10**9, "-n", 1000, "-m", 100)
+    assert done.exit_code == 2
+    assert re.search(r"needs about [\d,]+ bytes and its disk has", re.sub(r"[\s│]+", " ", done.output))
+
+
+def test_what_cannot_be_saved_is_elsewhere_and_the_command_says_where(tmp_path, monkeypatch):
+    rename = os.replace
+
+    def full(source, target):
+        if Path(target).parent == tmp_path / "run":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    (tmp_path / "system").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "system"))
+    done = invoke("train", tmp_path / "run", "--seeds", 2, *QUICK)
+    assert done.exit_code == 1
+    where = re.search(r"No space left on device\); the result is in (\S+) instead", done.output)[1]
+    assert len(tms.load(where).models) == 2
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_current_folder_is_no_place_for_a_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = invoke("train", ".", *QUICK)
+    assert done.exit_code == 2
+    assert "is the current folder" in done.output
+
+
+@pytest.mark.parametrize("name", ["[", "[/x]", "[red]", ":smile:", "a" * 200])
+def test_paths_are_printed_as_they_are(tmp_path, name):
+    path = tmp_path / name / "run"
+    done = invoke("train", path, "--seeds", 1, *QUICK)
+    assert done.exit_code == 0, done.output
+    assert f"Saved to {path}." in done.output
+    assert tms.load(path).completed_steps == 4
+
+
 def test_theory_prints_polygons_and_the_map():
     shown = invoke("theory")
     assert shown.exit_code == 0, shown.output
@@ -102,6 +193,16 @@ def test_sweep_trains_a_grid_once(tmp_path):
     assert runs == {folder: folder.stat().st_mtime_ns for folder in runs}
 
 
+def test_sweep_names_a_value_of_the_wrong_type(tmp_path):
+    base = "[base]\nn_features = 4\nd_hidden = 2\nfeature_probability = 0.1\n"
+    told = {"steps = true": "steps=True: must be a whole number", "lr = '1'": "lr='1': must be a number"}
+    for line, rule in told.items():
+        (tmp_path / "grid.toml").write_text(base + line)
+        done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
+        assert done.exit_code == 2
+        assert rule in re.sub(r"[\s│]+", " ", done.output)
+
+
 def test_sweep_names_an_unknown_key(tmp_path):
     (tmp_path / "grid.toml").write_text("[grid]\nd_hiden = [1, 2]\n")
     done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store")
@@ -115,7 +216,7 @@ def test_the_options_of_train_are_the_library_s_arguments():
         for thing in (tms.ToyConfig, tms.SparseUniform, tms.Adam, tms.train)
         for name in signature(thing).parameters
     }
-    ours = set(signature(cli.train).parameters) - {"out", "importance_decay"}
+    ours = set(signature(cli.train).parameters) - {"out", "importance_decay", "overwrite"}
     assert ours < theirs
 
 

@@ -1,12 +1,20 @@
 """Files that are whole or not there: the old or the new one, never a part, whatever fails and whoever writes beside."""
 
 import os
+import re
+import socket
 import stat
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import pytest
+import torch
 
 from tms_hooks import files
+
+ROOT = Path(__file__).parents[2]
 
 
 def test_a_failure_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
@@ -52,14 +60,60 @@ def test_fingerprints_are_of_the_bytes_one_after_another(tmp_path):
     assert files.fingerprint("ab") != wanted
 
 
-def test_a_file_that_changed_under_its_checksum_is_refused(tmp_path):
-    import torch
-    from safetensors.torch import save
+def test_a_sealed_file_is_read_as_it_was_written_or_refused(tmp_path):
+    path, parts = tmp_path / "about.json", {"a": {"w": torch.arange(4.0)}, "b": {}}
+    files.write_sealed(path, "form 1", {"x": [1, None]}, parts)
+    content, read = files.read_sealed(path, "form 1")
+    assert content["x"] == [1, None]
+    assert read["a"]["w"].equal(torch.arange(4.0))
+    assert read.keys() == parts.keys()
+    with pytest.raises(files.DamagedRun, match="has format 'form 1', not 'form 2'"):
+        files.read_sealed(path, "form 2")
+    path.write_text(path.read_text().replace("null", "true"))
+    with pytest.raises(files.DamagedRun, match=r"about\.json is not what was written"):
+        files.read_sealed(path, "form 1")
 
-    data = save({"w": torch.zeros(4)})
-    path = files.write_whole(tmp_path / "w.safetensors", data)
-    assert files.read_tensors(path, files.fingerprint(data))["w"].equal(torch.zeros(4))
-    path.write_bytes(data[:-1] + b"\1")
-    assert files.read_tensors(path)["w"][-1] != 0
-    with pytest.raises(ValueError, match=r"w\.safetensors is not what was written"):
-        files.read_tensors(path, files.fingerprint(data))
+
+def test_a_lock_names_its_owner_and_ends_with_it(tmp_path):
+    path = tmp_path / "place"
+    script = f"""
+import os, sys, time
+from pathlib import Path
+sys.path.insert(0, {str(ROOT)!r})
+from tms_hooks import files
+with files.lock(Path({str(path)!r})):
+    print(os.getpid(), flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True) as owner:
+        try:
+            pid = int(owner.stdout.readline())
+            wanted = rf"place is in use by process {pid} on {re.escape(socket.gethostname())}; wait, or use another"
+            with pytest.raises(TimeoutError, match=wanted), files.lock(path, wait=0.0):
+                pass
+        finally:
+            owner.kill()
+    with files.lock(path, wait=10.0):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_a_killed_writer_left_is_swept_up_by_the_next(tmp_path):
+    path = tmp_path / "page"
+    (tmp_path / f"{files._scratch(path)}-01234567").write_text("half a pa")
+    (tmp_path / f"{files._scratch(tmp_path / 'other')}-01234567").write_text("of a writer that may live")
+    files.write_whole(path, "whole")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert path.read_text() == "whole"
+
+
+def test_a_place_that_cannot_be_written_is_told_before_any_work(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(NotADirectoryError, match="file is no folder, so nothing can be written to"):
+        files.check_writable(tmp_path / "file" / "run")
+    with pytest.raises(OSError, match="needs about 1,000,000,000,000,000,000 bytes and its disk has"):
+        files.check_writable(tmp_path / "new", 10**18)
+    with pytest.raises(PermissionError, match="nothing can be written to /proc"):
+        files.check_writable(Path("/proc/run"))
+    files.check_writable(tmp_path / "new" / "run", 1)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]

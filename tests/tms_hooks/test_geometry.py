@@ -128,3 +128,9 @@ def test_bad_weights_are_refused() -> None:
         geometry.gram(torch.ones(3))
     with pytest.raises((ValueError, TypeError)):
         geometry.tegum_factors(torch.ones(2, 3, 4))
+
+
+def test_a_feature_of_exactly_the_cut_off_is_not_represented() -> None:
+    W = torch.tensor([[0.5, 0.0], [0.0, 0.5000001]])
+    assert geometry.represented(W).tolist() == [False, True]
+    assert geometry.represented(W, min_norm=0.0).tolist() == [True, True]

@@ -204,3 +204,30 @@ def test_basin_of_a_square_is_wide_but_not_endless() -> None:
     assert shares.loc[30.0, "share"] < 1
     with pytest.raises(ValueError, match="tied=False"):
         landscape.basin_shares(ToyModel(ToyConfig(n_features=4, d_hidden=2, tied=False)), data, radii=(0.1,))
+
+
+@pytest.mark.parametrize(
+    ("W", "data", "kind"),
+    [
+        # the lost feature's logits are 0 for every input, but no longer once it turns a little to its right
+        ([[1.0, 0.0], [0.0, 0.0]], SparseUniform(n_features=2, feature_probability=0.1), "kink"),
+        ([[0.0, 0.0], [0.0, 0.0]], SparseUniform(n_features=2, feature_probability=0.1), "kink"),
+        # at right angles, one active feature leaves the other's logit at 0
+        ([[1.0, 0.0], [0.0, 1.0]], KHot(n_features=2, k=1, values="uniform"), "kink"),
+        ([[1.0, 0.0], [0.0, 1.0]], OneHot(n_features=2), "kink"),
+        ([[1.0, 0.0], [-1.0, 0.0]], OneHot(n_features=2), "minimum"),  # -1 is off the kink, and so are both near it
+    ],
+)
+def test_where_second_derivatives_do_not_tell_the_answer_is_a_kink(W, data, kind: str) -> None:
+    cfg = ToyConfig(n_features=2, d_hidden=2, output_bias=False)
+    point = landscape.critical_point(ToyModel.from_weights(cfg, {"W_E": torch.tensor(W)}), data)
+    assert (point.kind, point.escape) == (kind, None)
+
+
+def test_beside_the_kink_of_a_lost_feature_the_loss_is_lower() -> None:
+    cfg, data = (
+        ToyConfig(n_features=2, d_hidden=2, output_bias=False),
+        SparseUniform(n_features=2, feature_probability=0.1),
+    )
+    kink, beside = ({"W_E": torch.tensor([[1.0, 0.0], [0.0, x]], dtype=F64)} for x in (0.0, 0.1))
+    assert landscape.exact_loss(beside, cfg, data) < landscape.exact_loss(kink, cfg, data) == pytest.approx(1 / 30)

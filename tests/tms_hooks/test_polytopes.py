@@ -99,3 +99,19 @@ def test_irregular_pentagon_is_named_within_tolerance_only() -> None:
     assert name_polytope(stretched(1.1)) == "pentagon"
     assert name_polytope(stretched(2.5)) == "unknown"
     assert MAX_DISTANCE < polytopes(stretched(2.5))[0].distance < 0.5
+
+
+@pytest.mark.parametrize(
+    ("name", "cosines"),
+    [
+        # nearest neighbors by hand: rings of radius r at heights h and -h, turned against each other by half a side
+        ("square antiprism", {1 / 3: 8, 2 / 3 * 0.5**0.5 - 1 / 3: 8}),  # r^2 = 2/3; 1/3 is within a ring
+        ("gyroelongated square bipyramid", {5 / 6 * 0.5**0.5 - 1 / 6: 8}),  # r^2 = 5/6
+        ("tricapped triangular prism", {0.5 * 0.5**0.5: 12}),  # a cap sees four corners, 60 degrees beside each
+    ],
+)
+def test_rings_are_turned_against_each_other(name: str, cosines: dict[float, int]) -> None:
+    V = IDEALS[name]
+    found = (V @ V.mT)[tuple(torch.triu_indices(len(V), len(V), 1))]
+    for cosine, edges in cosines.items():
+        assert int(((found - cosine).abs() < 1e-12).sum()) == edges

@@ -1,17 +1,27 @@
 """`Run`: saved and loaded whole, or not at all; every kind of damage is named with its file."""
 
 import json
+import os
+import random
+import re
 import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import xarray as xr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch.testing import assert_close
 
 import tms_hooks as tms
+from tms_hooks import files
 from tms_hooks.data import DISTRIBUTIONS
 from tms_hooks.run import HISTORY_FILE, RECIPE_FILE, STATE_FILE, WEIGHTS_FILE, Run
 from tms_hooks.training.optimizers import OPTIMIZERS
@@ -63,6 +73,14 @@ def assert_same(a: Run, b: Run):
 @pytest.fixture
 def run():
     return train()
+
+
+@pytest.fixture(autouse=True)
+def rescued(tmp_path_factory, monkeypatch):
+    """The system's temporary folder, where runs go that cannot be saved where they should."""
+    folder = tmp_path_factory.mktemp("system")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
 
 
 @pytest.fixture
@@ -174,21 +192,21 @@ def test_save_through_a_link_replaces_what_it_points_to(run, saved, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("files", "message"),
+    ("there", "message"),
     [
         ({"notes.txt": "mine"}, "is no run directory .it has no run.json.; choose another path"),
         ({RECIPE_FILE: "{}"}, "run.json has format None, not 'tms-hooks run, version 3'.*choose another path"),
-        ({RECIPE_FILE: "mine"}, "run.json is not readable JSON.*choose another path"),
+        ({WEIGHTS_FILE: "mine"}, "is no run directory .it has no run.json.; choose another path"),
     ],
 )
-def test_save_never_replaces_what_is_no_run(run, tmp_path, files, message):
+def test_save_never_replaces_what_is_no_run(run, tmp_path, there, message):
     path = tmp_path / "thesis"
     path.mkdir()
-    for name, text in files.items():
+    for name, text in there.items():
         (path / name).write_text(text)
     with pytest.raises(FileExistsError, match=message):
         run.save(path)
-    assert {file.name: file.read_text() for file in path.iterdir()} == files
+    assert {file.name: file.read_text() for file in path.iterdir()} == there
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -215,23 +233,105 @@ def test_a_failure_in_the_middle_of_writing_leaves_the_old_run(run, saved, tmp_p
     assert list(tmp_path.iterdir()) == [saved]
 
 
-def test_a_failure_of_the_last_rename_puts_the_old_run_back(run, saved, tmp_path, monkeypatch):
-    rename = Path.rename
+@pytest.mark.parametrize("last", [WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE])
+def test_a_failure_of_any_rename_leaves_the_old_run(run, saved, tmp_path, monkeypatch, last):
+    rename = os.replace
 
-    def fail(self, target):
-        if self.name == "new":
+    def fail(source, target):
+        if Path(target).name.split(".")[0] == last.split(".")[0] and Path(target).parent == saved:
             raise OSError("disk full")
-        return rename(self, target)
+        return rename(source, target)
 
-    monkeypatch.setattr(Path, "rename", fail)
+    monkeypatch.setattr(os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
         train(seeds=(8,)).save(saved)
     monkeypatch.undo()
     assert_same(tms.load(saved), run)
-    assert list(tmp_path.iterdir()) == [saved]
+    assert {file.name for file in saved.iterdir()} == {WEIGHTS_FILE, STATE_FILE, HISTORY_FILE, RECIPE_FILE}
+
+
+def test_what_cannot_be_saved_is_in_the_temporary_folder_and_the_error_says_where(run, tmp_path, rescued):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(OSError, match=r"could not be written .*; the result is in .* instead") as caught:
+        run.save(tmp_path / "file" / "run")
+    where = Path(str(caught.value).split("the result is in ")[1].removesuffix(" instead"))
+    assert where.is_relative_to(rescued)
+    assert_same(tms.load(where), run)
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_killed_first_save_leaves_no_run_and_the_next_one_sweeps_up(run, tmp_path):
+    script = f"""
+import os, signal, sys
+sys.path.insert(0, {str(Path(__file__).parents[2])!r})
+import tms_hooks as tms
+run = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), tms.OneHot(n_features=4), steps=2, engine="torch")
+rename = os.replace
+os.replace = lambda a, b: os.kill(os.getpid(), signal.SIGKILL) if str(b).endswith("run.json") else rename(a, b)
+run.save({str(tmp_path / "run")!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script]).returncode == -signal.SIGKILL
+    left = [file.name for file in (tmp_path / "run").iterdir()]
+    assert WEIGHTS_FILE in left
+    assert sum(name.startswith(files.SCRATCH) for name in left) == 2  # the unfinished file and the lock
+    with pytest.raises(FileNotFoundError):
+        tms.load(tmp_path / "run")
+    run.save(tmp_path / "run")
+    assert_same(tms.load(tmp_path / "run"), run)
+    assert len(list((tmp_path / "run").iterdir())) == 4
+
+
+def test_the_current_folder_is_refused(run, tmp_path, monkeypatch):
+    (tmp_path / "a").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    for path in (".", tmp_path, tmp_path / "a"):
+        with pytest.raises(FileExistsError, match="is the current folder, or one above it; give"):
+            run.save(path)
+    assert not list((tmp_path / "a").iterdir())
+
+
+def test_others_may_read_what_they_may_read_of_any_new_file(saved, tmp_path):
+    (tmp_path / "plain").write_text("")
+    (tmp_path / "folder").mkdir()
+    modes = {stat.S_IMODE(file.stat().st_mode) for file in saved.iterdir()}
+    assert modes == {stat.S_IMODE((tmp_path / "plain").stat().st_mode)}
+    assert saved.stat().st_mode == (tmp_path / "folder").stat().st_mode
+
+
+def test_a_reader_beside_two_writers_sees_one_run_or_the_other(tmp_path):
+    runs = [train(seeds=(seed, seed + 1)) for seed in (0, 10)]
+    path, done, failed = tmp_path / "run", threading.Event(), []
+    runs[0].save(path)
+
+    def write(run):
+        try:
+            while not done.is_set():
+                run.save(path)
+        except BaseException as error:
+            failed.append(error)
+
+    writers = [threading.Thread(target=write, args=(run,)) for run in runs]
+    for writer in writers:
+        writer.start()
+    try:
+        seen = [tms.load(path) for _ in range(40)]
+    finally:
+        done.set()
+        for writer in writers:
+            writer.join()
+    assert not failed
+    wanted = {run.recipe.seeds: run.W_E for run in runs}
+    assert all(read.W_E.equal(wanted[read.recipe.seeds]) for read in seen)
+    assert {file.name.split(".")[0] for file in path.iterdir()} == {"weights", "state", "history", "run"}
+    assert len(list(path.iterdir())) == 4
 
 
 # Damage
+
+
+def reseal(path, about):
+    """As if the library itself had written it: what is left is the check of what it says."""
+    (path / RECIPE_FILE).write_text(files._seal(about | {"sha256": files.BLANK}))
 
 
 def edit(path, **changes):
@@ -242,7 +342,7 @@ def edit(path, **changes):
             del home[name]
         else:
             home[name] = value
-    (path / RECIPE_FILE).write_text(json.dumps(about))
+    reseal(path, about)
 
 
 def truncate(path, name):
@@ -252,21 +352,69 @@ def truncate(path, name):
 
 def retensor(path, name, change):
     tensors = load_file(path / name)
-    change(tensors)
-    save_file(tensors, path / name)
+    changed = change(tensors)
+    data = save(tensors if not isinstance(changed, dict) else changed)
+    (path / name).write_bytes(data)
+    about = json.loads((path / RECIPE_FILE).read_text())
+    about["files"][Path(name).stem] |= {"size": len(data), "sha256": files.fingerprint(data)}
+    reseal(path, about)
+
+
+def replace(path, put):
+    path.unlink()
+    put(path)
+
+
+def linked(path):
+    path.rename(path.parent.parent / "elsewhere")
+    path.symlink_to(path.parent.parent / "elsewhere")
+
+
+def headed(path, length):
+    """A safetensors file that says its header has so many bytes."""
+    data = length.to_bytes(8, "little") + (path / WEIGHTS_FILE).read_bytes()[8:]
+    (path / WEIGHTS_FILE).write_bytes(data)
+    relist(path, sha256=files.fingerprint(data))
+
+
+def relist(path, **changes):
+    about = json.loads((path / RECIPE_FILE).read_text())
+    about["files"]["weights"] |= changes
+    reseal(path, about)
+
+
+def deepened(path):
+    text = files._seal(json.loads((path / RECIPE_FILE).read_text()) | {"sha256": files.BLANK, "provenance": "deep"})
+    text = re.sub('(?<="sha256": ")[0-9a-f]{64}', files.BLANK, text, count=1)
+    text = text.replace('"deep"', "[" * 100_000 + "]" * 100_000)
+    (path / RECIPE_FILE).write_text(text.replace(files.BLANK, files.fingerprint(text), 1))
 
 
 DAMAGE = {
     "weights missing": (lambda p: (p / WEIGHTS_FILE).unlink(), "weights.safetensors is missing from .*damaged"),
     "history missing": (lambda p: (p / HISTORY_FILE).unlink(), "history.safetensors is missing from .*damaged"),
-    "weights torn": (lambda p: truncate(p, WEIGHTS_FILE), "weights.safetensors is not a whole safetensors file"),
-    "history torn": (lambda p: truncate(p, HISTORY_FILE), "history.safetensors is not a whole safetensors file"),
-    "recipe torn": (lambda p: truncate(p, RECIPE_FILE), "run.json is not readable JSON"),
-    "recipe binary": (lambda p: (p / RECIPE_FILE).write_bytes(b"\xff\xfe\x80"), "run.json is not readable JSON"),
-    "recipe empty": (lambda p: (p / RECIPE_FILE).write_text(""), "run.json is not readable JSON"),
+    "weights torn": (lambda p: truncate(p, WEIGHTS_FILE), "weights.safetensors has .* bytes and not the"),
+    "history torn": (lambda p: truncate(p, HISTORY_FILE), "history.safetensors has .* bytes and not the"),
+    "a huge file": (lambda p: os.truncate(p / WEIGHTS_FILE, 2**40), "weights.safetensors has .* bytes and not the"),
+    "a huge recipe": (lambda p: os.truncate(p / RECIPE_FILE, 2**40), "run.json has .* bytes and not the"),
+    "a link": (lambda p: linked(p / WEIGHTS_FILE), "weights.safetensors is a link"),
+    "a linked recipe": (lambda p: linked(p / RECIPE_FILE), "run.json is a link"),
+    "a pipe": (lambda p: replace(p / WEIGHTS_FILE, os.mkfifo), "weights.safetensors is a folder, a pipe or a device"),
+    "recipe a pipe": (lambda p: replace(p / RECIPE_FILE, os.mkfifo), "run.json is a folder, a pipe or a device"),
+    "recipe a folder": (lambda p: replace(p / RECIPE_FILE, os.mkdir), "run.json is a folder, a pipe or a device"),
+    "recipe torn": (lambda p: truncate(p, RECIPE_FILE), "run.json is not what was written: its checksum"),
+    "recipe binary": (lambda p: (p / RECIPE_FILE).write_bytes(b"\xff\xfe\x80"), "run.json has format None"),
+    "recipe empty": (lambda p: (p / RECIPE_FILE).write_text(""), "run.json has format None"),
+    "deep": (deepened, "run.json lists no files: RecursionError"),
+    "a header of 4 GB": (
+        lambda p: headed(p, 2**32),
+        "weights.safetensors is no safetensors file",
+    ),
+    "listed outside": (lambda p: relist(p, file="../x"), "run.json lists files outside"),
+    "listed without a size": (lambda p: relist(p, size=None), "run.json lists no files"),
     "foreign": (lambda p: (p / RECIPE_FILE).write_text('{"format": "other"}'), "run.json has format 'other', not"),
-    "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format 'list', not"),
-    "newer": (lambda p: edit(p, format="tms-hooks run, version 4"), "run.json has format .*version 4', not"),
+    "a list": (lambda p: (p / RECIPE_FILE).write_text("[]"), "run.json has format None, not"),
+    "older": (lambda p: edit(p, format="tms-hooks run, version 2"), "run.json has format .*version 2', not"),
     "key missing": (lambda p: edit(p, seeds=None), "run.json describes no run: .*recipe key 'seeds' is missing"),
     "part missing": (lambda p: edit(p, diverged_at=None), "run.json describes no run: KeyError: 'diverged_at'"),
     "no such data": (lambda p: edit(p, data={"kind": "Gaussian"}), "run.json describes no run: .*Gaussian"),
@@ -274,21 +422,36 @@ DAMAGE = {
     "bad optimizer": (lambda p: edit(p, optimizer={"kind": "Adam", "lr": -1.0}), "run.json describes .*lr=-1.0"),
     "unknown option": (lambda p: edit(p, optimizer={"kind": "Adam", "rl": 1.0}), "run.json describes no run.*rl"),
     "recipe a string": (lambda p: edit(p, recipe="lost"), "run.json describes no run"),
-    "other seeds": (lambda p: edit(p, seeds=[1, 2, 3]), "weights.safetensors holds .*they are not of one run"),
+    "other seeds": (lambda p: edit(p, seeds=[1, 2, 3]), "run.json describes no run: .*diverged_at=.*one per model"),
     "other steps": (lambda p: edit(p, history_steps=[0]), "history.safetensors holds .*they are not of one run"),
+    "other type": (
+        lambda p: retensor(p, WEIGHTS_FILE, lambda t: {name: w.double() for name, w in t.items()}),
+        "weights.safetensors holds .*float64.*asks for float32",
+    ),
+    "more steps than there are": (
+        lambda p: edit(p, completed_steps=6),
+        "completed_steps=6: must be a step from 0",
+    ),
+    "half a step": (lambda p: edit(p, completed_steps=2.5), "completed_steps=2.5: must be a step"),
+    "steps out of order": (lambda p: edit(p, history_steps=[2, 0, 4, 5]), "history_steps=.*one after another"),
+    "a stranger diverged": (
+        lambda p: edit(p, diverged_at=[-1, 1, 1]),
+        "diverged_at=.*must be -1 or a step",
+    ),
+    "diverged before": (lambda p: edit(p, diverged_at=[-1, 6]), "diverged_at=.*must be -1 or a step"),
     "a weight lost": (lambda p: retensor(p, WEIGHTS_FILE, lambda t: t.pop("b_U")), "weights.safetensors holds"),
     "losses lost": (
         lambda p: retensor(p, WEIGHTS_FILE, lambda t: t.pop("final.feature_loss")),
         "weights.safetensors holds",
     ),
-    "state torn": (lambda p: truncate(p, STATE_FILE), "state.safetensors is not a whole safetensors file"),
+    "state torn": (lambda p: truncate(p, STATE_FILE), "state.safetensors has .* bytes and not the"),
     "a moment of another shape": (
         lambda p: retensor(p, STATE_FILE, lambda t: t.update({"moments.first.b_U": t["weights.W_E"].clone()})),
         "state.safetensors holds .*they are not of one run",
     ),
     "a state without its end": (
         lambda p: retensor(p, STATE_FILE, lambda t: t.pop("diverged_at")),
-        "has no 'diverged_at",
+        "run.json describes no run: KeyError: 'diverged_at'",
     ),
     "an array lost": (lambda p: retensor(p, HISTORY_FILE, lambda t: t.pop("loss")), "history.safetensors holds"),
 }
@@ -297,14 +460,37 @@ DAMAGE = {
 @pytest.mark.parametrize(("damage", "message"), DAMAGE.values(), ids=DAMAGE)
 def test_damage_is_an_error_that_names_the_file(saved, damage, message):
     damage(saved)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(tms.DamagedRun, match=message):
         tms.load(saved)
+
+
+def test_no_bit_can_be_flipped_anywhere(saved):
+    chance = random.Random(0)
+    for name in (RECIPE_FILE, WEIGHTS_FILE, STATE_FILE, HISTORY_FILE):
+        data = (saved / name).read_bytes()
+        for place in chance.sample(range(8 * len(data)), 40):
+            flipped = bytearray(data)
+            flipped[place // 8] ^= 1 << place % 8
+            (saved / name).write_bytes(flipped)
+            with pytest.raises(tms.DamagedRun, match=name):
+                tms.load(saved)
+        (saved / name).write_bytes(data)
+    tms.load(saved)
+
+
+def test_a_file_that_changes_after_loading_changes_nothing_in_memory(saved, run):
+    loaded = tms.load(saved)
+    for name in (WEIGHTS_FILE, HISTORY_FILE):
+        with open(saved / name, "r+b") as file:
+            file.write(b"\0" * 2_000)
+        os.truncate(saved / name, 0)
+    assert_same(loaded, run)
 
 
 def test_recipe_key_that_no_version_knows(saved):
     about = json.loads((saved / RECIPE_FILE).read_text())
     about["recipe"]["batchsize"] = 3
-    (saved / RECIPE_FILE).write_text(json.dumps(about))
+    reseal(saved, about)
     with pytest.raises(ValueError, match="recipe key 'batchsize' is unknown; did you mean 'batch_size'"):
         tms.load(saved)
 
@@ -312,7 +498,7 @@ def test_recipe_key_that_no_version_knows(saved):
 def test_a_mixture_of_two_runs_is_refused(saved, tmp_path):
     other = train(seeds=(1, 2), n_heads=1).save(tmp_path / "other")
     shutil.copy(other / WEIGHTS_FILE, saved / WEIGHTS_FILE)
-    with pytest.raises(ValueError, match=r"weights.safetensors holds .*they are not of one run"):
+    with pytest.raises(ValueError, match=r"weights.safetensors (has|is not what)"):
         tms.load(saved)
 
 

@@ -62,3 +62,16 @@ def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
 def test_the_bootstrap_refuses_a_single_model():
     with pytest.raises(ValueError, match="at least 2"):
         bootstrap(lambda m: float(m.mean()), np.ones(1))
+
+
+def test_a_part_that_was_never_tried_is_weaker_than_one_that_always_failed():
+    part, share, interval = weakest_share({"failed": (0, 100), "never": (0, 0)})
+    assert part == "never" and math.isnan(share)
+    assert interval == (0.0, pytest.approx(wilson(0, 100, 0.975)[1]))  # the smallest true share is that of "failed"
+
+
+def test_two_rows_are_enough_for_a_bootstrap_and_one_is_not():
+    low, high = bootstrap(lambda m: float(m.mean()), np.array([0.0, 1.0]))
+    assert (low, high) == (0.0, 1.0)  # half of the draws are one row twice
+    with pytest.raises(ValueError, match="a sample of 1: a bootstrap needs at least 2 rows"):
+        bootstrap(lambda m: float(m.mean()), np.array([0.0]))

@@ -1,7 +1,9 @@
 """Sweeps: every point is the run it would be alone, on any backend, killed or not."""
 
+import dataclasses
 import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -10,7 +12,7 @@ import numpy as np
 import pytest
 
 import tms_hooks as tms
-from tms_hooks.sweep import sweep, sweep_toml
+from tms_hooks.sweep import _seeds, sweep, sweep_toml
 
 pytest.importorskip("joblib", reason="sweeps are the optional extra 'sweep'")
 
@@ -60,12 +62,47 @@ def test_a_second_sweep_trains_only_what_is_new(tmp_path, caplog):
     assert wider.sel(lr=first.lr).identical(first)
 
 
-def test_a_damaged_shard_is_trained_again(tmp_path, caplog):
-    first = run(tmp_path)
-    shard = sorted((tmp_path / "store").iterdir())[0]
+def torn(shard, other):
     (shard / "weights.safetensors").write_bytes(b"torn")
-    assert run(tmp_path).identical(first)
-    assert "is damaged" in caplog.text
+
+
+def emptied(shard, other):
+    (shard / "run.json").write_bytes(b"")
+
+
+def swapped(shard, other):
+    shard.rename(shard.with_name("shard"))
+    other.rename(shard)
+    shard.with_name("shard").rename(other)
+
+
+def foreign(shard, other):
+    (shard / "weights.safetensors").write_bytes((other / "weights.safetensors").read_bytes())
+
+
+def a_file(shard, other):
+    shutil.rmtree(shard)
+    shard.write_text("mine")
+
+
+def unfinished(shard, other):
+    whole = tms.load(shard)
+    dataclasses.replace(whole, completed_steps=1).save(shard)
+
+
+@pytest.mark.parametrize("damage", [torn, emptied, swapped, foreign, a_file, unfinished])
+def test_a_damaged_shard_is_trained_again_and_said_so(tmp_path, caplog, damage):
+    grid = {"feature_probability": [0.1, 0.5]}
+    first = run(tmp_path, grid=grid)
+    damage(*sorted((tmp_path / "store").iterdir()))
+    assert run(tmp_path, grid=grid).identical(first)
+    assert "is set aside and trained again" in caplog.text
+    caplog.clear()
+    assert run(tmp_path, grid=grid).identical(first)
+    assert "again" not in caplog.text
+    aside = 2 if damage is swapped else 1
+    assert len(list((tmp_path / "store").glob("*.damaged-*"))) == aside  # nothing is thrown away
+    assert len(list((tmp_path / "store").iterdir())) == 2 + aside
 
 
 @pytest.mark.slow
@@ -133,6 +170,16 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
         (BASE, GRID | {"lr": [-1.0]}, r"lr=-1\.0: must be positive"),
         (BASE, GRID | {"loss": ["mse", "cross_entropy"]}, r"loss='cross_entropy' with output_act='relu'"),
         (BASE, GRID | {"qk_pairs": [[(0, 1)]]}, r"only a model with heads has them"),
+        (BASE | {"steps": 2.5}, GRID, r"steps=2\.5: must be a whole number or a list"),
+        (BASE | {"steps": True}, GRID, r"steps=True: must be a whole number or a list"),
+        (BASE, {"feature_probability": ["0.1"]}, r"feature_probability='0\.1': must be a number or a list"),
+        (BASE | {"tied": 1}, GRID, r"tied=1: must be true or false"),
+        (BASE | {"tied": "false"}, GRID, r"tied='false': must be true or false"),
+        (BASE | {"n_features": 4.0}, GRID, r"n_features=4\.0: must be a whole number"),
+        (BASE | {"importance": [1.0, 1.0, 1.0, "0"]}, GRID, r"importance=.*: must be a number or a list"),
+        (BASE | {"output_act": 3}, GRID, r"output_act=3: must be 'identity' or 'relu'"),
+        (BASE | {"record_every": None}, GRID, r"record_every=None: must be a whole number"),
+        (BASE, GRID | {"lr": [1, 1.0]}, r"axis 'lr' has a value twice"),
         (BASE | {"engine": "fused"}, GRID | {"d_mlp": [None, 8]}, r"engine='fused' cannot run this"),
     ],
 )
@@ -140,6 +187,34 @@ def test_a_bad_grid_says_which_key_before_any_work(base, grid, message, tmp_path
     with pytest.raises(ValueError, match=message):
         run(tmp_path, base, grid)
     assert not (tmp_path / "store").exists()
+
+
+@pytest.mark.parametrize(
+    ("seeds", "message"),
+    [
+        ([0.5], r"seeds has 0\.5: must be whole numbers"),
+        ([1, 1], r"seeds=\[1, 1\] has a seed twice"),
+        ([True], r"seeds has True: must be whole numbers"),
+        (["1"], r"seeds has '1': must be whole numbers"),
+        (3, r"seeds=3: must be a list of whole numbers, such as range\(10\)"),
+        ("12", r"seeds='12': must be a list of whole numbers"),
+    ],
+)
+def test_seeds_are_whole_numbers_each_once(seeds, message):
+    with pytest.raises(ValueError, match=message):
+        _seeds(seeds)
+
+
+def test_numbers_of_numpy_are_numbers(tmp_path):
+    assert _seeds(np.arange(2)) == (0, 1)
+    grid = {"feature_probability": [np.float64(0.1), 0.5], "lr": [np.float64(0.01), np.float64(0.1)]}
+    assert run(tmp_path, grid=grid).identical(run(tmp_path))
+
+
+def test_a_store_that_cannot_be_written_is_told_before_any_work(tmp_path, caplog):
+    (tmp_path / "store").write_text("mine")
+    with pytest.raises(NotADirectoryError, match="store is no folder"), caplog.at_level(logging.INFO):
+        run(tmp_path)
 
 
 def test_defaults_written_out_are_the_same_shard(tmp_path, caplog):

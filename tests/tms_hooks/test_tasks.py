@@ -1,5 +1,6 @@
 """Tasks, and parts of the user's own: tried before training, the same alone and in a crowd, loaded only if given."""
 
+import re
 from dataclasses import dataclass
 
 import pytest
@@ -266,7 +267,7 @@ EACH = [
 ]
 
 
-@pytest.mark.parametrize("parts", EACH, ids=repr)
+@pytest.mark.parametrize("parts", EACH, ids=lambda parts: re.sub(" at 0x[0-9a-f]+", "", repr(parts)))
 def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(parts):
     settings = dict(parts)
     task = settings.get("task", tms.Reconstruct())

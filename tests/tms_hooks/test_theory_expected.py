@@ -131,3 +131,12 @@ def test_what_has_no_expectation_is_refused(at: str, value: float) -> None:
     rule = "must be between 0 and 1" if at == "p" else "must be finite"
     with pytest.raises(ValueError, match=f"2.* = {value}: .*{rule}"):
         expected_loss(given["A"], given["b"], given["p"])
+
+
+@pytest.mark.parametrize(("a", "b"), [([0.5, -1.0], -0.4), ([-0.5, -1.0], 0.7), ([0.6, 0.3], -0.9), ([1.0, 0.5], 0.0)])
+def test_logits_that_cross_the_kink_end_on_it_or_start_there(a: list[float], b: float) -> None:
+    """Whether nodes are exact depends on the sign of the lowest and of the highest logit of a pattern."""
+    p = [0.5, 0.7]
+    for target in (0, 1):
+        found = output_loss(t(*a), t(b)[0], t(*p), target).item()
+        assert found == pytest.approx(by_quadrature(a, b, p, target), abs=1e-10)

@@ -448,6 +448,39 @@ def test_ctrl_c_in_a_real_process_saves_what_there_is(tmp_path):
     assert torch.equal(run.W_E, train(steps=done).W_E)  # it is the run of that many steps
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="SIGINT cannot be sent to a process there")
+def test_ctrl_c_is_heard_between_two_records_that_are_far_apart(tmp_path):
+    far = INTERRUPTED.replace("steps=10**6", "steps=10**8").replace("record_every=10)", "record_every=10**8)")
+    env = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", far, str(tmp_path / "run")]
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout.readline() == "ready\n"
+            time.sleep(0.8)
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+        finally:
+            process.kill()
+    assert 0 < tms.load(tmp_path / "run").completed_steps < 10**8
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="nothing forks there")
+def test_a_forked_process_trains_after_its_parent_did(run_python):
+    script = """
+import warnings, torch, tms_hooks as tms
+from multiprocessing import get_context
+warnings.simplefilter("ignore")  # newer Pythons warn of any fork of a process with threads
+torch.set_num_threads(2)
+def total(seed):
+    cfg, data = tms.ToyConfig(n_features=6, d_hidden=2), tms.SparseUniform(n_features=6, feature_probability=0.1)
+    return tms.train(cfg, data, seeds=range(seed, seed + 40), steps=50, progress=False).final_loss.sum().item()
+first = total(0)
+with get_context("fork").Pool(2) as pool:
+    print(pool.map_async(total, [0, 7]).get(90)[0] == first)
+"""
+    assert run_python(script) == "True\n"
+
+
 def test_progress_bar_shows_a_rate_and_an_end(capsys):
     train(progress=True)
     shown = capsys.readouterr().err

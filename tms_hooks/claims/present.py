@@ -8,9 +8,9 @@ from pathlib import Path
 
 from rich.table import Table
 
+from tms_hooks import files
 from tms_hooks.claims.reproduce import Result
 from tms_hooks.claims.verdict import Verdict
-from tms_hooks.files import write_whole
 
 SYMBOLS = {"supported": "✓", "refuted": "✗", "inconclusive": "?", "not run": "–", "failed": "!"}
 """Beside the word and its color, for whom the colors look alike."""
@@ -56,4 +56,4 @@ def verdicts(results: Sequence[Result]) -> Table:
 
 def write_json(results: Sequence[Result], path: Path) -> None:
     """The verdicts as a list of objects; claims without one are not in it."""
-    write_whole(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))
+    files.keep(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))

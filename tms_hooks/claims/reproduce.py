@@ -1,7 +1,7 @@
 """`tms reproduce`: measure claims side by side, one process each, and store every one that is finished."""
 
 import hashlib
-import json
+import logging
 import os
 import signal
 import traceback
@@ -14,10 +14,14 @@ from multiprocessing.context import SpawnProcess
 from pathlib import Path
 from typing import NamedTuple
 
+from tms_hooks import files
 from tms_hooks.claims.registry import Claim
 from tms_hooks.claims.verdict import Verdict
-from tms_hooks.files import write_whole
+from tms_hooks.clusters import end_with
 
+log = logging.getLogger(__name__)
+
+FORMAT = "tms-hooks claim, version 3"
 PACKAGES = ("tms_hooks", "probes")
 RESULTS = "verdicts"
 ONE_THREAD = dict.fromkeys(
@@ -34,7 +38,7 @@ class Result(NamedTuple):
     not_run: str = ""
     """What the claim needs and this machine lacks."""
     failed: str = ""
-    """The traceback of an error in the claim's own code."""
+    """The traceback of an error in the claim's own code, or why its verdict could not be stored."""
     stored: bool = False
     """Whether an earlier run with this code had finished it."""
 
@@ -131,7 +135,10 @@ def settle(claim: Claim, out: Path, quick: bool) -> Result:
     except Exception:
         return Result(claim, None, failed=traceback.format_exc())
     plain = {"code": code_version(), "size": claim.size(quick), "verdict": verdict.to_json()}
-    write_whole(out / RESULTS / f"{claim.name}.json", json.dumps(plain))
+    try:
+        files.rescue(_place(claim, out), lambda path: files.write_sealed(path, FORMAT, plain))
+    except OSError as error:
+        return Result(claim, verdict, failed=str(error))
     return Result(claim, verdict)
 
 
@@ -144,26 +151,30 @@ class Stored(NamedTuple):
 
 
 def last(claim: Claim, out: Path) -> Stored | None:
-    """The last verdict on this claim under `out`, of whatever code and size.
-
-    Raises:
-        ValueError: a file there that holds no verdict.
-    """
-    path = out / RESULTS / f"{claim.name}.json"
-    if not path.is_file():
+    """The last verdict on this claim under `out`, of whatever code and size. A damaged one is none, and said so."""
+    path = _place(claim, out)
+    if not os.path.lexists(path):
         return None
     try:
-        plain = json.loads(path.read_text(encoding="utf-8"))
-        return Stored(Verdict.from_json(plain["verdict"]), plain["size"], plain["code"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} holds no verdict ({error}); delete it and run the claim again") from error
+        plain, _ = files.read_sealed(path, FORMAT)
+        found = Stored(Verdict.from_json(plain["verdict"]), int(plain["size"]), str(plain["code"]))
+        if found.verdict.claim != claim.name:
+            raise files.DamagedRun(f"{path} holds the verdict on {found.verdict.claim}")
+    except (OSError, AttributeError, KeyError, TypeError, ValueError) as error:
+        log.warning("the stored verdict on %s cannot be read (%s): the claim counts as not measured", claim.name, error)
+        return None
+    return found
+
+
+def _place(claim: Claim, out: Path) -> Path:
+    return out / RESULTS / f"{claim.name}.json"
 
 
 def _hire(workers: dict[Connection, SpawnProcess]) -> None:
     """One more worker, a fresh process: a fork of one that has threads may hang."""
     context = get_context("spawn")
     ours, theirs = context.Pipe()
-    process = context.Process(target=_work, args=(theirs,), daemon=True)
+    process = context.Process(target=_work, args=(theirs, os.getpid()), daemon=True)
     before = {name: os.environ[name] for name in ONE_THREAD if name in os.environ}
     os.environ |= ONE_THREAD  # read when libraries are loaded
     try:
@@ -176,8 +187,9 @@ def _hire(workers: dict[Connection, SpawnProcess]) -> None:
     workers[ours] = process
 
 
-def _work(pipe: Connection) -> None:
-    """Settle one claim after another, until nobody asks for more."""
+def _work(pipe: Connection, employer: int) -> None:
+    """Settle one claim after another, until nobody asks for more or the process that asks is gone."""
+    end_with(employer)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C would end a training early, and its claim be judged on that
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars would tear the table of claims
         while True:

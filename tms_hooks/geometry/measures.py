@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from tms_hooks.errors import say_once
-from tms_hooks.linalg import takes_arrays, unit
+from tms_hooks.linalg import scale_of, takes_arrays, unit
 
 SAME_DIRECTION = 5.0
 """Angle, in degrees, up to which two features share a direction."""
@@ -24,10 +24,12 @@ def check_weights(W: Float[Tensor, "*model feature hidden"]) -> None:
     """Refuse what has no feature and hidden axis, or is not finite.
 
     Raises:
-        ValueError: fewer than two axes, or a NaN or an infinity in `W`.
+        ValueError: fewer than two axes, no feature or no dimension, or a NaN or an infinity in `W`.
     """
-    if W.ndim < 2:
-        raise ValueError(f"W of shape {tuple(W.shape)}: feature directions are rows of (..., feature, hidden)")
+    if W.ndim < 2 or 0 in W.shape[-2:]:
+        raise ValueError(
+            f"W of shape {tuple(W.shape)}: feature directions are rows of (..., feature, hidden), at least one of each"
+        )
     if not W.isfinite().all():
         at = tuple((~W.isfinite()).nonzero()[0].tolist())
         raise ValueError(
@@ -59,9 +61,18 @@ def gram(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model fea
     >>> gram(torch.tensor([[1.0], [-1.0]]))
     tensor([[ 1., -1.],
             [-1.,  1.]])
+
+    Raises:
+        ValueError: weights whose products are too large for their precision.
     """
     check_weights(W)
-    return W @ W.mT
+    products = W @ W.mT
+    if not products.isfinite().all():
+        raise ValueError(
+            f"largest weight {W.abs().max().item():.3g}: its square overflows {W.dtype}; "
+            "divide W by it, or use W.double()"
+        )
+    return products
 
 
 @takes_arrays
@@ -72,7 +83,8 @@ def feature_norms(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*
     tensor([5., 0.])
     """
     check_weights(W)
-    return torch.linalg.vector_norm(W, dim=-1)
+    scale = scale_of(W)
+    return torch.linalg.vector_norm(W / scale, dim=-1) * scale[..., 0]
 
 
 @takes_arrays
@@ -85,7 +97,7 @@ def interference(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*m
     tensor([4., 1.])
     """
     check_weights(W)
-    along = (torch.nn.functional.normalize(W, dim=-1, eps=torch.finfo(W.dtype).tiny) @ W.mT).square()
+    along = (torch.nn.functional.normalize(W / scale_of(W), dim=-1) @ W.mT).square()
     return along.masked_fill(torch.eye(W.shape[-2], dtype=torch.bool, device=W.device), 0).sum(-1)
 
 
@@ -103,6 +115,7 @@ def dimensionality(W: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "
     check_weights(W)
     hint_at_columns(W)
     # Each model in units of its longest direction: D_i has no scale, and fourth powers of small ones would underflow.
+    W = W / scale_of(W, (-2, -1))
     longest = torch.linalg.vector_norm(W, dim=-1).amax(-1)[..., None, None]
     W = W / longest.clamp(min=torch.finfo(W.dtype).tiny)
     own = W.square().sum(-1)
@@ -210,7 +223,7 @@ def rotate_onto(
     """
     check_weights(W)
     check_weights(reference)
-    U, _, Vh = torch.linalg.svd(W.mT @ reference)
+    U, _, Vh = torch.linalg.svd((W / scale_of(W, (-2, -1))).mT @ (reference / scale_of(reference, (-2, -1))))
     return W @ (U @ Vh)
 
 

@@ -26,12 +26,14 @@ TOLERANCE = 1e-7
 REACH = 0.5
 """A critical point further away than this, in weight space, is not the model's own."""
 NEWTON_STEPS = 30
+KINK_STEP = 1e-6
+"""Length of the steps that look for a kink."""
 
 
 class CriticalPoint(NamedTuple):
     """A model's place on the landscape; all but `moved` at the polished weights (the given ones if "not critical")."""
 
-    kind: Literal["minimum", "saddle", "not critical"]
+    kind: Literal["minimum", "saddle", "kink", "not critical"]
     loss: float
     gradient_norm: float
     eigenvalues: Float[Tensor, " mode"]
@@ -50,8 +52,11 @@ def critical_point(
 
     The weights are polished in double precision. Directions that no loss can see are set aside: rotations of the hidden
     layer (any invertible map, if untied) and shifts between the biases. Flat directions that are left count as those of
-    a minimum. ReLU kinks count as they do in the expectation, which is smooth for sparse uniform data unless a feature
-    has no direction and no bias; for one-hot data it is piecewise quadratic, and the answer holds within the piece.
+    a minimum. Averaged over sparse uniform data the loss is smooth where a ReLU bends, unless some input lies on the
+    bend for a whole range of its values: a square without a bias, whose right angles give logits of exactly zero, or a
+    feature without direction and bias. There the Hessian misses what the next step finds, and the answer is "kink":
+    a minimum or not, second derivatives do not tell. One-hot data give a piecewise quadratic loss, whose borders are
+    kinks too.
 
     Args:
         model: a toy without heads.
@@ -75,13 +80,15 @@ def critical_point(
     if not critical:
         theta, gradient = start, _gradient(loss, start)
     weights = unflatten(theta, shapes)
-    values, vectors = _spectrum(_hessian(loss, theta), symmetry_directions(weights, model.cfg))
+    hessian = _hessian(loss, theta)
+    values, vectors = _spectrum(hessian, symmetry_directions(weights, model.cfg))
     saddle = bool(values[0] < -1e-6 * values.abs().max())
+    kink = critical and _has_kink(loss, theta, gradient, hessian)
     escape = None
-    if critical and saddle:
+    if critical and saddle and not kink:
         escape = int(_feature_share(unflatten(vectors[:, 0], shapes), model.cfg).argmax())
-    kind: Literal["minimum", "saddle", "not critical"] = (
-        "not critical" if not critical else "saddle" if saddle else "minimum"
+    kind: Literal["minimum", "saddle", "kink", "not critical"] = (
+        "not critical" if not critical else "kink" if kink else "saddle" if saddle else "minimum"
     )
     return CriticalPoint(kind, float(loss(theta)), float(gradient.norm()), values, escape, moved, weights)
 
@@ -107,6 +114,24 @@ def _polish(loss: Callable[[Tensor], Tensor], theta: Float[Tensor, " parameter"]
             break
         theta, gradient = candidate, new
     return theta
+
+
+def _has_kink(
+    loss: Callable[[Tensor], Tensor],
+    theta: Float[Tensor, " parameter"],
+    gradient: Float[Tensor, " parameter"],
+    hessian: Float[Tensor, "parameter parameter"],
+) -> bool:
+    """Does the gradient, a step to either side in a few random directions, change otherwise than the Hessian says?
+
+    The error per length is of the order of the step where the loss is smooth, and of the Hessian or above at a kink.
+    """
+    random = torch.Generator().manual_seed(0)
+    steps = torch.randn(4, len(theta), generator=random, dtype=theta.dtype)
+    steps = KINK_STEP * torch.nn.functional.normalize(steps, dim=-1)
+    errors = [_gradient(loss, theta + step) - gradient - hessian @ step for step in (*steps, *-steps)]
+    error = max(float(missed.norm()) for missed in errors) / KINK_STEP
+    return error > 1e-4 * float(torch.linalg.matrix_norm(hessian, 2)) + 1e-8
 
 
 def _spectrum(

@@ -7,10 +7,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from tms_hooks import files
 from tms_hooks.claims.present import RULE, SYMBOLS, counts, number
 from tms_hooks.claims.registry import PARTS, SOURCES
 from tms_hooks.claims.reproduce import Result, code_version
-from tms_hooks.files import write_whole
 from tms_hooks.pages import report
 
 
@@ -37,8 +37,7 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     path = out / "claims.md"
     sources = "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
     values = {"results": results, "quick": quick, "code": code_version(), "rule": RULE, "sources": sources}
-    write_whole(path, report.render("claims.md.j2", **values))
-    return path
+    return files.keep(path, report.render("claims.md.j2", **values))
 
 
 def design_parts(design: str) -> dict[str, str]:

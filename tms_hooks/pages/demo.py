@@ -48,10 +48,10 @@ def run_demo(
     say(f"loading {real_model}")
     real = probes.load_transformer(real_model)
     say(f"training {n_models} toys of 6 features in 2 dimensions, naming their geometries")
-    run = train_toys(n_models)
+    run = _to_the_end(train_toys(n_models))
     parts = [geometries(run)]
     say(f"training {HEAD_TOYS} toys with a pseudo-attention head, aligning singular vectors with features")
-    head_run = side_by_side.train_head_toys(HEAD_TOYS, HEAD_STEPS)
+    head_run = _to_the_end(side_by_side.train_head_toys(HEAD_TOYS, HEAD_STEPS))
     parts.append(alignment(head_run))
     say("splitting attention scores into singular slices")
     parts.append(slices(head_run, real, real_model))
@@ -80,6 +80,13 @@ def train_toys(n_models: int) -> Run:
         optimizer=Adam(lr=1e-2, schedule="cosine"),
         record_every=1_000,
     )
+
+
+def _to_the_end(run: Run) -> Run:
+    """A run that is not measured half trained: Ctrl-C ends the demo, not only the training."""
+    if run.stopped:
+        raise KeyboardInterrupt
+    return run
 
 
 def geometries(run: Run) -> Part:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from tms_hooks.files import write_whole
+from probes.render import script_json
+from tms_hooks import files
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -74,15 +75,14 @@ def write(
         template,
         plotly_js=Markup(get_plotlyjs()),
         visual_bundle=Markup(visual_bundle),
-        themes=Markup(_in_script(themes)),
+        themes=Markup(script_json(themes)),
         title=title,
         lead=lead,
         sections=sections,
         footer=footer,
         **values,
     )
-    write_whole(Path(path), page)
-    return Path(path)
+    return files.keep(Path(path), page.encode("utf-8", "xmlcharrefreplace"))  # half a character is shown as unknown
 
 
 def render(template: str, **values: Any) -> str:
@@ -126,8 +126,7 @@ def write_figure(path: str | Path, figure: "go.Figure") -> Path:
             content = shown.to_image(format=kind, width=1000, scale=2)
         except (RuntimeError, ValueError) as error:
             raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
-    write_whole(path, content)
-    return path
+    return files.keep(path, content)
 
 
 NONE = "none"
@@ -152,7 +151,7 @@ def _cell(value: Any) -> str:
 def _figure_json(figure: "go.Figure") -> str:
     plain = json.loads(figure.to_json(), object_hook=_in_single_precision)
     plain["layout"].pop("template", None)  # the page brings its own, light or dark
-    return _in_script(plain)
+    return script_json(plain)
 
 
 def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
@@ -161,8 +160,3 @@ def _in_single_precision(value: dict[str, Any]) -> dict[str, Any]:
         return value
     numbers = np.frombuffer(b64decode(value["bdata"]), "<f8").astype("<f4")
     return value | {"dtype": "f4", "bdata": b64encode(numbers.tobytes()).decode()}
-
-
-def _in_script(value: Any) -> str:
-    """JSON that cannot end the script element around it."""
-    return json.dumps(value, separators=(",", ":")).replace("<", "\\u003c")

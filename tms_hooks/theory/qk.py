@@ -104,7 +104,10 @@ def _whitening_and_target(
             raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W_E) - 1}")
     W = W_E.detach().double().cpu()
     second, active = known_moments(data)
-    whiten = inverse_root(W.mT @ second @ W)
+    moment = W.mT @ second @ W
+    if not moment.isfinite().all():
+        raise ValueError(f"largest weight {W.abs().max().item():.3g}: its square overflows; divide W_E by it")
+    whiten = inverse_root(moment)
     mean_hidden_if_active = active @ W
     query, key = torch.tensor(pairs).T
     return whiten, whiten @ mean_hidden_if_active[query].mT @ mean_hidden_if_active[key] @ whiten

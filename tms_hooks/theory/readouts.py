@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.geometry import check_weights
-from tms_hooks.linalg import inverse_root
+from tms_hooks.linalg import inverse_root, scale_of
 
 
 def dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
@@ -27,9 +27,14 @@ def dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*mod
     >>> V = torch.tensor([[1.0, 0.0], [1.0, 1.0]])
     >>> torch.allclose(dual_frame(V) @ V.mT, torch.eye(2), atol=1e-6)
     True
+
+    Raises:
+        ValueError: weights that are not finite, or so small that their readers are not.
     """
     check_weights(V)
-    return torch.linalg.pinv(V).mT
+    scale = scale_of(V, (-2, -1))
+    readers = torch.linalg.pinv(V / scale).mT / scale
+    return _readable(readers, V)
 
 
 def pretty_good_measurement(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
@@ -42,6 +47,7 @@ def pretty_good_measurement(V: Float[Tensor, "*model feature hidden"]) -> Float[
     tensor(1.0000)
     """
     check_weights(V)
+    V = V / scale_of(V, (-2, -1))  # the answer has no scale, and squares of V would overflow or vanish
     return V @ inverse_root(V.mT @ V)
 
 
@@ -55,7 +61,8 @@ def readout_cosines(
         "dual frame": dual_frame(W_E),
         "pretty good measurement": pretty_good_measurement(W_E),
     }
-    return {name: torch.cosine_similarity(U, W_U.mT, dim=-1) for name, U in readouts.items()}
+    trained = W_U.mT / scale_of(W_U.mT)
+    return {name: torch.cosine_similarity(U / scale_of(U), trained, dim=-1) for name, U in readouts.items()}
 
 
 def one_sided_dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Tensor, "*model feature hidden"]:
@@ -74,7 +81,13 @@ def one_sided_dual_frame(V: Float[Tensor, "*model feature hidden"]) -> Float[Ten
     check_weights(V)
     models = V.detach().double().cpu().reshape(-1, *V.shape[-2:])
     readers = torch.stack([_one_sided(v) for v in models])
-    return readers.reshape(V.shape).to(V)
+    return _readable(readers.reshape(V.shape).to(V), V)
+
+
+def _readable(readers: Tensor, V: Tensor) -> Tensor:
+    if not readers.isfinite().all():
+        raise ValueError(f"largest weight {V.abs().max().item():.3g}: its inverse overflows {V.dtype}; use V.double()")
+    return readers
 
 
 def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hidden"]:

@@ -2,12 +2,14 @@
 
 A checkpoint is a safetensors file and, written after it, a JSON file with its checksum: a JSON file that is there
 belongs to a safetensors file that is whole. Two checkpoints stay on disk, so that there is one to go back to if the
-newest is damaged, by a lost disk block say.
+newest is damaged, by a lost disk block say. One process at a time trains with a folder.
 """
 
 import json
 import logging
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from tms_hooks.training.state import State
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks checkpoint, version 2"
+FORMAT = "tms-hooks checkpoint, version 3"
 ON_DISK = 2
 """Checkpoints that stay."""
 
@@ -43,25 +45,34 @@ class Checkpoints:
         run = recipe.to_dict() | {"engine": engine, "initial_weights": files.fingerprint(save(initial.tensors()))}
         self.run: dict[str, Any] = json.loads(json.dumps(run))
         self.written_at = time.monotonic()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Be the only one that trains with this folder, and sweep up what killed ones left in it.
+
+        Raises:
+            TimeoutError: another process does, which the message names.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(self.folder / "checkpoints", wait=0.0):
+            files.sweep_up(self.folder / "checkpoints")
+            for part in self.folder.glob("[0-9]*.safetensors"):
+                if not part.with_name(part.name.split(".")[0] + ".json").exists():
+                    part.unlink()
+            yield
 
     def save(self, state: State, recorder: Recorder, last: bool) -> None:
         """Write a checkpoint if it is time for one."""
         if not last and time.monotonic() - self.written_at < self.every:
             return
-        data = save(state.tensors() | {f"history.{name}": array for name, array in recorder.arrays().items()})
-        about = {
-            "format": FORMAT,
-            "run": self.run,
-            "steps": [step for step, _ in recorder.records],
-            "sha256": files.fingerprint(data),
-        }
+        tensors = state.tensors() | {f"history.{name}": array for name, array in recorder.arrays().items()}
+        about = {"run": self.run, "steps": [step for step, _ in recorder.records]}
         path = self.folder / f"{len(recorder.records):08}.json"
-        files.write_whole(path.with_suffix(".safetensors"), data)
-        files.write_whole(path, json.dumps(about, indent=1))
+        files.write_sealed(path, FORMAT, about, {path.stem: tensors})
         for old in _newest_first(self.folder)[ON_DISK:]:
             old.unlink()
-            old.with_suffix(".safetensors").unlink(missing_ok=True)
+            for part in self.folder.glob(f"{old.stem}.*safetensors"):
+                part.unlink()
         self.written_at = time.monotonic()
 
     def resume(self, state: State, recorder: Recorder) -> int | None:
@@ -85,13 +96,12 @@ def newest(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """What the newest whole checkpoint of a folder says of itself, and its tensors; None without one."""
     for path in _newest_first(folder):
         try:
-            about = files.read_json(path, FORMAT)
-            tensors = files.read_tensors(path.with_suffix(".safetensors"), about["sha256"])
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            about, parts = files.read_sealed(path, FORMAT)
+        except (OSError, files.DamagedRun) as error:
             log.warning("checkpoint %s is damaged (%s); trying the one before it", path, error)
             continue
         log.info("resuming from %s", path)
-        return about, tensors
+        return about, parts[path.stem]
     return None
 
 
