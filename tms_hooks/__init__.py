@@ -53,8 +53,9 @@ _ALSO_CALLED = {
     "sparsity": "feature_probability=1 - sparsity",
 }
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:
-    _taken = signature(_described.__init__).parameters
-    explained(**{typed: hint for typed, hint in _ALSO_CALLED.items() if hint.split("=")[0] in _taken})(_described)
+    if not issubclass(_described, Exception):
+        _taken = signature(_described).parameters
+        explained(**{typed: hint for typed, hint in _ALSO_CALLED.items() if hint.split("=")[0] in _taken})(_described)
 
 
 def __dir__() -> list[str]:

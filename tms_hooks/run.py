@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tms_hooks import files, geometry, own
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import explained
+from tms_hooks.errors import explained, plain
 from tms_hooks.files import DamagedRun
 from tms_hooks.geometry.polytopes import named_polytope
 from tms_hooks.models import forward
@@ -157,14 +157,14 @@ class Run:
         Raises:
             ValueError: a step without a record, or a history that lacks a parameter.
         """
-        steps = self.history.step.values
+        step, steps = plain(step), self.history.step.values
         if step not in steps:
             nearest = steps[np.abs(steps - step).argmin()]
             raise ValueError(f"step={step}: the history has no record of it; the nearest is {nearest}")
         if missing := self.weights.keys() - set(self.recipe.record):
             raise ValueError(f"the history has no {', '.join(sorted(missing))}: leave record= out to keep them all")
         record = self.history.sel(step=step)
-        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values.copy()) for name in self.weights})
+        return Models(self.recipe.cfg, {name: torch.tensor(record[name].values) for name in self.weights})
 
     def resume(self, steps: int | None = None, **how: Any) -> "Run":
         """Go on with the training: the same optimizer moments, the next batches, one history.
