@@ -7,6 +7,7 @@ basins are those of the pentagon and the hexagon of theory, at the density of th
 """
 
 from collections.abc import Iterator
+from itertools import product
 
 import numpy as np
 import pandas as pd
@@ -27,6 +28,8 @@ DENSITIES = np.geomspace(0.01, 1, 9)
 RELATIVE_IMPORTANCES = np.geomspace(0.1, 10, 9)
 OFF_BOUNDARY = 1.1
 RADII = (0.3, 1.0, 3.0)
+ABSOLUTE_DENSITIES, SOLVED = (0.3, 0.1, 0.03), 1e-6
+"""Of the absolute-value toys, and the held-out loss below which one has solved the task."""
 
 
 def sparse_rows() -> Iterator[tuple[object, ...]]:
@@ -131,6 +134,19 @@ def basins() -> pd.DataFrame:
     return pd.concat(found, names=["from"])
 
 
+def absolute_table() -> pd.DataFrame:
+    """Toys that compute |x| of every feature: below two ReLU units per feature, and from there on."""
+    rows = []
+    for p, units in product(ABSOLUTE_DENSITIES, (1.0, 1.5, 2.0, 3.0)):
+        cfg = tms.ToyConfig(4, int(4 * units), tied=False, hidden_act="relu")
+        data = tms.SparseUniform(4, p, low=-1)
+        how = {"steps": 4_000, "optimizer": OPTIMIZER, "record_every": 4_000, "progress": False}
+        loss = tms.train(cfg, data, task=tms.Absolute(), seeds=SEEDS, **how).final_loss
+        expected = theory.absolute_value_loss(4, cfg.d_hidden, p)
+        rows.append((p, cfg.d_hidden, expected, loss.min().item(), loss.median().item(), int((loss < SOLVED).sum())))
+    return pd.DataFrame(rows, columns=["p", "d_hidden", "closed form", "best", "median", "solved"])
+
+
 def main() -> None:
     """Print the table, the cells of the phase diagrams that differ, and the basins."""
     cells = pd.concat([phase_diagram(n) for n in (2, 3)])
@@ -140,6 +156,10 @@ def main() -> None:
     print("| " + " | ".join(table.columns) + " |\n" + "|---" * len(table.columns) + "|")
     for setting, quantity, expected, trained, difference in table.itertuples(index=False):
         print(f"| {setting} | {quantity} | {expected:.5g} | {trained:.5g} | {difference:+.2%} |")
+    absolute = absolute_table()
+    print("\n| " + " | ".join(absolute.columns) + " |\n" + "|---" * len(absolute.columns) + "|")
+    for p, d_hidden, *losses, solved in absolute.itertuples(index=False):
+        print(" | ".join([f"| {p} | {d_hidden}", *(f"{loss:.4f}" for loss in losses), f"{solved} of {len(SEEDS)} |"]))
     print("\nCells of the phase diagrams that differ:\n")
     print(cells[cells["theory"] != cells["trained"]].round(4).to_string(index=False))
     print("\nShare of pushed models that come back:\n")

@@ -22,14 +22,13 @@
 import os
 
 import numpy as np
-import plotly.io as pio
 import torch
 
 import tms_hooks as tms
 from tms_hooks import geometry, plots
 
-pio.renderers.default = "notebook"  # plotly's bundle goes into the notebook: it works offline
 STEPS = 500 if "TMS_QUICK" in os.environ else 2_000
+HOW = {"steps": STEPS, "optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "progress": False}
 
 # %% [markdown]
 # ## Superposition as features become sparse
@@ -42,8 +41,8 @@ run = tms.train(
     tms.ToyConfig(n_features=5, d_hidden=2),
     [tms.SparseUniform(n_features=5, feature_probability=p) for p in probabilities],
     importance=[0.9**i for i in range(5)],
-    seeds=range(len(probabilities)),
-    **(how := {"steps": STEPS, "optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "progress": False}),
+    seeds=len(probabilities),
+    **HOW,
 )
 plots.feature_arrows(run)
 
@@ -59,19 +58,21 @@ p = np.geomspace(1, 0.01, 12)
 wide = tms.train(
     tms.ToyConfig(n_features=100, d_hidden=20),
     [tms.SparseUniform(n_features=100, feature_probability=float(each)) for each in p],
-    seeds=range(len(p)),
-    **how | {"steps": STEPS // 2},
+    seeds=len(p),
+    **HOW,
 )
-D = geometry.dimensions_per_feature(wide.W_E).numpy()
-plots.curves({"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}, "1 / p", "dimensions per feature", log_x=True)
+D = geometry.dimensions_per_feature(wide.W_E)
+lines = {"D*": (1 / p, D), "1/2": (1 / p, np.full(len(p), 0.5))}
+plots.curves(lines, "1 / p", "D*", log_x=True).update_layout(title="Dimensions per feature")
 
 # %% [markdown]
 # One feature at a time: the dimensionality D_i of Elhage et al. gathers at the values of regular shapes.
 
 # %%
-D_i = geometry.dimensionality(wide.W_E).numpy()
+D_i = geometry.dimensionality(wide.W_E)
 levels = {"3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5}
-plots.strips({f"{1 / each:.0f}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
+figure = plots.strips({f"{1 / each:.3g}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
+figure.update_layout(title="The room that each of 100 features has")
 
 # %% [markdown]
 # ## Correlated and anticorrelated features
@@ -80,10 +81,10 @@ plots.strips({f"{1 / each:.0f}": d for each, d in zip(p, D_i, strict=True)}, "D_
 
 # %%
 groups = {"together": tms.CorrelatedGroups, "never together": tms.AnticorrelatedGroups}
-names, kinds = zip(*[(name, kind) for name, kind in groups.items() for _ in range(3)], strict=True)
+names, kinds = zip(*[(name, kind) for name, kind in groups.items() for _ in range(4)], strict=True)
 data = [kind(n_features=4, feature_probability=0.1, group_size=2) for kind in kinds]
-paired = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), data, seeds=range(6), **how)
-plots.feature_arrows(paired.W_E.numpy(), names)
+paired = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), data, seeds=8, **HOW)
+plots.feature_arrows(paired.W_E, names)
 
 # %%
 unit = torch.nn.functional.normalize(paired.W_E, dim=-1)
@@ -100,10 +101,10 @@ share = {}
 for act in ("identity", "relu"):
     cfg = tms.ToyConfig(n_features=10, d_hidden=5, hidden_act=act)
     data = tms.SparseUniform(n_features=10, feature_probability=0.3)
-    W = tms.train(cfg, data, importance=[0.8**i for i in range(10)], seeds=range(8), **how).W_E
+    W = tms.train(cfg, data, importance=[0.8**i for i in range(10)], seeds=8, **HOW).W_E
     size = W.square().sum(-1)
-    share[act] = (W.square().amax(-1) / size)[size > 0.25].numpy()
-plots.strips(share, "share of the largest neuron", "hidden activation")
+    share[act] = (W.square().amax(-1) / size)[size > 0.25]
+plots.strips(share, "share of the largest neuron", "hidden activation").update_layout(title="Whose basis is it?")
 
 # %% [markdown]
 # ## Computation in superposition: the absolute value
@@ -111,22 +112,23 @@ plots.strips(share, "share of the largest neuron", "hidden activation")
 # With fewer neurons features share them. The best of four seeds; 1 is what the best constant answer loses.
 
 # %%
-p = np.array([1.0, 0.3, 0.1])
+p, lost = np.array([1.0, 0.3, 0.1]), {}
+constant = 8 * (p / 3 - p**2 / 4)  # the variance of |x_i| is p / 3 - p^2 / 4
 signed = [tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0) for each in p for _ in range(4)]
-lost = {}
 for m in (4, 8, 12, 16):
     cfg = tms.ToyConfig(n_features=8, d_hidden=m, tied=False, hidden_act="relu")
-    absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=range(len(signed)), **how)
-    best = absolute.final_loss.view(3, 4).amin(1).numpy()
-    lost[f"d_hidden = {m}"] = (1 / p, best / (8 * (p / 3 - p**2 / 4)))  # the variance of |x_i| is p / 3 - p^2 / 4
-plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
+    absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=len(signed), **HOW)
+    lost[f"d_hidden = {m}"] = (1 / p, absolute.final_loss.view(3, 4).amin(1).numpy() / constant)
+figure = plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
+figure.update_layout(title="Fewer neurons suffice where features are sparse")
 
 # %% [markdown]
 # What the neurons of a model with two per feature read.
 
 # %%
 best = int(absolute.final_loss.argmin())
-plots.signed_heatmap(absolute.W_E[best].numpy(), "neuron", "feature", "W_E")
+figure = plots.signed_heatmap(absolute.W_E[best], "neuron", "feature", "W_E")
+figure.update_layout(title="Each feature has a neuron for either sign")
 
 # %% [markdown]
 # ## A sparse autoencoder that finds the features
@@ -135,7 +137,7 @@ plots.signed_heatmap(absolute.W_E[best].numpy(), "neuron", "feature", "W_E")
 
 # %%
 data = tms.SparseUniform(n_features=20, feature_probability=0.05)
-toy = tms.train(tms.ToyConfig(n_features=20, d_hidden=8), data, **how).models[0]
+toy = tms.train(tms.ToyConfig(n_features=20, d_hidden=8), data, **HOW).models[0]
 _, cache = toy.run_with_cache(data.sample(2**16, seed=1))
 hidden = cache["hook_hidden"].detach()
 generator = torch.Generator().manual_seed(0)
@@ -174,10 +176,12 @@ from scipy.optimize import linear_sum_assignment
 found = torch.nn.functional.normalize(sae.W_dec, dim=-1).detach()
 true = torch.nn.functional.normalize(toy.W_E, dim=-1).detach()
 feature, latent = linear_sum_assignment(-(true @ found.T))
-plots.signed_heatmap((true @ found.T)[:, latent].numpy(), "latent, matched", "feature", "cosine")
+figure = plots.signed_heatmap((true @ found.T)[:, latent], "latent, matched", "feature", "cosine")
+figure.update_layout(title="Directions of the autoencoder beside those of W_E")
 
 # %%
 matched = (true * found[latent]).sum(-1)
 chance = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=-1)
 random = (true @ chance.T)[linear_sum_assignment(-(true @ chance.T))]
-plots.strips({"autoencoder": matched.numpy(), "random directions": random.numpy()}, "cosine with its feature")
+figure = plots.strips({"autoencoder": matched, "random directions": random}, "cosine with its feature")
+figure.update_layout(title="Are these the features?")

@@ -1,10 +1,14 @@
 """Execute every notebook of this folder from its .py half and keep the outputs in its .ipynb half.
 
-`python examples/run.py` writes the notebooks; with `--check` it runs them in quick mode and writes nothing.
+`python examples/run.py [NAME ...]` writes the notebooks; with `--check` it runs them in quick mode and writes nothing.
+What is kept shows everywhere, without scripts and without a network: figures as pictures (by kaleido), and a picture of
+what is HTML with a script (by a browser). Run in Jupyter, the notebooks have plotly's own figures.
 """
 
 import argparse
+import base64
 import os
+import shutil
 from pathlib import Path
 
 import jupytext
@@ -18,20 +22,40 @@ NOTEBOOKS = sorted(path for path in HERE.glob("*.py") if path.name != "run.py")
 def execute(path: Path, quick: bool) -> NotebookNode:
     """Run one notebook in a kernel of its own; an exception in any cell is raised."""
     notebook = jupytext.read(path)
-    env = os.environ | ({"TMS_QUICK": "1"} if quick else {})
+    env = os.environ | ({"TMS_QUICK": "1"} if quick else {"PLOTLY_RENDERER": "png"})
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
     return client.execute(env=env)
 
 
+def photograph(notebook: NotebookNode) -> None:
+    """Put a picture in the place of every output that needs scripts."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as browsers:
+        path = shutil.which("chromium") or shutil.which("google-chrome")
+        browser = browsers.chromium.launch(executable_path=path, args=["--no-sandbox"])
+        page = browser.new_page(viewport={"width": 760, "height": 100}, device_scale_factor=1.5)
+        for data in (out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out):
+            if "<script" in data.get("text/html", ""):
+                page.set_content(data.pop("text/html"), wait_until="load")
+                page.wait_for_timeout(1_000)  # its script draws after the load
+                data["image/png"] = base64.b64encode(page.screenshot(full_page=True)).decode()
+        browser.close()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", help="such as arena; by default all")
     parser.add_argument("--check", action="store_true", help="quick mode, write nothing")
-    quick = parser.parse_args().check
+    asked = parser.parse_args()
     for path in NOTEBOOKS:
-        notebook = execute(path, quick)
-        if not quick:
+        if asked.names and path.stem not in asked.names:
+            continue
+        notebook = execute(path, asked.check)
+        if not asked.check:
+            photograph(notebook)
             jupytext.write(notebook, path.with_suffix(".ipynb"))
-        print(f"{path.name}: {sum(c.cell_type == 'code' for c in notebook.cells)} cells ran")
+        print(f"{path.name}: {sum(c.cell_type == 'code' for c in notebook.cells)} cells ran", flush=True)
 
 
 if __name__ == "__main__":

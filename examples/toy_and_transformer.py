@@ -21,14 +21,12 @@
 # %%
 import os
 
-import plotly.io as pio
 import torch
 
 import probes
 import tms_hooks as tms
 from tms_hooks import plots
 
-pio.renderers.default = "notebook"  # plotly's bundle goes into the notebook: it works offline
 quick = "TMS_QUICK" in os.environ
 
 # %% [markdown]

@@ -7,6 +7,7 @@
 """
 
 from importlib import import_module
+from inspect import signature
 from typing import TYPE_CHECKING
 
 from tms_hooks import geometry
@@ -46,8 +47,15 @@ __all__ = [
     "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
+_ALSO_CALLED = {
+    "weight_decay": "decay=...",
+    "p": "feature_probability=...",
+    "sparsity": "feature_probability=1 - sparsity",
+}
 for _described in [value for name, value in globals().items() if name in __all__ and isinstance(value, type)]:
-    explained()(_described)
+    if not issubclass(_described, Exception):
+        _taken = signature(_described).parameters
+        explained(**{typed: hint for typed, hint in _ALSO_CALLED.items() if hint.split("=")[0] in _taken})(_described)
 
 
 def __dir__() -> list[str]:

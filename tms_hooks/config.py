@@ -92,6 +92,10 @@ class ToyConfig:
         known = {"hidden_act": Activation, "output_act": Activation, "scale": Scale, "init": Initialization}
         for name, choices in known.items():
             if callable(value := getattr(self, name)) and choices is Activation:
+                if isinstance(value, type):
+                    raise ValueError(
+                        f"{name}={value!r} is a class: must be a function, such as torch.nn.functional.silu"
+                    )
                 name_of(value)
             elif value not in get_args(choices):
                 raise choice_error(name, value, get_args(choices))

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks.errors import explained
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -31,9 +33,11 @@ def as_tensor(value: Any) -> Any:
 def takes_arrays(function: Function) -> Function:
     """A decorator: the function, which is one of tensors, takes arrays of numpy and xarray in their place."""
 
+    checked = explained()(function)
+
     @wraps(function)
     def outer(*args: Any, **named: Any) -> Any:
-        return function(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
+        return checked(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
 
     return cast(Function, outer)
 

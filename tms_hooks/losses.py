@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import own
+from tms_hooks.errors import explained, make_plain
 
 Pair = tuple[int, int]
 """Query feature, key feature."""
@@ -38,6 +39,7 @@ class Loss(ABC):
         """Cost of every output of every sample, which importance weighs, or one cost per sample, which it cannot."""
 
 
+@explained()
 @dataclass(frozen=True)
 class Lp(Loss):
     """|out - target|^p: with a high p the worst error decides.
@@ -50,6 +52,7 @@ class Lp(Loss):
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         if not 1 <= self.p < float("inf"):
             raise ValueError(f"p={self.p}: must be at least 1 and finite; below 1 the gradient at 0 is infinite")
 

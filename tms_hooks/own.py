@@ -85,6 +85,22 @@ def plain(value: Any) -> Any:
     )
 
 
+def parts(using: Any) -> list[Any]:
+    """The parts that whoever loads a run gives, as a list.
+
+    Raises:
+        TypeError: no list, or one with something that is neither a class nor a function.
+    """
+    if isinstance(using, str | type) or not isinstance(using, Iterable):
+        raise TypeError(f"using={using!r}: must be a list; use using=[{getattr(using, '__name__', 'MyTask')}]")
+    found = list(using)
+    for part in found:
+        if not hasattr(part, "__name__"):
+            kind = "MyTask" if isinstance(part, str) else type(part).__name__
+            raise TypeError(f"using= has {part!r}: must be the class or the function itself, such as using=[{kind}]")
+    return found
+
+
 def by_name(using: Iterable[Any]) -> dict[str, Any]:
     """The parts that whoever loads a run gives, by their names.
 

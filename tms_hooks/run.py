@@ -22,12 +22,14 @@ import xarray as xr
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import files, geometry
+from tms_hooks import files, geometry, own
 from tms_hooks.config import ToyConfig
+from tms_hooks.errors import explained, plain
 from tms_hooks.files import DamagedRun
+from tms_hooks.geometry.polytopes import named_polytope
 from tms_hooks.models import forward
 from tms_hooks.training import history
-from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.recipe import Recipe, Setting
 from tms_hooks.training.state import Losses, State
 
 if TYPE_CHECKING:
@@ -82,8 +84,10 @@ class Run:
         """What a notebook shows: config, data and optimizer, how far it came, and a table of the first models."""
         recipe, cfg = self.recipe, self.recipe.cfg
         changed = [f"{f.name}={value!r}" for f in fields(cfg) if (value := getattr(cfg, f.name)) != f.default]
-        rows = [f"ToyConfig({', '.join(changed)})", repr(recipe.data), repr(recipe.task), repr(recipe.optimizer)]
-        columns = {"seed": list(recipe.seeds)} | recipe.differences | {"final_loss": self.final_loss.tolist()}
+        parts = [recipe.data, recipe.task, recipe.optimizer]
+        each = [f"{part[0]!r}, ..., one per model" if isinstance(part, tuple) else repr(part) for part in parts]
+        rows = [f"ToyConfig({', '.join(changed)})", *each]
+        columns = {"seed": list(recipe.seeds)} | self._differences | {"final_loss": self.final_loss.tolist()}
         table = pd.DataFrame(columns).head(5)
         lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
         return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
@@ -110,11 +114,11 @@ class Run:
 
         W = self.W_E
         finite = W.isfinite().all()  # initial weights of a diverged model need not be
-        columns = {"seed": list(self.recipe.seeds)} | self.recipe.differences | {"final_loss": self.final_loss.tolist()}
+        columns = {"seed": list(self.recipe.seeds)} | self._differences | {"final_loss": self.final_loss.tolist()}
         if finite:
             columns["represented"] = geometry.represented(W).sum(-1).tolist()
             columns["dimensions_per_feature"] = geometry.dimensions_per_feature(W).tolist()
-            columns["polytope"] = [geometry.name_polytope(w) for w in W]
+            columns["polytope"] = [named_polytope(w) for w in W]
         if self.diverged:
             columns["diverged_at"] = [self.diverged.get(i, -1) for i in range(len(W))]
         return pd.DataFrame(columns).rename_axis("model")
@@ -122,9 +126,20 @@ class Run:
     @property
     def labels(self) -> list[str]:
         """What differs between the models, for the panels and lines of a figure; their seeds if nothing else does."""
-        columns: dict[str, list[Any]] = self.recipe.differences or {"seed": list(self.recipe.seeds)}
-        rows = zip(*columns.values(), strict=True)
-        return [", ".join(f"{name}={_short(v)}" for name, v in zip(columns, row, strict=True)) for row in rows]
+        columns: dict[str, list[Any]] = self._differences or {"seed": list(self.recipe.seeds)}
+        return [
+            ", ".join(
+                f"{name}={_short(value)}"
+                for name, value in zip(columns, row, strict=True)
+                if value is not None or name in Setting._fields  # a field that this model's class does not have
+            )
+            for row in zip(*columns.values(), strict=True)
+        ]
+
+    @property
+    def _differences(self) -> dict[str, list[Any]]:
+        """What differs between the models, as a person reads it."""
+        return {name: [_readable(value) for value in values] for name, values in self.recipe.differences.items()}
 
     @property
     def stopped(self) -> bool:
@@ -142,7 +157,7 @@ class Run:
         Raises:
             ValueError: a step without a record, or a history that lacks a parameter.
         """
-        steps = self.history.step.values
+        step, steps = plain(step), self.history.step.values
         if step not in steps:
             nearest = steps[np.abs(steps - step).argmin()]
             raise ValueError(f"step={step}: the history has no record of it; the nearest is {nearest}")
@@ -196,6 +211,7 @@ class Run:
         files.write_sealed(path / RECIPE_FILE, FORMAT, about, parts)
 
 
+@explained()
 def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     """Read a run directory that `Run.save` wrote, or a folder of checkpoints: the newest, as a run.
 
@@ -205,10 +221,11 @@ def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
     Raises:
         FileNotFoundError: no run directory there.
         LookupError: `using` lacks a part that the run was trained with.
+        TypeError: `using` is no list, or holds a name or an object in place of a class or function.
         DamagedRun: a ValueError: a torn, changed or foreign one, or of another version, saying what is wrong with which
             file.
     """
-    path = Path(path)
+    path, using = Path(path), own.parts(using)
     if not (path / RECIPE_FILE).exists():
         from tms_hooks.train import load_checkpoint
 
@@ -333,9 +350,28 @@ def size(recipe: Recipe) -> int:
     return sum(math.prod(shape) for shape in shapes) * recipe.torch_dtype.itemsize
 
 
+def _readable(value: Any) -> Any:
+    """Numbers by name as a mapping, and of a table no more than its size; anything else as it is."""
+    match value:
+        case ((str(), _), *_):
+            return dict(value)
+        case (tuple(row), *_):
+            return f"{len(value)} x {len(row)}"
+    return value
+
+
 def _short(value: Any) -> str:
-    """A number to three digits, anything else as it is written."""
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    """Numbers to three digits, of many the first and the last; anything else as it is written."""
+    match value:
+        case float():
+            return f"{value:.3g}"
+        case (first, second, _, _, *_, last):
+            return f"({_short(first)}, {_short(second)}, ..., {_short(last)})"
+        case tuple():
+            return f"({', '.join(map(_short, value))})"
+        case dict():
+            return ", ".join(f"{name}: {_short(entry)}" for name, entry in value.items())
+    return str(value)
 
 
 def _weight_shapes(recipe: Recipe) -> dict[str, tuple[int, ...]]:

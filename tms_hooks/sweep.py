@@ -21,7 +21,7 @@ import xarray as xr
 
 from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import did_you_mean
+from tms_hooks.errors import did_you_mean, explained
 from tms_hooks.run import RECIPE_FILE, Run, load, size
 from tms_hooks.train import choose_engine, train
 from tms_hooks.training.recipe import KINDS, Recipe, kind_of
@@ -34,6 +34,7 @@ SETTINGS = {field.name for field in fields(Recipe)} - {"cfg", "seeds", *KINDS}
 """Arguments of `train` that a grid may set, beside the engine."""
 
 
+@explained()
 def sweep(
     base: Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],

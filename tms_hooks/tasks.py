@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import own, rng
-from tms_hooks.errors import check_not_negative
+from tms_hooks.errors import check_not_negative, check_whole, make_plain
 from tms_hooks.linalg import stacked_matmul
 
 
@@ -248,7 +248,9 @@ class Residual(Task):
 
     def __post_init__(self) -> None:
         """Validate."""
+        make_plain(self)
         check_not_negative(noise=self.noise)
+        check_whole(matrix_seed=self.matrix_seed)
         object.__setattr__(self, "noise", float(self.noise))
 
     def mixture(self, n_features: int) -> Float[Tensor, "output feature"]:
@@ -288,8 +290,19 @@ class TaskFunction(Task):
         return own.name_of(self.function)
 
     def d_out(self, n_features: int) -> int:
-        """As many as the function has for an empty input."""
-        return int(torch.as_tensor(self.function(torch.zeros(1, n_features))).shape[-1])
+        """As many as the function has for an empty input.
+
+        Raises:
+            ValueError: it does not give a row of outputs per sample.
+        """
+        found = self.function(torch.zeros(1, n_features))
+        if not isinstance(found, Tensor) or found.ndim != 2 or len(found) != 1:
+            given = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f'task={self} of (1, {n_features}) gives {given}: must be a tensor, "batch output"; of one output per '
+                "sample, keep the axis: x.sum(-1, keepdim=True)"
+            )
+        return int(found.shape[-1])
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Any:
         """What the function gives: it is tried before training."""

@@ -49,6 +49,11 @@ ELSEWHERE = {
         (ToyConfig, "cfg=tms.ToyConfig(n_features, d_hidden, {}=...)"),
     )
     for field in fields(part)
+} | {
+    "weight_decay": "optimizer=tms.AdamW(decay=...)",
+    "epochs": "steps=...",
+    "p": "data=tms.SparseUniform(n_features, feature_probability=...)",
+    "sparsity": "data=tms.SparseUniform(n_features, feature_probability=1 - sparsity)",
 }
 """What people look for among the arguments of `train`, and where it is."""
 
@@ -74,7 +79,7 @@ def train(
     record: Sequence[str] | None = None,
     init: Init | Sequence[Init] | Run | None = None,
     engine: EngineName = "auto",
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     dtype: Dtype = "float32",
     empty_rows: Literal["auto", "drawn", "exact"] = "auto",
     checkpoint: str | Path | None = None,
@@ -145,7 +150,7 @@ def train(
             rule and fix.
     """
     _end_threads_after_a_fork()
-    given = locals()  # all arguments: those that a recipe has are handed on as they are
+    given, device = locals(), str(device)  # all arguments: those that a recipe has are handed on as they are
     recipe = Recipe.of(**{field.name: given[field.name] for field in fields(Recipe)})
     name, module = choose_engine(engine, recipe, device)
     if isinstance(init, Run | Models):
@@ -165,13 +170,13 @@ def resume(
     steps: int | None = None,
     *,
     engine: EngineName | None = None,
-    device: str = "cpu",
+    device: str | torch.device = "cpu",
     checkpoint: str | Path | None = None,
     checkpoint_every: float = 30.0,
     progress: bool | None = None,
 ) -> Run:
     """As `Run.resume`."""
-    recipe, done, origin = run.recipe, run.completed_steps, {}
+    recipe, done, origin, device = run.recipe, run.completed_steps, {}, str(device)
     if steps is None and done == recipe.total_steps:
         raise ValueError(f"the run is finished at step {done}: say how many steps more, run.resume(steps=...)")
     if steps is not None:

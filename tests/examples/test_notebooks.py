@@ -31,6 +31,23 @@ def test_the_saved_notebook_is_the_script_with_its_outputs(path):
     assert sum(bool(cell.outputs) for cell in code) >= len(code) / 2
 
 
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_saved_notebook_is_small_and_shows_everything_without_scripts(path):
+    saved = path.with_suffix(".ipynb")
+    data = [out.data for cell in jupytext.read(saved).cells for out in cell.get("outputs", []) if "data" in out]
+    assert [html[:80] for each in data if "<script" in (html := each.get("text/html", ""))] == []
+    assert any("image/png" in each for each in data)
+    assert saved.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("name", ["arena", "your_own"])
+def test_a_cell_has_at_most_ten_lines(name):
+    cells = jupytext.read(ROOT / "examples" / f"{name}.py").cells
+    sizes = [len(list(filter(str.strip, cell.source.splitlines()))) for cell in cells if cell.cell_type == "code"]
+    assert len(sizes) > 10
+    assert max(sizes) <= 10
+
+
 def test_the_readme_example_runs(capsys):
     (example,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), flags=re.DOTALL)
     exec(compile(example, "README.md", "exec"), {})

@@ -40,7 +40,7 @@ DATA = [
     tms.CorrelatedGroups(n_features=4, feature_probability=0.2),
     tms.AnticorrelatedGroups(n_features=4, feature_probability=0.2, group_size=4),
     tms.Copula(n_features=4, feature_probability=0.1, rho=-0.2),
-    tms.Copula(n_features=2, feature_probability=0.1, rho=[[1.0, 0.3], [0.3, 1.0]]),
+    tms.Copula(n_features=4, feature_probability=0.1, rho=(0.7 * np.eye(4) + 0.3)),
     tms.SparseGaussian(n_features=4, feature_probability=(0.1, 0.2, 0.3, 0.4), mean=0.5),
     tms.OnManifold(n_features=4, manifold="sphere", a=3.0),
     tms.Tree(n_features=4, feature_probability=0.5, parents=(-1, 0, 0, -1)),

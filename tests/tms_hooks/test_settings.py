@@ -8,7 +8,7 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks import landscape, plots
+from tms_hooks import errors, landscape, plots
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.training.penalties import Lasso
 from tms_hooks.training.recipe import Recipe
@@ -213,7 +213,7 @@ def test_a_penalty_is_descended_by_hand_and_saved_by_its_name(tmp_path):
     run = train(optimizer=tms.SGD(lr=0.1), penalty=penalty, **how)
     assert_close(run.W_E, torch.stack([W, W - 0.03 * W.sign(), W, 0.9 * W]))
     assert_close(run.weights["b_U"][2], weights["b_U"] - 0.1 * weights["b_U"].sign())
-    assert run.table.strength.fillna(0).tolist() == [0, 0.3, (("b_U", 1.0),), 0]
+    assert run.table.strength.fillna(0).tolist() == [0, 0.3, {"b_U": 1.0}, 0]
     assert run.table.penalty.tolist()[1:] == ["Lasso", "Lasso", "ridge"]
     assert (run.final_loss == 0).all()  # losses are those of the data
     with pytest.raises(LookupError, match="ridge"):
@@ -274,19 +274,55 @@ def test_the_table_says_what_differs_and_the_figure_is_labelled_with_it():
     assert plots.feature_arrows(run.W_E, run.labels) == plots.feature_arrows(run)
     figure = plots.feature_arrows(run)
     titles = [a.text for a in figure.layout.annotations]
-    assert titles == run.labels
-    assert titles[5].startswith("feature_probability=0.02, optimizer=SGD")
+    assert run.labels[5].startswith("feature_probability=0.02, optimizer=SGD")
+    assert titles[5].startswith("feature_probability<br>= 0.02<br>optimizer=SGD")  # what a narrow panel has room for
     last = [trace for trace in figure.data if trace.xaxis == "x6" and trace.name]
     np.testing.assert_allclose([(t.x[1], t.y[1]) for t in last], run.W_E[5])
-    assert figure.layout.xaxis6.domain == figure.layout.xaxis.domain  # five in a row, then the next row
+    assert figure.layout.xaxis6.domain == figure.layout.xaxis2.domain  # four in a row, then the next row
     assert figure.layout.yaxis6.domain[1] < figure.layout.yaxis.domain[0]
+
+
+def test_labels_are_short_and_say_nothing_of_fields_that_a_model_does_not_have():
+    two = {"seeds": 2, "steps": 1}
+    groups, sparse = tms.CorrelatedGroups(4, 0.1, group_size=2), tms.SparseUniform(4, 0.1)
+    assert train([groups, sparse], **two).labels == [
+        "data=CorrelatedGroups, group_size=2",
+        "data=SparseUniform, low=0, high=1",
+    ]
+    assert train([torch.rand(9, 4), torch.rand(8, 4)], **two).labels == ["rows=9 x 4", "rows=8 x 4"]
+    assert train(sparse, importance=[[1.0, 0.9, 0.8, 0.7], [1.0] * 4], **two).labels == [
+        "importance=(1, 0.9, 0.8, 0.7)",
+        "importance=(1, 1, 1, 1)",
+    ]
+    wide = [tms.SparseUniform(6, [0.1, 0.2, 0.3, 0.4, 0.5, p]) for p in (0.6, 0.7)]
+    assert train(wide, cfg=tms.ToyConfig(6, 2), **two).labels[1] == "feature_probability=(0.1, 0.2, ..., 0.7)"
+    penalized = train(sparse, penalty=[None, tms.Lasso(0.1)], **two)
+    assert penalized.labels == ["penalty=None", "penalty=Lasso, strength=0.1"]
+    decayed = train(sparse, optimizer=[tms.Adam(decay={"W_E": 1.0}), tms.Adam(decay=0.5)], **two)
+    assert decayed.labels == ["decay=W_E: 1", "decay=0.5"]
+    assert decayed.table.decay.tolist() == [{"W_E": 1.0}, 0.5]
+
+
+def test_the_table_of_a_run_gives_no_hint_about_rows_and_columns(caplog):
+    wide = train(tms.SparseUniform(4, 0.1), cfg=tms.ToyConfig(4, 8), steps=1)
+    errors.say_once.cache_clear()
+    with caplog.at_level("WARNING"):
+        assert len(wide.table) == 1
+        assert not caplog.messages
+        tms.geometry.name_polytope(wide.W_E[0])
+    assert "a row each" in caplog.text
+
+
+def test_the_card_of_a_run_whose_models_differ_shows_one_of_them():
+    run = train([tms.SparseUniform(4, p) for p in (0.1, 0.2)], seeds=2, steps=1)
+    assert "feature_probability=0.1, low=0.0, high=1.0), ..., one per model" in run._repr_html_()
 
 
 @pytest.mark.parametrize(
     ("W", "titles", "message"),
     [
         (np.zeros((2, 4, 3)), ["a", "b"], "directions in 3 dimensions: arrows are drawn in 2; `polyhedra` draws 3"),
-        (np.zeros((2, 4, 2)), None, "titles=None for 2 models: give one per model"),
+        (np.zeros((2, 4, 2)), ["a"], r"titles=\['a'\] for 2 models: give one per model"),
         (np.zeros((99, 4, 2)), ["a"] * 99, "99 models: a figure shows 40; give some of them"),
     ],
 )

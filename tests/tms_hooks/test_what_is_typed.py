@@ -61,7 +61,32 @@ SAID = {
     "tms.ToyConfig(n_feat=5, d_hidden=2)": "TypeError ToyConfig has no argument 'n_feat'; did you mean 'n_features'?",
     "tms.ToyConfig(5, 2, False)": "TypeError ToyConfig takes 2 arguments without a name (n_features, d_hidden), and "
     "3 were given; name the others: tied, ",
-    "tms.SparseUniform(5, p=0.1)": "TypeError SparseUniform has no argument 'p'; choose from n_features, feature_pro",
+    "tms.SparseUniform(5, p=0.1)": "TypeError SparseUniform has no argument 'p'; use feature_probability=...",
+    "tms.AdamW(weight_decay=0.1)": "TypeError AdamW has no argument 'weight_decay'; use decay=...",
+    "tms.train(cfg, data, weight_decay=0.1)": "TypeError train has no argument 'weight_decay'; use optimizer=tms.Adam",
+    "tms.train(cfg, data, epochs=3)": "TypeError train has no argument 'epochs'; use steps=...",
+    "tms.ToyModel(cfg, sed=1)": "TypeError ToyModel has no argument 'sed'; did you mean 'seed'?",
+    "tms.losses.Lp(q=4)": "TypeError Lp has no argument 'q'; choose from p",
+    "tms.load('run', usng=[])": "TypeError load has no argument 'usng'; did you mean 'using'?",
+    "tms.sweep({}, {}, stor='x')": "TypeError sweep has no argument 'stor'; did you mean 'store'?",
+    "tms.geometry.name_polytope(np.eye(2), norm=1)": "TypeError name_polytope has no argument 'norm'; did you mean 'm",
+    "tms.plots.feature_arrows(np.eye(2), titels=[])": "TypeError feature_arrows has no argument 'titels'; did you mea",
+    "tms.Adam(lr=(0.1, 0.2))": "ValueError lr=(0.1, 0.2): must be one number; for one per model use optimizer=[Adam(l",
+    "tms.train(cfg, data, task=[tms.Absolute()] * 2)": "ValueError task=(Absolute(), Absolute()): all models of a run",
+    "tms.train(cfg, data, task=lambda x: None)": "ValueError task=<lambda> of (1, 4) gives NoneType: must be a tensor",
+    "tms.train(cfg, data, task=lambda x: x.sum(-1))": "ValueError task=<lambda> of (1, 4) gives shape (1,): must be a",
+    "tms.ToyConfig(4, 2, hidden_act=torch.nn.GELU)": "ValueError hidden_act=<class 'torch.nn.modules.activation.GELU'",
+    "tms.train(cfg, data, init='runs/hexagon')": "ValueError init of type str: must be a ToyModel, its state_dict(),",
+    "tms.train(cfg, data, init=torch.zeros(4, 2))": "ValueError init of type Tensor: must be a ToyModel, its state_di",
+    "tms.train(cfg, data, penalty=lambda w: w['b'].sum(), steps=1)": "ValueError penalty=<lambda>: this model has no "
+    "weights 'b'; choose from W_E, b_U",
+    "tms.train(cfg, data, penalty=lambda w: w['b_U'], steps=1)": "ValueError penalty=<lambda> gave a tensor of shape",
+    "tms.train(cfg, data, task=tms.Absolute(), batch_size='exact')": "ValueError engine='auto' cannot run this: "
+    "loss='mse', task=Absolute() with batch_size='exact': exact sums are known for the squared error of Reconstruct();",
+    "tms.load('run', using=tms.Task)": "TypeError using=<class 'tms_hooks.tasks.Task'>: must be a list; use using=[Ta",
+    "tms.load('run', using=['Task'])": "TypeError using= has 'Task': must be the class or the function itself, such as",
+    "tms.load('run', using=[tms.Absolute()])": "TypeError using= has Absolute(): must be the class or the function "
+    "itself, such as using=[Absolute]",
     "tms.Adam(lrate=0.1)": "TypeError Adam has no argument 'lrate'; ",
     "tms.train(cfg, data, lr=1e-2)": "TypeError train has no argument 'lr'; use optimizer=tms.Adam(lr=...)",
     "tms.train(cfg, data, step=5)": "TypeError train has no argument 'step'; did you mean 'steps'?",
@@ -125,6 +150,32 @@ print(*values, tms.Copula(3, np.float64(0.5), torch.tensor(0.25)).rho)
 """
     data = "SparseUniform(n_features=4, feature_probability=(0.5, 0.5, 0.5, 0.5), low=0.0, high=1.0)"
     assert run_python(script) == f"(0, 1) (3,) 8 2 {data} 0.25 0.25\n"
+
+
+def test_numbers_and_pairs_of_any_library_are_plain_in_every_description(run_python):
+    script = """
+import numpy as np, torch, tms_hooks as tms
+cfg, data, half = tms.ToyConfig(4, 2, n_heads=1), tms.SparseUniform(4, 0.3), torch.tensor(0.5)
+print(tms.losses.Lp(torch.tensor(4)), tms.Lasso(half), tms.Residual(half, matrix_seed=np.int64(1)))
+sample = data.sample(torch.tensor(3), seed=torch.tensor(1), step=np.int64(2))
+print(sample.equal(data.sample(3, seed=1, step=2)))
+print(tms.ToyModel(cfg, seed=torch.tensor(1)).W_E.equal(tms.ToyModel(cfg, seed=1).W_E))
+for pairs in ((2, 3), np.array([[2, 3]]), torch.tensor([[2, 3]]), torch.tensor([[[2, 3]]])):
+    run = tms.train(cfg, data, qk_pairs=pairs, steps=1, batch_size=4, device=torch.device("cpu"))
+    print(run.recipe.qk_pairs, run.provenance["device"])
+"""
+    assert run_python(script).splitlines() == [
+        "Lp(p=4) Lasso(strength=0.5) Residual(noise=0.5, matrix_seed=1)",
+        *["True"] * 2,
+        *["(((2, 3),),) cpu"] * 4,
+    ]
+
+
+def test_one_models_directions_are_drawn_and_models_are_numbered():
+    W = torch.randn(2, 4, 2, generator=torch.Generator().manual_seed(0))
+    one, both = tms.plots.feature_arrows(W[0]), tms.plots.feature_arrows(W.bfloat16())
+    assert len(both.data) == 2 * len(one.data)
+    assert [title.text for title in both.layout.annotations] == ["model 0", "model 1"]
 
 
 def test_a_run_to_begin_with_gives_its_weights_and_says_so_once(hints):

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.errors import check_at_least_one, check_whole, make_plain
+from tms_hooks.errors import check_at_least_one, check_whole, make_plain, plain
 
 MAX_DATASET_ROWS = 100_000
 PairMoments = tuple[Float[Tensor, "feature feature"], Float[Tensor, "feature feature"]]
@@ -73,7 +73,7 @@ class Distribution(ABC):
         True
         """
         check_at_least_one(batch=batch)
-        return for_seeds(lambda keys: self._draw(keys, batch), seed, step, dtype, device)
+        return for_seeds(lambda keys: self._draw(keys, plain(batch)), plain(seed), plain(step), dtype, device)
 
     def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"] | None:
         """Every vector of a finite, equally weighted distribution; None for a continuous one."""

@@ -56,7 +56,13 @@ def name_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> 
     >>> name_polytope(torch.tensor([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]]))
     'digon + point'
     """
-    shapes = polytopes(W, min_norm)
+    hint_at_columns(W)
+    return named_polytope(W, min_norm)
+
+
+def named_polytope(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> str:
+    """As `name_polytope`, of weights that are known to have directions as rows: it gives no hint."""
+    shapes = _polytopes(W, min_norm)
     if not shapes:
         return "empty"
     sizes = {shape.name: len(shape.vertices) for shape in reversed(shapes)}
@@ -73,8 +79,12 @@ def polytopes(W: Float[Tensor, "feature hidden"], min_norm: float = 0.5) -> list
     >>> shape.name, shape.vertices
     ('digon', [[0], [1, 2]])
     """
-    vertices = directions(W, min_norm)
     hint_at_columns(W)
+    return _polytopes(W, min_norm)
+
+
+def _polytopes(W: Float[Tensor, "feature hidden"], min_norm: float) -> list[Polytope]:
+    vertices = directions(W, min_norm)
     if not vertices:
         return []
     whole = _nearest(W, vertices)

@@ -21,7 +21,10 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
     if device != "cpu":
         return f"device={device!r} with batch_size='exact': exact sums are made on the CPU; use device='cpu'"
     if recipe.loss != "mse" or type(recipe.task) is not Reconstruct:
-        return f"loss={recipe.loss!r}, task={recipe.task} with batch_size='exact': only the squared error is summed"
+        return (
+            f"loss={recipe.loss!r}, task={recipe.task} with batch_size='exact': exact sums are known for the squared "
+            "error of Reconstruct(); leave batch_size out, or give it a number"
+        )
     reasons = (no_exact_loss(recipe.cfg, setting.data) for setting in dict.fromkeys(recipe.settings))
     return next((f"batch_size='exact': {reason}" for reason in reasons if reason), None)
 

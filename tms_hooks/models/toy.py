@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformer_lens.hook_points import HookPoint
 
 from tms_hooks.config import ToyConfig
+from tms_hooks.errors import explained, plain
 from tms_hooks.models import forward
 from tms_hooks.models.hooks import HookedToy
 
@@ -20,6 +21,7 @@ class ToyOutput(NamedTuple):
     attn_scores: Float[Tensor, "batch head query_pos key_pos"]
 
 
+@explained()
 class ToyModel(HookedToy):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
@@ -45,7 +47,7 @@ class ToyModel(HookedToy):
         self.hook_embed, self.hook_hidden = HookPoint(), HookPoint()
         self.hook_unembed, self.hook_out = HookPoint(), HookPoint()
         self.blocks = nn.ModuleList(_Block(cfg) for _ in range(cfg.n_layers))
-        for name, value in forward.init_weights(cfg, seed).items():
+        for name, value in forward.init_weights(cfg, plain(seed)).items():
             home, _, attribute = name.rpartition(".")
             self.get_submodule(home).register_parameter(attribute, nn.Parameter(value))
         for bias in {"b_hidden", "b_U"} - self._parameters.keys():

@@ -1,5 +1,6 @@
 """Directions of features: arrows in the plane, their paths through training, polyhedra to turn."""
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from tms_hooks.plots.layout import NULL, PALETTE, TOY, center, color, panel, row_of_panels
+from tms_hooks.plots.layout import NULL, PALETTE, TOY, as_array, center, color, panel, row_of_panels
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -16,8 +17,10 @@ if TYPE_CHECKING:
 
 HIDDEN = ("hidden 0", "hidden 1")
 """The axes of a plane of hidden activations."""
-WRAP, MOST_PANELS = 5, 40
+WRAP, MOST_PANELS = 4, 40
 """Panels in a row, and in a figure."""
+LINE = 20
+"""Characters for which a panel's title has room in one line."""
 
 
 def feature_arrows(
@@ -28,22 +31,25 @@ def feature_arrows(
     """Feature directions in the plane, one panel per model, with dotted circles: of radius 1, or of `radii`.
 
     Args:
-        W: directions (model, feature, 2), or a run, whose panels say what differs between its models.
-        titles: one per panel; may be left out for a run.
+        W: directions (model, feature, 2), or (feature, 2) of one model; or a run, whose panels say what differs
+            between its models.
+        titles: one per panel; by default the number of the model.
 
     Raises:
-        ValueError: directions that are not in a plane, no titles, or more models than a figure can show.
+        ValueError: directions that are not in a plane, another number of titles, or more models than a figure can show.
     """
     if isinstance(W, Run):
         titles, W = W.labels if titles is None else titles, W.W_E
-    W = W.detach().cpu().numpy() if isinstance(W, torch.Tensor) else W
-    if titles is None or len(titles) != len(W):
+    drawn: np.ndarray = as_array(W)
+    W = drawn[None] if drawn.ndim == 2 else drawn
+    titles = [f"model {i}" if len(W) > 1 else "" for i in range(len(W))] if titles is None else titles
+    if len(titles) != len(W):
         raise ValueError(f"titles={titles} for {len(W)} models: give one per model")
     if W.shape[-1] != 2:
         raise ValueError(f"directions in {W.shape[-1]} dimensions: arrows are drawn in 2; `polyhedra` draws 3")
     if len(W) > MOST_PANELS:
         raise ValueError(f"{len(W)} models: a figure shows {MOST_PANELS}; give some of them, `run.W_E[:8].numpy()`")
-    fig = row_of_panels(titles, *HIDDEN, wrap=WRAP)
+    fig = row_of_panels([_lines(title) for title in titles], *HIDDEN, wrap=WRAP)
     turn = np.linspace(0, 2 * np.pi, 100)
     for number, model in enumerate(W):
         row, col = panel(number, WRAP)
@@ -55,7 +61,21 @@ def feature_arrows(
             _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", row=row)
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
     fig.update_annotations(font_size=12)
-    return fig.update_layout(showlegend=False, height=80 + 260 * -(-len(W) // WRAP))
+    lines = max(_lines(title).count("<br>") for title in titles)
+    margin = {"t": 60 + 16 * lines, "b": 50}
+    return fig.update_layout(showlegend=False, margin=margin, height=110 + (200 + 16 * lines) * -(-len(W) // WRAP))
+
+
+def _lines(title: str) -> str:
+    """A panel's title with every setting on a line of its own, or on two if it is long.
+
+    >>> _lines("lr=0.1, feature_probability=0.5")
+    'lr=0.1<br>feature_probability<br>= 0.5'
+    """
+    if len(title) <= LINE:
+        return title
+    settings = re.split(r", (?=\w+=)", title)
+    return "<br>".join(each if len(each) <= LINE else each.replace("=", "<br>= ", 1) for each in settings)
 
 
 def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":

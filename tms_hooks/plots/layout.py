@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from tms_hooks.errors import explained
+
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
@@ -35,16 +37,20 @@ def as_array(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(map(as_array, value))
     if hasattr(value, "detach"):
-        return value.detach().cpu().numpy()
+        value = value.detach().cpu()
+        half = value.is_floating_point() and value.element_size() < 4  # numpy has no bfloat16
+        return (value.float() if half else value).numpy()
     return np.asarray(value) if hasattr(value, "dims") else value
 
 
 def takes_tensors(function: Function) -> Function:
     """A decorator: the function, which is one of numpy arrays, takes tensors and labeled arrays in their place."""
 
+    checked = explained()(function)
+
     @wraps(function)
     def outer(*args: Any, **named: Any) -> Any:
-        return function(*map(as_array, args), **{name: as_array(value) for name, value in named.items()})
+        return checked(*map(as_array, args), **{name: as_array(value) for name, value in named.items()})
 
     return cast(Function, outer)
 

@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args, no_type_check
 
 import torch
 
-from tms_hooks.errors import check_not_negative, choice_error, did_you_mean, make_plain
+from tms_hooks.errors import check_not_negative, choice_error, did_you_mean, make_plain, plain
 
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 PerParameter = float | Mapping[str, float] | tuple[tuple[str, float], ...]
@@ -54,6 +54,10 @@ class Optimizer(ABC):
             object.__setattr__(self, name, per_parameter(name, getattr(self, name)))
         if self.schedule not in get_args(Schedule):
             raise choice_error("schedule", self.schedule, get_args(Schedule))
+        given: Any = self.lr
+        if isinstance(given, tuple):
+            kind = type(self).__name__
+            raise ValueError(f"lr={self.lr}: must be one number; for one per model use optimizer=[{kind}(lr=...), ...]")
         if not (self.lr > 0 and math.isfinite(self.lr)):
             raise ValueError(f"lr={self.lr}: must be positive and finite")
         if not 0 <= self.warmup < 1:
@@ -214,6 +218,7 @@ def per_parameter(setting: str, given: PerParameter) -> PerParameter:
     Raises:
         ValueError: a negative number, or one that is not finite.
     """
+    given = plain(given)
     if isinstance(given, int | float):
         check_not_negative(**{setting: given})
         return given

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from tms_hooks import own
+from tms_hooks.errors import did_you_mean
 from tms_hooks.training.optimizers import PerParameter, check_names, is_matrix, of_parameter, per_parameter
 
 PenaltyLike = Callable[[Mapping[str, Tensor]], Tensor]
@@ -58,15 +60,26 @@ def stacked(penalty: PenaltyLike, weights: Mapping[str, Tensor]) -> Float[Tensor
     """The penalty of each model of a stack, one by one, so that it is what it is alone.
 
     Raises:
-        ValueError: it is not one number, or it is NaN where all weights are finite.
+        ValueError: it is not one number, it is NaN where all weights are finite, or it asks for weights that the model
+            does not have.
     """
-    each = [penalty({name: w[i] for name, w in weights.items()}) for i in range(len(next(iter(weights.values()))))]
+    named = own.name_of(penalty) if not isinstance(penalty, Penalty) else repr(penalty)
+    each = []
+    for i in range(len(next(iter(weights.values())))):
+        try:
+            each.append(penalty({name: w[i] for name, w in weights.items()}))
+        except KeyError as error:
+            if (wanted := error.args[0]) in weights:
+                raise
+            raise ValueError(
+                f"penalty={named}: this model has no weights {wanted!r}; {did_you_mean(wanted, weights)}"
+            ) from error
     for i, cost in enumerate(each):
         if not isinstance(cost, Tensor) or cost.ndim:
             what = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(cost)
-            raise ValueError(f"penalty={penalty!r} gave {what}: it must give one number as a tensor, such as a sum()")
+            raise ValueError(f"penalty={named} gave {what}: it must give one number as a tensor, such as a sum()")
         if cost.isnan() and _finite(w[i] for w in weights.values()):
-            raise ValueError(f"penalty={penalty!r} gave NaN for finite weights: it must be defined for all weights")
+            raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
     return torch.stack(each)
 
 

@@ -431,6 +431,10 @@ class Recipe:
 def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
     """Pairs of every head, from those given for each or those given for all."""
 
+    given = plain(given)
+    if len(given) == 2 and all(isinstance(entry, int) for entry in given):  # one pair, which nothing else could be
+        given = (given,)
+
     def is_pair(entry: Any) -> bool:
         return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
 
@@ -467,6 +471,8 @@ def kind_of(part: str, name: str) -> Any:
 
 def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
     """The task, or the loss, that a function is."""
+    if isinstance(part, tuple):
+        raise ValueError(f"{name}={part!r}: all models of a run have one {name}; train a run per {name}")
     if isinstance(part, type) or not callable(part):
         raise ValueError(
             f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"

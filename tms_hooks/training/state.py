@@ -51,6 +51,11 @@ class State:
             ValueError: more or fewer models than seeds, weights of other shapes than the config asks for, or a model
                 that computes something else than its config says.
         """
+        if isinstance(init, str | Tensor):
+            raise ValueError(
+                f"init of type {type(init).__name__}: must be a ToyModel, its state_dict(), a run, or one per seed; "
+                "of a saved run, use init=tms.load(path)"
+            )
         if init is None:
             init = [forward.init_weights(recipe.cfg, seed, recipe.torch_dtype) for seed in recipe.seeds]
         if len(init) != len(recipe.seeds):
