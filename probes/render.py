@@ -46,7 +46,7 @@ class Visual:
 def script_json(value: Any) -> str:
     """JSON that stands in a script element and cannot leave it, whatever its strings say.
 
-    HTML reads a script only for `<`: "</script>" would end it, "<!--<script>" swallow all that follows. Every character
+    HTML reads a script only for `<`: `</script>` would end it, `<!--<script>` swallow what follows. Every character
     beyond ASCII is escaped too, so that line separators and lone surrogates are harmless.
 
     >>> script_json(["</script>", "<!--", "\\u2028"])

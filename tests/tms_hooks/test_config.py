@@ -67,7 +67,7 @@ for build in (lambda: tms.KHot(n_features=3, k=1, values="binry"), lambda: tms.A
               lambda: tms.train(tms.ToyConfig(n_features=3, d_hidden=1), tms.OneHot(n_features=3), stages=["head"])):
     try:
         build()
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         print(error)
 """
 
@@ -86,8 +86,9 @@ def test_unknown_names_without_a_type_checker(run_python):
         "loss='ms' is not known; did you mean 'mse'?",
         "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class, or a "
         "function",
-        "optimizer=0.1 is no Optimizer: give an object such as Adam(...), or one per model",
-        "data=0.5 is no Distribution: give an object such as SparseUniform(...), or one per model",
+        "optimizer=0.1: models are updated by rules of this library; give tms.Adam(lr=...)",
+        "data=0.5 is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor (sample, "
+        "feature)",
         "batch_size='exat': must be at least 1, or None for the default, or 'exact' for the expectation",
         "engine='torchh' is not known; did you mean 'torch'?",
         "dtype='flot32' is not known; did you mean 'float32'?",

@@ -103,7 +103,16 @@ def test_means_are_over_the_toys_that_have_the_number():
 def test_a_score_of_zero_has_no_shares():
     zero, half = torch.zeros(1, 2), torch.tensor([[1.0, 1.0]])
     splits = [
-        probes.AttentionSlices(*[zero] * 2, slices=torch.cat([zero, half]), needed=zero, null_needed=zero, scale=1.0)
+        probes.AttentionSlices(
+            pairs=zero,
+            scores=zero,
+            slices=torch.cat([zero, half]),
+            needed=zero,
+            null_needed=zero,
+            scale=1.0,
+            position_bias=zero,
+            cap=None,
+        )
     ]
     np.testing.assert_allclose(story._cumulative_share(splits), [0.5, 1.0])
 
