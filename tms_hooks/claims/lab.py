@@ -8,7 +8,7 @@ squared norms on each direction is fixed, and single norms fall with n.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -253,3 +253,28 @@ def settled(holds: Bool[np.ndarray, "record model"], steps: Sequence[int] | np.n
     """
     after_last_failure = np.where(holds.all(0), 0, len(holds) - holds[::-1].argmin(0))
     return np.append(steps, np.inf)[after_last_failure]
+
+
+class Trained(NamedTuple):
+    """Written directions of trained models, and their losses, which are exact where the data set is finite."""
+
+    W: Stacked
+    loss: Float[np.ndarray, " model"]
+
+    @classmethod
+    def of(cls, run: Run) -> "Trained":
+        """Of a run."""
+        return cls(run.W_E, run.final_loss.numpy())
+
+    def best(self, values: np.ndarray) -> float:
+        """The value of the model of lowest loss."""
+        return float(values[np.nanargmin(self.loss)])
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN of nothing.
+
+    >>> mean_of_known(np.array([1.0, np.nan, 3.0]))
+    2.0
+    """
+    return mean(values[~np.isnan(values)])
