@@ -174,7 +174,7 @@ swept.nlargest(5, "recovered")[["site", "recovered"]]
 # verdict comes out of the interval alone. `CONTRIBUTING.md` shows how it joins the others, with its tests.
 
 # %%
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 
 
 def meets_less(W):
@@ -185,7 +185,7 @@ def meets_less(W):
 
 
 # %%
-@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40, needs=above(0.9))
+@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40)
 def bursts_keep_neighbors_apart(n_models):
     """Toys on features in bursts let neighbors overlap less than features that are never active together.
 
