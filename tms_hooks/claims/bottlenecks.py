@@ -53,6 +53,11 @@ def has_directions(W: Stacked, wanted: int, learned: float = LEARNED) -> np.ndar
     return geometry.count_directions(W, learned).eq(wanted).numpy()
 
 
+def with_directions(W: Mapping[int, Stacked], wanted: int, learned: float = LEARNED) -> dict[str, np.ndarray]:
+    """Which models learn this many directions, for each number of features."""
+    return {f"n = {n}": has_directions(w, wanted, learned) for n, w in W.items()}
+
+
 def mean_directions(W: Mapping[int, Stacked], learned: float = LEARNED) -> dict[int, float]:
     """Mean number of directions learned, by whatever the models are sorted by."""
     return {key: lab.mean(geometry.count_directions(w, learned)) for key, w in W.items()}

@@ -130,20 +130,14 @@ def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
     return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
 
 
-def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
-    """Initial weights of the seeds 0, 1, ..., but biases as `torch.nn.Linear` draws them: uniform in +-1/sqrt(fan-in).
+def each(stacked: Weights) -> list[dict[str, Tensor]]:
+    """The weights of each model, of stacked ones.
 
-    The library's own biases start at zero.
+    >>> each(stack([{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(2.0)}]))[1]
+    {'scale': tensor(2.)}
     """
-    starts = []
-    for seed in range(n_models):
-        weights, generator = init_weights(cfg, seed), torch.Generator().manual_seed(10**6 + seed)
-        for name, fan_in in (("b_hidden", cfg.n_features), ("b_U", cfg.d_hidden)):
-            if name in weights:
-                draw = 2 * torch.rand(weights[name].shape, generator=generator) - 1
-                weights[name] = draw / fan_in**0.5
-        starts.append(weights)
-    return starts
+    count = len(next(iter(stacked.values())))
+    return [{name: W[i] for name, W in stacked.items()} for i in range(count)]
 
 
 def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Tensor, "*model feature"]:
