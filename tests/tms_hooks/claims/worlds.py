@@ -27,3 +27,8 @@ def outcome_of(name: str) -> Callable[[Verdict], str]:
 
 UNDECIDED = ("too few models", "at the threshold", "not measurable", "does not distinguish")
 """Outcomes that neither support nor refute."""
+
+
+def outcomes_of(name: str) -> Callable[[Verdict], dict[str, str]]:
+    """Judge's verdict -> what each part of the claim of this name comes to."""
+    return lambda verdict: {part: found.outcome for part, found in claims()[name].decide(verdict).parts.items()}
