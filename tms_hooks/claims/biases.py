@@ -130,8 +130,8 @@ def train_perfect(
 def bias_perfect_not_found(n_models: int) -> Verdict:
     """With an output bias all one-hot features fit perfectly on a circle, stably, but random starts do not find it.
 
-    Part "exists": "The model should be able to reconstruct all the features without loss when a bias is added. Simply put
-    them on a circle and subtract the same bias from each".
+    Part "exists": "The model should be able to reconstruct all the features without loss when a bias is added. Simply
+    put them on a circle and subtract the same bias from each".
     Statistic: the share of models that start on the perfect circle, with noise of 1 % of the spacing between neighbors,
     and end perfect (squared error of an input below 0.001), n = 10 and 40, by the document's schedule.
     Threshold: above 1/2.
@@ -150,8 +150,8 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
 
     Part "exact": "When the initial learning rate is high, the model learns this exact algorithm up to exactly the
     theoretical weight magnitudes (eg. f=10, seed200, max_lr = 2 initial_lr = 0.005 warmup_frac = 0.05 final_lr = 0.1)".
-    Statistic: the share of models, n = 10, that reconstruct three features or more, all at the norm of the perfect circle
-    of as many, within 2 %.
+    Statistic: the share of models, n = 10, that reconstruct three features or more, all at the norm of the perfect
+    circle of as many, within 2 %.
     Threshold: above 1/2.
     Null: untrained models.
 
@@ -160,8 +160,8 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     Threshold: above 0.9 ("always").
     Null: all features.
 
-    Part "low rate": "When initial learning rate is low, the model learns this messy complicated thing ... But, then the model
-    seems to decide it has learned too many, and it starts to send some inside the polygon."
+    Part "low rate": "When initial learning rate is low, the model learns this messy complicated thing ... But, then the
+    model seems to decide it has learned too many, and it starts to send some inside the polygon."
     Statistic: the share of models, n = 10, that at some time have more directions (of features longer than 0.5) than in
     the end; a tenth of the rate, 90,000 steps.
     Threshold: above 1/2.
@@ -175,8 +175,8 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
 
     Size: 8 models (quick), 40 (full), for each n.
     Controls: features reconstructed and directions learned by each arm; the same at n = 40, on the summed loss (peak 2
-    instead of 2 / n), and of Xavier weights with zero biases, with the share of positive biases; the noise that half the
-    perfect starts survive under Adam, and the largest learning rate at which SGD can stay there.
+    instead of 2 / n), and of Xavier weights with zero biases, with the share of positive biases; the noise that half
+    the perfect starts survive under Adam, and the largest learning rate at which SGD can stay there.
     """
     cfgs = {n: biased(n) for n in SIZES}
     found = {}
@@ -348,7 +348,8 @@ def _describe(outcome: Outcome) -> dict[str, float]:
 def after_six_nothing(n_models: int) -> Verdict:
     """With an output bias, once six features are learned nothing else is: the others are caught in a minimum.
 
-    Part "nothing else": "Can I explain why this doesn't happen? Show that once 6 features are learned, nothing else is?"
+    Part "nothing else": "Can I explain why this doesn't happen? Show that once 6 features are learned, nothing else
+    is?"
     Statistic: of the models that reconstruct six features (output above 0.5), the share in which every other feature is
     dead: no input lifts it above the kink, so that neither its bias nor its readout has a gradient. n = 10, by the
     document's schedule.
@@ -432,26 +433,26 @@ def unit_norm_with_scale(n_models: int) -> Verdict:
 
     Part "uniform": "When it's initialised to one, the features get learned uniformly on a circle".
     Statistic: the share of models whose gaps between neighboring directions have a coefficient of variation below 0.1;
-    10 features in two dimensions, tied, with an output bias; the scale multiplies what the ReLU gives and starts at 1; by
-    the document's schedule with a third of its steps (the check of convergence trains for all 30,000).
+    10 features in two dimensions, tied, with an output bias; the scale multiplies what the ReLU gives and starts at 1;
+    by the document's schedule with a third of its steps (the check of convergence trains for all 30,000).
     Threshold: above 1/2.
     Null: untrained models.
 
     Part "fewer": "but less than one direction per feature. Why?"
-    Statistic: the share of models with fewer distinct directions than features whose largest gap is below 72 degrees, so
-    that they surround the circle as a polygon does.
+    Statistic: the share of models with fewer distinct directions than features whose largest gap is below 72 degrees,
+    so that they surround the circle as a polygon does.
     Threshold: above 1/2.
     Null: models that are trained with the scale in front of the bias, from the same start.
 
-    Beyond the source "the scale's start": "How does the initialisation of the scale factor affect the number of features
-    learned?" is asked, and not answered.
+    Beyond the source "the scale's start": "How does the initialisation of the scale factor affect the number of
+    features learned?" is asked, and not answered.
     Statistic: the mean number of directions from a scale of 10 less that from 0.3.
     Threshold: above 0.
     Null: none, since the statistic is a difference.
 
     Beyond the source "given time": 2,000 steps of Adam at a constant 0.1, the scale in front of the bias.
-    Statistic: the share of models that end with ten directions, evenly spread, at the perfect circle (squared error of an
-    input below 0.001).
+    Statistic: the share of models that end with ten directions, evenly spread, at the perfect circle (squared error of
+    an input below 0.001).
     Threshold: above 1/2.
     Null: free norms, by the document's schedule.
 
@@ -573,16 +574,17 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 
-    Part "tied": "When there is only a bias in the hidden layer and untied, bias goes to zero with relu and gelu. When untied,
-    there is a new d.o.f" (the first "untied" is read as "tied", since the next sentence turns to the untied case; as
-    printed it is an arm below).
+    Part "tied": "When there is only a bias in the hidden layer and untied, bias goes to zero with relu and gelu. When
+    untied, there is a new d.o.f" (the first "untied" is read as "tied", since the next sentence turns to the untied
+    case; as printed it is an arm below).
     Statistic: the share of tied models whose hidden bias ends below 0.05 of the root-mean-square norm of the hidden
     activations; five one-hot features in two dimensions, ReLU and GELU together, 10,000 steps of the usual recipe.
     Threshold: above 1/2.
     Null: untrained models.
 
-    Part "untied": "there is a new d.o.f in the pentagon solution, with the centre of the pentagram allowed to drift away from
-    the origin to coordinates (x,y) with the bias taking on the value (-x,-y). The activations are always centred on zero."
+    Part "untied": "there is a new d.o.f in the pentagon solution, with the centre of the pentagram allowed to drift
+    away from the origin to coordinates (x,y) with the bias taking on the value (-x,-y). The activations are always
+    centred on zero."
     Statistic: the share of untied models, ReLU and GELU together, whose mean hidden activation, over inputs, ends below
     0.05 of the same.
     Threshold: above 1/2.
@@ -599,8 +601,8 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     Null: untrained models.
 
     Beyond the source "shift": the degree of freedom that the document names, held against models without a hidden bias.
-    Statistic: the difference in median final loss between untied ReLU models with a hidden bias and without, relative to
-    the larger of the two.
+    Statistic: the difference in median final loss between untied ReLU models with a hidden bias and without, relative
+    to the larger of the two.
     Threshold: below 0.1.
     Null: none, since the statistic is a difference.
 

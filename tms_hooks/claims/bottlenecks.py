@@ -39,13 +39,9 @@ def train_documented(
     n_features: int, d_hidden: int, n_models: int, output_act: Activation = "relu", **settings: Any
 ) -> Run:
     """The same from `torch.nn.Linear`'s initialization, by the document's schedule on `torch.nn.MSELoss`."""
-    cfg = ToyConfig(
-        n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act, init="linear"
-    )
+    cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, output_act=output_act, init="linear")
     optimizer = documented(2 / n_features)
-    return lab.train_toys(
-        cfg, OneHot(n_features=n_features), n_models, steps=30_000, optimizer=optimizer, **settings
-    )
+    return lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=30_000, optimizer=optimizer, **settings)
 
 
 def has_directions(W: Stacked, wanted: int, learned: float = LEARNED) -> np.ndarray:
@@ -79,8 +75,8 @@ def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
 
     Part "pentagon": "In 2d, models learn a pentagon, as demonstrated in TMS."
-    Statistic: the share of models with five distinct directions (5 degrees) among learned features (norm > 0.1),
-    n = 40, by the document's schedule.
+    Statistic: the share of models with five distinct directions (5 degrees) among learned features (norm > 0.1), n =
+    40, by the document's schedule.
     Threshold: above 1/2.
     Null: untrained models.
 
@@ -197,8 +193,8 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
 
     Size: 20 seeds (quick), 60 (full), for each activation: n = 10 in two dimensions by the document's schedule (the
     loss is recorded every 30 steps).
-    Controls: features per direction, mean norm and median steps of each; steps until the loss has fallen half-way;
-    "one per direction" and "unit norm" at learned > 0.05 and > 0.2, and n = 40.
+    Controls: features per direction, mean norm and median steps of each; steps until the loss has fallen half-way; "one
+    per direction" and "unit norm" at learned > 0.05 and > 0.2, and n = 40.
     """
     both: tuple[Activation, ...] = ("relu", "gelu")
     source = {act: train_documented(10, 2, n_models, act, record_every=30) for act in both}

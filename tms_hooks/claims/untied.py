@@ -194,7 +194,9 @@ def judge_untied(
     def solved(arm: str) -> np.ndarray:
         return five[arm].learned().all(-1).numpy() & (one_hot[arm] < one_hot["tied"].min() / 2)
 
-    relative = {f"{data}, {arm}": loss / np.median(arms["tied"]) for data, arms in losses.items() for arm, loss in arms.items()}
+    relative = {
+        f"{data}, {arm}": loss / np.median(arms["tied"]) for data, arms in losses.items() for arm, loss in arms.items()
+    }
     medians = {name: float(np.median(loss)) for name, loss in relative.items()}
     pairs = antipodal_pairs(five["untied"].write) >= 2
     best = int(np.argmin(one_hot["untied"]))
@@ -234,7 +236,9 @@ def judge_untied(
         controls={f"median loss, tied = 1: {name}": value for name, value in medians.items()}
         | {"no better with unit-norm reads": (~better(one_hot["unit-norm reads"], one_hot["tied"])).mean()}
         | {
-            f"five, untied below {margin:.0%} of the tied loss": better(one_hot["untied"], one_hot["tied"], margin).mean()
+            f"five, untied below {margin:.0%} of the tied loss": better(
+                one_hot["untied"], one_hot["tied"], margin
+            ).mean()
             for margin in (0.99, 0.8)
         }
         | {f"features reconstructed of five, {arm}": lab.mean(models.learned().sum(-1)) for arm, models in five.items()}
@@ -264,8 +268,8 @@ def judge_untied(
 def write_is_not_read(n_models: int) -> Verdict:
     """Pairing written with read directions by maximum cosine fails: some are most similar to another feature's.
 
-    Part "5 in 2-D": "Just finding max cosine similarity or something to pair features up isn't the full story. eg. in the
-    5 features in 2d case, written feature 1 is most similar in direction to reading direction 2."
+    Part "5 in 2-D": "Just finding max cosine similarity or something to pair features up isn't the full story. eg. in
+    the 5 features in 2d case, written feature 1 is most similar in direction to reading direction 2."
     Statistic: the share of untied models of five features in two dimensions in which the written direction of at least
     one learned feature has a cosine with another learned feature's read direction that exceeds that with its own by
     more than 0.01.
@@ -278,8 +282,8 @@ def write_is_not_read(n_models: int) -> Verdict:
     Null: tied models.
 
     Beyond the source "one to one": the document says "or something".
-    Statistic: the share of the models of both settings in which the one-to-one pairing of largest total cosine
-    mispairs a learned feature.
+    Statistic: the share of the models of both settings in which the one-to-one pairing of largest total cosine mispairs
+    a learned feature.
     Threshold: below 0.1.
     Null: maximum cosine.
 
@@ -317,7 +321,9 @@ def judge_pairing(
 
     features = {name: int(mispaired(m).sum()) / max(int(m.learned().sum()), 1) for name, m in untied.items()}
     controls = {
-        f"{name}, {arm}": wrong(models).mean() for arm, by_setting in others.items() for name, models in by_setting.items()
+        f"{name}, {arm}": wrong(models).mean()
+        for arm, by_setting in others.items()
+        for name, models in by_setting.items()
     }
     for name, models in untied.items():
         complete = models.learned().all(-1)
@@ -383,10 +389,10 @@ def readout_is_a_measurement(n_models: int) -> Verdict:
     Threshold: below 0.1, six degrees from perpendicular.
     Null: the written directions themselves as readers, which is how tied models read.
 
-    Part "depends on the others": "More generally, the best direction to read from depends on where the interfering features
-    are."
-    Statistic: the mean cosine of trained readers with the best ones behind a ReLU (one-sided dual frame, closed form) of
-    what the model writes, five features in two dimensions.
+    Part "depends on the others": "More generally, the best direction to read from depends on where the interfering
+    features are."
+    Statistic: the mean cosine of trained readers with the best ones behind a ReLU (one-sided dual frame, closed form)
+    of what the model writes, five features in two dimensions.
     Threshold: above 0.9.
     Null: the best readers were the other features written in random directions, at their lengths.
 
