@@ -162,8 +162,13 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
 
     Part "low rate": "When initial learning rate is low, the model learns this messy complicated thing ... But, then the
     model seems to decide it has learned too many, and it starts to send some inside the polygon."
-    Statistic: the share of models, n = 10, that at some time have more directions (of features longer than 0.5) than in
+    Statistic: the share of models, n = 40, that at some time have more directions (of features longer than 0.5) than in
     the end; a tenth of the rate, 90,000 steps.
+    Threshold: above 1/2.
+    Null: none, since the document names no other case.
+
+    Beyond the source "low rate, ten": the document does not say how many features this was.
+    Statistic: the same, n = 10.
     Threshold: above 1/2.
     Null: none, since the document names no other case.
 
@@ -183,7 +188,7 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     for n, cfg in cfgs.items():
         found[f"n = {n}"] = train_biased(cfg, n_models, STEPS, documented(2 / n))
         found[f"n = {n}, Adam"] = train_biased(cfg, n_models, 10_000)
-    found["n = 10, low rate"] = train_biased(cfgs[10], n_models, 3 * STEPS, documented(0.2 / 10))
+        found[f"n = {n}, low rate"] = train_biased(cfg, n_models, 3 * STEPS, documented(0.2 / n))
     found["n = 10, summed loss"] = train_biased(cfgs[10], n_models, STEPS, documented(2))
     found["n = 10, from Xavier"] = train_biased(
         ToyConfig(n_features=10, d_hidden=2), n_models, STEPS, documented(2 / 10)
@@ -247,9 +252,13 @@ def judge_perfect(
             "positive biases": statistic(
                 "The share of reconstructed features whose bias started positive", share_of_rows, learned, null=(every,)
             ),
-            "low rate": share(
-                "The share of models that lose directions again", loses_directions(found["n = 10, low rate"])
-            ),
+            **{
+                name: share(
+                    f"The share of models that lose directions again, n = {n},",
+                    loses_directions(found[f"n = {n}, low rate"]),
+                )
+                for name, n in (("low rate", 40), ("low rate, ten", 10))
+            },
             "Adam": share(
                 "The share of random starts that end perfect under Adam",
                 np.concatenate([o.perfect for o in adam]),
@@ -266,8 +275,8 @@ def judge_perfect(
             "From random starts to the end, n = 10: every line is a feature's path, the dot its end.": (
                 plots.trajectories(ten.path[:, :3].swapaxes(0, 1), lab.seed_names(ten.loss[:3]))
             ),
-            "At a tenth of the rate, n = 10.": plots.trajectories(
-                found["n = 10, low rate"].path[:, :3].swapaxes(0, 1), lab.seed_names(ten.loss[:3])
+            "At a tenth of the rate, n = 40.": plots.trajectories(
+                found["n = 40, low rate"].path[:, :3].swapaxes(0, 1), lab.seed_names(ten.loss[:3])
             ),
             "The perfect circle of ten: each feature is read above its own dotted line, where no other reaches.": (
                 plots.perfect_circle(10)
@@ -344,7 +353,7 @@ def _describe(outcome: Outcome) -> dict[str, float]:
     }
 
 
-@claim("after-six-nothing", "B", quick=12, full=48)
+@claim("after-six-nothing", "B", quick=24, full=60)
 def after_six_nothing(n_models: int) -> Verdict:
     """With an output bias, once six features are learned nothing else is: the others are caught in a minimum.
 
@@ -372,7 +381,7 @@ def after_six_nothing(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: none, since untrained models are not at rest.
 
-    Size: 12 models (quick), 48 (full).
+    Size: 24 models (quick), 60 (full).
     Controls: the share with every other feature dead by the number reconstructed; flat directions; kinds of end points;
     the gradient norm where the others are dead and where not.
     """

@@ -500,10 +500,10 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
 
     Part "unembed helps": "Increasing the magnitude of $(W_U)_i$ so that $p_1\\sim10^{-6}$ now causes a significant drop
     in loss, when the correct label is $i$."
-    Statistic: the share of trained models whose exact loss falls as the unembed of feature 0, cut to 1 % of its length,
-    grows; all else is as trained.
+    Statistic: the share of trained models whose exact loss falls as the unembed of feature 0 grows, both its ends cut
+    to 1 % of their length; all else is as trained.
     Threshold: above 1/2.
-    Null: the embed of feature 0 is cut as well.
+    Null: the embed grows in the unembed's place.
 
     Part "embed harms": "if $(W_E)_i$ and $(W_U)_i$ are small, then increasing $(W_E)_i$ is harmful."
     Statistic: the share of trained models whose exact loss rises as the embed of feature 0 grows, both its ends cut to
@@ -597,8 +597,8 @@ def judge_order(growth: Mapping[int, Growth], exchanged: Mapping[int, Growth], e
             ),
             "unembed helps": share(
                 "The share of models that gain by a longer unembed",
-                slopes(main, "W_U", ("W_U",)) < 0,
-                null=slopes(main, "W_U", ("W_U", "W_E")) < 0,
+                slopes(main, "W_U", ("W_U", "W_E")) < 0,
+                null=slopes(main, "W_E", ("W_U", "W_E")) < 0,
             ),
             "embed harms": share(
                 "The share of models that lose by a longer embed",

@@ -245,11 +245,11 @@ def judge_untied(
         | {
             f"two antipodal pairs, {what}": (antipodal_pairs(V, degrees) >= 2).mean()
             for what, V, degrees in (
-                ("within 5 degrees", five["untied"].write, 5),
-                ("within 20 degrees", five["untied"].write, 20),
-                ("GELU", gelu.write, 10),
-                ("reads", five["untied"].read, 10),
-                ("tied", five["tied"].write, 10),
+                ("within 5 degrees", five["untied"].write, 5.0),
+                ("within 20 degrees", five["untied"].write, 20.0),
+                ("GELU", gelu.write, 10.0),
+                ("reads", five["untied"].read, 10.0),
+                ("tied", five["tied"].write, 10.0),
             )
         },
         detail=lab.listing("Median loss, the tied one's = 1", medians, ".3g"),
