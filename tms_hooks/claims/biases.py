@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, theory
@@ -75,12 +75,12 @@ class Outcome(NamedTuple):
         return geometry.gram(self.weights["W_E"]) + self.weights["b_U"][:, None, :]
 
     @property
-    def reconstructed(self) -> Float[Tensor, "model feature"]:
+    def reconstructed(self) -> Bool[Tensor, "model feature"]:
         """Features whose output exceeds 0.5 when they are alone in the input."""
         return self.logits.diagonal(dim1=-2, dim2=-1) > 0.5
 
     @property
-    def dead(self) -> Float[Tensor, "model feature"]:
+    def dead(self) -> Bool[Tensor, "model feature"]:
         """Features that no input lifts above the kink: neither their bias nor their readout has a gradient."""
         return (self.logits <= 0).all(-2)
 

@@ -178,7 +178,10 @@ def judge_circle(
     return Verdict(
         parts={
             "circle": share(
-                "The share of models on a circle or at zero", circle, null=circle_and_zero(start[n]), best=circle[best]
+                "The share of models on a circle or at zero",
+                circle,
+                null=circle_and_zero(start[n]),
+                best=float(circle[best]),
             ),
             "by chance": share(
                 "The share of models with another than the most frequent number on the circle",
@@ -189,7 +192,7 @@ def judge_circle(
                 "The share of models evenly spaced",
                 evenly_spaced(W),
                 null=evenly_spaced(start[n]),
-                best=evenly_spaced(W)[best],
+                best=float(evenly_spaced(W)[best]),
             ),
             "learning rate": statistic(
                 "Features on the circle at a tenth of the rate, less those at the document's",
@@ -365,13 +368,13 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
                 "The share of models that tell all features apart",
                 separable(models),
                 null=separable(unbiased[n]),
-                best=separable(models)[best],
+                best=float(separable(models)[best]),
             ),
             "concentric": share(
                 "The share of models that are concentric",
                 concentric(models.W),
                 null=concentric(unbiased[n].W),
-                best=concentric(models.W)[best],
+                best=float(concentric(models.W)[best]),
             ),
             "larger inside": statistic(
                 "The mean rank correlation of norm and bias",
