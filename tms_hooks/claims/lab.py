@@ -249,6 +249,15 @@ def settled(holds: Bool[np.ndarray, "record model"], steps: Sequence[int] | np.n
     return np.append(steps, np.inf)[after_last_failure]
 
 
+def lowest(loss: Float[np.ndarray, " model"]) -> int:
+    """Which model has the lowest loss; one that diverged has not, and if all did it is the first.
+
+    >>> lowest(np.array([np.nan, 0.5, 0.25])), lowest(np.array([np.nan]))
+    (2, 0)
+    """
+    return int(np.where(np.isnan(loss), np.inf, loss).argmin())
+
+
 class Trained(NamedTuple):
     """Written directions of trained models, and their losses, which are exact where the data set is finite."""
 
@@ -262,7 +271,7 @@ class Trained(NamedTuple):
 
     def best(self, values: np.ndarray) -> float:
         """The value of the model of lowest loss."""
-        return float(values[np.nanargmin(self.loss)])
+        return float(values[lowest(self.loss)])
 
 
 def mean_of_known(values: np.ndarray) -> float:

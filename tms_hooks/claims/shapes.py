@@ -107,7 +107,7 @@ def judge_shapes(
     ratio = {
         d: models.W.shape[1] * (1 - float(models.loss.mean())) / (pentagons * d / 2) for d, models in trained.items()
     }
-    shapes = {d: shape_in_words(models.W[int(np.argmin(models.loss))]) for d, models in trained.items()}
+    shapes = {d: shape_in_words(models.W[lab.lowest(models.loss)]) for d, models in trained.items()}
     middle = len(m) // 2
     slope, level = np.polyfit(np.log(m), np.log(found.mean(0)), 1)
     misfit = np.abs(np.exp(level) * m**slope / found.mean(0) - 1).max()

@@ -43,7 +43,7 @@ class Tied(NamedTuple):
 
     W: Float[Tensor, "model feature 2"]
     bias: Float[Tensor, "model feature"]
-    loss: np.ndarray = np.zeros(0)
+    loss: np.ndarray
 
 
 def train_softmax(n_features: int, n_models: int, bias: bool = False, adam: bool = False, peak: float = PEAK) -> Tied:
@@ -74,7 +74,8 @@ def on_circle(W: Stacked) -> np.ndarray:
 
 def evenly_spaced(W: Stacked) -> np.ndarray:
     """Models whose features on the circle are evenly spaced."""
-    return np.array([gap_variation(w[on]) < EVEN for w, on in zip(W, relative_norms(W) > ON_CIRCLE, strict=True)])
+    circles = zip(W, relative_norms(W) > ON_CIRCLE, strict=True)
+    return np.array([bool(on.any()) and gap_variation(w[on]) < EVEN for w, on in circles])
 
 
 def told_apart(logits: Float[Tensor, "*axis feature feature"]) -> np.ndarray:
@@ -157,7 +158,7 @@ def judge_circle(
     n, few = max(softmax), min(softmax)
     W = softmax[n].W
     circle = circle_and_zero(W)
-    best = int(np.nanargmin(softmax[n].loss)) if len(softmax[n].loss) else 0
+    best = lab.lowest(softmax[n].loss)
 
     def rarer(W: Stacked) -> np.ndarray:
         counts = on_circle(W)
@@ -348,8 +349,8 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
         rays = [allowed for w, b in zip(W, bias, strict=True) for allowed in rays_allowed(w, b)]
         controls |= {
             f"told apart, n = {size}": separable(models).mean(),
-            f"told apart, biases set to zero, n = {size}": separable(Tied(W, 0 * bias)).mean(),
-            f"told apart, biases shuffled, n = {size}": separable(Tied(W, shuffled(bias))).mean(),
+            f"told apart, biases set to zero, n = {size}": separable(models._replace(bias=0 * bias)).mean(),
+            f"told apart, biases shuffled, n = {size}": separable(models._replace(bias=shuffled(bias))).mean(),
             **{f"concentric at gap {gap}, n = {size}": concentric(W, gap).mean() for gap in (0.05, 0.2)},
             f"biases rise inwards, n = {size}": lab.mean(map(biases_rise_inwards, W, bias)),
             f"pairs on one ray, n = {size}": len(rays),
@@ -361,7 +362,7 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
     by_model = [rays_allowed(w, b) for w, b in zip(models.W, models.bias, strict=True)]
     by_shuffled = [rays_allowed(w, b) for w, b in zip(models.W, shuffled(models.bias), strict=True)]
     shares = {f"n = {size}": concentric(m.W).mean() for size, m in trained.items()}
-    best = int(np.nanargmin(models.loss)) if len(models.loss) else 0
+    best = lab.lowest(models.loss)
     return Verdict(
         parts={
             "told apart": share(

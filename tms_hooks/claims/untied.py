@@ -199,7 +199,7 @@ def judge_untied(
     }
     medians = {name: float(np.median(loss)) for name, loss in relative.items()}
     pairs = antipodal_pairs(five["untied"].write) >= 2
-    best = int(np.argmin(one_hot["untied"]))
+    best = lab.lowest(one_hot["untied"])
     drawn = {"by hand": the_five_feature_algorithm()} | dict(five)
     return Verdict(
         parts={

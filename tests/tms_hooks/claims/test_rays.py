@@ -34,8 +34,6 @@ def test_exchanging_length_costs_nothing_behind_a_relu_only():
 
 def test_shared_ray_is_flat():
     outcomes = outcomes_of("shared-ray-is-flat")
-    best = 4.0**0.5 / 5**0.5
-    trained = shared((best * 0.6**0.5, best * 0.4**0.5))
     single = torch.cat([ring(5, 5, models=8), 0 * ring(5, 5, models=8)], dim=1)
 
     # The norm at which a pentagon of shared directions rests: curvature along an exchange is 0 only where the slope is.

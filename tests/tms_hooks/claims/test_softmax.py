@@ -98,11 +98,11 @@ N = 10
 
 
 def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:
-    """A circle whose two ends reach norm 3 at these of 30 steps."""
+    """A circle whose two ends reach norm 20 at these of 30 steps."""
     turns = 2 * pi / N * torch.arange(N)
     unit = torch.stack([turns.cos(), turns.sin()], dim=-1).expand(MODELS, N, 2)
     step = torch.arange(30)[:, None, None, None]
-    W_E, W_U = (0.1 + 2.9 * (step >= at) for at in (embed_at, unembed_at))
+    W_E, W_U = (0.1 + 19.9 * (step >= at) for at in (embed_at, unembed_at))
     other = unit if learned else unit.roll(1, dims=1)
     return Growth(np.arange(30), W_E * unit, W_U * other.mT)
 
