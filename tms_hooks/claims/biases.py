@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
 from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -619,7 +619,9 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
 
     def trained(document: bool = False, **changes: Any) -> Outcome:
         cfg = biased(5, **({"hidden_bias": True, "output_bias": False} | changes))
-        return train_biased(cfg, n_models, *((STEPS, documented(2 / 5)) if document else (10_000,)))
+        if document:
+            return train_biased(cfg, n_models, STEPS, documented(2 / 5))
+        return train_biased(cfg, n_models, 10_000)
 
     arms, others = {}, {"tied with both biases, ReLU": trained(output_bias=True)}
     for name, act in (("ReLU", "relu"), ("GELU", "gelu")):
@@ -654,7 +656,7 @@ def judge_hidden(arms: Mapping[str, Outcome], others: Mapping[str, Outcome]) -> 
     def small(values: Mapping[str, np.ndarray], kind: str, when: str = "") -> np.ndarray:
         return np.concatenate([values[when + name] for name in arms if name.startswith(kind)]) < CENTERED
 
-    def part(measured: str, values: Mapping[str, np.ndarray], kind: str) -> Any:
+    def part(measured: str, values: Mapping[str, np.ndarray], kind: str) -> Part:
         return share(measured, small(values, kind), null=small(values, kind, "before training, "))
 
     losses = [float(np.median(o.loss)) for o in (arms["untied, ReLU"], others["untied without, ReLU"])]

@@ -191,9 +191,8 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     Controls: features per direction, mean norm and median steps of each; steps until the loss has fallen half-way; "one
     per direction" and "unit norm" at learned > 0.05 and > 0.2, and n = 40 (8 models).
     """
-    both: tuple[Activation, ...] = ("relu", "gelu")
-    source = {act: train_documented(10, 2, n_models, act, record_every=30) for act in both}
-    adam = {act: train_onehot(10, 2, n_models, act, record_every=5) for act in both}
+    source = {act: train_documented(10, 2, n_models, act, record_every=30) for act in ("relu", "gelu")}
+    adam = {act: train_onehot(10, 2, n_models, act, record_every=5) for act in ("relu", "gelu")}
     return judge_degeneracy(
         {act: run.W_E for act, run in source.items()},
         {act: learning_steps(run) for act, run in source.items()},
@@ -202,7 +201,7 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
             "half-way": {act: learning_steps(run, half_way=True) for act, run in source.items()},
         },
         lab.untrained(source["relu"].recipe.cfg, n_models)["W_E"],
-        {act: train_documented(40, 2, min(n_models, 8), act).W_E for act in both},
+        {act: train_documented(40, 2, min(n_models, 8), act).W_E for act in ("relu", "gelu")},
     )
 
 
@@ -259,9 +258,9 @@ def judge_degeneracy(
                 one_each(W["gelu"]),
                 null=one_each(W["relu"]),
             ),
-            "unit norm": statistic("ReLU's distance from unit norm less GELU's", np.mean, off["relu"] - off["gelu"]),
-            "faster": statistic("log2 of ReLU's steps over GELU's", np.mean, ratio(steps)),
-            "faster under Adam": statistic("log2 of ReLU's steps over GELU's", np.mean, ratio(others["Adam"])),
+            "unit norm": statistic("ReLU's distance from unit norm less GELU's", lab.mean, off["relu"] - off["gelu"]),
+            "faster": statistic("log2 of ReLU's steps over GELU's", lab.mean, ratio(steps)),
+            "faster under Adam": statistic("log2 of ReLU's steps over GELU's", lab.mean, ratio(others["Adam"])),
         },
         n_models=lab.total(W),
         controls={f"features per direction, {act}": value for act, value in per_direction.items()}

@@ -70,11 +70,13 @@ def relu_in_the_bottleneck(n_models: int) -> Verdict:
     Size: 8 models for each (quick), 30 (full).
     Controls: loss prevented and features learned (own output above 1/2) by each, and at n = 10.
     """
-    kinds = {"tied": {"tied": True, "output_bias": False}, "untied": {"tied": False, "output_bias": True}}
-    acts: tuple[Activation, ...] = ("identity", "relu")
+    kinds: dict[str, dict[str, bool]] = {
+        "tied": {"tied": True, "output_bias": False},
+        "untied": {"tied": False, "output_bias": True},
+    }
     return judge_hidden_relu(
         {
-            f"{name}, n = {n}": {act: train_hidden(n, n_models, act, **how) for act in acts}
+            f"{name}, n = {n}": {act: train_hidden(n, n_models, act, **how) for act in ("identity", "relu")}
             for name, how in kinds.items()
             for n in (40, 10)
         }

@@ -162,7 +162,7 @@ def judge_overlaps(onehot: Mapping[int, Stacked], sparse: Mapping[float, Mapping
                 null=[*random_by_density[SPARSE], *random_by_density[DENSE]],
             ),
             "factors": statistic(
-                f"Tegum factors per dimension at p = {DENSE}", np.mean, factors[DENSE], null=(factors[SPARSE],)
+                f"Tegum factors per dimension at p = {DENSE}", lab.mean, factors[DENSE], null=(factors[SPARSE],)
             ),
         },
         n_models=lab.total(onehot, *sparse.values()),

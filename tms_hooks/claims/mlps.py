@@ -179,7 +179,7 @@ def judge_bottlenecks(
             ),
             "more than 4 f": statistic(
                 "Features learned, relative to the neurons,",
-                np.mean,
+                lab.mean,
                 number(trained[decides]),
                 null=(number(untrained[decides]),),
             ),

@@ -114,12 +114,12 @@ def judge_rays(relu: Stacked, further: Stacked) -> Verdict:
         further: the same, trained on behind a GELU.
     """
     pairs = [shared_pairs(w) for w in relu]
-    found: dict[Activation, list[list[float]]] = {
+    found: dict[str, list[list[float]]] = {
         act: [[exchange_curvature(w, act, pair) for pair in some] for w, some in zip(relu, pairs, strict=True) if some]
         for act in ("relu", "gelu")
     }
 
-    def flat(act: Activation) -> np.ndarray:
+    def flat(act: str) -> np.ndarray:
         return np.array([max(map(abs, model)) < FLAT for model in found[act]], dtype=bool)
 
     def gains(act: Activation) -> np.ndarray:
@@ -132,13 +132,13 @@ def judge_rays(relu: Stacked, further: Stacked) -> Verdict:
             "no gradient": share("The share of models whose exchanges cost nothing", flat("relu"), null=flat("gelu")),
             "GELU": statistic(
                 "The change in loss if one feature takes the direction over, behind a GELU,",
-                np.mean,
+                lab.mean,
                 gains("gelu"),
                 null=(gains("relu"),),
             ),
             "trained on": statistic(
                 "The change in shared directions behind a GELU",
-                np.mean,
+                lab.mean,
                 np.array(stay) - np.array(list(map(len, pairs))),
             ),
         },

@@ -125,7 +125,7 @@ def judge_measurement(trained: Directions, tied: Directions, start: Directions) 
     models = list(zip(trained.write.double(), trained.read.double(), strict=True))
     readers = {"trained": [read for _, read in models]} | {
         name: [normalized(make(write), write) for write, _ in models]
-        for name, make in (MEASUREMENTS | {"one-sided dual frame": theory.one_sided_dual_frame}).items()
+        for name, make in {**MEASUREMENTS, "one-sided dual frame": theory.one_sided_dual_frame}.items()
     }
     sure = {
         name: np.array([certainty(write, read) for (write, _), read in zip(models, each, strict=True)])
@@ -146,11 +146,11 @@ def judge_measurement(trained: Directions, tied: Directions, start: Directions) 
     return Verdict(
         parts={
             "certainty": statistic(
-                "The share of features identified with certainty", np.mean, sure["trained"], null=(sure["dual frame"],)
+                "The share of features identified with certainty", lab.mean, sure["trained"], null=(sure["dual frame"],)
             ),
             "information": statistic(
                 "The share of the attainable information",
-                np.mean,
+                lab.mean,
                 told["trained"],
                 null=(told["pretty good measurement"],),
             ),

@@ -379,7 +379,7 @@ def judge_concentric(trained: Mapping[int, Tied], unbiased: Mapping[int, Tied], 
             ),
             "larger inside": statistic(
                 "The mean rank correlation of norm and bias",
-                np.mean,
+                lab.mean,
                 norm_and_bias(models),
                 null=(norm_and_bias(models._replace(bias=shuffled(models.bias))),),
             ),

@@ -172,7 +172,7 @@ def judge_bottlenecks(mlps: Sequence[Crowded], tokens: Crowded, toys: Sequence[C
 
     def part(name: str, unit: str) -> Part:
         random = np.array([path["random"] for path in groups[name]])
-        return statistic(f"The mean relative overlap, {name},", np.mean, values[name], null=(random,), unit=unit)
+        return statistic(f"The mean relative overlap, {name},", lab.mean, values[name], null=(random,), unit=unit)
 
     return Verdict(
         parts={

@@ -55,7 +55,7 @@ class Directions(NamedTuple):
 
 def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
     """Without bias; untied if `architecture`, which is `ToyConfig`'s, does not say otherwise."""
-    settings = {"tied": False, "init": "linear"} | architecture
+    settings: dict[str, Any] = {"tied": False, "init": "linear"} | architecture
     return ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **settings)
 
 

@@ -88,7 +88,7 @@ def rarer_tokens_are_shorter(n_models: int) -> Verdict:
     half.
     """
     pages = topics()
-    real = {}
+    real: dict[str, Counted] = {}
     for name in MODELS:
         model = probes.load_transformer(name)
         real[name] = counted(token_counts(model, pages), model.W_E.detach())
@@ -143,7 +143,7 @@ def judge_rarer(
             "MiniLM": part("minilm"),
             "toys": statistic(
                 "The mean rank correlation of p and norm in toys",
-                np.mean,
+                lab.mean,
                 toy_correlation(toys),
                 null=(toy_correlation(start),),
             ),
@@ -233,8 +233,8 @@ def judge_spectrum(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Verdic
             unit="sets of tokens",
         )
 
-    controls = {}
-    lines = {}
+    controls: dict[str, float] = {}
+    lines: dict[str, dict[int, float]] = {}
     for name, (measured, predicted) in found.items():
         for k, m, q in zip(REMOVED, measured.mean(0), predicted, strict=True):
             controls |= {f"measured, {name}, {k} removed": m, f"predicted, {name}, {k} removed": q}
