@@ -125,9 +125,7 @@ def test_softmax_untied_unembed_first():
     assert outcomes(judge(grown(10, 10), wrong))["unembed first"] == "refuted"  # both at once
     assert outcomes(judge(right, right))["unembed first"] == "does not distinguish"
     assert outcomes(judge(grown(20, 10, learned=False), wrong))["all learned"] == "refuted"  # in order, but mixed up
-    opposite = Growth(
-        right.steps, right.W_E, right.W_U.roll(5, dims=3)
-    )  # an unembed that fires on the opposite feature
+    opposite = Growth(right.steps, right.W_E, right.W_U.roll(5, dims=3))  # it fires on others
     assert outcomes(judge(opposite, wrong))["unembed helps"] == "refuted"
     small = Growth(right.steps, right.W_E / 20, right.W_U / 20)  # nothing is sure yet: a longer embed does no harm
     assert outcomes(judge(small, wrong))["embed harms"] == "refuted"
