@@ -209,7 +209,7 @@ def interference_from_the_spectrum(n_models: int) -> Verdict:
     Threshold: below 0.1.
     Null: the spectrum of isotropic tokens, 1 / sqrt(d).
 
-    Size: both models, all their tokens.
+    Size: 2 models (quick), 2 (full), all their tokens.
     Controls: measured and predicted at each number of directions removed.
     """
     return judge_spectrum({name: overlaps_of_sets(probes.load_transformer(name).W_E.detach()) for name in MODELS})
