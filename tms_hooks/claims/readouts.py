@@ -86,8 +86,8 @@ def least_error(write: Readers) -> Float[Tensor, "feature answer"]:
     return confusion(write, write, -write.square().sum(-1) / 2)
 
 
-@claim("readout-minimum-error-or-unambiguous", "B", quick=12, full=40)
-def readout_minimum_error_or_unambiguous(n_models: int) -> Verdict:
+@claim("readout-with-certainty", "B", quick=12, full=40)
+def readout_with_certainty(n_models: int) -> Verdict:
     """Trained readouts are unambiguous measurements rather than minimum-error ones: they answer with certainty.
 
     Part "certainty": "In minimum uncertainty unambiguous state discrimination, we want to maximise the probability that

@@ -21,9 +21,9 @@ def test_exchanging_length_costs_nothing_behind_a_relu_only():
         n = 10
         h = 1e-4
         turned = W.double().clone()
-        angle = np.arctan2(b, a) + h
-        turned[:5] = s * np.cos(angle) * W[:5].double() / (s * a)
-        turned[5:] = s * np.sin(angle) * W[5:].double() / (s * b)
+        angle, size = np.arctan2(b, a) + h, s * np.hypot(a, b)
+        turned[:5] = size * np.cos(angle) * W[:5].double() / (s * a)
+        turned[5:] = size * np.sin(angle) * W[5:].double() / (s * b)
         before, after = (
             ((V @ V.T).relu() - torch.eye(n, dtype=torch.float64)).square().sum() for V in (W.double(), turned)
         )
