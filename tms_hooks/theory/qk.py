@@ -77,7 +77,10 @@ def qk_excess_loss(
     data: Distribution,
     pairs: Pairs,
 ) -> Float[Tensor, ""]:
-    """Expected squared error above that of the best head without biases, of full rank: ||C^(1/2) (Omega - Omega*) C^(1/2)||_F^2."""
+    """Expected squared error above that of the best head of full rank: ||C^(1/2) (Omega - Omega*) C^(1/2)||_F^2.
+
+    Of heads without biases.
+    """
     check_weights(omega)
     whiten, target = _whitening_and_target(W_E, data, pairs)
     root = torch.linalg.pinv(whiten, hermitian=True)
