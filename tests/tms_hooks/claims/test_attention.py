@@ -47,9 +47,9 @@ def test_three_yardsticks_of_the_best_head():
 
 def test_the_grid_tells_trained_heads_from_the_best():
     data, W = SparseUniform(n_features=5, feature_probability=0.5), torch.eye(5, dtype=torch.float64)
-    both = W.expand(2, 5, 5)
-    best = Heads(theory.qk_optimum(W, data, [(0, 1)]).expand(2, 5, 5), both)
-    raw = Heads(torch.outer(W[0], W[1]).expand(2, 5, 5), both)  # the features themselves: too well to be the optimum
+    both = W.expand(8, 5, 5)
+    best = Heads(theory.qk_optimum(W, data, [(0, 1)]).expand(8, 5, 5), both)
+    raw = Heads(torch.outer(W[0], W[1]).expand(8, 5, 5), both)  # the features themselves: too well to be the optimum
     study = attention.Study(0.5, raw, best)
     found = attention.judge_heads(raw, best.omega, {0.5: study, 0.9: attention.Study(0.9, raw)}, {5.0: study})
     assert found.controls["p = 0.5: trained"] == pytest.approx(1)
