@@ -26,7 +26,7 @@ from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import overlaps, random_rotations, unit
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pair, Pairs
 from tms_hooks.models import forward
 from tms_hooks.run import Run
 from tms_hooks.training.optimizers import Adam
@@ -75,14 +75,15 @@ def near_triangles(n_models: int) -> Run:
 
 def train(
     toys: Run,
-    pairs: Sequence[Sequence[Pair]],
+    pairs: Sequence[Pairs],
     d_head: int | None = None,
     n_models: int | None = None,
     steps: int = 1_000,
+    biases: bool = False,
     **settings: Any,
 ) -> Float[Tensor, "head model hidden hidden"]:
-    """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has one list per head."""
-    cfg = replace(toys.recipe.cfg, n_heads=len(pairs), d_head=d_head)
+    """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has those of each head."""
+    cfg = replace(toys.recipe.cfg, n_heads=len(pairs), d_head=d_head, head_bias=biases)
     starts = [
         forward.init_weights(cfg, seed) | {name: w[i] for name, w in toys.weights.items()}
         for i, seed in enumerate(toys.recipe.seeds[:n_models])
@@ -112,9 +113,9 @@ def untrained(W_E: Stacked, d_head: int | None = None) -> Omegas:
     return omegas(lab.untrained(ToyConfig(n_features=n, d_hidden=m, n_heads=1, d_head=d_head), n_models))[:, 0]
 
 
-def optimal(W_E: Stacked, data: Distribution, pairs: Sequence[Pair], rank: int | None = None) -> Omegas:
+def optimal(W_E: Stacked, data: Distribution, pairs: Pairs, rank: int | None = None, biases: bool = False) -> Omegas:
     """The closed form's head for each toy."""
-    return torch.stack([theory.qk_optimum(W, data, pairs, rank) for W in W_E])
+    return torch.stack([theory.qk_optimum(W, data, pairs, rank, biases) for W in W_E])
 
 
 def at_random(models: int, d: int, rank: int) -> Omegas:

@@ -14,7 +14,7 @@ turns the readers of a head without biases away from the features, drops out: th
 Cov(h)^-1 Cov(h, 1(x_i > 0)).
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from jaxtyping import Float
@@ -23,9 +23,7 @@ from torch import Tensor
 from tms_hooks.data import Distribution, known_moments
 from tms_hooks.geometry import check_weights
 from tms_hooks.linalg import inverse_root
-
-Pairs = Sequence[tuple[int, int]] | Mapping[tuple[int, int], float]
-"""(query feature, key feature); or each with the score that it is worth, 1 unless given."""
+from tms_hooks.losses import Pairs
 
 
 def qk_optimum(
@@ -53,7 +51,7 @@ def qk_optimum(
     Args:
         W_E: feature directions.
         data: distribution of one token.
-        pairs: (query feature, key feature); a dictionary gives each the score that it is worth. A pair that is listed
+        pairs: (query feature, key feature), with the score that it is worth if that is not 1. A pair that is listed
             twice is worth 2.
         rank: highest rank; d_head of a head. None: no limit.
         biases: whether the head has b_Q and b_K. Its Omega is W_Q W_K^T all the same; biases take a rank of their own
@@ -115,9 +113,12 @@ def _whitening_and_target(
         raise ValueError(f"data has {data.n_features} features and W_E has {len(W_E)}")
     if not pairs:
         raise ValueError("no pairs: give at least one (query feature, key feature)")
-    for pair in pairs:
-        if not all(0 <= i < len(W_E) for i in pair):
-            raise ValueError(f"pair {tuple(pair)}: features are 0 ... {len(W_E) - 1}")
+    weighed = [(*pair[:2], pair[2] if len(pair) > 2 else 1.0) for pair in pairs]
+    if isinstance(pairs, Mapping):
+        weighed = [(*pair, weight) for pair, weight in pairs.items()]
+    for i, j, _ in weighed:
+        if not (0 <= i < len(W_E) and 0 <= j < len(W_E)):
+            raise ValueError(f"pair {(i, j)}: features are 0 ... {len(W_E) - 1}")
     W = W_E.detach().double().cpu()
     second, active = known_moments(data)
     if biases:
@@ -133,7 +134,6 @@ def _whitening_and_target(
         raise ValueError(f"largest weight {W.abs().max().item():.3g}: its square overflows; divide W_E by it")
     whiten = inverse_root(moment)
     mean_hidden_if_active = active @ W
-    query, key = torch.tensor(list(pairs)).T
-    worth = torch.tensor(list(pairs.values()) if isinstance(pairs, Mapping) else [1.0] * len(pairs), dtype=W.dtype)
-    target = (worth[:, None] * mean_hidden_if_active[query]).mT @ mean_hidden_if_active[key]
+    query, key, worth = map(list, zip(*weighed, strict=True))
+    target = (W.new_tensor(worth)[:, None] * mean_hidden_if_active[query]).mT @ mean_hidden_if_active[key]
     return whiten, whiten @ target @ whiten
