@@ -1,7 +1,7 @@
 """Claims of the pseudo-attention document: do singular vectors of a head recover the features that it attends to?"""
 
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import torch
@@ -14,6 +14,9 @@ from tms_hooks.claims import Part, Verdict, claim, heads, lab, share, statistic
 from tms_hooks.claims.heads import Heads, Omega, Omegas
 from tms_hooks.data import Distribution, SparseUniform, known_moments
 from tms_hooks.linalg import unit
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
 
 PAIR, OTHERS = (0, 1), (2, 3)
 WORTH = {(2, 4): 1.0, (5, 8): 2.0}
@@ -170,6 +173,7 @@ def judge_heads(
             for letter, meaning in (("p", "feature probability p"), ("m", "hidden dimensions m"))
             if grids[letter]
         },
+        **(_maps(by_p) if by_p else {}),
     }
     return Verdict(
         parts=parts,
@@ -196,6 +200,30 @@ def judge_heads(
         f"{best:.3g}.",
         figures=drawn if len(found) else (),
     )
+
+
+def _maps(by_p: Mapping[float, Study]) -> "dict[str, go.Figure]":
+    """Omega of the first toy's head at each p, and how features lie to its singular vectors."""
+    found: dict[str, list[np.ndarray]] = {"omega": [], "left": [], "right": []}
+    for study in by_p.values():
+        omega, W = study.heads.omega[0].double(), unit(study.heads.W_E[0].double())
+        U, S, Vh = torch.linalg.svd(omega)
+        for name, matrix in (("omega", omega / S[0]), ("left", W @ U), ("right", W @ Vh.mT)):
+            found[name].append(matrix.numpy())
+    titles = [f"p = {p:g}" for p in by_p]
+    query, key = PAIR
+    return {
+        "Omega of the first toy's head at each p, over its largest singular value.": plots.matrices(
+            np.stack(found["omega"]), titles, "key dimension", "query dimension", "Omega / sigma<sub>1</sub>"
+        ),
+        f"W U: cosines of the features with the left singular vectors; feature {query} is attended to by the query. "
+        "Where the head recovers it, it alone is dark in the first column.": plots.matrices(
+            np.stack(found["left"]), titles, "singular vector", "feature", "cosine"
+        ),
+        f"W V: the same of the right singular vectors, for feature {key} of the key.": plots.matrices(
+            np.stack(found["right"]), titles, "singular vector", "feature", "cosine"
+        ),
+    }
 
 
 def both_recovered(trained: Heads) -> Part:

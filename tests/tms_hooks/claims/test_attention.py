@@ -1,5 +1,6 @@
 """Claims of `tms_hooks.claims.attention`, each in a world where it holds and in one where it is false."""
 
+import numpy as np
 import pytest
 import torch
 from worlds import MODELS, outcomes_of
@@ -86,6 +87,10 @@ def test_the_grid_tells_trained_heads_from_the_best():
     found = attention.judge_heads(
         raw, best.omega, {0.5: study, 0.9: attention.Study(0.9, raw)}, {5.0: study}, beyond(raw.omega)
     )
+    maps = dict(found.figures)
+    [left] = [figure for caption, figure in found.figures if caption.startswith("W U")]
+    np.testing.assert_allclose(np.abs(np.array(left.data[0].z)[:, 0]), [1, 0, 0, 0, 0], atol=1e-6)
+    assert len(left.data) == 2 and len(maps) == len(found.figures)
     assert found.controls["p = 0.5: trained"] == pytest.approx(1)
     assert found.controls["p = 0.5: optimal"] == pytest.approx(
         found.controls["m = 5: orthonormal features, closed form"]
