@@ -87,17 +87,16 @@ def test_the_grid_tells_trained_heads_from_the_best():
     found = attention.judge_heads(
         raw, best.omega, {0.5: study, 0.9: attention.Study(0.9, raw)}, {5.0: study}, beyond(raw.omega)
     )
-    maps = dict(found.figures)
     [left] = [figure for caption, figure in found.figures if caption.startswith("W U")]
     np.testing.assert_allclose(np.abs(np.array(left.data[0].z)[:, 0]), [1, 0, 0, 0, 0], atol=1e-6)
-    assert len(left.data) == 2 and len(maps) == len(found.figures)
+    assert len(left.data) == 2  # a panel for each p
     assert found.controls["p = 0.5: trained"] == pytest.approx(1)
     assert found.controls["p = 0.5: optimal"] == pytest.approx(
         found.controls["m = 5: orthonormal features, closed form"]
     )
     assert found.controls["p = 0.5: with the closed form's directions"] < 0.99
     assert found.controls["p = 0.5: softmax target, key"] == pytest.approx(found.controls["p = 0.5: optimal"])
-    assert len(found.figures) == 3
+    assert len(found.figures) == 6
     lines = {line.name: list(line.x) for line in found.figures[1][1].data}
     assert lines["trained"] == [0.5, 0.9]
     assert lines["softmax target, key"] == [0.5]  # the only setting that has such heads
