@@ -4,8 +4,8 @@ A head scores a query and a key by query^T Omega key. The singular value decompo
 of which reads one direction of the query (its left singular vector) and one of the key (its right one): the claims ask
 whether these are directions of attended features.
 
-A toy is trained first, by the usual recipe for 2,000 steps. Heads are then trained on its frozen hidden states: Adam at
-0.02 with cosine decay, 1,000 steps, batch 256. Several heads of one toy are trained side by side; they do not meet.
+A toy is trained first, by the usual recipe for 6,000 steps. Heads are then trained on its frozen hidden states: Adam at
+0.02 with cosine decay, 3,000 steps, batch 256. Several heads of one toy are trained side by side; they do not meet.
 """
 
 from collections.abc import Callable, Sequence
@@ -53,7 +53,7 @@ class Heads(NamedTuple):
 
 def representation(n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0) -> Run:
     """Toys without heads; feature i has importance decay^i."""
-    return lab.train_sparse(n_features, d_hidden, p, n_models, steps=2_000, decay=decay)
+    return lab.train_sparse(n_features, d_hidden, p, n_models, steps=6_000, decay=decay)
 
 
 @convergence.remembered
@@ -68,7 +68,7 @@ def near_triangles(n_models: int) -> Run:
         cfg,
         SparseUniform(n_features=6, feature_probability=SPARSE),
         [start | {"W_E": two_triangles() + 0.1 * start["W_E"]} for start in starts],
-        steps=2_000,
+        steps=6_000,
         optimizer=Adam(lr=3e-3, schedule="cosine"),
     )
 
@@ -78,7 +78,7 @@ def train(
     pairs: Sequence[Pairs],
     d_head: int | None = None,
     n_models: int | None = None,
-    steps: int = 1_000,
+    steps: int = 3_000,
     biases: bool = False,
     **settings: Any,
 ) -> Float[Tensor, "head model hidden hidden"]:

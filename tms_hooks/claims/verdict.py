@@ -101,7 +101,7 @@ class Part:
         where = side_of(self.interval, needs.threshold)
         if where is None and math.isnan(self.statistic):
             return "not measurable"
-        if self.convergence and not self.convergence.holds:
+        if self.convergence and not self.convergence.holds(needs.threshold):
             return "not converged"
         if where is None:
             return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
