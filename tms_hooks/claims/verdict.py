@@ -467,11 +467,11 @@ def _part(plain: dict[str, Any]) -> Part:
     return Part(**made)
 
 
-def checked(part: Part, before: Part, after: Part, n_models: int) -> Part:
+def checked(part: Part, before: Part, after: Part) -> Part:
     """A part with the statistic of some of its models, and of the same ones trained for longer."""
     if math.isnan(before.statistic):
         return part
-    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, n_models))
+    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, before.n))
 
 
 def counted(held: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
