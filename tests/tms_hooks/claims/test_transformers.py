@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import UNDECIDED, outcome_of, outcomes_of
+from worlds import UNDECIDED, outcomes_of
 
 import probes
 from tms_hooks import ToyConfig, side_by_side
