@@ -581,8 +581,8 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 
     Part "tied": "When there is only a bias in the hidden layer and untied, bias goes to zero with relu and gelu. When
-    untied, there is a new d.o.f" (the first "untied" is read as "tied", since the next sentence turns to the untied
-    case; as printed it is an arm below).
+    untied, there is a new d.o.f" (read as of tied models, since the next sentence turns to untied ones; as printed it
+    is an arm below).
     Statistic: the share of tied models whose hidden bias ends below 0.05 of the root-mean-square norm of the hidden
     activations; five one-hot features in two dimensions, ReLU and GELU together, 10,000 steps of the usual recipe.
     Threshold: above 1/2.
