@@ -115,7 +115,7 @@ def judge_directions(
     ]
     fewer = {n: models.W for n, models in usual.items() if n > 5}
     five = has_directions(source.W, 5)
-    counts = {f"n = {n}": lab.tally(geometry.count_directions(W, LEARNED)) for n, (W, _) in (usual | every).items()}
+    counts = {f"n = {n}": lab.tally(geometry.count_directions(W, LEARNED)) for n, (W, _) in {**usual, **every}.items()}
     sums = {d: printed_sum(d) for d in range(3, 41)}
     return Verdict(
         parts={
@@ -143,7 +143,7 @@ def judge_directions(
         detail=lab.listing("Number of directions learned", counts),
         figures={
             "Mean number of directions learned against the number of features.": lab.curves(
-                {"ReLU": mean_directions({n: W for n, (W, _) in sorted((usual | every).items())})},
+                {"ReLU": mean_directions({n: W for n, (W, _) in sorted({**usual, **every}.items())})},
                 "features",
                 "directions",
             ),
