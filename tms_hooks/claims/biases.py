@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, theory
@@ -298,7 +298,7 @@ def more_often_than_others(numbers: np.ndarray, wanted: int = 6) -> float:
     return float(counts[wanted] - np.delete(counts, wanted).max())
 
 
-def share_of_rows(rows: Float[np.ndarray, "model 2"]) -> float:
+def share_of_rows(rows: Int[np.ndarray, "model 2"]) -> float:
     """Share of successes in trials, which the two columns count, over all rows."""
     return float(rows[:, 0].sum() / rows[:, 1].sum()) if rows[:, 1].sum() else float("nan")
 
