@@ -67,7 +67,7 @@ def test_crowding_by_hand():
 def test_nine_in_three_d():
     outcomes = outcomes_of("nine-in-three-d")
 
-    def solid(vertices: int, features: int, models: int = 3 * MODELS) -> torch.Tensor:
+    def solid(vertices: int, features: int, models: int = 2 * MODELS) -> torch.Tensor:
         W = torch.zeros(models, features, 3)
         W[:, :vertices] = ideal_polytopes(vertices)[SOLIDS[vertices]].float()
         return W
@@ -77,14 +77,14 @@ def test_nine_in_three_d():
 
     def judge(relu, gelu, few=None):
         few = {n: trained(solid(9, n) if few is None else few) for n in (10, 12)}
-        start = {n: random_directions(solid(6, n)) for n in (8, 10, 12, 40)}
+        start = {n: random_directions(solid(6, n, models=10)) for n in (8, 10, 12, 40)}
         return bottlenecks.judge_nine(trained(relu), few, {n: trained(gelu) for n in (8, 10, 40)}, start, relu)
 
-    mixed = torch.cat([solid(8, 40)[: 2 * MODELS], solid(7, 40)[:MODELS]])
+    mixed = torch.cat([solid(8, 40, models=14), solid(7, 40, models=6)])
     assert outcomes(judge(solid(9, 40), mixed)) == dict.fromkeys(
         ("nine", "variety", "antiprism or dipyramid", "few features"), "supported"
     )
-    one_shape = outcomes(judge(solid(9, 40), solid(9, 40)))
+    one_shape = outcomes(judge(solid(9, 40), solid(9, 40, models=20)))
     assert one_shape["variety"] == "refuted"
     assert one_shape["antiprism or dipyramid"] == "refuted"
     assert outcomes(judge(solid(8, 40), mixed))["nine"] == "refuted"
