@@ -127,7 +127,7 @@ plots.strips(found, "cosine with its feature").update_layout(title="Are these th
 
 # %%
 rows = {}
-penalties = [0.005, 0.05, 0.5] if quick else [0.002, 0.01, 0.05, 0.2, 0.5]
+penalties = [0.005, 0.1, 2.0] if quick else [0.002, 0.01, 0.05, 0.2, 0.5, 1.0, 2.0]
 for penalty in penalties:
     one = train(hidden, 40, penalty, steps=STEPS // 2)
     again, latents = one(hidden[:8192])

@@ -35,6 +35,7 @@ import torch
 import probes
 import tms_hooks as tms
 from probes import Site
+from tms_hooks import plots
 
 quick = "TMS_QUICK" in os.environ
 
@@ -113,15 +114,23 @@ about_real = {
     "clean": ones,
     "corrupted": many,
     "metric": lambda logits: logits[:, -1, yes] - logits[:, -1, no],
-    "sites": [Site(f"blocks.{layer}.hook_out", pos=pos) for layer in layers for pos in (2, -1)],
+    "sites": [Site(f"blocks.{layer}.hook_out", pos="each") for layer in layers],
 }
 
 # %%
 read_off(about_real)
 
 # %%
-used(about_real)
+swept = used(about_real)
+swept.tail(7)
+
+# %%
+words = [f"{i}:{word}" for i, word in enumerate(real.to_str_tokens(ones[0]))]
+recovered = torch.tensor(swept.recovered.to_numpy()).view(len(layers), len(words))
+figure = plots.signed_heatmap(recovered.T, "block", "position", "recovered")
+figure.update_xaxes(tickvals=list(range(len(layers))), ticktext=layers)
+figure.update_yaxes(tickvals=list(range(len(words))), ticktext=words)
 
 # %% [markdown]
-# At the last position a probe reads the number of the subject early, but only late layers' last position carries it to
-# the output: until then it stays where the noun was. What can be read is not yet what is used.
+# At the last position a probe reads the number of the subject from the first block on, but what stands there carries it
+# to the output only at the very end: until then it stays where the noun was. What can be read is not yet what is used.
