@@ -47,7 +47,7 @@ def run(page: Path, folder: Path, monkeypatch) -> dict[str, object]:
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
 def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
-    assert run(page, tmp_path, monkeypatch).keys() > {"__name__", "tms"} or page.stem in ("transformer", "sweeps")
+    assert len(run(page, tmp_path, monkeypatch)) > 3
 
 
 def test_every_page_with_code_is_run_by_some_test():
