@@ -116,4 +116,4 @@ whole.groupby("condition", sort=False).outcome.agg(["mean", "count"]).round(3)
 
 # %% [markdown]
 # What is measured over more models, and what else was claimed of pentagons and hexagons, is in
-# [the findings](https://github.com/tms-hooks/tms-hooks/blob/main/docs/findings/hexagons.md).
+# `docs/findings/hexagons.md`.

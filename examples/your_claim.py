@@ -63,6 +63,8 @@ def pairs_opposite(W):
     return (cosine < -0.95) & alive[:, 0::2] & alive[:, 1::2]
 
 
+pairs_opposite(run.W_E)
+
 # %% [markdown]
 # ## The claim
 # Its docstring is the promise, in four parts; one that leaves out a part, or states another threshold than `needs`, is

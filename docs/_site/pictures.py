@@ -113,7 +113,7 @@ def save(figure: go.Figure, path: Path) -> Path:
     clear = {"template": "plotly_white", "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
     shown = go.Figure(figure).update_layout(**clear, margin={"l": 50, "r": 20, "t": 50, "b": 45})
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown.write_image(path, width=WIDTH, scale=1 if path.suffix == ".svg" else 1.5)
+    shown.write_image(path, width=WIDTH, scale=1 if path.suffix == ".svg" else 1.25)
     return path
 
 
