@@ -1,5 +1,6 @@
 """The pages of docs/: their code runs, and what they say of hook points is what models have."""
 
+import json
 import re
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -56,6 +57,61 @@ def test_every_page_with_code_is_run_by_some_test():
     assert {page.stem for page in with_code - set(RUN)} <= elsewhere
 
 
+# Pictures and the gallery
+
+
+def test_concepts_show_every_picture_that_is_drawn():
+    pictures = of_the_site("pictures")
+    shown = {
+        name for page in (DOCS / "concepts").glob("*.md") for name in re.findall(r"pictures/(\w+)", page.read_text())
+    }
+    drawn = {make.__name__: make() for make in pictures.FIGURES}
+    assert shown == drawn.keys() == {path.stem for path in pictures.OUT.glob("*.svg")}
+    assert all(len(figure.data) > 0 for figure in drawn.values())
+    assert max(path.stat().st_size for path in pictures.OUT.glob("*.svg")) < 100_000
+
+
+PAGE = """# Claims
+
+| claim | source | statement | outcome | models |
+| --- | --- | --- | --- | --- |
+| [one](#one) | N | It <holds>. | too few models | 3 |
+| [two](#two) | B | It fails. | refuted | 3 |
+
+## one
+
+Of one.
+
+## two
+
+Of two.
+"""
+
+
+def test_the_gallery_has_a_card_for_each_claim_and_its_figures_below(tmp_path, monkeypatch):
+    gallery = of_the_site("gallery")
+    monkeypatch.setattr(gallery, "INDEX", tmp_path / "figures.json")
+    gallery.INDEX.write_text('{"one": [["A < b.", "one-0.webp"]]}')
+    made = gallery.gallery(PAGE)
+    one, two = re.findall(r'<a href="#(?:one|two)".*?</a>', made)
+    assert 'data-outcome="too few models"' in one
+    assert 'class="outcome too-few-models"' in one
+    assert "It &lt;holds&gt;." in one
+    assert 'src="gallery/one-0.webp"' in one
+    assert "<img" not in two
+    assert re.search(r"## one\n\nOf one\.\n\n<figure>.*A &lt; b\..*</figure>\n\n## two\n\nOf two\.\n$", made, re.DOTALL)
+    with pytest.raises(ValueError, match="lacks the column statement"):
+        gallery.gallery(PAGE.replace("statement", "sentence"))
+
+
+def test_the_figures_of_the_gallery_are_those_of_claims():
+    gallery = of_the_site("gallery")
+    names = {claim["name"] for claim in gallery.rows((DOCS / "claims.md").read_text(encoding="utf-8"))}
+    kept = json.loads(gallery.INDEX.read_text())
+    assert len(names & kept.keys()) > 40
+    assert {file for drawn in kept.values() for _, file in drawn} == {p.name for p in gallery.PLACE.glob("*.webp")}
+
+
 # Hook points
 
 
@@ -109,7 +165,7 @@ def test_all_places_of_an_mlp_have_the_hook_points_that_are_said_of_both():
 def test_the_table_of_a_transformer_names_every_hook_point_and_its_shape(name):
     text = (KINDS / "transformer.md").read_text()
     fires, silent = text.split(SILENT)
-    silent = {each for each in re.findall(r"`([\w.{}]*hook_\w+)`", silent)}
+    silent = set(re.findall(r"`([\w.{}]*hook_\w+)`", silent))
     model = probes.load_transformer(name)
     cfg = model.cfg
     n_keys = getattr(cfg, "n_key_value_heads", None) or cfg.n_heads
@@ -120,7 +176,7 @@ def test_the_table_of_a_transformer_names_every_hook_point_and_its_shape(name):
     there = {hook for hook in model.hook_dict if not re.match(r"blocks\.[^0]", hook)}
     said = {hook: shape for hook, shape in shapes(fires, sizes, 1).items() if hook in there}
     named = {each.replace("{l}", "0") for each in silent}
-    firing = {hook for hook in there if hook in cache.keys()}
+    firing = {hook for hook in there if hook in cache}
     assert there - firing <= named
     assert firing - said.keys() <= ({"hook_pos_embed"} if name == "tiny" else set())
     assert {hook: tuple(cache[hook].shape) for hook in said} == said
@@ -137,7 +193,8 @@ def test_a_drawing_shows_hook_points_of_the_table(page):
     assert len(drawn) >= 4
     assert set(drawn) <= table
     if page.stem != "transformer":  # whose drawing leaves out what a norm or a copy adds
-        assert set(drawn) == {name.replace("{l}", "0") for names, _ in rows(text.split("## The other")[0]) for name in names}
+        first = {name for names, _ in rows(text.split("## The other")[0]) for name in names}
+        assert set(drawn) == {name.replace("{l}", "0") for name in first}
 
 
 def test_a_wrong_table_and_a_wrong_drawing_are_found():

@@ -40,7 +40,7 @@ def svg(text: str) -> str:
         above = next((i for i in range(number - 1, -1, -1) if rows[i][0] <= indent), None)
         if above is not None:  # the line down from the last step of this lane, or of the one that it leaves
             from_x, from_y = LEFT + LANE * (rows[above][0] // 2), ROW * above + ROW / 2
-            bend = f"C{x} {from_y},{x} {from_y},{x} {from_y + ROW / 2} L{x} {y}" if from_x != x else f"L{x} {y}"
+            bend = f"C{from_x} {from_y + 0.6 * ROW},{x} {from_y + 0.4 * ROW},{x} {from_y + ROW} L{x} {y}"
             drawn.append(f'<path d="M{from_x} {from_y} {bend}"/>')
         if line == "+":
             if number == 0 or rows[number - 1][0] <= indent:

@@ -1,6 +1,7 @@
 """Called by MkDocs: drawings and the gallery are put into their pages, and nothing that a page shows is fetched.
 
-The site opens from a folder without a network. What the theme or a notebook would fetch is taken from `assets/`, or left out.
+The site opens from a folder without a network. What the theme or a notebook would fetch is taken from `assets/`, or
+left out.
 """
 
 import re
