@@ -58,7 +58,7 @@ def dimensionality() -> go.Figure:
     p = (0.4, 0.3, 0.1)
     run = tms.train(tms.ToyConfig(40, 10), [tms.SparseUniform(40, each) for each in p], seeds=len(p), **HOW)
     values = dict(zip(map(str, p), geometry.dimensionality(run.W_E), strict=True))
-    return plots.strips(values, "D_i", "p", {"1": 1, "1/2": 0.5, "1/4": 0.25}).update_layout(height=300)
+    return plots.strips(values, "D_i", "p", {"1": 1.0, "1/2": 0.5, "1/4": 0.25}).update_layout(height=300)
 
 
 def tegum_factors() -> go.Figure:
