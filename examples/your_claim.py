@@ -16,8 +16,8 @@
 #
 # [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/your_claim.ipynb)
 #
-# A claim states its statistic, threshold, size and controls before it is measured; the verdict comes out of the
-# interval alone. Say that you have read: *features that are never active together end up opposite each other.*
+# A claim states its statistic, threshold, null, size and controls before it is measured; the verdict comes out of the
+# numbers alone. Say that you have read: *features that are never active together end up opposite each other.*
 
 # %%
 from importlib.util import find_spec
@@ -33,7 +33,7 @@ import torch
 
 import tms_hooks as tms
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, above, claim, find, lab
+from tms_hooks.claims import Verdict, claim, find, lab, share
 
 quick = "TMS_QUICK" in os.environ
 
@@ -67,19 +67,20 @@ pairs_opposite(run.W_E)
 
 # %% [markdown]
 # ## The claim
-# Its docstring is the promise, in four parts; one that leaves out a part, or states another threshold than `needs`, is
-# refused.
+# Its docstring is the promise, and it is what decides: statistic, threshold and null are read from it. One that leaves
+# something out is refused.
 
 
 # %%
-@claim("strangers-are-opposite", "my own", quick=12, full=60, needs=above(0.5))
+@claim("strangers-are-opposite", "my own", quick=12, full=60)
 def strangers_are_opposite(n_models):
     """Features that are never active together end up opposite each other.
 
     Statistic: share of models, n = 6, m = 3, p = 0.2, in which all three pairs are antipodal (cosine below -0.95).
     Threshold: above 0.5.
+    Null: models on independent features of the same probability.
     Size: 12 models (quick), 60 (full). The usual recipe, 500 steps.
-    Controls: the same share on independent features of the same probability; in untrained models.
+    Controls: the same share of untrained models.
     """
     cfg, independent = tms.ToyConfig(6, 3), tms.SparseUniform(6, 0.2)
     apart_W, independent_W = (lab.train_toys(cfg, data, n_models, steps=500).W_E for data in (apart, independent))
@@ -93,31 +94,30 @@ def strangers_are_opposite(n_models):
 
 # %%
 def judge(apart_W, independent_W, untrained_W):
-    held = pairs_opposite(apart_W).all(-1).numpy()
-    others = {"independent features": independent_W, "untrained": untrained_W}
-    return Verdict.of_shares(
-        "The share of models with all three pairs antipodal",
-        {"never together": held},
+    held, null, untrained = (pairs_opposite(W).all(-1).numpy() for W in (apart_W, independent_W, untrained_W))
+    return Verdict(
+        parts={"all": share("The share of models with all three pairs antipodal", held, null=null)},
         n_models=len(held),
-        controls={name: pairs_opposite(W).all(-1).double().mean().item() for name, W in others.items()},
+        controls={"untrained": untrained.mean()},
         detail=f"{pairs_opposite(apart_W).double().mean():.0%} of single pairs are antipodal.",
     )
 
 
 # %% [markdown]
 # ## Before measuring: can it come out either way?
-# A world where it holds, one where it does not, and one with too few models to tell.
+# A world where it holds, one where it does not, one where the null holds as well, and one with too few models to tell.
 
 # %%
 [mine] = find(["strangers-are-opposite"])
 three = torch.eye(3).repeat_interleave(2, dim=0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
-noise = torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0))
-worlds = {"opposite": three.expand(40, 6, 3), "noise": noise, "two models": three.expand(2, 6, 3)}
-{name: mine.decide(judge(W, noise, noise)).verdict for name, W in worlds.items()}
+opposite, noise = three.expand(40, 6, 3), torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0))
+worlds = {"opposite": (opposite, noise), "noise": (noise, noise), "anyway": (opposite, opposite)}
+worlds["two models"] = opposite[:2], noise
+{name: mine.decide(judge(W, null, noise)).verdict for name, (W, null) in worlds.items()}
 
 # %% [markdown]
 # ## Measure
-# The same function at either size.
+# The same function at either size. At full size it is also asked whether training for longer would change the answer.
 
 # %%
 result = mine.run(quick=quick)
@@ -127,6 +127,6 @@ print(result.paragraph)
 result.controls
 
 # %% [markdown]
-# A control that reaches the threshold too would say that the cause is another one. The claim joins the library's as a
+# A null that reaches the threshold too would say that the cause is another one. The claim joins the library's as a
 # file of `tms_hooks/claims/`, with these worlds as its test: `CONTRIBUTING.md` shows it. From a file of yours that is
 # imported, `claims()["strangers-are-opposite"].run()` measures it, beside all others.
