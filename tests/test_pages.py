@@ -1,5 +1,6 @@
 """The pages of docs/: their code runs, and what they say of hook points is what models have."""
 
+import doctest
 import json
 import re
 from importlib.util import module_from_spec, spec_from_file_location
@@ -110,6 +111,13 @@ def test_the_figures_of_the_gallery_are_those_of_claims():
     kept = json.loads(gallery.INDEX.read_text())
     assert len(names & kept.keys()) > 40
     assert {file for drawn in kept.values() for _, file in drawn} == {p.name for p in gallery.PLACE.glob("*.webp")}
+
+
+@pytest.mark.parametrize("name", ["docstrings", "drawings", "gallery"])
+def test_the_examples_in_the_modules_of_the_site(name):
+    result = doctest.testmod(of_the_site(name))
+    assert result.attempted > 0
+    assert result.failed == 0
 
 
 # Hook points
