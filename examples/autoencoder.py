@@ -150,8 +150,13 @@ dict(zip(penalties, active.round(2).tolist(), strict=True))  # latents active pe
 # %%
 if find_spec("sae_lens"):
     from sae_lens import StandardTrainingSAE, StandardTrainingSAEConfig
+    from sae_lens.synthetic import FeatureDictionary, train_toy_sae
 
-    sae = StandardTrainingSAE(StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.05))
-    print(matched(sae.W_dec.detach())[0].mean())
+    dictionary, step = FeatureDictionary(20, 8, initializer=None), iter(range(10**9))
+    dictionary.feature_vectors.data = toy.W_E.detach().clone()  # gives what the toy has at hook_hidden
+    lens = StandardTrainingSAE(StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.1))
+    draw = lambda n: data.sample(n, seed=7, step=next(step))  # noqa: E731
+    train_toy_sae(lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3)
+    print(matched(lens.W_dec.detach())[0].sort().values)
 else:
     print("SAELens is not here: make test-sae")
