@@ -327,8 +327,8 @@ def test_float64_and_cross_entropy():
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
         ({"head_objective": "pattern"}, "head_objective='pattern' with n_heads=0"),
         (
-            {"cfg": tms.ToyConfig(n_features=4, d_hidden=2, d_mlp=8), "engine": "fused"},
-            "engine='fused' cannot run this: d_mlp=8",
+            {"cfg": tms.ToyConfig(4, 2, unit_norm=True, scale="after"), "engine": "fused"},
+            "engine='fused' cannot run this: scale='after'",
         ),
         (
             {

@@ -19,9 +19,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import losses, tasks
+from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
-from tms_hooks.config import ToyConfig
 from tms_hooks.fused.codes import ACTIVATIONS, MLP_PLACES
 from tms_hooks.losses import pair_weight
 from tms_hooks.models import forward
@@ -249,7 +249,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
     low, high, data = 0.0, 1.0, recipe.setting.data
-    has_loops = type(data) in (SparseUniform, *kernels.DRAWN) and type(recipe.task) in kernels.ASKED
+    has_loop = type(data) in (SparseUniform, *kernels.DRAWN) and not (data.fill_is_single and dtype == np.float64)
+    has_loops = has_loop and type(recipe.task) in kernels.ASKED
     fed = dataset is not None or not has_loops
     if isinstance(data, SparseUniform):
         thresholds, low, high = data.thresholds.numpy(), data.low, data.high

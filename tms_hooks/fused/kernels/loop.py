@@ -78,9 +78,7 @@ def fill(to, value):
 
 @compiled()
 @no_type_check
-def more_forward_backward(
-    x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space
-):
+def more_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space):
     """Add one block's losses and gradients of a toy that is more than a plain one."""
     if mlps is None:
         general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured)
@@ -91,7 +89,21 @@ def more_forward_backward(
 @njit(cache=True)
 @no_type_check
 def train_one(
-    w, first, second, diverged_at, seed, given, toy, batch, drawn, asked, updates, general, mlps, loss_out, head_out,
+    w,
+    first,
+    second,
+    diverged_at,
+    seed,
+    given,
+    toy,
+    batch,
+    drawn,
+    asked,
+    updates,
+    general,
+    mlps,
+    loss_out,
+    head_out,
     g_out,
 ):
     """`advance` for one model."""
