@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
 from operator import index
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -40,7 +40,7 @@ HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
 
-def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
+def mostly_empty(data: Distribution, cfg: ToyConfig) -> TypeGuard[Independent]:
     """Whether at least half of all rows are empty, and their loss can be added in closed form."""
     return isinstance(data, Independent) and data.empty_probability >= 0.5 and not cfg.n_heads
 
