@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -203,23 +203,29 @@ def resume(
 
 def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine, in_haste: bool = False) -> Losses:
     """Losses of every model on held-out samples of its own data; in haste, or after Ctrl-C, on fewer."""
-    cfg, entries = recipe.cfg, HELD_OUT_ENTRIES
-    if in_haste:
-        entries = HASTY_PRODUCTS // (len(recipe.seeds) * max(cfg.d_hidden, cfg.d_mlp or 0))
-    feature_loss = weights["W_E"].new_zeros(len(recipe.seeds), cfg.n_outputs)
-    head_loss = weights["W_E"].new_zeros(len(recipe.seeds), cfg.n_heads)
+    cfg, models = recipe.cfg, len(recipe.seeds)
+    few = HASTY_PRODUCTS // (models * max(cfg.d_hidden, cfg.d_mlp or 0))
+    for entries in (few,) if in_haste else (HELD_OUT_ENTRIES, few):
+        found = weights["W_E"].new_zeros(models, cfg.n_outputs), weights["W_E"].new_zeros(models, cfg.n_heads)
+        with interrupts() as interrupted:
+            for some, part, share, x in _pieces(recipe, entries):
+                losses = engine.evaluate(part, {name: w[some] for name, w in weights.items()}, x)
+                for sums, loss in zip(found, losses, strict=True):
+                    sums[some] += share * loss
+                if interrupted() and entries != few:
+                    break
+            else:
+                break
+    return found
+
+
+def _pieces(recipe: Recipe, entries: int) -> Iterator[tuple[list[int], Recipe, float, Tensor]]:
+    """What is evaluated together: some models of one setting, its recipe, and a part of its samples with its share."""
     pace = Pace()
-    with interrupts() as interrupted:
-        for models, part in recipe.parts:
-            for share, x in judges(part, entries):
-                for start, stop in pace.cut(0, len(models)):
-                    some = models[start:stop]
-                    found = engine.evaluate(part, {name: w[some] for name, w in weights.items()}, x)
-                    for loss, added in zip((feature_loss, head_loss), found, strict=True):
-                        loss[some] += share * added
-                    if interrupted() and not in_haste:
-                        return _final_losses(recipe, weights, engine, in_haste=True)
-    return feature_loss, head_loss
+    for models, part in recipe.parts:
+        for share, x in judges(part, entries):
+            for start, stop in pace.cut(0, len(models)):
+                yield models[start:stop], part, share, x
 
 
 def _end_threads_after_a_fork() -> None:

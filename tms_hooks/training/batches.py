@@ -58,7 +58,7 @@ def judges(recipe: Recipe, entries: int = HELD_OUT_ENTRIES) -> list[tuple[float,
     if whole is not None:
         return [(1.0, whole)]
     if mostly_empty(data, recipe.cfg) and data.empty_probability > 1 - RARE and recipe.batch_size != "exact":
-        rows = max(_held_out_rows(recipe, entries) // 4, 1)
+        rows = max(_held_out_rows(recipe, entries) // 2, 1)
         return data.strata(rows, seed=HELD_OUT_SEED, dtype=recipe.torch_dtype)
     return [(1.0, _held_out(recipe, entries))]
 
