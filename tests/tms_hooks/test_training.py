@@ -17,7 +17,7 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
-from tms_hooks import landscape
+from tms_hooks import errors, landscape
 from tms_hooks.training import batches
 from tms_hooks.training.batches import HELD_OUT_TOKENS
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
@@ -187,6 +187,16 @@ def test_parts_by_how_many_features_are_active_make_up_the_data(data):
             wanted = float((p * active + (1 - p) * (1 - active)).prod()) / share
             seen = float(((several != 0) == active.bool()).all(-1).double().mean())
             assert abs(seen - wanted) < 4.5 * (wanted * (1 - wanted) / 50_000) ** 0.5 + 1e-6
+
+
+def test_a_final_loss_of_hardly_any_rows_says_so(caplog):
+    for data in (tms.CorrelatedGroups(4, 1e-5), tms.Tree(4, 1e-5), tms.SparseUniform(4, 0.1)):
+        errors.say_once.cache_clear()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            tms.train(CFG, data, steps=1, progress=False)
+        said = "held-out rows have an active feature, too few" in caplog.text
+        assert said == (not isinstance(data, tms.SparseUniform))
 
 
 def test_held_out_rows_are_fewer_where_they_are_wide():
@@ -370,6 +380,7 @@ def test_float64_and_cross_entropy():
         ({"record_every": 0}, "record_every=0: must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1, or None"),
         ({"data": tms.OneHot(n_features=5)}, "data has n_features=5, the model 4: they must be equal"),
+        ({"batch_size": True}, "batch_size=True: must be at least 1"),
         ({"importance": (1.0, 1.0)}, "importance has 2 entries for 4 features"),
         ({"importance": math.nan}, "importance=nan: must be finite and not negative"),
         ({"importance": math.inf}, "importance=inf: must be finite"),

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.data import MAX_DATASET_ROWS, Distribution, Independent
+from tms_hooks.errors import say_once
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe, mostly_empty
 
 DEFAULT_BATCH = 1024
@@ -21,6 +22,8 @@ HELD_OUT_TOKENS = 2**16
 """Held-out rows, or key tokens where a row has several,"""
 HELD_OUT_ENTRIES = 2**24
 """unless that makes more entries than this: so many toys of 256 features have."""
+FEW_ROWS = 100
+"""Rows with an active feature, below which a mean over them is off by a tenth or more."""
 RARE = 1 / 16
 """Of so few rows that are not empty, a loss is not taken from samples of all rows, which would hold too few of them."""
 
@@ -64,7 +67,13 @@ def judges(recipe: Recipe, entries: int = HELD_OUT_ENTRIES) -> list[tuple[float,
 
 
 def _held_out(recipe: Recipe, entries: int) -> Float[Tensor, "batch *pos feature"]:
-    return _draw(recipe, _held_out_rows(recipe, entries), (HELD_OUT_SEED,), 0, "cpu")[0]
+    x = _draw(recipe, _held_out_rows(recipe, entries), (HELD_OUT_SEED,), 0, "cpu")[0]
+    if (occupied := int(x.flatten(1).any(-1).sum())) < min(FEW_ROWS, len(x)):
+        say_once(
+            f"final_loss: only {occupied} of {len(x):,} held-out rows have an active feature, too few for a mean; "
+            "make features more probable, or independent and without heads: then it is known in closed form"
+        )
+    return x
 
 
 def _held_out_rows(recipe: Recipe, entries: int) -> int:

@@ -199,7 +199,8 @@ class Recipe:
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
                 f"use ToyConfig(d_out={asked}, tied=False)"
             )
-        if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+        whole = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
+        if self.batch_size not in (None, "exact") and not (whole and self.batch_size >= 1):
             raise ValueError(
                 f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
                 "expectation"
