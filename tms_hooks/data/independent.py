@@ -110,8 +110,8 @@ class Independent(WithProbability):
         rarer still. The keywords are those of `sample`, for one seed.
 
         >>> parts = SparseUniform(n_features=3, feature_probability=1e-4).strata(4, seed=0)
-        >>> [share for share, _ in parts], [x.count_nonzero(dim=-1).unique().tolist() for _, x in parts]
-        ([0.99970003, 0.00029994, 2.9998e-08], [[0], [1], [2]])
+        >>> [f"{share:.1e}" for share, _ in parts], [x.count_nonzero(dim=-1).unique().tolist() for _, x in parts]
+        (['1.0e+00', '3.0e-04', '3.0e-08'], [[0], [1], [2]])
         """
         p, (none, one, several) = self.active_probability(), self._active_from_here
         shares = [float(chance[0]) for chance in (none, one, several)]

@@ -199,8 +199,8 @@ class Recipe:
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
                 f"use ToyConfig(d_out={asked}, tied=False)"
             )
-        whole = isinstance(self.batch_size, int) and not isinstance(self.batch_size, bool)
-        if self.batch_size not in (None, "exact") and not (whole and self.batch_size >= 1):
+        size = 1 if self.batch_size in (None, "exact") else self.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(
                 f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
                 "expectation"
