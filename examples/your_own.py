@@ -141,10 +141,11 @@ print(again.resume(steps=10))
 # points to the outputs of the submodules that you name. Here it is a network that adds two numbers in one-hot form.
 
 # %%
-generator = torch.Generator().manual_seed(0)
-with torch.random.fork_rng():  # torch's own layers draw from its global state
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 19))
+generator, drawn = (torch.Generator().manual_seed(0) for _ in range(2))
+net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 19))
+for layer in (net[0], net[2]):  # torch's own way, with a generator of our own
+    for parameter in layer.parameters():
+        torch.nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=drawn)
 a, b = torch.cartesian_prod(torch.arange(10), torch.arange(10)).T
 x = torch.cat([torch.eye(10)[a], torch.eye(10)[b]], dim=1)
 
