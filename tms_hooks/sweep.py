@@ -69,8 +69,8 @@ def sweep(
     Returns:
         Held-out `final_loss` and `final_feature_loss`, `W_E`, and the step at which a model `diverged_at` (-1: never),
         along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN. `shard`,
-        along the axes, names the run of each combination: `load(f"{found.store}/{name}")` has its models and history.
-        Its attributes are the `store`, `base` as JSON, and the version of `tms_hooks`.
+        along the axes, names the run directory of each combination in the store: `load` gives its models and history.
+        The attribute `recipe` is JSON: what all shards have in common, defaults too.
 
     Raises:
         ValueError: an unknown setting or one of another type, an empty axis, one that `base` sets too, a seed twice, or
@@ -88,8 +88,8 @@ def sweep(
         store.mkdir(parents=True, exist_ok=True)
         clusters.run(_train, todo, backend, n_jobs, address)
     runs = [load(store / name) for name, _ in shards]
-    about = {"base": json.dumps(dict(base), default=repr), "tms_hooks": runs[0].provenance["tms_hooks"]}
-    return _label(grid, [name for name, _ in shards], runs).assign_attrs(store=str(store), **about)
+    shared = json.dumps(_shared([run.recipe.to_dict() for run in runs]))
+    return _label(grid, [name for name, _ in shards], runs).assign_attrs(recipe=shared)
 
 
 def sweep_toml(text: str, **how: Any) -> xr.Dataset:
@@ -254,6 +254,22 @@ def _finished(folder: Path) -> Run | None:
         log.warning("shard %s is damaged (%s): it is set aside and trained again", folder.name, error)
         return None
     return run
+
+
+def _shared(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of these, within their parts too.
+
+    >>> _shared([{"cfg": {"tied": True, "d_hidden": 2}, "steps": 5}, {"cfg": {"tied": False, "d_hidden": 2}, "steps": 5}])
+    {'cfg': {'d_hidden': 2}, 'steps': 5}
+    """
+    first, *others = recipes
+    found = {}
+    for name, value in first.items():
+        if isinstance(value, dict):
+            found[name] = _shared([value, *(other[name] for other in others if isinstance(other[name], dict))])
+        elif all(name in other and other[name] == value for other in others):
+            found[name] = value
+    return found
 
 
 def _is_taken(folder: Path) -> bool:

@@ -16,7 +16,7 @@ DOORS = {
     ("tms_hooks.train", "tms_hooks.landscape"),
     ("tms_hooks.run", "tms_hooks.train"),
 }
-SEE_BOTH_PACKAGES = ("tms_hooks.side_by_side", "tms_hooks.claims", "tms_hooks.pages", "tms_hooks.cli")
+SEE_BOTH_PACKAGES = ("tms_hooks.side_by_side", "tms_hooks.claims", "tms_hooks.plots", "tms_hooks.pages", "tms_hooks.cli")
 MAY_IMPORT_TRANSFORMERS = ("tms_hooks.models", "probes.transformers", "probes.hooked_module")
 HEAVY = {"transformer_lens", "transformers", "plotly", "circuitsvis", "sklearn", "numba", "dask", "joblib"}
 

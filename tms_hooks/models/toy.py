@@ -1,7 +1,7 @@
 """`ToyModel`: a toy model of superposition as a TransformerLens `HookedRootModule`."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Float
@@ -12,6 +12,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.errors import explained, plain
 from tms_hooks.models import forward
 from tms_hooks.models.hooks import HookedToy
+from tms_hooks.models.pretrained import PretrainedToy
 
 
 class ToyOutput(NamedTuple):
@@ -22,7 +23,7 @@ class ToyOutput(NamedTuple):
 
 
 @explained()
-class ToyModel(HookedToy):
+class ToyModel(HookedToy, PretrainedToy):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
     >>> import torch
@@ -56,7 +57,7 @@ class ToyModel(HookedToy):
         self.eval()  # no layer here cares, but TransformerLens's analysis tools refuse a module in training mode
 
     @classmethod
-    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> "ToyModel":
+    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> Self:
         """A model with these weights (copied), named and shaped as in `state_dict()`."""
         model = cls(cfg).to(weights["W_E"].dtype)
         model.load_state_dict(dict(weights))
