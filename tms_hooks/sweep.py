@@ -262,14 +262,14 @@ def _shared(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     >>> _shared([{"cfg": {"tied": True, "d_hidden": 2}, "steps": 5}, {"cfg": {"tied": False, "d_hidden": 2}, "steps": 5}])
     {'cfg': {'d_hidden': 2}, 'steps': 5}
     """
-    first, *others = recipes
     found = {}
-    for name, value in first.items():
-        if isinstance(value, dict):
-            found[name] = _shared([value, *(other[name] for other in others if isinstance(other[name], dict))])
-        elif all(name in other and other[name] == value for other in others):
-            found[name] = value
-    return found
+    for name in set.intersection(*map(set, recipes)):
+        values = [recipe[name] for recipe in recipes]
+        if all(isinstance(value, dict) for value in values):
+            found[name] = _shared(values)
+        elif all(value == values[0] for value in values):
+            found[name] = values[0]
+    return dict(sorted(found.items()))
 
 
 def _is_taken(folder: Path) -> bool:

@@ -5,11 +5,11 @@ was written is refused, as with runs, and nothing in it is code. A run of many t
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Self
+from typing import Any, ClassVar, TypeVar
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
@@ -19,6 +19,7 @@ from tms_hooks import files, own
 from tms_hooks.config import ToyConfig
 
 FORMAT = "tms-hooks toy, version 1"
+Toy = TypeVar("Toy", bound="PretrainedToy")
 CONFIG, WEIGHTS, CARD = "config.json", "model", "README.md"
 
 
@@ -26,6 +27,7 @@ class PretrainedToy(ModelHubMixin):
     """What a toy has from `huggingface_hub`'s mixin, with checks; a subclass has `cfg` and `from_weights`."""
 
     cfg: ToyConfig
+    from_weights: ClassVar[Callable[[ToyConfig, Mapping[str, Tensor]], Any]]
 
     def save_pretrained(  # type: ignore[override]  # its options are those of pushing
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **push: Any
@@ -53,12 +55,9 @@ class PretrainedToy(ModelHubMixin):
         return self.push_to_hub(repo_id or folder.name, **push) if push_to_hub else None
 
     @classmethod
-    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> Self:
-        """A model with these weights."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **hub: Any) -> Self:  # type: ignore[override]
+    def from_pretrained(  # type: ignore[override]  # what else the mixin takes is the hub's
+        cls: type[Toy], pretrained_model_name_or_path: str | Path, **hub: Any
+    ) -> Toy:
         """A toy from its folder, or from the hub by its name, "owner/name".
 
         Args:
@@ -84,7 +83,7 @@ class PretrainedToy(ModelHubMixin):
             return cls._of_folder(Path(scratch))
 
     @classmethod
-    def _of_folder(cls, folder: Path) -> Self:
+    def _of_folder(cls: type[Toy], folder: Path) -> Toy:
         if not (folder / CONFIG).exists():
             raise FileNotFoundError(
                 f"{folder} has no {CONFIG}: `save_pretrained` writes one; the folder of a run is read by `tms.load`"
@@ -93,7 +92,8 @@ class PretrainedToy(ModelHubMixin):
         if about["model"] != cls.__name__:
             raise TypeError(f"{folder} holds a {about['model']}: use {about['model']}.from_pretrained")
         try:
-            return cls.from_weights(ToyConfig(**about["cfg"]), parts[WEIGHTS])
+            toy: Toy = cls.from_weights(ToyConfig(**about["cfg"]), parts[WEIGHTS])
+            return toy
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise files.DamagedRun(f"{folder / CONFIG} describes no toy: {type(error).__name__}: {error}") from error
 

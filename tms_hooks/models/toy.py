@@ -1,7 +1,7 @@
 """`ToyModel`: a toy model of superposition as a TransformerLens `HookedRootModule`."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -57,7 +57,7 @@ class ToyModel(HookedToy, PretrainedToy):
         self.eval()  # no layer here cares, but TransformerLens's analysis tools refuse a module in training mode
 
     @classmethod
-    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> Self:
+    def from_weights(cls, cfg: ToyConfig, weights: Mapping[str, Tensor]) -> "ToyModel":
         """A model with these weights (copied), named and shaped as in `state_dict()`."""
         model = cls(cfg).to(weights["W_E"].dtype)
         model.load_state_dict(dict(weights))

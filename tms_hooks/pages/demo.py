@@ -94,7 +94,7 @@ def story(run: Run, parts: Sequence[Part], real_name: str) -> Story:
     held = crowded.loc["features per dimension"]
     W = run.history.W_E.isel(model=best).values[:, None]
     return Story(
-        figure=plots.movie(W, [f"a {shape} forms"], run.history.step.values.tolist()),
+        figure=plots.movie(W, [f"a {shape}"], run.history.step.values.tolist()).update_layout(height=520),
         caption="Six features share two dimensions, one arrow each: play to see a toy learn where to put them.",
         numbers=[
             (

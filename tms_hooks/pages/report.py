@@ -177,8 +177,7 @@ def _cell(value: Any) -> str:
 
 def _figure_json(figure: "go.Figure") -> str:
     plain = json.loads(figure.to_json(), object_hook=_in_single_precision)
-    for own in ("template", "updatemenus", "sliders"):  # the page brings its own: light or dark, and for the keyboard
-        plain["layout"].pop(own, None)
+    plain["layout"].pop("template", None)  # the page brings its own, light or dark
     return script_json(plain)
 
 

@@ -94,7 +94,7 @@ def _member(feature: int, group_size: int) -> dict[str, Any]:
 def movie(
     W: "np.ndarray | torch.Tensor | Run", titles: Sequence[str] | None = None, steps: Sequence[int] | None = None
 ) -> "go.Figure":
-    """`feature_arrows` through training: a figure with a slider and a button, one frame per recorded step.
+    """`feature_arrows` through training: the trained models, and a slider and a button for every recorded step.
 
     `fig.write_html("movie.html")` keeps it; pages of this library have keys for it too.
 
@@ -118,7 +118,7 @@ def movie(
     if len(frames) < 3:
         raise ValueError(f"{len(frames)} records make no movie: train with record_every=steps // 50")
     names = [str(step) for step in (range(len(frames)) if steps is None else steps)]
-    fig = _arrows(frames[0], titles, None, group_size)
+    fig = _arrows(frames[-1], titles, None, group_size)
     arrows = [i for i, trace in enumerate(fig.data) if trace.name]
     ends = frames.reshape(len(frames), -1, 2)
     fig.frames = [
@@ -134,14 +134,14 @@ def movie(
 
 
 def _played(fig: "go.Figure", prefix: str) -> "go.Figure":
-    """A button and a slider for a figure's frames, below it; pages put keys of their own in their place."""
+    """A button and a slider for the frames of a figure that shows the last of them, below it; pages put keys of their own in their place."""
     now = {"mode": "immediate", "frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}}
-    play = {"label": "play", "method": "animate", "args": [None, now | {"fromcurrent": True}]}
+    play = {"label": "play", "method": "animate", "args": [None, now]}
     pause = {"label": "pause", "method": "animate", "args": [[None], now]}
     steps = [{"label": frame.name, "method": "animate", "args": [[frame.name], now]} for frame in fig.frames]
     below = {"y": 0, "yanchor": "top", "pad": {"t": 55}}
     buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], "x": 0, "xanchor": "left", **below}
-    slider = {"steps": steps, "x": 0.2, "len": 0.8, "currentvalue": {"prefix": prefix}, **below}
+    slider = {"steps": steps, "active": len(steps) - 1, "x": 0.2, "len": 0.8, "currentvalue": {"prefix": prefix}, **below}
     return fig.update_layout(
         updatemenus=[buttons], sliders=[slider], margin_b=130, height=(fig.layout.height or 380) + 80
     )
@@ -247,7 +247,7 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
     fig.update_annotations(font_size=12)
     fig.frames = [
         {
-            "name": f"{angle}",
+            "name": f"{angle}°",
             "layout": {f"scene{i + 1 if i else ''}": {"camera": _camera(angle)} for i in range(len(vertices))},
         }
         for angle in range(0, 361, 10)
