@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # its boxes cut the names of options at 80 columns
     pretty_exceptions_enable=False,  # what is not a user's mistake is a bug: its traceback as Python prints it
     help="Toy models of superposition: train them, name their geometry, set them beside a real transformer.\n\n"
     "Start with `tms demo`. Every command's `--help` has an example.",
@@ -43,7 +43,7 @@ console, aside = Console(), Console(stderr=True)
 Activation = Literal["identity", "relu", "gelu", "softmax"]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
-Model = Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2, any name of the hub, or a local folder.")]
+Model = Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2, any name of the hub, a folder.")]
 
 
 def print_version(wanted: bool) -> bool:
@@ -164,7 +164,7 @@ def demo(
     n_models: Annotated[int, typer.Option(min=20, help="Toy models to train for the first section.")] = 400,
     json_file: Json = None,
 ) -> None:
-    """The main job: what superposition looks like on toys and in a real transformer, on one page.
+    """Toys beside a real transformer, on one page: the main job.
 
     Trains a few hundred toys and names their geometries; trains toys with a pseudo-attention head and aligns its
     singular vectors with the feature directions; splits the attention scores of a real transformer's heads into
@@ -301,7 +301,9 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("comparison"),
     json_file: Json = None,
 ) -> None:
-    """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and overlaps.
+    """A run's bottleneck beside a real transformer's.
+
+    From embedding to unembedding: norms, and overlaps against the least possible.
 
     Example: `tms train runs/hexagon`, then `tms compare runs/hexagon --model gpt2`
     """
@@ -340,17 +342,16 @@ def sweep(
     address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Train every combination of a grid, on this machine or a cluster. Stop and start it as you like.
+    """Train every combination of a grid, here or on a cluster. Stop and start it as you like.
 
     The file has a table `[base]` of settings that all runs share, a table `[grid]` of lists, and `seeds`, a count or a
     list. Settings are those of ToyConfig, the data, the optimizer and train, by name:
 
+    \b
         seeds = 10
-
         [base]
         n_features = 6
         d_hidden = 2
-
         [grid]
         feature_probability = [0.02, 0.057, 0.2]
         tied = [true, false]
@@ -388,7 +389,9 @@ def reproduce(
         int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
 ) -> None:
-    """Measure claims of the source documents over many models: supported, refuted or inconclusive.
+    """Measure claims: supported, refuted or inconclusive.
+
+    A claim is a statement of one of the source documents; it is decided over many models.
 
     Each finished claim is stored in the output folder and not measured again until the code or the size changes: stop
     it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim says and how it
@@ -441,7 +444,9 @@ def figure(
     store: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
     quick: Quick = False,
 ) -> None:
-    """One figure of a claim alone, with its title and caption: a page to turn and read, or a picture for a paper.
+    """One figure of a claim, to turn or to print.
+
+    It has the claim for its title, and its caption below.
 
     It is drawn from the stored verdict; a claim without one is measured first. Pictures need the package kaleido
     (in the extra `report`) and Chrome or Chromium; HTML needs neither.
@@ -487,7 +492,9 @@ def list_claims(
     out: Out = Path("reproduction"),
     json_file: Json = None,
 ) -> None:
-    """All claims by source, with their last verdict; of those named, how each is decided and what came out.
+    """All claims by source, with their last verdict.
+
+    Of those named, how each is decided and what came out.
 
     Example: `tms list`, then `tms list hexagon-norms`
     """
@@ -541,7 +548,7 @@ def theory(
     out: Annotated[Path | None, typer.Option(help="Folder for a page with figures.")] = None,
     json_file: Json = None,
 ) -> None:
-    """Which polygon theory expects in two dimensions, on paper: nothing is trained.
+    """Which polygon theory expects in two dimensions. Nothing is trained.
 
     The first table holds each F-gon in the limit of one active feature: its change of loss per unit of feature
     probability (gain: the lower, the better), best norm and bias; the textbook argument has unit norms and nearest
