@@ -32,7 +32,7 @@ class Visual:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
         name = f"circuitsvis-{uuid.uuid4()}"
         return (
-            f'<div class="visual" style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
+            f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
             f'<div id="{name}"></div></div>'
             f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {script_json(self.props)})</script>'
         )

@@ -1,4 +1,4 @@
-"""One look for every figure: colors that color-blind readers can tell apart, one signed scale, one font, light and dark."""
+"""One look for every figure: colors that the color-blind can tell apart, one signed scale, one font, light and dark."""
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
@@ -56,5 +56,5 @@ def blank(**layout: Any) -> "Figure":
 
 
 def signed(limit: float | int) -> dict[str, Any]:
-    """The signed scale of a heatmap: from -`limit` to `limit`, blank at zero, in the colors of whatever theme it is in."""
+    """The signed scale of a heatmap: from -`limit` to `limit`, blank at zero, in the colors of its theme."""
     return {"zmin": -limit, "zmax": limit, "autocolorscale": True}

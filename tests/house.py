@@ -80,7 +80,16 @@ PROBES = (
     "slices",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "modules", "hooked_module", "style", "render")
+PROBES_ANNEXES = (
+    "transformers",
+    "architectures",
+    "attribution",
+    "logistic",
+    "modules",
+    "hooked_module",
+    "style",
+    "render",
+)
 
 
 def files(room: str) -> list[Path]:

@@ -74,7 +74,7 @@ def __dir__() -> list[str]:
 
 
 def __getattr__(name: str) -> object:
-    """Import a public name, or a room, when it is first asked for; classes say what is ours for names used elsewhere."""
+    """Import a public name, or a room, when it is first asked for; classes answer names used elsewhere with ours."""
     if name not in _ROOM_OF:
         if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

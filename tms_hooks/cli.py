@@ -326,7 +326,9 @@ def compare(
     )
     print_table(table, f"{run.name} beside {model}")
     tell(f"{how_far}.")
-    write_json({"completed_steps": trained.completed_steps, "final_loss": loss.tolist()} | dict(section.table), json_file)
+    write_json(
+        {"completed_steps": trained.completed_steps, "final_loss": loss.tolist()} | dict(section.table), json_file
+    )
     lead = f"{how_far}, and {model}: measured by the same calls."
     with nothing_lost():
         page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
@@ -568,7 +570,10 @@ def theory(
     print_table(polygons, "One active feature: gain, norm and bias of the best F-gon")
     best = best_polygon_table(progress.each(range(4, 11), "summing all patterns of 4 to 10 features"))
     print_table(best, "Corners of the best polygon: n features (rows), feature probability p (columns)")
-    corners = {str(n): dict(zip(map(str, best.columns), row, strict=True)) for n, row in zip(best.index, best.to_numpy().tolist(), strict=True)}
+    corners = {
+        str(n): dict(zip(map(str, best.columns), row, strict=True))
+        for n, row in zip(best.index, best.to_numpy().tolist(), strict=True)
+    }
     write_json({"polygons": records(polygons), "best_corners": corners}, json_file)
     if out is not None:
         from tms_hooks.pages.theory_page import write_page

@@ -259,7 +259,7 @@ def _finished(folder: Path) -> Run | None:
 def _shared(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """What is the same in all of these, within their parts too.
 
-    >>> _shared([{"cfg": {"tied": True, "d_hidden": 2}, "steps": 5}, {"cfg": {"tied": False, "d_hidden": 2}, "steps": 5}])
+    >>> _shared([{"cfg": {"tied": tied, "d_hidden": 2}, "steps": 5} for tied in (True, False)])
     {'cfg': {'d_hidden': 2}, 'steps': 5}
     """
     found = {}

@@ -55,7 +55,9 @@ def test_what_the_command_line_restates_is_the_library_s():
 def test_version():
     done = invoke("--version")
     assert done.exit_code == 0
-    assert re.fullmatch(r"tms-hooks \d+\.\d+\S* \(torch \S+, transformer-lens \S+, Python 3\.\d+\.\d+\)", done.output.strip())
+    assert re.fullmatch(
+        r"tms-hooks \d+\.\d+\S* \(torch \S+, transformer-lens \S+, Python 3\.\d+\.\d+\)", done.output.strip()
+    )
 
 
 @pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}])

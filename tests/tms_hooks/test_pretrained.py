@@ -44,7 +44,7 @@ def test_an_activation_of_ones_own_is_refused_before_anything_is_written(tmp_pat
     def swish(x):
         return x * x.sigmoid()
 
-    with pytest.raises(ValueError, match="swish is a function of your own.*run.save"):
+    with pytest.raises(ValueError, match=r"swish is a function of your own.*run.save"):
         ToyModel(tms.ToyConfig(5, 2, hidden_act=swish)).save_pretrained(tmp_path / "toy")
     assert not (tmp_path / "toy").exists()
 
@@ -56,12 +56,12 @@ class Other(ToyModel):
 def test_a_toy_of_another_class_is_refused(tmp_path):
     Other(CONFIGS["plain"]).save_pretrained(tmp_path)
     assert isinstance(Other.from_pretrained(tmp_path), Other)
-    with pytest.raises(TypeError, match="holds a Other: use Other.from_pretrained"):
+    with pytest.raises(TypeError, match=r"holds a Other: use Other.from_pretrained"):
         ToyModel.from_pretrained(tmp_path)
 
 
 def test_what_is_no_toy_is_refused(tmp_path):
-    with pytest.raises(FileNotFoundError, match="is read by `tms.load`"):
+    with pytest.raises(FileNotFoundError, match=r"is read by `tms.load`"):
         ToyModel.from_pretrained(tmp_path)
     with pytest.raises(FileNotFoundError, match="is no folder here"):
         ToyModel.from_pretrained(tmp_path / "nothing")

@@ -1,19 +1,17 @@
 """Single toys as folders that Hugging Face's tools know: `save_pretrained`, `from_pretrained`, `push_to_hub`.
 
-A folder holds `config.json`, `model.safetensors` and a model card. The first is sealed: what was changed or torn since it
-was written is refused, as with runs, and nothing in it is code. A run of many toys is saved by `Run.save`.
+A folder holds `config.json`, `model.safetensors` and a model card. The first is sealed: what was changed or torn since
+it was written is refused, as with runs, and nothing in it is code. A run of many toys is saved by `Run.save`.
 """
 
 import json
-from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, ClassVar, TypeVar
+from typing import Any, TypeVar
 
 from huggingface_hub import ModelCard, ModelHubMixin, snapshot_download
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-from torch import Tensor
 
 from tms_hooks import files, own
 from tms_hooks.config import ToyConfig
@@ -27,7 +25,6 @@ class PretrainedToy(ModelHubMixin):
     """What a toy has from `huggingface_hub`'s mixin, with checks; a subclass has `cfg` and `from_weights`."""
 
     cfg: ToyConfig
-    from_weights: ClassVar[Callable[[ToyConfig, Mapping[str, Tensor]], Any]]
 
     def save_pretrained(  # type: ignore[override]  # its options are those of pushing
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **push: Any
@@ -92,7 +89,9 @@ class PretrainedToy(ModelHubMixin):
         if about["model"] != cls.__name__:
             raise TypeError(f"{folder} holds a {about['model']}: use {about['model']}.from_pretrained")
         try:
-            toy: Toy = cls.from_weights(ToyConfig(**about["cfg"]), parts[WEIGHTS])
+            toy: Toy = cls.from_weights(  # type: ignore[attr-defined]
+                ToyConfig(**about["cfg"]), parts[WEIGHTS]
+            )
             return toy
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise files.DamagedRun(f"{folder / CONFIG} describes no toy: {type(error).__name__}: {error}") from error

@@ -90,6 +90,7 @@ def story(run: Run, parts: Sequence[Part], real_name: str) -> Story:
     (shape, count), loss = Counter(names.tolist()).most_common(1)[0], run.final_loss.numpy()
     best = min(np.flatnonzero(names == shape).tolist(), key=lambda i: loss[i])
     crowded = next(section.table for section, _ in parts if section.short == BOTTLENECKS)
+    assert crowded is not None
     aligned = next(rows.value.iloc[0] for section, rows in parts if section.short == HEADS)
     held = crowded.loc["features per dimension"]
     W = run.history.W_E.isel(model=best).values[:, None]
@@ -150,8 +151,8 @@ def geometries(run: Run) -> Part:
     section = report.Section(
         short="Geometries",
         title="Which geometry do six features take in two dimensions?",
-        text=f"{len(names)} toys $x' = ReLU(W^T W x + b)$, features active with probability 0.057, one seed each; Adam, "
-        "learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
+        text=f"{len(names)} toys $x' = ReLU(W^T W x + b)$, features active with probability 0.057, one seed each; "
+        "Adam, learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
         finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first['95 % from']:.0%} to "
         f"{first['95 % to']:.0%}); the lowest mean held-out loss is the {lowest}'s "
         f"({table['mean held-out loss'].min():.5f}, the {first.name}'s {first['mean held-out loss']:.5f}).",

@@ -146,9 +146,24 @@ def write_figure(path: str | Path, figure: "go.Figure", title: str = "", caption
     above, below = ("<br>".join(textwrap.wrap(text, 110)) for text in (title, caption))
     margin = {"t": 70 + 18 * above.count("<br>") + (figure.layout.margin.t or 0) // 2, "b": 110}
     shown = type(figure)(figure).update_layout(
-        template=style.template(), title=above, margin=margin, height=(figure.layout.height or 380) + 90, updatemenus=[], sliders=[]
+        template=style.template(),
+        title=above,
+        margin=margin,
+        height=(figure.layout.height or 380) + 90,
+        updatemenus=[],
+        sliders=[],
     )
-    shown.add_annotation(text=below, showarrow=False, align="left", x=0, xref="paper", xanchor="left", y=0, yref="container", yanchor="bottom")
+    shown.add_annotation(
+        text=below,
+        showarrow=False,
+        align="left",
+        x=0,
+        xref="paper",
+        xanchor="left",
+        y=0,
+        yref="container",
+        yanchor="bottom",
+    )
     try:
         content = shown.to_image(format=kind, width=1000, scale=2)
     except (RuntimeError, ValueError) as error:

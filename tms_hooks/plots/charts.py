@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.layout import NULL, TOY, blank, color
+from probes.style import NULL, blank
+from tms_hooks.plots.layout import TOY, color
 
 if TYPE_CHECKING:
     import pandas as pd

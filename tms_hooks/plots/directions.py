@@ -8,19 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from tms_hooks.plots.layout import (
-    NULL,
-    PALETTE,
-    TOY,
-    WRAP,
-    as_array,
-    center,
-    color,
-    panel,
-    row_of_panels,
-    template,
-    title_lines,
-)
+from probes.style import NULL, PALETTE, template
+from tms_hooks.plots.layout import TOY, WRAP, as_array, center, color, panel, row_of_panels, title_lines
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -134,14 +123,21 @@ def movie(
 
 
 def _played(fig: "go.Figure", prefix: str) -> "go.Figure":
-    """A button and a slider for the frames of a figure that shows the last of them, below it; pages put keys of their own in their place."""
+    """A button and a slider below a figure that shows the last of its frames; pages put keys of their own there."""
     now = {"mode": "immediate", "frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}}
     play = {"label": "play", "method": "animate", "args": [None, now]}
     pause = {"label": "pause", "method": "animate", "args": [[None], now]}
     steps = [{"label": frame.name, "method": "animate", "args": [[frame.name], now]} for frame in fig.frames]
     below = {"y": 0, "yanchor": "top", "pad": {"t": 55}}
     buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], "x": 0, "xanchor": "left", **below}
-    slider = {"steps": steps, "active": len(steps) - 1, "x": 0.2, "len": 0.8, "currentvalue": {"prefix": prefix}, **below}
+    slider = {
+        "steps": steps,
+        "active": len(steps) - 1,
+        "x": 0.2,
+        "len": 0.8,
+        "currentvalue": {"prefix": prefix},
+        **below,
+    }
     return fig.update_layout(
         updatemenus=[buttons], sliders=[slider], margin_b=130, height=(fig.layout.height or 380) + 80
     )
@@ -175,7 +171,7 @@ def _add_path(
     hue: int | None = None,
     name: str = "",
 ) -> None:
-    """A line through points (point, 2) with a mark at its end, in the color of the feature, in a panel of this number."""
+    """A line through points (point, 2) with a mark at its end, in the color of the feature, in one panel."""
     x, y = points.T
     name = name or f"feature {feature}"
     fig.add_scatter(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
-from probes.style import NEGATIVE, NULL, PALETTE, POSITIVE, blank, template
+from probes.style import NEGATIVE, PALETTE, POSITIVE, template
 from tms_hooks.errors import explained
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from probes import style
-from tms_hooks.plots.layout import NULL, PALETTE, blank, color, color_steps, make_square, panel, row_of_panels
+from probes.style import NULL, PALETTE, blank, signed
+from tms_hooks.plots.layout import color, color_steps, make_square, panel, row_of_panels
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) -> "go.Figure":
     """A matrix with entries of either sign, red to blue through white at zero."""
     limit = float(np.abs(matrix).max()) or 1.0
-    fig = blank(height=380).add_heatmap(z=matrix, colorbar={"title": {"text": colorbar}}, **style.signed(limit))
+    fig = blank(height=380).add_heatmap(z=matrix, colorbar={"title": {"text": colorbar}}, **signed(limit))
     fig.update_yaxes(autorange="reversed", title_text=ylabel).update_xaxes(title_text=xlabel)
     return make_square(fig, matrix)
 
