@@ -326,9 +326,9 @@ def compare(
     )
     print_table(table, f"{run.name} beside {model}")
     tell(f"{how_far}.")
-    write_json(
-        {"completed_steps": trained.completed_steps, "final_loss": loss.tolist()} | dict(section.table), json_file
-    )
+    measured = records(section.table.rename_axis("quantity")) if section.table is not None else []
+    reached = {"completed_steps": trained.completed_steps, "final_loss": loss.tolist()}
+    write_json(reached | {"measured": measured}, json_file)
     lead = f"{how_far}, and {model}: measured by the same calls."
     with nothing_lost():
         page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
@@ -391,7 +391,7 @@ def reproduce(
         int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
 ) -> None:
-    """Measure claims: supported, refuted or inconclusive.
+    """Measure claims: what stands, what falls, what is open.
 
     A claim is a statement of one of the source documents; it is decided over many models.
 
@@ -423,6 +423,7 @@ def reproduce(
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
     console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
+    console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}")
     for result in ordered:
         if result.failed or not result.verdict:
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
@@ -431,7 +432,7 @@ def reproduce(
         claims_page.write_markdown(ordered, out, quick)
         page = claims_page.write_page(ordered, out, quick)
     tell(f"Open {page} in a browser: figures and controls.")
-    write_json([result.verdict.record() for result in ordered if result.verdict], json_file)
+    write_json(present.records(ordered), json_file)
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 
@@ -530,12 +531,13 @@ def list_claims(
         shown.add_column(no_wrap=True, min_width=max(len(claim.name) for claim in chosen))
         shown.add_column(no_wrap=True, overflow="ellipsis")
         for claim in (claim for claim in chosen if claim.source == source):
-            outcome = last_verdict[claim.name]
-            mark = f"[{COLORS[outcome]}]{SYMBOLS[outcome]}[/]" if outcome else " "
+            marked = last_verdict[claim.name]
+            mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
             shown.add_row(mark, claim.name, escape(claim.statement))
         console.print(shown, width=wide)
-    legend = ", ".join(f"{SYMBOLS[outcome]} {outcome}" for outcome in ("supported", "refuted", "inconclusive"))
-    tell(f"\n{len(chosen)} claims. {legend}; no mark: not measured in {out}. tms list CLAIM prints one in full.")
+    there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
+    legend = ", ".join([*there, f"no mark: not measured in {out}"])
+    tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")
 
 
 def _claims(names: Iterable[str]) -> "list[Claim]":

@@ -160,7 +160,7 @@ def test_claims_are_listed_a_line_each_by_source(tmp_path, monkeypatch, capsys):
         cli.list_claims(None, tmp_path)
     *lines, legend = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
-    assert "supported" in legend
+    assert legend.startswith(f"{len(claims())} claims; no mark: not measured in {tmp_path}")
     assert "H: pentagon vs hexagon" in lines
     for claim in claims().values():
         assert sum(line.split()[:1] == [claim.name] for line in lines) == 1
@@ -332,8 +332,11 @@ def test_a_number_that_is_missing_is_none(capsys):
 @pytest.mark.real_weights
 def test_compare_sets_a_run_beside_a_real_model(tmp_path):
     assert invoke("train", tmp_path / "run", "--seeds", 3, "--steps", 30, "--batch-size", 64).exit_code == 0
-    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
+    file = tmp_path / "found.json"
+    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page", "--json", file)
     assert done.exit_code == 0, done.output
+    dimensions = {row["quantity"]: row for row in json.loads(file.read_text())["measured"]}["dimensions"]
+    assert (dimensions["toys"], dimensions["smollm2"]) == (2, 576)
     assert "3 toys of" in done.output
     assert "after 30 steps, held-out loss 0." in done.output
     assert "smollm2" in done.output

@@ -26,7 +26,7 @@ class PretrainedToy(ModelHubMixin):
 
     cfg: ToyConfig
 
-    def save_pretrained(  # type: ignore[override]  # its options are those of pushing
+    def save_pretrained(
         self, save_directory: str | Path, *, push_to_hub: bool = False, repo_id: str | None = None, **push: Any
     ) -> str | None:
         """Write the toy to a folder, over an earlier toy but over no other model; then push it, if that is asked for.
@@ -52,9 +52,7 @@ class PretrainedToy(ModelHubMixin):
         return self.push_to_hub(repo_id or folder.name, **push) if push_to_hub else None
 
     @classmethod
-    def from_pretrained(  # type: ignore[override]  # what else the mixin takes is the hub's
-        cls: type[Toy], pretrained_model_name_or_path: str | Path, **hub: Any
-    ) -> Toy:
+    def from_pretrained(cls: type[Toy], pretrained_model_name_or_path: str | Path, **hub: Any) -> Toy:
         """A toy from its folder, or from the hub by its name, "owner/name".
 
         Args:
