@@ -17,6 +17,7 @@ import pandas as pd
 from probes import style
 from probes.render import script_json
 from tms_hooks import files
+from tms_hooks.errors import check_installed
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -165,8 +166,9 @@ def write_figure(path: str | Path, figure: "go.Figure", title: str = "", caption
         yanchor="bottom",
     )
     try:
+        check_installed("kaleido", "report")
         content = shown.to_image(format=kind, width=1000, scale=2)
-    except (RuntimeError, ValueError) as error:
+    except (ImportError, RuntimeError, ValueError) as error:
         raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
     return files.keep(path, content)
 
