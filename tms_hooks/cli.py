@@ -176,7 +176,7 @@ def demo(
     check_extras(plotly="plots")
     from tms_hooks.pages.demo import run_demo
 
-    with nothing_lost(), usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
+    with nothing_lost(), usage_errors(ValueError, ImportError, ConnectionError, option="--model"):
         page, table = run_demo(out, model, n_models, say)
     print_table(table, "What the demo measured")
     write_json(records(table.rename_axis("measured")), json_file)
@@ -314,7 +314,7 @@ def compare(
     from tms_hooks.pages.demo import bottlenecks
     from tms_hooks.run import load
 
-    with usage_errors(ValueError, LookupError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
+    with usage_errors(ValueError, LookupError, FileNotFoundError, ImportError, ConnectionError):
         trained = load(run)
         say(f"loading {model}")
         real = probes.load_transformer(model)
@@ -364,7 +364,7 @@ def sweep(
     from tms_hooks.sweep import sweep_toml
 
     try:
-        with usage_errors(ValueError, OSError, ModuleNotFoundError):
+        with usage_errors(ValueError, OSError, ImportError):
             found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
     except KeyboardInterrupt:
         tell(f"Stopped. What is finished is in {store}; the same command goes on.")
