@@ -13,7 +13,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tms_hooks as tms
-from tms_hooks import cli, config
+from tms_hooks import cli, config, progress
 from tms_hooks.claims import claims
 from tms_hooks.cli import app
 from tms_hooks.training import optimizers
@@ -152,6 +152,20 @@ def test_results_for_programs_stand_alone_on_standard_output(tmp_path):
     again = invoke("train", tmp_path / "run", "--seeds", 3, *QUICK, "--overwrite", "--json", tmp_path / "r.json")
     assert "Saved to" in again.stdout
     assert [row["seed"] for row in json.loads((tmp_path / "r.json").read_text())["models"]] == [0, 1, 2]
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(progress, "PLAIN", 0.0)
+    with progress.bar(3, 1000, show=True) as move:
+        move(400)
+        move(1000)
+    assert list(progress.each([5, 6], "summing")) == [5, 6]
+    shown = capsys.readouterr()
+    lines = [re.sub(r"[\d,]+ model steps/s", "_", line) for line in shown.err.splitlines()]
+    training = [f"training 3 models: step {step} of 1,000, _" for step in ("400", "1,000")]
+    assert lines == [*training, "summing: 1 of 2", "summing: 2 of 2"]
+    assert shown.out == ""
 
 
 def test_claims_are_listed_a_line_each_by_source(tmp_path, monkeypatch, capsys):
