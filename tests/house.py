@@ -88,6 +88,7 @@ PROBES_ANNEXES = (
     "logistic",
     "modules",
     "hooked_module",
+    "style",
     "render",
 )
 
