@@ -262,12 +262,11 @@ def _run(module: str, chosen: list[Mutant], answers: Any) -> None:
 
 
 def sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
-    """That many mutants, as even over the modules as can be."""
-    draw = random.Random(seed)
+    """That many mutants, as even over the modules as can be; a module's draw does not depend on the others."""
     piles = []
     for module in modules:
         pile = list(mutants(module, (ROOT / module).read_text(encoding="utf-8")))
-        draw.shuffle(pile)
+        random.Random(f"{seed} {module}").shuffle(pile)
         piles.append(pile)
     rounds = [pile[depth] for depth in range(max(map(len, piles))) for pile in piles if depth < len(pile)]
     return rounds[:count]
