@@ -1,6 +1,6 @@
 """With what the library is tried: `make test-compat` makes an environment for each line below and runs tests in it.
 
-Each begins bare, without extras: a first run (`tests/smoke.py`) outside the checkout. Then come the extras and its tests.
+Each begins bare, without extras: a first run (`tests/smoke.py`) outside the checkout. Then come extras and tests.
 
     python -m tests.compat oldest python-3.13       some of them, all without a name; uv finds or fetches the Pythons
 """

@@ -1,4 +1,4 @@
-"""Which tests `make test-fast` leaves out: the slowest quarter, which `tests/slow.txt` names and `tests/conftest.py` marks.
+"""Which tests `make test-fast` leaves out: the slowest quarter, named in `tests/slow.txt`.
 
 `make slow` measures every test and writes the list anew.
 
@@ -35,7 +35,9 @@ def main() -> None:
     chosen = slowest(seconds)
     LIST.write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
     left = seconds.total() - sum(seconds[name] for name in chosen)
-    print(f"{len(chosen)} of {len(seconds)} tests are slow; the others take {left:.0f} of {seconds.total():.0f} seconds")
+    print(
+        f"{len(chosen)} of {len(seconds)} tests are slow; the others take {left:.0f} of {seconds.total():.0f} seconds"
+    )
 
 
 if __name__ == "__main__":

@@ -50,6 +50,13 @@ def test_exact_loss_agrees_with_samples(data, tied: bool) -> None:
     assert abs(float(landscape.exact_loss(weights, cfg, data)) - mean) < 3 * error
 
 
+def test_a_penalty_is_added_to_the_exact_loss() -> None:
+    cfg, data = ToyConfig(n_features=4, d_hidden=2), OneHot(n_features=4)
+    weights = random_weights(cfg)
+    found = landscape.exact_loss(weights, cfg, data, penalty=lambda w: w["W_E"].abs().sum())
+    torch.testing.assert_close(found, landscape.exact_loss(weights, cfg, data) + weights["W_E"].abs().sum())
+
+
 def test_exact_loss_of_a_scaled_unit_norm_toy() -> None:
     cfg, data = (
         ToyConfig(n_features=4, d_hidden=2, unit_norm=True),
