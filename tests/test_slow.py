@@ -6,7 +6,8 @@ from tests import slow
 from tests.conftest import ROOT
 
 TIMES = """<testsuites><testsuite>
-<testcase file="tests/test_a.py" name="test_x[1]" time="2.0"/><testcase file="tests/test_a.py" name="test_x[2]" time="2.5"/>
+<testcase file="tests/test_a.py" name="test_x[1]" time="2.0"/>
+<testcase file="tests/test_a.py" name="test_x[2]" time="2.5"/>
 <testcase file="tests/test_a.py" name="test_y" time="3.0"/><testcase file="tests/test_b.py" name="test_x" time="4.0"/>
 <testcase file="tests/test_b.py" name="test_z" time="0.1"/>
 </testsuite></testsuites>"""

@@ -73,7 +73,5 @@ def test_a_cost_per_sample_is_shared_equally_among_its_outputs_and_cannot_be_wei
     assert_close(losses.costs(each, out, target), out)
     losses.try_loss(whole, target[0], (2.0, 2.0, 2.0, 2.0))
     losses.try_loss(each, target[0], (1.0, 2.0, 1.0, 1.0))
-    with pytest.raises(
-        ValueError, match=r"gives one cost per sample, which importance=\(1\.0, 2\.0, 1\.0, 1\.0\) cannot"
-    ):
+    with pytest.raises(ValueError, match=r"one cost per sample, which importance=\(1\.0, 2\.0, 1\.0, 1\.0\) cannot"):
         losses.try_loss(whole, target[0], (1.0, 2.0, 1.0, 1.0))
