@@ -107,6 +107,20 @@ def test_an_empty_model_is_a_saddle_with_a_spectrum_by_hand() -> None:
     torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_an_empty_untied_model_escapes_along_both_matrices() -> None:
+    # Near W = 0, b = p/2, L = const - 2 v sum_i I_i W_E_i . W_U_i + ...: each product has the eigenvalues -2vI and 2vI.
+    p, cfg = 0.2, ToyConfig(n_features=3, d_hidden=2, tied=False)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(
+        cfg, {"W_E": torch.zeros(3, 2), "W_U": torch.zeros(2, 3), "b_U": torch.full((3,), p / 2)}
+    )
+    data, importance = SparseUniform(n_features=3, feature_probability=p), torch.tensor([1.0, 1.0, 3.0])
+    point = landscape.critical_point(model, data, importance)
+    assert (point.kind, point.escape) == ("saddle", 2)
+    expected = [-6 * v] * 2 + [-2 * v] * 4 + [2 * v] * 4 + [6 * v] * 2 + [2.0, 2.0, 6.0]
+    torch.testing.assert_close(point.eigenvalues, torch.tensor(expected, dtype=F64), rtol=1e-5, atol=1e-7)
+
+
 def test_pentagon_beside_an_ignored_feature_is_a_true_minimum() -> None:
     """n = 6, p = 0.057: the stuck feature of the pentagon-and-hexagon study."""
     p, cfg = 0.057, ToyConfig(n_features=6, d_hidden=2)
