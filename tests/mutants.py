@@ -47,7 +47,7 @@ CORE = {
     "tms_hooks/claims/verdict.py": ("claims/verdict",),
     "probes/alignment.py": ("alignment",),
     "probes/bottleneck.py": ("bottleneck",),
-    "probes/circuits.py": ("circuits",),
+    "probes/circuits.py": ("circuits", "slices"),
     "probes/slices.py": ("slices",),
     "probes/tangent.py": ("tangent",),
     "probes/activation_patching.py": ("activation_patching",),
