@@ -171,6 +171,8 @@ def graft(module: ModuleType, source: str) -> None:
         for room in rooms:
             if vars(room).get(name) is old:
                 setattr(room, name, new)
+    for remembers in (value for room in rooms for value in vars(room).values() if hasattr(value, "cache_clear")):
+        remembers.cache_clear()
 
 
 def _take(old: Any, new: Any) -> bool:

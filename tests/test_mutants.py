@@ -8,6 +8,7 @@ import pytest
 from tests.mutants import ROOT, equivalent, graft, mutants
 
 SOURCE = """
+from functools import cache
 LIMIT = 2
 class Box:
     size = 1.5
@@ -21,6 +22,9 @@ class Box:
         return 3
 def below(x):
     return x < LIMIT
+@cache
+def nine():
+    return 9
 TABLE = {"twice": lambda x: 2 * x}
 """
 
@@ -46,6 +50,7 @@ def rooms():
         ("double", "self.size * by -> self.size / by", "Box().double()", 3.0, 0.75),
         ("half", "2 -> 3", "Box().half", 0.75, 0.5),
         ("three", "3 -> 4", "Box.three()", 3, 4),
+        ("nine", "9 -> 10", "nine()", 9, 10),
         ("module", "1.5 -> 3.0", "Box().size", 1.5, 3.0),
         ("module", "2 * x -> 2 / x", "TABLE['twice'](4)", 8, 0.5),
     ],
