@@ -166,7 +166,8 @@ def graft(module: ModuleType, source: str) -> None:
     rooms = [room for name, room in list(sys.modules.items()) if name.split(".")[0] in ("tms_hooks", "probes")]
     for name, new in list(vars(fresh).items()):
         old = vars(module).get(name)
-        if name.startswith("__") or _take(old, new) or not isinstance(new, int | float | str | tuple):
+        number = isinstance(new, int | float | str | tuple | list) or hasattr(new, "shape")
+        if name.startswith("__") or _take(old, new) or not number:
             continue
         for room in rooms:
             if vars(room).get(name) is old:
