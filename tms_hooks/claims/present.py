@@ -33,7 +33,8 @@ RULE = (
     "null is beaten (else it does not distinguish), refuted if the interval lies on the other side. If the interval "
     "holds the threshold there were too few models, or the statistic is at the threshold: more than ten times as many "
     "models would be needed. A part is not converged if three times the training moves its statistic out of its "
-    "interval. The outcome of a claim is that of the parts that its source states, or 'in part' if they differ."
+    "interval, by more than 1 % of its distance from the threshold. The outcome of a claim is that of the parts that "
+    "its source states, or 'in part' if they differ."
 )
 
 

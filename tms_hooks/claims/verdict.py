@@ -101,7 +101,7 @@ class Part:
         where = side_of(self.interval, needs.threshold)
         if where is None and math.isnan(self.statistic):
             return "not measurable"
-        if self.convergence and not self.convergence.holds:
+        if self.convergence and not self.convergence.holds(needs.threshold):
             return "not converged"
         if where is None:
             return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
@@ -467,11 +467,11 @@ def _part(plain: dict[str, Any]) -> Part:
     return Part(**made)
 
 
-def checked(part: Part, before: Part, after: Part, n_models: int) -> Part:
+def checked(part: Part, before: Part, after: Part) -> Part:
     """A part with the statistic of some of its models, and of the same ones trained for longer."""
     if math.isnan(before.statistic):
         return part
-    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, n_models))
+    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, before.n))
 
 
 def counted(held: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
