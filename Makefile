@@ -29,7 +29,7 @@ demo: $(READY) ## The main job: toys beside a real transformer -> report/index.h
 test: $(READY) ## Every test, with shapes and types checked at run time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-test-fast: $(READY) ## The tests that are not among the slowest quarter: under two minutes on two cores
+test-fast: $(READY) ## The tests that are not among the slowest quarter, for two cores and two minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
 test-random: $(READY) ## Every test, in an order of its own; SEED=7 for another
