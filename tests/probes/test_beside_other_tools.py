@@ -1,4 +1,4 @@
-"""Beside SAELens and nnsight: `make test-sae` makes an environment with both and runs this, skipped elsewhere.
+"""Beside SAELens and nnsight: `make test-compat COMPAT=sae-lens` runs this with both, skipped elsewhere.
 
 A sparse autoencoder is trained by SAELens's own trainer on a toy of 20 features in 8 dimensions.
 """

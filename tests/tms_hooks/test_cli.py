@@ -286,6 +286,12 @@ def test_demo_names_the_models_there_are(tmp_path):
     assert "did you mean 'smollm2'?" in re.sub(r"[\s│]+", " ", done.output)
 
 
+def test_demo_asks_for_a_tokenizer_before_it_trains(tmp_path):
+    done = invoke("demo", "--model", "tiny", "--out", tmp_path)
+    assert done.exit_code == 2 and "training" not in done.output
+    assert "'tiny' has no tokenizer" in re.sub(r"[\s│]+", " ", done.output)
+
+
 def test_sweep_trains_a_grid_once(tmp_path):
     (tmp_path / "grid.toml").write_text(
         "seeds = 2\n[base]\nn_features = 4\nd_hidden = 2\nsteps = 3\nbatch_size = 16\n"

@@ -51,6 +51,8 @@ def run_demo(
     began = time.perf_counter()
     say(f"loading {real_model}")
     real = probes.load_transformer(real_model)
+    if getattr(real, "tokenizer", None) is None:
+        raise ValueError(f"real_model={real_model!r} has no tokenizer, and the page shows it sentences: use 'smollm2'")
     say(f"training {n_models} toys of 6 features in 2 dimensions, naming their geometries")
     run = _to_the_end(train_toys(n_models))
     parts = [geometries(run)]
