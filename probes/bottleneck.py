@@ -173,8 +173,8 @@ def end_of(model: HookedModel, end: Literal["embed", "unembed"], inputs: Any = N
         _, factor = _entering(run, weights, None, len(blocks(model)) - 1, norm, norm is not None)
     except ValueError as error:
         raise ValueError(
-            "W_U does not read the residual stream: a layer of the head's own (BERT's) or something else that is no norm "
-            f"stands between{_TOO_FEW}"
+            "W_U does not read the residual stream: a layer of the head's own (BERT's) or something else that is no "
+            f"norm stands between{_TOO_FEW}"
         ) from error
     return (factor * weights).mT
 

@@ -462,8 +462,8 @@ def audit_error(s: Subject) -> float:
 def metric(out: Any) -> Tensor:
     """One number per example."""
     out = out[0] if isinstance(out, tuple) else out
-    out = out if out.ndim == 3 else out[:, None]
-    return out[:, -1] @ torch.linspace(-1, 2, out.shape[-1]).to(out)
+    last = out[:, -1] if out.ndim == 3 else out
+    return last @ torch.linspace(-1, 2, last.shape[-1]).to(last)
 
 
 def collect_error(s: Subject) -> float:
