@@ -100,10 +100,21 @@ def smollm2() -> Iterator[Case]:
 
 
 def toy_edges() -> Iterator[Case]:
-    """From each unit of the embedding and of the hidden layer to each neuron, past the other."""
-    for case in toys():
-        senders = [Site(hook, pos="each", unit="each") for hook in ("hook_embed", "hook_hidden")]
-        yield case._replace(sites=senders, receivers=[Site("blocks.0.mlp.hook_post", pos=1, unit="each")])
+    """From each unit of the stream and each neuron of the first MLP to each neuron of the second, past the others."""
+    cfg = tms.ToyConfig(n_features=12, d_hidden=6, tied=False, d_mlp=16, n_mlps=2, bottleneck="residual")
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(8):
+        clean, corrupted = torch.rand(2, 4, 12, generator=generator)
+        senders = [Site("blocks.0.hook_resid_pre", unit="each"), Site("blocks.0.mlp.hook_post", unit="each")]
+        receivers = [Site("blocks.1.mlp.hook_post", unit="each")]
+        yield Case(
+            tms.ToyModel(cfg, seed=seed),
+            clean,
+            corrupted,
+            lambda out: out[:, :6].square().sum(-1),
+            senders,
+            receivers,
+        )
 
 
 def tiny_edges() -> Iterator[Case]:

@@ -10,6 +10,7 @@ first patched run: where they do not reproduce it, the model is run as a whole.
 """
 
 import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -28,6 +29,10 @@ from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
 """The model's output on the examples -> one number per example, such as a difference of two logits."""
+
+
+MOST_CUTS = 8
+"""Of how many beginnings of the examples keys and values are kept, which of long ones takes room."""
 
 
 class BaseRun:
@@ -65,6 +70,7 @@ class BaseRun:
             return 0
         read = self._savings[1]
         cut = pos if read is None else min(pos, max(read))
+        cut -= cut % math.ceil(self.inputs.shape[1] / MOST_CUTS)
         self._remember(cut)
         return cut
 
@@ -237,10 +243,10 @@ class BaseRun:
         self, output: Any, copies: int, read: list[int] | None = None, cut: int = 0
     ) -> Float[Tensor, "copy batch"]:
         """The metric, called on one copy of the examples at a time, of an output at the positions to read."""
-        full = None if read is None and not cut else self.output.clone()
-        there = (
-            [p for p in (range(self.output.shape[1]) if read is None else read) if p >= cut] if full is not None else []
-        )
+        full, there = None, list[int]()
+        if read is not None or cut:
+            full = self.output.clone()
+            there = [position for position in read or range(full.shape[1]) if position >= cut]
         rows = []
         for copy in range(copies):
             examples = slice(copy * self.n_examples, (copy + 1) * self.n_examples)
