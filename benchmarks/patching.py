@@ -22,13 +22,15 @@ from transformer_lens import patching
 from probes import Site, patch_sweep
 
 
-def gpt2_small_shape() -> Any:
-    """GPT-2 small with random weights; nothing is downloaded."""
+def gpt2_small_shape(width: int) -> Any:
+    """GPT-2 small with random weights, or a narrower one with a vocabulary in proportion; nothing is downloaded."""
     from transformer_lens.model_bridge.sources import build_bridge_from_module
     from transformers import GPT2Config, GPT2LMHeadModel
 
     with torch.random.fork_rng():
-        hf = GPT2LMHeadModel(GPT2Config(attn_implementation="eager")).eval()
+        hf = GPT2LMHeadModel(
+            GPT2Config(n_embd=width, vocab_size=50257 * width // 768, attn_implementation="eager")
+        ).eval()
     return build_bridge_from_module(hf, "GPT2LMHeadModel", hf_config=hf.config).eval()
 
 
@@ -81,14 +83,15 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=15)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
+    parser.add_argument("--width", type=int, default=768, help="of the model; `work` hardly depends on it")
     parser.add_argument("--by", nargs="+", default=["head", "position"])
     args = parser.parse_args()
     torch.set_num_threads(1)
-    model = gpt2_small_shape()
+    model = gpt2_small_shape(args.width)
     generator = torch.Generator().manual_seed(0)
     for n_prompts in args.prompts:
-        clean = torch.randint(0, 50257, (n_prompts, args.tokens), generator=generator)
-        corrupted = torch.randint(0, 50257, (n_prompts, args.tokens), generator=generator)
+        clean = torch.randint(0, model.cfg.d_vocab, (n_prompts, args.tokens), generator=generator)
+        corrupted = torch.randint(0, model.cfg.d_vocab, (n_prompts, args.tokens), generator=generator)
         for by in args.by:
             sweeps = {"theirs": theirs, "ours": ours}
             seconds: dict[str, list[float]] = {name: [] for name in sweeps}
