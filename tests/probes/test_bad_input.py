@@ -162,7 +162,7 @@ ON_INPUTS: dict[str, Callable[[Case, Any], Any]] = {
 @pytest.mark.parametrize("tool", ON_INPUTS)
 def test_nothing_to_run_on_is_refused(subject: Any, tool: str) -> None:
     for nothing in (subject.inputs[:0], subject.inputs[:, :0], []):
-        with pytest.raises(ValueError, match="inputs is empty: .*give at least one example"):
+        with pytest.raises(ValueError, match=r"inputs is empty: .*give at least one example"):
             ON_INPUTS[tool](Case(subject), nothing)
 
 
