@@ -95,10 +95,8 @@ def main() -> None:
         for by in args.by:
             sweeps = {"theirs": theirs, "ours": ours}
             seconds: dict[str, list[float]] = {name: [] for name in sweeps}
-            operations = {
-                name: count_operations(sweep, model, clean, corrupted, by, args.layers)
-                for name, sweep in sweeps.items()
-            }
+            asked = (model, clean, corrupted, by, args.layers)
+            operations = {name: count_operations(sweep, *asked) for name, sweep in sweeps.items()}
             for _ in range(args.repeats):
                 results = []
                 for name, sweep in sweeps.items():
