@@ -99,8 +99,8 @@ MOST_FILES, MOST_LINES = 50, 10_130
   behind a hook that breaks the model, and axes by name (120); prompts of several lengths, groups, masks, any splits and
   refusals of linear probes, sites by any index (270); alignment of bottlenecks, of single directions and with tokens,
   slices that are taken away, what others have saved (370); modules of one's own (170);
-- in probes again: positions before a patch that are not computed, copies with what their functions close over, ends that
-  `nearest_tokens` verifies, refusals of inputs and weights without numbers (230);
+- in probes again: positions before a patch that are not computed, copies with what their functions close over, ends
+  that `nearest_tokens` verifies, refusals of inputs and weights without numbers (230);
 - in toys, `models.hooks`: caches like a bridge's (230); biased heads, weighed pairs, a residual stream, other outputs
   than features (200);
 - in training, `own`, `data.structured`, six tasks, losses and values for questions of one's own (900); settings per
