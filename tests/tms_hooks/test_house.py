@@ -98,13 +98,15 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 52, 10_150
+MOST_FILES, MOST_LINES = 52, 10_350
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then came, in lines:
 
 - in probes, `verification` (150) and what it let circuits, slices and bottlenecks check (240); an audit that goes on
   behind a hook that breaks the model, and axes by name (120); prompts of several lengths, groups, masks, any splits and
   refusals of linear probes, sites by any index (270); alignment of bottlenecks, of single directions and with tokens,
   slices that are taken away, what others have saved (370); modules of one's own (170);
+- in probes again: positions before a patch that are not computed, copies with what their functions close over, ends
+  that `nearest_tokens` verifies, refusals of inputs and weights without numbers (230);
 - in toys, `models.hooks`: caches like a bridge's (230); biased heads, weighed pairs, a residual stream, other outputs
   than features (200);
 - in training, `own`, `data.structured`, six tasks, losses and values for questions of one's own (900); settings per
