@@ -144,7 +144,7 @@ dict(zip(penalties, active.round(2).tolist(), strict=True))  # latents active pe
 
 # %% [markdown]
 # ## With SAELens
-# SAELens needs another release of TransformerLens, so it lives in an environment of its own: `make test-sae` makes one.
+# SAELens needs another release of TransformerLens, so it lives in an environment of its own: `make test-compat COMPAT=sae-lens` makes one.
 # What its autoencoders find is judged by the same `matched`; and `probes.probe_activations` takes their latents.
 
 # %%
@@ -159,4 +159,4 @@ if find_spec("sae_lens"):
     train_toy_sae(lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3)
     print(matched(lens.W_dec.detach())[0].sort().values)
 else:
-    print("SAELens is not here: make test-sae")
+    print("SAELens is not here: make test-compat COMPAT=sae-lens")

@@ -476,12 +476,12 @@ def figure(
             console.print(result.failed or result.summary, markup=False)
             raise typer.Exit(1)
         verdict = result.verdict
-    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
+    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.pictures, start=1)]
     if index is None:
-        index = next((i for i, (_, drawn) in enumerate(verdict.figures, start=1) if report.turns(drawn)), 1)
+        index = next((i for i, (_, drawn) in enumerate(verdict.pictures, start=1) if report.turns(drawn)), 1)
     if index > len(captions):
         raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
-    caption, drawn = verdict.figures[index - 1]
+    caption, drawn = verdict.pictures[index - 1]
     with nothing_lost(), usage_errors(ValueError, RuntimeError, option="--out"):
         path = report.write_figure(out, drawn, claim.statement, caption)
     for caption in captions:

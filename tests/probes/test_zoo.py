@@ -112,7 +112,7 @@ computation that uses neither the tool nor, where the tool reads weights, the we
 gradients, residual stream and a step of its training, or an edit of the running model. *Refused* means that the tool
 raises an error with the reason that has this number below. The tables are written by `python -m tests.probes.test_zoo`,
 and `make test` fails if they are not those of the code. A `HookedTransformer`, which TransformerLens has before 4.0, is
-held against the GPT-2 that gives it its weights by `make test-tl3`: there it is what `gpt2` is here.
+held against the GPT-2 that gives it its weights by `make test-compat`: there it is what `gpt2` is here.
 
 *Folded* is `fold_norm=True`. `align` is given a bottleneck, and a head's Omega; `nearest_tokens` asks behind the final
 norm, for what is written, or at the embedding. In the columns of bottlenecks, `mlp.out` is block 0's and `mlp.in` block
