@@ -9,11 +9,11 @@ from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
 from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
-from tms_hooks.fused.kernels.products import WIDTH
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
 
 BLOCK = 256  # rows worked on together, or more,
-SMALL = 8192  # if that leaves no more entries than this
+SMALL = 8192  # if that leaves no more entries than this.
+WHOLE = 4 * LANES  # The widest tile of any processor: blocks, and so the order of sums, are the same on all.
 
 
 class Batch(NamedTuple):
@@ -83,7 +83,7 @@ def train_one(
     """`advance` for one model."""
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
-    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
+    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // WHOLE) * WHOLE
     x, g = aligned(positions * n, block + LANES, w), np.empty_like(w)
     y, if_empty = x, np.zeros(o, w.dtype)
     if not asked.same:

@@ -137,7 +137,7 @@ def make_plain_space(like, toy, block, sparse):
         aligned(m, rows, like),
         aligned(m, rows, like),
         aligned(o, rows, like),
-        aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, like),
+        aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else LANES, LANES, like),
         np.zeros(m, like.dtype),
         np.empty((n * block // 8 if sparse else 0, 2), np.int64),
     )

@@ -23,7 +23,20 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 from typing import Any, no_type_check
 
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, nonzero, splat, store
+from tms_hooks.fused.kernels.lanes import (
+    LANES,
+    PART,
+    REGISTERS,
+    TILE,
+    choice,
+    compiled,
+    inner,
+    load,
+    lowest_bit,
+    nonzero,
+    splat,
+    store,
+)
 
 
 def _compile(source: str) -> Any:
@@ -34,41 +47,48 @@ def _compile(source: str) -> Any:
 
 
 def _product(height: int, width: int) -> Any:
-    """`to = start + w @ source` for the tile of `height` rows of `to` from `top` on and `width` strips from `r` on."""
-    tile, strips = [(i, j) for i in range(height) for j in range(width)], range(width)
+    """`to = start + w @ source` for the tile of `height` rows of `to` from `top` on and `width` parts from `r` on."""
+    tile, parts = [(i, j) for i in range(height) for j in range(width)], range(width)
     return _compile(f"""
 def loop(to, start, w, source, top, r):
-    {"; ".join(f"t{i}_{j} = splat(start[top + {i}])" for i, j in tile)}
+    {"; ".join(f"t{i}_{j} = splat_part(start[top + {i}])" for i, j in tile)}
     for k in range(len(source)):
-        {"; ".join(f"s{j} = load(source, k, r + {j} * LANES)" for j in strips)}
+        {"; ".join(f"s{j} = load_part(source, k, r + {j} * PART)" for j in parts)}
         {
         "; ".join(
-            f"v = splat(w[top + {i}, k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in strips)
+            f"v = splat_part(w[top + {i}, k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in parts)
             for i in range(height)
         )
     }
-    {"; ".join(f"store(to, top + {i}, r + {j} * LANES, t{i}_{j})" for i, j in tile)}
+    {"; ".join(f"store(to, top + {i}, r + {j} * PART, t{i}_{j})" for i, j in tile)}
 """)
 
 
-def _outer(side: int) -> Any:
-    """`to[i, j] += left[i, :rows] . right[j, :rows]` for the square tile from (top, at) on; `sums` is scratch."""
-    each = range(side)
-    tile = [(i, j) for i in each for j in each]
-    sums = ", ".join(f"t{i}_{j}" for i, j in tile)
+def _outer(height: int, width: int) -> Any:
+    """`to[i, j] += left[i, :rows] . right[j, :rows]` for the tile from (top, at) on, but not before (new_i, new_j).
+
+    `sums` is scratch: the tile's sums of each lane.
+    """
+    tile = [(i, j) for i in range(height) for j in range(width)]
+    sums = [f"t{i}_{j}" for i, j in tile]
     return _compile(f"""
-def loop(to, left, right, top, at, rows, sums, zero):
-    {sums.replace(", ", " = ")} = splat(zero)
-    for r in range(0, rows, LANES):
-        {"; ".join(f"a{i} = load(left, top + {i}, r); b{i} = load(right, at + {i}, r)" for i in each)}
-        {"; ".join(f"t{i}_{j} = fma(a{i}, b{j}, t{i}_{j})" for i, j in tile)}
-    store(sums, 0, 0, totals(({", ".join([sums] * (LANES // side**2))})))
-    {"; ".join(f"to[top + {i}, at + {j}] += sums[0, {i * side + j}]" for i, j in tile)}
+def loop(to, left, right, top, at, new_i, new_j, rows, sums, zero):
+    for part in range(0, LANES, PART):
+        {" = ".join(sums)} = splat_part(zero)
+        for r in range(part, rows, LANES):
+            {"; ".join(f"a{i} = load_part(left, top + {i}, r)" for i in range(height))}
+            {"; ".join(f"b{j} = load_part(right, at + {j}, r)" for j in range(width))}
+            {"; ".join(f"t{i}_{j} = fma(a{i}, b{j}, t{i}_{j})" for i, j in tile)}
+        {"; ".join(f"store(sums, {k}, part, {name})" for k, name in enumerate(sums))}
+    store(sums, 0, 0, totals(({"".join(f"load(sums, {k}, 0), " for k in range(len(sums)))})))
+    for i in range(new_i, top + {height}):
+        for j in range(new_j, at + {width}):
+            to[i, j] += sums[0, (i - top) * {width} + j - at]
 """)
 
 
 def _strips(m: int, width: int) -> Any:
-    """Losses and gradients for hidden width `m` and a piecewise linear output, `width` strips of rows at a time.
+    """Losses and gradients for hidden width `m` and a piecewise linear output, parts of `width` strips at a time.
 
     Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
     then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the gradients in
@@ -85,49 +105,51 @@ def _strips(m: int, width: int) -> Any:
         """`term` of all strips added to a column of `sums`; `REST` in it stands for the sum so far."""
         lines = []
         for k in each if "K" in column else (0,):
-            value = f"load(sums, at + {column}, 0)"
+            value = f"load_part(sums, at + {column}, part)"
             for j in strips:
                 value = term.replace("REST", value).replace("J", str(j))
-            lines.append(f"store(sums, at + {column}, 0, {value})".replace("K", str(k)))
+            lines.append(f"store(sums, at + {column}, part, {value})".replace("K", str(k)))
         return "; ".join(lines)
 
     return _compile(f"""
 def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
-    lowest, nought = splat(floor), splat(zero)
-    for r in range(0, rows, {width} * LANES):
-        {line("live_J = first_lanes(rows - r - J * LANES)")}
-        {line("hK_J = dK_J = nought")}
-        for i in range(len(x)):
-            {line("x_J = load(x, i, r + J * LANES)")}
-            {line("hK_J = fma(x_J, splat(w_e[i, K]), hK_J)")}
-        for i in range(len(x)):
-            at = i * {2 * m + 2}
-            {line("logit_J = splat(b[i])")}
-            {line("logit_J = fma(hK_J, splat(w_u[i, K]), logit_J)")}
-            {line("clipped_J = at_most(logit_J, lowest)")}
-            {line("error_J = sub(where(clipped_J, lowest, logit_J), load(y, i, r + J * LANES))")}
-            {line("error_J = where(live_J, error_J, nought)")}
-            {line("g_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
-            {line("dK_J = fma(g_J, splat(w_u[i, K]), dK_J)")}
-            {line("store(errors, i, J * LANES, g_J)")}
-            {adding(f"{2 * m}", "add(g_J, REST)")}
-            {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
-        for i in range(len(x)):
-            at = i * {2 * m + 2}
-            {line("x_J = load(x, i, r + J * LANES); g_J = load(errors, i, J * LANES)")}
-            if tied:
-                {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
-            else:
-                {adding("K", "fma(g_J, hK_J, REST)")}
-                {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
+    lowest, nought = splat_part(floor), splat_part(zero)
+    for top in range(0, rows, {width} * LANES):
+        for part in range(0, LANES, PART):
+            r = top + part
+            {line("live_J = first_of_part(rows - r - J * LANES)")}
+            {line("hK_J = dK_J = nought")}
+            for i in range(len(x)):
+                {line("x_J = load_part(x, i, r + J * LANES)")}
+                {line("hK_J = fma(x_J, splat_part(w_e[i, K]), hK_J)")}
+            for i in range(len(x)):
+                at = i * {2 * m + 2}
+                {line("logit_J = splat_part(b[i])")}
+                {line("logit_J = fma(hK_J, splat_part(w_u[i, K]), logit_J)")}
+                {line("clipped_J = at_most(logit_J, lowest)")}
+                {line("error_J = sub(where(clipped_J, lowest, logit_J), load_part(y, i, r + J * LANES))")}
+                {line("error_J = where(live_J, error_J, nought)")}
+                {line("g_J = where(clipped_J, nought, mul(error_J, splat_part(weight[i])))")}
+                {line("dK_J = fma(g_J, splat_part(w_u[i, K]), dK_J)")}
+                {line("store(errors, i, J * LANES, g_J)")}
+                {adding(f"{2 * m}", "add(g_J, REST)")}
+                {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
+            for i in range(len(x)):
+                at = i * {2 * m + 2}
+                {line("x_J = load_part(x, i, r + J * LANES); g_J = load_part(errors, i, J * LANES)")}
+                if tied:
+                    {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
+                else:
+                    {adding("K", "fma(g_J, hK_J, REST)")}
+                    {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
 """)
 
 
 WIDEST = 6
-strips = choice([_strips(m, 2 if m < 6 else 1) for m in range(1, WIDEST + 1)])
-WIDTH = 4
-_product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
-_outer_4, _outer_1 = _outer(4), _outer(1)
+strips = choice([_strips(m, 2 if 4 * m + 12 <= REGISTERS else 1) for m in range(1, WIDEST + 1)])
+HEIGHT = 4
+_product_4, _product_1 = _product(HEIGHT, TILE), _product(1, TILE)
+_outer_4, _outer_1 = _outer(TILE, HEIGHT), _outer(1, 1)
 _fold = _compile(f"""
 def loop(sums, j):
     store(sums, j // LANES, 0, totals(({", ".join(f"load(sums, j + {i}, 0)" for i in range(LANES))})))
@@ -137,14 +159,15 @@ def loop(sums, j):
 @compiled()
 @no_type_check
 def product(to, start, w, source, rows):
-    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to `WIDTH` whole strips of rows."""
+    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to a whole number of `TILE` parts of rows."""
     height = len(to)
-    tall = height - height % 4
-    for r in range(0, rows, WIDTH * LANES):
-        for top in range(0, tall, 4):
-            _product_4(to, start, w, source, top, r)
-        for top in range(tall, height):
-            _product_1(to, start, w, source, top, r)
+    for r in range(0, rows, TILE * PART):
+        if height < HEIGHT:
+            for top in range(height):
+                _product_1(to, start, w, source, top, r)
+        else:
+            for top in range(0, height, HEIGHT):
+                _product_4(to, start, w, source, min(top, height - HEIGHT), r)
 
 
 @compiled()
@@ -153,14 +176,16 @@ def add_outer(to, left, right, rows, sums):
     """`to += left[:, :rows] @ right[:, :rows].T`; rows that fill up the last strip must be 0 on one side."""
     zero = to.dtype.type(0)
     height, width = to.shape
-    for i in range(height):
-        whole = i - i % 4 + 4 <= height
-        for j in range(width):
-            if whole and j - j % 4 + 4 <= width:
-                if i % 4 == 0 and j % 4 == 0:
-                    _outer_4(to, left, right, i, j, rows, sums, zero)
-            else:
-                _outer_1(to, left, right, i, j, rows, sums, zero)
+    if height < TILE or width < HEIGHT:
+        for i in range(height):
+            for j in range(width):
+                _outer_1(to, left, right, i, j, i, j, rows, sums, zero)
+    else:
+        for i in range(0, height, TILE):
+            for j in range(0, width, HEIGHT):
+                # The last tile reaches back: what it shares with the one before is not added again.
+                top, at = min(i, height - TILE), min(j, width - HEIGHT)
+                _outer_4(to, left, right, top, at, i, j, rows, sums, zero)
 
 
 @compiled()
