@@ -74,8 +74,9 @@ bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=a
 trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
-bench: $(READY) ## Speed, as a ratio to the field's plain loop
+bench: $(READY) ## Speed, as a ratio to the field's plain loop: with all instructions of the processor, and with AVX2 only
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --isa avx2 --only equal_work --out report/bench/avx2
 
 docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet

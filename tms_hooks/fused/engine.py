@@ -6,7 +6,7 @@ their rows and targets and the kernel is given them, a few steps at once. It nee
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
@@ -79,32 +79,33 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
-    ordered = _ordered(state.weights)
-    weights = _pack(ordered, ordered)
-    moments = [_pack(state.moments, ordered, prefix) for prefix in ("first.", "second.")]
-    diverged_at = state.diverged_at.numpy().copy()
-    parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
-    loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
-    trained = trained_names(ordered, stage)
-    if stop > start:
-        for prefix, flat in zip(("first.", "second."), moments, strict=True):
-            unpacked = _unpack(flat, ordered)
-            state.moments |= {prefix + name: unpacked[name] for name in trained}
-        state.weights |= _unpack(weights, ordered)
-        state.diverged_at = torch.from_numpy(diverged_at)
-    gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
-    return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    with torch.no_grad(), one_thread(torch.device("cpu")):
+        shapes = {name: tuple(state.weights[name].shape[1:]) for name in ORDER if name in state.weights}
+        weights = _pack(state.weights, shapes)
+        moments = [_pack(state.moments, shapes, prefix, weights) for prefix in ("first.", "second.")]
+        diverged_at = state.diverged_at.numpy().copy()
+        parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
+        loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
+        trained = trained_names(shapes, stage)
+        if stop > start:
+            for prefix, flat in zip(("first.", "second."), moments, strict=True):
+                unpacked = _unpack(flat, shapes)
+                state.moments |= {prefix + name: unpacked[name] for name in trained}
+            state.weights |= _unpack(weights, shapes)
+            state.diverged_at = torch.from_numpy(diverged_at)
+        gradients = {name: g for name, g in _unpack(gradient, shapes).items() if name in trained}
+        return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
-    ordered = _ordered(weights)
-    flat = _pack(ordered, ordered)
-    k = len(flat)
-    every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
-    loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
+    with torch.no_grad(), one_thread(torch.device("cpu")):
+        flat = _pack(weights, {name: tuple(weights[name].shape[1:]) for name in ORDER if name in weights})
+        k = len(flat)
+        every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
+        loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
     return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
@@ -136,13 +137,15 @@ def _run(
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
     out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays = (weights, *moments, diverged_at, *out)
-    with torch.no_grad(), one_thread(torch.device("cpu")):
+    if len(parts) == 1:
+        jobs = [_job(*parts[0][1:], arrays, start, stop)]
+    else:
         jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
-        for job in jobs:
-            if not job.entries:
-                job.work(slice(None))
-        _share_out([job for job in jobs if job.entries])
-    for (models, *_), job in zip(parts, jobs, strict=True):
+    for job in jobs:
+        if not job.entries:
+            job.work(slice(None))
+    _share_out([job for job in jobs if job.entries])
+    for (models, *_), job in zip(parts if len(parts) > 1 else [], jobs, strict=False):
         for array, own in zip(arrays, job.arrays, strict=True):
             array[models] = own
     return out
@@ -169,7 +172,10 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     drawn = None if batch.fed else _loop(setting.data)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
-    scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
+    told = setting.optimizer.scalars(counts, rates)
+    scalars = np.empty((len(counts), len(told)), dtype)
+    for column, values in zip(scalars.T, told, strict=True):
+        column[:] = values
     optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
     heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
@@ -319,34 +325,44 @@ def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tupl
     parts, kept, at = [], [], 0
     shapes = forward.weight_shapes(recipe.cfg)
     for name, shape in ((name, shapes[name]) for name in ORDER if name in shapes):
-        size, share = math.prod(shape), recipe.setting.optimizer.kept(name, rates)
-        if first <= at < last and np.any(share[0] != 1):
+        size, kept_by = math.prod(shape), recipe.setting.optimizer.kept
+        if first <= at < last and kept_by(name, 1.0)[0] != 1:
             width = shape[-2] if name in TRANSPOSED else shape[-1] if shape else 1
             parts.append((at - first, size // width, width))
-            kept.append(np.stack(np.broadcast_arrays(*share), axis=-1))
+            kept.append(np.stack(np.broadcast_arrays(*kept_by(name, rates)), axis=-1))
         at += size
     table = np.array(parts, np.int64).reshape(-1, 3)
     return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
 
 
-def _ordered(weights: Weights) -> dict[str, Tensor]:
-    """Weights in the kernel's order: the representation, then the heads, so that what a stage trains lies together."""
-    return {name: weights[name] for name in ORDER if name in weights}
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of one model's parameters, in the kernel's order: the representation, then the heads; what a stage trains is in one piece."""
 
 
-def _pack(tensors: Weights, like: Weights, prefix: str = "") -> np.ndarray:
+def _pack(tensors: Weights, shapes: Shapes, prefix: str = "", like: np.ndarray | None = None) -> np.ndarray:
     """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
-    parts = []
-    for name, w in like.items():
-        part = tensors.get(prefix + name, torch.zeros_like(w))
-        parts.append((part.mT if name in TRANSPOSED else part).reshape(len(w), -1))
-    return torch.cat(parts, dim=1).numpy()
+    if like is None:
+        some = next(iter(tensors.values()))
+        like = np.empty((len(some), sum(map(math.prod, shapes.values()))), some.numpy().dtype)
+    flat, at = np.zeros_like(like), 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        if (tensor := tensors.get(prefix + name)) is not None:
+            array = tensor.numpy()
+            array = array.swapaxes(-1, -2) if name in TRANSPOSED else array
+            flat[:, at : at + size].reshape(array.shape)[...] = array
+        at += size
+    return flat
 
 
-def _unpack(flat: np.ndarray, like: Weights) -> dict[str, Tensor]:
+def _unpack(flat: np.ndarray, shapes: Shapes) -> dict[str, Tensor]:
     """Inverse of `_pack`; of a single model they are views."""
-    parts = torch.from_numpy(flat).split([w[0].numel() for w in like.values()], dim=1)
-    return {
-        name: (part.reshape(w.mT.shape).mT if name in TRANSPOSED else part.reshape(w.shape)).contiguous()
-        for part, (name, w) in zip(parts, like.items(), strict=True)
-    }
+    out, at = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        part = flat[:, at : at + size]
+        if name in TRANSPOSED:
+            part = part.reshape(-1, *shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
+        out[name] = torch.from_numpy(np.ascontiguousarray(part).reshape(-1, *shape))
+        at += size
+    return out
