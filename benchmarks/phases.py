@@ -16,7 +16,7 @@ from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.data import SparseUniform
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.fused.codes import RELU
-from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, plain, rules
+from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, narrow, plain, rules
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -58,13 +58,13 @@ def main() -> None:
 
     @njit
     @no_type_check
-    def gradient(times, x, block, rows, w, g, loss, weight, toy, sparse):
+    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, sparse):
         own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
         plain.transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
                 count = min(block, rows - top)
-                plain.forward_backward(x, x, count, own, gradients, loss, weight, toy, space)
+                plain.forward_backward(x, x, count, own, gradients, loss, weight, toy, narrow, space)
 
     @njit
     @no_type_check
@@ -100,10 +100,10 @@ def row(
     x, loss = plain.aligned(n, block + 16, like), np.zeros(n, np.float32)
     w = np.random.default_rng(0).normal(size=n * m + n).astype(np.float32) * 0.3
     w[n * m :] = 0
-    toy = Toy(n=n, m=m, o=n, tied=True, biased=True, hidden_biased=False, scaled=False, units=0, head_biased=False, act=RELU)
+    toy = Toy(n, m, n, True, True, False, False, 0, False, RELU)
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
     draw_us = cpu(lambda k: draw(k, x, block, batch), times)
-    model = (w, w * 0, loss, batch.weight, toy, batch.occupied)
+    model = (w, w * 0, loss, batch.weight, toy, narrow(m, n, n, RELU), batch.occupied)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
     scalars = np.array(recipe.setting.optimizer.scalars(np.array(0), np.array(1e-3)), np.float32)
     adam = UPDATED.index(type(recipe.setting.optimizer))

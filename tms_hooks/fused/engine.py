@@ -156,6 +156,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     cfg, setting, (weights, *_) = recipe.cfg, recipe.setting, arrays
     dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
+    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
+    general = _general(recipe, stage, batch.rows, dtype)
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
@@ -168,7 +170,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
     )
-    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
+    narrow = kernels.narrow(toy.m, toy.o, toy.n, toy.act) if general is None else None
     drawn = None if batch.fed else _loop(setting.data)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
@@ -183,11 +185,10 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     parts, kept = _shrinking(recipe, rates, first, last)
     kept = kept.astype(dtype)
     updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept, first, last)
-    general = _general(recipe, stage, batch.rows, dtype)
 
     def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, *after)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, narrow, general, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -225,16 +226,18 @@ def _given(recipe: Recipe, x: Float[Tensor, "model batch *pos feature"]) -> np.n
     return torch.cat(parts, dim=2).mT.contiguous().numpy()
 
 
-def _asked(recipe: Recipe) -> kernels.Asked:
-    """What the kernel must know of the task."""
+def _asked(recipe: Recipe) -> kernels.Asked | None:
+    """What the kernel must know of the task; None where the targets are the inputs."""
     task, n = recipe.task, recipe.cfg.n_features
+    if type(task) is Reconstruct:
+        return None
     if type(task) in kernels.ASKED:
         told = np.array(task.numbers(n), np.float64)
-        return kernels.Asked(type(task) is Reconstruct, kernels.ASKED.index(type(task)), told)
+        return kernels.Asked(kernels.ASKED.index(type(task)), told)
     empty = np.zeros(recipe.cfg.n_outputs)
     if recipe.empty_rows == "exact":
         empty = tasks.targets(task, torch.zeros(1, 1, n, dtype=recipe.torch_dtype))[0, 0].double().numpy()
-    return kernels.Asked(False, -1, empty)
+    return kernels.Asked(-1, empty)
 
 
 def _loop(data: Distribution) -> kernels.Drawn | None:

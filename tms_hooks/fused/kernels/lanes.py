@@ -21,9 +21,8 @@ from tms_hooks import rng
 compiled: Any = partial(njit, cache=True, _nrt=False)
 # For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
 # infinity: a branch on it would keep loops from vectorizing.
-inner: Any = partial(
-    compiled, cache=False, forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+INNER = {"_nrt": False, "forceinline": True, "error_model": "numpy"}
+inner: Any = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True, **INNER)
 
 LANES = 16
 

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 
-from tms_hooks.fused.codes import GELU, RELU
+from tms_hooks.fused.codes import GELU, IDENTITY, RELU
 from tms_hooks.fused.kernels.lanes import (
+    INNER,
     LANES,
     add,
     at_most,
@@ -88,6 +90,11 @@ class PlainSpace(NamedTuple):
     zeros: Any
     entries: Any
     """Feature and row of single entries of `x`: room for those of a sparse block, none if blocks are not sparse."""
+
+
+def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
+    """What tells compiled code that `strips` compute a toy, and which: one entry per hidden unit; of others, none."""
+    return (0,) * m if m <= WIDEST and o == n and act in (IDENTITY, RELU) else ()
 
 
 @njit(cache=True)
@@ -191,19 +198,27 @@ def output_errors(out, y, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@compiled(forceinline=True)  # else a thousand bytes of arrays are passed on for each block
-@no_type_check
-def forward_backward(x, y, rows, w, g, loss, weight, toy, space):
+def forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """Add one block's losses and gradients. `y` are the targets, `weight` importances over the batch size."""
-    if toy.m > WIDEST or toy.act == GELU or toy.o != toy.n:
-        forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space)
-        return
+    raise NotImplementedError("in compiled code only")
+
+
+# To be inlined: else a thousand bytes of arrays are passed on for each block.
+@overload(forward_backward, jit_options=INNER)
+@no_type_check
+def _forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
+    return narrow_forward_backward if len(narrow) else wide_forward_backward
+
+
+@no_type_check
+def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
+    """The same with the hidden layer in registers."""
     n, m, sums = toy.n, toy.m, space.sums
     zero, two = x.dtype.type(0), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(m - 1, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
+    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
@@ -217,9 +232,8 @@ def forward_backward(x, y, rows, w, g, loss, weight, toy, space):
         loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
 
 
-@compiled()
 @no_type_check
-def forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space):
+def wide_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """The same by matrix products; the hidden layer from single entries of `x`, if there is room for them."""
     h, dh, out, entries = space.h, space.dh, space.out, space.entries
     count = find_entries(entries, x, rows)

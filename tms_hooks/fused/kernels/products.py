@@ -22,13 +22,15 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 
 from typing import Any, no_type_check
 
+from numba.extending import overload
+
 from tms_hooks.fused.kernels import lanes
 from tms_hooks.fused.kernels.lanes import (
+    INNER,
     LANES,
     PART,
     REGISTERS,
     TILE,
-    choice,
     compiled,
     inner,
     load,
@@ -146,7 +148,25 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
 
 
 WIDEST = 6
-strips = choice([_strips(m, 2 if 4 * m + 12 <= REGISTERS else 1) for m in range(1, WIDEST + 1)])
+_STRIPS = [_strips(m, 2 if 4 * m + 12 <= REGISTERS else 1) for m in range(1, WIDEST + 1)]
+
+
+def strips(narrow: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    """The loop of `_strips` for as many hidden units as `narrow` has entries: only that is compiled."""
+    raise NotImplementedError("in compiled code only")
+
+
+@overload(strips, jit_options=INNER)
+@no_type_check
+def _strips_for(narrow, arguments):
+    loop = _STRIPS[len(narrow) - 1]
+
+    def chosen(narrow, arguments):
+        loop(*arguments)
+
+    return chosen
+
+
 HEIGHT = 4
 _product_4, _product_1 = _product(HEIGHT, TILE), _product(1, TILE)
 _outer_4, _outer_1 = _outer(TILE, HEIGHT), _outer(1, 1)
