@@ -88,7 +88,8 @@ def main() -> None:
 
 def is_for(setting: Setting, what: str) -> bool:
     """Whether a comparison is made of a setting: many settings in one call, and only equal work of what torch does."""
-    return what == "equal_work" or (not setting.part and (what != "one_call" or len(setting.recipes()) > 1))
+    needed = {"one_call": len(setting.recipes()) > 1, "equal_loss": setting.loss_steps > 0}
+    return what == "equal_work" or (not setting.part and needed.get(what, True))
 
 
 def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

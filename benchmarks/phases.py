@@ -17,6 +17,7 @@ from tms_hooks.data import SparseUniform
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.fused.codes import RELU
 from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, narrow, plain, rules
+from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
@@ -60,7 +61,7 @@ def main() -> None:
     @no_type_check
     def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, sparse):
         own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
-        plain.transpose(space.w_e_t, own.w_e)
+        transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
                 count = min(block, rows - top)

@@ -41,6 +41,9 @@ MOST_GIVEN = 2**17
 WORTH_THREADS = 1_000_000
 """Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
 
+WIDE, FEW = 2**17, 1 / 64
+"""Weights of a toy that is wide, and the share of active features up to which its entries are looked up one by one."""
+
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
     """Why this engine cannot run a recipe, or None if it can."""
@@ -254,8 +257,11 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     low, high, data = 0.0, 1.0, recipe.setting.data
     has_loops = type(data) in (SparseUniform, *kernels.DRAWN) and type(recipe.task) in kernels.ASKED
     fed = dataset is not None or not has_loops
+    occupied = dataset is None and recipe.empty_rows == "exact"
+    sparse = fed or occupied
     if isinstance(data, SparseUniform):
         thresholds, low, high = data.thresholds.numpy(), data.low, data.high
+        sparse |= recipe.cfg.n_features * recipe.cfg.d_hidden >= WIDE and thresholds[1].mean() <= FEW * 2**32
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
@@ -266,7 +272,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         scale=(1 / thresholds).astype(dtype),
         span=dtype.type(high - low),
         low=dtype.type(low),
-        occupied=dataset is None and recipe.empty_rows == "exact",
+        occupied=occupied,
+        sparse=bool(sparse),
     )
 
 

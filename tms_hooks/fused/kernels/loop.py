@@ -8,7 +8,8 @@ from numba import njit
 from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
 from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
-from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
+from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, views
+from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
 
 BLOCK = 256  # rows worked on together, or more,
@@ -38,6 +39,8 @@ class Batch(NamedTuple):
     """and with this added it is the value."""
     occupied: bool
     """Whether only rows with an active feature are drawn."""
+    sparse: bool
+    """Whether wide toys are to look for blocks with few entries that are not 0."""
 
 
 class Updates(NamedTuple):
@@ -101,7 +104,7 @@ def advance(
     loss, head_loss = np.empty_like(loss_out[0]), np.empty_like(head_out[0])
     gradients = views(g, toy)
     if narrow is not None:
-        plain = make_plain_space(w, toy, block, batch.fed or batch.occupied)
+        plain = make_plain_space(w, toy, block, batch.sparse)
     if general is not None:
         space = make_space(w, toy, block, general)
     if drawn is not None:

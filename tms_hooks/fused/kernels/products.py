@@ -22,6 +22,7 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 
 from typing import Any, no_type_check
 
+import numpy as np
 from numba.extending import overload
 
 from tms_hooks.fused.kernels import lanes
@@ -49,16 +50,22 @@ def _compile(source: str) -> Any:
 
 
 def _product(height: int, width: int) -> Any:
-    """`to = start + w @ source` for the tile of `height` rows of `to` from `top` on and `width` parts from `r` on."""
+    """`to = start + w[:, at:] @ source` for the tile of `height` rows from `top` on and `width` parts from `r` on.
+
+    It goes on from what is in `to`, unless that is `new`.
+    """
     tile, parts = [(i, j) for i in range(height) for j in range(width)], range(width)
     return _compile(f"""
-def loop(to, start, w, source, top, r):
-    {"; ".join(f"t{i}_{j} = splat_part(start[top + {i}])" for i, j in tile)}
+def loop(to, start, w, at, source, top, r, new):
+    if new:
+        {"; ".join(f"t{i}_{j} = splat_part(start[top + {i}])" for i, j in tile)}
+    else:
+        {"; ".join(f"t{i}_{j} = load_part(to, top + {i}, r + {j} * PART)" for i, j in tile)}
     for k in range(len(source)):
         {"; ".join(f"s{j} = load_part(source, k, r + {j} * PART)" for j in parts)}
         {
         "; ".join(
-            f"v = splat_part(w[top + {i}, k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in parts)
+            f"v = splat_part(w[top + {i}, at + k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in parts)
             for i in range(height)
         )
     }
@@ -168,6 +175,7 @@ def _strips_for(narrow, arguments):
 
 
 HEIGHT = 4
+SEVERAL = 4  # entries per row from which on a transpose pays
 _product_4, _product_1 = _product(HEIGHT, TILE), _product(1, TILE)
 _outer_4, _outer_1 = _outer(TILE, HEIGHT), _outer(1, 1)
 _fold = _compile(f"""
@@ -180,14 +188,26 @@ def loop(sums, j):
 @no_type_check
 def product(to, start, w, source, rows):
     """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to a whole number of `TILE` parts of rows."""
+    add_product(to, start, w, np.int64(0), source, rows, True)
+
+
+@compiled()
+@no_type_check
+def add_product(to, start, w, at, source, rows, new):
+    """The same for some columns of `w`, from `at` on; unless `to` is `new`, it holds what those before them gave."""
     height = len(to)
     for r in range(0, rows, TILE * PART):
         if height < HEIGHT:
             for top in range(height):
-                _product_1(to, start, w, source, top, r)
+                _product_1(to, start, w, at, source, top, r, new)
         else:
             for top in range(0, height, HEIGHT):
-                _product_4(to, start, w, source, min(top, height - HEIGHT), r)
+                # The last tile reaches back, over rows of the one before; none is added to twice.
+                if new or top + HEIGHT <= height:
+                    _product_4(to, start, w, at, source, min(top, height - HEIGHT), r, new)
+                else:
+                    for i in range(top, height):
+                        _product_1(to, start, w, at, source, i, r, new)
 
 
 @compiled()
@@ -235,9 +255,27 @@ def find_entries(entries, x, rows):
 
 @compiled()
 @no_type_check
-def sparse_product(to, w, x, rows, entries, count):
-    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries."""
+def transpose(to, source):
+    """`to[:] = source.T`, or as much of it as there is room for."""
+    for i in range(len(source)):
+        for k in range(len(to)):
+            to[k, i] = source[i, k]
+
+
+@compiled()
+@no_type_check
+def sparse_product(to, w, x, rows, entries, count, across):
+    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries; by way of its transpose, if several."""
     zero = splat(to.dtype.type(0))
+    if count > SEVERAL * rows:
+        across = across[: -(-rows // LANES) * LANES]
+        across[:] = 0
+        for c in range(count):
+            i, r = entries[c, 0], entries[c, 1]
+            for k in range(len(to)):
+                across[r, k] += w[i, k] * x[i, r]
+        transpose(to, across)
+        return
     for k in range(len(to)):
         for r in range(0, rows, LANES):
             store(to, k, r, zero)
@@ -249,8 +287,15 @@ def sparse_product(to, w, x, rows, entries, count):
 
 @compiled()
 @no_type_check
-def add_sparse_outer(to, x, right, entries, count):
-    """`to += x @ right.T` for the `x` that has so many entries."""
+def add_sparse_outer(to, x, right, rows, entries, count, across):
+    """`to += x @ right.T` for the `x` that has so many entries; by way of the transpose, if several."""
+    if count > SEVERAL * rows:
+        transpose(across[:rows], right)
+        for c in range(count):
+            i, r = entries[c, 0], entries[c, 1]
+            for k in range(len(right)):
+                to[i, k] += x[i, r] * across[r, k]
+        return
     for c in range(count):
         i, r = entries[c, 0], entries[c, 1]
         for k in range(len(right)):
