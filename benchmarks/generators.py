@@ -1,8 +1,8 @@
 """`python -m benchmarks.generators`: the generator of `tms_hooks.rng` beside others of 32-bit products.
 
-Numbers of 32 bits per nanosecond on one thread, in vectors, and p-values of tests of each generator's streams: bytes are
-uniform, neighbors in a stream, the same entries of neighboring seeds and of neighboring steps are not correlated, a bit
-of a key, of an entry's number or of both flips half of all bits, and spacings of birthdays collide as often as they should.
+Numbers of 32 bits per nanosecond on one thread, in vectors, and p-values of tests of each generator's streams: bytes
+are uniform; neighbors in a stream, and the same entries of neighboring seeds and steps, are not correlated; a bit of a
+seed, a step or an entry's number flips half of all bits; spacings of birthdays collide as often as they should.
 
     Philox 4x32 (Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3"), of 10 rounds and of 7.
     pcg4d (Jarzynski & Olano 2020, "Hash functions for GPU rendering"), whose four words are seed, step and number.
@@ -104,7 +104,7 @@ def p_values(stream: Callable[[int, int, int], Words], count: int = 2**20) -> di
 
 
 def _vectors(name: str) -> Any:
-    """An intrinsic: the words of `LANES / 2` (SplitMix64, Philox) or `LANES` (pcg4d) numbers from `z` on, folded by xor."""
+    """An intrinsic: the words of `LANES / 2` (Philox) or `LANES` (pcg4d) numbers from `z` on, folded by xor."""
     half = lanes.LANES // 2
 
     def wide(value: int, count: int = half, bits: int = 64) -> Any:
@@ -117,9 +117,7 @@ def _vectors(name: str) -> Any:
             a = builder.xor(builder.xor(builder.lshr(q, wide(32)), b), wide((7 + k * W_0) & LOW))
             c = builder.xor(builder.xor(builder.lshr(p, wide(32)), d), wide((9 + k * W_1) & LOW))
             b, d = q, p
-        first, second = (
-            builder.or_(builder.and_(v, wide(LOW)), builder.shl(w, wide(32))) for v, w in ((a, b), (c, d))
-        )
+        first, second = (builder.or_(builder.and_(v, wide(LOW)), builder.shl(w, wide(32))) for v, w in ((a, b), (c, d)))
         return builder.bitcast(builder.xor(first, second), ir.VectorType(ir.IntType(32), lanes.LANES))
 
     def pcg_code(builder: Any, z: Any) -> Any:

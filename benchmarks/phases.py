@@ -21,7 +21,7 @@ from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
-NAMES = tuple(__import__('sys').argv[1:]) or ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
+NAMES = tuple(__import__("sys").argv[1:]) or ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
 
 
 def main() -> None:

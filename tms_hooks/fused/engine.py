@@ -5,6 +5,7 @@ same rounded operations; only the order of the sums over a batch differs. Where 
 their rows and targets and the kernel is given them, a few steps at once. It needs numba, the extra "fast".
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
+from numba.core import event
 from torch import Tensor
 
 from tms_hooks import losses, tasks
@@ -33,6 +35,7 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
 
+log = logging.getLogger(__name__)
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 TRANSPOSED = ("W_U", W_Q, W_K)
 
@@ -72,6 +75,21 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
     if type(optimizer) not in kernels.UPDATED:
         return f"updates by {type(optimizer).__name__}, which OPTIMIZERS did not hold when it was first used"
     return None
+
+
+class _Compiling(event.Listener):  # type: ignore[misc]
+    """Tells a person why the first training of its kind takes seconds."""
+
+    def on_start(self, event: event.Event) -> None:
+        """Called at the start of whatever numba compiles and does not find in its cache."""
+        if event.data.get("dispatcher") is kernels.advance:
+            log.warning("compiling the training loop for toys of this kind: a few seconds, once on this machine")
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _Compiling())
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
@@ -346,7 +364,7 @@ def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tupl
 
 
 Shapes = Mapping[str, tuple[int, ...]]
-"""Of one model's parameters, in the kernel's order: the representation, then the heads; what a stage trains is in one piece."""
+"""Of one model's parameters, the representation, then the heads: so that what a stage trains lies together."""
 
 
 def _pack(tensors: Weights, shapes: Shapes, prefix: str = "", like: np.ndarray | None = None) -> np.ndarray:
