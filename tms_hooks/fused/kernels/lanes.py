@@ -264,10 +264,8 @@ def totals(typing, vectors):
             parts = [(j, added(builder, v, v, [list(range(lanes)), list(range(lanes, 2 * lanes))])) for j, v in parts]
         half = lanes // 2
         while half:
-            low = [lane for block in range(0, lanes, 2 * half) for lane in range(block, block + half)]
-            low = [
-                k for b in range(0, len(low), half) for k in low[b : b + half] + [k + lanes for k in low[b : b + half]]
-            ]
+            halves = [list(range(first, first + half)) for first in range(0, lanes, 2 * half)]
+            low = [k for each in halves for k in each + [k + lanes for k in each]]
             pairs = zip(parts[: len(parts) // 2], parts[len(parts) // 2 :], strict=True)
             parts = [(a + b, added(builder, v, w, [low, [k + half for k in low]])) for (a, v), (b, w) in pairs]
             half //= 2

@@ -88,7 +88,8 @@ def advance(
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys and
-    `narrow` for others: what is None is not compiled. It is one function, since what calls another is optimized with it once more.
+    `narrow` for others: what is None is not compiled. It is one function: each that calls another is optimized
+    together with it once more.
     """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
@@ -133,7 +134,7 @@ def advance(
                         now = given[min(step - start, len(given) - 1)]
                         for i in range(len(x)):
                             copy(x[i, :count], now[i, top : top + count])
-                        if asked is not None:
+                        if asked is not None:  # noqa: SIM102  what is None is cut out before it is compiled
                             if asked.number < 0:
                                 for i in range(len(y)):
                                     copy(y[i, :count], now[len(x) + i, top : top + count])
@@ -146,7 +147,7 @@ def advance(
                             )
                         else:
                             draw(x_t, drawn, key, top, count, rows, room)
-                if asked is not None:
+                if asked is not None:  # noqa: SIM102
                     if asked.number >= 0:
                         for t in range(positions):
                             target(y[t * o : (t + 1) * o], x[t * n : (t + 1) * n], asked, count)

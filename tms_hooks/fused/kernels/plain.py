@@ -230,7 +230,10 @@ def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
 
 @no_type_check
 def wide_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
-    """The same by matrix products, `SOME` outputs at a time; the hidden layer from single entries of `x`, if there is room for them."""
+    """The same by matrix products, `SOME` outputs at a time.
+
+    The hidden layer comes from single entries of `x`, if there is room for them.
+    """
     h, dh, out, entries = space.h, space.dh, space.out, space.entries
     count = find_entries(entries, x, rows)
     if count < 0:
