@@ -77,7 +77,7 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
     return None
 
 
-class _Compiling(event.Listener):  # type: ignore[misc]
+class _Compiling(event.Listener):
     """Tells a person why the first training of its kind takes seconds."""
 
     def on_start(self, event: event.Event) -> None:

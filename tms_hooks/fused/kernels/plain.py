@@ -194,6 +194,7 @@ def output_errors(out, y, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
+@no_type_check
 def forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """Add one block's losses and gradients. `y` are the targets, `weight` importances over the batch size."""
     raise NotImplementedError("in compiled code only")
