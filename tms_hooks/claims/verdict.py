@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast, get_args
 
 import numpy as np
 
@@ -397,6 +397,11 @@ class Verdict:
         return part
 
     @property
+    def pictures(self) -> "Sequence[tuple[str, go.Figure]]":
+        """`figures` as pairs, which they are once the verdict is made."""
+        return cast("Sequence[tuple[str, go.Figure]]", self.figures)
+
+    @property
     def statistic(self) -> float:
         """That of the only part."""
         return self.sole.statistic
@@ -444,7 +449,7 @@ class Verdict:
             | {"statement": part.statement and part.statement._asdict() | {"needs": tuple(part.statement.needs)}}
             for name, part in self.parts.items()
         }
-        figures = [(caption, figure.to_json()) for caption, figure in self.figures]  # type: ignore[union-attr]
+        figures = [(caption, figure.to_json()) for caption, figure in self.pictures]
         return json.dumps(plain | {"parts": parts, "controls": dict(self.controls), "figures": figures}, indent=1)
 
     @classmethod
