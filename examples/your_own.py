@@ -170,11 +170,11 @@ swept.nlargest(5, "recovered")[["site", "recovered"]]
 # %% [markdown]
 # ## Your own claim
 # "Features that come in bursts get directions by their place on the circle: neighbors are closer to orthogonal than
-# features that never meet." A claim states its statistic, threshold, size and controls before it is measured; the
-# verdict comes out of the interval alone. `CONTRIBUTING.md` shows how it joins the others, with its tests.
+# features that never meet." A claim states its statistic, threshold, null, size and controls before it is measured;
+# the verdict comes out of the numbers alone. `CONTRIBUTING.md` shows how it joins the others, with its tests.
 
 # %%
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab, share
 
 
 def meets_less(W):
@@ -185,14 +185,15 @@ def meets_less(W):
 
 
 # %%
-@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40, needs=above(0.9))
+@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40)
 def bursts_keep_neighbors_apart(n_models):
     """Toys on features in bursts let neighbors overlap less than features that are never active together.
 
     Statistic: share of models, n = 12, m = 6, whose neighbors have a smaller mean |cosine| than opposite features.
     Threshold: above 0.9.
+    Null: models on independent features of p = 1/6.
     Size: 8 models (quick), 40 (full). The usual recipe, 500 steps.
-    Controls: the same share of models on independent features of p = 1/6.
+    Controls: none.
     """
     return judge(*train_both(n_models))
 
@@ -204,9 +205,9 @@ def train_both(n_models):
 
 
 def judge(bursts_W, independent_W):
-    what, held = "The share of models whose neighbors overlap less", {"bursts": meets_less(bursts_W)}
-    control = {"independent features": meets_less(independent_W).mean()}
-    return Verdict.of_shares(what, held, n_models=len(bursts_W), controls=control, detail="All seeds count.")
+    what = "The share of models whose neighbors overlap less"
+    held = share(what, meets_less(bursts_W), null=meets_less(independent_W))
+    return Verdict(parts={"all": held}, n_models=len(bursts_W), controls={}, detail="All seeds count.")
 
 
 # %%
@@ -214,7 +215,7 @@ from tms_hooks.claims import find
 
 [mine] = find(["bursts-keep-neighbors-apart"])
 result = mine.run(quick="TMS_QUICK" in os.environ)
-print(result.verdict, result.statistic, result.interval, result.controls)
+print(result.paragraph)
 
 # %% [markdown]
 # It could have come out otherwise: where nothing is arranged, as in random directions, the same judge says so.

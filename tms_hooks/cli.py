@@ -265,7 +265,7 @@ def reproduce(
         int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
 ) -> None:
-    """Measure claims of the source documents over many models: supported, refuted or inconclusive.
+    """Measure claims of the source documents over many models: what stands, what falls, what is open.
 
     Each finished claim is stored in the output folder and not measured again until the code or the size changes: stop
     it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim says and how it
@@ -294,6 +294,7 @@ def reproduce(
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
     console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
+    console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}")
     for result in ordered:
         if result.failed or not result.verdict:
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")

@@ -24,7 +24,7 @@ from tms_hooks.claims import reproduce as runner
 from tms_hooks.cli import app
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
-KEYS = ["claim", "verdict", "statistic", "interval", "n_models", "seconds", "controls"]
+KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "commit", "controls"]
 
 
 # Keeping
@@ -124,7 +124,7 @@ def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
     }
     assert "ZeroDivisionError" in found["divides_by_zero"].summary
     assert "exit code 9" in found["dies"].summary
-    assert found["one_thread"].verdict.statistic == 1
+    assert found["one_thread"].verdict.sole.statistic == 1
     assert sorted(path.stem for path in (tmp_path / "verdicts").iterdir()) == ["hears_ctrl_c", "holds", "one_thread"]
 
 
@@ -202,35 +202,31 @@ def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, meas
 
 def test_the_json_is_that_of_the_contract(tmp_path):
     nothing = planned.verdict(claim="b", statistic=math.nan, interval=UNKNOWN, controls={"x": math.inf})
-    unmeasured = runner.Result(planned.planned(planned.holds, "b"), nothing)
+    unmeasured = runner.Result(planned.planned(planned.holds, "b"), planned.decided(nothing))
     present.write_json([*settled(tmp_path, planned.holds), unmeasured], tmp_path / "v.json")
     found = json.loads(
         (tmp_path / "v.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
     )
     assert [list(entry) for entry in found] == [KEYS, KEYS]
-    assert found[0] | {"seconds": 0} == {
+    [part] = found[0]["parts"].values()
+    assert part == part | {"outcome": "supported", "statistic": 0.8, "interval": [0.7, 0.9], "needs": ["above", 0.5]}
+    assert found[0] == found[0] | {
         "claim": "holds",
         "verdict": "supported",
-        "statistic": 0.8,
-        "interval": [0.7, 0.9],
         "n_models": 30,
-        "seconds": 0,
+        "commit": runner.commit(),
         "controls": {"untrained": 0.1},
     }
-    assert found[1] | {"seconds": 0} == found[1] | {
-        "verdict": "inconclusive",
-        "statistic": None,
-        "interval": [None, None],
-        "controls": {"x": None},
-        "seconds": 0,
-    }
+    [part] = found[1]["parts"].values()
+    assert part == part | {"outcome": "not measurable", "statistic": None, "interval": [None, None]}
+    assert found[1] == found[1] | {"verdict": "not measurable", "controls": {"x": None}}
     assert "could not be measured" in write_page([unmeasured], tmp_path, quick=False).read_text()
 
 
 def test_the_page_has_the_table_and_every_figure(tmp_path):
     results = settled(tmp_path, planned.holds, planned.divides_by_zero)
     page = write_page(results, tmp_path, quick=False).read_text()
-    for part in ("A caption.", "1 supported", "0.8 [0.7, 0.9]", "untrained", "It holds.", "<dt>Threshold</dt>"):
+    for part in ("A caption.", "1 supported", "0.8 [0.7, 0.9]", "untrained", "It holds.", "Threshold: above 1/2"):
         assert part in page
     assert "Failed: ZeroDivisionError: division by zero" in page
 
@@ -245,14 +241,14 @@ def test_the_plain_text_has_the_same(tmp_path):
 
 
 def test_what_could_not_be_measured_is_none_in_the_plain_text(tmp_path):
-    found = planned.verdict(statistic=math.nan, interval=(0.0, 1.0), controls={"x": math.nan})
+    found = planned.decided(planned.verdict(statistic=math.nan, interval=(0.0, 1.0), controls={"x": math.nan}))
     text = write_markdown([runner.Result(planned.planned(planned.holds), found)], tmp_path, quick=True).read_text()
-    assert "| none | 0 to 1 |" in text
+    assert "| all | not measurable | – | above 0.5 |" in text
     assert "| x | none |" in text
 
 
 def test_a_bar_in_a_control_s_name_does_not_break_its_row(tmp_path):
-    found = planned.verdict(controls={"|cosine| > 0.8": 0.1})
+    found = planned.decided(planned.verdict(controls={"|cosine| > 0.8": 0.1}))
     result = runner.Result(planned.planned(planned.holds, "bars"), found)
     assert r"| \|cosine\| > 0.8 | 0.1 |" in write_markdown([result], tmp_path, quick=True).read_text()
 
@@ -261,13 +257,13 @@ def test_a_bar_in_a_control_s_name_does_not_break_its_row(tmp_path):
 @pytest.mark.parametrize("end", [0.00123, 0.000123])
 def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     longest = max(claims(), key=len)
-    found = planned.verdict(statistic=-end, interval=(-end, end), threshold=0.0)
+    found = planned.decided(planned.verdict(statistic=-end, interval=(-end, end)), threshold=0.0)
     results = [runner.Result(planned.planned(planned.holds, longest), found)]
     results += settled(tmp_path, planned.divides_by_zero)
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(present.verdicts(results))
     shown = console.export_text()
-    for part in (longest, "? inconclusive", f"{-end} [{-end},", f"{end}]", "! failed"):
+    for part in (longest, "? too few models", f"{-end} [{-end},", f"{end}]", "! failed"):
         assert part in shown
     assert "…" not in shown
 

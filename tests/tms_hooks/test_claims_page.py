@@ -33,9 +33,9 @@ def written(tmp_path_factory):
     solid = ("A solid.", plots.polyhedra({"tetrahedron": tetrahedron}))
     bar = ("A bar.", go.Figure(go.Bar(x=["</script>"], y=[1.0])))
     results = [
-        runner.Result(planned.planned(planned.holds, "two"), planned.verdict(claim="two", figures=(bar, solid))),
+        runner.Result(planned.planned(planned.holds, "two"), planned.decided(planned.verdict(figures=(bar, solid)))),
         runner.Result(
-            planned.planned(planned.holds, "one"), planned.verdict(claim="one", interval=(0.1, 0.2), figures=(bar,))
+            planned.planned(planned.holds, "one"), planned.decided(planned.verdict(interval=(0.1, 0.2), figures=(bar,)))
         ),
         runner.Result(planned.planned(planned.divides_by_zero, "none"), None, failed="Traceback\nZeroDivisionError: x"),
     ]
@@ -97,7 +97,7 @@ def test_a_link_opens_its_claim(browse):
 
 def test_claims_are_filtered_by_verdict_and_words(browse):
     page = browse()
-    shown = page.locator("details:visible")
+    shown = page.locator("details.claim:visible")
     page.locator("#verdict").select_option("refuted")
     assert [row.get_attribute("id") for row in shown.all()] == ["one"]
     page.locator("#verdict").select_option("")

@@ -60,8 +60,8 @@ def pages(tmp_path_factory):
         report.Section(short=ALL, title=ALL, text=ALL, finding=ALL, table=None, figures=figures, visuals=visuals),
         report.Section(short="last", title="last", text=ALL, finding="after all of it", table=table),
     ]
-    verdict = planned.verdict(
-        measured=ALL, detail=ALL, controls=dict.fromkeys(HOSTILE, 0.1), figures=((ALL, figure()),)
+    verdict = planned.decided(
+        planned.verdict(measured=ALL, detail=ALL, controls=dict.fromkeys(HOSTILE, 0.1), figures=((ALL, figure()),))
     )
     results = [
         runner.Result(planned.planned(planned.holds), verdict),

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from tms_hooks.stats import bootstrap, census, weakest_share, wilson
+from tms_hooks.stats import bootstrap, census, newcombe, weakest_share, wilson
 
 
 def test_wilson_by_hand():
@@ -59,19 +59,36 @@ def test_the_bootstrap_covers_a_mean_as_often_as_it_says():
     assert 0.90 <= np.mean(hits) <= 0.99  # nominal 0.95; 200 draws have a standard error of 0.015
 
 
-def test_the_bootstrap_refuses_a_single_model():
-    with pytest.raises(ValueError, match="at least 2"):
-        bootstrap(lambda m: float(m.mean()), np.ones(1))
+def test_the_bootstrap_refuses_a_small_sample():
+    with pytest.raises(ValueError, match="a sample of 7: a bootstrap needs at least 8 rows"):
+        bootstrap(lambda a, b: float(a.mean() - b.mean()), np.ones(20), np.ones(7))
+
+
+def test_a_sample_without_spread_has_its_value_as_interval():
+    assert bootstrap(lambda m: float(m.mean()), np.full(9, 0.7)) == (0.7, 0.7)
+
+
+def test_where_the_correction_does_not_exist_the_interval_is_that_of_percentiles():
+    low, high = bootstrap(lambda m: float(m.max()), np.arange(20.0))  # no resample is above the largest value
+    assert 15 <= low < high == 19
+
+
+def test_the_bootstrap_is_that_of_scipy():
+    from scipy.stats import bootstrap as resample
+
+    x, y = np.random.default_rng(3).exponential(size=30), np.random.default_rng(4).normal(size=12)
+    ours = bootstrap(lambda a, b: float(a.mean() - b.mean()), x, y, resamples=4000)
+    theirs = resample((x, y), lambda a, b, axis: a.mean(axis) - b.mean(axis), n_resamples=4000, rng=1)
+    np.testing.assert_allclose(ours, theirs.confidence_interval, atol=0.05)
+
+
+def test_a_difference_of_proportions_has_newcombe_s_interval():
+    """Newcombe 1998, table II, method 10: 9/10 and 3/10; 10/10 and 0/20."""
+    np.testing.assert_allclose(newcombe((9, 10), (3, 10)), (0.1705, 0.8090), atol=1e-4)
+    np.testing.assert_allclose(newcombe((10, 10), (0, 20)), (0.6791, 1.0), atol=1e-4)
 
 
 def test_a_part_that_was_never_tried_is_weaker_than_one_that_always_failed():
     part, share, interval = weakest_share({"failed": (0, 100), "never": (0, 0)})
     assert part == "never" and math.isnan(share)
     assert interval == (0.0, pytest.approx(wilson(0, 100, 0.975)[1]))  # the smallest true share is that of "failed"
-
-
-def test_two_rows_are_enough_for_a_bootstrap_and_one_is_not():
-    low, high = bootstrap(lambda m: float(m.mean()), np.array([0.0, 1.0]))
-    assert (low, high) == (0.0, 1.0)  # half of the draws are one row twice
-    with pytest.raises(ValueError, match="a sample of 1: a bootstrap needs at least 2 rows"):
-        bootstrap(lambda m: float(m.mean()), np.array([0.0]))

@@ -10,7 +10,7 @@ from torch import Tensor
 
 import probes
 from tms_hooks import plots, theory
-from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab
 from tms_hooks.claims.heads import Heads, Omega, Omegas
 from tms_hooks.data import Distribution, SparseUniform, known_moments
 from tms_hooks.linalg import unit
@@ -29,7 +29,7 @@ class Study(NamedTuple):
     """Heads trained on attention as a softmax over keys."""
 
 
-@claim("qk-recovers-features", "A", quick=4, full=40, needs=above(0.9))
+@claim("qk-recovers-features", "A", quick=4, full=40)
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab
 from tms_hooks.claims.heads import ALIGNED, Directions, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.losses import Pair
@@ -22,7 +22,7 @@ UNEQUAL: list[Pair] = [pair for weight, pair in zip((5, 4, 3, 2, 1), RING, stric
 LOW = 2
 
 
-@claim("qk-rank", "A", quick=12, full=100, needs=above(0.5))
+@claim("qk-rank", "A", quick=12, full=100)
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, r of them, one each.
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab
 from tms_hooks.claims.heads import Directions, Heads, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import random_rotations, unit
@@ -22,7 +22,7 @@ CLOSE = 10.0
 """Degrees."""
 
 
-@claim("qk-same-subspace", "A", quick=20, full=100, needs=above(0.5))
+@claim("qk-same-subspace", "A", quick=20, full=100)
 def qk_same_subspace(n_models: int) -> Verdict:
     """Attending to features that are not orthogonal, singular vectors are their sum and difference, not the features.
 

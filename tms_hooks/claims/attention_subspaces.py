@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab
 from tms_hooks.claims.heads import TRIANGLES, Directions, Heads, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import unit
@@ -27,7 +27,7 @@ SPANNED = 18.0
 """Degrees, a fifth of a right angle, within which one span counts as lying in another."""
 
 
-@claim("qk-subspaces", "A", quick=20, full=100, needs=above(0.5))
+@claim("qk-subspaces", "A", quick=20, full=100)
 def qk_subspaces(n_models: int) -> Verdict:
     """Attending to features in two tegum factors, singular vectors span them and split between them, one factor each.
 

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
-from tms_hooks.claims import Verdict, above, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab
 from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -36,7 +36,7 @@ class History(NamedTuple):
     omega: Float[Tensor, "step model hidden hidden"]
 
 
-@claim("qk-when", "A", quick=12, full=100, needs=above(0.5))
+@claim("qk-when", "A", quick=12, full=100)
 def qk_when(n_models: int) -> Verdict:
     """Trained together, singular vectors align with the attended features only after the columns of W are orthogonal.
 
@@ -165,7 +165,7 @@ class Outcome(NamedTuple):
     head_loss: Float[Tensor, " model"]
 
 
-@claim("qk-joint-or-staged", "A", quick=12, full=100, needs=above(0.05))
+@claim("qk-joint-or-staged", "A", quick=12, full=100)
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 

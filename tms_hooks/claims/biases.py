@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -93,7 +93,7 @@ def train_perfect(n_features: int, n_models: int, noise: float, optimizer: Optim
     return train_biased(ToyConfig(n_features=n_features, d_hidden=2), starts, 3_000, optimizer).loss
 
 
-@claim("bias-perfect-not-found", "B", quick=8, full=40, needs=above(0.5))
+@claim("bias-perfect-not-found", "B", quick=8, full=40)
 def bias_perfect_not_found(n_models: int) -> Verdict:
     """With an output bias all one-hot features fit perfectly on a circle, stably, but random starts do not find it.
 
@@ -214,7 +214,7 @@ def _describe(outcome: Outcome) -> dict[str, float]:
     }
 
 
-@claim("unit-norm-with-scale", "B", quick=12, full=60, needs=above(0.5))
+@claim("unit-norm-with-scale", "B", quick=12, full=60)
 def unit_norm_with_scale(n_models: int) -> Verdict:
     """Unit-norm features with a learned scale from 1 spread evenly on a circle, in fewer directions than features.
 
@@ -292,7 +292,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     )
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60, needs=above(0.5))
+@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
@@ -45,7 +45,7 @@ def shares_a_direction(W: Stacked, learned: float) -> np.ndarray:
     return np.array([any(len(group) > 1 for group in geometry.directions(w, learned)) for w in W])
 
 
-@claim("pentagon-one-hot", "B", quick=20, full=60, needs=above(0.5))
+@claim("pentagon-one-hot", "B", quick=20, full=60)
 def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
 
@@ -98,7 +98,7 @@ def judge_directions(
     )
 
 
-@claim("relu-degenerate-gelu-not", "B", quick=20, full=60, needs=above(0.5))
+@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
 def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
 
@@ -164,7 +164,7 @@ def judge_degeneracy(W: Mapping[str, Stacked], steps: Mapping[str, np.ndarray]) 
     )
 
 
-@claim("nine-in-three-d", "B", quick=12, full=60, needs=above(0.9))
+@claim("nine-in-three-d", "B", quick=12, full=60)
 def nine_in_three_d(n_models: int) -> Verdict:
     """One-hot features in three dimensions are learned in nine directions under ReLU, always.
 

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, SparseUniform
@@ -45,7 +45,7 @@ def learned_pairs(W: Stacked, learned: float = LEARNED) -> Bool[Tensor, "model p
     return alive[:, ::2] & alive[:, 1::2]
 
 
-@claim("correlated-orthogonal", "N", quick=12, full=100, needs=above(2 / 3))
+@claim("correlated-orthogonal", "N", quick=12, full=100)
 def correlated_orthogonal(n_models: int) -> Verdict:
     """Features that fire together are put at right angles.
 
@@ -60,7 +60,7 @@ def correlated_orthogonal(n_models: int) -> Verdict:
     return measure_angle("correlated", n_models)
 
 
-@claim("anticorrelated-antipodal", "N", quick=12, full=100, needs=above(1 / 3))
+@claim("anticorrelated-antipodal", "N", quick=12, full=100)
 def anticorrelated_antipodal(n_models: int) -> Verdict:
     """Features that never fire together are put opposite each other.
 
@@ -126,7 +126,7 @@ def judge_angle(kind: str, W: Mapping[str, Stacked], losses: np.ndarray, others:
     )
 
 
-@claim("correlated-collapse", "N", quick=8, full=40, needs=above(0.5))
+@claim("correlated-collapse", "N", quick=8, full=40)
 def correlated_collapse(n_models: int) -> Verdict:
     """Correlated pairs too many to be orthogonal: dense ones collapse to their mean (PCA), sparse ones lie near.
 

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.linalg import random_directions
 from tms_hooks.run import Run
@@ -37,7 +37,7 @@ def train_by_density(n_densities: int, n_features: int, d_hidden: int) -> dict[f
     }
 
 
-@claim("sticky-dimensionality", "N", quick=5, full=72, needs=above(0.5), counts="densities")
+@claim("sticky-dimensionality", "N", quick=5, full=72, counts="densities")
 def sticky_dimensionality(n_densities: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -118,7 +118,7 @@ def _learned(W: Stacked) -> np.ndarray:
     return geometry.dimensionality(W)[geometry.represented(W)].numpy()
 
 
-@claim("adversarial-vulnerability", "N", quick=8, full=72, needs=above(0.9), counts="densities")
+@claim("adversarial-vulnerability", "N", quick=8, full=72, counts="densities")
 def adversarial_vulnerability(n_densities: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 

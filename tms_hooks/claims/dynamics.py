@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation
 from tms_hooks.training.optimizers import Adam
@@ -45,7 +45,7 @@ def train_watched(n_models: int, p: float = 0.05, output_act: Activation = "relu
     return Course(torch.stack([loss(W) for W in records], dim=1).numpy(), D.numpy())
 
 
-@claim("energy-levels-of-learning", "N", quick=6, full=60, needs=above(0.5))
+@claim("energy-levels-of-learning", "N", quick=6, full=60)
 def energy_levels_of_learning(n_models: int) -> Verdict:
     """The loss falls in discrete steps, at which single features jump from one D_i to another.
 

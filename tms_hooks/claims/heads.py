@@ -10,7 +10,6 @@ A toy is trained first, by the usual recipe for 2,000 steps. Heads are then trai
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import cache
 from math import pi
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tms_hooks import geometry, theory
-from tms_hooks.claims import lab
+from tms_hooks.claims import convergence, lab
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -57,7 +56,7 @@ def representation(n_features: int, d_hidden: int, p: float, n_models: int, deca
     return lab.train_sparse(n_features, d_hidden, p, n_models, steps=2_000, decay=decay)
 
 
-@cache
+@convergence.remembered
 def near_triangles(n_models: int) -> Run:
     """Toys of six features in four dimensions that start near a product of two triangles.
 

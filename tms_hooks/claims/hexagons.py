@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 
 from tms_hooks import geometry, landscape, plots, stats, theory
-from tms_hooks.claims import Verdict, above, below, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.run import Run
@@ -54,7 +54,7 @@ def exact_losses(run: Run) -> np.ndarray:
     return np.array([float(landscape.exact_loss(one, run.recipe.cfg, run.recipe.setting.data)) for one in each])
 
 
-@claim("polygons-by-n", "H", quick=30, full=100, needs=above(0.5))
+@claim("polygons-by-n", "H", quick=30, full=100)
 def polygons_by_n(n_models: int) -> Verdict:
     """Four features make a square, five a pentagon, six and seven a pentagon with the rest ignored or overlapping.
 
@@ -97,7 +97,7 @@ def judge_polygons(trained: Mapping[int, Stacked], untrained: Mapping[int, Stack
     )
 
 
-@claim("pentagon-by-theory", "H", quick=50, full=200, needs=above(0.0))
+@claim("pentagon-by-theory", "H", quick=50, full=200)
 def pentagon_by_theory(n_models: int) -> Verdict:
     """Five is the best polygon, however many features there are.
 
@@ -143,7 +143,7 @@ def judge_theory(names: np.ndarray, losses: np.ndarray, names_without_bias: np.n
     )
 
 
-@claim("hexagon-norms", "H", quick=50, full=200, needs=below(0.05))
+@claim("hexagon-norms", "H", quick=50, full=200)
 def hexagon_norms(n_models: int) -> Verdict:
     """The Frobenius norm of W is near 3 in hexagons and near 2.5 in pentagons.
 
@@ -203,7 +203,7 @@ def _both(pentagons: np.ndarray, hexagons: np.ndarray, what: str) -> "go.Figure"
     return plots.distributions(groups, what, lab.colors(groups))
 
 
-@claim("optimizer-geometry", "H", quick=6, full=20, needs=above(0.5))
+@claim("optimizer-geometry", "H", quick=6, full=20)
 def optimizer_geometry(n_models: int) -> Verdict:
     """SGD fails to superpose whatever its settings; RMSprop, Adam and AdamW succeed.
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tms_hooks import geometry, theory
-from tms_hooks.claims import Verdict, above, below, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, mean_directions, train_onehot, with_directions
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
@@ -23,7 +23,7 @@ WIDTHS = (2, 4, 8, 16)
 FEATURES_PER_DIMENSION = 4
 
 
-@claim("interference-mean-vs-max", "B", quick=3, full=12, needs=below(-0.75))
+@claim("interference-mean-vs-max", "B", quick=3, full=12)
 def interference_mean_vs_max(n_models: int) -> Verdict:
     """Trained features form tegum products, where mean interference falls as 1/m, not as the 1/sqrt(m) of a sphere.
 
@@ -124,7 +124,7 @@ def train_active(k: int, n_features: int, d_hidden: int, n_models: int) -> Stack
     return lab.train_toys(cfg, KHot(n_features=n_features, k=k), n_models, steps=STEPS).W_E
 
 
-@claim("two-active", "B", quick=10, full=40, needs=above(0.5))
+@claim("two-active", "B", quick=10, full=40)
 def two_active(n_models: int) -> Verdict:
     """The five directions of one-hot features in two dimensions survive when two features are active at once.
 

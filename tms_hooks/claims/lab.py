@@ -7,7 +7,6 @@ squared norms on each direction is fixed, and single norms fall with n.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from functools import cache
 from itertools import combinations
 from math import comb
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from tms_hooks import geometry, plots, stats
+from tms_hooks.claims import convergence
 from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, SparseUniform
@@ -45,7 +45,7 @@ ByDensity = Mapping[float, Stacked]
 """The same at several feature probabilities."""
 
 
-@cache
+@convergence.remembered
 def train_toys(cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, **settings: Any) -> Run:
     """Toys of these seeds (a number: from 0), trained; recorded at the start and the end, unless told otherwise.
 
@@ -55,12 +55,12 @@ def train_toys(cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps:
         steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
     models = range(seeds) if isinstance(seeds, int) else seeds
-    return train(cfg, data, seeds=models, **_usual(steps, settings))
+    return train(cfg, data, seeds=models, **_usual(convergence.steps(steps), settings))
 
 
 def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:
     """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
-    return train(cfg, data, init=starts, **{"seeds": range(len(starts))} | _usual(steps, settings))
+    return train(cfg, data, init=starts, **{"seeds": range(len(starts))} | _usual(convergence.steps(steps), settings))
 
 
 def _usual(steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
@@ -62,7 +62,7 @@ def memorize(n_features: int, d_hidden: int, n_models: int) -> Memory:
     return Memory(n_features, d_hidden, {n: np.stack([errors(n, seed) for seed in range(n_models)]) for n in sizes})
 
 
-@claim("memorisation", "B", quick=3, full=12, needs=above(0.5))
+@claim("memorisation", "B", quick=3, full=12)
 def memorisation(n_models: int) -> Verdict:
     """Models can store about one random data point for each of their parameters.
 

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -59,7 +59,7 @@ def learned(outputs: Outputs, cut: float = LEARNED) -> Bool[Tensor, "model featu
     return (outputs.diagonal(dim1=-2, dim2=-1) > cut) & lab.own_is_largest(outputs)
 
 
-@claim("mlp-bottlenecks", "B", quick=3, full=16, needs=above(0.9))
+@claim("mlp-bottlenecks", "B", quick=3, full=16)
 def mlp_bottlenecks(n_models: int) -> Verdict:
     """Beside an MLP of 4 f neurons a bottleneck of f dimensions passes the 4 f features that the MLP has room for.
 

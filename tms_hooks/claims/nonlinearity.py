@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 from tms_hooks.linalg import random_directions, random_rotations, unit
@@ -36,7 +36,7 @@ removes from a linear readout, also where what active features add is negative o
 negative; losses of a linear readout and of the best one, without ReLU."""
 
 
-@claim("relu-filters-interference", "N", quick=10, full=50, needs=above(0.5))
+@claim("relu-filters-interference", "N", quick=10, full=50)
 def relu_filters_interference(n_models: int) -> Verdict:
     """The output nonlinearity removes small negative interference, which a linear readout of the same model keeps.
 
@@ -123,7 +123,7 @@ def judge_filter(main: Readouts, others: Mapping[str, Readouts], added: np.ndarr
     )
 
 
-@claim("privileged-basis", "N", quick=2, full=20, needs=above(0.5))
+@claim("privileged-basis", "N", quick=2, full=20)
 def privileged_basis(n_models: int) -> Verdict:
     """A ReLU on the hidden layer makes features align with neurons.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.claims.toy_models import is_top_of_pca
 from tms_hooks.config import Activation
@@ -24,7 +24,7 @@ OFF_BOUNDARY = 1.1
 WIDE = (1.0, 0.3, 0.1, 0.03, 0.01, 0.003, 0.001)
 
 
-@claim("superposition-wide", "N", quick=5, full=32, needs=above(0.5))
+@claim("superposition-wide", "N", quick=5, full=32)
 def superposition_wide(n_models: int) -> Verdict:
     """The sparser the features, the more of them are represented; a linear model never represents more than PCA does.
 
@@ -88,7 +88,7 @@ def judge_rise(relu: ByDensity, linear: ByDensity, untrained: Stacked) -> Verdic
     )
 
 
-@claim("phase-change", "N", quick=7, full=13, needs=above(0.9), counts="points per side")
+@claim("phase-change", "N", quick=7, full=13, counts="points per side")
 def phase_change(side: int) -> Verdict:
     """An extra feature is ignored, dedicated or superposed, in regions that meet at the closed-form boundaries.
 

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, below, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.linalg import cosines
 
@@ -22,7 +22,7 @@ SQUARE_DEGREES = 15.0
 Grid = Float[Tensor, "factor model feature hidden"]
 
 
-@claim("importance-and-frequency", "N", quick=8, full=60, needs=below(0.25))
+@claim("importance-and-frequency", "N", quick=8, full=60)
 def importance_and_frequency(n_models: int) -> Verdict:
     """One feature of a pentagon made rarer: at about 2.5 times, the pentagon turns into two digons.
 

@@ -1,8 +1,7 @@
 """The registry: a claim is one function whose docstring states, before any result, what is decided and how.
 
-The docstring's first line is the claim; `PARTS` follow. The function trains its models by the calls of `lab` and hands
-them to a judge, which returns a `Verdict`. The docstring's threshold must be the decorator's: what a reader is promised
-decides.
+`tms_hooks.claims.design` reads it. The function trains its models by the calls of `lab` and hands them to a judge,
+which returns a `Verdict` with the parts that the docstring promises.
 
 Claims of this library stand in families, the modules of this folder that `FAMILIES` names: a new family is a file and a
 line there, and each claim needs a test in which it holds and one in which it fails. A claim of your own may stand in
@@ -12,15 +11,16 @@ a script that calls `reproduce` under `if __name__ == "__main__"`, not from a no
 imports the families only.
 """
 
-import re
+import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from importlib import import_module
 from inspect import cleandoc
 
-from tms_hooks.claims.verdict import Needs, Verdict
+from tms_hooks.claims import convergence
+from tms_hooks.claims.design import Statement, statements
+from tms_hooks.claims.verdict import Verdict, checked
 from tms_hooks.errors import did_you_mean
 
 SOURCES = {
@@ -56,8 +56,6 @@ FAMILIES = (
     "attention_training",
 )
 """The modules that hold this library's claims, in the order in which claims are listed."""
-PARTS = ("Statistic:", "Threshold:", "Size:", "Controls:")
-"""What a claim's docstring states after its first line, the claim itself."""
 Measure = Callable[[int], Verdict]
 
 
@@ -69,7 +67,6 @@ class Claim:
         name: as in `tms reproduce NAME`.
         source: the document it comes from, a key of `SOURCES`, or in words where it is none of them.
         quick, full: its size, as stated in the docstring.
-        needs: the side of which threshold its statistic must be on, as stated in the docstring.
         measure: size -> verdict. The same code at either size.
         counts: what the size counts.
     """
@@ -78,7 +75,6 @@ class Claim:
     source: str
     quick: int
     full: int
-    needs: Needs
     measure: Measure
     counts: str = "models"
 
@@ -89,65 +85,83 @@ class Claim:
 
     @property
     def design(self) -> str:
-        """The whole docstring: statement, statistic, threshold, size, controls."""
+        """The whole docstring: what is claimed, and how it is decided."""
         return cleandoc(self.measure.__doc__ or "")
+
+    @property
+    def parts(self) -> dict[str, Statement]:
+        """What the docstring promises of each part."""
+        return statements(self.design)
 
     def size(self, quick: bool = False) -> int:
         """How many of what it counts it measures."""
         return self.quick if quick else self.full
 
     def run(self, quick: bool = False) -> Verdict:
-        """Measure and decide."""
+        """Measure and decide; at full size, also whether training for longer would change what was found."""
         began = time.perf_counter()
-        verdict = self.decide(self.measure(self.size(quick)))
+        with convergence.trains() as trained:
+            verdict = self.decide(self.measure(self.size(quick)))
+        if trained[0] and not quick:
+            verdict = self._converged(verdict)
         return replace(verdict, seconds=time.perf_counter() - began)
 
+    def _converged(self, verdict: Verdict) -> Verdict:
+        """With each part's statistic on about a third of the models, and on the same models trained for longer."""
+        some = min(max(convergence.FEWEST, self.full // 3), self.full)
+        before = self.measure(some)
+        with convergence.longer(convergence.FACTOR):
+            after = self.measure(some)
+        parts = {
+            name: checked(part, before.parts[name], after.parts[name], some) for name, part in verdict.parts.items()
+        }
+        return replace(verdict, parts=parts)
+
     def decide(self, verdict: Verdict) -> Verdict:
-        """A judge's verdict held against this claim's threshold."""
-        side, threshold = self.needs
-        return replace(verdict, claim=self.name, side=side, threshold=threshold)
+        """A judge's verdict held against what this claim promises.
+
+        Raises:
+            ValueError: parts that are not those of the docstring, or a null that is promised and not measured.
+        """
+        promised = self.parts
+        if set(promised) != set(verdict.parts):
+            raise ValueError(
+                f"claim {self.name!r} was measured in the parts {', '.join(verdict.parts)}, and its docstring has "
+                f"{', '.join(promised)}: give the judge the docstring's names"
+            )
+        for name, statement in promised.items():
+            part = verdict.parts[name]
+            if statement.has_null and part.null is None and not math.isnan(part.statistic):
+                raise ValueError(
+                    f'claim {self.name!r} promises that part "{name}" beats a null ({statement.null}), and none was '
+                    "measured: give it as `null=`, or say in the docstring why there is none"
+                )
+        parts = {name: replace(verdict.parts[name], statement=promised[name]) for name in promised}
+        return replace(verdict, claim=self.name, parts=parts)
 
 
 _claims: dict[str, Claim] = {}
 
 
-def claim(
-    name: str, source: str, *, quick: int, full: int, needs: Needs, counts: str = "models"
-) -> Callable[[Measure], Measure]:
+def claim(name: str, source: str, *, quick: int, full: int, counts: str = "models") -> Callable[[Measure], Measure]:
     """Register the function below, unchanged, as a claim; run again, in a notebook, it takes its own place.
 
     Raises:
-        ValueError: a name that is taken, a docstring that leaves out one of `PARTS`, or states another threshold.
+        ValueError: a name that is taken, or a docstring that does not state what `tms_hooks.claims.design` asks for.
     """
 
     def register(measure: Measure) -> Measure:
-        made = Claim(name, source, quick, full, needs, measure, counts)
+        made = Claim(name, source, quick, full, measure, counts)
         if name in _claims and _place(_claims[name].measure) != _place(measure):
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
-        if missing := [part for part in PARTS if part not in made.design]:
-            raise ValueError(
-                f"the docstring of claim {name!r} lacks {', '.join(missing)}: state them before any result"
-            )
-        if (stated := stated_needs(made.design)) != needs:
-            found = "none that can be read, such as 'above 0.5'" if stated is None else "{} {:g}".format(*stated)
-            raise ValueError(
-                f"claim {name!r} needs its statistic {needs.side} {needs.threshold:g}, and the threshold that its "
-                f"docstring states is {found}: make them one"
-            )
+        try:
+            statements(made.design)
+        except ValueError as error:
+            raise ValueError(f"claim {name!r}: {error}") from None
         _claims[name] = made
         return measure
 
     return register
-
-
-def stated_needs(design: str) -> Needs | None:
-    """The side and threshold that a design states, None if it states none.
-
-    >>> stated_needs("It holds. Statistic: a share. Threshold: above 1/2, for each.")
-    Needs(side='above', threshold=0.5)
-    """
-    found = re.search(r"Threshold:\s+(above|below)\s+(-?\d+(?:\.\d+|/\d+)?)", design)
-    return Needs(found[1], float(Fraction(found[2]))) if found else None  # type: ignore[arg-type]
 
 
 def claims() -> dict[str, Claim]:

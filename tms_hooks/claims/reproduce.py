@@ -4,9 +4,11 @@ import hashlib
 import logging
 import os
 import signal
+import subprocess
 import traceback
 from collections.abc import Callable, Generator, Sequence
 from contextlib import redirect_stderr
+from dataclasses import replace
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
@@ -21,7 +23,7 @@ from tms_hooks.clusters import end_with
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks claim, version 3"
+FORMAT = "tms-hooks claim, version 4"
 PACKAGES = ("tms_hooks", "probes")
 RESULTS = "verdicts"
 ONE_THREAD = dict.fromkeys(
@@ -44,7 +46,7 @@ class Result(NamedTuple):
 
     @property
     def outcome(self) -> str:
-        """The verdict, or "not run", or "failed"."""
+        """What became of the claim, or "not run", or "failed"."""
         return self.verdict.verdict if self.verdict else "failed" if self.failed else "not run"
 
     @property
@@ -63,6 +65,24 @@ def code_version() -> str:
     for path in sorted(path for package in PACKAGES for path in (here / package).rglob("*.py")):
         digest.update(f"{path.relative_to(here)}\n".encode() + path.read_bytes())
     return digest.hexdigest()[:12]
+
+
+@cache
+def commit() -> str:
+    """The commit that this code, and with it what every claim promises, is from; empty outside a checkout.
+
+    A checkout in which the code was changed since says so.
+    """
+    here = Path(__file__).parents[2]
+    try:
+        found = _git(here, "rev-parse", "--short=12", "HEAD")
+        return found + (" with changes" if _git(here, "status", "--porcelain", "--", *PACKAGES) else "")
+    except (OSError, subprocess.CalledProcessError):
+        return ""
+
+
+def _git(folder: Path, *command: str) -> str:
+    return subprocess.run(["git", *command], cwd=folder, check=True, capture_output=True, text=True).stdout.strip()
 
 
 def reproduce(
@@ -129,7 +149,7 @@ def reproduce(
 def settle(claim: Claim, out: Path, quick: bool) -> Result:
     """Measure one claim here and store it; without what it needs it is not run, and an error in it is its result."""
     try:
-        verdict = claim.run(quick)
+        verdict = replace(claim.run(quick), commit=commit())
     except (ImportError, ConnectionError) as error:
         return Result(claim, None, not_run=str(error))
     except Exception:

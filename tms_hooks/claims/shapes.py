@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from tms_hooks import geometry, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.bottlenecks import CUTS, LEARNED, mean_directions, train_onehot
 from tms_hooks.claims.lab import Stacked
 
@@ -18,7 +18,7 @@ SIZES = {2: 20, 3: 40, 4: 60, 5: 80, 6: 100, 7: 150, 8: 200, 9: 250}
 STEPS = 1_500
 
 
-@claim("shape-by-dimension", "B", quick=3, full=30, needs=above(1.0))
+@claim("shape-by-dimension", "B", quick=3, full=30)
 def shape_by_dimension(n_models: int) -> Verdict:
     """The number of directions learned grows faster than in proportion to the hidden dimension.
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.biases import documented
 from tms_hooks.claims.bottlenecks import shares_a_direction, train_onehot
 from tms_hooks.claims.lab import Stacked
@@ -78,7 +78,7 @@ def separable(trained: Tied) -> np.ndarray:
     return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
-@claim("softmax-circle", "B", quick=4, full=30, needs=above(0.5))
+@claim("softmax-circle", "B", quick=4, full=30)
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -160,7 +160,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=4, full=30, needs=above(0.5))
+@claim("softmax-bias-concentric", "B", quick=4, full=30)
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -307,7 +307,7 @@ def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
     return np.less(unembed, embed)
 
 
-@claim("softmax-untied-unembed-first", "B", quick=4, full=24, needs=above(0.5))
+@claim("softmax-untied-unembed-first", "B", quick=4, full=24)
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 

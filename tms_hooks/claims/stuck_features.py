@@ -12,7 +12,7 @@ import pandas as pd
 
 import probes
 from tms_hooks import geometry, landscape, plots, stats
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.hexagons import polygon_names, train_polygons
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.run import Run
@@ -37,7 +37,7 @@ def hexagons_of(run: Run) -> list[int]:
     return [*map(int, np.flatnonzero(polygon_names(run.W_E) == "hexagon"))]
 
 
-@claim("stuck-feature", "H", quick=5, full=20, needs=above(0.5), counts="pentagons")
+@claim("stuck-feature", "H", quick=5, full=20, counts="pentagons")
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
@@ -121,7 +121,7 @@ def judge_stuck(
     )
 
 
-@claim("hexagon-patching", "H", quick=10, full=40, needs=above(0.5), counts="recipients")
+@claim("hexagon-patching", "H", quick=10, full=40, counts="recipients")
 def hexagon_patching(n_models: int) -> Verdict:
     """Giving a pentagon's unlearned feature the initial weights that it has in a hexagon's start yields a hexagon.
 

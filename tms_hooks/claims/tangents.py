@@ -14,7 +14,7 @@ from torch import Tensor
 
 import probes
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED
 
 COLORS = ("red", "blue", "green", "black", "white", "yellow")
@@ -39,7 +39,7 @@ class Agreement(NamedTuple):
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=6, full=36, needs=above(0.05), counts="sentences")
+@claim("probes-and-tangents", "N", quick=6, full=36, counts="sentences")
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 

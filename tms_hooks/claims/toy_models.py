@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 
@@ -18,7 +18,7 @@ DENSITIES = lab.densities(10)
 STEPS = 3_000
 
 
-@claim("superposition-emerges", "N", quick=6, full=40, needs=above(0.5))
+@claim("superposition-emerges", "N", quick=6, full=40)
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
@@ -101,7 +101,7 @@ def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity)
     )
 
 
-@claim("cosine-misleads", "N", quick=10, full=50, needs=above(0.1))
+@claim("cosine-misleads", "N", quick=10, full=50)
 def cosine_misleads(n_models: int) -> Verdict:
     """Under superposition hidden states of inputs that share no feature have cosine similarities far from 0.
 

@@ -14,7 +14,7 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side
-from tms_hooks.claims import Verdict, above, below, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
@@ -35,7 +35,7 @@ class Sparsity(NamedTuple):
     """Of a head that fires: the same of heads of its layer that never fire, on the same pairs."""
 
 
-@claim("heads-are-sparse", "A", quick=2, full=24, needs=above(0.5), counts="heads")
+@claim("heads-are-sparse", "A", quick=2, full=24, counts="heads")
 def heads_are_sparse(n_heads: int) -> Verdict:
     """A real head carries the score of a pair on which it fires in few slices: fewer than rotations, or silent heads.
 
@@ -125,7 +125,7 @@ Crowded = Mapping[str, float]
 """What `measure` found in one bottleneck, or the mean of several."""
 
 
-@claim("real-bottlenecks", "B", quick=3, full=12, needs=below(1.0), counts="pairs of blocks")
+@claim("real-bottlenecks", "B", quick=3, full=12, counts="pairs of blocks")
 def real_bottlenecks(n_paths: int) -> Verdict:
     """Real transformers crowd their bottlenecks as toys do: what is written overlaps others' reads less than at random.
 

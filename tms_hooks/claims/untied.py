@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import linalg, plots, theory
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot, SparseUniform
@@ -68,7 +68,7 @@ def untrained(n_models: int) -> dict[str, Directions]:
     return {name: Directions.of(lab.untrained(toy(*size), n_models)) for name, size in SETTINGS.items()}
 
 
-@claim("untied-is-better", "B", quick=12, full=60, needs=above(0.5))
+@claim("untied-is-better", "B", quick=12, full=60)
 def untied_is_better(n_models: int) -> Verdict:
     """Untied models reach a lower loss than tied ones, but no longer if their writes or their reads have unit norm.
 
@@ -129,7 +129,7 @@ def judge_untied(losses: Mapping[str, Mapping[str, np.ndarray]], pictures: Mappi
     )
 
 
-@claim("write-is-not-read", "B", quick=12, full=60, needs=above(0.5))
+@claim("write-is-not-read", "B", quick=12, full=60)
 def write_is_not_read(n_models: int) -> Verdict:
     """Pairing written with read directions by maximum cosine fails: some are most similar to another feature's.
 
@@ -211,7 +211,7 @@ def _share_misassigned(models: Directions) -> float:
     return lab.mean(wrong)
 
 
-@claim("readout-is-a-measurement", "B", quick=20, full=60, needs=above(0.5))
+@claim("readout-is-a-measurement", "B", quick=20, full=60)
 def readout_is_a_measurement(n_models: int) -> Verdict:
     """A trained readout is nearest to unambiguous discrimination: the dual frame of the written directions.
 

@@ -1,67 +1,308 @@
-"""`Verdict`: what became of a claim, decided by an interval and a threshold and by nothing else.
+"""`Verdict`: what became of a claim, part by part, decided by intervals, thresholds and nulls and by nothing else.
 
-A claim says before it is measured which side of which threshold its statistic needs to be on (`above(0.5)`). Its judge
-turns trained models into a `Verdict`: `Verdict.of_shares` where shares of models decide, `Verdict.of_statistic` where
-any other function of samples does. Both own the interval and the case that nothing could be measured. The outcome is
-not stored: it follows from the interval and the threshold, which the registry fills in.
+A claim says before it is measured which parts it has and what each needs (`tms_hooks.claims.design`). Its judge turns
+trained models into a `Verdict` of `Part`s: `share` where a share of models decides, `statistic` where any other
+function of samples does. Outcomes are not stored: they follow from the numbers and from what the claim needs, which the
+registry fills in.
 """
 
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
 
 import numpy as np
 
 from tms_hooks import stats
+from tms_hooks.claims.convergence import Convergence
+from tms_hooks.claims.design import SOLE, Needs, Side, Statement
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
     Figures = Mapping[str, go.Figure] | Sequence[tuple[str, go.Figure]]
 
-Side = Literal["above", "below"]
-Outcome = Literal["supported", "refuted", "inconclusive"]
+Outcome = Literal[
+    "supported",
+    "refuted",
+    "too few models",
+    "at the threshold",
+    "not measurable",
+    "not converged",
+    "does not distinguish",
+]
+OUTCOMES = get_args(Outcome)
+IN_PART = "in part"
+"""The headline of a claim whose parts have different outcomes."""
+FAR = 10
+"""Deciding that would take over so many times as many models is out of reach: the statistic is at the threshold."""
 Interval = tuple[float, float]
 
 UNKNOWN: Interval = (-math.inf, math.inf)
 """The interval of a statistic that could not be measured: no threshold is outside it."""
 
 
-class Needs(NamedTuple):
-    """Where a claim's statistic must lie for the claim to hold."""
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One thing that a claim says, measured.
 
-    side: Side
-    threshold: float
+    Attributes:
+        measured: the statistic in words.
+        statistic, interval: its value and 95 % interval: what single models typically do. NaN and `UNKNOWN` if it could
+            not be measured.
+        n, unit: what was sampled, and how many of it.
+        null: the statistic of what must be beaten; None where there is nothing to beat.
+        margin: 95 % interval of the statistic less the null's.
+        optimum: the statistic of the model of lowest exact loss.
+        why: why it could not be measured.
+        convergence: the statistic of models trained for longer; None where nothing is trained, or it was not tried.
+        statement: what the claim promised of this part; filled in by the claim.
+    """
+
+    measured: str
+    statistic: float
+    interval: Interval
+    n: int
+    unit: str = "models"
+    null: float | None = None
+    margin: Interval | None = None
+    optimum: float | None = None
+    why: str = ""
+    convergence: Convergence | None = None
+    statement: Statement | None = None
+
+    @property
+    def needs(self) -> Needs:
+        """What its claim needs of it.
+
+        Raises:
+            ValueError: no claim has decided it.
+        """
+        if self.statement is None:
+            raise ValueError(
+                "no claim has decided this part: hand its verdict to `Claim.decide`, which knows the threshold"
+            )
+        return self.statement.needs
+
+    @property
+    def beyond(self) -> bool:
+        """Whether it is an arm that no source has."""
+        return self.statement is not None and self.statement.beyond
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the numbers decide.
+
+        Raises:
+            ValueError: no claim has decided it, or an interval whose ends are not in order.
+        """
+        needs = self.needs
+        where = side_of(self.interval, needs.threshold)
+        if where is None and math.isnan(self.statistic):
+            return "not measurable"
+        if self.convergence and not self.convergence.holds:
+            return "not converged"
+        if where is None:
+            return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
+        if where != needs.side:
+            return "refuted"
+        beaten = self.margin is None or side_of(self.margin, 0.0) == needs.side
+        return "supported" if beaten else "does not distinguish"
+
+    @property
+    def n_to_decide(self) -> float:
+        """How many of its unit would put the threshold outside the interval, were the statistic the same.
+
+        An interval shrinks with the square root of the sample.
+        """
+        distance = abs(self.statistic - self.needs.threshold)
+        reach = self.interval[0] if self.statistic > self.needs.threshold else self.interval[1]
+        return math.inf if distance == 0 else self.n * ((reach - self.statistic) / distance) ** 2
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of the statistic against the threshold, read off the interval as if it were normal."""
+        from scipy.stats import norm
+
+        distance = self.statistic - self.needs.threshold
+        half = self.statistic - self.interval[0] if distance > 0 else self.interval[1] - self.statistic
+        if math.isnan(half) or math.isinf(half):
+            return math.nan
+        return (
+            1.0 if distance == 0 else 0.0 if half == 0 else float(2 * norm.sf(abs(distance) / half * norm.ppf(0.975)))
+        )
+
+    @property
+    def paragraph(self) -> str:
+        """The outcome in words, every number of it measured."""
+        (low, high), (side, threshold) = self.interval, self.needs
+        needs = f"needed: {side} {threshold:.3g}"
+        if math.isfinite(self.statistic):
+            found = f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; {needs})"
+        elif math.isfinite(low) and math.isfinite(high):  # a share without trials, beside others that have some
+            found = f"{self.measured} could not be measured, but it lies between {low:.3g} and {high:.3g} ({needs})"
+        else:
+            found = f"{self.measured} could not be measured{f', since {self.why}' if self.why else ''}"
+        text = f"{self.outcome.capitalize()}: {found}, on {self.n:,} {self.unit}."
+        if self.statement and self.null is not None:
+            margin = "" if self.margin is None else f" (difference {self.margin[0]:.3g} to {self.margin[1]:.3g})"
+            text += f" Null, {self.statement.null.rstrip('.')}: {self.null:.3g}{margin}."
+        if self.optimum is not None:
+            text += f" The model of lowest loss: {self.optimum:.3g}."
+        if self.outcome == "too few models":
+            text += f" About {self.n_to_decide:,.0f} {self.unit} would decide."
+        if self.convergence:
+            before, after = self.convergence.statistic, self.convergence.longer
+            text += f" Trained three times as long: {after:.3g} for {before:.3g}, on {self.convergence.n_models}."
+        return text
+
+    def record(self) -> dict[str, Any]:
+        """The entry of `tms reproduce --json`; a number that is not finite becomes null."""
+        assert self.statement is not None, "`outcome` is asked first"
+        return {
+            "quote": self.statement.quote,
+            "beyond the source": self.beyond,
+            "outcome": self.outcome,
+            "measured": self.measured,
+            "statistic": _finite(self.statistic),
+            "interval": [_finite(end) for end in self.interval],
+            "needs": list(self.needs),
+            "null": None if self.null is None else _finite(self.null),
+            "margin": None if self.margin is None else [_finite(end) for end in self.margin],
+            "optimum": None if self.optimum is None else _finite(self.optimum),
+            "n": self.n,
+            "unit": self.unit,
+            "p": _finite(self.p),
+            "convergence": None if self.convergence is None else self.convergence._asdict(),
+        }
 
 
-def above(threshold: float) -> Needs:
-    """The claim holds if its statistic is above the threshold."""
-    return Needs("above", threshold)
+def side_of(interval: Interval, threshold: float) -> Side | None:
+    """On which side of a threshold the whole interval lies, None if it holds the threshold.
 
-
-def below(threshold: float) -> Needs:
-    """The claim holds if its statistic is below the threshold."""
-    return Needs("below", threshold)
-
-
-def decide(interval: Interval, threshold: float, side: Side = "above") -> Outcome:
-    """Supported if the interval lies on the claim's side of the threshold, refuted if on the other, else inconclusive.
-
-    >>> decide((0.6, 0.8), 0.5), decide((0.4, 0.8), 0.5), decide((0.6, 0.8), 0.5, side="below")
-    ('supported', 'inconclusive', 'refuted')
+    >>> side_of((0.6, 0.8), 0.5), side_of((0.4, 0.8), 0.5), side_of((0.5, 0.8), 0.5)
+    ('above', None, None)
 
     Raises:
-        ValueError: an interval whose ends are not in order, or a threshold that no claim has set.
+        ValueError: an interval whose ends are not in order.
     """
     low, high = interval
     if not low <= high:
         raise ValueError(f"interval=({low}, {high}): needs low <= high")
-    if math.isnan(threshold):
-        raise ValueError("threshold=nan: no claim has decided this verdict; hand it to `Claim.decide`")
-    where = "above" if low > threshold else "below" if high < threshold else None
-    return "inconclusive" if where is None else "supported" if where == side else "refuted"
+    return "above" if low > threshold else "below" if high < threshold else None
+
+
+def share(
+    measured: str,
+    held: "tuple[int, int] | np.ndarray",
+    *,
+    null: "tuple[int, int] | np.ndarray | float | None" = None,
+    best: float | None = None,
+    unit: str = "models",
+) -> Part:
+    """A share of models, with Wilson's interval.
+
+    >>> share("The share", (9, 10), null=(1, 10)).statistic
+    0.9
+
+    Args:
+        measured: the statistic in words.
+        held: (successes, trials), or what succeeded as an array of booleans, a row per model.
+        null: the same of what must be beaten, or its share, where that is known.
+        best: whether it holds for the model of lowest exact loss.
+        unit: what the trials are.
+    """
+    successes, trials = counted(held)
+    if not trials:
+        return unmeasurable(measured, f"there are no {unit} to count", unit)
+    interval = stats.wilson(successes, trials)
+    known, margin = _null_share(null, (successes, trials), interval)
+    return Part(
+        measured=measured,
+        statistic=successes / trials,
+        interval=interval,
+        n=trials,
+        unit=unit,
+        null=known,
+        margin=margin,
+        optimum=None if best is None else float(best),
+    )
+
+
+def _null_share(null: Any, counts: tuple[int, int], interval: Interval) -> tuple[float | None, Interval | None]:
+    if null is None:
+        return None, None
+    if isinstance(null, (int, float)):
+        return float(null), (interval[0] - null, interval[1] - null)
+    successes, trials = counted(null)
+    if not trials:
+        return math.nan, UNKNOWN
+    return successes / trials, stats.newcombe(counts, (successes, trials))
+
+
+def statistic(
+    measured: str,
+    function: Callable[..., float],
+    *samples: np.ndarray,
+    null: Sequence[np.ndarray] | float | None = None,
+    best: float | None = None,
+    unit: str = "models",
+) -> Part:
+    """A function of independent samples, with its bootstrap interval.
+
+    >>> statistic("The mean", np.mean, np.ones(3)).why
+    'a bootstrap needs 8 models, and there are 3'
+
+    Args:
+        measured: the statistic in words.
+        function: of the samples, each resampled along its first axis: a row per model.
+        null: the samples of what must be beaten, for the same function; or its value, where that is known.
+        best: the value of the model of lowest exact loss.
+        unit: what the rows are.
+    """
+    fewest = min(map(len, samples)) if samples else 0
+    if fewest < stats.FEWEST:
+        return unmeasurable(measured, f"a bootstrap needs {stats.FEWEST} {unit}, and there are {fewest}", unit)
+    value, interval = float(function(*samples)), UNKNOWN
+    if not math.isnan(value):
+        interval = stats.bootstrap(function, *samples)
+    if math.isnan(value) or any(map(math.isnan, interval)):
+        return unmeasurable(measured, "it is not a number, for these or for some resampled ones", unit)
+    known: float | None = None
+    margin: Interval | None = None
+    if isinstance(null, (int, float)):
+        known, margin = float(null), (interval[0] - null, interval[1] - null)
+    elif null is not None:
+        known, margin = _null_statistic(function, samples, null, value)
+    return Part(
+        measured=measured,
+        statistic=value,
+        interval=interval,
+        n=fewest,
+        unit=unit,
+        null=known,
+        margin=margin,
+        optimum=None if best is None else float(best),
+    )
+
+
+def _null_statistic(
+    function: Callable[..., float], samples: Sequence[np.ndarray], null: Sequence[np.ndarray], value: float
+) -> tuple[float, Interval]:
+    if min(map(len, null)) < stats.FEWEST or math.isnan(known := float(function(*null))):
+        return math.nan, UNKNOWN
+
+    def difference(*both: np.ndarray) -> float:
+        return float(function(*both[: len(samples)])) - float(function(*both[len(samples) :]))
+
+    margin = stats.bootstrap(difference, *samples, *null)
+    return known, UNKNOWN if any(map(math.isnan, margin)) else margin
+
+
+def unmeasurable(measured: str, why: str, unit: str = "models") -> Part:
+    """A part for which there is nothing to measure."""
+    return Part(measured=measured, statistic=math.nan, interval=UNKNOWN, n=0, unit=unit, why=why)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,30 +310,37 @@ class Verdict:
     """A claim's measurement.
 
     Attributes:
-        measured: the statistic in words.
-        statistic, interval: its value and 95 % interval; NaN if it could not be measured, and then `UNKNOWN`, or what
-            those of its parts leave open that could.
+        parts: name -> what was measured, in the order in which they are shown.
         n_models: trained models that the verdict rests on, those of the controls not counted; or so many of `unit`.
         controls: named results: the same without the cause, a random cause, another cut-off, what theory gives.
         theory: the closed form's value of the statistic, where there is one.
         detail: what else the numbers say, made from them.
-        figures: (caption, plotly figure) pairs.
-        claim, threshold, side, seconds: filled in by the claim; until then asking for the outcome is an error.
+        figures: (caption, plotly figure) pairs; or caption -> figure.
+        claim, seconds: filled in by the claim.
+        commit: that of the code, and with it of what the claim promised; filled in by `reproduce`.
     """
 
-    measured: str
-    statistic: float
-    interval: Interval
+    parts: Mapping[str, Part]
     n_models: int
     unit: str = "models"
-    controls: Mapping[str, float]
-    theory: float | None = None
+    controls: Mapping[str, SupportsFloat]
+    theory: SupportsFloat | None = None
     detail: str
-    figures: "Sequence[tuple[str, go.Figure]]" = field(default=(), compare=False)
+    figures: "Figures" = field(default=(), compare=False)
     claim: str = ""
-    threshold: float = math.nan
-    side: Side = "above"
     seconds: float = 0.0
+    commit: str = ""
+
+    def __post_init__(self) -> None:
+        """Numbers are plain floats, figures are pairs."""
+        given = self.figures
+        plain = {
+            "controls": {name: float(value) for name, value in self.controls.items()},
+            "theory": None if self.theory is None or math.isnan(float(self.theory)) else float(self.theory),
+            "figures": tuple(given.items()) if isinstance(given, Mapping) else tuple(given),
+        }
+        for name, value in plain.items():
+            object.__setattr__(self, name, value)
 
     @classmethod
     def of_shares(
@@ -103,103 +351,101 @@ class Verdict:
         figures: "Figures | Callable[[], Figures]" = (),
         **rest: Any,
     ) -> "Verdict":
-        """The smallest of several shares, which all must pass; of several, `measured` also names the smallest.
+        """The smallest of several shares, which all must pass, as one part; of several, `measured` names the smallest.
 
-        A part without trials could lie anywhere from 0 to 1; another that fails decides all the same.
-
-        >>> Verdict.of_shares("The share", {"": (9, 10)}, n_models=10, controls={}, detail="").statistic
-        0.9
-
-        Args:
-            measured: the statistic in words.
-            parts: name -> (successes, trials), or what succeeded as an array of booleans.
-            figures: caption -> figure, or a function that makes them, called only if the statistic could be measured.
-            rest: other attributes.
+        A share without trials could lie anywhere from 0 to 1; another that fails decides all the same.
         """
-        counts = {name: counted(part) for name, part in parts.items()}
+        counts = {name: counted(held) for name, held in parts.items()}
         found = stats.weakest_share(counts)
-        measured = f"{measured} ({found.part})" if len(parts) > 1 else measured
-        # Of several parts, those that could be measured can still refute.
-        interval = found.interval if any(trials for _, trials in counts.values()) else UNKNOWN
-        return cls._measured(measured, found.share, interval, figures, rest)
+        tried = any(trials for _, trials in counts.values())
+        part = Part(
+            measured=f"{measured} ({found.part})" if len(parts) > 1 else measured,
+            statistic=found.share,
+            interval=found.interval if tried else UNKNOWN,
+            n=counts[found.part][1],
+        )
+        return cls._of_one(part, figures, rest)
 
     @classmethod
     def of_statistic(
         cls,
         measured: str,
-        statistic: Callable[..., float],
+        function: Callable[..., float],
         *samples: np.ndarray,
         figures: "Figures | Callable[[], Figures]" = (),
         **rest: Any,
     ) -> "Verdict":
-        """A function of independent samples, with its bootstrap interval.
-
-        It could not be measured with a sample of fewer than two, nor if it is NaN, of all samples or when resampled.
-
-        >>> Verdict.of_statistic("The mean", np.mean, np.ones(1), n_models=1, controls={}, detail="").interval
-        (-inf, inf)
-
-        Args are those of `of_shares`; `statistic` takes the samples, each resampled along its first axis.
-        """
-        value, interval = math.nan, UNKNOWN
-        if samples and min(map(len, samples)) > 1 and not math.isnan(found := float(statistic(*samples))):
-            resampled = stats.bootstrap(statistic, *samples)
-            if not any(map(math.isnan, resampled)):
-                value, interval = found, resampled
-        return cls._measured(measured, value, interval, figures, rest)
+        """`statistic` as the only part."""
+        return cls._of_one(statistic(measured, function, *samples), figures, rest)
 
     @classmethod
-    def _measured(cls, measured: str, statistic: float, interval: Interval, figures: Any, rest: Any) -> "Verdict":
-        if math.isnan(statistic):
+    def _of_one(cls, part: Part, figures: "Figures | Callable[[], Figures]", rest: Any) -> "Verdict":
+        if math.isnan(part.statistic):
             figures = ()
-        shown = figures() if callable(figures) else figures
-        theory = rest.pop("theory", None)
-        return cls(
-            measured=measured,
-            statistic=statistic,
-            interval=interval,
-            controls={name: float(value) for name, value in rest.pop("controls").items()},
-            theory=None if theory is None or math.isnan(theory) else float(theory),
-            figures=tuple(shown.items()) if isinstance(shown, Mapping) else shown,
-            **rest,
-        )
+        return cls(parts={SOLE: part}, figures=figures() if callable(figures) else figures, **rest)
 
     @property
-    def verdict(self) -> Outcome:
-        """What the numbers decide."""
-        return decide(self.interval, self.threshold, self.side)
+    def sole(self) -> Part:
+        """The only part of a claim that has one.
+
+        Raises:
+            ValueError: a claim of several parts.
+        """
+        if len(self.parts) > 1:
+            raise ValueError(f"the verdict has parts: ask one of {', '.join(map(repr, self.parts))} of `parts`")
+        [part] = self.parts.values()
+        return part
+
+    @property
+    def statistic(self) -> float:
+        """That of the only part."""
+        return self.sole.statistic
+
+    @property
+    def interval(self) -> Interval:
+        """That of the only part."""
+        return self.sole.interval
+
+    @property
+    def verdict(self) -> str:
+        """What became of all that the source states: their outcome if they agree, else "in part"."""
+        stated = {part.outcome for part in self.parts.values() if not part.beyond}
+        return stated.pop() if len(stated) == 1 else IN_PART
 
     @property
     def paragraph(self) -> str:
         """The verdict in words, every number of it measured."""
-        low, high = self.interval
-        theory = "" if self.theory is None else f" Theory: {self.theory:.3g}."
-        needs = f"the claim needs it {self.side} {self.threshold:.3g}"
-        if math.isfinite(self.statistic):
-            found = f"{self.measured} is {self.statistic:.3g} (95 % interval {low:.3g} to {high:.3g}; {needs})"
-        elif math.isfinite(low) and math.isfinite(high):  # a part without trials, beside others that have some
-            found = f"{self.measured} could not be measured, but it lies between {low:.3g} and {high:.3g} ({needs})"
-        else:
-            found = f"{self.measured} could not be measured"
-        return f"{self.verdict.capitalize()}: {found}, on {self.n_models:,} {self.unit}.{theory} {self.detail}"
+        told = [part.paragraph for part in self.parts.values()]
+        if len(told) > 1:
+            places = [" (beyond the source)" if part.beyond else "" for part in self.parts.values()]
+            told = [f"{name}{place}: {text}" for name, place, text in zip(self.parts, places, told, strict=True)]
+        theory = [] if self.theory is None else [f"Theory: {self.theory:.3g}."]
+        return " ".join([*told, *theory, self.detail]).rstrip()
 
     def record(self) -> dict[str, Any]:
         """The entry of `tms reproduce --json`; a number that is not finite becomes null."""
         return {
             "claim": self.claim,
             "verdict": self.verdict,
-            "statistic": _finite(self.statistic),
-            "interval": [_finite(end) for end in self.interval],
+            "parts": {name: part.record() for name, part in self.parts.items()},
             "n_models": self.n_models,
+            "unit": self.unit,
             "seconds": round(self.seconds, 3),
+            "commit": self.commit,
             "controls": {name: _finite(value) for name, value in self.controls.items()},
         }
 
     def to_json(self) -> str:
         """All of it, figures included, as text that `from_json` reads."""
-        plain = {name: value for name, value in vars(self).items() if name != "figures"}
-        figures = [(caption, figure.to_json()) for caption, figure in self.figures]
-        return json.dumps(plain | {"controls": dict(self.controls), "figures": figures}, indent=1)
+        plain = {name: value for name, value in vars(self).items() if name not in ("figures", "parts")}
+        parts = {
+            name: vars(part)
+            | {"convergence": part.convergence and part.convergence._asdict()}
+            | {"statement": part.statement and part.statement._asdict() | {"needs": tuple(part.statement.needs)}}
+            for name, part in self.parts.items()
+        }
+        figures = [(caption, figure.to_json()) for caption, figure in self.figures]  # type: ignore[union-attr]
+        return json.dumps(plain | {"parts": parts, "controls": dict(self.controls), "figures": figures}, indent=1)
 
     @classmethod
     def from_json(cls, text: str) -> "Verdict":
@@ -208,13 +454,30 @@ class Verdict:
 
         plain = json.loads(text)
         figures = tuple((caption, pio.from_json(figure)) for caption, figure in plain.pop("figures"))
-        return cls(**plain | {"interval": tuple(plain["interval"]), "figures": figures})
+        parts = {name: _part(part) for name, part in plain.pop("parts").items()}
+        return cls(parts=parts, figures=figures, **plain)
 
 
-def counted(part: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
+def _part(plain: dict[str, Any]) -> Part:
+    made = plain | {name: plain[name] and tuple(plain[name]) for name in ("interval", "margin")}
+    if tried := plain["convergence"]:
+        made["convergence"] = Convergence(**tried | {"interval": tuple(tried["interval"])})
+    if promised := plain["statement"]:
+        made["statement"] = Statement(**promised | {"needs": Needs(*promised["needs"])})
+    return Part(**made)
+
+
+def checked(part: Part, before: Part, after: Part, n_models: int) -> Part:
+    """A part with the statistic of some of its models, and of the same ones trained for longer."""
+    if math.isnan(before.statistic):
+        return part
+    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, n_models))
+
+
+def counted(held: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
     """Successes and trials; of an array of booleans, those that are true and all."""
-    return part if isinstance(part, tuple) else (int(part.sum()), len(part))
+    return held if isinstance(held, tuple) else (int(held.sum()), len(held))
 
 
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
+def _finite(value: SupportsFloat) -> float | None:
+    return float(value) if math.isfinite(float(value)) else None

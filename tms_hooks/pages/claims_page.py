@@ -3,48 +3,55 @@
 `write_markdown` has the same as plain text, without the figures, for `docs/claims.md`.
 """
 
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from tms_hooks import files
-from tms_hooks.claims.present import RULE, SYMBOLS, counts, number
-from tms_hooks.claims.registry import PARTS, SOURCES
-from tms_hooks.claims.reproduce import Result, code_version
+from tms_hooks.claims.present import RULE, SYMBOLS, chance, counts, number, part_counts
+from tms_hooks.claims.registry import SOURCES
+from tms_hooks.claims.reproduce import Result, code_version, commit
 from tms_hooks.pages import report
 
 
 def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
     """Write `index.html`, self-contained."""
+    outcomes = [outcome for outcome in SYMBOLS if any(result.outcome == outcome for result in results)]
     return report.write(
         out / "index.html",
         "Claims, measured",
-        f"Statements about toy models of superposition, each measured over many models. {RULE}",
+        "Statements about toy models of superposition, each measured over many models.",
         sections=(),
-        footer=f"tms reproduce, {'quick' if quick else 'full'} size, code {code_version()}.",
+        footer=f"tms reproduce, {_version(quick)}.",
         template="claims.html.j2",
+        rule=RULE,
+        chance=chance(results),
         counts=counts(results),
-        outcomes=[outcome for outcome in SYMBOLS if any(result.outcome == outcome for result in results)],
+        part_counts=part_counts(results),
+        by_outcome={outcome: [result for result in results if result.outcome == outcome] for outcome in outcomes},
         sources={key: name for key, name in SOURCES.items() if any(result.claim.source == key for result in results)},
         symbols=SYMBOLS,
-        statistic=number,
-        results=[(result, design_parts(result.claim.design)) for result in results],
+        number=number,
+        results=results,
     )
 
 
 def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     """Write `claims.md`: the table, then each claim's paragraph and controls."""
-    path = out / "claims.md"
-    sources = "; ".join(f"{key}, {name}" for key, name in SOURCES.items())
-    values = {"results": results, "quick": quick, "code": code_version(), "rule": RULE, "sources": sources}
-    return files.keep(path, report.render("claims.md.j2", **values))
+    values = {
+        "results": results,
+        "quick": quick,
+        "version": _version(quick),
+        "rule": RULE,
+        "chance": chance(results),
+        "counts": counts(results),
+        "part_counts": part_counts(results),
+        "beyond_counts": part_counts(results, beyond=True),
+        "sources": "; ".join(f"{key}, {name}" for key, name in SOURCES.items()),
+        "number_of": number,
+    }
+    return files.keep(out / "claims.md", report.render("claims.md.j2", **values))
 
 
-def design_parts(design: str) -> dict[str, str]:
-    """What a claim's docstring states, part by part.
-
-    >>> design_parts("It holds.\\n\\nStatistic: a share.\\nThreshold: above\\n1/2. Size: 3. Controls: none.")
-    {'Statistic': 'a share.', 'Threshold': 'above 1/2.', 'Size': '3.', 'Controls': 'none.'}
-    """
-    _, *found = re.split(f"({'|'.join(PARTS)})", " ".join(design.split()))
-    return {name.rstrip(":"): text.strip() for name, text in zip(found[::2], found[1::2], strict=True)}
+def _version(quick: bool) -> str:
+    size = "quick size, not checked for convergence" if quick else "full size"
+    return f"{size}, code {code_version()}" + (f", commit {commit()}" if commit() else "")

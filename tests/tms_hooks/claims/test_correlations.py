@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS, outcome_of, random_directions, ring
+from worlds import MODELS, UNDECIDED, outcome_of, random_directions, ring
 
 from tms_hooks.claims import correlations
 
@@ -25,7 +25,7 @@ def test_correlated_orthogonal():
     assert found.controls["anticorrelated"] == 0
     assert outcome(judge(square[:, OPPOSITE])) == "refuted"
     assert outcome(judge(random_directions(square))) == "refuted"
-    assert outcome(judge(torch.cat([square[:14], square[14:, OPPOSITE]]))) == "inconclusive"  # 70 %, chance is 67 %
+    assert outcome(judge(torch.cat([square[:14], square[14:, OPPOSITE]]))) in UNDECIDED  # 70 %, chance is 67 %
     three = square.clone()
     three[:, 3] = 0
     assert outcome(judge(three)) == "refuted"  # a feature not learned

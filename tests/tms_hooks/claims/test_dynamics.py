@@ -1,7 +1,7 @@
 """Claims of `tms_hooks.claims.dynamics`, each in a world where it holds and in one where it is false."""
 
 import numpy as np
-from worlds import MODELS, outcome_of
+from worlds import MODELS, UNDECIDED, outcome_of
 
 from tms_hooks.claims.dynamics import Course, judge_steps
 
@@ -24,5 +24,5 @@ def test_energy_levels_of_learning():
     assert found.controls["changes of D_i shifted in time"] < 0.3
     assert outcome(judge_steps(smooth, {"again": smooth})) == "refuted"  # the loss falls evenly
     assert outcome(judge_steps(course(100, 150), {})) == "refuted"  # it falls elsewhere
-    assert outcome(judge_steps(course(100, 0), {})) == "inconclusive"  # it falls at the start only
-    assert outcome(judge_steps(course(100, 100, models=1), {})) == "inconclusive"
+    assert outcome(judge_steps(course(100, 0), {})) in UNDECIDED  # it falls at the start only
+    assert outcome(judge_steps(course(100, 100, models=1), {})) in UNDECIDED

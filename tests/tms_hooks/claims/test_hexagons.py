@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 import torch
-from worlds import MODELS, outcome_of, random_directions, ring
+from worlds import MODELS, UNDECIDED, outcome_of, random_directions, ring
 
 from tms_hooks.claims import hexagons
 
@@ -22,7 +22,7 @@ def test_polygons_by_n():
     assert outcome(judge({n: random_directions(W, n) for n, W in right.items()})) == "refuted"
     assert outcome(judge(right | {7: ring(6, 7)})) == "refuted"  # one n is enough
     half = torch.cat([ring(5, 6, models=10), ring(6, 6, models=10)])
-    assert outcome(judge(right | {6: half})) == "inconclusive"
+    assert outcome(judge(right | {6: half})) in UNDECIDED
 
 
 def test_pentagon_by_theory():
@@ -37,8 +37,8 @@ def test_pentagon_by_theory():
     assert outcome(judge(1.1)) == "supported"
     assert outcome(judge(0.9)) == "refuted"
     shuffled = names[np.random.default_rng(1).permutation(2 * MODELS)]
-    assert outcome(judge(1.1, shuffled)) == "inconclusive"
-    assert outcome(judge(1.1, np.full(2 * MODELS, "pentagon"))) == "inconclusive"  # nothing to compare
+    assert outcome(judge(1.1, shuffled)) in UNDECIDED
+    assert outcome(judge(1.1, np.full(2 * MODELS, "pentagon"))) in UNDECIDED  # nothing to compare
 
 
 def test_hexagon_norms():
@@ -49,8 +49,8 @@ def test_hexagon_norms():
 
     assert outcome(hexagons.judge_norms(world(2.51, 2.95))) == "supported"
     assert outcome(hexagons.judge_norms(world(2.51, 2.5))) == "refuted"
-    assert outcome(hexagons.judge_norms(random_directions(world(2.51, 2.95)))) == "inconclusive"  # no polygons there
-    assert outcome(hexagons.judge_norms(ring(5, 6))) == "inconclusive"
+    assert outcome(hexagons.judge_norms(random_directions(world(2.51, 2.95)))) in UNDECIDED  # no polygons there
+    assert outcome(hexagons.judge_norms(ring(5, 6))) in UNDECIDED
 
 
 def test_optimizer_geometry():
@@ -73,4 +73,4 @@ def test_optimizer_geometry():
     assert found.controls["best learning rate, Adam"] == 0.1
     assert outcome(judge(adaptive | {"SGD": 1.0})) == "refuted"
     assert outcome(judge(adaptive | {"SGD": 0.0, "RMSprop": 0.0})) == "refuted"
-    assert outcome(judge(adaptive | {"SGD": 0.5})) == "inconclusive"
+    assert outcome(judge(adaptive | {"SGD": 0.5})) in UNDECIDED

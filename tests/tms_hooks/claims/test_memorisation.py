@@ -1,7 +1,7 @@
 """The claim about memorized points in worlds where it holds and where it is false."""
 
 import numpy as np
-from worlds import outcome_of
+from worlds import UNDECIDED, outcome_of
 
 from tms_hooks.claims import memorisation
 from tms_hooks.claims.memorisation import Memory
@@ -35,7 +35,7 @@ def test_memorisation():
     assert outcome(judge(world(5))) == "refuted"
     assert outcome(judge(world(0))) == "refuted"
     assert outcome(judge(world(90, unseen=0.9))) == "refuted"  # it reconstructs everything: it has learned the features
-    assert outcome(judge(world(40, spread=20))) == "inconclusive"
+    assert outcome(judge(world(40, spread=20))) in UNDECIDED
     assert outcome(memorisation.judge_memory([world(5), world(80)], [])) == "supported"  # "can": one kind is enough
 
 

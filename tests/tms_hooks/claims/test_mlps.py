@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from worlds import MODELS, outcome_of
+from worlds import MODELS, UNDECIDED, outcome_of
 
 from tms_hooks.claims import mlps
 
@@ -29,7 +29,7 @@ def test_mlp_bottlenecks():
     assert outcome(judge(1.0, 0.5)) == "refuted"  # one of the two is enough
     assert outcome(judge(0.0, 1.0)) == "refuted"
     half = torch.cat([world(1.0, 2), world(0.75, 2)])  # seven eighths, give or take
-    assert outcome(mlps.judge_bottlenecks({"one": {2: half}}, others)) == "inconclusive"
+    assert outcome(mlps.judge_bottlenecks({"one": {2: half}}, others)) in UNDECIDED
 
 
 def test_learned_needs_the_own_output_high_and_highest():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, outcome_of, random_directions, ring
+from worlds import MODELS, UNDECIDED, outcome_of, random_directions, ring
 
 from tms_hooks.claims import nonlinearity
 from tms_hooks.data import SparseUniform
@@ -52,4 +52,4 @@ def test_privileged_basis():
     assert found.controls["neurons with one feature at p = 1"] == 0  # two features per neuron
     assert outcome(judge(aligned @ turns, aligned @ turns)) == "refuted"
     assert outcome(judge(aligned, aligned @ turns)) == "refuted"  # one density is enough
-    assert outcome(judge(aligned, 0 * aligned)) == "inconclusive"  # nothing learned
+    assert outcome(judge(aligned, 0 * aligned)) in UNDECIDED  # nothing learned

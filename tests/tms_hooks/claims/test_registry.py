@@ -7,19 +7,19 @@ import sys
 import planned
 import pytest
 
-from tms_hooks.claims import Verdict, above, below, claim, claims, find, registry
+from tms_hooks.claims import Verdict, claim, claims, find, registry
 from tms_hooks.claims import reproduce as runner
 
-PARTS = {"Statistic": "a share.", "Threshold": "above 1/2.", "Size": "1.", "Controls": "none."}
+DESIGN = "All is well. Statistic: a share. Threshold: above 1/2. Null: untrained. Size: 1. Controls: none."
 
 
-def measure_with(**parts: str):
-    """A function whose docstring states these parts."""
+def measure_with(design: str = DESIGN):
+    """A function of this docstring."""
 
     def measure(n_models: int) -> Verdict:
         raise AssertionError("nobody runs it")
 
-    measure.__doc__ = "All is well.\n\n" + "\n".join(f"{part}: {text}" for part, text in parts.items())
+    measure.__doc__ = design
     return measure
 
 
@@ -27,7 +27,7 @@ def measure_with(**parts: str):
 def register(monkeypatch):
     """`claim` on a registry that is forgotten afterwards."""
     monkeypatch.setattr(registry, "_claims", dict(claims()))
-    return lambda measure, name="new", needs=planned.HALF: claim(name, "H", quick=1, full=1, needs=needs)(measure)
+    return lambda measure, name="new": claim(name, "H", quick=1, full=1)(measure)
 
 
 def test_every_claim_states_its_size_and_design_first():
@@ -37,52 +37,19 @@ def test_every_claim_states_its_size_and_design_first():
         assert made.statement.endswith("."), name
 
 
-def test_the_threshold_that_decides_is_the_one_that_is_stated():
-    assert {name: registry.stated_needs(made.design) for name, made in claims().items()} == {
-        name: made.needs for name, made in claims().items()
-    }
-
-
-@pytest.mark.parametrize(
-    ("stated", "needs"),
-    [
-        ("above 1/2", above(0.4)),  # another threshold
-        ("above 1/2", below(0.5)),  # another side
-        ("below 0.05", above(0.05)),
-        ("above 0.05", above(0.5)),
-        ("above -1", above(1.0)),
-        ("half of them", above(0.5)),  # not to be read
-        ("at least above 1/2", above(0.5)),
-    ],
-)
-def test_a_threshold_that_is_not_the_one_that_is_stated_is_refused(register, stated, needs):
-    with pytest.raises(ValueError, match=r"'new' needs its statistic .* docstring states is .*: make them one"):
-        register(measure_with(**PARTS | {"Threshold": stated}), needs=needs)
+def test_a_claim_that_leaves_something_out_is_refused(register):
+    with pytest.raises(ValueError, match="claim 'new': the docstring lacks Controls:"):
+        register(measure_with(DESIGN.replace("Controls", "Checks")))
     assert "new" not in claims()
-
-
-@pytest.mark.parametrize(
-    ("stated", "needs"),
-    [("above 1/2, for each.", above(0.5)), ("below\n    -0.05.", below(-0.05)), ("above 2/3", above(2 / 3))],
-)
-def test_a_threshold_that_is_the_one_that_is_stated_is_taken(register, stated, needs):
-    register(measure_with(**PARTS | {"Threshold": stated}), needs=needs)
-    assert claims()["new"].needs == needs
-
-
-@pytest.mark.parametrize("part", PARTS)
-def test_a_claim_that_leaves_out_a_part_is_refused(register, part):
-    with pytest.raises(ValueError, match=f"lacks {part}:"):
-        register(measure_with(**{name: text for name, text in PARTS.items() if name != part}))
 
 
 def test_a_name_is_taken_once(register):
     with pytest.raises(ValueError, match="registered twice"):
-        register(measure_with(**PARTS), name="hexagon-norms")
+        register(measure_with(), name="hexagon-norms")
 
 
 def test_a_cell_that_is_run_again_takes_its_own_place(register):
-    first, again = (measure_with(**PARTS) for _ in range(2))
+    first, again = (measure_with() for _ in range(2))
     register(first)
     register(again)
     assert claims()["new"].measure is again
@@ -103,7 +70,7 @@ def test_finding_claims():
 
 def test_a_run_is_decided_and_timed():
     found = planned.planned(planned.one_thread, "threads").run(quick=True)
-    assert (found.claim, found.threshold, found.side) == ("threads", 0.5, "above")
+    assert (found.claim, found.sole.needs) == ("threads", ("above", 0.5))
     assert found.seconds > 0
 
 
@@ -111,28 +78,27 @@ OWN = '''
 """A claim of one's own."""
 
 from tms_hooks import OneHot, ToyConfig, geometry
-from tms_hooks.claims import Verdict, above, claim, lab
+from tms_hooks.claims import Verdict, claim, lab, share
 
 
-@claim("own-feature", "a notebook of mine", quick=8, full=20, needs=above(0.5))
+@claim("own-feature", "a notebook of mine", quick=8, full=20)
 def own_feature(n_models: int) -> Verdict:
     """A feature that has a dimension to itself is learned.
 
-    Statistic: share of models whose only feature, in one dimension, has a norm above 0.5.
+    Statistic: share of models whose only feature, in one dimension, has a norm above 0.9.
     Threshold: above 1/2.
+    Null: untrained models.
     Size: 8 models (quick), 20 (full).
     Controls: untrained weights.
     """
-    cfg = ToyConfig(n_features=1, d_hidden=1)
+    cfg = ToyConfig(n_features=1, d_hidden=1, output_bias=False)
     start = lab.untrained(cfg, n_models)["W_E"]
     return judge(lab.train_toys(cfg, OneHot(n_features=1), n_models, steps=300).W_E, start)
 
 
 def judge(W: lab.Stacked, start: lab.Stacked) -> Verdict:
-    learned, before = (geometry.represented(w).all(-1).numpy() for w in (W, start))
-    return Verdict.of_shares(
-        "The share", {"": learned}, n_models=len(W), controls={"untrained": lab.mean(before)}, detail=""
-    )
+    learned, before = (geometry.represented(w, 0.9).all(-1).numpy() for w in (W, start))
+    return Verdict(parts={"all": share("The share", learned, null=before)}, n_models=len(W), controls={}, detail="")
 '''
 
 
@@ -145,6 +111,7 @@ def test_a_claim_of_ones_own(tmp_path, monkeypatch, request):
     assert list(claims())[-1] == "own-feature"
     [found] = find(["own-feature"])
     verdict = found.run(quick=True)
-    assert (verdict.verdict, verdict.statistic, verdict.n_models) == ("supported", 1.0, 8)
+    assert (verdict.verdict, verdict.sole.statistic, verdict.n_models) == ("supported", 1.0, 8)
     [result] = runner.reproduce([found], tmp_path, quick=True)  # in another process
-    assert result.verdict.record() | {"seconds": 0} == verdict.record() | {"seconds": 0}
+    apart = {"seconds": 0, "commit": ""}
+    assert result.verdict.record() | apart == verdict.record() | apart

@@ -2,7 +2,7 @@
 
 import pandas as pd
 import torch
-from worlds import MODELS, outcome_of
+from worlds import MODELS, UNDECIDED, outcome_of
 
 from tms_hooks import ToyConfig
 from tms_hooks.claims import stuck_features
@@ -27,7 +27,7 @@ def test_stuck_feature():
     assert outcome(stuck_features.judge_stuck([nothing] * MODELS, [digon], {}, dict)) == "supported"
     assert outcome(stuck_features.judge_stuck([digon] * MODELS, [digon], {}, dict)) == "refuted"
     assert outcome(stuck_features.judge_stuck([far] * MODELS, [digon], {}, dict)) == "refuted"
-    assert outcome(stuck_features.judge_stuck([], [], {}, dict)) == "inconclusive"
+    assert outcome(stuck_features.judge_stuck([], [], {}, dict)) in UNDECIDED
 
 
 def test_hexagon_patching():
@@ -44,7 +44,7 @@ def test_hexagon_patching():
 
     assert outcome(judge(1.0, 0.1, 0.1)) == "supported"
     assert outcome(judge(0.1, 0.1, 0.1)) == "refuted"  # patches that do nothing
-    assert outcome(judge(1.0, 1.0, 0.1)) == "inconclusive"  # any new weights would have done
+    assert outcome(judge(1.0, 1.0, 0.1)) in UNDECIDED  # any new weights would have done
     assert outcome(judge(0.05, 1.0, 0.1)) == "refuted"  # random patches do better
     empty = pd.DataFrame(columns=["recipient", "condition", "outcome"])
-    assert outcome(stuck_features.judge_patching(empty)) == "inconclusive"
+    assert outcome(stuck_features.judge_patching(empty)) in UNDECIDED

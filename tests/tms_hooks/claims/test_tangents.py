@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import outcome_of
+from worlds import UNDECIDED, outcome_of
 
 from tms_hooks import ToyConfig
 from tms_hooks.claims import tangents
@@ -25,7 +25,7 @@ def test_probes_and_tangents():
     assert outcome(judge(0.0, 0.3)) == "refuted"
     assert "MiniLM" in judge(0.5, 0.0).measured
     nothing = Agreement(*[np.full(10, np.nan)] * 5)
-    assert outcome(tangents.judge_agreement([world(0.5)] * 5, nothing, [])) == "inconclusive"
+    assert outcome(tangents.judge_agreement([world(0.5)] * 5, nothing, [])) in UNDECIDED
 
 
 def test_a_toy_whose_tangent_space_is_known():

@@ -3,7 +3,7 @@
 from math import pi
 
 import numpy as np
-from worlds import outcome_of, random_directions, ring
+from worlds import UNDECIDED, outcome_of, random_directions, ring
 
 from tms_hooks.claims import toy_models
 
@@ -33,4 +33,4 @@ def test_cosine_misleads():
     assert outcome(found) == "supported"
     np.testing.assert_allclose(found.statistic, (np.cos(2 * pi / 5) + np.cos(pi / 5)) / 2, rtol=1e-5)  # a pentagon's
     assert outcome(toy_models.judge_cosines(orthogonal, {})) == "refuted"  # no superposition
-    assert outcome(toy_models.judge_cosines(0 * orthogonal, {})) == "inconclusive"  # nothing learned
+    assert outcome(toy_models.judge_cosines(0 * orthogonal, {})) in UNDECIDED  # nothing learned

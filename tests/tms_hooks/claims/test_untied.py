@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS, outcome_of, ring
+from worlds import MODELS, UNDECIDED, outcome_of, ring
 
 from tms_hooks import theory
 from tms_hooks.claims.untied import Directions, judge_pairing, judge_readouts, judge_untied
@@ -61,7 +61,7 @@ def test_write_is_not_read():
     assert outcome(judge(turned(36))) == "refuted"  # halfway: a tie is no mistake
     assert outcome(judge(turned(50), turned(0))) == "refuted"  # one setting is enough
     half = Directions(*(torch.cat([a[:10], b[:10]]) for a, b in zip(turned(50), turned(0), strict=True)))
-    assert outcome(judge(half)) == "inconclusive"
+    assert outcome(judge(half)) in UNDECIDED
     dead = turned(50)._replace(read=0.4 * turned(50).read)  # reconstructs 0.4 of each: nothing is learned
     assert outcome(judge(dead)) == "refuted"
     assert judge(dead).controls["learned > 0.3"] == 1

@@ -1,208 +1,296 @@
-"""Verdicts: what decides, and how shares and other statistics become one."""
+"""Verdicts: what decides a part, what decides a claim, and how shares and other statistics become a part."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import planned
 import plotly.graph_objects as go
 import pytest
 import torch
-from planned import verdict
+from planned import decided, verdict
 
-from tms_hooks.claims import UNKNOWN, Verdict, below, decide
-from tms_hooks.claims.verdict import Needs
+from tms_hooks.claims import UNKNOWN, Part, Verdict, share, statistic, unmeasurable
+from tms_hooks.claims.convergence import Convergence
+from tms_hooks.claims.verdict import side_of
+from tms_hooks.stats import bootstrap
 
 REST = {"n_models": 10, "controls": {}, "detail": ""}
 
 
-def decided(found: Verdict) -> Verdict:
-    """Held against a claim that needs a statistic above 1/2."""
-    return planned.planned(planned.holds).decide(found)
+def outcome(part: Part, side: str = "above", threshold: float = 0.5) -> str:
+    null = "none" if part.null is None else "untrained models"
+    return decided(Verdict(parts={"all": part}, **REST), side, threshold, null).verdict
+
+
+def part(**changes) -> Part:
+    return Part(**planned.PART | changes)
 
 
 # Deciding
 
 
 @pytest.mark.parametrize(
-    ("interval", "side", "outcome"),
+    ("changes", "side", "found"),
     [
-        ((0.6, 0.8), "above", "supported"),
-        ((0.2, 0.4), "above", "refuted"),
-        ((0.4, 0.6), "above", "inconclusive"),
-        ((0.5, 0.8), "above", "inconclusive"),  # touching is not beyond
-        ((0.2, 0.5), "above", "inconclusive"),
-        ((0.6, 0.8), "below", "refuted"),
-        ((0.2, 0.4), "below", "supported"),
-        (UNKNOWN, "above", "inconclusive"),
-        (UNKNOWN, "below", "inconclusive"),
+        ({"interval": (0.6, 0.9)}, "above", "supported"),
+        ({"interval": (0.6, 0.9)}, "below", "refuted"),
+        ({"interval": (0.2, 0.4), "statistic": 0.3}, "above", "refuted"),
+        ({"interval": (0.2, 0.4), "statistic": 0.3}, "below", "supported"),
+        ({"interval": (0.4, 0.9)}, "above", "too few models"),
+        ({"interval": (0.5, 0.9)}, "above", "too few models"),  # touching is not beyond
+        ({"interval": (0.4, 0.62), "statistic": 0.51}, "above", "at the threshold"),
+        ({"interval": UNKNOWN, "statistic": math.nan, "n": 0}, "above", "not measurable"),
+        ({"interval": (0.0, 0.3), "statistic": math.nan}, "above", "refuted"),  # whatever it is, it is below
+        ({"interval": (0.0, 0.9), "statistic": math.nan}, "above", "not measurable"),
     ],
 )
-def test_only_the_interval_and_the_threshold_decide(interval, side, outcome):
-    assert decide(interval, 0.5, side) == outcome
-    assert verdict(interval=interval, side=side, statistic=123.0).verdict == outcome
+def test_interval_and_threshold_decide(changes, side, found):
+    assert outcome(part(**changes), side) == found
+
+
+@pytest.mark.parametrize(
+    ("margin", "side", "found"),
+    [
+        ((0.1, 0.3), "above", "supported"),
+        ((-0.1, 0.3), "above", "does not distinguish"),
+        ((-0.3, -0.1), "above", "does not distinguish"),  # the null does better
+        ((0.0, 0.3), "above", "does not distinguish"),
+        (UNKNOWN, "above", "does not distinguish"),
+    ],
+)
+def test_a_null_must_be_beaten(margin, side, found):
+    assert outcome(part(null=0.6, margin=margin), side) == found
+
+
+def test_below_the_threshold_the_null_must_be_above():
+    low = {"interval": (0.1, 0.3), "statistic": 0.2, "null": 0.4}
+    assert outcome(part(**low, margin=(-0.3, -0.1)), "below") == "supported"
+    assert outcome(part(**low, margin=(0.1, 0.3)), "below") == "does not distinguish"
+
+
+def test_a_null_saves_nothing_that_is_refuted():
+    assert outcome(part(interval=(0.1, 0.3), statistic=0.2, null=0.0, margin=(0.1, 0.3))) == "refuted"
+
+
+@pytest.mark.parametrize("longer", [0.69, 0.91])
+@pytest.mark.parametrize("interval", [(0.7, 0.9), (0.1, 0.3), (0.4, 0.6)])
+def test_what_longer_training_moves_out_of_its_interval_is_not_decided(longer, interval):
+    tried = Convergence(0.8, (0.7, 0.9), longer, 12)
+    assert outcome(part(interval=interval, convergence=tried)) == "not converged"
+    assert outcome(part(interval=interval, convergence=tried._replace(longer=0.75))) != "not converged"
+
+
+def test_how_many_models_would_decide_by_hand():
+    # 0.2 from the threshold, and the interval reaches 0.3 down: it must shrink to 2/3, so 9/4 of the models.
+    found = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.4, 0.8), n=40)}, **REST)).sole
+    np.testing.assert_allclose(found.n_to_decide, 90)
+    assert "About 90 models would decide" in found.paragraph
+
+
+def test_the_p_value_agrees_with_the_interval():
+    at_edge = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.5, 0.8))}, **REST)).sole
+    np.testing.assert_allclose(at_edge.p, 0.05, rtol=1e-6)
+    twice = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.6, 0.8))}, **REST)).sole
+    np.testing.assert_allclose(twice.p, 8.86e-5, rtol=1e-2)  # z = 3.92
+    assert decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.7, 0.7))}, **REST)).sole.p == 0
 
 
 @pytest.mark.parametrize("interval", [(0.6, 0.4), (math.nan, 1.0), (0.0, math.nan)])
 def test_what_is_no_interval_decides_nothing(interval):
     with pytest.raises(ValueError, match="low <= high"):
-        decide(interval, 0.5)
+        side_of(interval, 0.5)
+
+
+@pytest.mark.parametrize("asked", [lambda v: v.verdict, lambda v: v.paragraph, Verdict.record])
+def test_a_verdict_that_no_claim_has_decided_has_no_outcome(asked):
+    with pytest.raises(ValueError, match=r"no claim has decided.*Claim\.decide"):
+        asked(verdict())
+    asked(decided(verdict()))
 
 
 def test_the_outcome_cannot_be_typed_in():
     with pytest.raises(TypeError):
-        verdict(verdict="supported")
+        Part(**planned.PART, outcome="supported")
     with pytest.raises(AttributeError):
-        verdict().verdict = "supported"
+        decided(verdict()).verdict = "supported"
 
 
-@pytest.mark.parametrize("shares", [(9, 10), (0, 0)])
-@pytest.mark.parametrize("asked", [lambda v: v.verdict, lambda v: v.paragraph, Verdict.record])
-def test_a_verdict_that_no_claim_has_decided_has_no_outcome(shares, asked):
-    found = Verdict.of_shares("The share", {"": shares}, **REST)
-    with pytest.raises(ValueError, match=r"no claim has decided.*Claim\.decide"):
-        asked(found)
-    asked(decided(found))
+# Claims of several parts
 
 
-def test_a_claim_decides_by_what_it_needs():
-    found = Verdict.of_shares("The share", {"": (100, 100)}, **REST)
-    claim = planned.planned(planned.holds, "named")
-    held = claim.decide(found)
-    assert (held.claim, held.side, held.threshold, held.verdict) == ("named", "above", 0.5, "supported")
-    assert (held.statistic, held.interval, held.measured) == (found.statistic, found.interval, found.measured)
-    other = planned.planned(planned.holds, needs=below(0.05)).decide(held)  # not what was decided before
-    assert (other.side, other.threshold, other.verdict) == ("below", 0.05, "refuted")
+TWO = """Two things.
+
+Part "first": "the one". Statistic: a share. Threshold: above 1/2. Null: none.
+Part "second": "the other". Statistic: a share. Threshold: below 1/2. Null: none.
+Beyond the source "third": Statistic: a share. Threshold: above 1/2. Null: untrained models.
+Size: 3 or 30. Controls: none.
+"""
+
+
+def of_three(*intervals, null=0.1) -> Verdict:
+    def measure(n_models: int) -> Verdict:
+        raise AssertionError("nobody runs it")
+
+    measure.__doc__ = TWO
+    parts = {
+        name: part(interval=interval, statistic=sum(interval) / 2)
+        for name, interval in zip(("first", "second", "third"), intervals, strict=True)
+    }
+    parts["third"] = replace(parts["third"], null=null, margin=(0.1, 0.2))
+    return planned.planned(measure).decide(Verdict(parts=dict(reversed(parts.items())), **REST))
+
+
+HIGH, LOW = (0.7, 0.9), (0.1, 0.3)
+
+
+@pytest.mark.parametrize(
+    ("intervals", "headline"),
+    [
+        ((HIGH, LOW, LOW), "supported"),  # what is beyond the source decides nothing
+        ((LOW, HIGH, HIGH), "refuted"),
+        ((HIGH, HIGH, HIGH), "in part"),
+        ((HIGH, (0.4, 0.8), HIGH), "in part"),
+        (((0.4, 0.8), (0.2, 0.6), HIGH), "too few models"),
+    ],
+)
+def test_the_headline_is_that_of_the_source_s_parts(intervals, headline):
+    found = of_three(*intervals)
+    assert found.verdict == headline
+    assert list(found.parts) == ["first", "second", "third"]  # in the order in which they are promised
+    assert [part.beyond for part in found.parts.values()] == [False, False, True]
+    assert "third (beyond the source): " in found.paragraph
+    with pytest.raises(ValueError, match="ask one of 'first', 'second', 'third'"):
+        _ = found.sole
+
+
+def test_a_null_that_is_promised_must_be_measured():
+    with pytest.raises(ValueError, match='promises that part "third" beats a null'):
+        of_three(HIGH, LOW, HIGH, null=None)
+
+
+@pytest.mark.parametrize("names", [["first"], ["first", "second", "third", "fourth"], ["a", "b", "c"]])
+def test_parts_that_were_not_promised_are_refused(names):
+    def measure(n_models: int) -> Verdict:
+        raise AssertionError("nobody runs it")
+
+    measure.__doc__ = TWO
+    with pytest.raises(ValueError, match="its docstring has first, second, third"):
+        planned.planned(measure).decide(Verdict(parts=dict.fromkeys(names, part()), **REST))
 
 
 def test_the_paragraph_is_made_of_the_numbers():
-    text = verdict(theory=0.75).paragraph
-    for part in ("Supported", "0.8", "0.7 to 0.9", "above 0.5", "40 models", "Theory: 0.75", "More."):
-        assert part in text
-    assert "could not be measured, on 40" in verdict(statistic=math.nan, interval=UNKNOWN).paragraph
-    # A refutation says what refutes: a part that could be measured.
-    assert "lies between 0 and 0.3 (" in verdict(statistic=math.nan, interval=(0.0, 0.3)).paragraph
+    text = decided(verdict(theory=0.75, null=0.2, margin=(0.3, 0.7), optimum=1.0), null="untrained models").paragraph
+    for found in ("Supported", "0.8", "0.7 to 0.9", "above 0.5", "40 models", "Theory: 0.75", "More."):
+        assert found in text
+    assert "Null, untrained models: 0.2 (difference 0.3 to 0.7)." in text
+    assert "The model of lowest loss: 1." in text
+    nothing = decided(Verdict(parts={"all": unmeasurable("The share", "all models diverged")}, **REST)).paragraph
+    assert "Not measurable: The share could not be measured, since all models diverged" in nothing
+    # A refutation says what refutes: a share that could be measured.
+    assert "lies between 0 and 0.3 (" in decided(verdict(statistic=math.nan, interval=(0.0, 0.3))).paragraph
 
 
 # Shares
 
 
-def test_one_share_has_the_interval_of_wilson():
-    found = Verdict.of_shares("The share", {"any": (5, 10)}, **REST)
-    assert (found.measured, found.statistic) == ("The share", 0.5)
+def test_a_share_has_the_interval_of_wilson():
+    found = share("The share", (5, 10))
+    assert (found.measured, found.statistic, found.n) == ("The share", 0.5, 10)
     # By hand: z = 1.96; center 1/2; half-width z / (1 + z^2/10) sqrt(0.025 + z^2/400) = 1.4160 x 0.1860
     np.testing.assert_allclose(found.interval, (0.2366, 0.7634), atol=1e-4)
 
 
-def test_of_several_shares_the_smallest_is_the_statistic_and_named():
-    found = Verdict.of_shares("The smaller share", {"a": (9, 10), "b": (5, 10)}, **REST)
-    assert (found.measured, found.statistic) == ("The smaller share (b)", 0.5)
-    np.testing.assert_allclose(found.interval, (0.2109, 0.7891), atol=1e-4)  # by hand in test_stats: wider than alone
-
-
 def test_booleans_are_counted():
     held = np.array([True, True, False, True])
-    found, counted = (decided(Verdict.of_shares("The share", {"": part}, **REST)) for part in (held, (3, 4)))
-    assert found == counted
-    assert found.statistic == 0.75
+    assert share("The share", held, null=~held) == share("The share", (3, 4), null=(1, 4))
 
 
-@pytest.mark.parametrize("parts", [{"": (0, 0)}, {"": np.array([])}, {"a": (0, 0), "b": (0, 0)}])
-def test_shares_without_trials_are_unknown(parts):
-    found = decided(Verdict.of_shares("The share", parts, **REST))
-    assert math.isnan(found.statistic)
-    assert (found.interval, found.verdict) == (UNKNOWN, "inconclusive")
+def test_the_margin_to_a_share_is_newcombe_s():
+    found = share("The share", (56, 70), null=(48, 80))
+    assert found.null == 0.6
+    np.testing.assert_allclose(found.margin, (0.0524, 0.3339), atol=1e-4)  # the paper's example
+    np.testing.assert_allclose(share("The share", (56, 70), null=0.6).margin, np.array(found.interval) - 0.6)
+    np.testing.assert_allclose(found.interval[0], 0.6918, atol=1e-4)
 
 
-def test_beside_a_part_without_trials_another_can_refute_but_not_support():
-    def beside(*other: int) -> Verdict:
-        return decided(Verdict.of_shares("The share", {"tried": other, "never": (0, 0)}, **REST))
+@pytest.mark.parametrize("held", [(0, 0), np.array([], dtype=bool)])
+def test_shares_without_trials_are_not_measurable(held):
+    found = share("The share", held, null=(1, 2), unit="heads")
+    assert (outcome(found), found.why) == ("not measurable", "there are no heads to count")
 
-    assert math.isnan(beside(0, 100).statistic)
-    assert beside(0, 100).verdict == "refuted"
-    assert beside(100, 100).verdict == "inconclusive"
+
+def test_a_null_without_trials_is_not_beaten():
+    assert outcome(share("The share", (40, 40), null=(0, 0))) == "does not distinguish"
 
 
 # Other statistics
 
 
-def test_a_mean_of_two_by_hand():
-    """Resamples of 0 and 1 have the means 0, 1/2, 1/2 and 1: a quarter of them lies at either end."""
-    found = Verdict.of_statistic("The mean", np.mean, np.array([0.0, 1.0]), **REST)
-    assert (found.statistic, found.interval) == (0.5, (0.0, 1.0))
+def test_samples_are_resampled_apart_and_rows_stay_together():
+    """The second column follows the first, so that the mean of their difference never varies."""
+    rows = np.arange(20.0)[:, None] + np.array([0.0, 3.0])
+    found = statistic("The difference", lambda a, b: float((a[:, 1] - a[:, 0]).mean() - b.mean()), rows, np.ones(9))
+    assert (found.statistic, found.interval, found.n) == (2.0, (2.0, 2.0), 9)
 
 
-def test_samples_are_resampled_apart():
-    """The first as above, with means from 0 to 3; the second is constant, whatever rows are drawn for the first."""
-    found = Verdict.of_statistic(
-        "The difference",
-        lambda a, b: float(a.mean() - b.mean()),
-        np.array([0.0, 3.0]),
-        np.array([1.0, 1.0, 1.0]),
-        **REST,
-    )
-    assert (found.statistic, found.interval) == (0.5, (-1.0, 2.0))
+def test_a_mean_has_the_interval_of_bca():
+    x = np.random.default_rng(1).exponential(size=60)
+    low, high = found = statistic("The mean", np.mean, x).interval
+    assert x.mean() - low < high - x.mean()  # skewed to the right, as the data are
+    assert found == bootstrap(np.mean, x)
 
 
-@pytest.mark.parametrize("samples", [(), (np.ones(0),), (np.ones(1),), (np.ones(9), np.ones(1))])
-def test_a_sample_of_fewer_than_two_is_not_measured(samples):
+def test_the_null_of_a_statistic_is_measured_by_the_same_function():
+    x = np.random.default_rng(0).normal(size=40)
+    apart, same = (statistic("The mean", np.mean, x + 3, null=(x + shift,)) for shift in (0, 3))
+    np.testing.assert_allclose((apart.null, same.null), (x.mean(), x.mean() + 3))
+    assert apart.margin[0] > 2
+    assert (outcome(apart), outcome(same)) == ("supported", "does not distinguish")
+    assert outcome(statistic("The mean", np.mean, x + 3, null=0.0)) == "supported"
+    assert outcome(statistic("The mean", np.mean, x + 3, null=3.0)) == "does not distinguish"
+    assert outcome(statistic("The mean", np.mean, x + 3, null=(x[:3],))) == "does not distinguish"
+
+
+@pytest.mark.parametrize("samples", [(), (np.ones(0),), (np.ones(7),), (np.ones(9), np.ones(1))])
+def test_a_small_sample_is_not_measured(samples):
     def never(*given):
         pytest.fail("there is nothing to measure")
 
-    found = decided(Verdict.of_statistic("The mean", never, *samples, **REST))
-    assert math.isnan(found.statistic)
-    assert (found.interval, found.verdict) == (UNKNOWN, "inconclusive")
+    found = statistic("The mean", never, *samples)
+    assert (outcome(found), found.interval) == ("not measurable", UNKNOWN)
+    assert "a bootstrap needs 8 models" in found.why
 
 
 @pytest.mark.parametrize(
-    "statistic",
-    [lambda m: math.nan, lambda m: math.nan if m.min() == m.max() else 9.0],  # of resamples, some are constant
+    "function",
+    [lambda m: math.nan, lambda m: math.nan if len(set(m)) < 4 else 9.0],  # of resamples, some are nearly constant
 )
-def test_a_statistic_that_is_nan_is_not_measured(statistic):
-    found = decided(Verdict.of_statistic("The mean", statistic, np.array([0.0, 1.0]), **REST))
-    assert math.isnan(found.statistic)
-    assert (found.interval, found.verdict) == (UNKNOWN, "inconclusive")
+def test_a_statistic_that_is_nan_is_not_measured(function):
+    assert outcome(statistic("The mean", function, np.arange(8.0))) == "not measurable"
 
 
-# What both have in common
+# A verdict
 
 
 def drawn() -> go.Figure:
     return go.Figure(go.Bar(x=["a"], y=[1.0]))
 
 
-MEASURED = {
-    "shares": lambda **given: Verdict.of_shares("", {"": (1, 2)}, **REST | given),
-    "statistic": lambda **given: Verdict.of_statistic("", np.mean, np.ones(2), **REST | given),
-}
-NOT_MEASURED = {
-    "shares": lambda **given: Verdict.of_shares("", {"": (0, 0)}, **REST | given),
-    "statistic": lambda **given: Verdict.of_statistic("", np.mean, np.ones(1), **REST | given),
-}
-
-
-@pytest.mark.parametrize("kind", MEASURED)
-def test_figures_are_made_only_of_what_was_measured(kind):
-    def never():
-        pytest.fail("there is nothing to draw")
-
-    pairs = (("A caption.", drawn()),)
-    assert NOT_MEASURED[kind](figures=never).figures == ()
-    assert NOT_MEASURED[kind](figures=pairs).figures == ()
-    assert MEASURED[kind](figures=pairs).figures == pairs
-    for figures in (dict(pairs), lambda: dict(pairs), lambda: pairs):
-        assert MEASURED[kind](figures=figures).figures == pairs
-
-
-@pytest.mark.parametrize("kind", MEASURED)
-def test_controls_and_theory_are_plain_numbers(kind):
+def test_numbers_are_plain_and_all_of_it_can_be_stored():
     given = {"a": torch.tensor(3), "b": np.float32(0.5), "c": True}
-    found = decided(MEASURED[kind](controls=given, theory=np.float64(0.25)))
+    made = Part(**planned.PART | {"null": 0.1, "margin": (0.2, 0.3), "optimum": 1.0})
+    made = replace(made, convergence=Convergence(0.5, (0.4, 0.6), 0.45, 9))
+    found = decided(
+        Verdict(
+            parts={"all": made}, n_models=9, controls=given, theory=np.float64(0.25), detail="", figures={"x": drawn()}
+        ),
+        null="untrained",
+    )
     assert found.controls == {"a": 3.0, "b": 0.5, "c": 1.0}
     assert {type(value) for value in (*found.controls.values(), found.theory)} == {float}
-    assert Verdict.from_json(found.to_json()) == found
-    assert MEASURED[kind](theory=math.nan).theory is None  # a closed form that there was nothing to compare with
-    assert MEASURED[kind]().theory is None
-
-
-def test_above_and_below_say_what_is_needed():
-    assert below(0.05) == Needs(side="below", threshold=0.05)
+    again = Verdict.from_json(found.to_json())
+    assert again == found
+    assert (again.verdict, again.paragraph, again.record()) == (found.verdict, found.paragraph, found.record())
+    assert again.figures == (("x", drawn()),)
+    assert verdict(theory=math.nan).theory is None  # a closed form that there was nothing to compare with

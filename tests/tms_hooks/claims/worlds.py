@@ -6,7 +6,6 @@ from math import pi
 import torch
 
 from tms_hooks.claims import Verdict, claims
-from tms_hooks.claims.verdict import Outcome
 from tms_hooks.linalg import random_directions as random_directions
 
 MODELS = 20
@@ -21,6 +20,15 @@ def ring(corners: int, features: int, norm: float = 1.0, models: int = MODELS) -
     return W
 
 
-def outcome_of(name: str) -> Callable[[Verdict], Outcome]:
+def outcome_of(name: str) -> Callable[[Verdict], str]:
     """Judge's verdict -> what the claim of this name makes of it."""
     return lambda verdict: claims()[name].decide(verdict).verdict
+
+
+UNDECIDED = ("too few models", "at the threshold", "not measurable", "does not distinguish")
+"""Outcomes that neither support nor refute."""
+
+
+def outcomes_of(name: str) -> Callable[[Verdict], dict[str, str]]:
+    """Judge's verdict -> what each part of the claim of this name comes to."""
+    return lambda verdict: {part: found.outcome for part, found in claims()[name].decide(verdict).parts.items()}

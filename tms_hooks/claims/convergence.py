@@ -1,0 +1,80 @@
+"""Whether training for longer would change what was measured.
+
+Claims train through `lab`, which asks `steps` how long. Within `longer(3)` every training takes three times as many, so
+that the same measurement, of the same seeds, can be repeated on models that were trained for longer.
+"""
+
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from functools import cache, wraps
+from typing import Any, NamedTuple, TypeVar
+
+T = TypeVar("T")
+
+FACTOR = 3
+"""How much longer the check trains."""
+FEWEST = 8
+"""Models that the check measures at least: below them no bootstrap has an interval."""
+
+
+class Convergence(NamedTuple):
+    """A statistic on some of the models, and on the same models trained for longer."""
+
+    statistic: float
+    interval: tuple[float, float]
+    longer: float
+    n_models: int
+
+    @property
+    def holds(self) -> bool:
+        """Whether the statistic stays within its interval."""
+        return self.interval[0] <= self.longer <= self.interval[1]
+
+
+class _Length:
+    factor = 1
+    asked = False
+
+
+def steps(count: int) -> int:
+    """How many steps to train for, of a claim that asks for so many."""
+    _Length.asked = True
+    return count * _Length.factor
+
+
+def remembered(trained: Callable[..., T]) -> Callable[..., T]:
+    """`functools.cache` for functions that train: what was trained for longer is not what was not."""
+
+    @cache
+    def of_length(factor: int, *given: Any, **named: Any) -> T:
+        return trained(*given, **named)
+
+    @wraps(trained)
+    def asked(*given: Any, **named: Any) -> T:
+        _Length.asked = True
+        return of_length(_Length.factor, *given, **named)
+
+    return asked
+
+
+@contextmanager
+def longer(times: int) -> Generator[None, None, None]:
+    """Within it, all that claims train takes so many times the steps."""
+    before = _Length.factor
+    _Length.factor = times
+    try:
+        yield
+    finally:
+        _Length.factor = before
+
+
+@contextmanager
+def trains() -> Generator[list[bool], None, None]:
+    """Notes in its list whether anything was trained within it."""
+    noted: list[bool] = []
+    before, _Length.asked = _Length.asked, False
+    try:
+        yield noted
+    finally:
+        noted.append(_Length.asked)
+        _Length.asked = before or _Length.asked
