@@ -3,6 +3,7 @@
 from tms_hooks.errors import check_installed
 from tms_hooks.plots.charts import cumulative, curves, distributions, grouped_shares, points_in_band, shares, strips
 from tms_hooks.plots.directions import feature_arrows, hull, polyhedra, trajectories, typical, write_and_read
+from tms_hooks.plots.features import feature_lines, interference_graphs, norm_bars
 from tms_hooks.plots.layout import NULL, PALETTE, REAL, TOY, takes_tensors
 from tms_hooks.plots.maps import counts_map, loss_landscapes, matrices, phase_map, share_map, signed_heatmap
 
@@ -16,10 +17,13 @@ __all__ = [
     "curves",
     "distributions",
     "feature_arrows",
+    "feature_lines",
     "grouped_shares",
     "hull",
+    "interference_graphs",
     "loss_landscapes",
     "matrices",
+    "norm_bars",
     "phase_map",
     "points_in_band",
     "polyhedra",
