@@ -230,7 +230,7 @@ def judge_importance(trained: ByDensity, best: Mapping[float, int]) -> Verdict:
                 np.stack([geometry.interference(trained[p][best[p]]).numpy() for p in densities]),
                 [f"p = {p:g}" for p in densities],
             ),
-            "Which features of the model of lowest loss interfere: an edge for each |W_i . W_j|, tegum factors named.": (
+            "Which features of the model of lowest loss interfere: edges are |W_i . W_j|, tegum factors named.": (
                 plots.interference_graphs({f"p = {p:g}": trained[p][best[p]].numpy() for p in densities[:3]})
             ),
         },

@@ -30,8 +30,8 @@ def importance_and_frequency(n_groups: int) -> Verdict:
 
     The paper's setting: n = 5, m = 2, importance 1, p = 0.05, the first feature's p divided by a factor. As in the
     paper each model is fitted several times and the solution with the lowest loss taken: of eight seeds, by a loss
-    stratified by the set of active features, for each shape. A pentagon has all five features learned (norm > 0.5) in five directions; two digons are a square of
-    the other four, within 15 degrees.
+    stratified by the set of active features, for each shape. A pentagon has all five features learned (norm > 0.5) in
+    five directions; two digons are a square of the other four, within 15 degrees.
 
     Part "about 2.5": "When the sparsity of the varied point falls below a certain critical threshold (~2.5x less than
     others) the pentagon solution changes to two digons." (Elhage et al. 2022)

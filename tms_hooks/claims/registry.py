@@ -47,6 +47,8 @@ FAMILIES = (
     "memorisation",
     "hexagons",
     "stuck_features",
+    "data_regimes",
+    "absolute_value",
     "tangents",
     "transformers",
     "attention",
