@@ -35,7 +35,7 @@ def norm_bars(norms: np.ndarray, interference: np.ndarray, titles: Sequence[str]
 def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "go.Figure":
     """Learned features (feature, hidden) as nodes and |W_i . W_j| as edges, one panel per title.
 
-    Each community, a tegum factor of features that interfere, is a ring with the name of its shape.
+    Each tegum factor, features that interfere with one another, is a ring with the name of its shape.
     """
     import torch
     from plotly.subplots import make_subplots
