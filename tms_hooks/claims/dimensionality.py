@@ -39,7 +39,7 @@ def train_grid(n_densities: int, n_seeds: int) -> tuple[list[float], Grid, Float
     return densities, W, b
 
 
-@claim("sticky-dimensionality", "N", quick=8, full=12, counts="seeds")
+@claim("sticky-dimensionality", "N", quick=8, full=30, counts="seeds")
 def sticky_dimensionality(n_seeds: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -84,7 +84,7 @@ def sticky_dimensionality(n_seeds: int) -> Verdict:
     Threshold: above 1/2.
     Null: the same norms in random directions.
 
-    Size: 8 seeds (quick), 12 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale.
+    Size: 8 seeds (quick), 30 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale.
     Controls: learned features near each value, inside and beside; the largest sum of D_i, which cannot exceed m, and
     the largest D*; the densities at which D* is within 5 % of 1/2.
     """
