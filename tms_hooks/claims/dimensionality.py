@@ -1,7 +1,7 @@
 """Claims about D_i and D*: the values they prefer, and what superposition costs under attack.
 
-Sparse uniform features of importance 1, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, 2,000 steps,
-batch 256, n = 64, m = 8. The paper has n = 400 and m = 30, of which it says that "the number of features and hidden
+Sparse uniform features of importance 1, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, batch 256,
+n = 64, m = 8. The paper has n = 400 and m = 30, of which it says that "the number of features and hidden
 dimensions doesn't matter very much": here eight seeds are measured at each density in its place.
 """
 
@@ -31,15 +31,17 @@ INPUTS = 128
 Grid = Float[Tensor, "seed density feature hidden"]
 
 
-def train_grid(n_densities: int, n_seeds: int) -> tuple[list[float], Grid, Float[Tensor, "seed density feature"]]:
+def train_grid(
+    n_densities: int, n_seeds: int, steps: int
+) -> tuple[list[float], Grid, Float[Tensor, "seed density feature"]]:
     """Densities from 1 to 0.05, and directions and output biases of models at each."""
     densities = lab.densities(n_densities)
-    runs = [lab.train_sparse(*SIZE, p, n_seeds, steps=2_000, batch_size=256) for p in densities]
+    runs = [lab.train_sparse(*SIZE, p, n_seeds, steps=steps, batch_size=256) for p in densities]
     W, b = (torch.stack([run.weights[name] for run in runs], dim=1) for name in ("W_E", "b_U"))
     return densities, W, b
 
 
-@claim("sticky-dimensionality", "N", quick=8, full=30, counts="seeds")
+@claim("sticky-dimensionality", "N", quick=8, full=16, counts="seeds")
 def sticky_dimensionality(n_seeds: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
@@ -84,11 +86,12 @@ def sticky_dimensionality(n_seeds: int) -> Verdict:
     Threshold: above 1/2.
     Null: the same norms in random directions.
 
-    Size: 8 seeds (quick), 30 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale.
+    Size: 8 seeds (quick), 16 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale. 8,000
+    steps.
     Controls: learned features near each value, inside and beside; the largest sum of D_i, which cannot exceed m, and
     the largest D*; the densities at which D* is within 5 % of 1/2.
     """
-    densities, W, _ = train_grid(16, n_seeds)
+    densities, W, _ = train_grid(16, n_seeds, steps=8_000)
     return judge_sticky(np.array(densities), W)
 
 
@@ -211,10 +214,11 @@ def adversarial_vulnerability(n_seeds: int) -> Verdict:
     Threshold: above 0.9.
     Null: a random perturbation of the same norm.
 
-    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale.
+    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 2,000
+    steps.
     Controls: vulnerability at each density; under a random perturbation; of the same norms in random directions.
     """
-    densities, W, b = train_grid(10, n_seeds)
+    densities, W, b = train_grid(10, n_seeds, steps=2_000)
     data = [torch.rand(INPUTS, SIZE[0], generator=torch.Generator().manual_seed(j)) for j in range(len(densities))]
     own = [
         x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(99)) < p)

@@ -189,7 +189,7 @@ def judge_stuck(
                 steps, {name: course[:, 1] for name, course in lines.items()}, "gradient norm", marked
             ),
         }
-        if eigenvalues
+        if lines
         else {},
     )
 

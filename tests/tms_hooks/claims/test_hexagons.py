@@ -55,7 +55,7 @@ def test_hexagon_norms():
 
     def judge(pentagon: float, hexagon: float):
         W = torch.cat([ring(5, 6, pentagon / 5**0.5), ring(6, 6, hexagon / 6**0.5)])
-        return outcomes(hexagons.judge_norms(W, ring(5, 6)))
+        return outcomes(hexagons.judge_norms(W, 0.9 * ring(5, 6)))
 
     assert judge(2.51, 2.95) == {"hexagons": "supported", "pentagons": "supported", "limit": "refuted"}
     assert judge(2.2, 2.5) == {"hexagons": "refuted", "pentagons": "refuted", "limit": "does not distinguish"}
@@ -100,7 +100,7 @@ def test_seed_and_optimizer():
 
     seed = rng.random((200, 1)) < 0.3
     always = np.repeat(seed, 3, axis=1)
-    often = seed & (rng.random((200, 3)) < 0.7)
+    often = seed & (rng.random((200, 3)) < 0.5)
     assert judge(often, always) == {"not all at one seed": "supported", "a matter of the seed": "supported"}
     assert judge(often, often)["not all at one seed"] == "does not distinguish"  # data alone do it
     assert judge(always, always)["not all at one seed"] == "refuted"

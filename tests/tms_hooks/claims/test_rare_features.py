@@ -21,7 +21,7 @@ def test_importance_and_frequency():
         ).reshape(11, 64)
 
     def judge(rare, linear=0 * digons):
-        return rare_features.judge_factor({0.05: rare, 0.1: world(2.5)}, rare, linear)
+        return rare_features.judge_factor({0.05: rare, 0.02: world(2.5), 0.1: world(2.5)}, rare, linear)
 
     found = judge(world(2.5))
     assert set(outcomes(found).values()) == {"supported"}
