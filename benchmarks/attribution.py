@@ -5,7 +5,8 @@ largest of the estimate. At a budget: what a method's own cost leaves of it, in 
 exact patches of the sites that it ranks highest, and a site of the top k counts as found if it was patched exactly; "at
 random" patches as many sites as the budget allows. Random toys (two heads, an MLP, 8 seeds), the tiny random bridge (4
 seeds) and SmolLM2 (every fifth block, 2 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
-outputs at each position). Run: `python -m benchmarks.attribution`.
+outputs at each position). Edges likewise, of the toys and of the tiny bridge: `path_patch`, with the hooks of all other
+senders frozen, is the judge. Run: `python -m benchmarks.attribution`.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -21,6 +23,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import probes
 import tms_hooks as tms
 from probes import Site
+from probes.sites import expand_sites
 
 METHODS: dict[str, dict[str, Any]] = {
     "one gradient": {},
@@ -39,6 +42,7 @@ class Case(NamedTuple):
     corrupted: Any
     metric: Callable[[Any], Tensor]
     sites: list[Site]
+    receivers: list[Site] | None = None
 
 
 def toys() -> Iterator[Case]:
@@ -95,6 +99,49 @@ def smollm2() -> Iterator[Case]:
         )
 
 
+def toy_edges() -> Iterator[Case]:
+    """From each unit of the stream and each neuron of the first MLP to each neuron of the second, past the others."""
+    cfg = tms.ToyConfig(n_features=12, d_hidden=6, tied=False, d_mlp=16, n_mlps=2, bottleneck="residual")
+    generator = torch.Generator().manual_seed(0)
+    for seed in range(8):
+        clean, corrupted = torch.rand(2, 4, 12, generator=generator)
+        senders = [Site("blocks.0.hook_resid_pre", unit="each"), Site("blocks.0.mlp.hook_post", unit="each")]
+        receivers = [Site("blocks.1.mlp.hook_post", unit="each")]
+        yield Case(
+            tms.ToyModel(cfg, seed=seed),
+            clean,
+            corrupted,
+            lambda out: out[:, :6].square().sum(-1),
+            senders,
+            receivers,
+        )
+
+
+def tiny_edges() -> Iterator[Case]:
+    """From each head and MLP of block 0, position by position, to the queries, keys and values of block 1's heads."""
+    for case in tiny():
+        senders = [Site("blocks.0.attn.hook_z", head="each", pos="each"), Site("blocks.0.hook_mlp_out", pos="each")]
+        receivers = [Site(f"blocks.1.attn.hook_{part}", head="each") for part in "qkv"]
+        yield case._replace(sites=senders, receivers=receivers)
+
+
+def exact_edges(case: Case) -> pd.DataFrame:
+    """`path_patch` of every edge, in the order of `attribution_sweep`."""
+    model, clean, corrupted, metric, sites, receivers = case
+    hooks = list(dict.fromkeys(site.hook for site in sites))
+    with torch.no_grad():
+        _, cache = model.run_with_cache(corrupted)
+    assert receivers is not None
+    tables = []
+    for receiver in expand_sites(receivers, {site.hook: cache[site.hook] for site in receivers}, len(corrupted)):
+        for hook in hooks:
+            senders = [site for site in sites if site.hook == hook]
+            frozen = [other for other in hooks if other != hook]
+            table = probes.path_patch(model, clean, corrupted, metric, senders, receiver, frozen=frozen)
+            tables.append(table.assign(receiver=receiver.name))
+    return pd.concat(tables, ignore_index=True)
+
+
 def operations(run: Callable[[], Any]) -> tuple[Any, int]:
     """The result, and the operations of its matrix products."""
     with FlopCounterMode(display=False) as counter:
@@ -104,8 +151,10 @@ def operations(run: Callable[[], Any]) -> tuple[Any, int]:
 
 def found(case: Case, k: int, budgets: list[float]) -> dict[str, list[float]]:
     """Method -> its cost in runs of the model, and the share of the top k that it finds alone, and with each budget."""
-    model, clean, corrupted, metric, sites = case
-    exact, everything = operations(lambda: probes.patch_sweep(model, clean, corrupted, metric, sites))
+    model, clean, corrupted, metric, sites, receivers = case
+    exact, everything = operations(
+        lambda: probes.patch_sweep(model, clean, corrupted, metric, sites) if receivers is None else exact_edges(case)
+    )
     with torch.no_grad():
         _, one_run = operations(lambda: model(corrupted))
     true = np.argsort(-exact.recovered.abs().to_numpy())
@@ -117,10 +166,11 @@ def found(case: Case, k: int, budgets: list[float]) -> dict[str, list[float]]:
     for name, options in METHODS.items():
         try:
             table, cost = operations(
-                partial(probes.attribution_sweep, model, clean, corrupted, metric, sites, **options)
+                partial(probes.attribution_sweep, model, clean, corrupted, metric, sites, receivers, **options)
             )
-        except (ValueError, KeyError):  # a toy has neither a softmax nor two blocks
+        except (ValueError, KeyError):  # a toy has neither a softmax nor two blocks, and edges have no corrections
             continue
+        assert receivers is None or (table[["site", "receiver"]] == exact[["site", "receiver"]]).all(axis=None)
         ranked = np.argsort(-table.recovered.abs().to_numpy())
         allowed = [k, *(max(0, int((budget * everything - cost) / each)) for budget in budgets)]
         shares[name] = [cost / one_run, *(len(np.intersect1d(true[:k], ranked[:n])) / k for n in allowed)]
@@ -143,7 +193,7 @@ def main() -> None:
             print(f"| {method} | {cost:.1f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
 
 
-CASES = {"toys": toys, "tiny": tiny, "smollm2": smollm2}
+CASES = {"toys": toys, "tiny": tiny, "smollm2": smollm2, "toys, edges": toy_edges, "tiny, edges": tiny_edges}
 
 
 if __name__ == "__main__":

@@ -19,8 +19,19 @@ from benchmarks.plain_loop import (
 from tms_hooks.data import Distribution
 from tms_hooks.training.recipe import Recipe
 
-NOT_COMPILED = {"task": PlainSquares, "gaussian": PlainGaussian, "copula": PlainCopula, "residual": PlainResidual}
-"""What torch does all or part of: a task of one's own, data without a loop, an MLP."""
+PARTS = {
+    "task": PlainSquares,
+    "gaussian": PlainGaussian,
+    "copula": PlainCopula,
+    "residual": PlainResidual,
+    "loss": PlainToys,
+}
+"""A task of one's own, data that are normal or tied, an MLP; and a loss of one's own, the squared error once more."""
+
+
+def squared_error(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The loss of one's own."""
+    return (out - target).square()
 
 
 def squares(x: torch.Tensor) -> torch.Tensor:
@@ -42,8 +53,8 @@ class Setting:
     """How many steps of the plain loop make a timing of a fraction of a second."""
     one_hot: bool = False
     rank: int = 0
-    part: Literal["", "task", "gaussian", "copula", "residual"] = ""
-    """Which of `NOT_COMPILED` it has."""
+    part: Literal["", "task", "gaussian", "copula", "residual", "loss"] = ""
+    """Which of `PARTS` it has."""
     target: float | None = None
     """The ratio to reach at equal work, one thread."""
     loss_steps: int = 3_000
@@ -68,7 +79,7 @@ class Setting:
         if self.rank:
             pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
             return PlainHeads(self.n, self.m, self.rank, self.probabilities, pairs)
-        return NOT_COMPILED.get(self.part, PlainToys)(self.n, self.m, self.probabilities)
+        return PARTS.get(self.part, PlainToys)(self.n, self.m, self.probabilities)
 
     def recipes(self) -> list[Recipe]:
         """The same models for our engines: a recipe for each feature probability."""
@@ -95,6 +106,7 @@ class Setting:
             seeds=range(self.models),
             steps=10**9,
             task=squares if self.part == "task" else None,
+            loss=squared_error if self.part == "loss" else "mse",
         )
 
     def together(self) -> Recipe:
@@ -136,7 +148,7 @@ SETTINGS = (
     Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20, loss_steps=500),
     *(
         Setting(name=f"{part}-{k}", n=6, m=2, models=k, p=0.057, p_last=0.057, plain_steps=max(300 // k, 10), part=part)
-        for part in NOT_COMPILED
+        for part in PARTS
         for k in (1, 8, 64)
     ),
 )

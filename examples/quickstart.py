@@ -14,8 +14,17 @@
 # %% [markdown]
 # # Quickstart: train toys, look inside one, patch it, see its geometry
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/quickstart.ipynb)
+#
 # Six features are squeezed through two dimensions and read back with a ReLU. Each is active with probability 0.057.
 # What do the directions look like that training finds, and does it always find the same?
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
 # %%
 import os

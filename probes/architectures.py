@@ -12,11 +12,12 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.hooked import blocks
+from probes.hooked import blocks, require_data
 
 
 def block(model: Any, layer: int) -> Any:
     """One of the model's blocks; IndexError if there is no such layer."""
+    require_data(model)
     found = blocks(model)
     if not 0 <= layer < len(found):
         has = f"layers 0 to {len(found) - 1}" if found else "no layers"

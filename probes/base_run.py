@@ -3,14 +3,18 @@
 A sweep runs the model hundreds of times, and each run differs from one base run at one place only. So
 - many patches share a run: its batch holds one whole copy of the examples per patch;
 - the blocks before a patch are not computed: each returns what it returned in the base run;
-- the unembedding is computed only at the positions that the metric reads.
-The first asks that the model treats examples independently. The other two are tried out on the base run itself, before
-the first patched run: where they do not reproduce it, the model is run as a whole.
+- nor are the positions before a patch, where none hears of a later one: their keys and values are kept;
+- the unembedding and the last block's MLP are computed only at the positions that the metric reads.
+The first asks that the model treats examples independently. The others are tried out on the base run itself, before the
+first patched run: where they do not reproduce it, the model is run as a whole.
 """
 
+import inspect
+import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
+from copy import deepcopy
 from functools import cached_property, partial
 from operator import itemgetter
 from typing import Any
@@ -21,9 +25,14 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
+from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
 """The model's output on the examples -> one number per example, such as a difference of two logits."""
+
+
+MOST_CUTS = 8
+"""Of how many beginnings of the examples keys and values are kept, which of long ones takes room."""
 
 
 class BaseRun:
@@ -46,6 +55,7 @@ class BaseRun:
         self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
         self._unembed = unembed if isinstance(unembed, nn.Module) else None
+        self._pasts: dict[int, Any] = {}
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
@@ -54,17 +64,31 @@ class BaseRun:
         """How many blocks a run that is patched at this hook skips."""
         return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._savings[0] else 0
 
+    def cut(self, hook: str, pos: int | None) -> int:
+        """The first position that a run which is patched there must compute: of those before it all stays as it was."""
+        if not pos or hook not in self._cuttable:
+            return 0
+        read = self._savings[1]
+        cut = pos if read is None else min(pos, max(read))
+        cut -= cut % math.ceil(self.inputs.shape[1] / MOST_CUTS)
+        self._remember(cut)
+        return cut
+
     def rerun(
-        self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = ()
+        self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = (), cut: int = 0
     ) -> Float[Tensor, "copy batch"]:
         """Metrics of a run on `copies` of the examples, one whole copy after the other, with the hooks that patch it.
 
-        `reading` names hooks whose whole activations are recorded meanwhile.
+        `reading` names hooks whose whole activations are recorded meanwhile. From a `cut` on, hooks see these positions
+        alone (`behind`).
         """
         names = [*(name for name, _ in fwd_hooks), *reading]
         read = self._savings[1] if all(self._done[name] <= len(self._blocks) for name in names) else None
+        inside = set(self._mlp.modules()) if self._mlp else set()
+        trim = self._trims and read is not None and not any(self.model.hook_dict[name] in inside for name in names)
         with temporary_hooks(self.model, fwd_hooks):
-            return self._metrics(self._run(copies, range(min(map(self.start, names))), read), copies, read)
+            output = self._run(copies, range(min(map(self.start, names))), read, cut, trim)
+            return self._metrics(output, copies, read, cut)
 
     @torch.no_grad()
     def compare(self, inputs: Any, hooks: Sequence[str]) -> tuple[Float[Tensor, " batch"], dict[str, Tensor]]:
@@ -137,32 +161,98 @@ class BaseRun:
             again, before = [], self._block_outputs[block]
             with _collecting(self._blocks[block], again):
                 self._run(1, others, read)
-        return all(
-            a.shape == b.shape and torch.allclose(a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()), equal_nan=True)
-            for a, b in zip(output_tensors(again), output_tensors(before), strict=True)
-        )
+        return all(_alike(a, b) for a, b in zip(output_tensors(again), output_tensors(before), strict=True))
+
+    @cached_property
+    def _cuttable(self) -> frozenset[str]:
+        """Hooks at which a run from the middle on has what this run has there; none if positions hear of later ones."""
+        inputs = self.inputs
+        tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point()
+        parameters = inspect.signature(getattr(self.model, "forward", self.model)).parameters
+        if not tokens or inputs.shape[1] < 2 or self._savings[0] == sys.maxsize or "past_key_values" not in parameters:
+            return frozenset()
+        cut, last, other = inputs.shape[1] // 2, inputs[:, -1], inputs.clone()
+        other[:, -1] = torch.where(last > 0, last - 1, 1)
+        try:
+            with torch.no_grad():
+                earlier = self.model(other)[:, :-1]
+            self._remember(cut)
+            with recording(self.model, self.activations) as found:
+                output = self._run(1, (), None, cut)
+            if not (_alike(earlier, self.output[:, :-1]) and _alike(output, self.output[:, cut:])):
+                return frozenset()
+        except Exception:  # whatever a model raises that cannot go on from keys and values
+            return frozenset()
+        with_positions = (name for name, value in self.activations.items() if "pos" in axes(name, value.ndim))
+        return frozenset(n for n in with_positions if _alike(found[n], behind(n, self.activations[n], cut)))
 
     @torch.no_grad()
-    def _run(self, copies: int, skip: Iterable[int], read: list[int] | None) -> Any:
-        """Output on copies of the examples, skipping some blocks, at the positions to read (None: all)."""
-        again = partial(tree_map_only, Tensor, lambda tensor: repeat(tensor, copies))
-        with ExitStack() as stack:
-            stack.enter_context(_returning({self._blocks[i]: again(self._block_outputs[i]) for i in skip}))
-            if read is not None and self._unembed is not None:
-                stack.enter_context(
-                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, read], *args[1:]))
-                )
-            return self.model(repeat(self.inputs, copies))
+    def _remember(self, cut: int) -> None:
+        """Keys and values of all positions before a cut."""
+        if cut and cut not in self._pasts:
+            self._pasts[cut] = self.model(self.inputs[:, :cut], return_type="logits_and_cache", use_cache=True)[1]
 
-    def _metrics(self, output: Any, copies: int, read: list[int] | None = None) -> Float[Tensor, "copy batch"]:
+    def _past(self, cut: int, copies: int) -> dict[str, Any]:
+        """Options with which a model goes on at the cut."""
+        if not cut:
+            return {}
+        past = deepcopy(self._pasts[cut])  # to which the run adds its own
+        past.batch_select_indices(torch.arange(len(self.inputs)).repeat(copies))
+        return {"past_key_values": past}
+
+    @property
+    def _mlp(self) -> nn.Module | None:
+        """Of the last block."""
+        found = getattr(self._blocks[-1], "mlp", None) if self._blocks else None
+        return found if isinstance(found, nn.Module) else None
+
+    @cached_property
+    def _trims(self) -> bool:
+        """Whether the last block's MLP may be computed at the positions alone that the metric reads."""
+        read = self._savings[1]
+        if read is None or self._mlp is None:
+            return False
+        try:
+            again = self._run(1, range(len(self._blocks) - 1), read, trim=True)
+        except Exception:  # whatever is raised by a block whose MLP is called in another way
+            return False
+        return _alike(again, self.output[:, read])
+
+    @torch.no_grad()
+    def _run(self, copies: int, skip: Iterable[int], read: list[int] | None, cut: int = 0, trim: bool = False) -> Any:
+        """Output on copies of the examples, skipping blocks, at the positions to read (None: all) from the cut on."""
+        past = self._past(cut, copies)
+        inputs = repeat(self.inputs[:, cut:] if cut else self.inputs, copies)
+
+        def again(tensor: Tensor) -> Tensor:
+            return repeat(tensor[:, cut:] if cut else tensor, copies)
+
+        with ExitStack() as stack:
+            kept = {self._blocks[i]: tree_map_only(Tensor, again, self._block_outputs[i]) for i in skip}
+            stack.enter_context(_returning(kept))
+            if read is not None and self._unembed is not None:
+                here = [position - cut for position in read if position >= cut]
+                stack.enter_context(
+                    self._unembed.register_forward_pre_hook(lambda _, args: (args[0][:, here], *args[1:]))
+                )
+                if trim and self._mlp is not None and self._blocks[-1] not in kept:
+                    stack.enter_context(_only_at(self._mlp, here))
+            return self.model(inputs, **past)
+
+    def _metrics(
+        self, output: Any, copies: int, read: list[int] | None = None, cut: int = 0
+    ) -> Float[Tensor, "copy batch"]:
         """The metric, called on one copy of the examples at a time, of an output at the positions to read."""
-        full = None if read is None else self.output.clone()
+        full, there = None, list[int]()
+        if read is not None or cut:
+            full = self.output.clone()
+            there = [position for position in read or range(full.shape[1]) if position >= cut]
         rows = []
         for copy in range(copies):
             examples = slice(copy * self.n_examples, (copy + 1) * self.n_examples)
             part = tree_map_only(Tensor, itemgetter(examples), output)
             if full is not None:
-                full[:, read] = part
+                full[:, there] = part
                 part = full
             with torch.no_grad():
                 value = self.metric(part)
@@ -215,6 +305,38 @@ def repeat(inputs: Any, copies: int) -> Any:
     if isinstance(inputs, Tensor):
         return inputs.repeat(copies, *[1] * (inputs.ndim - 1))
     return [inputs] * copies if isinstance(inputs, str) else list(inputs) * copies
+
+
+def behind(hook: str, value: Tensor, cut: int) -> Tensor:
+    """An activation's positions from the cut on."""
+    axis = axes(hook, value.ndim).index("pos") if cut else 0
+    return value.narrow(axis, cut, value.shape[axis] - cut)
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.allclose(
+        a, b, rtol=1e-5, atol=1e-5 * float(b.abs().max()) if b.numel() else 0.0, equal_nan=True
+    )
+
+
+@contextmanager
+def _only_at(module: nn.Module, positions: list[int]) -> Iterator[None]:
+    """Make it compute these positions alone; its output is 0 elsewhere, where nobody may read it."""
+    usual, before = module.forward, vars(module).get("forward")
+
+    def forward(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        found = usual(x[:, positions], *args, **kwargs)
+        out = found.new_zeros(*x.shape[:2], *found.shape[2:])
+        out[:, positions] = found
+        return out
+
+    try:
+        vars(module)["forward"] = forward
+        yield
+    finally:
+        vars(module).pop("forward", None)
+        if before is not None:
+            vars(module)["forward"] = before
 
 
 def _collecting(module: nn.Module, store: list[Any]) -> AbstractContextManager[Any]:

@@ -8,7 +8,7 @@ what it spills there. Both kinds of model give the same table, so the one can be
 
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
@@ -152,6 +152,31 @@ def bottleneck(model: HookedModel, path: str, *, fold_norm: bool = False, inputs
     write = write if write_factor == 1 else write_factor * write
     read = read if read_factor == 1 else read_factor * read
     return Bottleneck(path, write, read.mT)
+
+
+def end_of(model: HookedModel, end: Literal["embed", "unembed"], inputs: Any = None) -> Float[Tensor, "token d_model"]:
+    """What tokens write into the residual stream, or what they are read along there: verified as a bottleneck's ends.
+
+    Reads are those of the normalized stream, before the gain of the final norm, where there is one.
+
+    Raises:
+        ValueError: no such weights, or something else stands between them and the stream.
+    """
+    weights, norm = weight_of(model, "W_E" if end == "embed" else "W_U"), getattr(model, "ln_final", None)
+    run = observe(model, _watched(model, None, None), inputs)
+    if end == "embed":
+        hidden = "hook_hidden" if "hook_hidden" in run.at else "hook_embed"
+        return _multiplier_of_writes(run, weights, None, hidden) * weights
+    try:
+        if norm is not None:
+            weights, _ = fold_norm_into(model, norm, weights, weights.new_zeros(weights.shape[-1]))
+        _, factor = _entering(run, weights, None, len(blocks(model)) - 1, norm, norm is not None)
+    except ValueError as error:
+        raise ValueError(
+            "W_U does not read the residual stream: a layer of the head's own (BERT's) or something else that is no "
+            f"norm stands between{_TOO_FEW}"
+        ) from error
+    return (factor * weights).mT
 
 
 def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[str]:

@@ -59,12 +59,30 @@ def nearest(name: object, known: Iterable[object]) -> str:
 
 def hook_points(model: HookedModel) -> Mapping[str, Any]:
     """The model's hook points by name; TypeError if it has none."""
+    require_data(model)
     points = getattr(model, "hook_dict", None)
     if not points:
         plain = isinstance(model, nn.Module) and not hasattr(model, "hooks")
         remedy = "take probes.hook_modules(model, names)" if plain else "end its __init__ with self.setup()"
         raise TypeError(f"{type(model).__name__} has no hook points: {remedy}")
     return cast(Mapping[str, Any], points)
+
+
+def require_data(model: Any) -> None:
+    """Raise if the model's weights are on the meta device: shapes without numbers."""
+    weight = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    if weight is not None and weight.is_meta:
+        raise ValueError(f"the weights of this {type(model).__name__} are on the meta device, without data: load them")
+
+
+def require_examples(inputs: Any) -> None:
+    """Raise if there is nothing to run on: what a tool would give for it is no answer."""
+    if isinstance(inputs, Tensor) and not inputs.numel():
+        raise ValueError(
+            f"inputs is empty: its shape is {tuple(inputs.shape)}; give at least one example, of at least one position"
+        )
+    if isinstance(inputs, list | tuple | str) and not inputs:
+        raise ValueError("inputs is empty: give at least one example")
 
 
 def own_name(points: Mapping[str, Any], name: str) -> str:

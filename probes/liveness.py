@@ -25,6 +25,7 @@ from probes.hooked import (
     output_tensors,
     own_name,
     recording,
+    require_examples,
     temporary_hooks,
 )
 from probes.names import block_of
@@ -46,8 +47,9 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     these inputs, for which a few examples will do: a gate that they leave shut hides what is behind it.
 
     Raises:
-        ValueError: two runs on the same inputs differ (dropout is on), or the output is NaN somewhere.
+        ValueError: no inputs; two runs on the same inputs differ (dropout is on); the output is NaN somewhere.
     """
+    require_examples(inputs)
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
         warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
@@ -97,8 +99,9 @@ def require_repeatable(model: HookedModel, inputs: Any) -> None:
     A model whose parts are all in eval mode is taken to repeat itself; `audit_hooks` tries.
 
     Raises:
-        ValueError: two runs on the same inputs differ (dropout), or batch norms that mix the examples of a batch.
+        ValueError: no inputs; two runs on them differ (dropout); batch norms that mix the examples of a batch.
     """
+    require_examples(inputs)
     training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
     if norms := [type(part).__name__ for part in training if isinstance(part, nn.modules.batchnorm._BatchNorm)]:
         raise ValueError(f"{norms[0]} in train mode mixes the examples of a batch: call model.eval()")

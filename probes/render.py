@@ -13,15 +13,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes import style
+
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure
 
-# Okabe & Ito (2008), which color-blind readers can tell apart; blue is positive and vermilion negative everywhere
-COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 WIDTH = 640  # of attention and token values, in pixels
-_POSITIVE, _NEGATIVE = COLORS[:2]
-_LAYOUT = {"template": "simple_white", "height": 380}  # without a height a figure fills its page
-_DIVERGING = [[0.0, _NEGATIVE], [0.5, "#FFFFFF"], [1.0, _POSITIVE]]
+HEIGHT = 380  # of a figure, which would else fill its page
 
 
 class Visual:
@@ -92,8 +90,8 @@ def attention(
         "tokens": list(tokens),
         "minValue": -limit,
         "maxValue": limit,
-        "positiveColor": _POSITIVE,
-        "negativeColor": _NEGATIVE,
+        "positiveColor": style.POSITIVE,
+        "negativeColor": style.NEGATIVE,
         "maskUpperTri": False,  # by default circuitsvis hides half of a score matrix
     }
     if len(scores) == 1:
@@ -132,7 +130,9 @@ def cosine_figure(cosines: Float[Tensor, "k feature"], *, title: str = "") -> "F
     figure = _heatmap(cosines.tolist(), list(range(n)), list(range(k)), 1, "cosine", hover)
     figure.update_xaxes(title="feature", dtick=1 if n <= 20 else None)
     figure.update_yaxes(title="singular vector", dtick=1 if k <= 20 else None)
-    return figure.update_layout(title=title, **_LAYOUT)
+    if k == n:
+        figure.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", constrain="domain")
+    return figure.update_layout(title=title)
 
 
 def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
@@ -142,7 +142,7 @@ def spectrum_figure(spectra: Mapping[str, Float[Tensor, " k"]], *, title: str = 
     figure = _lines(shares, first=0)
     figure.update_xaxes(title="singular value, by size")
     figure.update_yaxes(title="share of the largest", type="log", dtick=1)
-    return figure.update_layout(title=title, **_LAYOUT)
+    return figure.update_layout(title=title)
 
 
 def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "") -> "Figure":
@@ -158,10 +158,10 @@ def slices_figure(slices: Mapping[str, Float[Tensor, " k"]], *, title: str = "")
             raise ValueError(f"the slices of {name!r} sum to zero: a share of that score is undefined")
         running[name] = (parts / total).sort(descending=True).values.cumsum(0).tolist()
     figure = _lines(running, first=1)
-    figure.add_hline(y=1, line={"dash": "dot", "color": COLORS[-1], "width": 1.5}, opacity=1)
+    figure.add_hline(y=1, line={"dash": "dot", "color": style.NULL, "width": 1.5}, opacity=1)
     figure.update_xaxes(title="slices summed, largest contribution first")
     figure.update_yaxes(title="share of the score", rangemode="tozero")
-    return figure.update_layout(title=title, **_LAYOUT)
+    return figure.update_layout(title=title)
 
 
 def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
@@ -193,27 +193,22 @@ def sweep_figure(table: pd.DataFrame, *, title: str = "") -> "Figure":
     figure = _heatmap(grid.to_numpy(), [str(x) for x in grid.columns], list(grid.index), limit, "recovered", hover)
     figure.update_xaxes(title="position" if column == "pos" else column, type="category")
     figure.update_yaxes(title=row, automargin=True)
-    return figure.update_layout(title=title, **_LAYOUT | {"height": max(300, 60 + 26 * len(grid))})
+    return figure.update_layout(title=title, height=max(300, 60 + 26 * len(grid)))
 
 
 def _lines(curves: Mapping[str, Sequence[float | None]], first: int) -> "Figure":
     """One line per name, a marker at each whole number from `first` on."""
-    from plotly.graph_objects import Figure, Scatter
-
-    figure = Figure(layout={"showlegend": True})
+    figure = style.blank(showlegend=True, height=HEIGHT)
     for i, (name, y) in enumerate(curves.items()):
-        line = {"color": COLORS[i % len(COLORS)]}
-        x = list(range(first, first + len(y)))
-        figure.add_trace(Scatter(x=x, y=y, name=name, mode="lines+markers", line=line))
+        line = {"color": style.PALETTE[i % len(style.PALETTE)]}
+        figure.add_scatter(x=list(range(first, first + len(y))), y=y, name=name, mode="lines+markers", line=line)
     return figure
 
 
 def _heatmap(z: Any, x: list[Any], y: list[Any], limit: int | float, quantity: str, hover: str) -> "Figure":
     """Rows from the top down, in colors from -`limit` to `limit`."""
-    from plotly.graph_objects import Figure, Heatmap
-
-    colors = {"zmin": -limit, "zmax": limit, "colorscale": _DIVERGING, "colorbar": {"title": quantity}}
-    figure = Figure(Heatmap(z=z, x=x, y=y, hovertemplate=f"{hover}<extra></extra>", **colors))
+    how = style.signed(limit) | {"colorbar": {"title": quantity}, "hovertemplate": f"{hover}<extra></extra>"}
+    figure = style.blank(height=HEIGHT).add_heatmap(z=z, x=x, y=y, **how)
     return figure.update_yaxes(autorange="reversed")
 
 

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from probes.architectures import Rotation, attention, block, gained
+from probes.architectures import Rotation, block, gained
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
@@ -204,7 +204,6 @@ def _without(
 ) -> list[tuple[str, Any]]:
     """Hooks by which one head's queries lose what their input has along the directions; both end in the biases."""
     reads, made = check_hooks(model, [heads_read_at(model, layer, before_gain=False), f"blocks.{layer}.attn.hook_q"])
-    n_heads = attention(model, layer).W_Q.shape[0]
     along = directions @ (directions.mT @ queries)
     read = {}
 
@@ -214,13 +213,13 @@ def _without(
         read["x"] = torch.cat([x, torch.ones_like(x[..., :1])], dim=-1)
 
     def edit(value: Tensor, hook: Any) -> Tensor:
-        heads = (value if value.ndim == 4 else value.unflatten(-1, (n_heads, -1))).clone()
+        heads = value.clone()
         own = heads[:, :, head].double()
         expected = read["x"] @ queries.to(read["x"])
         if not (own - expected).norm() <= precision(value) * expected.norm():
             raise ValueError(f"layer {layer}, head {head}: hook_q does not hold what W_Q makes of {reads!r}")
         heads[:, :, head] = (own - read["x"] @ along.to(read["x"])).to(value)
-        return heads.reshape(value.shape)
+        return heads
 
     return [(reads, keep), (made, edit)]
 

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.activations import stop_after
-from probes.hooked import HookedModel, output_tensors, recording
+from probes.hooked import HookedModel, output_tensors, recording, require_examples
 
 TOLERANCE = 1e-4
 """Largest difference from the model's own activations, relative to them; arithmetic in half precision has more."""
@@ -41,8 +41,9 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
     """Run the model, on random tokens or features if no inputs are given.
 
     Raises:
-        ValueError: the model takes neither.
+        ValueError: the model takes neither, no inputs, or an output that is NaN: nothing can be compared with it.
     """
+    require_examples(inputs)
     names = [name for name in hooks if name in model.hook_dict]
     failed: Exception | None = None
     for given in [inputs] if inputs is not None else _random_inputs(model):
@@ -54,6 +55,9 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
                 raise
             failed = error
             continue
+        if out.isnan().any():
+            what = "random inputs" if inputs is None else "these inputs"
+            raise ValueError(f"the {type(model).__name__} gives NaN on {what}: are its weights finite?")
         at = {name: value.double() for name, value in found.items()}
         return Observed(given, at, out.detach().double(), max(map(precision, found.values()), default=TOLERANCE))
     kind = type(model).__name__

@@ -8,7 +8,9 @@ that share this slice learn the same, more often than models that share another 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import update_wrapper
 from operator import attrgetter
+from types import CellType, FunctionType, MethodType
 from typing import Any, TypeVar
 
 import pandas as pd
@@ -67,7 +69,7 @@ def patched_copy(model: M, source: nn.Module | Mapping[str, Tensor], slices: Sli
     """A copy of the model with slices of the source's parameters: the pure form of `patch_weights`."""
     copy = _copy(model)
     with patch_weights(copy, source, slices):
-        return deepcopy(copy)
+        return _copy(copy)
 
 
 def init_patching(
@@ -147,8 +149,34 @@ class _Detaching(TorchFunctionMode):
 
 
 def _copy(model: M) -> M:
+    made: dict[int, Any] = {}
     with _Detaching():
-        return deepcopy(model)
+        copy = deepcopy(model, made)
+        made |= {id(part): part for part in copy.modules()}
+        for part in copy.modules():
+            vars(part).update({name: _rebound(value, made) for name, value in vars(part).items() if callable(value)})
+    return copy
+
+
+def _rebound(value: Any, made: dict[int, Any]) -> Any:
+    """A function with copies of the modules that it closes over; deepcopy leaves functions as they are.
+
+    A bridge of Falcon wraps the forward of its layers so: the layers of a copy would run the original's.
+    """
+    if isinstance(value, MethodType):
+        return MethodType(_rebound(value.__func__, made), _rebound(value.__self__, made))
+    if isinstance(value, nn.Module):
+        return deepcopy(value, made)
+    if not isinstance(value, FunctionType) or not value.__closure__:
+        return value
+    if id(value) not in made:
+        cells = tuple(CellType() for _ in value.__closure__)
+        new = FunctionType(value.__code__, value.__globals__, value.__name__, value.__defaults__, cells)
+        new.__kwdefaults__ = value.__kwdefaults__
+        made[id(value)] = update_wrapper(new, value)
+        for cell, old in zip(cells, value.__closure__, strict=True):
+            cell.cell_contents = _rebound(old.cell_contents, made)
+    return made[id(value)]
 
 
 def _weight(model: nn.Module, name: str) -> Tensor:

@@ -11,6 +11,15 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out by marks
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what `slow.txt` names: the slowest quarter, without which `make test-fast` runs."""
+    slow = set((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines())
+    for item in items:
+        if item.nodeid.split("[")[0] in slow:
+            item.add_marker(pytest.mark.slow)
+
+
 @pytest.fixture
 def run_python() -> Callable[..., str]:
     """Run a script in a fresh interpreter, without pytest's type checker, and return what it printed."""

@@ -80,7 +80,17 @@ PROBES = (
     "slices",
     "tangent",
 )
-PROBES_ANNEXES = ("transformers", "architectures", "attribution", "logistic", "modules", "hooked_module", "render")
+PROBES_ANNEXES = (
+    "calls",
+    "transformers",
+    "architectures",
+    "attribution",
+    "logistic",
+    "modules",
+    "hooked_module",
+    "style",
+    "render",
+)
 
 
 def files(room: str) -> list[Path]:

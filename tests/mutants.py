@@ -2,8 +2,10 @@
 
 A mutant is one changed operator, comparison, number or call. One that no test notices is a survivor: a test is missing,
 or the change makes no difference, and then `equivalent_mutants.txt` says why. The sample is drawn anew for each seed.
-Libraries for this (mutmut, cosmic-ray) try every mutant of a package in place, with one command for all of them; here a
-checkout stays as it is, a sample is enough, and each module has its own tests.
+
+The tests of a module are collected once; each mutant is a fork of that process in which the module's functions get the
+code of the changed source, and the tests run, quickest first, until one fails. So a mutant costs what its tests do and
+no start, and no file is touched. Libraries for this (mutmut, cosmic-ray) try every mutant of a package, a process each.
 
     python -m tests.mutants --count 60 --seed 0 tms_hooks/theory
 """
@@ -11,16 +13,19 @@ checkout stays as it is, a sample is enough, and each module has its own tests.
 import argparse
 import ast
 import copy
+import inspect
+import math
 import os
 import random
-import shutil
+import resource
+import signal
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Iterator
 from multiprocessing import get_context
 from pathlib import Path
-from typing import NamedTuple
+from types import FunctionType, ModuleType
+from typing import Any, NamedTuple
 
 ROOT = Path(__file__).parents[1]
 EQUIVALENT = Path(__file__).with_name("equivalent_mutants.txt")
@@ -42,14 +47,17 @@ CORE = {
     "tms_hooks/claims/verdict.py": ("claims/verdict",),
     "probes/alignment.py": ("alignment",),
     "probes/bottleneck.py": ("bottleneck",),
-    "probes/circuits.py": ("circuits",),
+    "probes/circuits.py": ("circuits", "slices"),
     "probes/slices.py": ("slices",),
     "probes/tangent.py": ("tangent",),
     "probes/activation_patching.py": ("activation_patching",),
 }
 """Each module of the numeric core -> the test files of its room that are about it; its doctests run as well."""
 PATIENCE = 4
-"""A mutant counts as noticed if its tests take this many times as long as without it, and half a minute: it hangs."""
+"""A mutant counts as noticed if its tests take this many times the processor time that they take without it, and ten
+seconds: it hangs."""
+PLAIN = ("-q", "-p", "no:cacheprovider", "-m", "not browser and not real_weights", "--doctest-modules")
+"""How the tests run: without the type checks, which cost as much again, so what those alone would notice survives."""
 LIMITS: dict[type, tuple[type, ...]] = {
     ast.Lt: (ast.LtE, ast.Gt), ast.LtE: (ast.Lt, ast.Gt), ast.Gt: (ast.GtE, ast.Lt), ast.GtE: (ast.Gt, ast.Lt),
     ast.Eq: (ast.NotEq,), ast.NotEq: (ast.Eq,), ast.In: (ast.NotIn,), ast.NotIn: (ast.In,),
@@ -65,6 +73,7 @@ class Mutant(NamedTuple):
     module: str
     function: str
     change: str
+    """What became what; the second such place of a function has " (2)" after it."""
     source: str
     line: int
 
@@ -74,7 +83,7 @@ class Mutant(NamedTuple):
 
 def mutants(module: str, source: str) -> Iterator[Mutant]:
     """Every change of one operator, comparison, number or call; texts, annotations and messages stay."""
-    tree = ast.parse(source)
+    tree, seen = ast.parse(source), Counter[tuple[str, str]]()
     for function, parent, field, index, node in _sites(tree, "module"):
         for changed in _changes(node):
             old, line = _place(parent, field, index), getattr(node, "lineno", 0)
@@ -83,7 +92,10 @@ def mutants(module: str, source: str) -> Iterator[Mutant]:
                 new = ast.unparse(tree)
             finally:
                 _put(parent, field, index, old)
-            yield Mutant(module, function, f"{ast.unparse(node)} -> {ast.unparse(changed)}", new, line)
+            change = f"{ast.unparse(node)} -> {ast.unparse(changed)}"
+            seen[function, change] += 1
+            count = seen[function, change]
+            yield Mutant(module, function, change if count == 1 else f"{change} ({count})", new, line)
 
 
 def _sites(node: ast.AST, function: str) -> Iterator[tuple[str, ast.AST, str, int | None, ast.AST]]:
@@ -146,40 +158,118 @@ def tests_of(module: str) -> list[str]:
     return [*(str(name.with_name(f"test_{name.name}.py")) for name in names), module]
 
 
-def passes(house: Path, files: list[str], seconds: float | None = None) -> bool:
-    """Whether the tests pass in a checkout, and within that time; in a process that has torch already."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["torch", "pandas", "scipy.optimize", "scipy.cluster.hierarchy"])
-    process = context.Process(target=_run, args=(str(house), files))
-    process.start()
-    process.join(seconds)
-    if process.is_alive():
-        process.kill()
-        process.join()
-        return False
-    return process.exitcode == 0
+def graft(module: ModuleType, source: str) -> None:
+    """Give what others have imported from a module already the code and the constants of a changed source."""
+    fresh = ModuleType(module.__name__)
+    fresh.__dict__.update(__file__=module.__file__, __package__=module.__package__)
+    exec(compile(source, str(module.__file__), "exec"), fresh.__dict__)
+    rooms = [room for name, room in list(sys.modules.items()) if name.split(".")[0] in ("tms_hooks", "probes")]
+    for name, new in list(vars(fresh).items()):
+        old = vars(module).get(name)
+        number = isinstance(new, int | float | str | tuple | list) or hasattr(new, "shape")
+        if name.startswith("__") or _take(old, new) or not number:
+            continue
+        for room in rooms:
+            if vars(room).get(name) is old:
+                setattr(room, name, new)
+    for remembers in (value for room in rooms for value in vars(room).values() if hasattr(value, "cache_clear")):
+        remembers.cache_clear()
 
 
-def _run(house: str, files: list[str]) -> None:
+def _take(old: Any, new: Any) -> bool:
+    """Code of a function, of a class's methods or of a table's functions: whether there was any to take."""
+    old, new = (inspect.unwrap(each) if callable(each) else each for each in (old, new))
+    if old is new:
+        return True
+    match old, new:
+        case FunctionType(), FunctionType():
+            old.__code__, old.__defaults__, old.__kwdefaults__ = new.__code__, new.__defaults__, new.__kwdefaults__
+        case ((classmethod() | staticmethod()), (classmethod() | staticmethod())):
+            _take(old.__func__, new.__func__)
+        case property(), property():
+            _take(old.fget, new.fget)
+        case type(), type() if new.__module__.startswith(("tms_hooks", "probes")):
+            for name, value in list(vars(new).items()):
+                if name.startswith("__") and not callable(value):
+                    continue
+                if not _take(vars(old).get(name), value) and isinstance(value, int | float | str | tuple):
+                    setattr(old, name, value)
+        case dict(), dict():
+            taken = [_take(old.get(key), value) for key, value in new.items()]
+            return all(taken)
+        case _:
+            return False
+    return True
+
+
+class Forks:
+    """A plugin of pytest: what was collected runs in a fork, once as it is and once for every mutant."""
+
+    def __init__(self, name: str, chosen: list[Mutant], answers: Any) -> None:
+        self.name, self.chosen, self.answers = name, chosen, answers
+        self.failed, self.seconds = False, Counter[str]()
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        """Whether any failed, and how long each took."""
+        self.failed |= report.failed
+        self.seconds[report.nodeid] += report.duration
+
+    def pytest_runtestloop(self, session: Any) -> bool:
+        """In the place of pytest's own loop."""
+        reading, writing = os.pipe()
+        spent = os.times()
+        plain = inspect.getsource(sys.modules[self.name])
+        if not self.survives(session, self.chosen[0]._replace(source=plain), 3600, writing):
+            self.answers.send(None)
+            return True
+        now, limit = os.times(), PATIENCE * 1.0
+        limit *= now.children_user + now.children_system - spent.children_user - spent.children_system
+        with os.fdopen(reading) as lines:
+            order = {name: place for place, name in enumerate(lines.readline().split("\t"))}
+        session.items.sort(key=lambda item: order.get(item.nodeid, 0))
+        for mutant in self.chosen:
+            self.answers.send((mutant, self.survives(session, mutant, 10 + limit)))
+        return True
+
+    def survives(self, session: Any, mutant: Mutant, seconds: float, to: int | None = None) -> bool:
+        """Whether all tests pass, in a fork that has so many seconds of processor time."""
+        child = os.fork()
+        if child:
+            return os.waitpid(child, 0)[1] == 0
+        resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(seconds), math.ceil(seconds) + 1))
+        signal.alarm(3600)  # it waits for something that never comes
+        try:
+            graft(sys.modules[self.name], mutant.source)
+            for item, after in zip(session.items, [*session.items[1:], None], strict=True):
+                item.config.hook.pytest_runtest_protocol(item=item, nextitem=after)
+                if self.failed:
+                    os._exit(1)
+        except BaseException:
+            os._exit(1)
+        if to is not None:
+            os.write(to, "\t".join(name for name, _ in self.seconds.most_common()[::-1]).encode() + b"\n")
+        os._exit(0)
+
+
+def _run(module: str, chosen: list[Mutant], answers: Any) -> None:
     import pytest
 
-    os.chdir(house)
-    sys.path[:] = [house, *(place for place in sys.path if place not in ("", str(ROOT)))]
+    os.chdir(ROOT)
     sys.dont_write_bytecode = True
     with open(os.devnull, "w") as nothing:
         os.dup2(nothing.fileno(), 1)
         os.dup2(nothing.fileno(), 2)
-    plain = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow and not browser and not real_weights"]
-    os._exit(int(pytest.main([*plain, *files])))
+    name = module.removesuffix(".py").replace("/", ".")
+    options = ["-o", "addopts=--import-mode=importlib", *PLAIN]
+    pytest.main([*options, *tests_of(module)], plugins=[Forks(name, chosen, answers)])
 
 
 def sample(modules: list[str], count: int, seed: int) -> list[Mutant]:
-    """That many mutants, as even over the modules as can be."""
-    draw = random.Random(seed)
+    """That many mutants, as even over the modules as can be; a module's draw does not depend on the others."""
     piles = []
     for module in modules:
         pile = list(mutants(module, (ROOT / module).read_text(encoding="utf-8")))
-        draw.shuffle(pile)
+        random.Random(f"{seed} {module}").shuffle(pile)
         piles.append(pile)
     rounds = [pile[depth] for depth in range(max(map(len, piles))) for pile in piles if depth < len(pile)]
     return rounds[:count]
@@ -191,34 +281,21 @@ def equivalent() -> set[str]:
     return {line.rsplit(" | ", 1)[0] for line in lines if line and not line.startswith("#")}
 
 
-def measure(chosen: list[Mutant], say: Callable[[str], None] = print) -> list[Mutant]:
-    """The survivors among some mutants, in a copy of the checkout."""
-    survivors, killed, same = [], 0, equivalent()
-    with tempfile.TemporaryDirectory() as scratch:
-        house = Path(scratch) / "house"
-        for part in ("tms_hooks", "probes", "tests"):
-            shutil.copytree(ROOT / part, house / part, ignore=shutil.ignore_patterns("__pycache__"))
-        shutil.copy(ROOT / "pyproject.toml", house)
-        for module in sorted({mutant.module for mutant in chosen}):
-            began = time.monotonic()
-            if not passes(house, tests_of(module)):
-                raise SystemExit(f"{module}: its tests fail without any change")
-            seconds = 30 + PATIENCE * (time.monotonic() - began)
-            plain = (house / module).read_text(encoding="utf-8")
-            for mutant in (mutant for mutant in chosen if mutant.module == module):
-                if str(mutant) in same:
-                    continue
-                (house / module).write_text(mutant.source, encoding="utf-8")
-                if passes(house, tests_of(module), seconds):
-                    survivors.append(mutant)
-                    say(f"survived: {mutant}   (line {mutant.line})")
-                else:
-                    killed += 1
-            (house / module).write_text(plain, encoding="utf-8")
-            say(f"{module}: so far {killed} killed, {len(survivors)} survived")
-    tried = killed + len(survivors)
-    say(f"{killed} of {tried} mutants killed ({killed / max(tried, 1):.0%}); {len(chosen) - tried} more are equivalent")
-    return survivors
+def measure(module: str, chosen: list[Mutant]) -> Iterator[tuple[Mutant, bool]]:
+    """Each mutant of a module, and whether it survived the tests of that module."""
+    there, here = get_context("spawn").Pipe()
+    process = get_context("spawn").Process(target=_run, args=(module, chosen, here))
+    process.start()
+    here.close()
+    for _ in chosen:
+        try:
+            answer = there.recv()
+        except EOFError:
+            answer = None
+        if answer is None:
+            raise SystemExit(f"{module}: its tests fail without any change, or none was collected")
+        yield answer
+    process.join()
 
 
 def main() -> None:
@@ -232,10 +309,19 @@ def main() -> None:
     modules = [module for module in CORE if module.startswith(tuple(asked.modules))]
     if not modules:
         raise SystemExit(f"{asked.modules}: none is in the numeric core; these are: {', '.join(CORE)}")
-    chosen = sample(modules, asked.count, asked.seed)
-    tried = [mutant for mutant in chosen if str(mutant) not in equivalent()]
-    survivors = measure(chosen)
-    sys.exit(len(survivors) > (1 - asked.least) * len(tried))
+    chosen, same = sample(modules, asked.count, asked.seed), equivalent()
+    tried = [mutant for mutant in chosen if str(mutant) not in same]
+    survivors = 0
+    for module in modules:
+        share = [mutant for mutant in tried if mutant.module == module]
+        for mutant, survived in measure(module, share) if share else ():
+            survivors += survived
+            if survived:
+                print(f"survived: {mutant}   (line {mutant.line})", flush=True)
+        print(f"{module}: {len(share)} tried, {survivors} survived so far", flush=True)
+    killed, alike = len(tried) - survivors, len(chosen) - len(tried)
+    print(f"{killed} of {len(tried)} mutants killed ({killed / max(len(tried), 1):.0%}); {alike} more are equivalent")
+    sys.exit(survivors > (1 - asked.least) * len(tried))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 It uses no extra. What needs one must name the line that installs it.
 """
 
+import sys
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -18,12 +19,25 @@ def refusal(call: Callable[[], object]) -> str:
     return ""
 
 
+def command(*words: str) -> str:
+    """What `tms` prints, which must be results, or an error of the user's, and no traceback."""
+    from typer.testing import CliRunner
+
+    from tms_hooks.cli import app
+
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code in (0, 2), done.output
+    return " ".join(done.output.split())
+
+
 def main() -> None:
-    """Train, save, read, hook and probe a toy; ask for the two extras that a newcomer meets first."""
+    """Train, save, read, hook and probe a toy; ask for the extras that a newcomer meets first."""
+    import tms_hooks as tms
+
+    assert "tms-hooks" in command("--version") and "torch" not in sys.modules
     import torch
 
     import probes
-    import tms_hooks as tms
 
     cfg = tms.ToyConfig(n_features=6, d_hidden=2)
     data = tms.SparseUniform(n_features=6, feature_probability=0.057)
@@ -31,6 +45,8 @@ def main() -> None:
         run = tms.train(cfg, data, seeds=range(2), steps=200, optimizer=tms.Adam(lr=0.01), progress=False)
         run.save(Path(folder) / "run")
         assert torch.equal(tms.load(Path(folder) / "run").W_E, run.W_E)
+        run.models[1].save_pretrained(Path(folder) / "toy")
+        assert torch.equal(tms.ToyModel.from_pretrained(Path(folder) / "toy").W_E, run.W_E[1])
     toy, x = run.models[0], data.sample(8, seed=1)
     _, cache = toy.run_with_cache(x)
     assert torch.equal(cache["hook_hidden"], x @ toy.W_E)
@@ -45,6 +61,14 @@ def main() -> None:
         print(f"with {library}" if not said else f"without {library}: {said}")
         assert bool(said) == (find_spec(library) is None), library
         assert not said or f"pip install 'tms-hooks[{extra}]'" in said, said
+    if find_spec("plotly") is None:
+        assert "pip install 'tms-hooks[plots]'" in command("demo")
+    if find_spec("joblib") is None or find_spec("distributed") is None:
+        with TemporaryDirectory() as folder:
+            grid = Path(folder) / "grid.toml"
+            grid.write_text("[base]\nn_features = 4\nd_hidden = 2\nfeature_probability = 0.1\nsteps = 2\n")
+            said = command("sweep", str(grid), "--store", folder, "--backend", "dask")
+            assert "pip install 'tms-hooks[sweep]'" in said, said
 
 
 if __name__ == "__main__":

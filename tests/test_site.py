@@ -1,5 +1,6 @@
 """The site as its readers meet it: built strictly, opened from its folder in a browser that has no network."""
 
+import base64
 import os
 import shutil
 import subprocess
@@ -34,46 +35,77 @@ def site(tmp_path_factory):
     return folder
 
 
+READY = "Promise.all([...document.images].map(i => { i.loading = 'eager'; return i.decode().catch(() => 0) }))"
+NOT_DRAWN = """[...document.querySelectorAll("article img, body > img, svg.flow")].filter(visual => {
+  const { width, height } = visual.getBoundingClientRect();
+  const empty = visual.tagName === "svg" ? visual.childElementCount === 0 : visual.naturalWidth === 0;
+  return empty || width < 2 || height < 2;
+}).map(visual => visual.getAttribute("src") || visual.getAttribute("aria-label"))"""
+COLORS = """async png => {
+  const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
+  const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
+  canvas.drawImage(image, 0, 0);
+  return new Set(new Uint32Array(canvas.getImageData(0, 0, image.width, image.height).data.buffer)).size;
+}"""
+SCHEMES = {"light": "default", "dark": "slate"}
+LOOKS = [("light", 1280), ("dark", 1280), ("dark", 390), ("light", 390)]
+STILL = "* { transition: none !important; animation: none !important }"  # or a drawer is seen on its way
+
+
 @pytest.fixture(scope="module")
-def visit():
-    """What is wrong with each of these pages in one browser: errors, requests, and what is wider than the screen."""
+def browser():
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as browsers:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-
-        def faults(pages: list[Path], scheme: str, width: int) -> dict[str, list[str]]:
-            context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 900})
-            found: dict[str, list[str]] = {}
-            for file in pages:
-                wrong: list[str] = []
-                page = context.new_page()
-                page.on("pageerror", lambda error, wrong=wrong: wrong.append(f"error: {error}"))
-                page.on("console", lambda m, wrong=wrong: wrong.append(m.text) if m.type == "error" else None)
-                page.on("request", lambda r, wrong=wrong: wrong.append(r.url) if r.url.startswith("http") else None)
-                page.route("http*://**", lambda route: route.abort())
-                page.goto(file.as_uri())
-                page.wait_for_load_state()
-                wide = page.evaluate("document.documentElement.scrollWidth")
-                if wide > width:
-                    wrong.append(f"{wide} pixels wide on a screen of {width}")
-                if len(page.locator("main, body").first.inner_text().split()) < 2:
-                    wrong.append("blank")
-                if wrong:
-                    found[file.name] = wrong
-                page.close()
-            context.close()
-            return found
-
-        yield faults
+        yield browser
         browser.close()
 
 
-@pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 390), ("dark", 390)])
-def test_every_page_opens_from_its_folder(site, visit, scheme, width):
-    pages = sorted(set(site.rglob("*.html")) - {site / "404.html"})  # servers show that one, from any depth
-    assert len(pages) > 20
-    assert visit(pages, scheme, width) == {}
+@pytest.fixture(scope="module")
+def visit(browser):
+    """What is wrong with a page: errors, requests, what is wider than the screen, and visuals that are not drawn.
+
+    It is opened once and then looked at in light and dark, on a wide screen and on a narrow one.
+    """
+
+    def faults(file: Path) -> list[str]:
+        wrong: list[str] = []
+        page = browser.new_page(color_scheme="light", viewport={"width": 1280, "height": 900})
+        page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
+        page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+        page.on("request", lambda request: wrong.append(request.url) if request.url.startswith("http") else None)
+        page.route("http*://**", lambda route: route.abort())
+        page.goto(file.as_uri())
+        page.evaluate(READY)
+        page.add_style_tag(content=STILL)
+        for scheme, width in LOOKS:
+            page.emulate_media(color_scheme=scheme)
+            page.evaluate(
+                "scheme => { document.body.dataset.mdColorScheme = scheme }", SCHEMES[scheme]
+            )  # as its switch
+            page.set_viewport_size({"width": width, "height": 900})
+            page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+            if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
+                wrong.append(f"{scheme}: {wide} pixels wide on a screen of {width}")
+            wrong += [f"{scheme}, {width}: {visual} is not drawn" for visual in page.evaluate(NOT_DRAWN)]
+        if len(page.locator("main, body").first.inner_text().split()) < 2:
+            wrong.append("blank")
+        page.close()
+        return wrong
+
+    return faults
+
+
+def pages(site: Path) -> list[Path]:
+    return sorted(set(site.rglob("*.html")) - {site / "404.html"})  # servers show that one, from any depth
+
+
+def test_every_page_opens_from_its_folder_on_any_screen(site, visit):
+    """The pages of notebooks are nbconvert's exports of them."""
+    there = pages(site)
+    assert len(there) > 40
+    assert {file.name: wrong for file in there if (wrong := visit(file))} == {}
 
 
 @pytest.mark.parametrize(
@@ -82,13 +114,65 @@ def test_every_page_opens_from_its_folder(site, visit, scheme, width):
         ("<script>throw new Error('torn')</script>two words", "torn"),
         ("<script src='https://example.org/x.js'></script>two words", "https://example.org/x.js"),
         ("<div style='width: 2000px'>two words</div>", "pixels wide"),
+        ("<div style='width: 800px'>two words</div>", "light: 800 pixels wide on a screen of 390"),
+        ("<img src='nowhere.svg'>two words", "nowhere.svg is not drawn"),
+        ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACw=' style='display: none'>two words", "is not drawn"),
+        ("<svg class='flow' aria-label='toy' width='9' height='9'></svg>two words", "toy is not drawn"),
+        ("<style>[data-md-color-scheme=slate] b { padding: 0 999px }</style><b>two words</b>", "dark: "),
         ("", "blank"),
     ],
 )
 def test_the_check_of_pages_can_fail(tmp_path, visit, body, fault):
     (tmp_path / "bad.html").write_text(f"<body style='margin: 0'>{body}</body>")
-    [faults] = visit([tmp_path / "bad.html"], "light", 390).values()
-    assert any(fault in each for each in faults)
+    assert any(fault in each for each in visit(tmp_path / "bad.html"))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_pictures_and_drawings_have_colors(site, browser, scheme):
+    """A blank or a black picture has a handful of colors; a drawn one has the page's, its lines' and those between."""
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 390, "height": 900})
+    (site / "blank.html").write_text("<body><div style='width: 300px; height: 200px'></div></body>")
+    page.goto((site / "blank.html").as_uri())
+    (site / "blank.html").unlink()
+    assert colors(page, "div") == 1
+    for file, what in (
+        ("concepts/superposition.html", "img[src*='superposition.svg']"),
+        ("kinds/toy.html", "svg.flow"),
+        ("claims.html", ".gallery a:nth-child(2) img"),
+        ("examples/hexagons.html", ".jp-RenderedImage img"),
+    ):
+        page.goto((site / file).as_uri())
+        page.evaluate(READY)
+        assert page.evaluate("document.body.dataset.mdColorScheme") == SCHEMES[scheme]
+        assert colors(page, what) > 30, f"{file}: {what}"
+    page.close()
+
+
+def colors(page, what: str) -> int:
+    """How many colors a screenshot of an element has."""
+    png = page.locator(what).first.screenshot()
+    return page.evaluate(COLORS, base64.b64encode(png).decode())
+
+
+def test_the_gallery_filters_by_outcome_source_and_words(site, browser):
+    page = browser.new_page()
+    page.goto((site / "claims.html").as_uri())
+    cards = page.locator(".gallery a:visible")
+    everything = cards.count()
+    assert everything > 40
+    page.select_option("select[name=outcome]", "refuted")
+    refuted = cards.count()
+    assert 0 < refuted < everything
+    assert set(page.locator(".gallery a:visible .outcome").all_inner_texts()) == {"refuted"}
+    page.select_option("select[name=source]", "h")
+    assert 0 < cards.count() < refuted
+    page.fill("input[name=words]", "no claim has these words")
+    assert cards.count() == 0
+    page.fill("input[name=words]", "")
+    name = cards.first.get_attribute("href")
+    cards.first.click()
+    assert page.locator(f"h2{name}").is_visible()
+    page.close()
 
 
 def test_the_search_index_and_the_reference_hold_what_is_public(site):
@@ -97,4 +181,5 @@ def test_the_search_index_and_the_reference_hold_what_is_public(site):
     assert "probes.alignment.align" in index
     page = (site / "reference" / "training.html").read_text(encoding="utf-8")
     assert "Examples that use this" in page
+    assert "../guides/own_data.html" in page  # pages count too
     assert "<p>&gt;&gt;&gt;" not in page  # doctests stand in fences

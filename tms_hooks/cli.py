@@ -1,46 +1,109 @@
-"""`tms`: the command line. Thin: it parses, calls the library and prints tables."""
+"""`tms`: the command line. Thin: it parses, calls the library and prints tables.
 
+Nothing here is imported before a command needs it, so that `tms --help` answers at once. What a person reads while
+waiting goes to standard error; results go to standard output.
+"""
+
+import json
 import logging
 import os
+import sys
+import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import pandas as pd
 import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 
-from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import OneHot, SparseUniform
-from tms_hooks.training.optimizers import OPTIMIZERS, Schedule
-from tms_hooks.training.recipe import Recipe
-
 if TYPE_CHECKING:
+    import pandas as pd
+
     from tms_hooks.claims.registry import Claim
+    from tms_hooks.run import Run
+    from tms_hooks.training.recipe import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode="markdown",
+    rich_markup_mode=None,  # its boxes cut the names of options at 80 columns
+    pretty_exceptions_enable=False,  # what is not a user's mistake is a bug: its traceback as Python prints it
     help="Toy models of superposition: train them, name their geometry, set them beside a real transformer.\n\n"
-    "Start with `tms demo`.",
+    "Start with `tms demo`. Every command's `--help` has an example.",
+    epilog="Exit codes: 0, done; 1, something failed: a claim, or a result that could not be written; 2, a wrong "
+    "option or input, told before any work; 130, stopped by Ctrl-C. Results go to standard output, progress to "
+    "standard error: plain lines where it is no terminal, no color where NO_COLOR is set.",
 )
-console = Console()
+console, aside = Console(), Console(stderr=True)
 
+# Restated from the library, which takes seconds to import; a test holds them against it.
+Activation = Literal["identity", "relu", "gelu", "softmax"]
+Schedule = Literal["constant", "linear", "cosine", "exponential"]
 OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
+Model = Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2, any name of the hub, a folder.")]
+
+
+def print_version(wanted: bool) -> bool:
+    """Print what is installed and end, if that is wanted."""
+    if not wanted:
+        return False
+    from importlib.metadata import version
+
+    found = (f"{library} {version(library)}" for library in ("torch", "transformer-lens"))
+    print(f"tms-hooks {version('tms-hooks')} ({', '.join(found)}, Python {sys.version.split()[0]})")
+    raise typer.Exit
+
+
+def results_alone(file: Path | None) -> Path | None:
+    """Where JSON goes to standard output, all that is for people goes to standard error."""
+    console.stderr = file == Path("-")
+    return file
+
+
+Json = Annotated[
+    Path | None,
+    typer.Option(
+        "--json",
+        metavar="FILE",
+        callback=results_alone,
+        help="Write the results to this file as JSON too; - prints them alone.",
+    ),
+]
+
+
+def write_json(results: object, file: Path | None) -> None:
+    """The results for programs: in a file, or on standard output; numbers that are missing are null."""
+    if file is None:
+        return
+    text = json.dumps(results, indent=1)
+    if file == Path("-"):
+        print(text)
+    else:
+        from tms_hooks import files
+
+        with nothing_lost():
+            files.keep(file, text)
+
+
+def records(table: "pd.DataFrame") -> list[dict[str, Any]]:
+    """A table's rows, the index among their entries."""
+    rows: list[dict[str, Any]] = json.loads(table.reset_index().to_json(orient="records", double_precision=15))
+    return rows
 
 
 @app.callback()
 def configure(
+    version: Annotated[
+        bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which engine is used and why.")] = False,
 ) -> None:
     """Set up logging for every command."""
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True))])
+    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=aside)])
 
 
 def tell(text: str, style: str | None = None) -> None:
@@ -58,13 +121,29 @@ def check_places(*folders: Path | None, size: int = 0) -> None:
                 check_writable(folder, size)
 
 
+def folder_of(file: Path | None) -> Path | None:
+    """Where a file of results is to be; none if there is none, or it is standard output."""
+    return None if file is None or file == Path("-") else file.parent
+
+
+def check_extras(**extras: str) -> None:
+    """Refuse, before any work, a command whose extra is not installed: library -> the extra that has it."""
+    from tms_hooks.errors import check_installed
+
+    try:
+        for library, extra in extras.items():
+            check_installed(library, extra)
+    except ImportError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
 @contextmanager
 def nothing_lost() -> Iterator[None]:
     """A result that could not be written where it should is elsewhere: one line says where, no traceback."""
     try:
         yield
     except OSError as error:
-        tell(str(error))
+        say(str(error))
         raise typer.Exit(1) from error
 
 
@@ -81,21 +160,26 @@ def usage_errors(*kinds: type[Exception], option: str | None = None) -> Iterator
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
-    model: Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2 or a local folder.")] = "smollm2",
+    model: Model = "smollm2",
     n_models: Annotated[int, typer.Option(min=20, help="Toy models to train for the first section.")] = 400,
+    json_file: Json = None,
 ) -> None:
-    """The main job: what superposition looks like on toys and in a real transformer, on one page.
+    """Toys beside a real transformer, on one page: the main job.
 
     Trains a few hundred toys and names their geometries; trains toys with a pseudo-attention head and aligns its
     singular vectors with the feature directions; splits the attention scores of a real transformer's heads into
     singular slices; sets the embed -> unembed bottlenecks of both beside each other. Takes under three minutes.
+
+    Example: `tms demo --model gpt2 --out gpt2-report`
     """
+    check_places(out, folder_of(json_file))
+    check_extras(plotly="plots")
     from tms_hooks.pages.demo import run_demo
 
-    check_places(out)
-    with nothing_lost(), usage_errors(ValueError, ModuleNotFoundError, ConnectionError, option="--model"):
+    with nothing_lost(), usage_errors(ValueError, ImportError, ConnectionError, option="--model"):
         page, table = run_demo(out, model, n_models, say)
     print_table(table, "What the demo measured")
+    write_json(records(table.rename_axis("measured")), json_file)
     tell(f"\nOpen {page} in a browser: figures, attention, and what each number means.")
 
 
@@ -112,7 +196,8 @@ def train(
     tied: Annotated[bool, typer.Option(help="W_U is the transpose of W_E.")] = True,
     output_bias: Annotated[bool, typer.Option(help="Add a bias before the output activation.")] = True,
     output_act: Annotated[Activation, typer.Option(help="Output activation.")] = "relu",
-    seeds: Annotated[int, typer.Option(min=1, help="How many models to train, with the seeds 0, 1, 2, ...")] = 100,
+    seeds: Annotated[int, typer.Option(min=1, help="How many models to train, each with a seed of its own.")] = 100,
+    seed: Annotated[int, typer.Option(min=0, help="The first model's seed; the others follow.")] = 0,
     steps: Annotated[int, typer.Option(help="Updates.")] = 10_000,
     batch_size: Annotated[
         int | None, typer.Option(help="Samples per step; default 1024, or all of one-hot data.")
@@ -126,6 +211,7 @@ def train(
         Path | None, typer.Option(help="Folder of checkpoints: what was stopped goes on from there, to the same bits.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    json_file: Json = None,
 ) -> None:
     """Train many toy models at once and write a run directory.
 
@@ -135,10 +221,15 @@ def train(
     Example: `tms train runs/hexagon --seeds 1000` trains the pentagon/hexagon study. Read it back with
     `tms_hooks.load("runs/hexagon")`. Ctrl-C saves what there is; with `--checkpoint`, the same command goes on.
     """
+    from tms_hooks.config import ToyConfig
+    from tms_hooks.data import OneHot, SparseUniform
     from tms_hooks.geometry import name_polytope
     from tms_hooks.stats import census
     from tms_hooks.train import train as train_models
+    from tms_hooks.training.optimizers import OPTIMIZERS
+    from tms_hooks.training.recipe import Recipe
 
+    check_places(folder_of(json_file))
     if data == "OneHot" and feature_probability is not None:
         raise typer.BadParameter("--feature-probability: one-hot data has none; leave it out")
     p = 0.057 if feature_probability is None else feature_probability
@@ -150,26 +241,38 @@ def train(
             "data": OneHot(n_features=n_features)
             if data == "OneHot"
             else SparseUniform(n_features=n_features, feature_probability=p),
-            "seeds": range(seeds),
+            "seeds": range(seed, seed + seeds),
             "steps": steps,
             "batch_size": batch_size,
             "optimizer": OPTIMIZERS[optimizer](lr=lr, schedule=schedule, final_lr=final_lr),
             "importance": [importance_decay**i for i in range(n_features)],
         }
         check_run(out, Recipe.of(**settings), overwrite)
-        run = train_models(**settings, checkpoint=checkpoint, progress=console.is_terminal)
+        run = train_models(**settings, checkpoint=checkpoint, progress=True)
     with nothing_lost():
         run.save(out)
     if not run.stopped:
         table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
         print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
     tell(f"Saved to {out}.")
+    write_json(about(run, out), json_file)
     if run.stopped:
         tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")
         raise typer.Exit(130)
 
 
-def check_run(out: Path, recipe: Recipe, overwrite: bool) -> None:
+def about(run: "Run", path: Path) -> dict[str, Any]:
+    """A run for programs: where it is, how far it came, and a row per model."""
+    return {
+        "run": str(path),
+        "completed_steps": run.completed_steps,
+        "stopped": run.stopped,
+        "seconds": run.provenance["seconds"],
+        "models": records(run.table),
+    }
+
+
+def check_run(out: Path, recipe: "Recipe", overwrite: bool) -> None:
     """Refuse, before training, a place where its run could not be saved, or where another run is.
 
     Raises:
@@ -194,21 +297,39 @@ def check_run(out: Path, recipe: Recipe, overwrite: bool) -> None:
 @app.command()
 def compare(
     run: Annotated[Path, typer.Argument(help="Run directory, such as `tms train` writes.")],
-    model: Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2 or a local folder.")] = "smollm2",
+    model: Model = "smollm2",
     out: Annotated[Path, typer.Option(help="Folder for the page.")] = Path("comparison"),
+    json_file: Json = None,
 ) -> None:
-    """Set the embed -> unembed bottleneck of trained toys beside a real transformer's: norms and overlaps."""
+    """A run's bottleneck beside a real transformer's.
+
+    From embedding to unembedding: norms, and overlaps against the least possible.
+
+    Example: `tms train runs/hexagon`, then `tms compare runs/hexagon --model gpt2`
+    """
+    check_places(out, folder_of(json_file))
+    check_extras(plotly="plots")
     import probes
     from tms_hooks.pages import report
     from tms_hooks.pages.demo import bottlenecks
     from tms_hooks.run import load
 
-    check_places(out)
-    with usage_errors(ValueError, LookupError, FileNotFoundError, ModuleNotFoundError, ConnectionError):
-        toys, real = load(run).models, probes.load_transformer(model)
-        section, table = bottlenecks(toys, real, model)
+    with usage_errors(ValueError, LookupError, FileNotFoundError, ImportError, ConnectionError):
+        trained = load(run)
+        say(f"loading {model}")
+        real = probes.load_transformer(model)
+        section, table = bottlenecks(trained.models, real, model)
+    loss = trained.final_loss
+    how_far = (
+        f"{len(loss):,} toy{'s' * (len(loss) > 1)} of {run}, after {trained.completed_steps:,} steps, held-out loss "
+        f"{loss.min():.4g} to {loss.max():.4g}"
+    )
     print_table(table, f"{run.name} beside {model}")
-    lead = f"{len(toys):,} toys of {run} and {model}, measured by the same calls."
+    tell(f"{how_far}.")
+    measured = records(section.table.rename_axis("quantity")) if section.table is not None else []
+    reached = {"completed_steps": trained.completed_steps, "final_loss": loss.tolist()}
+    write_json(reached | {"measured": measured}, json_file)
+    lead = f"{how_far}, and {model}: measured by the same calls."
     with nothing_lost():
         page = report.write(out / "index.html", "Toys beside a transformer", lead, [section], "tms compare")
     tell(f"Open {page} in a browser.")
@@ -221,34 +342,39 @@ def sweep(
     backend: Annotated[Literal["loky", "dask", "ray"], typer.Option(help="Processes here, or a cluster.")] = "loky",
     n_jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
     address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
+    json_file: Json = None,
 ) -> None:
-    """Train every combination of a grid, on this machine or a cluster. Stop and start it as you like.
+    """Train every combination of a grid, here or on a cluster. Stop and start it as you like.
 
     The file has a table `[base]` of settings that all runs share, a table `[grid]` of lists, and `seeds`, a count or a
     list. Settings are those of ToyConfig, the data, the optimizer and train, by name:
 
+    \b
         seeds = 10
-
         [base]
         n_features = 6
         d_hidden = 2
-
         [grid]
         feature_probability = [0.02, 0.057, 0.2]
         tied = [true, false]
+
+    Example: `tms sweep grid.toml --store runs --json results.json`
     """
+    check_places(folder_of(json_file))
     from tms_hooks.sweep import sweep_toml
 
     try:
-        with usage_errors(ValueError, OSError, ModuleNotFoundError):
+        with usage_errors(ValueError, OSError, ImportError):
             found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
     except KeyboardInterrupt:
         tell(f"Stopped. What is finished is in {store}; the same command goes on.")
         raise typer.Exit(130) from None
+    found = found if found["shard"].dims else found.expand_dims(grid=["base"])  # without an axis there is one row
     loss = found["final_loss"]
-    table = pd.DataFrame({"mean loss": loss.mean("seed").to_series(), "least": loss.min("seed").to_series()})
-    print_table(table, f"Held-out loss over {loss.sizes['seed']} seeds")
-    tell(f"Every run is in {store}; read one with tms_hooks.load.")
+    table = found[["shard"]].assign({"mean loss": loss.mean("seed"), "least": loss.min("seed")}).to_dataframe()
+    print_table(table[["mean loss", "least", "shard"]], f"Held-out loss over {loss.sizes['seed']} seeds")
+    tell(f"Every shard is a run in {store}; read one with tms_hooks.load.")
+    write_json(records(table), json_file)
 
 
 Out = Annotated[Path, typer.Option(help="Folder of the finished claims and the page.")]
@@ -259,13 +385,15 @@ Quick = Annotated[bool, typer.Option("--quick", help="Fewer models, wider interv
 def reproduce(
     names: Annotated[list[str], typer.Argument(metavar="CLAIM...", help="Names of claims, or all; see `tms list`.")],
     quick: Quick = False,
-    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file.")] = None,
+    json_file: Json = None,
     out: Out = Path("reproduction"),
     n_jobs: Annotated[
         int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
 ) -> None:
-    """Measure claims of the source documents over many models: what stands, what falls, what is open.
+    """Measure claims: what stands, what falls, what is open.
+
+    A claim is a statement of one of the source documents; it is decided over many models.
 
     Each finished claim is stored in the output folder and not measured again until the code or the size changes: stop
     it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim says and how it
@@ -276,17 +404,18 @@ def reproduce(
     """
     from rich.progress import track
 
+    check_extras(plotly="plots")
     from tms_hooks.claims import present
     from tms_hooks.claims import reproduce as runner
     from tms_hooks.pages import claims_page
 
     chosen = _claims(names)
-    check_places(out, json_file and json_file.parent)
+    check_places(out, folder_of(json_file))
     results: dict[str, runner.Result] = {}
     work = closing(runner.reproduce(chosen, out, quick, n_jobs, lambda claim: say(f"measuring {claim.name}")))
     try:
         with work as finished:
-            for result in track(finished, "claims", len(chosen), console=console, transient=True):
+            for result in track(finished, "claims", len(chosen), console=aside, transient=True):
                 results[result.claim.name] = result
                 console.print(f"{present.SYMBOLS[result.outcome]} {result.claim.name}: {result.outcome}")
     except KeyboardInterrupt:
@@ -300,11 +429,10 @@ def reproduce(
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
             console.print(result.failed or result.summary, markup=False)
     with nothing_lost():
-        if json_file:
-            present.write_json(ordered, json_file)
         claims_page.write_markdown(ordered, out, quick)
         page = claims_page.write_page(ordered, out, quick)
     tell(f"Open {page} in a browser: figures and controls.")
+    write_json(present.records(ordered), json_file)
     if any(result.failed for result in ordered):
         raise typer.Exit(1)
 
@@ -313,17 +441,22 @@ def reproduce(
 def figure(
     name: Annotated[str, typer.Argument(metavar="CLAIM", help="Name of a claim; see `tms list`.")],
     out: Annotated[Path | None, typer.Option(help="File to write: .html, .svg, .png or .pdf. [CLAIM.html]")] = None,
-    index: Annotated[int, typer.Option(min=1, help="Which of the claim's figures.")] = 1,
+    index: Annotated[
+        int | None, typer.Option(min=1, help="Which of the claim's figures. [default: the first to turn, or the first]")
+    ] = None,
     store: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
     quick: Quick = False,
 ) -> None:
-    """One figure of a claim alone: a page that can be turned and read, or a picture for a paper.
+    """One figure of a claim, to turn or to print.
+
+    It has the claim for its title, and its caption below.
 
     It is drawn from the stored verdict; a claim without one is measured first. Pictures need the package kaleido
     (in the extra `report`) and Chrome or Chromium; HTML needs neither.
 
-    Example: `tms figure nine-in-three-d --index 3 --out nine.html`
+    Example: `tms figure nine-in-three-d --out nine.html`
     """
+    check_extras(plotly="plots")
     from tms_hooks.claims.reproduce import last
     from tms_hooks.claims.reproduce import reproduce as measure
     from tms_hooks.pages import report
@@ -337,17 +470,20 @@ def figure(
     if found:
         verdict = found.verdict
     else:
-        with console.status(f"measuring {name}"):
+        with aside.status(f"measuring {name}"):
             [result] = measure([claim], store, quick)
         if result.verdict is None:
             console.print(result.failed or result.summary, markup=False)
             raise typer.Exit(1)
         verdict = result.verdict
-    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.figures, start=1)]
+    captions = [f"{i}: {caption}" for i, (caption, _) in enumerate(verdict.pictures, start=1)]
+    if index is None:
+        index = next((i for i, (_, drawn) in enumerate(verdict.pictures, start=1) if report.turns(drawn)), 1)
     if index > len(captions):
         raise typer.BadParameter(f"--index {index}: {name} has {len(captions)}: {' '.join(captions)}")
+    caption, drawn = verdict.pictures[index - 1]
     with nothing_lost(), usage_errors(ValueError, RuntimeError, option="--out"):
-        path = report.write_figure(out, verdict.figures[index - 1][1])
+        path = report.write_figure(out, drawn, claim.statement, caption)
     for caption in captions:
         console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
     tell(f"Figure {index} is in {path}.")
@@ -357,26 +493,54 @@ def figure(
 def list_claims(
     names: Annotated[list[str] | None, typer.Argument(metavar="[CLAIM...]", help="Print these in full.")] = None,
     out: Out = Path("reproduction"),
+    json_file: Json = None,
 ) -> None:
-    """All claims, with their source and last verdict; of those named, how each is decided and what came out."""
+    """All claims by source, with their last verdict.
+
+    Of those named, how each is decided and what came out.
+
+    Example: `tms list`, then `tms list hexagon-norms`
+    """
+    from tms_hooks.claims.present import COLORS, SYMBOLS
+    from tms_hooks.claims.registry import SOURCES
     from tms_hooks.claims.reproduce import last
 
+    check_places(folder_of(json_file))
     chosen = _claims(names or ["all"])
     stored = {claim.name: last(claim, out) for claim in chosen}
+    last_verdict = {name: found.verdict.verdict if found else None for name, found in stored.items()}
+    rows = [
+        {"claim": c.name, "source": c.source, "statement": c.statement, "last_verdict": last_verdict[c.name]}
+        | ({"design": c.design} if names else {})
+        for c in chosen
+    ]
+    write_json(rows, json_file)
     if names:
         for claim in chosen:
             found = stored[claim.name]
-            console.print(f"[bold]{claim.name}[/bold] ({claim.source})")
+            console.print(f"[bold]{claim.name}[/bold] ({claim.source}: {SOURCES.get(claim.source, claim.source)})")
             console.print(claim.design, markup=False)
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
             console.print(f"\n{outcome}\n", markup=False)
         return
-    rows = [(c.source, c.statement, found.verdict.verdict if (found := stored[c.name]) else "") for c in chosen]
-    index = pd.Index(stored, name="claim")
-    print_table(pd.DataFrame(rows, columns=["source", "statement", "last verdict"], index=index), f"{len(rows)} claims")
+    wide = None if console.is_terminal else 240  # a pipe has whole statements, for grep
+    for source in dict.fromkeys(claim.source for claim in chosen):
+        console.print(f"\n[bold]{source}[/bold]: {SOURCES.get(source, source)}")
+        shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
+        shown.add_column(width=1)
+        shown.add_column(no_wrap=True, min_width=max(len(claim.name) for claim in chosen))
+        shown.add_column(no_wrap=True, overflow="ellipsis")
+        for claim in (claim for claim in chosen if claim.source == source):
+            marked = last_verdict[claim.name]
+            mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
+            shown.add_row(mark, claim.name, escape(claim.statement))
+        console.print(shown, width=wide)
+    there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
+    legend = ", ".join([*there, f"no mark: not measured in {out}"])
+    tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")
 
 
-def _claims(names: "Iterable[str]") -> "list[Claim]":
+def _claims(names: Iterable[str]) -> "list[Claim]":
     from tms_hooks.claims import find
 
     with usage_errors(KeyError):
@@ -386,8 +550,9 @@ def _claims(names: "Iterable[str]") -> "list[Claim]":
 @app.command()
 def theory(
     out: Annotated[Path | None, typer.Option(help="Folder for a page with figures.")] = None,
+    json_file: Json = None,
 ) -> None:
-    """Which polygon theory expects in two dimensions, on paper: nothing is trained.
+    """Which polygon theory expects in two dimensions. Nothing is trained.
 
     The first table holds each F-gon in the limit of one active feature: its change of loss per unit of feature
     probability (gain: the lower, the better), best norm and bias; the textbook argument has unit norms and nearest
@@ -397,16 +562,21 @@ def theory(
     Example: `tms theory --out paper` adds a page with the figures, and with the loss landscapes around a pentagon and a
     hexagon. Takes under a minute.
     """
-    from rich.progress import track
-
+    check_places(out, folder_of(json_file))
+    if out is not None:
+        check_extras(plotly="plots")
+    from tms_hooks import progress
     from tms_hooks.theory import best_polygon_table, polygon_table
 
-    check_places(out)
     polygons = polygon_table()
     print_table(polygons, "One active feature: gain, norm and bias of the best F-gon")
-    features = track(range(4, 11), "summing all patterns", console=Console(stderr=True), transient=True)
-    best = best_polygon_table(features)
+    best = best_polygon_table(progress.each(range(4, 11), "summing all patterns of 4 to 10 features"))
     print_table(best, "Corners of the best polygon: n features (rows), feature probability p (columns)")
+    corners = {
+        str(n): dict(zip(map(str, best.columns), row, strict=True))
+        for n, row in zip(best.index, best.to_numpy().tolist(), strict=True)
+    }
+    write_json({"polygons": records(polygons), "best_corners": corners}, json_file)
     if out is not None:
         from tms_hooks.pages.theory_page import write_page
 
@@ -417,25 +587,34 @@ def theory(
 
 def say(what: str) -> None:
     """What is done next."""
-    tell(what, style="dim")
+    aside.print(what, style="dim", markup=False, emoji=False, soft_wrap=True)
 
 
-def print_table(table: pd.DataFrame, title: str) -> None:
-    """A DataFrame as a table on the terminal."""
+def print_table(table: "pd.DataFrame", title: str) -> None:
+    """A DataFrame as a table on the terminal: the levels of its index lead, by name."""
+    from pandas.api.types import is_numeric_dtype
+
     from tms_hooks.pages import report
 
     shown = Table(title=escape(title), title_justify="left")
-    shown.add_column(escape(str(table.index.name or "")), no_wrap=True)
+    for name in table.index.names:
+        shown.add_column(escape(str(name or "")), no_wrap=table.index.nlevels == 1, overflow="fold")
     for column in table.columns:
-        shown.add_column(
-            escape(str(column)), justify="right" if pd.api.types.is_numeric_dtype(table[column]) else "left"
-        )
+        justify: Literal["left", "right"] = "right" if is_numeric_dtype(table[column]) else "left"
+        shown.add_column(escape(str(column)), justify=justify, overflow="fold")
     for name, row in table.iterrows():
         cells = (report.number(v, ".4g") if isinstance(v, float) else str(v) for v in row)
-        shown.add_row(*map(escape, (str(name), *cells)))
+        shown.add_row(*map(escape, (*map(str, name if isinstance(name, tuple) else (name,)), *cells)))
     console.print(shown)
+
+
+QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
+"""What the libraries below are told, unless they are told otherwise: their progress bars and notes are not ours."""
 
 
 def main() -> None:
     """Entry point of the `tms` command."""
+    os.environ.update(QUIET | os.environ)
+    if not sys.warnoptions:
+        warnings.simplefilter("ignore")
     app()

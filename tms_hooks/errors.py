@@ -6,6 +6,7 @@ Numbers are taken in whatever type they come, and kept as Python's own (`make_pl
 import inspect
 import logging
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import fields
 from difflib import get_close_matches
@@ -119,6 +120,16 @@ def explained(**elsewhere: str) -> Callable[[Call], Call]:
         return call if is_class else cast(Call, outer)
 
     return decorate
+
+
+def explain_all(package: str) -> None:
+    """Make every function that a package offers by name `explained`, in the module too that defines it."""
+    face = sys.modules[package]
+    for name in face.__all__:
+        if callable(function := getattr(face, name)) and not isinstance(function, type):
+            outer = explained()(function)
+            setattr(face, name, outer)
+            setattr(sys.modules[function.__module__], name, outer)  # where pickle looks for it
 
 
 def check_finite(**settings: float | int) -> None:

@@ -149,6 +149,8 @@ class _StackedMatmul(torch.autograd.Function):
 
 
 def _each(a: Tensor, b: Tensor) -> Tensor:
+    if len(a) == 1:
+        return torch.mm(aligned(a[0]), aligned(b[0]))[None]
     return torch.stack(list(map(torch.mm, _apart(a), _apart(b))))
 
 

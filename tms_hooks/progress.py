@@ -1,11 +1,19 @@
 """What a person sees and does while models train: a progress bar, and Ctrl-C that is heard within about a second."""
 
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+PLAIN = 10.0
+"""Seconds between two lines of progress where no bar can be drawn: in a pipe, in a file, in a log."""
 
 
 @contextmanager
@@ -14,19 +22,46 @@ def bar(models: int, steps: int, show: bool) -> Iterator[Callable[[int], None]]:
     if not show:
         yield lambda step: None
         return
+    what, began = f"training {models:,} model{'s' * (models > 1)}", time.perf_counter()
+
+    def rate(step: int) -> str:
+        speed = models * step / max(time.perf_counter() - began, 1e-9)
+        return f"step {step:,} of {steps:,}, {speed:,.0f} model steps/s"
+
+    with _shown(what, steps) as move:
+        yield lambda step: move(step, rate(step))
+
+
+def each(items: Sequence[Item], what: str) -> Iterator[Item]:
+    """The items one by one, with progress on standard error."""
+    with _shown(what, len(items)) as move:
+        for done, item in enumerate(items):
+            yield item
+            move(done + 1, f"{done + 1} of {len(items)}")
+
+
+@contextmanager
+def _shown(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
+    """A bar on standard error, moved by a call with what is done and its words; plain lines if that is no terminal."""
     from rich import progress
     from rich.console import Console
 
-    columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[rate]}"))
-    began = time.perf_counter()
-    with progress.Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(f"training {models:,} model{'s' * (models > 1)}", total=steps, rate="")
+    console = Console(stderr=True)
+    if not (console.is_terminal or console.is_jupyter):
+        said = time.perf_counter()
 
-        def move(step: int) -> None:
-            rate = models * step / max(time.perf_counter() - began, 1e-9)
-            shown.update(task, completed=step, rate=f"step {step:,} of {steps:,}, {rate:,.0f} model steps/s")
+        def say(done: int, words: str) -> None:
+            nonlocal said
+            if time.perf_counter() - said >= PLAIN or done == total:
+                said = time.perf_counter()
+                print(f"{what}: {words}", file=sys.stderr, flush=True)
 
-        yield move
+        yield say
+        return
+    columns = (*progress.Progress.get_default_columns(), progress.TextColumn("{task.fields[words]}"))
+    with progress.Progress(*columns, console=console) as bars:
+        task = bars.add_task(what, total=total, words="")
+        yield lambda done, words: bars.update(task, completed=done, words=words)
 
 
 PIECE = 0.5

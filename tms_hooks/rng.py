@@ -9,6 +9,7 @@ stream, and any engine that implements these few integer operations sees the sam
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -62,6 +63,16 @@ def entry(key: int, at: int) -> int:
 def in_unit(bits: Any) -> Any:
     """32 bits, as a float64 tensor or a single number, become numbers strictly inside (0, 1)."""
     return (bits + 0.5) * 2.0**-32
+
+
+def to_normal(u: np.ndarray) -> None:
+    """Numbers inside (0, 1), of float64, become standard normal ones, their quantiles, in place; for loops too.
+
+    >>> u = np.array([0.5, 0.975])
+    >>> to_normal(u); u.round(2).tolist()
+    [0.0, 1.96]
+    """
+    u[:] = torch.special.ndtri(torch.from_numpy(u)).numpy()
 
 
 def _mix(z: int) -> int:

@@ -68,7 +68,9 @@ def sweep(
 
     Returns:
         Held-out `final_loss` and `final_feature_loss`, `W_E`, and the step at which a model `diverged_at` (-1: never),
-        along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN.
+        along the grid's axes and `seed`. Where an axis changes a shape, smaller arrays are filled up with NaN. `shard`,
+        along the axes, names the run directory of each combination in the store: `load` gives its models and history.
+        The attribute `recipe` is JSON: what all shards have in common, defaults too.
 
     Raises:
         ValueError: an unknown setting or one of another type, an empty axis, one that `base` sets too, a seed twice, or
@@ -85,7 +87,9 @@ def sweep(
         files.check_writable(store, sum(size(_recipe(arguments)) for arguments, _ in todo))
         store.mkdir(parents=True, exist_ok=True)
         clusters.run(_train, todo, backend, n_jobs, address)
-    return _label(grid, [load(store / name) for name, _ in shards])
+    runs = [load(store / name) for name, _ in shards]
+    shared = json.dumps(_shared([run.recipe.to_dict() for run in runs]))
+    return _label(grid, [name for name, _ in shards], runs).assign_attrs(recipe=shared)
 
 
 def sweep_toml(text: str, **how: Any) -> xr.Dataset:
@@ -252,12 +256,28 @@ def _finished(folder: Path) -> Run | None:
     return run
 
 
+def _shared(recipes: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What is the same in all of these, within their parts too.
+
+    >>> _shared([{"cfg": {"tied": tied, "d_hidden": 2}, "steps": 5} for tied in (True, False)])
+    {'cfg': {'d_hidden': 2}, 'steps': 5}
+    """
+    found = {}
+    for name in set.intersection(*map(set, recipes)):
+        values = [recipe[name] for recipe in recipes]
+        if all(isinstance(value, dict) for value in values):
+            found[name] = _shared(values)
+        elif all(value == values[0] for value in values):
+            found[name] = values[0]
+    return dict(sorted(found.items()))
+
+
 def _is_taken(folder: Path) -> bool:
     """Whether something stands there other than what a killed save has left."""
     return os.path.lexists(folder) and not files.is_left_over(folder / RECIPE_FILE)
 
 
-def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset:
+def _label(grid: Mapping[str, Sequence[Any]], names: Sequence[str], runs: Sequence[Run]) -> xr.Dataset:
     """One Dataset along the grid's axes and the seeds."""
     shape = tuple(len(values) for values in grid.values())
     variables: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
@@ -271,6 +291,7 @@ def _label(grid: Mapping[str, Sequence[Any]], runs: Sequence[Run]) -> xr.Dataset
         variables[name] = ((*grid, "seed", *dims), filled.reshape(*shape, *largest))
     stopped = [[run.diverged.get(i, -1) for i in range(len(run.models))] for run in runs]
     variables["diverged_at"] = ((*grid, "seed"), np.array(stopped).reshape(*shape, -1))
+    variables["shard"] = (tuple(grid), np.array(names).reshape(shape))
     coords: dict[str, Any] = {"seed": list(runs[0].recipe.seeds)}
     for axis, values in grid.items():
         coords[axis] = [v if isinstance(v, int | float | str | np.generic) else str(v) for v in values]

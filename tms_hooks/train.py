@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields, replace
 from pathlib import Path
@@ -28,7 +28,7 @@ from tms_hooks.progress import Pace, bar, interrupts
 from tms_hooks.run import Models, Run, assemble, provenance
 from tms_hooks.tasks import Task
 from tms_hooks.training import torch_engine
-from tms_hooks.training.batches import held_out
+from tms_hooks.training.batches import HELD_OUT_ENTRIES, judges
 from tms_hooks.training.checkpoint import Checkpoints, newest, reached, records
 from tms_hooks.training.history import Recorder
 from tms_hooks.training.optimizers import Adam, Optimizer
@@ -41,6 +41,8 @@ log = logging.getLogger(__name__)
 IMPORTED_BY = os.getpid()
 """Another process than this one in one that was forked since."""
 EngineName = Literal["auto", "fused", "torch"]
+HASTY_PRODUCTS = 2**29
+"""Entries of held-out rows, times models, times the width of what reads them, after Ctrl-C: a fraction of a second."""
 ELSEWHERE = {
     field.name: place.format(field.name)
     for part, place in (
@@ -132,8 +134,8 @@ def train(
             only. Weights are all that is taken: the optimizer begins anew, with the batches of step 0. To go on with a
             run as if it had not stopped, use `Run.resume`.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
-            with an MLP or the scale behind the activation, losses and activations of your own, penalties, and the exact
-            loss; "auto" picks it where it applies to all models of the run.
+            with an MLP beside heads or the scale behind the activation, losses and activations of your own, penalties,
+            and the exact loss; "auto" picks it where it applies to all models of the run.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times
@@ -199,14 +201,31 @@ def resume(
     return _finish(recipe, name, module, state, Recorder(recipe, run.history), done, saved, progress, origin)
 
 
-def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine) -> Losses:
-    """Losses of every model on held-out samples of its own data."""
-    feature_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_outputs)
-    head_loss = weights["W_E"].new_empty(len(recipe.seeds), recipe.cfg.n_heads)
+def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine, in_haste: bool = False) -> Losses:
+    """Losses of every model on held-out samples of its own data; in haste, or after Ctrl-C, on fewer."""
+    cfg, models = recipe.cfg, len(recipe.seeds)
+    few = HASTY_PRODUCTS // (models * max(cfg.d_hidden, cfg.d_mlp or 0))
+    for entries in (few,) if in_haste else (HELD_OUT_ENTRIES, few):
+        found = weights["W_E"].new_zeros(models, cfg.n_outputs), weights["W_E"].new_zeros(models, cfg.n_heads)
+        with interrupts() as interrupted:
+            for some, part, share, x in _pieces(recipe, entries):
+                losses = engine.evaluate(part, {name: w[some] for name, w in weights.items()}, x)
+                for sums, loss in zip(found, losses, strict=True):
+                    sums[some] += share * loss
+                if interrupted() and entries != few:
+                    break
+            else:
+                break
+    return found
+
+
+def _pieces(recipe: Recipe, entries: int) -> Iterator[tuple[list[int], Recipe, float, Tensor]]:
+    """What is evaluated together: some models of one setting, its recipe, and a part of its samples with its share."""
+    pace = Pace()
     for models, part in recipe.parts:
-        own = {name: w[models] for name, w in weights.items()}
-        feature_loss[models], head_loss[models] = engine.evaluate(part, own, held_out(part))
-    return feature_loss, head_loss
+        for share, x in judges(part, entries):
+            for start, stop in pace.cut(0, len(models)):
+                yield models[start:stop], part, share, x
 
 
 def _end_threads_after_a_fork() -> None:
@@ -286,7 +305,7 @@ def _finish(
     with saved.held() if saved else nullcontext():
         completed, end = _advance(recipe, state, engine, recorder, step, saved, show)
     weights = {name: w.cpu() for name, w in end.snapshot(recipe.cfg).weights.items()}
-    final = _final_losses(recipe, weights, engine)
+    final = _final_losses(recipe, weights, engine, in_haste=completed < recipe.total_steps)
     where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began)
     run = assemble(recipe, end, completed, recorder.dataset(), final, where | dict(origin or {}))
     for i, stopped in run.diverged.items():

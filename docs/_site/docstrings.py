@@ -1,12 +1,14 @@
-"""What the site makes of docstrings: doctests as code blocks, and under each name the examples that use it."""
+"""What the site makes of docstrings: doctests as code blocks, and under each name what uses it."""
 
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import griffe
 
-EXAMPLES = Path(__file__).parents[2] / "examples"
+DOCS = Path(__file__).parents[1]
+EXAMPLES = DOCS.parent / "examples"
 _DOCTEST = re.compile(r"^( *)>>> .*(?:\n(?! *$).+)*", re.MULTILINE)
 
 
@@ -19,10 +21,26 @@ def fenced(text: str) -> str:
     return _DOCTEST.sub(lambda found: f"{found[1]}```pycon\n{found[0]}\n{found[1]}```", text)
 
 
-def used_in(name: str) -> list[str]:
-    """The notebooks whose cells call it."""
+def used_in(name: str) -> dict[str, str]:
+    """Notebooks whose cells call it, and pages whose code does: title -> path from a page of the reference."""
     call = re.compile(rf"\b{name}\(")
-    return [file.stem for file in sorted(EXAMPLES.glob("*.py")) if call.search(file.read_text(encoding="utf-8"))]
+    return {title: path for title, path, code in sources() if call.search(code)}
+
+
+@cache
+def sources() -> list[tuple[str, str, str]]:
+    """(Title, path, code) of every notebook, and of every page outside the reference that has code."""
+    found = []
+    for file in sorted(EXAMPLES.glob("*.py")):
+        text = file.read_text(encoding="utf-8")
+        if title := re.search(r"^# # (.*)$", text, re.MULTILINE):
+            found.append((title[1], f"../examples/{file.stem}.ipynb", text))
+    for file in sorted(DOCS.rglob("*.md")):
+        text = file.read_text(encoding="utf-8")
+        code = "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE))
+        if code and (title := re.match(r"# (.*)", text)):
+            found.append((title[1], f"../{file.relative_to(DOCS).as_posix()}", code))
+    return found
 
 
 class Docstrings(griffe.Extension):
@@ -33,7 +51,7 @@ class Docstrings(griffe.Extension):
         if obj.docstring is None:
             return
         obj.docstring.value = fenced(obj.docstring.value)
-        examples = used_in(obj.name) if obj.is_function or obj.is_class else []
+        examples = used_in(obj.name) if obj.is_function or obj.is_class else {}
         if examples:
-            links = ", ".join(f"[{name}](../examples/{name}.ipynb)" for name in examples)
+            links = "; ".join(f"[{title}]({path})" for title, path in examples.items())
             obj.docstring.value += f"\n\nExamples that use this: {links}."

@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import jupytext
 import pytest
@@ -38,6 +39,25 @@ def test_a_saved_notebook_is_small_and_shows_everything_without_scripts(path):
     assert [html[:80] for each in data if "<script" in (html := each.get("text/html", ""))] == []
     assert any("image/png" in each for each in data)
     assert saved.stat().st_size < 1_000_000
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_a_notebook_opens_in_colab_and_installs_itself_there(path):
+    cells = jupytext.read(path).cells
+    [badge] = re.findall(
+        r"\(https://colab.research.google.com/github/([\w-]+/[\w-]+)/blob/main/(\S+)\)", cells[0].source
+    )
+    assert badge[1] == f"examples/{path.stem}.ipynb"
+    first = next(cell.source for cell in cells if cell.cell_type == "code")
+    assert f"git+https://github.com/{badge[0]}" in first  # from where it was opened
+    called = []
+    magic = SimpleNamespace(run_line_magic=lambda *call: called.append(call))
+    space = {"get_ipython": lambda: magic}
+    exec(first, space)
+    assert called == []  # installed
+    exec(first.replace("from importlib.util import find_spec", "find_spec = lambda name: None"), space)
+    assert [call[0] for call in called] == ["pip"] * len(called) != []
+    assert "tms-hooks[" in called[0][1]
 
 
 @pytest.mark.parametrize("name", ["arena", "your_own"])

@@ -184,6 +184,40 @@ def test_blocks_are_skipped_and_only_read_positions_unembedded(bridge: Case) -> 
         handle.remove()
 
 
+@pytest.mark.bridge
+def test_only_positions_from_the_patch_on_are_computed(gpt2: Any) -> None:
+    """Of the last block's MLP only those that the metric reads; the numbers are those of whole runs."""
+    clean, corrupted = torch.randint(0, 101, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+    case = Case(gpt2, clean, corrupted, lambda logits: logits[:, 4, 0] - logits[:, 4, 1], [], "", "", "")
+    parts = ("hook_resid_pre", "attn.hook_q", "attn.hook_pattern", "attn.hook_z", "mlp.hook_post", "hook_resid_post")
+    names = [f"blocks.{layer}.{part}" for layer in range(2) for part in parts]
+    table = patch_sweep(gpt2, clean, corrupted, case.metric, [Site(name, pos="each") for name in names], batch_size=9)
+    values = collect_activations(gpt2, clean, names)
+    expected = [one_run(case, corrupted, values[row.hook], row, None) for _, row in table.iterrows()]
+    np.testing.assert_allclose(table.metric, expected, rtol=0, atol=1e-9)
+
+    heard: dict[str, list[int]] = {"block": [], "mlp": []}
+    for kind, module in (("block", gpt2.blocks[1]), ("mlp", gpt2.blocks[1].mlp.out)):
+        module.register_forward_pre_hook(lambda _, args, kind=kind: heard[kind].append(args[0].shape[1]))
+    patch_sweep(gpt2, clean, corrupted, case.metric, Site("blocks.1.hook_resid_pre", pos=3))
+    assert (heard["block"][-1], heard["mlp"][-1]) == (3, 1)  # positions 3, 4 and 5; and 4
+    patch_sweep(gpt2, clean, corrupted, case.metric, Site("blocks.1.mlp.hook_post", pos=3))
+    assert (heard["block"][-1], heard["mlp"][-1]) == (3, 3)  # what is patched inside of it hears all of them
+
+
+@pytest.mark.bridge
+def test_a_model_in_which_positions_hear_of_later_ones_is_run_whole(gpt2: Any) -> None:
+    """Here block 0 adds to the stream what stands at the last position, whatever it is."""
+    clean, corrupted = torch.randint(0, 101, (2, 3, 6), generator=torch.Generator().manual_seed(0))
+    gpt2.blocks[0].register_forward_hook(lambda _, args, out: out + out[:, -1:])
+    case = Case(gpt2, clean, corrupted, lambda logits: logits[:, 2, 0] - logits[:, 2, 1], [], "", "", "")
+    name = "blocks.0.hook_resid_pre"
+    table = patch_sweep(gpt2, clean, corrupted, case.metric, Site(name, pos="each"))
+    values = collect_activations(gpt2, clean, name)[name]
+    expected = [one_run(case, corrupted, values, row, None) for _, row in table.iterrows()]
+    np.testing.assert_allclose(table.metric, expected, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize(
     ("metric", "positions"),
     [

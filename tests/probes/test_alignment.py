@@ -354,10 +354,14 @@ def test_tokens_that_a_direction_stands_for(subject):
     model = subject.model
     if not hasattr(model, "W"):
         assert not model.ln_final.w.std().any()  # gain 1: only centering stands between, and a token's own row wins
-    table = nearest_tokens(model, model.W_E[[2, 0]], n=2, by="embed")
-    expected = (
-        torch.nn.functional.normalize(model.W_E[[2, 0]].detach().double(), dim=1) @ model.W_E.detach().double().mT
-    )
+    written_by = model
+    if hasattr(model, "W"):
+        with pytest.raises(ValueError, match="no multiple of W_E"):  # its MLP writes the hidden layer
+            nearest_tokens(model, model.W_E[0], by="embed")
+        written_by = ToyModel(ToyConfig(6, 4), seed=0)
+    W_E = written_by.W_E.detach().double()
+    table = nearest_tokens(written_by, W_E[[2, 0]], n=2, by="embed")
+    expected = torch.nn.functional.normalize(W_E[[2, 0]], dim=1) @ W_E.mT
     for row in table.itertuples():
         assert row.product == pytest.approx(expected[row.direction, row.token].item())
     assert (table[table.sign == -1]["product"].iloc[0]) == pytest.approx(expected[0].min().item())

@@ -143,6 +143,47 @@ def test_bad_input_is_refused_and_leaves_no_trace(subject: Any, bad: str) -> Non
     assert not any(vars(module).get("forward") for module in case.model.modules())
 
 
+ON_INPUTS: dict[str, Callable[[Case, Any], Any]] = {
+    "audit": lambda s, x: probes.audit_hooks(s.model, x),
+    "collect": lambda s, x: probes.collect_activations(s.model, x, s.early),
+    "stream": lambda s, x: list(probes.stream_activations(s.model, x, s.early)),
+    "probe": lambda s, x: probes.linear_probe(s.model, x, torch.zeros(len(x)), s.early),
+    "sweep": lambda s, x: probes.patch_sweep(s.model, x, x, last, s.early),
+    "path": lambda s, x: probes.path_patch(s.model, x, x, last, s.early, s.late),
+    "attribution": lambda s, x: probes.attribution_sweep(s.model, x, x, last, s.early),
+    "tangent": lambda s, x: probes.tangent_space(s.model, x, s.early),
+    "slices": lambda s, x: probes.attention_slices(s.model, x, 0, 0),
+    "ablate": lambda s, x: probes.ablate_slices(s.model, x, last, 0, 0, [0]),
+    "qk": lambda s, x: probes.qk_circuit(s.model, 0, 0, inputs=x),
+    "bottleneck": lambda s, x: probes.bottleneck(s.model, "embed->unembed", inputs=x),
+}
+
+
+@pytest.mark.parametrize("tool", ON_INPUTS)
+def test_nothing_to_run_on_is_refused(subject: Any, tool: str) -> None:
+    for nothing in (subject.inputs[:0], subject.inputs[:, :0], []):
+        with pytest.raises(ValueError, match=r"inputs is empty: .*give at least one example"):
+            ON_INPUTS[tool](Case(subject), nothing)
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda model: probes.qk_circuit(model, 0, 0),
+        lambda model: probes.bottleneck(model, "embed->unembed"),
+        lambda model: probes.nearest_tokens(model, torch.eye(model.W_E.shape[1])),
+    ],
+)
+def test_weights_that_are_no_numbers_are_named_as_the_reason(subject: Any, tool: Any) -> None:
+    model = subject.make(1)
+    with torch.no_grad():
+        model.W_E.fill_(torch.nan)
+    with pytest.raises(ValueError, match="gives NaN on random inputs: are its weights finite"):
+        tool(model)
+    with pytest.raises(ValueError, match="are on the meta device, without data: load them"):
+        tool(subject.make(1).to("meta"))
+
+
 @pytest.mark.bridge
 @pytest.mark.parametrize("name", ["blocks.1.attn.hook_attn_scores", "blocks.1.attn.hook_result"])
 @pytest.mark.parametrize("tool", ["sweep", "sender", "receiver", "attribution", "tangent"])

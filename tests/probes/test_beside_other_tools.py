@@ -1,6 +1,7 @@
-"""Beside SAELens and nnsight: `make test-sae` makes an environment with both and runs this, skipped elsewhere.
+"""Beside SAELens and nnsight: `make test-compat COMPAT=sae-lens` runs this with both, skipped elsewhere.
 
-A sparse autoencoder is trained by SAELens's own trainer on a toy of 20 features in 8 dimensions.
+Sparse autoencoders are trained by SAELens's own trainer: on a toy of 20 features in 8 dimensions, and on what an MLP of
+SmolLM2 writes while it reads this project's README.
 """
 
 from pathlib import Path
@@ -94,6 +95,89 @@ def test_latents_that_were_saved_are_probed_without_the_model(toy, saved, tmp_pa
     table = probes.probe_activations(load_file(tmp_path / "activations.safetensors"), x[:, 0])
     assert table.index.tolist() == ["hidden", "latents"]
     assert (table["score"] > 0.5).all()
+
+
+LAYER = 3
+"""Of SmolLM2, whose MLP's outputs an autoencoder is trained on."""
+
+
+@pytest.fixture(scope="module")
+def smollm2() -> Any:
+    return probes.load_transformer("smollm2")
+
+
+@pytest.fixture(scope="module")
+def written(smollm2: Any) -> torch.Tensor:
+    """What the MLP writes at every token of a text but the first of each 128, on which heads rest."""
+    text = Path(__file__, "../../../README.md").resolve().read_text(encoding="utf-8")
+    tokens = smollm2.to_tokens(text)[0]
+    tokens = tokens[: len(tokens) // 128 * 128].reshape(-1, 128)
+    hook = f"blocks.{LAYER}.hook_mlp_out"
+    return probes.collect_activations(smollm2, tokens, hook)[hook][:, 1:].flatten(0, 1)
+
+
+@pytest.fixture(scope="module")
+def saved_of_smollm2(written: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    sae_lens = pytest.importorskip("sae_lens")
+    from sae_lens.config import LoggingConfig, SAETrainerConfig
+    from sae_lens.training.sae_trainer import SAETrainer
+
+    generator, batch, steps = torch.Generator().manual_seed(0), 512, 200
+    data = (written[torch.randint(len(written), (batch,), generator=generator)] for _ in iter(int, 1))
+    constant = {"lr_scheduler_name": "constant", "lr_end": 1e-3, "lr_warm_up_steps": 0, "lr_decay_steps": 0}
+    beside = {"n_checkpoints": 0, "checkpoint_path": None, "save_final_checkpoint": False, "autocast": False}
+    windows = {"n_restart_cycles": 1, "dead_feature_window": 1000, "feature_sampling_window": 2000}
+    trainer_cfg = SAETrainerConfig(
+        total_training_samples=batch * steps, train_batch_size_samples=batch, lr=1e-3, device="cpu",
+        adam_beta1=0.9, adam_beta2=0.999, n_batches_for_norm_estimate=10,
+        logger=LoggingConfig(log_to_wandb=False), **constant, **beside, **windows,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # SAELens draws from the global generator
+        cfg = sae_lens.TopKTrainingSAEConfig(d_in=576, d_sae=512, k=32, normalize_activations="none")
+        sae = sae_lens.TopKTrainingSAE(cfg)
+        SAETrainer(cfg=trainer_cfg, sae=sae, data_provider=data).fit()
+    folder = tmp_path_factory.mktemp("sae")
+    sae.save_model(folder)
+    return folder
+
+
+def test_an_autoencoder_of_smollm2_goes_to_align_and_bottleneck(smollm2, written, saved_of_smollm2):
+    from sae_lens import SAE
+    from safetensors.torch import load_file
+
+    decoder = load_file(saved_of_smollm2 / "sae_weights.safetensors")["W_dec"]
+    sae = SAE.load_from_disk(saved_of_smollm2)
+    torch.testing.assert_close(sae.W_dec.detach(), decoder, rtol=0, atol=0)
+    with torch.no_grad():
+        latents = sae.encode(written)
+        missed = (sae.decode(latents) - written).square().sum() / (written - written.mean(0)).square().sum()
+    assert missed < 0.5  # of the variance, with 32 of 512 latents
+    often = (latents > 0).sum(0).argsort(descending=True)[:8]
+    directions = decoder[often]
+    # where latents stand among what the MLP can write, and what they are read as
+    path = f"blocks.{LAYER}.mlp.out->unembed"
+    found = probes.align(probes.bottleneck(smollm2, path), directions, n_null=20)
+    assert found.left_cosines.shape == (576, 8)
+    assert found.directions().loc["left"].cosine.between(0, 1).all()
+    read = probes.Bottleneck("latents->unembed", directions, smollm2.W_U.detach().mT).summary()
+    tokens = probes.nearest_tokens(smollm2, directions, n=1)
+    assert len(read) == 8
+    assert len(tokens) == 16
+    # a patch along the directions of latents does what the same patch does through the autoencoder's own arithmetic
+    clean, corrupted = (smollm2.to_tokens(f"The {word} is") for word in ("sky", "sea"))
+    metric = lambda logits: logits[:, -1, 0] - logits[:, -1, 9]  # noqa: E731
+    hook = f"blocks.{LAYER}.hook_mlp_out"
+    table = probes.patch_sweep(smollm2, clean, corrupted, metric, probes.Site(hook, directions=directions))
+    source = probes.collect_activations(smollm2, clean, hook)[hook]
+    onto = torch.linalg.pinv(directions) @ directions
+    with torch.no_grad():
+        edit = lambda value, hook: value + (source - value) @ onto  # noqa: E731
+        expected = metric(smollm2.run_with_hooks(corrupted, fwd_hooks=[(hook, edit)]))
+    assert table.metric.item() == pytest.approx(float(expected), abs=1e-3)
+    # and which of them does a later head compare?
+    omega = probes.qk_circuit(smollm2, LAYER + 1, 0, offset=1)
+    assert probes.align(omega, directions, n_null=20).pvalues.isfinite().all()
 
 
 def test_edits_of_nnsight_are_those_of_hooks():

@@ -225,6 +225,15 @@ def test_slices_that_cannot_be_taken_away(subject):
     assert ablate_slices(subject.model, subject.inputs, metric, 0, 1, [0], n_random=1)["share"].isna().all()
 
 
+def test_a_dead_head_has_nothing_to_lose(toy):
+    with torch.no_grad():
+        toy.model.blocks[0].attn.W_Q[1] = 0.0
+    metric = lambda out: out.attn_scores.flatten(1).sum(1)  # noqa: E731
+    table = ablate_slices(toy.model, toy.inputs, metric, 0, 1, [0])
+    assert table.index.tolist() == ["nothing", "slices", "head"] + 20 * ["random"]
+    assert (table["change"] == 0).all() and table["share"].isna().all()
+
+
 @pytest.mark.real_weights
 def test_slices_of_smollm2():
     """Rotary and grouped queries on real weights: head 0 of layer 23 moves the name."""

@@ -74,6 +74,18 @@ def test_a_toy_by_hand() -> None:
         torch.testing.assert_close(angles, expected)
 
 
+def test_the_rank_of_a_jacobian_ends_at_its_rounding() -> None:
+    """A singular value counts above s_1 eps times the longer side, as in numpy's matrix_rank."""
+    for small, rank in ((50, 1), (200, 2)):
+        jacobian = torch.zeros(1, 100, 2, dtype=torch.float64)
+        jacobian[0, 0, 0], jacobian[0, 1, 1] = 1.0, small * torch.finfo(torch.float64).eps
+        assert torch.linalg.matrix_rank(jacobian[0]) == rank
+        space = TangentSpace.of(jacobian)
+        space.angles(torch.eye(2), k=rank)
+        with pytest.raises(ValueError, match=f"has rank {rank}; choose k from 1 to that"):
+            space.angles(torch.eye(2), k=rank + 1)
+
+
 def test_a_bridges_skip_connection_is_the_identity() -> None:
     model = load_transformer("tiny").double()
     with torch.no_grad():

@@ -257,3 +257,22 @@ def test_a_head_without_such_a_matrix():
     model = zoo.build("deepseek-v2")
     with pytest.raises(AttributeError, match=r"no parameter 'blocks\.0\.attn\.W_Q'"):
         patched_copy(model, model, {"blocks.0.attn.W_Q": 0})
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("name", ["falcon", "gpt2", "llama"])
+def test_a_copy_runs_on_its_own_weights(name: str) -> None:
+    """Falcon's layers wrap their forward in a function, which a plain copy shares with the original."""
+    model = zoo.build(name)
+    copy = patched_copy(model, model, {"W_E": 3})
+
+    def reached(model: Any) -> list[bool]:
+        loss = model(zoo.tokens()).square().sum()
+        return [g is not None for g in torch.autograd.grad(loss, list(model.parameters()), allow_unused=True)]
+
+    assert reached(copy) == reached(model)
+    before = outputs(model, zoo.tokens())
+    with torch.no_grad():
+        for parameter in copy.parameters():
+            parameter += 1
+    torch.testing.assert_close(outputs(model, zoo.tokens()), before, rtol=0, atol=0)

@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 import transformers as hf
 from torch import Tensor, nn
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
+from probes.hooked_module import HookedRootModule
 from probes.modules import hook_modules
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
@@ -217,8 +217,15 @@ class _OwnAttention(nn.Module):
         return self.o((self.pattern @ v).transpose(1, 2).flatten(2)), self.pattern
 
 
-OWN_IN_A_BRIDGE = "your own transformer in a bridge"
-ARCHITECTURES = [*_OF_TRANSFORMERS, OWN_IN_A_BRIDGE]
+try:
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+except ImportError:
+    HAS_BRIDGES = False  # TransformerLens 3.2, which has `HookedTransformer` instead
+else:
+    HAS_BRIDGES = True
+
+OWN_IN_A_BRIDGE, HOOKED_TRANSFORMER = "your own transformer in a bridge", "HookedTransformer"
+ARCHITECTURES = [*_OF_TRANSFORMERS, OWN_IN_A_BRIDGE] if HAS_BRIDGES else [HOOKED_TRANSFORMER]
 
 
 class OwnModel(HookedRootModule):
@@ -295,7 +302,7 @@ class Facts(NamedTuple):
 
 
 _STILL = (False, False)
-_UNTURNED = ("gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "roberta", OWN_IN_A_BRIDGE)
+_UNTURNED = (HOOKED_TRANSFORMER, "gpt2", "openai-gpt", "gpt_bigcode", "opt", "xglm", "bert", "roberta", OWN_IN_A_BRIDGE)
 FACTS = (
     {name: Facts() for name in ARCHITECTURES}
     | {name: Facts(turns=_STILL) for name in _UNTURNED}
@@ -312,10 +319,17 @@ FACTS = (
 )
 
 
+_MADE = _OF_TRANSFORMERS | {
+    OWN_IN_A_BRIDGE: OwnTransformer,
+    HOOKED_TRANSFORMER: lambda: hf.GPT2LMHeadModel(hf.GPT2Config(**_GPT, tie_word_embeddings=False)),
+}
+
+
 def original(name: str) -> Any:
     """The Hugging Face model of an architecture, every parameter drawn anew: the same at each call."""
-    with torch.random.fork_rng():  # transformers draws its weights from the global generator; below they are drawn anew
-        model = OwnTransformer() if name == OWN_IN_A_BRIDGE else _OF_TRANSFORMERS[name]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # weights are drawn from the global generator, and those that are biases stay near it
+        model = _MADE[name]()
     draw_anew(model.eval())
     if name != OWN_IN_A_BRIDGE:
         model.set_attn_implementation("eager")
@@ -328,9 +342,9 @@ def build(name: str) -> Any:
     Raises:
         ValueError: TransformerLens makes no bridge of this architecture.
     """
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
     model = original(name)
+    if name == HOOKED_TRANSFORMER:
+        return _hooked_transformer(model)
     if name == OWN_IN_A_BRIDGE:
         from transformer_lens.config import TransformerBridgeConfig
 
@@ -342,10 +356,24 @@ def build(name: str) -> Any:
     return build_bridge_from_module(model, type(model).__name__, hf_config=model.config)
 
 
+def _hooked_transformer(model: Any) -> Any:
+    """TransformerLens's own transformer, before 4.0, with the weights of a GPT-2."""
+    from transformer_lens import HookedTransformer, HookedTransformerConfig
+    from transformer_lens.pretrained.weight_conversions import convert_gpt2_weights
+
+    sizes = {"d_model": WIDTH, "d_head": WIDTH // HEADS, "n_heads": HEADS, "n_layers": 2, "n_ctx": LONGEST}
+    cfg = HookedTransformerConfig(
+        **sizes, d_vocab=VOCABULARY, d_mlp=4 * WIDTH, act_fn="gelu_new", normalization_type="LN"
+    )
+    made = HookedTransformer(cfg, move_to_device=False).eval()
+    missing, unexpected = made.load_state_dict(convert_gpt2_weights(model, cfg), strict=False)
+    made.unembed.b_U.requires_grad_(False)  # GPT-2 has none to train
+    assert not unexpected and all(name.endswith(("mask", "IGNORE", "b_U")) for name in missing)
+    return made
+
+
 def stretching(kind: str) -> Any:
     """A bridge whose rotary frequencies depend on the length of what it reads: beyond 32 positions they stretch."""
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
     if kind == "dynamic":
         return build("llama, dynamic rotary")
     factors = {"short_factor": [1.0, 1.2, 1.4, 1.6], "long_factor": [2.0, 3.0, 4.0, 5.0]}
@@ -360,7 +388,9 @@ def stretching(kind: str) -> Any:
 
 def other(name: str) -> Any:
     """A toy, or a module that is no transformer, every parameter drawn anew."""
-    model = _OTHERS[name]().eval()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)  # linear layers draw their biases from the global generator
+        model = _OTHERS[name]().eval()
     draw_anew(model)
     if name in ("toy, unit norm", "toy, scale behind the activation"):
         with torch.no_grad():  # as training leaves it

@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from tms_hooks import files
 from tms_hooks.claims import UNKNOWN, Verdict, claims, present, registry
 from tms_hooks.claims import reproduce as runner
-from tms_hooks.cli import app
+from tms_hooks.cli import app, write_json
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
 KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "commit", "controls"]
@@ -190,7 +190,7 @@ def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, meas
     results = settled(tmp_path, measure, planned.holds)
     assert [result.outcome for result in results] == ["not run", "supported"]
     assert results[0].not_run == "not here"
-    present.write_json(results, tmp_path / "v.json")
+    write_json(present.records(results), tmp_path / "v.json")
     assert [entry["claim"] for entry in json.loads((tmp_path / "v.json").read_text())] == ["holds"]
     text = write_markdown(results, tmp_path, quick=False).read_text()
     assert re.findall(r"^\| \[.*?\| (not run|supported) \|", text, re.MULTILINE) == ["not run", "supported"]
@@ -203,7 +203,7 @@ def test_what_cannot_run_is_listed_as_not_run_and_never_as_passed(tmp_path, meas
 def test_the_json_is_that_of_the_contract(tmp_path):
     nothing = planned.verdict(claim="b", statistic=math.nan, interval=UNKNOWN, controls={"x": math.inf})
     unmeasured = runner.Result(planned.planned(planned.holds, "b"), planned.decided(nothing))
-    present.write_json([*settled(tmp_path, planned.holds), unmeasured], tmp_path / "v.json")
+    write_json(present.records([*settled(tmp_path, planned.holds), unmeasured]), tmp_path / "v.json")
     found = json.loads(
         (tmp_path / "v.json").read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON")
     )

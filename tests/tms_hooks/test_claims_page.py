@@ -92,7 +92,7 @@ def test_figures_are_drawn_when_their_claim_is_opened(browse, scheme):
 def test_a_link_opens_its_claim(browse):
     page = browse("#one")
     page.wait_for_function("document.querySelectorAll('#one .plot .main-svg').length > 0")
-    assert page.locator("details[open]").count() == 1
+    assert page.locator("details.claim[open]").count() == 1
 
 
 def test_claims_are_filtered_by_verdict_and_words(browse):
@@ -109,11 +109,11 @@ def test_claims_are_filtered_by_verdict_and_words(browse):
 def test_print_opens_everything_on_white(browse):
     page = browse(color_scheme="dark")
     page.evaluate("window.dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details[open]").count() == 3
+    assert page.locator("details.claim[open]").count() == 3
     assert drawn(page) == 3
     widths = page.locator(".plot .main-svg").evaluate_all("found => found.map(svg => svg.clientWidth)")
     assert max(widths) <= 680
     page.evaluate("window.dispatchEvent(new Event('afterprint'))")
-    assert page.locator("details[open]").count() == 0
+    assert page.locator("details.claim[open]").count() == 0
     assert len(page.pdf(format="A4")) > 20_000
-    assert page.locator("details[open]").count() == 0
+    assert page.locator("details.claim[open]").count() == 0

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import re
 import tempfile
@@ -8,11 +9,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 import tms_hooks as tms
-from tms_hooks import cli
+from tms_hooks import cli, config, progress
+from tms_hooks.claims import claims
 from tms_hooks.cli import app
+from tms_hooks.training import optimizers
 
 plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
 
@@ -27,7 +31,44 @@ def test_help_teaches_every_command():
     assert {"demo", "theory", "train"} <= commands
     for name in commands:
         assert name in shown
-        assert "--help" in invoke(name, "--help").output
+        taught = re.sub(r"[\s│]+", " ", invoke(name, "--help").output)
+        assert re.search(rf"Example: .*`tms {name}\b", taught), name
+
+
+HELP = "from typer.testing import CliRunner; from tms_hooks.cli import app; print(CliRunner().invoke(app, {}).output)"
+
+
+def test_help_waits_for_no_library_and_the_commands_do(run_python):
+    loaded = "; import sys; print('torch' in sys.modules)"
+    said = run_python(HELP.format(["train", "--help"]) + loaded)
+    assert "--n-features" in said
+    assert said.split()[-1] == "False"
+    assert run_python(HELP.format(["list", "hexagon-norms"]) + loaded).split()[-1] == "True"
+
+
+def test_what_the_command_line_restates_is_the_library_s():
+    assert cli.Activation == config.Activation
+    assert cli.Schedule == optimizers.Schedule
+    assert set(cli.OptimizerName.__args__) == set(optimizers.OPTIMIZERS)
+
+
+def test_version():
+    done = invoke("--version")
+    assert done.exit_code == 0
+    assert re.fullmatch(
+        r"tms-hooks \d+\.\d+\S* \(torch \S+, transformer-lens \S+, Python 3\.\d+\.\d+\)", done.output.strip()
+    )
+
+
+@pytest.mark.parametrize("no_color", [{}, {"NO_COLOR": "1"}])
+def test_no_color_where_none_is_wanted(run_python, monkeypatch, no_color):
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    for name, value in no_color.items():
+        monkeypatch.setenv(name, value)
+    shown = run_python("from tms_hooks import cli; cli.tell('told', 'red')")
+    colored = re.search(r"\x1b\[(\d+;)*3[0-7]m", shown)
+    assert bool(colored) == (not no_color)
 
 
 def test_train_writes_a_run_that_loads_and_prints_its_geometries(tmp_path):
@@ -76,7 +117,72 @@ def test_train_refuses_to_overwrite_what_is_no_run(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize(
+    ("command", "rule"),
+    [
+        (["figure", "nonsense"], "no claim 'nonsense'"),
+        (["figure", "all"], "name one claim"),
+        (["list", "hexagon-norm"], "did you mean 'hexagon-norms'?"),
+        (["reproduce", "hexagon-norm"], "did you mean 'hexagon-norms'?"),
+        (["trian", "x"], "Did you mean 'train'?"),
+        (["sweep", "{folder}/bad.toml", "--store", "{folder}/s"], "the grid is not TOML"),
+        (["theory", "--json", "{folder}/bad.toml/x.json"], "nothing can be written"),
+    ],
+)
+def test_a_mistake_is_told_in_a_line_and_ends_with_2(tmp_path, command, rule):
+    (tmp_path / "bad.toml").write_text("seeds = = 2")
+    done = invoke(*(word.format(folder=tmp_path) for word in command))
+    assert done.exit_code == 2
+    assert rule in re.sub(r"[\s│]+", " ", done.output)
+    assert "Traceback" not in done.output
+
+
 QUICK = ["--steps", 4, "-n", 4, "--batch-size", 16]
+
+
+def test_results_for_programs_stand_alone_on_standard_output(tmp_path):
+    done = invoke("train", tmp_path / "run", "--seeds", 3, "--seed", 7, *QUICK, "--json", "-")
+    assert done.exit_code == 0, done.output
+    found, run = json.loads(done.stdout), tms.load(tmp_path / "run")
+    assert run.recipe.seeds == (7, 8, 9)
+    assert [row["seed"] for row in found["models"]] == [7, 8, 9]
+    assert [row["final_loss"] for row in found["models"]] == pytest.approx(run.final_loss.tolist(), rel=1e-12)
+    assert (found["run"], found["completed_steps"], found["stopped"]) == (str(tmp_path / "run"), 4, False)
+    assert "Saved to" in done.stderr
+    again = invoke("train", tmp_path / "run", "--seeds", 3, *QUICK, "--overwrite", "--json", tmp_path / "r.json")
+    assert "Saved to" in again.stdout
+    assert [row["seed"] for row in json.loads((tmp_path / "r.json").read_text())["models"]] == [0, 1, 2]
+
+
+def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys):
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    monkeypatch.setattr(progress, "PLAIN", 0.0)
+    with progress.bar(3, 1000, show=True) as move:
+        move(400)
+        move(1000)
+    assert list(progress.each([5, 6], "summing")) == [5, 6]
+    shown = capsys.readouterr()
+    lines = [re.sub(r"[\d,]+ model steps/s", "_", line) for line in shown.err.splitlines()]
+    training = [f"training 3 models: step {step} of 1,000, _" for step in ("400", "1,000")]
+    assert lines == [*training, "summing: 1 of 2", "summing: 2 of 2"]
+    assert shown.out == ""
+
+
+def test_claims_are_listed_a_line_each_by_source(tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(cli, "console", Console(width=80, force_terminal=True, no_color=True))
+        cli.list_claims(None, tmp_path)
+    *lines, legend = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
+    assert max(map(len, lines)) <= 80
+    assert legend.startswith(f"{len(claims())} claims; no mark: not measured in {tmp_path}")
+    assert "H: pentagon vs hexagon" in lines
+    for claim in claims().values():
+        assert sum(line.split()[:1] == [claim.name] for line in lines) == 1
+    whole = invoke("list", "--out", tmp_path).output
+    assert all(claim.statement in whole for claim in claims().values())
+    found = json.loads(invoke("list", "hexagon-norms", "--out", tmp_path, "--json", "-").stdout)
+    assert (found[0]["source"], found[0]["last_verdict"]) == ("H", None)
+    assert "Threshold" in found[0]["design"]
 
 
 def test_train_never_replaces_a_run_unless_told_to(tmp_path):
@@ -180,6 +286,12 @@ def test_demo_names_the_models_there_are(tmp_path):
     assert "did you mean 'smollm2'?" in re.sub(r"[\s│]+", " ", done.output)
 
 
+def test_demo_asks_for_a_tokenizer_before_it_trains(tmp_path):
+    done = invoke("demo", "--model", "tiny", "--out", tmp_path)
+    assert done.exit_code == 2 and "training" not in done.output
+    assert "'tiny' has no tokenizer" in re.sub(r"[\s│]+", " ", done.output)
+
+
 def test_sweep_trains_a_grid_once(tmp_path):
     (tmp_path / "grid.toml").write_text(
         "seeds = 2\n[base]\nn_features = 4\nd_hidden = 2\nsteps = 3\nbatch_size = 16\n"
@@ -189,8 +301,20 @@ def test_sweep_trains_a_grid_once(tmp_path):
     assert done.exit_code == 0, done.output
     runs = {folder: folder.stat().st_mtime_ns for folder in (tmp_path / "store").iterdir() if folder.is_dir()}
     assert len(runs) == 4
-    assert invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1).output == done.output
+    again = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1, "--json", "-")
+    assert [word in done.stdout for word in ("feature_probability", "tied", "shard")] == [True] * 3
+    for row in json.loads(again.stdout):
+        run = tms.load(tmp_path / "store" / row["shard"])
+        assert (run.recipe.data.feature_probability, run.recipe.cfg.tied) == (row["feature_probability"], row["tied"])
+        assert row["mean loss"] == pytest.approx(float(run.final_loss.mean()))
     assert runs == {folder: folder.stat().st_mtime_ns for folder in runs}
+
+
+def test_a_sweep_of_one_combination_is_a_row(tmp_path):
+    (tmp_path / "grid.toml").write_text("[base]\nn_features = 4\nd_hidden = 2\nsteps = 2\nfeature_probability = 0.5\n")
+    done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1, "--json", "-")
+    assert done.exit_code == 0, done.output
+    assert [row["grid"] for row in json.loads(done.stdout)] == ["base"]
 
 
 def test_sweep_names_a_value_of_the_wrong_type(tmp_path):
@@ -216,7 +340,7 @@ def test_the_options_of_train_are_the_library_s_arguments():
         for thing in (tms.ToyConfig, tms.SparseUniform, tms.Adam, tms.train)
         for name in signature(thing).parameters
     }
-    ours = set(signature(cli.train).parameters) - {"out", "importance_decay", "overwrite"}
+    ours = set(signature(cli.train).parameters) - {"out", "importance_decay", "overwrite", "seed", "json_file"}
     assert ours < theirs
 
 
@@ -228,9 +352,13 @@ def test_a_number_that_is_missing_is_none(capsys):
 @pytest.mark.real_weights
 def test_compare_sets_a_run_beside_a_real_model(tmp_path):
     assert invoke("train", tmp_path / "run", "--seeds", 3, "--steps", 30, "--batch-size", 64).exit_code == 0
-    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
+    file = tmp_path / "found.json"
+    done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page", "--json", file)
     assert done.exit_code == 0, done.output
-    assert "toys" in done.output
+    dimensions = {row["quantity"]: row for row in json.loads(file.read_text())["measured"]}["dimensions"]
+    assert (dimensions["toys"], dimensions["smollm2"]) == (2, 576)
+    assert "3 toys of" in done.output
+    assert "after 30 steps, held-out loss 0." in done.output
     assert "smollm2" in done.output
     assert "Welch" in (tmp_path / "page" / "index.html").read_text()
 

@@ -132,6 +132,7 @@ def test_demo_prints_what_it_shows(demo):
     page, table = demo
     html = page.read_text()
     assert {"Geometries", "Singular slices", "Bottlenecks"} <= set(re.findall(r'<a href="#s\d">([^<]+)</a>', html))
+    assert len(re.findall(r"<dt>(\d+%?)</dt><dd>", html)) == 3
     assert table.value.notna().all()
     assert not re.search(r"\bnan\b", re.sub(r"<script>.*?</script>", "", html, flags=re.DOTALL))
     share = table.value.filter(like="toys that end as").str.extract(r"(\d+)%")[0].astype(int)

@@ -135,6 +135,70 @@ def assert_same_step(recipe, step=3):
     torch.testing.assert_close(*found, rtol=tolerance, atol=tolerance, msg=lambda text: f"{recipe}\n{text}")
 
 
+MLPS = {
+    "behind": {"bottleneck": "embed->mlp.in"},
+    "before": {"bottleneck": "mlp.out->unembed"},
+    "one block": {"bottleneck": "residual"},
+    "blocks": {"bottleneck": "residual", "n_mlps": 3},
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("unit_norm", [False, True, "write", "read"])
+@pytest.mark.parametrize("place", MLPS)
+def test_mlps_agree_with_torch(place, unit_norm, dtype):
+    sparse = tms.SparseUniform(n_features=5, feature_probability=0.1)
+    outputs = [(act, "mse") for act in get_args(Activation)] + [("softmax", "cross_entropy")]
+    if (place, unit_norm) == ("behind", "read"):
+        return  # there is no W_U
+    for (output_act, loss), hidden_act, tied in product(outputs, get_args(Activation), (True, False)):
+        if tied and unit_norm in ("write", "read"):
+            continue
+        bias, data = hidden_act != "relu", SHARES if loss == "cross_entropy" else sparse
+        more = {"hidden_act": hidden_act, "output_act": output_act, "hidden_bias": bias, "output_bias": bias}
+        cfg = tms.ToyConfig(5, 3, d_mlp=7, tied=tied, unit_norm=unit_norm, **more, **MLPS[place])
+        rows = "exact" if data is sparse else "drawn"
+        assert_same_step(make(cfg, data, seeds=(4,), loss=loss, empty_rows=rows, batch_size=700, dtype=dtype))
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=lambda optimizer: type(optimizer).__name__)
+@pytest.mark.parametrize("place", MLPS)
+def test_mlps_of_other_outputs_follow_torch_with_every_optimizer(place, optimizer):
+    cfg = tms.ToyConfig(5, 3, d_mlp=17, d_out=2, tied=False, **MLPS[place])
+    shrinking = replace(optimizer, decay={"W_in": 0.3, "W_out": 0.1})
+    recipe = make(cfg, task=TaskFunction(product_and_sum), importance=(1.0, 0.5), optimizer=shrinking)
+    ours, theirs = start(recipe), start(recipe)
+    for begin, end in ((0, 20), (20, 50)):
+        got = fused_engine.advance(recipe, ours, begin, end)
+        assert_close(got, torch_engine.advance(recipe, theirs, begin, end), 1e-9)
+    assert_close((ours.weights, ours.moments), (theirs.weights, theirs.moments), 1e-9)
+
+
+@pytest.mark.parametrize(
+    ("cfg", "data"),
+    [
+        *((tms.ToyConfig(5, 3, d_mlp=7, **switches), tms.SparseUniform(5, 0.1)) for switches in MLPS.values()),
+        (None, tms.Copula(5, 0.3, rho=0.2)),
+    ],
+    ids=[*MLPS, "tied features"],
+)
+def test_what_is_compiled_is_the_same_in_a_crowd_and_on_several_threads_to_the_bit(cfg, data, monkeypatch):
+    import numba
+
+    crowd = make(cfg, data, seeds=range(6), dtype="float32")
+    own, states, before = replace(crowd, seeds=(4,)), [], numba.get_num_threads()
+    monkeypatch.setattr(fused_engine, "WORTH_THREADS", 1)
+    for recipe, threads, marks in ((crowd, 1, (0, 30)), (crowd, 2, (0, 30)), (own, 1, (0, 7, 30))):
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+        states.append(start(recipe))
+        for begin, end in pairwise(marks):
+            fused_engine.advance(recipe, states[-1], begin, end)
+    numba.set_num_threads(before)
+    for name, w in states[0].weights.items():
+        assert w.equal(states[1].weights[name])
+        assert w[4].equal(states[2].weights[name][0])
+
+
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("probability", [1.0, (0.9, 0.5, 1.0, 0.1, 0.01)])
 @pytest.mark.parametrize(("n_heads", "d_head"), [(1, 3), (1, 5), (2, 1), (3, 2)])
@@ -187,6 +251,38 @@ def test_drawn_patterns_are_those_of_the_data_to_the_bit(data, dtype):
     assert (x[:, rows] == 1).all(), "it writes no row beyond those asked for"
     wanted = data.sample(rows, seed=7, step=11, dtype=getattr(torch, dtype))
     assert torch.from_numpy(x[:, :rows].T).equal(wanted)
+
+
+MATRIX = torch.tensor([[1.0, 0.5, 0.2, 0.0], [0.5, 1.0, -0.3, 0.1], [0.2, -0.3, 1.0, 0.0], [0.0, 0.1, 0.0, 1.0]])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [tms.Copula(5, (0.1, 0.9, 1.0, 0.3, 0.02), rho=-0.2), tms.Copula(4, 0.3, rho=MATRIX), tms.Copula(1, 0.5, rho=0.0)],
+)
+def test_tied_features_are_drawn_as_torch_draws_them(data):
+    from tms_hooks.fused.kernels.draws import batch_key
+    from tms_hooks.fused.kernels.rules import draw
+
+    n, rows = data.n_features, 20_000
+    for dtype, tolerance in ((torch.float32, 0), (torch.float64, 1e-14)):
+        x, room = np.ones((n, rows), str(dtype)[6:]), np.empty((n + 1, rows), np.int64)
+        draw(x, fused_engine._loop(data), batch_key(7, 11), 0, rows, rows, room)
+        got, wanted = torch.from_numpy(x.T), data.sample(rows, seed=7, step=11, dtype=dtype)
+        assert (got != 0).equal(wanted != 0)
+        assert_close(got, wanted, tolerance)
+
+
+def test_normal_quantiles_are_those_of_scipy_in_the_last_tail():
+    from scipy.special import ndtri
+
+    from tms_hooks.fused.kernels import draws
+
+    bits = np.r_[np.arange(2**10), np.arange(0, 2**32, 2**18 + 1), 2**32 - 1 - np.arange(2**10)]
+    u = (bits + 0.5) / 2**32
+    wanted = ndtri(u)
+    draws.to_normal(u)
+    np.testing.assert_allclose(u, wanted, rtol=2e-15, atol=2e-16)
 
 
 @pytest.mark.parametrize("data", PATTERNS, ids=lambda data: type(data).__name__)
@@ -464,14 +560,13 @@ def test_an_optimizer_outside_the_table_is_an_obstacle_that_is_named():
 @pytest.mark.parametrize(
     ("switches", "part"),
     [
-        ({"d_mlp": 4, "bottleneck": "residual"}, "d_mlp=4: it has no MLP"),
+        ({"d_mlp": 4, "n_heads": 1}, "d_mlp=4 with n_heads=1: it has MLPs, or heads"),
         ({"unit_norm": True, "scale": "after"}, "scale='after': its scale stands before the output bias"),
     ],
 )
 def test_a_part_that_is_not_compiled_is_an_obstacle_that_is_named(switches, part):
-    recipe = make(
-        tms.ToyConfig(n_features=5, d_hidden=2, **switches),
-    )
+    cfg = tms.ToyConfig(n_features=5, d_hidden=2, **switches)
+    recipe = make(cfg, qk_pairs=HEADS["qk_pairs"][: cfg.n_heads])
     assert fused_engine.obstacle(recipe) == part
 
 
@@ -492,11 +587,11 @@ def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
     cfg = tms.ToyConfig(n_features=3, d_hidden=2)
     assert tms.train(cfg, data, steps=1).provenance["engine"] == "fused"
     with caplog.at_level(logging.INFO):
-        run = tms.train(with_mlp := tms.ToyConfig(n_features=3, d_hidden=2, d_mlp=4), data, steps=1)
+        run = tms.train(other := tms.ToyConfig(3, 2, output_act=torch.tanh), data, steps=1)
     assert run.provenance["engine"] == "torch"
-    assert "d_mlp=4" in caplog.text
-    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: d_mlp=4.*engine='auto'"):
-        tms.train(with_mlp, data, engine="fused")
+    assert "output_act=tanh" in caplog.text
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: output_act=tanh.*engine='auto'"):
+        tms.train(other, data, engine="fused")
 
 
 def test_everything_works_on_torch_without_numba(run_python):

@@ -89,6 +89,18 @@ def test_directions_shared_dead_and_stacked() -> None:
     assert geometry.represented(W).sum() == 7
 
 
+@pytest.mark.parametrize(("degrees", "count"), [(0.0, 1), (4.99, 1), (5.01, 2), (90.0, 2), (180.0, 2)])
+def test_two_features_share_a_direction_up_to_five_degrees(degrees: float, count: int) -> None:
+    angle = math.radians(degrees)
+    W = torch.tensor([[1.0, 0.0], [math.cos(angle), math.sin(angle)]])
+    assert geometry.directions(W) == ([[0, 1]] if count == 1 else [[0], [1]])
+
+
+def test_a_stack_of_no_models_has_no_answers() -> None:
+    assert geometry.dimensionality(torch.zeros(0, 3, 2)).shape == (0, 3)
+    assert geometry.count_directions(torch.zeros(0, 3, 2)).shape == (0,)
+
+
 def test_direction_tolerance_does_not_chain_a_ring() -> None:
     """Neighbors 3 degrees apart: single linkage would call it one direction."""
     assert 60 <= geometry.count_directions(shape("triangle").new_tensor(_ring(120))).item() <= 120

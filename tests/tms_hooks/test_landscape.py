@@ -50,6 +50,13 @@ def test_exact_loss_agrees_with_samples(data, tied: bool) -> None:
     assert abs(float(landscape.exact_loss(weights, cfg, data)) - mean) < 3 * error
 
 
+def test_a_penalty_is_added_to_the_exact_loss() -> None:
+    cfg, data = ToyConfig(n_features=4, d_hidden=2), OneHot(n_features=4)
+    weights = random_weights(cfg)
+    found = landscape.exact_loss(weights, cfg, data, penalty=lambda w: w["W_E"].abs().sum())
+    torch.testing.assert_close(found, landscape.exact_loss(weights, cfg, data) + weights["W_E"].abs().sum())
+
+
 def test_exact_loss_of_a_scaled_unit_norm_toy() -> None:
     cfg, data = (
         ToyConfig(n_features=4, d_hidden=2, unit_norm=True),
@@ -98,6 +105,20 @@ def test_an_empty_model_is_a_saddle_with_a_spectrum_by_hand() -> None:
     assert point.loss == pytest.approx(5 * v)
     expected = torch.tensor([-12 * v] * 2 + [-4 * v] * 4 + [2.0] * 2 + [6.0], dtype=F64)
     torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_an_empty_untied_model_escapes_along_both_matrices() -> None:
+    # Near W = 0, b = p/2, L = const - 2 v sum_i I_i W_E_i . W_U_i + ...: each product has the eigenvalues -2vI and 2vI.
+    p, cfg = 0.2, ToyConfig(n_features=3, d_hidden=2, tied=False)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(
+        cfg, {"W_E": torch.zeros(3, 2), "W_U": torch.zeros(2, 3), "b_U": torch.full((3,), p / 2)}
+    )
+    data, importance = SparseUniform(n_features=3, feature_probability=p), torch.tensor([1.0, 1.0, 3.0])
+    point = landscape.critical_point(model, data, importance)
+    assert (point.kind, point.escape) == ("saddle", 2)
+    expected = [-6 * v] * 2 + [-2 * v] * 4 + [2 * v] * 4 + [6 * v] * 2 + [2.0, 2.0, 6.0]
+    torch.testing.assert_close(point.eigenvalues, torch.tensor(expected, dtype=F64), rtol=1e-5, atol=1e-7)
 
 
 def test_pentagon_beside_an_ignored_feature_is_a_true_minimum() -> None:

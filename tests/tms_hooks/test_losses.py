@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -61,3 +62,16 @@ def test_the_loss_is_torch_cross_entropy_and_least_at_the_target() -> None:
     best = torch.zeros_like(scores)
     best[..., 0, 1:] = (target + 1e-12).log()
     assert (losses.qk_cross_entropy(best, present) < losses.qk_cross_entropy(scores, present)).all()
+
+
+def test_a_cost_per_sample_is_shared_equally_among_its_outputs_and_cannot_be_weighed() -> None:
+    whole = losses.LossFunction(lambda out, target: (out - target).abs().sum(-1))
+    out, target = torch.ones(2, 3, 4), torch.zeros(2, 3, 4)
+    out[1, 0] = 3.0
+    assert_close(losses.costs(whole, out, target), out)  # 4 / 4 each, and 12 / 4
+    each = losses.LossFunction(lambda out, target: (out - target).abs())
+    assert_close(losses.costs(each, out, target), out)
+    losses.try_loss(whole, target[0], (2.0, 2.0, 2.0, 2.0))
+    losses.try_loss(each, target[0], (1.0, 2.0, 1.0, 1.0))
+    with pytest.raises(ValueError, match=r"one cost per sample, which importance=\(1\.0, 2\.0, 1\.0, 1\.0\) cannot"):
+        losses.try_loss(whole, target[0], (1.0, 2.0, 1.0, 1.0))

@@ -1,6 +1,9 @@
 import numpy as np
 import pytest
 
+import probes
+import tms_hooks as tms
+from probes import style
 from tms_hooks import plots, stats
 from tms_hooks.geometry.polytopes import ideal_polytopes
 
@@ -112,3 +115,85 @@ def test_feature_lines_mark_the_feature_that_is_named():
     fig = plots.feature_lines(np.array([0, 10]), {"a pentagon": values, "a hexagon": values}, "loss", {"a pentagon": 2})
     assert [line.y.tolist() for line in fig.data[:3]] == values.T.tolist()
     assert [line.line.dash for line in fig.data] == ["solid", "solid", "dash", "solid", "solid", "solid"]
+
+
+# One look
+
+
+def test_plots_and_renders_have_one_look():
+    square = np.array([[0.5, -2.0], [1.0, 0.0]])
+    drawn = [plots.signed_heatmap(square, "x", "y", "c"), probes.render.cosine_figure(tms.geometry.gram(np.eye(2)))]
+    for figure in drawn:
+        assert figure.layout.template.layout.font.family == style.FONT
+        assert figure.data[0].autocolorscale
+        assert figure.layout.yaxis.scaleanchor == "x"
+    scales = {theme: style.template(theme)["layout"]["colorscale"]["diverging"] for theme in style.THEMES}
+    for scale in scales.values():
+        assert [scale[0][1], scale[2][1]] == [style.NEGATIVE, style.POSITIVE]
+    assert scales["dark"][1][1] != scales["light"][1][1]
+
+
+def test_a_matrix_that_is_not_square_fills_its_place():
+    assert plots.signed_heatmap(np.ones((2, 3)), "x", "y", "c").layout.yaxis.scaleanchor is None
+
+
+def test_panels_wrap():
+    figure = plots.matrices(np.ones((5, 2, 2)), list("abcde"))
+    rows = {figure.layout[name].domain for name in ("yaxis", "yaxis4", "yaxis5")}
+    assert len(rows) == 2
+    assert figure.layout.yaxis.domain == figure.layout.yaxis4.domain
+    assert len(plots.polyhedra({str(i): np.eye(3) for i in range(6)}).layout.annotations) == 6
+
+
+# Through training
+
+
+@pytest.fixture(scope="module")
+def run():
+    data = tms.CorrelatedGroups(n_features=4, feature_probability=0.2)
+    how = {"steps": 30, "record_every": 10, "batch_size": 32, "engine": "torch", "progress": False}
+    return tms.train(tms.ToyConfig(4, 2), data, seeds=6, **how)
+
+
+def test_a_movie_has_the_recorded_directions_and_ends_with_the_trained_ones(run):
+    movie = plots.movie(run)
+    assert [frame.name for frame in movie.frames] == ["0", "10", "20", "30"]
+    arrows = [trace for trace in movie.data if trace.name]
+    assert len(arrows) == 4 * 4  # the first four models
+    np.testing.assert_allclose([[t.x[1], t.y[1]] for t in arrows], run.W_E[:4].reshape(-1, 2))
+    for step, frame in enumerate(movie.frames):
+        found = [[t.x[1], t.y[1]] for t in frame.data]
+        np.testing.assert_allclose(found, run.history.W_E[step, :4].values.reshape(-1, 2))
+        assert [movie.data[i].name for i in frame.traces] == [t.name for t in arrows]
+    reach = max(1.0, float(np.linalg.norm(run.history.W_E[:, :4], axis=-1).max()))
+    assert movie.layout.xaxis.range[1] >= reach
+
+
+@pytest.mark.parametrize(
+    ("W", "rule"),
+    [
+        (np.zeros((2, 1, 4, 2)), "2 records make no movie: train with record_every"),
+        (np.zeros((3, 4, 2)), "must be .step, model, feature, 2."),
+        (np.zeros((3, 1, 4, 3)), "arrows are drawn in 2"),
+    ],
+)
+def test_what_makes_no_movie_is_refused(W, rule):
+    with pytest.raises(ValueError, match=rule):
+        plots.movie(W)
+
+
+def test_features_of_a_group_share_a_color_and_a_name(run):
+    arrows = [trace for trace in plots.feature_arrows(run).data if trace.name][:4]
+    assert [trace.name for trace in arrows] == [f"feature {i}, group {i // 2}" for i in range(4)]
+    assert arrows[0].line.color == arrows[1].line.color != arrows[2].line.color
+    assert arrows[0].line.dash != arrows[1].line.dash
+    alone = [trace.line.color for trace in plots.feature_arrows(run.W_E[0]).data if trace.name]
+    assert len(set(alone)) == 4
+
+
+def test_polyhedra_go_round():
+    figure = plots.polyhedra({"a": np.eye(3), "b": -np.eye(3)})
+    eyes = [np.array([*f.layout.scene2.camera.eye.to_plotly_json().values()]) for f in figure.frames]
+    np.testing.assert_allclose(eyes[0], eyes[-1], atol=1e-9)
+    np.testing.assert_allclose([np.linalg.norm(eye) for eye in eyes], np.linalg.norm(eyes[0]))
+    np.testing.assert_allclose(eyes[len(eyes) // 2][:2], -eyes[0][:2], atol=1e-9)

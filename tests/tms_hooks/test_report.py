@@ -1,14 +1,19 @@
 import json
 import re
+import shutil
 from base64 import b64decode
 
 import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 import pytest
+import torch
 
+import probes
+from probes import style
 from tms_hooks import plots
 from tms_hooks.pages import report
+from tms_hooks.pages.demo import Story
 
 
 @pytest.fixture
@@ -101,3 +106,77 @@ def test_feature_arrows_run_from_the_origin_to_each_feature(dtype):
     arrows = [t for t in plots.feature_arrows(W, ["m"]).data if t.name]
     assert [(t.x[1], t.y[1]) for t in arrows] == [(1.0, 0.0), (0.0, 2.0)]
     assert all((t.x[0], t.y[0]) == (0, 0) for t in arrows)
+
+
+def test_a_figure_alone_has_its_title_and_its_caption(tmp_path):
+    solid = plots.polyhedra({"a": np.eye(3)})
+    page = report.write_figure(tmp_path / "f.html", solid, "Nine <in> three", "to be $W_E$").read_text()
+    assert "<h1>Nine &lt;in&gt; three</h1>" in page
+    assert '<figcaption>to be <span class="formula"><i>W</i><sub>E</sub></span></figcaption>' in page
+    assert report.turns(solid)
+    assert not report.turns(plots.curves({"a": (np.arange(2), np.arange(2))}, "x", "y"))
+
+
+# In a browser
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
+
+
+@pytest.mark.browser
+@pytest.mark.skipif(CHROMIUM is None, reason="no chromium on this machine; CI installs it")
+def test_a_page_on_a_dark_phone_by_keyboard_and_in_print(tmp_path):
+    from playwright.sync_api import sync_playwright
+
+    W = np.linspace(1, 2, 6).reshape(3, 1, 1, 2)
+    section = report.Section(
+        short="s",
+        title="t",
+        text="$W^T W x$",
+        finding="f",
+        table=pd.DataFrame({f"a long name of column {i}": [1.5] for i in range(3)}, index=["a long name of a row"]),
+        figures={
+            "m": plots.signed_heatmap(np.array([[1.0, 0.0], [0.0, -1.0]]), "x", "y", "c"),
+            "c": plots.curves(
+                {f"a long name of curve {i}": (np.arange(3), i * np.arange(3)) for i in range(5)}, "x", "y"
+            ),
+        },
+        visuals={"v": probes.render.attention(["a", "b"], torch.eye(2)[None]).html()},
+        beside=True,
+    )
+    story = Story(plots.movie(W), "caption", [("1", "one"), ("2", "two"), ("3", "three")], "meaning")
+    page_of = report.write(tmp_path / "i.html", "T", "L", [section], "F", probes.render.bundle(), story=story)
+    complaints = []
+    with sync_playwright() as browsers:
+        browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_context(color_scheme="dark", viewport={"width": 390, "height": 844}).new_page()
+        page.on("pageerror", lambda error: complaints.append(error))
+        page.goto(page_of.as_uri())
+        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 3")
+        width = page.evaluate("document.documentElement.scrollWidth")
+        middle = page.evaluate("document.querySelectorAll('.plot')[1]._fullData[0].colorscale[1][1]")
+        under = page.evaluate(  # the curves' legend begins below their axes
+            "(() => { const plot = document.querySelectorAll('.plot')[2];"
+            " return plot.querySelector('.legend').getBoundingClientRect().top"
+            " - plot.querySelector('.xaxislayer-above').getBoundingClientRect().bottom; })()"
+        )
+        slab = page.evaluate("getComputedStyle(document.querySelector('.light')).filter")
+        end = "document.querySelector('.plot')._fullData.find((trace) => trace.name === 'feature 0').x[1]"
+        shown = [page.evaluate(end)]
+        page.locator("input[type=range]").focus()
+        for key in ("Home", "ArrowRight"):
+            page.keyboard.press(key)
+            page.wait_for_timeout(200)
+            shown.append(page.evaluate(end))
+        said = page.locator("output").inner_text()
+        page.emulate_media(media="print")
+        printed = page.evaluate("getComputedStyle(document.querySelector('.controls')).display")
+        browser.close()
+    assert complaints == []
+    assert width == 390
+    assert middle == style.THEMES["dark"].paper
+    assert under > 0
+    assert "invert" in slab
+    np.testing.assert_allclose(shown, [W[2, 0, 0, 0], W[0, 0, 0, 0], W[1, 0, 0, 0]], rtol=1e-6)
+    assert said == "step 1"
+    assert printed == "none"

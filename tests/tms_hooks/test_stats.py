@@ -25,6 +25,7 @@ def test_wilson_covers_a_rate_as_often_as_it_says():
 def test_census_counts_every_model_once_and_averages_within_a_name():
     table = census(["a", "b", "a", "a"], np.array([1.0, 5.0, 2.0, 3.0]), "loss")
     assert list(table.index) == ["a", "b"]
+    assert list(table.columns) == ["models", "share", "share_low", "share_high", "loss"]
     assert table.models.sum() == 4 and table.share.sum() == 1
     assert table.loss.to_dict() == {"a": 2.0, "b": 5.0}
     assert (table.share_low < table.share).all() and (table.share < table.share_high).all()

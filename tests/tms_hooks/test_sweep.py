@@ -1,6 +1,7 @@
 """Sweeps: every point is the run it would be alone, on any backend, killed or not."""
 
 import dataclasses
+import json
 import logging
 import os
 import shutil
@@ -37,6 +38,12 @@ def test_a_point_is_the_run_that_train_gives(tmp_path):
         engine="torch",
     )
     point = found.sel(feature_probability=0.5, lr=0.1, seed=1)
+    shard = tms.load(tmp_path / "store" / point.shard.item())
+    assert shard.recipe.alone(1) == alone.recipe
+    shared = json.loads(found.attrs["recipe"])
+    assert shared["cfg"]["n_features"] == 4
+    assert "feature_probability" not in shared["data"]
+    assert "lr" not in shared["optimizer"]
     assert float(point.final_loss) == float(alone.final_loss[0])
     assert np.array_equal(point.W_E, alone.W_E[0])
     assert int(point.diverged_at) == -1

@@ -181,6 +181,7 @@ def test_too_many_features_are_told_what_to_use_instead() -> None:
 
 
 def test_tables_hold_the_functions_they_name() -> None:
+    assert list(theory.polygon_table().index) == list(range(3, 11))
     table = theory.polygon_table([4, 7])
     assert table.loc[7, "gain, bias"] == pytest.approx(theory.polygon(7).gain, abs=1e-9)
     assert theory.polygon_table([8]).loc[8, "gain, textbook"] == 0  # 2 cos^2 45 - 1, not its rounding error

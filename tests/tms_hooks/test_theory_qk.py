@@ -75,6 +75,64 @@ def test_low_rank_is_the_best_that_many_starts_find(rank: int) -> None:
     assert min(found) == pytest.approx(float(least), abs=1e-6)
 
 
+def test_biases_leave_the_features_where_features_are_orthogonal() -> None:
+    """Independent features: the covariance is diagonal, so each reader is its feature, at every p; by hand at p = 1/2.
+
+    Cov(x_i, 1(x_i > 0)) = 1/4 - 1/8, Var x_i = 1/6 - 1/16: the reader is (1/8) / (5/48) = 1.2 e_i on either side.
+    """
+    for p in (0.1, 0.5, 0.9):
+        omega = theory.qk_optimum(torch.eye(3), SparseUniform(3, p), [(0, 1)], biases=True)
+        reader = (p / 2) * (1 - p) / (p / 3 - p**2 / 4)
+        assert float(omega[0, 1]) == pytest.approx(reader**2)
+        assert float(omega.abs().sum()) == pytest.approx(reader**2)
+    half = theory.qk_optimum(torch.eye(3), SparseUniform(3, 0.5), {(0, 1): 2.0}, biases=True)
+    assert float(half[0, 1]) == pytest.approx(2 * 1.2**2)
+
+
+@pytest.mark.parametrize("data", [SparseUniform(4, (0.2, 0.5, 0.4, 0.9)), CorrelatedGroups(4, 0.4)])
+def test_with_biases_it_is_least_squares_with_a_constant(data) -> None:
+    W, n = weights(4, 3), 200_000
+    x, y = data.sample(n, seed=1, dtype=F64), data.sample(n, seed=2, dtype=F64)
+    h, g = (torch.nn.functional.pad(tokens @ W, (0, 1), value=1.0) for tokens in (x, y))
+    fitted = torch.linalg.lstsq(torch.einsum("bi,bj->bij", h, g).flatten(1), score(x, y, PAIRS)[:, None]).solution
+    found = theory.qk_optimum(W, data, PAIRS, biases=True)
+    assert (found - fitted.view(4, 4)[:3, :3]).norm() < 0.02 * found.norm()
+    assert (theory.qk_optimum(W, data, PAIRS) - fitted.view(4, 4)[:3, :3]).norm() > 0.2 * found.norm()
+
+
+def test_a_low_rank_head_with_biases_is_what_training_finds() -> None:
+    """Least squares over the factors of the augmented form, over all pairs of tokens of a finite data set."""
+    W, data = weights(4, 2), KHot(n_features=4, k=2)
+    tokens = data.dataset(F64)
+    assert tokens is not None
+    x, y = tokens.repeat_interleave(len(tokens), 0), tokens.repeat(len(tokens), 1)
+    h, g = (torch.nn.functional.pad(both @ W, (0, 1), value=1.0) for both in (x, y))
+    s, best = score(x, y, PAIRS), None
+    for seed in range(4):
+        factors = [(0.3 * weights(3, 1, seed=20 * seed + i)).requires_grad_() for i in (1, 2)]
+        solver = torch.optim.LBFGS(factors, max_iter=200, line_search_fn="strong_wolfe")
+
+        def closure(factors=factors, solver=solver) -> torch.Tensor:
+            solver.zero_grad()
+            loss = (s - (h @ factors[0] * (g @ factors[1])).sum(-1)).square().mean()
+            loss.backward()
+            return loss
+
+        solver.step(closure)
+        loss = float(closure().detach())
+        if best is None or loss < best[0]:
+            best = loss, (factors[0] @ factors[1].mT).detach()[:2, :2]
+    found = theory.qk_optimum(W, data, PAIRS, rank=1, biases=True)
+    torch.testing.assert_close(found, best[1], rtol=0, atol=1e-4)
+
+
+def test_weights_are_repetitions() -> None:
+    W, data = weights(4, 3), SparseUniform(n_features=4, feature_probability=0.3)
+    torch.testing.assert_close(
+        theory.qk_optimum(W, data, {(0, 1): 2.0, (2, 3): 1.0}), theory.qk_optimum(W, data, [(0, 1), (0, 1), (2, 3)])
+    )
+
+
 def test_excess_loss_is_the_difference_of_losses() -> None:
     """On a finite data set the expectation is a mean over all pairs of tokens."""
     data, W = KHot(n_features=4, k=2), weights(4, 2)

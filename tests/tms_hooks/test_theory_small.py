@@ -180,6 +180,14 @@ def test_a_circle_needs_three_features_and_a_rest() -> None:
             theory.softmax_trap_radius(n, learned)
 
 
+def test_overlaps_need_two_directions_in_one_dimension() -> None:
+    assert theory.welch_bound(2, 1) == 1  # on a line any two overlap whole
+    assert theory.sphere_mean_overlap(1) == pytest.approx(1)
+    for refused in (lambda: theory.welch_bound(1, 1), lambda: theory.welch_bound(2, 0)):
+        with pytest.raises(ValueError, match="needs at least two directions in at least one dimension"):
+            refused()
+
+
 def test_welch_bound_holds_and_is_reached() -> None:
     for n, d, V in ((3, 2, ideal_polytopes(3)["triangle"]), (4, 3, ideal_polytopes(4)["tetrahedron"])):
         off = (V @ V.mT).abs().fill_diagonal_(0)

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ import torch
 from torch.testing import assert_close
 
 import tms_hooks as tms
+from tms_hooks import errors, landscape
 from tms_hooks.training import batches
 from tms_hooks.training.batches import HELD_OUT_TOKENS
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
@@ -158,6 +160,67 @@ def test_final_loss_is_on_held_out_data():
         assert_close(run.final_loss[i], per_feature.sum())
     with pytest.raises(ValueError, match=r"must be in \[0, 2\^63 - 1\)"):
         train(seeds=[HELD_OUT_SEED])
+
+
+@pytest.mark.parametrize("p", [1e-6, 1e-4, 1e-2, (1e-5, 0.01, 1e-4, 1e-3, 0.02)])
+def test_final_loss_is_exact_however_rare_features_are(p):
+    data = tms.SparseUniform(5, p)
+    run = tms.train(tms.ToyConfig(5, 2), data, seeds=2, steps=200, optimizer=tms.Adam(lr=0.02), dtype="float64")
+    for i, found in enumerate(run.final_loss):
+        wanted = landscape.exact_loss({name: w[i] for name, w in run.weights.items()}, run.recipe.cfg, data)
+        assert_close(found, wanted, rtol=0.02 if p == 1e-2 or isinstance(p, tuple) else 5e-4, atol=0)
+    assert (run.final_loss > 0).all()
+
+
+@pytest.mark.parametrize("data", [tms.SparseUniform(4, (0.3, 0.001, 0.1, 0.02), low=-1), tms.SparseGaussian(3, 0.01)])
+def test_parts_by_how_many_features_are_active_make_up_the_data(data):
+    parts, p = data.strata(50_000, seed=3, dtype=torch.float64), data.active_probability()
+    assert_close(sum(share for share, _ in parts), 1.0)
+    for counts, (_, x) in zip(({0}, {1}, {2, 3, 4}), parts, strict=True):
+        assert set(x.count_nonzero(-1).tolist()) <= counts
+    second = sum(share * x.mT @ x / len(x) for share, x in parts)
+    assert_close(second, data.second_moment(), rtol=0, atol=0.01 * float(data.second_moment().max()))
+    share, several = parts[-1]
+    for pattern in product((0.0, 1.0), repeat=data.n_features):
+        active = torch.tensor(pattern, dtype=torch.float64)
+        if active.sum() > 1:
+            wanted = float((p * active + (1 - p) * (1 - active)).prod()) / share
+            seen = float(((several != 0) == active.bool()).all(-1).double().mean())
+            assert abs(seen - wanted) < 4.5 * (wanted * (1 - wanted) / 50_000) ** 0.5 + 1e-6
+
+
+def test_a_final_loss_of_hardly_any_rows_says_so(caplog):
+    for data in (tms.CorrelatedGroups(4, 1e-5), tms.Tree(4, 1e-5), tms.SparseUniform(4, 0.1)):
+        errors.say_once.cache_clear()
+        caplog.clear()
+        with caplog.at_level("WARNING"):
+            tms.train(CFG, data, steps=1, progress=False)
+        said = "held-out rows have an active feature, too few" in caplog.text
+        assert said == (not isinstance(data, tms.SparseUniform))
+
+
+def test_held_out_rows_are_fewer_where_they_are_wide():
+    for n, rows in ((4, 2**16), (256, 2**16), (5000, 2**24 // 5000)):
+        recipe = tms.training.recipe.Recipe.of(tms.ToyConfig(n, 2), tms.SparseUniform(n, 0.5))
+        ((share, x),) = batches.judges(recipe)
+        assert (share, x.shape) == (1.0, (rows, n))
+
+
+def test_ctrl_c_while_the_final_loss_is_found_keeps_the_whole_run():
+    pressed = []
+
+    def pressing(x):
+        if len(x) > 10_000 and not pressed:  # held-out rows
+            pressed.append(signal.raise_signal(signal.SIGINT))
+        return x
+
+    settings = {"seeds": range(3), "steps": 20, "progress": False}
+    stopped = tms.train(CFG, SPARSE, task=pressing, **settings)
+    whole = tms.train(CFG, SPARSE, **settings)
+    assert pressed
+    assert stopped.completed_steps == 20
+    assert_close(stopped.W_E, whole.W_E, rtol=0, atol=1e-5)
+    assert_close(stopped.final_loss, whole.final_loss, rtol=0.05, atol=0)
 
 
 def test_final_loss_of_full_batch_training_is_on_the_data_set():
@@ -317,6 +380,7 @@ def test_float64_and_cross_entropy():
         ({"record_every": 0}, "record_every=0: must be at least 1"),
         ({"batch_size": 0}, "batch_size=0: must be at least 1, or None"),
         ({"data": tms.OneHot(n_features=5)}, "data has n_features=5, the model 4: they must be equal"),
+        ({"batch_size": True}, "batch_size=True: must be at least 1"),
         ({"importance": (1.0, 1.0)}, "importance has 2 entries for 4 features"),
         ({"importance": math.nan}, "importance=nan: must be finite and not negative"),
         ({"importance": math.inf}, "importance=inf: must be finite"),
@@ -327,8 +391,8 @@ def test_float64_and_cross_entropy():
         ({"qk_weight": math.nan}, "qk_weight=nan: must be finite"),
         ({"head_objective": "pattern"}, "head_objective='pattern' with n_heads=0"),
         (
-            {"cfg": tms.ToyConfig(n_features=4, d_hidden=2, d_mlp=8), "engine": "fused"},
-            "engine='fused' cannot run this: d_mlp=8",
+            {"cfg": tms.ToyConfig(4, 2, unit_norm=True, scale="after"), "engine": "fused"},
+            "engine='fused' cannot run this: scale='after'",
         ),
         (
             {

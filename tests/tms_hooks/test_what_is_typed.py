@@ -1,6 +1,9 @@
 """What people type first: it works, or the error says what to type."""
 
+import importlib
+import inspect
 import logging
+import pickle
 
 import numpy as np
 import pytest
@@ -317,3 +320,53 @@ for _ in range(2):
     )
     assert "pip install 'tms-hooks[fast]'" in said
     assert engines == ["torch", "torch"]
+
+
+# Arguments that are not there
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: probes.linear_probe(None, None, None, hook="hook_hidden"), "linear_probe .* did you mean 'hooks'"),
+        (lambda: probes.patch_sweep(None, None, None, None, site=[]), "patch_sweep .* did you mean 'sites'"),
+        (lambda: probes.qk_circuit(None, 0, 0, ofset=1), "qk_circuit .* did you mean 'offset'"),
+        (lambda: tms.theory.polygon(5, biased=True), "polygon has no argument 'biased'; did you mean 'bias'"),
+        (lambda: tms.theory.best_polygon(6, prob=0.1), "best_polygon has no argument 'prob'; choose from|did you mean"),
+        (lambda: tms.landscape.exact_loss({}, CFG, DATA, importances=1), "exact_loss .* did you mean 'importance'"),
+        (lambda: tms.landscape.critical_point(None, dat=DATA), "critical_point .* did you mean 'data'"),
+    ],
+)
+def test_an_argument_that_is_not_there_is_answered_with_the_nearest(call, said):
+    with pytest.raises(TypeError, match=said):
+        call()
+
+
+@pytest.mark.parametrize("package", ["probes", "tms_hooks.theory", "tms_hooks.landscape"])
+def test_every_function_on_offer_explains_its_arguments_and_can_be_pickled(package):
+    face = importlib.import_module(package)
+    each = (getattr(face, name) for name in face.__all__)
+    functions = [function for function in each if callable(function) and not isinstance(function, type)]
+    assert len(functions) > 4
+    for function in functions:
+        assert pickle.loads(pickle.dumps(function)) is function
+        kinds = {parameter.kind for parameter in inspect.signature(function).parameters.values()}
+        if inspect.Parameter.VAR_KEYWORD not in kinds:
+            with pytest.raises(TypeError, match=f"{function.__name__} has no argument 'nonsense_'; "):
+                function(nonsense_=1)
+
+
+def test_what_has_the_name_of_a_module_stays_what_one_calls(run_python):
+    code = """
+import tms_hooks as tms
+import tms_hooks.train, tms_hooks.sweep, tms_hooks.training.recipe
+from tms_hooks.train import choose_engine
+for name in ("plots", "theory", "landscape", "geometry"):
+    assert getattr(tms, name).__name__ == f"tms_hooks.{name}", name
+    assert name in dir(tms)
+for name in ("train", "sweep", "load", "sweep_toml"):
+    assert callable(getattr(tms, name)) and name in dir(tms), name
+assert set(dir(tms)) == set(tms.__all__)
+tms.train(tms.ToyConfig(3, 2), tms.OneHot(3), steps=1, progress=False)
+"""
+    run_python(code)

@@ -4,13 +4,14 @@ Toys start near a product of two triangles (`heads.near_triangles`); only those 
 """
 
 from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab, share
 from tms_hooks.claims.heads import Directions, Heads, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import random_rotations, unit
@@ -18,35 +19,61 @@ from tms_hooks.losses import Pair
 
 WITHIN: list[Pair] = [(0, 1), (1, 2)]
 """Two pairs in one triangle."""
+UNEQUAL = {(0, 1): 2.0, (1, 2): 1.0}
 CLOSE = 10.0
 """Degrees."""
+
+
+class Beyond(NamedTuple):
+    """Arms that the document does not have."""
+
+    unequal: Omegas
+    """Heads of pairs worth 2 and 1."""
+    biased: Omegas
+    """Heads with b_Q and b_K."""
 
 
 @claim("qk-same-subspace", "A", quick=20, full=100)
 def qk_same_subspace(n_models: int) -> Verdict:
     """Attending to features that are not orthogonal, singular vectors are their sum and difference, not the features.
 
-    Statistic: share of models whose two leading singular vectors on either side are within 10 degrees of the sum and
-    the difference of the two attended unit features (matched); pairs (0, 1) and (1, 2), of equal weight, in one
-    triangle, r = 4.
+    Pairs (0, 1) and (1, 2) in one triangle, r = 4. Models that are two triangles count.
+
+    Part "sum and difference": "When the head attends to features in the same subspace (ie non-orthogonal features), how
+    do SVs organize?".
+    Statistic: the share of models whose two leading singular vectors on either side are within 10 degrees of the sum
+    and the difference of the two attended unit features (matched), pairs of equal weight.
     Threshold: above 1/2.
+    Null: random rotations within the triangle's plane.
+
+    Beyond the source "unequal weights":
+    Statistic: the same share, of pairs worth 2 and 1.
+    Threshold: above 1/2.
+    Null: random rotations within the triangle's plane.
+
+    Beyond the source "with biases":
+    Statistic: the same share, of pairs of equal weight and heads with b_Q and b_K.
+    Threshold: above 1/2.
+    Null: random rotations within the triangle's plane.
+
     Size: 20 models (quick), 100 (full).
-    Controls: the optimal heads; untrained heads; random rotations within the triangle's plane; the same within 5 and 20
-    degrees; mean |cosine| of the features themselves with the singular vectors matched to them; the angle between the
-    span of the two leading left singular vectors and the triangle's plane; pentagons (n = 5, m = 2, pairs (0, 0) and
-    (1, 1)); what share of the score's mean square the best head explains, and how much of it if the two query features
-    are an antipodal pair.
+    Controls: the optimal heads; untrained heads; the same within 5 and 20 degrees; mean |cosine| of the features
+    themselves with the singular vectors matched to them; the angle between the span of the two leading left singular
+    vectors and the triangle's plane; pentagons (n = 5, m = 2, pairs (0, 0) and (1, 1)); what share of the score's mean
+    square the best head explains, and how much of it if the two query features are an antipodal pair.
     """
     toys = heads.near_triangles(n_models)
     pentagons = heads.representation(5, 2, heads.SPARSE, n_models)
+    equal, unequal = heads.train(toys, [WITHIN, UNEQUAL], 4)
     return judge_sum_and_difference(
-        Heads(heads.train(toys, [WITHIN], 4)[0], toys.W_E),
+        Heads(equal, toys.W_E),
         heads.untrained(toys.W_E, 4),
         Heads(heads.train(pentagons, [[(0, 0), (1, 1)]], 2)[0], pentagons.W_E),
+        Beyond(unequal, heads.train(toys, [WITHIN], 4, biases=True)[0]),
     )
 
 
-def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads) -> Verdict:
+def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads, beyond: Beyond) -> Verdict:
     """Are the leading singular vectors the sum and the difference of two features of one triangle?"""
     omega, W_E = trained
     data, square = (SparseUniform(n_features=n, feature_probability=heads.SPARSE) for n in (6, 4))
@@ -61,15 +88,30 @@ def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads
         "optimal": each(sum_angle, heads.optimal(W_E, data, WITHIN)),
         "in the plane, at random": each(sum_angle, in_plane(W_E)),
     }
-    best = lab.mean(angles["optimal"] < CLOSE)
-    return Verdict.of_shares(
-        "The share of models whose singular vectors are sum and difference",
-        {"": angles["trained"] < CLOSE},
+    what = "The share of models whose singular vectors are sum and difference"
+    chance = angles["in the plane, at random"] < CLOSE
+
+    def close(omega: Omegas) -> np.ndarray:
+        return np.asarray(each(sum_angle, omega) < CLOSE)
+
+    return Verdict(
+        parts={
+            "sum and difference": share(
+                what, angles["trained"] < CLOSE, null=chance, best=lab.mean(angles["optimal"] < CLOSE)
+            ),
+            "unequal weights": share(
+                what, close(beyond.unequal), null=chance, best=lab.mean(close(heads.optimal(W_E, data, UNEQUAL)))
+            ),
+            "with biases": share(
+                what,
+                close(beyond.biased),
+                null=chance,
+                best=lab.mean(close(heads.optimal(W_E, data, WITHIN, biases=True))),
+            ),
+        },
         n_models=int(counts.sum()),
         controls={
-            "optimal heads": best,
             "untrained": lab.mean(each(sum_angle, untrained) < CLOSE),
-            "random rotations in the plane": lab.mean(angles["in the plane, at random"] < CLOSE),
             **{f"within {degrees} degrees": lab.mean(angles["trained"] < degrees) for degrees in (5, 20)},
             "mean |cosine| of the features themselves": lab.mean(
                 each(lambda o, w: heads.matched_cosines(o, w[[0, 1]], w[[1, 2]]).mean(), omega)
@@ -87,16 +129,17 @@ def judge_sum_and_difference(trained: Heads, untrained: Omegas, pentagons: Heads
             "share explained, one of that antipodal pair": heads.explained(digons, square, [(0, 2)], 2),
             "models that count": counts.sum(),
         },
-        theory=best,
         detail=f"The largest of the four angles is {np.median(angles['trained']):.1f} degrees in the median model."
         if counts.any()
         else "",
-        figures=lambda: {
+        figures={
             "The largest angle between the two leading singular vectors, left and right, and the sum and difference of "
             "the attended features.": plots.distributions(
                 angles, "degrees", dict(zip(angles, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True))
             ),
-        },
+        }
+        if counts.any()
+        else (),
     )
 
 

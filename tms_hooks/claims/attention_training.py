@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
-from tms_hooks.claims import Verdict, claim, heads, lab
+from tms_hooks.claims import Verdict, claim, heads, lab, share, statistic
 from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -40,12 +40,22 @@ class History(NamedTuple):
 def qk_when(n_models: int) -> Verdict:
     """Trained together, singular vectors align with the attended features only after the columns of W are orthogonal.
 
-    Statistic: share of models in which alignment comes later than orthogonality. Aligned: the first singular pair has
-    |cosine| > 0.9 with query and key feature; orthogonal: all pairs of the first m columns of W have |cosine| < 0.1;
-    each from the first record after which it stays so until the end. n = 10, m = 5, importance 0.8^i, p = 0.5, pair
-    (0, 1), lambda = 1, Adam at a constant 0.003, batch 256, 1,500 steps, a record every 25. A model in which neither
-    happens does not count; one in which only one does, counts the other as later; a tie is not later.
+    Aligned: the first singular pair has |cosine| > 0.9 with query and key feature; orthogonal: all pairs of the first m
+    columns of W have |cosine| < 0.1; each from the first record after which it stays so until the end. n = 10, m = 5,
+    importance 0.8^i, p = 0.5, pair (0, 1), lambda = 1, Adam at a constant 0.003, batch 256, 1,500 steps, a record every
+    25. A model in which neither happens does not count; one in which only one does, counts the other as later; a tie is
+    not later.
+
+    Part "later": "At what point during training do SVs show alignment? Before or after W columns become orthogonal?".
+    Statistic: the share of models in which alignment comes later than orthogonality.
     Threshold: above 1/2.
+    Null: none, since either could come first.
+
+    Beyond the source "with biases":
+    Statistic: the same share, of heads with b_Q and b_K.
+    Threshold: above 1/2.
+    Null: none, since either could come first.
+
     Size: 12 models (quick), 100 (full).
     Controls: lambda = 0.1 and 10; both within 18 degrees; orthogonality of the two attended features alone, to each
     other and to the rest of the first m; the best head for W as it is at each record (closed form); features that are
@@ -53,9 +63,9 @@ def qk_when(n_models: int) -> Verdict:
     """
     data = SparseUniform(n_features=10, feature_probability=0.5)
 
-    def history(weight: float) -> History:
+    def history(weight: float, biases: bool = False) -> History:
         found = lab.train_toys(
-            ToyConfig(n_features=10, d_hidden=M, n_heads=1),
+            ToyConfig(n_features=10, d_hidden=M, n_heads=1, head_bias=biases),
             data,
             n_models,
             steps=1_500,
@@ -68,10 +78,10 @@ def qk_when(n_models: int) -> Verdict:
         ).history
         return History(found.step.values, torch.tensor(found.W_E.values), torch.tensor(found.omega.values[:, :, 0]))
 
-    return judge_when({weight: history(weight) for weight in (0.1, 1.0, 10.0)}, data)
+    return judge_when({weight: history(weight) for weight in (0.1, 1.0, 10.0)}, history(1.0, biases=True), data)
 
 
-def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdict:
+def judge_when(histories: Mapping[float, History], biased: History, data: Distribution) -> Verdict:
     """Do singular vectors align after the columns of W become orthogonal? The claim is about lambda = 1."""
     steps, W, omega = histories[1.0]
     by_weight = {f"lambda = {weight:g}": alignments(h.omega, h.W_E) for weight, h in histories.items()}
@@ -92,9 +102,18 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         return plots.curves({name: (steps, np.median(c, axis=1)) for name, c in curves.items()}, "step", "|cosine|")
 
     curves = {"trained head": aligned, "best head": best, "columns": overlap, "columns, attended": attended}
-    return Verdict.of_shares(
-        "The share of models that align after their columns are orthogonal",
-        {"": found},
+    what = "The share of models that align after their columns are orthogonal"
+    drawn = {
+        "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular pair "
+        "with the attended features, that of the best head for the same W, and the largest |cosine| of two of the "
+        "first m columns.": medians(curves),
+        "Alignment during joint training for three weights lambda of the head's loss (medians).": medians(by_weight),
+    }
+    return Verdict(
+        parts={
+            "later": share(what, found),
+            "with biases": share(what, later(alignments(biased.omega, biased.W_E), largest_overlaps(biased.W_E))),
+        },
         n_models=len(found),
         controls={
             **{
@@ -121,14 +140,7 @@ def judge_when(histories: Mapping[float, History], data: Distribution) -> Verdic
         f"aligned from step {median_aligned:.0f} on."
         if len(found)
         else "",
-        figures=lambda: {
-            "During joint training at lambda = 1, medians of the models: the smaller |cosine| of the first singular "
-            "pair with the attended features, that of the best head for the same W, and the largest |cosine| of two of "
-            "the first m columns.": medians(curves),
-            "Alignment during joint training for three weights lambda of the head's loss (medians).": medians(
-                by_weight
-            ),
-        },
+        figures=drawn if len(found) else (),
     )
 
 
@@ -169,11 +181,22 @@ class Outcome(NamedTuple):
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
+    n = 6, m = 3, importance 1, p = 0.1, pair (0, 1), Adam at 0.01 with cosine decay, batch 256, 1,000 steps (joint),
+    1,000 and 1,000 (first W, then the head).
+
+    Part "disturbs": "depend on getting features to self-organize in a particular way. This may be hard when also
+    training the pseudo-head.".
     Statistic: mean over models of the mean |difference| in dimensionality D_i, over features, between W trained
     jointly at lambda = 1 and W trained first, from the same initial weights on the same batches; minus the same
-    between W trained first and again on other batches. n = 6, m = 3, importance 1, p = 0.1, pair (0, 1), Adam at 0.01
-    with cosine decay, batch 256, 1,000 steps (joint), 1,000 and 1,000 (first W, then the head).
+    between W trained first and again on other batches.
     Threshold: above 0.05, a tenth of the dimensionality of a feature in an antipodal pair.
+    Null: none, since what other batches do is taken off.
+
+    Beyond the source "lambda = 100":
+    Statistic: the same at lambda = 100.
+    Threshold: above 0.05.
+    Null: none, since what other batches do is taken off.
+
     Size: 12 models (quick), 100 (full), of each kind.
     Controls: lambda = 0.01, 0.1, 10 and 100; the re-run alone; D_i of the attended features, of the others, the
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
@@ -210,7 +233,7 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         difference = geometry.dimensionality(outcome.W_E) - geometry.dimensionality(staged.W_E)
         return np.asarray(difference.abs().mean(-1).double())
 
-    excess = moved(joint[1.0]) - moved(again)
+    excess = {weight: moved(joint[weight]) - moved(again) for weight in (1.0, 100.0)}
     kinds = {f"lambda = {weight:g}": outcome for weight, outcome in joint.items()} | {"staged": staged}
     numbers = {name: _summary(outcome, data) for name, outcome in kinds.items()}
 
@@ -220,11 +243,13 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         levels = {f"{name}, staged": dict.fromkeys(ends, numbers["staged"][name]) for name in names}
         return lab.curves(joined | levels, "lambda", ylabel, log_x=True)
 
-    return Verdict.of_statistic(
-        "The mean change of D_i under joint training, beyond that under other batches,",
-        np.mean,
-        excess,
-        n_models=len(excess),
+    what = "The mean change of D_i under joint training, beyond that under other batches,"
+    return Verdict(
+        parts={
+            "disturbs": statistic(what, np.mean, excess[1.0]),
+            "lambda = 100": statistic(what, np.mean, excess[100.0]),
+        },
+        n_models=len(excess[1.0]),
         controls={
             "other batches": moved(again).mean(),
             **{f"lambda = {w:g}: change of D_i": moved(outcome).mean() for w, outcome in joint.items()},
@@ -234,7 +259,7 @@ def judge_joint(joint: Mapping[float, Outcome], staged: Outcome, again: Outcome,
         "and {:.3g}.".format(
             *(numbers[kind][name] for kind in ("lambda = 1", "staged") for name in ("D_i, attended", "head loss"))
         ),
-        figures=lambda: {
+        figures={
             "Dimensionality of the attended features and of the others against lambda; level lines: W first.": (
                 against_lambda("D_i", "D_i, attended", "D_i, others")
             ),

@@ -13,6 +13,8 @@ T = TypeVar("T")
 
 FACTOR = 3
 """How much longer the check trains."""
+NEGLIGIBLE = 0.01
+"""A move by less than this share of the distance to the threshold changes no outcome, however narrow the interval."""
 FEWEST = 8
 """Models that the check measures at least: below them no bootstrap has an interval."""
 
@@ -25,10 +27,10 @@ class Convergence(NamedTuple):
     longer: float
     n_models: int
 
-    @property
-    def holds(self) -> bool:
-        """Whether the statistic stays within its interval."""
-        return self.interval[0] <= self.longer <= self.interval[1]
+    def holds(self, threshold: float) -> bool:
+        """Whether the statistic stays within its interval, or moves by next to nothing of its way to the threshold."""
+        small = abs(self.longer - self.statistic) < NEGLIGIBLE * abs(self.statistic - threshold)
+        return small or self.interval[0] <= self.longer <= self.interval[1]
 
 
 class _Length:

@@ -4,8 +4,8 @@ A head scores a query and a key by query^T Omega key. The singular value decompo
 of which reads one direction of the query (its left singular vector) and one of the key (its right one): the claims ask
 whether these are directions of attended features.
 
-A toy is trained first, by the usual recipe for 2,000 steps. Heads are then trained on its frozen hidden states: Adam at
-0.02 with cosine decay, 1,000 steps, batch 256. Several heads of one toy are trained side by side; they do not meet.
+A toy is trained first, by the usual recipe for 6,000 steps. Heads are then trained on its frozen hidden states: Adam at
+0.02 with cosine decay, 3,000 steps, batch 256. Several heads of one toy are trained side by side; they do not meet.
 """
 
 from collections.abc import Callable, Sequence
@@ -26,7 +26,7 @@ from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.linalg import overlaps, random_rotations, unit
-from tms_hooks.losses import Pair
+from tms_hooks.losses import Pair, Pairs
 from tms_hooks.models import forward
 from tms_hooks.run import Run
 from tms_hooks.training.optimizers import Adam
@@ -53,7 +53,7 @@ class Heads(NamedTuple):
 
 def representation(n_features: int, d_hidden: int, p: float, n_models: int, decay: float = 1.0) -> Run:
     """Toys without heads; feature i has importance decay^i."""
-    return lab.train_sparse(n_features, d_hidden, p, n_models, steps=2_000, decay=decay)
+    return lab.train_sparse(n_features, d_hidden, p, n_models, steps=6_000, decay=decay)
 
 
 @convergence.remembered
@@ -68,21 +68,22 @@ def near_triangles(n_models: int) -> Run:
         cfg,
         SparseUniform(n_features=6, feature_probability=SPARSE),
         [start | {"W_E": two_triangles() + 0.1 * start["W_E"]} for start in starts],
-        steps=2_000,
+        steps=6_000,
         optimizer=Adam(lr=3e-3, schedule="cosine"),
     )
 
 
 def train(
     toys: Run,
-    pairs: Sequence[Sequence[Pair]],
+    pairs: Sequence[Pairs],
     d_head: int | None = None,
     n_models: int | None = None,
-    steps: int = 1_000,
+    steps: int = 3_000,
+    biases: bool = False,
     **settings: Any,
 ) -> Float[Tensor, "head model hidden hidden"]:
-    """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has one list per head."""
-    cfg = replace(toys.recipe.cfg, n_heads=len(pairs), d_head=d_head)
+    """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has those of each head."""
+    cfg = replace(toys.recipe.cfg, n_heads=len(pairs), d_head=d_head, head_bias=biases)
     starts = [
         forward.init_weights(cfg, seed) | {name: w[i] for name, w in toys.weights.items()}
         for i, seed in enumerate(toys.recipe.seeds[:n_models])
@@ -112,9 +113,9 @@ def untrained(W_E: Stacked, d_head: int | None = None) -> Omegas:
     return omegas(lab.untrained(ToyConfig(n_features=n, d_hidden=m, n_heads=1, d_head=d_head), n_models))[:, 0]
 
 
-def optimal(W_E: Stacked, data: Distribution, pairs: Sequence[Pair], rank: int | None = None) -> Omegas:
+def optimal(W_E: Stacked, data: Distribution, pairs: Pairs, rank: int | None = None, biases: bool = False) -> Omegas:
     """The closed form's head for each toy."""
-    return torch.stack([theory.qk_optimum(W, data, pairs, rank) for W in W_E])
+    return torch.stack([theory.qk_optimum(W, data, pairs, rank, biases) for W in W_E])
 
 
 def at_random(models: int, d: int, rank: int) -> Omegas:

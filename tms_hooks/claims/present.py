@@ -1,15 +1,13 @@
 """Results of claims on the terminal and as JSON; `pages.claims_page` has them as a page and as plain text."""
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
-from tms_hooks import files
 from tms_hooks.claims.reproduce import Result
 from tms_hooks.claims.verdict import Part, Verdict
 
@@ -33,7 +31,8 @@ RULE = (
     "null is beaten (else it does not distinguish), refuted if the interval lies on the other side. If the interval "
     "holds the threshold there were too few models, or the statistic is at the threshold: more than ten times as many "
     "models would be needed. A part is not converged if three times the training moves its statistic out of its "
-    "interval. The outcome of a claim is that of the parts that its source states, or 'in part' if they differ."
+    "interval, by more than 1 % of its distance from the threshold. The outcome of a claim is that of the parts that "
+    "its source states, or 'in part' if they differ."
 )
 
 
@@ -112,6 +111,6 @@ def _found(verdict: Verdict) -> str:
     return ", ".join(f"{SYMBOLS[part.outcome]} {name}" for name, part in verdict.parts.items() if not part.beyond)
 
 
-def write_json(results: Sequence[Result], path: Path) -> None:
-    """The verdicts as a list of objects; claims without one are not in it."""
-    files.keep(path, json.dumps([result.verdict.record() for result in results if result.verdict], indent=1))
+def records(results: Sequence[Result]) -> list[dict[str, Any]]:
+    """The verdicts as `tms reproduce --json` writes them; claims without one are not in it."""
+    return [result.verdict.record() for result in results if result.verdict]

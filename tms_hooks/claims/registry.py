@@ -114,9 +114,7 @@ class Claim:
         before = self.measure(some)
         with convergence.longer(convergence.FACTOR):
             after = self.measure(some)
-        parts = {
-            name: checked(part, before.parts[name], after.parts[name], some) for name, part in verdict.parts.items()
-        }
+        parts = {name: checked(part, before.parts[name], after.parts[name]) for name, part in verdict.parts.items()}
         return replace(verdict, parts=parts)
 
     def decide(self, verdict: Verdict) -> Verdict:

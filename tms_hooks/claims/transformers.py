@@ -14,7 +14,7 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side
-from tms_hooks.claims import Verdict, claim, lab
+from tms_hooks.claims import Verdict, claim, lab, share
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
@@ -41,13 +41,22 @@ def heads_are_sparse(n_heads: int) -> Verdict:
 
     A head fires on a pair of tokens if its pattern is at least 0.5; counted are the fewest slices, largest first, that
     reach the score. Pairs: last token -> indirect object (20 prompts), repeated token -> what followed it (21 pairs).
-    Statistic: the smaller of two shares of the heads of SmolLM2 that fire on at least a tenth of the pairs of a kind:
-    those that need fewer slices than 10 random rotations of themselves do on average; those whose fraction of that
-    null is below the median fraction of silent heads (two of the same layer that fire on none of these pairs, on the
-    same pairs).
-    Threshold: above 0.5 (intervals of both shares at 97.5 %).
+    Heads of SmolLM2 that fire on at least a tenth of the pairs of a kind count.
+
+    Part "than silent heads": "when an attention head attends to a pair of tokens, that its singular vectors align with
+    the features in the tokens that are causal for attention".
+    Statistic: the share of heads whose slices, as a fraction of what 10 random rotations of them need, are fewer than
+    the median of silent heads' (two of the same layer that fire on none of these pairs, on the same pairs).
+    Threshold: above 1/2.
+    Null: none, since half of all heads are below such a median.
+
+    Beyond the source "than rotations":
+    Statistic: the share of heads that need fewer slices than 10 random rotations of themselves do on average.
+    Threshold: above 1/2.
+    Null: none, since a rotation needs fewer than others in half of all cases.
+
     Size: at most 2 heads, those that fire most often (quick), 24 (full).
-    Controls: each share alone; mean fractions of firing and of silent heads; the same for scores relative to the
+    Controls: mean fractions of firing and of silent heads; the same for scores relative to the
     query's mean, which is what a softmax feels; 3 toy heads that respond to one pair of features, and as initialized.
     """
     real = probes.load_transformer("smollm2")
@@ -71,14 +80,15 @@ def judge_heads(heads: Sequence[Sparsity], toys: Sequence[Sparsity], untrained: 
     }
     fire, silent = fractions["firing heads"], fractions["silent heads"]
     colors = {"firing heads": plots.REAL, "silent heads": plots.NULL, "toy heads": plots.TOY}
-    return Verdict.of_shares(
-        "The smaller share of heads that need fewer slices",
-        {"than rotations": fire < 1, "than silent heads": np.array(below)},
+    what = "The share of heads that need fewer slices than"
+    return Verdict(
+        parts={
+            "than silent heads": share(f"{what} silent ones", np.array(below, dtype=bool), unit="heads"),
+            "than rotations": share(f"{what} rotations of themselves", fire < 1, unit="heads"),
+        },
         n_models=len(heads),
         unit="heads",
         controls={
-            "share below rotations": lab.mean(fire < 1),
-            "share below silent heads": lab.mean(below),
             "share below silent heads, relative": lab.mean(below_relative),
         }
         | {f"needed / null, {name}": lab.mean(values) for name, values in (fractions | relative).items()},

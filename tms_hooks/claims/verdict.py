@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, get_args
+from typing import TYPE_CHECKING, Any, Literal, SupportsFloat, cast, get_args
 
 import numpy as np
 
@@ -101,7 +101,7 @@ class Part:
         where = side_of(self.interval, needs.threshold)
         if where is None and math.isnan(self.statistic):
             return "not measurable"
-        if self.convergence and not self.convergence.holds:
+        if self.convergence and not self.convergence.holds(needs.threshold):
             return "not converged"
         if where is None:
             return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
@@ -397,6 +397,11 @@ class Verdict:
         return part
 
     @property
+    def pictures(self) -> "Sequence[tuple[str, go.Figure]]":
+        """`figures` as pairs, which they are once the verdict is made."""
+        return cast("Sequence[tuple[str, go.Figure]]", self.figures)
+
+    @property
     def statistic(self) -> float:
         """That of the only part."""
         return self.sole.statistic
@@ -444,7 +449,7 @@ class Verdict:
             | {"statement": part.statement and part.statement._asdict() | {"needs": tuple(part.statement.needs)}}
             for name, part in self.parts.items()
         }
-        figures = [(caption, figure.to_json()) for caption, figure in self.figures]  # type: ignore[union-attr]
+        figures = [(caption, figure.to_json()) for caption, figure in self.pictures]
         return json.dumps(plain | {"parts": parts, "controls": dict(self.controls), "figures": figures}, indent=1)
 
     @classmethod
@@ -467,11 +472,11 @@ def _part(plain: dict[str, Any]) -> Part:
     return Part(**made)
 
 
-def checked(part: Part, before: Part, after: Part, n_models: int) -> Part:
+def checked(part: Part, before: Part, after: Part) -> Part:
     """A part with the statistic of some of its models, and of the same ones trained for longer."""
     if math.isnan(before.statistic):
         return part
-    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, n_models))
+    return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, before.n))
 
 
 def counted(held: "tuple[int, int] | np.ndarray") -> tuple[int, int]:

@@ -33,8 +33,10 @@ class Distribution(ABC):
 
     It puts rows `first`, `first + 1`, ... of a batch of `batch` rows into `x[feature, :rows]`, which is 0 before, and
     gives them the bits that `_draw` of the same class gives. `room[:n_features + 1, :rows]` is scratch space for whole
-    numbers. It may use only numbers, arrays, `rng.entry` and `rng.in_unit`.
+    numbers. It may use only numbers, arrays, `rng.entry`, `rng.in_unit` and `rng.to_normal`.
     """
+    fill_is_single: ClassVar[bool] = False
+    """Whether `fill` gives what `_draw` gives only once both are rounded to float32; torch draws float64 rows then."""
 
     def __post_init__(self) -> None:
         """Validate."""

@@ -1,5 +1,6 @@
 """Sparse uniform features whose activities depend on one another: in groups, or through a Gaussian copula."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -14,6 +15,7 @@ from tms_hooks import rng
 from tms_hooks.data.base import PairMoments, WithProbability, moments
 from tms_hooks.linalg import stacked_matmul
 
+ROOT_HALF = math.sqrt(0.5)
 ROUNDING = 1e-9
 """How far below 0 an eigenvalue may lie by rounding."""
 
@@ -104,6 +106,8 @@ class Copula(WithProbability):
 
     rho: float | Sequence[Sequence[Any]] | np.ndarray | Tensor
 
+    fill_is_single = True
+
     def __post_init__(self) -> None:
         super().__post_init__()
         given = torch.as_tensor(self.rho, dtype=torch.float64)
@@ -141,18 +145,55 @@ class Copula(WithProbability):
         values, vectors = torch.linalg.eigh(torch.tensor(self.rho, dtype=torch.float64))
         return (vectors * values.clamp(min=0).sqrt()) @ vectors.mT
 
+    def _two_eigenvalues(self) -> tuple[float, float]:
+        """Of the symmetric square root of (1 - rho) I + rho 1 1^T, which takes one scale and one sum: the one of the
+        vector of ones is the second."""
+        assert isinstance(self.rho, float)
+        return (1 - self.rho) ** 0.5, max(1 + (self.n_features - 1) * self.rho, 0.0) ** 0.5
+
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         z = torch.special.ndtri(rng.uniforms(keys, batch, self.n_features))
         if isinstance(self.rho, float):
-            # The symmetric square root of (1 - rho) I + rho 1 1^T has two eigenvalues: it takes one scale and one sum.
-            rest = (1 - self.rho) ** 0.5
-            along_ones = max(1 + (self.n_features - 1) * self.rho, 0.0) ** 0.5
+            rest, along_ones = self._two_eigenvalues()
             z = rest * z + (along_ones - rest) * z.mean(-1, keepdim=True)
         else:
             z = stacked_matmul(z, self.root.to(z.device).expand(len(z), -1, -1))
         u = torch.special.ndtr(z)
         p = self.active_probability().to(u.device)
         return torch.where(u < p, u / p, 0.0)
+
+    @property
+    def numbers(self) -> Sequence[float | int]:
+        """Probabilities, the z at which they are reached, then the root: its two numbers, or all of a matrix."""
+        p = self.active_probability()
+        root = self._two_eigenvalues() if isinstance(self.rho, float) else self.root.flatten().tolist()
+        return *p.tolist(), *torch.special.ndtri(p).tolist(), *root
+
+    @staticmethod
+    @no_type_check
+    def fill(x, numbers, key, first, rows, batch, room):
+        """`_draw` as a loop; torch's normal quantiles may differ from these in their sixteenth digit."""
+        n, z = len(x), room.view(np.float64)
+        for i in range(n):
+            for r in range(rows):
+                z[i, r] = rng.in_unit(rng.entry(key, (first + r) * n + i))
+            rng.to_normal(z[i, :rows])
+        alike = len(numbers) == 2 * n + 2
+        for j in range(n):
+            if (alike and j == 0) or not alike:
+                for r in range(rows):
+                    z[n, r] = 0.0
+                for i in range(n):
+                    weight = (numbers[2 * n + 1] - numbers[2 * n]) / n if alike else numbers[2 * n + i * n + j]
+                    for r in range(rows):
+                        z[n, r] += weight * z[i, r]
+            own = numbers[2 * n] if alike else 0.0
+            p, top = numbers[j], numbers[n + j] + 1e-9  # which is a little more than where `u` reaches `p`
+            for r in range(rows):
+                tied = own * z[j, r] + z[n, r]
+                if tied < top:
+                    u = (1 + math.erf(tied * ROOT_HALF)) / 2
+                    x[j, r] = u / p if u < p else 0.0
 
     def _pair_moments(self) -> PairMoments:
         p, n = self.active_probability(), self.n_features

@@ -101,6 +101,59 @@ class Independent(WithProbability):
 
         return for_seeds(draw, **how)
 
+    def strata(self, rows: int, **how: Any) -> list[tuple[float, Float[Tensor, "batch feature"]]]:
+        """Samples by how many features are active: none, one, several; each part beside its share of all rows.
+
+        A mean over all rows is the sum of the parts' means, times their shares. The first part, one row, is exact. The
+        second is not random: `rows` values, evenly spaced over all that a row with one active feature can be. So a loss
+        is known to a few digits however rare features are, for rows of the third part, of which `rows` are drawn, are
+        rarer still. The keywords are those of `sample`, for one seed.
+
+        >>> parts = SparseUniform(n_features=3, feature_probability=1e-4).strata(4, seed=0)
+        >>> [f"{share:.1e}" for share, _ in parts], [x.count_nonzero(dim=-1).unique().tolist() for _, x in parts]
+        (['1.0e+00', '3.0e-04', '3.0e-08'], [[0], [1], [2]])
+        """
+        p, (none, one, several) = self.active_probability(), self._active_from_here
+        shares = [float(chance[0]) for chance in (none, one, several)]
+
+        def single(keys: Int64[Tensor, " model"]) -> Float[Tensor, "model batch feature"]:
+            row, odds = torch.arange(rows), p / (1 - p)  # each feature has its odds of all
+            share = odds / odds.sum()
+            ends, at = share.cumsum(0), (row + 0.5) / rows
+            feature = torch.searchsorted(ends, at.double(), right=True).clamp(max=len(p) - 1)
+            x = torch.zeros(1, rows, len(p), dtype=torch.float64)
+            x[0, row, feature] = self.value(1 - ((ends[feature] - at) / share[feature]).clamp(0, 1))
+            return x.to(keys.device)
+
+        def crowded(keys: Int64[Tensor, " model"]) -> Float[Tensor, "model batch feature"]:
+            # Of features that are active: the first has several from its place on, the second at least one.
+            chances = p * (one + several)[1:] / several[:-1], p / (one + several)[:-1], p
+            first, second, other = (
+                (chance.nan_to_num(0.0) * 2.0**32).round().to(keys.device, torch.int64) for chance in chances
+            )
+            bits = self._bits(keys, rows)
+            hits = bits < first
+            past_first = hits.cumsum(-1) > hits.long()
+            hits = past_first & (bits < second)
+            past_second = hits.cumsum(-1) > hits.long()
+            threshold = torch.where(past_second, other, torch.where(past_first, second, first))
+            return self._values_below(bits, threshold.clamp(min=1))
+
+        def empty(keys: Int64[Tensor, " model"]) -> Float[Tensor, "model batch feature"]:
+            return torch.zeros(1, 1, len(p), device=keys.device)
+
+        parts = zip(shares, (empty, single, crowded), strict=True)
+        return [(share, for_seeds(draw, **how)) for share, draw in parts if share > 0]
+
+    @cached_property
+    def _active_from_here(self) -> list[Float[Tensor, " place"]]:
+        """P(none, one, several of the features from each place on are active); the last place is behind them all."""
+        chances = [(1.0, 0.0, 0.0)]
+        for q in reversed(self.active_probability().tolist()):
+            none, one, several = chances[-1]
+            chances.append(((1 - q) * none, (1 - q) * one + q * none, several + q * one))
+        return list(torch.tensor(chances[::-1], dtype=torch.float64).unbind(1))
+
     @cached_property
     def thresholds(self) -> Int64[Tensor, "2 feature"]:
         """2^32 P(feature i of an occupied row is active): first, if none before i is active; second, if one is.

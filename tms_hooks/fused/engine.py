@@ -6,11 +6,11 @@ their rows and targets and the kernel is given them, a few steps at once. It nee
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numba
 import numpy as np
@@ -19,12 +19,13 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import losses, tasks
+from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.fused import kernels
-from tms_hooks.fused.codes import ACTIVATIONS
+from tms_hooks.fused.codes import ACTIVATIONS, MLP_PLACES
 from tms_hooks.losses import pair_weight
 from tms_hooks.models import forward
-from tms_hooks.models.forward import B_K, B_Q, W_K, W_Q, Weights
+from tms_hooks.models.forward import B_K, B_Q, W_IN, W_K, W_OUT, W_Q, Weights, in_block
 from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
@@ -33,8 +34,8 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
 
+Value = TypeVar("Value")
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
-TRANSPOSED = ("W_U", W_Q, W_K)
 
 MOST_GIVEN = 2**17
 """Entries of data that are drawn in torch at once, if one step of one model has no more: they stay in cache."""
@@ -62,8 +63,8 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
             return f"{name}={name_of(act)}, a function"
     if cfg.n_outputs != cfg.n_features and cfg.n_heads:
         return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
-    if cfg.d_mlp is not None:
-        return f"d_mlp={cfg.d_mlp}: it has no MLP"
+    if cfg.d_mlp is not None and cfg.n_heads:
+        return f"d_mlp={cfg.d_mlp} with n_heads={cfg.n_heads}: it has MLPs, or heads"
     if cfg.scale == "after":
         return "scale='after': its scale stands before the output bias"
     if type(optimizer) not in kernels.UPDATED:
@@ -79,20 +80,20 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
-    ordered = _ordered(state.weights)
-    weights = _pack(ordered, ordered)
-    moments = [_pack(state.moments, ordered, prefix) for prefix in ("first.", "second.")]
+    ordered, flipped = _ordered(recipe.cfg, state.weights), _transposed(recipe.cfg)
+    weights = _pack(ordered, ordered, flipped)
+    moments = [_pack(state.moments, ordered, flipped, prefix) for prefix in ("first.", "second.")]
     diverged_at = state.diverged_at.numpy().copy()
     parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
     loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
     trained = trained_names(ordered, stage)
     if stop > start:
         for prefix, flat in zip(("first.", "second."), moments, strict=True):
-            unpacked = _unpack(flat, ordered)
+            unpacked = _unpack(flat, ordered, flipped)
             state.moments |= {prefix + name: unpacked[name] for name in trained}
-        state.weights |= _unpack(weights, ordered)
+        state.weights |= _unpack(weights, ordered, flipped)
         state.diverged_at = torch.from_numpy(diverged_at)
-    gradients = {name: g for name, g in _unpack(gradient, ordered).items() if name in trained}
+    gradients = {name: g for name, g in _unpack(gradient, ordered, flipped).items() if name in trained}
     return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
@@ -100,8 +101,8 @@ def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
-    ordered = _ordered(weights)
-    flat = _pack(ordered, ordered)
+    ordered = _ordered(recipe.cfg, weights)
+    flat = _pack(ordered, ordered, _transposed(recipe.cfg))
     k = len(flat)
     every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
     loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
@@ -153,18 +154,23 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     cfg, setting, (weights, *_) = recipe.cfg, recipe.setting, arrays
     dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
+    behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
         o=cfg.n_outputs,
-        tied=cfg.tied,
+        tied=cfg.tied and not behind,
         biased=cfg.output_bias,
         hidden_biased=cfg.hidden_bias,
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
         head_biased=cfg.head_bias,
         act=ACTIVATIONS[cfg.output_act],
+        read=width if behind else cfg.d_hidden,
+        mlp_in=cfg.n_mlps * width,
+        mlp_out=0 if behind else cfg.n_mlps * width,
     )
+    mlps = kernels.Mlps(MLP_PLACES[cfg.bottleneck], cfg.n_mlps, width) if width else None
     batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
     drawn = None if batch.fed else _loop(setting.data)
     counts = np.arange(count, count + max(stop - start, 1))
@@ -181,7 +187,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
 
     def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, *after)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, mlps, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -243,7 +249,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
     low, high, data = 0.0, 1.0, recipe.setting.data
-    has_loops = type(data) in (SparseUniform, *kernels.DRAWN) and type(recipe.task) in kernels.ASKED
+    has_loop = type(data) in (SparseUniform, *kernels.DRAWN) and not (data.fill_is_single and dtype == np.float64)
+    has_loops = has_loop and type(recipe.task) in kernels.ASKED
     fed = dataset is not None or not has_loops
     if isinstance(data, SparseUniform):
         thresholds, low, high = data.thresholds.numpy(), data.low, data.high
@@ -265,7 +272,12 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
     """What the kernel must know of a toy that is more than a plain one; None for a plain one."""
     cfg = recipe.cfg
     if not (
-        cfg.n_heads or cfg.hidden_bias or cfg.unit_norm or cfg.hidden_act != "identity" or cfg.output_act == "softmax"
+        cfg.n_heads
+        or cfg.d_mlp
+        or cfg.hidden_bias
+        or cfg.unit_norm
+        or cfg.hidden_act != "identity"
+        or cfg.output_act == "softmax"
     ):
         return None
     pairs = [(head, pair) for head, pairs in enumerate(recipe.qk_pairs) for pair in pairs]
@@ -275,7 +287,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
         hidden_act=ACTIVATIONS[cfg.hidden_act],
         cross_entropy=recipe.loss == "cross_entropy",
         unit_write=cfg.unit_norm in (True, "write"),
-        unit_read=cfg.unit_norm in (True, "read"),
+        unit_read=cfg.unit_norm in (True, "read") and cfg.bottleneck != "embed->mlp.in",
         pairs=np.array([(head, *pair[:2]) for head, pair in pairs], np.int64).reshape(-1, 3),
         pair_weights=np.array([pair_weight(pair) for _, pair in pairs], dtype),
         loss_weight=dtype.type(1 / rows),
@@ -317,11 +329,11 @@ def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
 def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
     """`Updates.parts` and `Updates.kept` of the parameters from `first` to `last` that shrink before an update."""
     parts, kept, at = [], [], 0
-    shapes = forward.weight_shapes(recipe.cfg)
-    for name, shape in ((name, shapes[name]) for name in ORDER if name in shapes):
+    transposed = _transposed(recipe.cfg)
+    for name, shape in _ordered(recipe.cfg, forward.weight_shapes(recipe.cfg)).items():
         size, share = math.prod(shape), recipe.setting.optimizer.kept(name, rates)
         if first <= at < last and np.any(share[0] != 1):
-            width = shape[-2] if name in TRANSPOSED else shape[-1] if shape else 1
+            width = shape[-2] if name in transposed else shape[-1] if shape else 1
             parts.append((at - first, size // width, width))
             kept.append(np.stack(np.broadcast_arrays(*share), axis=-1))
         at += size
@@ -329,24 +341,35 @@ def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tupl
     return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
 
 
-def _ordered(weights: Weights) -> dict[str, Tensor]:
-    """Weights in the kernel's order: the representation, then the heads, so that what a stage trains lies together."""
-    return {name: weights[name] for name in ORDER if name in weights}
+def _ordered(cfg: ToyConfig, named: Mapping[str, Value]) -> dict[str, Value]:
+    """Weights in the kernel's order: the representation, then the heads, so that what a stage trains lies together.
+
+    Behind them are the MLPs, which are not beside heads; a `W_out` that is the unembed stands in its place.
+    """
+    order = [W_OUT if cfg.bottleneck == "embed->mlp.in" and name == "W_U" else name for name in ORDER]
+    order += [in_block(layer, name) for name in (W_IN, W_OUT) for layer in range(cfg.n_mlps)]
+    return {name: named[name] for name in dict.fromkeys(order) if name in named}
 
 
-def _pack(tensors: Weights, like: Weights, prefix: str = "") -> np.ndarray:
+def _transposed(cfg: ToyConfig) -> set[str]:
+    """The parameters that the kernel keeps with their last axis first."""
+    behind = {W_OUT} if cfg.bottleneck == "embed->mlp.in" else set()
+    return {"W_U", W_Q, W_K} | {in_block(layer, W_IN) for layer in range(cfg.n_mlps)} | behind
+
+
+def _pack(tensors: Weights, like: Weights, transposed: Set[str], prefix: str = "") -> np.ndarray:
     """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
     parts = []
     for name, w in like.items():
         part = tensors.get(prefix + name, torch.zeros_like(w))
-        parts.append((part.mT if name in TRANSPOSED else part).reshape(len(w), -1))
+        parts.append((part.mT if name in transposed else part).reshape(len(w), -1))
     return torch.cat(parts, dim=1).numpy()
 
 
-def _unpack(flat: np.ndarray, like: Weights) -> dict[str, Tensor]:
+def _unpack(flat: np.ndarray, like: Weights, transposed: Set[str]) -> dict[str, Tensor]:
     """Inverse of `_pack`; of a single model they are views."""
     parts = torch.from_numpy(flat).split([w[0].numel() for w in like.values()], dim=1)
     return {
-        name: (part.reshape(w.mT.shape).mT if name in TRANSPOSED else part.reshape(w.shape)).contiguous()
+        name: (part.reshape(w.mT.shape).mT if name in transposed else part.reshape(w.shape)).contiguous()
         for part, (name, w) in zip(parts, like.items(), strict=True)
     }

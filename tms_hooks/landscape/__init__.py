@@ -4,6 +4,7 @@
 loss on a plane through a model, and at how far one can be pushed and still trains back.
 """
 
+from tms_hooks.errors import explain_all
 from tms_hooks.landscape.basins import basin_shares, loss_plane
 from tms_hooks.landscape.critical import CriticalPoint, critical_point, symmetry_directions, unflatten
 from tms_hooks.landscape.exact import exact_loss
@@ -17,3 +18,5 @@ __all__ = [
     "symmetry_directions",
     "unflatten",
 ]
+
+explain_all(__name__)

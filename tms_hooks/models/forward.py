@@ -40,8 +40,8 @@ def weight_shapes(cfg: ToyConfig) -> dict[str, tuple[int, ...]]:
         shapes["W_U"] = (m, outputs)
     if cfg.d_mlp:
         for layer in range(cfg.n_mlps):
-            shapes[_of(layer, W_IN)] = (m, cfg.d_mlp)
-            shapes[_of(layer, W_OUT)] = (cfg.d_mlp, outputs if cfg.bottleneck == "embed->mlp.in" else m)
+            shapes[in_block(layer, W_IN)] = (m, cfg.d_mlp)
+            shapes[in_block(layer, W_OUT)] = (cfg.d_mlp, outputs if cfg.bottleneck == "embed->mlp.in" else m)
     if cfg.n_heads:
         assert cfg.d_head is not None  # ToyConfig fills it in
         shapes[W_Q] = shapes[W_K] = (cfg.n_heads, m, cfg.d_head)
@@ -205,11 +205,11 @@ def _model_by_model(
 def _mlp(
     weights: Weights, x: Float[Tensor, "*batch hidden"], hook: Hook, layer: int = 0
 ) -> Float[Tensor, "*batch d_out"]:
-    pre = hook(f"blocks.{layer}.mlp.hook_pre", _matmul(x, weights[_of(layer, W_IN)]))
-    return _matmul(hook(f"blocks.{layer}.mlp.hook_post", pre.relu()), weights[_of(layer, W_OUT)])
+    pre = hook(f"blocks.{layer}.mlp.hook_pre", _matmul(x, weights[in_block(layer, W_IN)]))
+    return _matmul(hook(f"blocks.{layer}.mlp.hook_post", pre.relu()), weights[in_block(layer, W_OUT)])
 
 
-def _of(layer: int, name: str) -> str:
+def in_block(layer: int, name: str) -> str:
     """Another block's parameter of this name of block 0."""
     return name.replace("blocks.0.", f"blocks.{layer}.")
 

@@ -12,6 +12,7 @@ from tms_hooks.config import ToyConfig
 from tms_hooks.errors import explained, plain
 from tms_hooks.models import forward
 from tms_hooks.models.hooks import HookedToy
+from tms_hooks.models.pretrained import PretrainedToy
 
 
 class ToyOutput(NamedTuple):
@@ -22,7 +23,7 @@ class ToyOutput(NamedTuple):
 
 
 @explained()
-class ToyModel(HookedToy):
+class ToyModel(HookedToy, PretrainedToy):
     """A few features squeezed through a bottleneck, with a hook point on every activation.
 
     >>> import torch

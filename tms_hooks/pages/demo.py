@@ -1,9 +1,10 @@
 """`tms demo`: the main job. Toys beside a real transformer, through the same calls, on one page."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,6 +30,9 @@ NULL_ROTATIONS = 20
 SAMPLED_TOKENS = 1_500
 OVER_WELCH, CENTERED_OVER_WELCH = "rms overlap / Welch bound", "rms overlap / Welch bound, mean removed"
 
+HEADS, BOTTLENECKS = "A head's singular vectors", "Bottlenecks"
+"""Sections that the story at the page's top takes numbers from."""
+
 Part = tuple[report.Section, pd.DataFrame]
 """A section of the page, and its rows of the short table that the terminal shows."""
 
@@ -47,6 +51,8 @@ def run_demo(
     began = time.perf_counter()
     say(f"loading {real_model}")
     real = probes.load_transformer(real_model)
+    if getattr(real, "tokenizer", None) is None:
+        raise ValueError(f"real_model={real_model!r} has no tokenizer, and the page shows it sentences: use 'smollm2'")
     say(f"training {n_models} toys of 6 features in 2 dimensions, naming their geometries")
     run = _to_the_end(train_toys(n_models))
     parts = [geometries(run)]
@@ -66,8 +72,52 @@ def run_demo(
         f"seeds from 0; tms-hooks {run.provenance['tms_hooks']}, torch {run.provenance['torch']}, "
         f"{run.provenance['engine']} engine.",
         probes.render.bundle(),
+        story=story(run, parts, real_model),
     )
     return page, pd.concat([rows for _, rows in parts])
+
+
+class Story(NamedTuple):
+    """The first screen: one picture, three numbers with their meaning, and what they mean together."""
+
+    figure: Any
+    caption: str
+    numbers: list[tuple[str, str]]
+    meaning: str
+
+
+def story(run: Run, parts: Sequence[Part], real_name: str) -> Story:
+    """What a stranger is to take home, from the measured numbers."""
+    names = np.array([geometry.name_polytope(W) for W in run.W_E])
+    (shape, count), loss = Counter(names.tolist()).most_common(1)[0], run.final_loss.numpy()
+    best = min(np.flatnonzero(names == shape).tolist(), key=lambda i: loss[i])
+    crowded = next(section.table for section, _ in parts if section.short == BOTTLENECKS)
+    assert crowded is not None
+    aligned = next(rows.value.iloc[0] for section, rows in parts if section.short == HEADS)
+    held = crowded.loc["features per dimension"]
+    W = run.history.W_E.isel(model=best).values[:, None]
+    return Story(
+        figure=plots.movie(W, [f"a {shape}"], run.history.step.values.tolist()).update_layout(height=520),
+        caption="Six features share two dimensions, one arrow each: play to see a toy learn where to put them.",
+        numbers=[
+            (
+                f"{count / len(names):.0%}",
+                f"of {len(names)} toys end as a {shape}, though every toy starts at random.",
+            ),
+            (
+                aligned.split(" ")[0],
+                "of toy heads point at the two features that they were trained to attend to (95 % interval "
+                f"{aligned.partition(' ')[2].strip('()')}).",
+            ),
+            (
+                f"{held[real_name]:.0f}",
+                f"tokens share each dimension of {real_name}'s bottleneck; in the toys {held['toys']:.1f} features do.",
+            ),
+        ],
+        meaning="A network can hold more features than it has dimensions, if few are active at a time: it gives each a "
+        "direction, and lives with the overlap. In a toy one sees which directions, and may check that a tool finds "
+        f"what is there; the same calls then read {real_name}. The sections below show both, side by side.",
+    )
 
 
 def train_toys(n_models: int) -> Run:
@@ -78,7 +128,7 @@ def train_toys(n_models: int) -> Run:
         seeds=range(n_models),
         steps=3_000,
         optimizer=Adam(lr=1e-2, schedule="cosine"),
-        record_every=1_000,
+        record_every=100,
     )
 
 
@@ -103,8 +153,8 @@ def geometries(run: Run) -> Part:
     section = report.Section(
         short="Geometries",
         title="Which geometry do six features take in two dimensions?",
-        text=f"{len(names)} toys x' = ReLU(W^T W x + b), features active with probability 0.057, one seed each; Adam, "
-        "learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
+        text=f"{len(names)} toys $x' = ReLU(W^T W x + b)$, features active with probability 0.057, one seed each; "
+        "Adam, learning rate 0.01 with cosine decay over 3,000 steps. Names are read from the weights alone.",
         finding=f"{first.share:.0%} of the models end as a {first.name} (95 % interval {first['95 % from']:.0%} to "
         f"{first['95 % to']:.0%}); the lowest mean held-out loss is the {lowest}'s "
         f"({table['mean held-out loss'].min():.5f}, the {first.name}'s {first['mean held-out loss']:.5f}).",
@@ -147,11 +197,11 @@ def alignment(run: Run) -> Part:
     share, (low, high) = aligned_models / len(pvalues), stats.wilson(aligned_models, len(pvalues))
     colors = dict(zip(values, (plots.TOY, plots.PALETTE[1], plots.NULL), strict=True))
     section = report.Section(
-        short="A head's singular vectors",
+        short=HEADS,
         title="Do the singular vectors of a head recover the features it attends to?",
         text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then "
         f"a pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
-        f"feature {key}. It never sees the features, only the hidden states. Omega = W_Q W_K^T. Null: both sets of "
+        f"feature {key}. It never sees the features, only the hidden states. $Ω = W_Q W_K^T$. Null: both sets of "
         f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among "
         "the other features are those antipodal to the attended ones: Omega cannot tell the two apart.",
         finding=f"In {share:.0%} of the toys ({low:.0%} to {high:.0%}) the first singular pair lies nearer "
@@ -195,35 +245,51 @@ def slices(run: Run, real: Any, real_name: str) -> Part:
     table = table.T.rename_axis("head")
     ratio, share = table["needed / null"], table["share of pairs that fire"]
     fires, control = ratio[share > 0].drop("toy heads"), ratio[share == 0]
-    curves = {name: _cumulative_share(split) for name, split in splits.items()}
-    colors = {
-        name: plots.NULL if "control" in name else plots.PALETTE[i % (len(plots.PALETTE) - 1)]
-        for i, name in enumerate(splits)
-    }
+    kinds_of = {name: _kind_of_head(name) for name in splits}
+    groups: dict[str, list[np.ndarray]] = {}
+    for name, split in splits.items():
+        groups.setdefault(kinds_of[name], []).append(_cumulative_share(split))
+    curves = {kind: np.mean(shares_of, axis=0) for kind, shares_of in groups.items()}
+    colors = dict(zip(curves, (plots.TOY, plots.REAL, plots.PALETTE[1], plots.NULL), strict=False))
+    colors |= {kind: plots.NULL for kind in curves if kind.startswith("control")}
     section = report.Section(
         short="Singular slices",
-        title="How many singular slices carry a head's score?",
-        text="A score is a sum over the singular pairs of Omega, its slices. A head fires on a pair of tokens if its "
-        f"pattern is at least {FIRES}. In {real_name}'s prompts the last token attends to the indirect object, or each "
-        "repeated token to the one after its first occurrence. Counted are the fewest slices, taken by size, "
-        f"that reach the score; the null splits the same scores along {NULL_ROTATIONS} random rotations of the head. "
-        "Control: a head of the same layer that fires on none of these pairs, on the same pairs.",
+        title="Is a head's attention made of a few parts?",
+        text="How strongly a head attends from one token to another is one number, its score. $Ω = W_Q W_K^T$ splits "
+        "that number into a sum, one part per singular vector pair: the slices. If two or three slices make up the "
+        "score, the head looks at few directions, which might be features. Counted are the fewest slices, largest "
+        "first, that reach the score. Two things keep the count honest: what it would be if the same head were turned "
+        f"at random ({NULL_ROTATIONS} times; below 100 % is fewer than that), and a control, a head of the same layer "
+        f"that does not attend there. A head is measured where it fires: where its pattern is at least {FIRES}. In "
+        f"{real_name}'s prompts that is the last token attending to the indirect object, or each repeated token to the "
+        "one after its first occurrence.",
         finding=f"The toys' heads need {table['slices needed'].iloc[0]:.1f} of 5 slices, "
         f"{ratio.iloc[0]:.0%} of what random rotations need. {real_name}'s heads that fire need "
         f"{fires.min():.0%} to {fires.max():.0%} of theirs, " + _beside_controls(fires, control),
         table=table,
         figures={
-            "Cumulative share of the score, largest slices first; mean over the pairs.": plots.cumulative(
+            "Share of the score that the largest slices make up together; 1 is all of it. Each curve is a mean over "
+            "heads and pairs; curves of controls are gray.": plots.cumulative(
                 curves, colors, "share of the score", "slices"
             )
         },
         visuals=_toy_attention(run) | _real_attention(real, real_name, max(found, key=lambda head: head.share)),
+        beside=True,
     )
     short = {
         f"slices needed, {name}": f"{row['slices needed']:.1f} of {row['of']:.0f} (null {row['null']:.1f})"
         for name, row in table.iterrows()
     }
     return section, pd.DataFrame({"value": short})
+
+
+def _kind_of_head(name: str) -> str:
+    """What a head's name has in common with others of its kind.
+
+    >>> _kind_of_head("L3H1, indirect object"), _kind_of_head("L3H2, control for indirect object")
+    ('indirect object', 'control for indirect object')
+    """
+    return name.partition(", ")[2] or name
 
 
 def _slice_counts(splits: Sequence[probes.AttentionSlices], share: float) -> dict[str, float]:
@@ -287,7 +353,7 @@ def bottlenecks(toys: Sequence[ToyModel], real: Any, real_name: str) -> Part:
     norms = {name: np.concatenate([p.norms / p.norms.mean() for p in parts]) for name, parts in found.items()}
     nearest = {name: np.abs(np.concatenate([p.overlaps.largest for p in parts])) for name, parts in found.items()}
     section = report.Section(
-        short="Bottlenecks",
+        short=BOTTLENECKS,
         title="How crowded is the way from embedding to unembedding?",
         text="Each feature (token) is written along its row of W_E and read along its column of W_U. The rms overlap "
         "is the root-mean-square cosine between one feature's write and another's read. Directions of equal norm "
@@ -306,6 +372,7 @@ def bottlenecks(toys: Sequence[ToyModel], real: Any, real_name: str) -> Part:
                 nearest, "largest |cosine| with another feature", colors
             ),
         },
+        beside=True,
     )
     rows = {
         f"{OVER_WELCH}, {name} (mean removed)": f"{report.number(row[OVER_WELCH], '.2f')} "

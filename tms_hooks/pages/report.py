@@ -2,17 +2,22 @@
 
 import json
 import math
+import re
+import textwrap
 from base64 import b64decode, b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from html import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
+from probes import style
 from probes.render import script_json
 from tms_hooks import files
+from tms_hooks.errors import check_installed
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -25,11 +30,12 @@ class Section:
     Attributes:
         short: its name in the contents.
         title: what was asked or claimed.
-        text: how it was measured, for a stranger.
+        text: how it was measured, for a stranger. Here and in findings and captions, `$W^T W x$` is a formula.
         finding: what came out, made from the numbers.
         table: labeled results.
         figures: caption -> plotly figure.
         visuals: caption -> HTML that needs `write`'s visual bundle, such as a render of circuitsvis.
+        beside: whether figures and visuals stand side by side where a screen has room, as of a toy and a real model.
     """
 
     short: str
@@ -39,6 +45,7 @@ class Section:
     table: pd.DataFrame | None = None
     figures: "Mapping[str, go.Figure]" = field(default_factory=dict)
     visuals: Mapping[str, str] = field(default_factory=dict)
+    beside: bool = False
 
 
 def write(
@@ -62,15 +69,10 @@ def write(
         template: that of sections, or one that extends it.
         values: what else the template shows.
     """
-    import plotly.io as pio
     from markupsafe import Markup
     from plotly.offline import get_plotlyjs
 
-    themes = {}
-    for name, style in (("light", "plotly_white"), ("dark", "plotly_dark")):
-        theme = pio.templates[style].to_plotly_json()
-        theme["layout"] |= {"paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
-        themes[name] = theme
+    themes = {name: style.template(name) for name in style.THEMES}
     page = render(
         template,
         plotly_js=Markup(get_plotlyjs()),
@@ -88,7 +90,7 @@ def write(
 def render(template: str, **values: Any) -> str:
     """A template of this folder, filled in; one in HTML escapes what it is given.
 
-    Filters: `plotly`, a figure as JSON for a script element; `cells`, a DataFrame as a table; `number`.
+    Filters: `plotly`, a figure as JSON for a script element; `cells`, a DataFrame as a table; `number`; `typeset`.
     """
     from jinja2 import Environment, PackageLoader, StrictUndefined
     from markupsafe import Markup
@@ -103,12 +105,34 @@ def render(template: str, **values: Any) -> str:
         "plotly": lambda figure: Markup(_figure_json(figure)),
         "cells": lambda table: Markup(table.to_html(border=0, float_format=_cell, index_names=False, na_rep=NONE)),
         "number": number,
+        "typeset": lambda text: Markup(typeset(text)),
     }
     return environment.get_template(template).render(**values)
 
 
-def write_figure(path: str | Path, figure: "go.Figure") -> Path:
-    """One figure alone: a self-contained HTML page to turn and read values off, or a picture.
+def typeset(text: str) -> str:
+    """Text as HTML: what stands between two `$` is a formula, with slanted letters, indices and powers.
+
+    >>> typeset("a < b: $x' = ReLU(W^T W_E x)$")
+    'a &lt; b: <span class="formula"><i>x</i>′ = ReLU(<i>W</i><sup>T</sup> <i>W</i><sub>E</sub> <i>x</i>)</span>'
+    """
+    plain, *rest = re.split(r"\$(.+?)\$", text)
+    parts = [escape(plain)]
+    for formula, plain in zip(rest[::2], rest[1::2], strict=True):
+        shown = escape(formula.replace("'", "′"), quote=False)
+        shown = re.sub(r"(?<![\w&^_])([A-Za-z])(?![A-Za-z;])", r"<i>\1</i>", shown)
+        shown = re.sub(r"\^(\w)", r"<sup>\1</sup>", re.sub(r"_(\w)", r"<sub>\1</sub>", shown))
+        parts += [f'<span class="formula">{shown}</span>', escape(plain)]
+    return "".join(parts)
+
+
+def turns(figure: "go.Figure") -> bool:
+    """Whether it is seen from somewhere in space."""
+    return any(trace.type in ("mesh3d", "scatter3d", "surface") for trace in figure.data)
+
+
+def write_figure(path: str | Path, figure: "go.Figure", title: str = "", caption: str = "") -> Path:
+    """One figure alone, under its title and over its caption: a self-contained page to turn and read, or a picture.
 
     Raises:
         ValueError: a suffix other than .html, .svg, .png and .pdf.
@@ -118,14 +142,34 @@ def write_figure(path: str | Path, figure: "go.Figure") -> Path:
     kind = path.suffix.removeprefix(".").lower()
     if kind not in ("html", "svg", "png", "pdf"):
         raise ValueError(f"{path.name}: a figure is written as .html, .svg, .png or .pdf; give one of these suffixes")
-    shown = type(figure)(figure).update_layout(template="plotly_white")
     if kind == "html":
-        content = shown.to_html(include_plotlyjs=True)
-    else:
-        try:
-            content = shown.to_image(format=kind, width=1000, scale=2)
-        except (RuntimeError, ValueError) as error:
-            raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
+        return write(path, title, "", [], "", template="figure.html.j2", figures={caption: figure})
+    above, below = ("<br>".join(textwrap.wrap(text, 110)) for text in (title, caption))
+    margin = {"t": 70 + 18 * above.count("<br>") + (figure.layout.margin.t or 0) // 2, "b": 110}
+    shown = type(figure)(figure).update_layout(
+        template=style.template(),
+        title=above,
+        margin=margin,
+        height=(figure.layout.height or 380) + 90,
+        updatemenus=[],
+        sliders=[],
+    )
+    shown.add_annotation(
+        text=below,
+        showarrow=False,
+        align="left",
+        x=0,
+        xref="paper",
+        xanchor="left",
+        y=0,
+        yref="container",
+        yanchor="bottom",
+    )
+    try:
+        check_installed("kaleido", "report")
+        content = shown.to_image(format=kind, width=1000, scale=2)
+    except (ImportError, RuntimeError, ValueError) as error:
+        raise RuntimeError(f"{path.name}: {' '.join(str(error).split())} Or give a name in .html.") from error
     return files.keep(path, content)
 
 

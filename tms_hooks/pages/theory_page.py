@@ -35,12 +35,11 @@ def write_page(
         resolution: points per side of each loss landscape.
         say: called with what is done next.
     """
-    say(f"summing the exact loss on two planes of {resolution} x {resolution} points")
     return report.write(
         out / "index.html",
         "Polygons on paper",
         "Which regular polygon should a toy model of superposition learn in two dimensions, and can it get there?",
-        [one_active(polygons), finite_density(best), landscapes(resolution)],
+        [one_active(polygons), finite_density(best), landscapes(resolution, say)],
         "tms theory: closed forms and exact expected losses; nothing on this page is trained or sampled.",
     )
 
@@ -98,12 +97,13 @@ def finite_density(best: pd.DataFrame) -> report.Section:
     )
 
 
-def landscapes(resolution: int) -> report.Section:
+def landscapes(resolution: int, say: Callable[[str], None] = lambda what: None) -> report.Section:
     """Exact loss on the plane of the sixth feature's two coordinates, around a pentagon and around a hexagon."""
     data, cfg = SparseUniform(n_features=6, feature_probability=DENSITY), ToyConfig(n_features=6, d_hidden=2)
     steps = np.linspace(-REACH, REACH, resolution)
     points, losses = {}, []
     for F, name in ((5, "pentagon"), (6, "hexagon")):
+        say(f"summing the exact loss around a {name}, on {resolution} x {resolution} points")
         point = landscape.critical_point(ToyModel.from_weights(cfg, polygon_weights(F)), data)
         origin = point.weights["W_E"].clone()
         origin[5] = 0

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.layout import NULL, TOY, color, empty_figure
+from probes.style import NULL, blank
+from tms_hooks.plots.layout import TOY, color
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,14 +21,14 @@ LEGEND_ABOVE = {"orientation": "h", "y": 1.02, "yanchor": "bottom"}
 def shares(names: Sequence[str], share: np.ndarray, low: np.ndarray, high: np.ndarray) -> "go.Figure":
     """Shares of models with their 95 % intervals, one bar per name, in [0, 1]."""
     hover = "%{x}: %{y:.1%}<extra></extra>"
-    fig = empty_figure().add_bar(**_share_bars(names, share, low, high), marker_color=TOY, hovertemplate=hover)
+    fig = blank().add_bar(**_share_bars(names, share, low, high), marker_color=TOY, hovertemplate=hover)
     return fig.update_layout(yaxis=SHARE_AXIS, height=340)
 
 
 def grouped_shares(tables: "Mapping[str, pd.DataFrame]", xlabel: str) -> "go.Figure":
     """Shares of models in each shape, side by side for groups of models, each with its `tms_hooks.stats.census`."""
     shapes = list(dict.fromkeys(shape for table in tables.values() for shape in table.index))
-    fig = empty_figure()
+    fig = blank()
     for i, shape in enumerate(shapes):
         groups = [group for group, table in tables.items() if shape in table.index]
         rows = np.array([tables[group].loc[shape, ["share", "share_low", "share_high"]] for group in groups], float)
@@ -48,7 +49,7 @@ def distributions(
     finite = np.concatenate([np.empty(0), *(v[np.isfinite(v)] for v in values.values())])
     low, high = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
     size = (high - low) / nbins or 1.0
-    fig = empty_figure()
+    fig = blank()
     for name, v in values.items():
         fig.add_histogram(
             x=v,
@@ -70,7 +71,7 @@ def strips(
     log_y: bool = False,
 ) -> "go.Figure":
     """Every value as a dot, one strip per name, with a bar at the median; named levels as dotted lines."""
-    fig = empty_figure()
+    fig = blank()
     for name, v in values.items():
         fig.add_box(
             y=v,
@@ -91,7 +92,7 @@ def strips(
 
 def cumulative(curves: Mapping[str, np.ndarray], colors: Mapping[str, str], ylabel: str, xlabel: str) -> "go.Figure":
     """Cumulative curves against their rank (from 1), with a line at 1; names of one color differ in dash."""
-    fig = empty_figure()
+    fig = blank()
     seen: Counter[str] = Counter()
     for name, y in curves.items():
         line = {"color": colors[name], "dash": ("solid", "dash", "dot")[seen[colors[name]] % 3]}
@@ -110,7 +111,7 @@ def curves(
     lines: Mapping[str, tuple[np.ndarray, np.ndarray]], xlabel: str, ylabel: str, log_x: bool = False
 ) -> "go.Figure":
     """Lines through (x, y), one per name, told apart by color and by marker."""
-    fig = empty_figure()
+    fig = blank()
     for i, (name, (x, y)) in enumerate(lines.items()):
         marker = {"size": 8, "symbol": ("circle", "square", "diamond", "cross", "x")[i % 5]}
         fig.add_scatter(x=x, y=y, name=name, mode="lines+markers", line_color=color(i), marker=marker)
@@ -127,7 +128,7 @@ def points_in_band(
     ylabel: str,
 ) -> "go.Figure":
     """Scattered (x, y), one color per name, over the band that theory allows: y from `low` to `high` at each `x`."""
-    fig = empty_figure()
+    fig = blank()
     line = {"color": NULL, "width": 1}
     fig.add_scatter(x=x, y=low, mode="lines", line=line, showlegend=False, hoverinfo="skip")
     fig.add_scatter(x=x, y=high, mode="lines", line=line, fill="tonexty", name="allowed", hoverinfo="skip")

@@ -1,15 +1,15 @@
 """Directions of features: arrows in the plane, their paths through training, polyhedra to turn."""
 
-import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import combinations
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from tms_hooks.plots.layout import NULL, PALETTE, TOY, as_array, center, color, panel, row_of_panels
+from probes.style import NULL, PALETTE, template
+from tms_hooks.plots.layout import TOY, WRAP, as_array, center, color, panel, row_of_panels, title_lines
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 HIDDEN = ("hidden 0", "hidden 1")
 """The axes of a plane of hidden activations."""
-WRAP, MOST_PANELS = 4, 40
-"""Panels in a row, and in a figure."""
-LINE = 20
-"""Characters for which a panel's title has room in one line."""
+MOST_PANELS = 40
+"""Panels in a figure."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""How the members of a group are told apart, which have one color."""
 
 
 def feature_arrows(
@@ -32,16 +32,27 @@ def feature_arrows(
 
     Args:
         W: directions (model, feature, 2), or (feature, 2) of one model; or a run, whose panels say what differs
-            between its models.
+            between its models, and where features that its data group together have one color.
         titles: one per panel; by default the number of the model.
 
     Raises:
         ValueError: directions that are not in a plane, another number of titles, or more models than a figure can show.
     """
+    group_size = _group_size(W)
     if isinstance(W, Run):
         titles, W = W.labels if titles is None else titles, W.W_E
-    drawn: np.ndarray = as_array(W)
-    W = drawn[None] if drawn.ndim == 2 else drawn
+    return _arrows(as_array(W), titles, radii, group_size)
+
+
+def _group_size(W: object) -> int:
+    """How many consecutive features a run's data group together."""
+    return getattr(W.recipe.data, "group_size", 1) if isinstance(W, Run) else 1
+
+
+def _arrows(
+    W: np.ndarray, titles: Sequence[str] | None, radii: Sequence[Sequence[float]] | None, group_size: int
+) -> "go.Figure":
+    W = W[None] if W.ndim == 2 else W
     titles = [f"model {i}" if len(W) > 1 else "" for i in range(len(W))] if titles is None else titles
     if len(titles) != len(W):
         raise ValueError(f"titles={titles} for {len(W)} models: give one per model")
@@ -49,39 +60,93 @@ def feature_arrows(
         raise ValueError(f"directions in {W.shape[-1]} dimensions: arrows are drawn in 2; `polyhedra` draws 3")
     if len(W) > MOST_PANELS:
         raise ValueError(f"{len(W)} models: a figure shows {MOST_PANELS}; give some of them, `run.W_E[:8].numpy()`")
-    fig = row_of_panels([_lines(title) for title in titles], *HIDDEN, wrap=WRAP)
+    fig = row_of_panels(titles, *HIDDEN, height=200)
     turn = np.linspace(0, 2 * np.pi, 100)
     for number, model in enumerate(W):
-        row, col = panel(number, WRAP)
         circle = {"color": NULL, "dash": "dot", "width": 1}
         for r in (1.0,) if radii is None else radii[number]:
             x, y = r * np.cos(turn), r * np.sin(turn)
-            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", row=row, col=col)
+            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", **panel(number))
         for i, vector in enumerate(model):
-            _add_path(fig, col, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", row=row)
+            look = {} if group_size == 1 else _member(i, group_size)
+            _add_path(fig, number, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", **look)
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
-    fig.update_annotations(font_size=12)
-    lines = max(_lines(title).count("<br>") for title in titles)
-    margin = {"t": 60 + 16 * lines, "b": 50}
-    return fig.update_layout(showlegend=False, margin=margin, height=110 + (200 + 16 * lines) * -(-len(W) // WRAP))
+    return fig.update_layout(showlegend=False)
 
 
-def _lines(title: str) -> str:
-    """A panel's title with every setting on a line of its own, or on two if it is long.
+def _member(feature: int, group_size: int) -> dict[str, Any]:
+    """Features of one group have one color and one name; the dash tells them apart."""
+    group, member = divmod(feature, group_size)
+    return {"hue": group, "dash": DASHES[member % len(DASHES)], "name": f"feature {feature}, group {group}"}
 
-    >>> _lines("lr=0.1, feature_probability=0.5")
-    'lr=0.1<br>feature_probability<br>= 0.5'
+
+def movie(
+    W: "np.ndarray | torch.Tensor | Run", titles: Sequence[str] | None = None, steps: Sequence[int] | None = None
+) -> "go.Figure":
+    """`feature_arrows` through training: the trained models, and a slider and a button for every recorded step.
+
+    `fig.write_html("movie.html")` keeps it; pages of this library have keys for it too.
+
+    Args:
+        W: directions (step, model, feature, 2); or a run, of which the first four models are shown.
+        titles, steps: names of the models and of the frames; a run has its own.
+
+    Raises:
+        ValueError: directions that are not in a plane, or fewer than three records.
     """
-    if len(title) <= LINE:
-        return title
-    settings = re.split(r", (?=\w+=)", title)
-    return "<br>".join(each if len(each) <= LINE else each.replace("=", "<br>= ", 1) for each in settings)
+    group_size = _group_size(W)
+    if isinstance(W, Run):
+        if "W_E" not in W.history:
+            raise ValueError("the history has no snapshots of W_E: train with it in record=, or leave record= out")
+        titles = W.labels[:WRAP] if titles is None else titles
+        steps = W.history.step.values if steps is None else steps
+        W = W.history.W_E.values[:, :WRAP]
+    frames: np.ndarray = as_array(W)
+    if frames.ndim != 4:
+        raise ValueError(f"directions of shape {frames.shape}: must be (step, model, feature, 2), or a run")
+    if len(frames) < 3:
+        raise ValueError(f"{len(frames)} records make no movie: train with record_every=steps // 50")
+    names = [str(step) for step in (range(len(frames)) if steps is None else steps)]
+    fig = _arrows(frames[-1], titles, None, group_size)
+    arrows = [i for i, trace in enumerate(fig.data) if trace.name]
+    ends = frames.reshape(len(frames), -1, 2)
+    fig.frames = [
+        {
+            "name": name,
+            "traces": arrows,
+            "data": [{"type": "scatter", "x": [0, float(x)], "y": [0, float(y)]} for x, y in end],
+        }
+        for name, end in zip(names, ends, strict=True)
+    ]
+    center(fig, 1.1 * max(1.0, float(np.linalg.norm(frames, axis=-1).max())))
+    return _played(fig, "step ")
+
+
+def _played(fig: "go.Figure", prefix: str) -> "go.Figure":
+    """A button and a slider below a figure that shows the last of its frames; pages put keys of their own there."""
+    now = {"mode": "immediate", "frame": {"duration": 60, "redraw": True}, "transition": {"duration": 0}}
+    play = {"label": "play", "method": "animate", "args": [None, now]}
+    pause = {"label": "pause", "method": "animate", "args": [[None], now]}
+    steps = [{"label": frame.name, "method": "animate", "args": [[frame.name], now]} for frame in fig.frames]
+    below = {"y": 0, "yanchor": "top", "pad": {"t": 55}}
+    buttons = {"type": "buttons", "direction": "left", "buttons": [play, pause], "x": 0, "xanchor": "left", **below}
+    slider = {
+        "steps": steps,
+        "active": len(steps) - 1,
+        "x": 0.2,
+        "len": 0.8,
+        "currentvalue": {"prefix": prefix},
+        **below,
+    }
+    return fig.update_layout(
+        updatemenus=[buttons], sliders=[slider], margin_b=130, height=(fig.layout.height or 380) + 80
+    )
 
 
 def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
     """Written (solid) and read (dotted) directions (model, feature, 2), one panel per model, at unit length."""
     fig = row_of_panels(titles, *HIDDEN)
-    for col, (written, reads) in enumerate(zip(write, read, strict=True), start=1):
+    for number, (written, reads) in enumerate(zip(write, read, strict=True)):
         for vectors, verb, width, dash, symbol in (
             (written, "written", 3.0, "solid", "circle"),
             (reads, "read", 2.0, "dot", "x"),
@@ -89,45 +154,46 @@ def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -
             for i, vector in enumerate(vectors):
                 norm = float(np.linalg.norm(vector))
                 arrow = np.stack([0 * vector, vector / (norm or 1.0)])
-                _add_path(fig, col, i, arrow, f"{verb}, norm {norm:.2f}", width, dash, symbol)
+                _add_path(fig, number, i, arrow, f"{verb}, norm {norm:.2f}", width, dash, symbol)
     center(fig, 1.15)
-    return fig.update_layout(showlegend=False, height=340)
+    return fig.update_layout(showlegend=False)
 
 
 def _add_path(
     fig: "go.Figure",
-    col: int,
+    number: int,
     feature: int,
     points: np.ndarray,
     hover: str,
     width: float = 3.0,
     dash: str = "solid",
     symbol: str = "circle",
-    row: int = 1,
+    hue: int | None = None,
+    name: str = "",
 ) -> None:
-    """A line through points (point, 2) with a mark at its end, in the color of the feature."""
+    """A line through points (point, 2) with a mark at its end, in the color of the feature, in one panel."""
     x, y = points.T
+    name = name or f"feature {feature}"
     fig.add_scatter(
         x=x,
         y=y,
         mode="lines+markers",
-        line={"color": color(feature), "width": width, "dash": dash},
+        line={"color": color(feature if hue is None else hue), "width": width, "dash": dash},
         marker={"size": [0] * (len(x) - 1) + [9], "symbol": symbol},
-        name=f"feature {feature}",
-        hovertemplate=f"feature {feature}: {hover}<extra></extra>",
-        row=row,
-        col=col,
+        name=name,
+        hovertemplate=f"{name}: {hover}<extra></extra>",
+        **panel(number),
     )
 
 
 def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
     """Paths of feature directions (model, step, feature, 2) in training, one panel per model; a dot marks each end."""
-    fig = row_of_panels(titles, *HIDDEN, spacing=0.06)
-    for col, model in enumerate(W, start=1):
+    fig = row_of_panels(titles, *HIDDEN, spacing=0.06, height=260)
+    for number, model in enumerate(W):
         for i in range(model.shape[1]):
-            _add_path(fig, col, i, model[:, i], "(%{x:.2f}, %{y:.2f})", width=1.5)
-        center(fig, 1.1 * max(1.0, float(np.abs(model).max())), col)
-    return fig.update_layout(showlegend=False, height=360)
+            _add_path(fig, number, i, model[:, i], "(%{x:.2f}, %{y:.2f})", width=1.5)
+        center(fig, 1.1 * max(1.0, float(np.abs(model).max())), **panel(number))
+    return fig.update_layout(showlegend=False)
 
 
 def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.ndarray]:
@@ -142,39 +208,54 @@ def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.
 
 
 def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
-    """Directions in space as polyhedra that can be turned, one panel per title: the convex hull, and an arrow to each
-    vertex (vertex, 3). Directions that span no volume are drawn without a hull.
+    """Directions in space as polyhedra, one panel per title: the convex hull, and an arrow to each vertex (vertex, 3).
+    Drag one to turn it, or play to see all go round. Directions that span no volume are drawn without a hull.
 
     Browsers show some sixteen such panels at a time, over all figures of a page.
     """
     from plotly.subplots import make_subplots
 
-    scenes = [{"type": "scene"}] * len(vertices)
-    fig = make_subplots(1, len(vertices), specs=[scenes], subplot_titles=list(vertices), horizontal_spacing=0.01)
-    for col, V in enumerate(vertices.values(), start=1):
+    rows, columns = -(-len(vertices) // WRAP), min(WRAP, len(vertices))
+    titles = [title_lines(title) for title in vertices]
+    scenes = [[{"type": "scene"}] * columns] * rows
+    fig = make_subplots(rows, columns, specs=scenes, subplot_titles=titles, horizontal_spacing=0.01)
+    for number, V in enumerate(vertices.values()):
         faces, edges = hull(V)
         if len(faces):
             corners = dict(zip("ijk", faces.T, strict=True))
-            fig.add_mesh3d(**_xyz(V), **corners, color=TOY, opacity=0.25, hoverinfo="skip", row=1, col=col)
+            fig.add_mesh3d(**_xyz(V), **corners, color=TOY, opacity=0.25, hoverinfo="skip", **panel(number))
         above = 1.01 * V[edges]  # the faces, which would hide parts of them
         for lines, line in (
             (_broken(above), {"color": TOY, "width": 5}),
             (_broken(np.stack([0 * V, V], axis=1)), {"color": NULL, "width": 2}),
         ):
-            fig.add_scatter3d(**lines, mode="lines", line=line, hoverinfo="skip", row=1, col=col)
+            fig.add_scatter3d(**lines, mode="lines", line=line, hoverinfo="skip", **panel(number))
         fig.add_scatter3d(
             **_xyz(V),
             mode="markers+text",
             text=[str(n) for n in range(len(V))],
             marker={"size": 5, "color": PALETTE[1]},
             hovertemplate="vertex %{text}: (%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
-            row=1,
-            col=col,
+            **panel(number),
         )
     axis = {"visible": False, "range": [-1.1, 1.1]}
-    camera = {"eye": {"x": 1.2, "y": 0.9, "z": 0.6}}
-    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=camera)
-    return fig.update_layout(showlegend=False, height=380, margin={"l": 0, "r": 0, "b": 0, "t": 40})
+    fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=_camera(0))
+    fig.update_annotations(font_size=12)
+    fig.frames = [
+        {
+            "name": f"{angle}°",
+            "layout": {f"scene{i + 1 if i else ''}": {"camera": _camera(angle)} for i in range(len(vertices))},
+        }
+        for angle in range(0, 361, 10)
+    ]
+    fig.update_layout(template=template(), showlegend=False, height=40 + 340 * rows)
+    return _played(fig.update_layout(margin={"l": 0, "r": 0, "t": 40}), "turned by ")
+
+
+def _camera(angle: int) -> dict[str, dict[str, float]]:
+    """Where polyhedra are seen from, turned by so many degrees."""
+    at = np.deg2rad(angle) + np.arctan2(0.9, 1.2)
+    return {"eye": {"x": float(1.5 * np.cos(at)), "y": float(1.5 * np.sin(at)), "z": 0.6}}
 
 
 def hull(V: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

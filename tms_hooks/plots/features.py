@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tms_hooks.plots.layout import NULL, color
+from probes.style import NULL
+from tms_hooks.plots.layout import color
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go

@@ -1,25 +1,26 @@
 """What figures are drawn on and with: one pair of axes or a row of panels, and one set of colors for all of them."""
 
+import re
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import numpy as np
 
+from probes.style import NEGATIVE, PALETTE, POSITIVE, template
 from tms_hooks.errors import explained
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 
-PALETTE = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#B2A500", "#808080")
-"""Okabe & Ito 2008, with its yellow and black made visible on white and on dark."""
-
-TOY, REAL, NULL = PALETTE[0], PALETTE[5], PALETTE[7]
-"""A toy's measurement, a real model's, and the null's: the same colors in every figure."""
-
-SIGNED = "RdBu"
-"""For values whose sign matters, in a range symmetric about zero."""
+TOY, REAL = POSITIVE, NEGATIVE
+"""A toy's measurement and a real model's: the same colors in every figure, beside the null's `NULL`."""
+WRAP = 4
+"""Panels in a row."""
+LINE, LONG_LINE = 20, 34
+"""Characters for which a panel's title has room: before settings are put on lines of their own, and at all."""
 
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -65,30 +66,23 @@ def color_steps(n: int) -> list[tuple[float, str]]:
     return [(edge / n, color(i)) for i in range(n) for edge in (i, i + 1)]
 
 
-def empty_figure() -> "go.Figure":
-    """One pair of axes; plotly is loaded when the first figure is drawn."""
-    import plotly.graph_objects as go
-
-    return go.Figure()
-
-
 def row_of_panels(
-    titles: Sequence[str], xlabel: str, ylabel: str, spacing: float = 0.03, wrap: int | None = None
+    titles: Sequence[str], xlabel: str, ylabel: str, spacing: float = 0.03, height: int = 240
 ) -> "go.Figure":
-    """Empty panels in which a step to the right is as long as a step upwards; a new row begins after `wrap` of them.
+    """Empty panels in which a step to the right is as long as a step upwards; a new row begins after `WRAP` of them.
 
-    Only the first of a row names its y axis, and only the last row its x axes.
+    Only the first of a row names its y axis, and only the last row its x axes. `height` is a panel's, in pixels.
     """
     from plotly.subplots import make_subplots
 
-    columns = min(wrap or len(titles), len(titles))
+    columns = min(WRAP, len(titles))
     rows = -(-len(titles) // columns)
     left_out: list[dict[str, str] | None] = [None] * (rows * columns - len(titles))
     cells = [*({} for _ in titles), *left_out]
     fig = make_subplots(
         rows,
         columns,
-        subplot_titles=titles,
+        subplot_titles=[title_lines(title) for title in titles],
         horizontal_spacing=spacing,
         vertical_spacing=0.25 / rows,
         specs=[cells[row * columns : (row + 1) * columns] for row in range(rows)],
@@ -96,16 +90,40 @@ def row_of_panels(
     fig.update_xaxes(constrain="domain").update_yaxes(constrain="domain")
     fig.update_xaxes(title_text=xlabel, row=rows).update_yaxes(title_text=ylabel, col=1)
     for i in range(len(titles)):
-        row, col = panel(i, columns)
-        fig.update_yaxes(scaleanchor=f"x{i + 1}" if i else "x", row=row, col=col)
-    return fig
+        fig.update_yaxes(scaleanchor=f"x{i + 1}" if i else "x", **panel(i))
+    lines = max((title_lines(title).count("<br>") for title in titles), default=0)
+    fig.update_annotations(font_size=12)
+    return fig.update_layout(
+        template=template(), margin={"t": 60 + 16 * lines, "b": 50}, height=110 + (height + 16 * lines) * rows
+    )
 
 
-def panel(i: int, columns: int) -> tuple[int, int]:
-    """Row and column, from 1, of panel number i, from 0, if so many stand in a row."""
-    return i // columns + 1, i % columns + 1
+def title_lines(title: str) -> str:
+    """A panel's title with every setting on a line of its own, or on two if it is long; other long titles by words.
+
+    >>> title_lines("lr=0.1, feature_probability=0.5")
+    'lr=0.1<br>feature_probability<br>= 0.5'
+    """
+    if len(title) <= LINE or "<br>" in title:
+        return title
+    settings = re.split(r", (?=\w+=)", title)
+    if "=" in title:
+        return "<br>".join(each if len(each) <= LINE else each.replace("=", "<br>= ", 1) for each in settings)
+    return "<br>".join(textwrap.wrap(title, LONG_LINE))
 
 
-def center(fig: "go.Figure", reach: float, col: int | None = None) -> None:
+def panel(i: int) -> dict[str, int]:
+    """Row and column, from 1, of panel number i, from 0."""
+    return {"row": i // WRAP + 1, "col": i % WRAP + 1}
+
+
+def center(fig: "go.Figure", reach: float, **place: int) -> None:
     """Both axes of a panel, or of all panels, run from -reach to reach."""
-    fig.update_xaxes(range=[-reach, reach], col=col).update_yaxes(range=[-reach, reach], col=col)
+    fig.update_xaxes(range=[-reach, reach], **place).update_yaxes(range=[-reach, reach], **place)
+
+
+def make_square(fig: "go.Figure", matrix: np.ndarray) -> "go.Figure":
+    """Cells as wide as high, if the matrix is square: its diagonal is one."""
+    if matrix.shape[0] == matrix.shape[1]:
+        fig.update_xaxes(constrain="domain").update_yaxes(scaleanchor="x", constrain="domain")
+    return fig

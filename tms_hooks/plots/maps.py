@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tms_hooks.plots.layout import NULL, PALETTE, SIGNED, color, color_steps, empty_figure, row_of_panels
+from probes.style import NULL, PALETTE, blank, signed
+from tms_hooks.plots.layout import color, color_steps, make_square, panel, row_of_panels
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -14,10 +15,9 @@ if TYPE_CHECKING:
 def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) -> "go.Figure":
     """A matrix with entries of either sign, red to blue through white at zero."""
     limit = float(np.abs(matrix).max()) or 1.0
-    bar = {"title": {"text": colorbar}}
-    fig = empty_figure().add_heatmap(z=matrix, zmin=-limit, zmax=limit, colorscale=SIGNED, colorbar=bar)
-    fig.update_yaxes(autorange="reversed", title_text=ylabel)
-    return fig.update_xaxes(title_text=xlabel).update_layout(height=380)
+    fig = blank(height=380).add_heatmap(z=matrix, colorbar={"title": {"text": colorbar}}, **signed(limit))
+    fig.update_yaxes(autorange="reversed", title_text=ylabel).update_xaxes(title_text=xlabel)
+    return make_square(fig, matrix)
 
 
 def matrices(
@@ -25,18 +25,16 @@ def matrices(
     titles: Sequence[str],
     xlabel: str = "feature",
     ylabel: str = "feature",
-    colorbar: str = "W_i . W_j",
+    colorbar: str = "<i>W<sub>i</sub></i> · <i>W<sub>j</sub></i>",
 ) -> "go.Figure":
     """Matrices (model, y, x) side by side, on one scale symmetric about zero; by default Gram matrices W_E W_E^T."""
     fig = row_of_panels(titles, xlabel, ylabel, spacing=0.04)
     limit = float(np.abs(values).max()) or 1.0
-    for col, matrix in enumerate(values, start=1):
-        fig.add_heatmap(z=matrix, coloraxis="coloraxis", row=1, col=col)
+    for i, matrix in enumerate(values):
+        fig.add_heatmap(z=matrix, coloraxis="coloraxis", **panel(i))
     fig.update_yaxes(autorange="reversed")
-    return fig.update_layout(
-        coloraxis={"colorscale": SIGNED, "cmin": -limit, "cmax": limit, "colorbar": {"title": {"text": colorbar}}},
-        height=320,
-    )
+    bar = {"title": {"text": colorbar}}
+    return fig.update_layout(coloraxis={"autocolorscale": True, "cmin": -limit, "cmax": limit, "colorbar": bar})
 
 
 def counts_map(
@@ -59,7 +57,7 @@ def share_map(shares: np.ndarray, x: Sequence[str], y: Sequence[str], xlabel: st
 
 
 def _named_cells(z: np.ndarray, x: Sequence[str], y: Sequence[str], **how: Any) -> "go.Figure":
-    fig = empty_figure().add_heatmap(z=z, x=list(x), y=list(y), xgap=2, ygap=2, **how)
+    fig = blank().add_heatmap(z=z, x=list(x), y=list(y), xgap=2, ygap=2, **how)
     return fig.update_xaxes(type="category").update_yaxes(type="category", autorange="reversed")
 
 
@@ -79,7 +77,7 @@ def phase_map(
         costs: (outcome, y, x), what each of the first names costs in theory, on the axes `x[1]` and `y[1]`.
         names: one per outcome.
     """
-    fig = empty_figure().add_heatmap(
+    fig = blank().add_heatmap(
         z=trained,
         x=_log_edges(x[0]),
         y=_log_edges(y[0]),
@@ -106,7 +104,7 @@ def phase_map(
             hoverinfo="skip",
         )
     fig.update_xaxes(title_text=xlabel, type="log").update_yaxes(title_text=ylabel, type="log")
-    return fig.update_layout(legend={"orientation": "h", "y": -0.25}, height=480, plot_bgcolor="white")
+    return fig.update_layout(legend={"orientation": "h", "y": -0.25}, height=480)
 
 
 def _log_ratio(one: np.ndarray, other: np.ndarray) -> np.ndarray:
@@ -142,10 +140,10 @@ def loss_landscapes(
         titles: one per model.
         ceiling: losses above it share the last color.
     """
-    fig = row_of_panels(titles, xlabel, ylabel, spacing=0.1)
+    fig = row_of_panels(titles, xlabel, ylabel, spacing=0.1, height=370)
     low = float(losses.min())
     step = (ceiling - low) / 15 or 1.0  # a flat landscape has no contours
-    for col, (loss, center, rest) in enumerate(zip(losses, centers, others, strict=True), start=1):
+    for i, (loss, center, rest) in enumerate(zip(losses, centers, others, strict=True)):
         fig.add_contour(
             z=np.minimum(loss, ceiling),
             customdata=loss,
@@ -155,8 +153,7 @@ def loss_landscapes(
             contours={"start": low, "end": ceiling, "size": step},
             line={"width": 0.5, "color": NULL},
             hovertemplate="(%{x:.2f}, %{y:.2f}): loss %{customdata:.5f}<extra></extra>",
-            row=1,
-            col=col,
+            **panel(i),
         )
         for points, name, marker in (
             (rest, "the other features", {"color": PALETTE[1], "size": 11}),
@@ -168,14 +165,12 @@ def loss_landscapes(
                 mode="markers",
                 marker=marker | {"line": {"color": "white", "width": 1.5}},
                 name=name,
-                showlegend=col == 1,
+                showlegend=i == 0,
                 hovertemplate=f"{name}: (%{{x:.2f}}, %{{y:.2f}})<extra></extra>",
-                row=1,
-                col=col,
+                **panel(i),
             )
     fig.update_xaxes(range=[x[0], x[-1]]).update_yaxes(range=[y[0], y[-1]])
     return fig.update_layout(
         coloraxis={"colorscale": "Cividis", "cmin": low, "cmax": ceiling, "colorbar": {"title": {"text": "loss"}}},
         legend={"orientation": "h", "y": -0.2},
-        height=480,
     )

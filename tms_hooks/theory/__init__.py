@@ -7,6 +7,7 @@ absolute values take, and `qk` what the best attention head does. All losses are
 features and not over samples.
 """
 
+from tms_hooks.errors import explain_all
 from tms_hooks.theory.circles import perfect_circle, ray_bias_interval, softmax_trap_radius
 from tms_hooks.theory.computation import absolute_value_loss
 from tms_hooks.theory.expected import expected_loss, output_loss, output_losses
@@ -55,3 +56,5 @@ __all__ = [
     "tegum_overlaps",
     "welch_bound",
 ]
+
+explain_all(__name__)

@@ -12,13 +12,20 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks.data import MAX_DATASET_ROWS, Distribution, Independent
-from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe
+from tms_hooks.errors import say_once
+from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe, mostly_empty
 
 DEFAULT_BATCH = 1024
 QK_KEYS = 8
 """Key tokens that a query chooses from under `head_objective="pattern"`."""
 HELD_OUT_TOKENS = 2**16
-"""Held-out rows, or key tokens where a row has several."""
+"""Held-out rows, or key tokens where a row has several,"""
+HELD_OUT_ENTRIES = 2**24
+"""unless that makes more entries than this: so many toys of 256 features have."""
+FEW_ROWS = 100
+"""Rows with an active feature, below which a mean over them is off by a tenth or more."""
+RARE = 1 / 16
+"""Of so few rows that are not empty, a loss is not taken from samples of all rows, which would hold too few of them."""
 
 
 def batch(
@@ -40,12 +47,39 @@ def batch(
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:
-    """What all models are judged by: samples of a seed that no model has, or the data set that they trained on."""
+    """What models are judged by: samples of a seed that no model has, or the data set that they trained on."""
     whole = whole_dataset(recipe)
+    return whole.clone() if whole is not None else _held_out(recipe, HELD_OUT_ENTRIES)
+
+
+def judges(recipe: Recipe, entries: int = HELD_OUT_ENTRIES) -> list[tuple[float, Float[Tensor, "batch *pos feature"]]]:
+    """`held_out` in parts, each with its share of a model's loss, and of no more entries than about so many.
+
+    It is one part, unless active features are rare: then `Independent.strata`.
+    """
+    data, whole = recipe.setting.data, whole_dataset(recipe)
     if whole is not None:
-        return whole.clone()
+        return [(1.0, whole)]
+    if mostly_empty(data, recipe.cfg) and data.empty_probability > 1 - RARE and recipe.batch_size != "exact":
+        rows = max(_held_out_rows(recipe, entries) // 2, 1)
+        return data.strata(rows, seed=HELD_OUT_SEED, dtype=recipe.torch_dtype)
+    return [(1.0, _held_out(recipe, entries))]
+
+
+def _held_out(recipe: Recipe, entries: int) -> Float[Tensor, "batch *pos feature"]:
+    x = _draw(recipe, _held_out_rows(recipe, entries), (HELD_OUT_SEED,), 0, "cpu")[0]
+    if (occupied := int(x.flatten(1).any(-1).sum())) < min(FEW_ROWS, len(x)):
+        say_once(
+            f"final_loss: only {occupied} of {len(x):,} held-out rows have an active feature, too few for a mean; "
+            "make features more probable, or independent and without heads: then it is known in closed form"
+        )
+    return x
+
+
+def _held_out_rows(recipe: Recipe, entries: int) -> int:
+    """As many as `HELD_OUT_TOKENS` and a number of entries let."""
     keys = 1 if recipe.head_objective == "scores" else QK_KEYS
-    return _draw(recipe, HELD_OUT_TOKENS // keys, (HELD_OUT_SEED,), 0, "cpu")[0]
+    return max(min(HELD_OUT_TOKENS // keys, entries // (recipe.cfg.n_features * tokens(recipe))), 1)
 
 
 def rows(recipe: Recipe) -> tuple[int, float]:

@@ -4,11 +4,10 @@ It describes and does not act: `training.batches` draws what it says, an engine 
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from functools import cached_property
-from operator import index
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypeGuard, get_args
 
 import numpy as np
 import torch
@@ -17,11 +16,12 @@ from torch import Tensor
 
 from tms_hooks import losses, own, tasks
 from tms_hooks.config import ToyConfig
-from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, Samples, check_draw
+from tms_hooks.data import DISTRIBUTIONS, Distribution, Independent, check_draw
 from tms_hooks.errors import check_at_least_one, check_not_negative, check_whole, choice_error, did_you_mean, plain
 from tms_hooks.losses import Pairs, WeighedPair, pair_weight
 from tms_hooks.models import forward
 from tms_hooks.tasks import TASKS, Reconstruct, Task
+from tms_hooks.training import given
 from tms_hooks.training.optimizers import OPTIMIZERS, Adam, Optimizer
 from tms_hooks.training.penalties import PENALTIES, PenaltyLike
 
@@ -40,7 +40,7 @@ HELD_OUT_SEED = 2**63 - 1
 """The seed that no model may have: its samples are for evaluation."""
 
 
-def mostly_empty(data: Distribution, cfg: ToyConfig) -> bool:
+def mostly_empty(data: Distribution, cfg: ToyConfig) -> TypeGuard[Independent]:
     """Whether at least half of all rows are empty, and their loss can be added in closed form."""
     return isinstance(data, Independent) and data.empty_probability >= 0.5 and not cfg.n_heads
 
@@ -103,7 +103,7 @@ class Recipe:
         **settings: Any,
     ) -> "Recipe":
         """The recipe of these arguments of `train`: what has several forms is made uniform, and None is the default."""
-        data, seeds, steps = _data(data), plain(seeds), plain(steps)
+        data, seeds, steps = given.as_data(data), plain(seeds), plain(steps)
         importance, qk_weight = plain(importance), plain(qk_weight)
         if importance is None:
             importance = 1.0
@@ -116,24 +116,24 @@ class Recipe:
             rows = tuple("exact" if mostly_empty(each, cfg) else "drawn" for each in data)
         else:
             rows = "exact" if mostly_empty(data, cfg) else "drawn"
-        given = {name: _tuples(value) for name, value in settings.items() if value is not None}
-        if not isinstance(task := given.get("task", Reconstruct()), Task):
-            given["task"] = _of_function("task", task, tasks.TaskFunction, "Reconstruct()")
-        if not isinstance(loss := given.get("loss", "mse"), str | losses.Loss):
-            given["loss"] = _of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
+        others = {name: given.tuples(value) for name, value in settings.items() if value is not None}
+        if not isinstance(task := others.get("task", Reconstruct()), Task):
+            others["task"] = given.of_function("task", task, tasks.TaskFunction, "Reconstruct()")
+        if not isinstance(loss := others.get("loss", "mse"), str | losses.Loss):
+            others["loss"] = given.of_function("loss", loss, losses.LossFunction, "losses.Lp(4)")
         return cls(
             cfg=cfg,
             data=data,
-            seeds=tuple(seeds) if isinstance(seeds, Iterable) else _first(seeds),
+            seeds=tuple(seeds) if isinstance(seeds, Iterable) else given.first(seeds),
             steps=tuple(steps) if isinstance(steps, Sequence) else (steps,) * len(stages),
             stages=tuple(stages),
-            importance=_floats(importance),
-            qk_pairs=tuple(_weighed(head) for head in _each_head(qk_pairs, cfg.n_heads)),
-            qk_weight=qk_weight if isinstance(qk_weight, int | float) else _floats(qk_weight),
-            record=_recorded(record, cfg),
-            optimizer=_optimizer(optimizer),
+            importance=given.floats(importance),
+            qk_pairs=tuple(given.weighed(head) for head in given.each_head(qk_pairs, cfg.n_heads)),
+            qk_weight=qk_weight if isinstance(qk_weight, int | float) else given.floats(qk_weight),
+            record=given.recorded(record, cfg),
+            optimizer=given.as_optimizer(optimizer),
             empty_rows=rows,
-            **given,
+            **others,
         )
 
     def __post_init__(self) -> None:
@@ -199,7 +199,8 @@ class Recipe:
                 f"task={self.task} asks for {asked} outputs, the model has {self.cfg.n_outputs}: must be equal; "
                 f"use ToyConfig(d_out={asked}, tied=False)"
             )
-        if self.batch_size not in (None, "exact") and not (isinstance(self.batch_size, int) and self.batch_size >= 1):
+        size = 1 if self.batch_size in (None, "exact") else self.batch_size
+        if isinstance(size, bool) or not isinstance(size, int) or size < 1:
             raise ValueError(
                 f"batch_size={self.batch_size!r}: must be at least 1, or None for the default, or 'exact' for the "
                 "expectation"
@@ -421,41 +422,11 @@ class Recipe:
             )
         own_parts = own.by_name(using)
         own.check_given(own.names_in(plain), own_parts)
-        parts = own.with_functions(_tuples(plain), own_parts)
+        parts = own.with_functions(given.tuples(plain), own_parts)
         parts["cfg"] = ToyConfig(**parts["cfg"])
         for name in WRITTEN:
             parts[name] = _of_kind(name, parts[name], own_parts)
         return cls(**parts)
-
-
-def _each_head(given: Any, heads: int) -> Sequence[Pairs]:
-    """Pairs of every head, from those given for each or those given for all."""
-
-    given = plain(given)
-    if len(given) == 2 and all(isinstance(entry, int) for entry in given):  # one pair, which nothing else could be
-        given = (given,)
-
-    def is_pair(entry: Any) -> bool:
-        return isinstance(entry, Sequence) and len(entry) > 0 and not isinstance(entry[0], Sequence)
-
-    one_for_all = isinstance(given, Mapping) or any(map(is_pair, given))
-    return [given] * max(heads, 1) if one_for_all else given
-
-
-def _weighed(head: Any) -> tuple[WeighedPair, ...]:
-    """A head's pairs, each with its weight if that is not 1."""
-    found: list[WeighedPair] = []
-    for pair in head:
-        try:
-            query, key, *more = (*pair, head[pair]) if isinstance(head, Mapping) else pair
-            (weight,) = map(float, more or [1.0])
-            found.append((index(query), index(key)) if weight == 1 else (index(query), index(key), weight))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"qk_pairs has {pair!r}: must be two whole numbers (query feature, key feature), such as (2, 4), in a "
-                "list; or, with a weight, in a mapping, such as {(2, 4): 2.0}"
-            ) from error
-    return tuple(found)
 
 
 def kind_of(part: str, name: str) -> Any:
@@ -467,17 +438,6 @@ def kind_of(part: str, name: str) -> Any:
     if name not in WRITTEN[part]:
         raise choice_error(part, name, WRITTEN[part])
     return WRITTEN[part][name]
-
-
-def _of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) -> Any:
-    """The task, or the loss, that a function is."""
-    if isinstance(part, tuple):
-        raise ValueError(f"{name}={part!r}: all models of a run have one {name}; train a run per {name}")
-    if isinstance(part, type) or not callable(part):
-        raise ValueError(
-            f"{name}={part!r} is no {name}: give an object such as {example}, not its class, or a function"
-        )
-    return kind(part)
 
 
 def _is_own(name: str, part: Any) -> bool:
@@ -515,66 +475,6 @@ def _of_kind(name: str, plain: Any, using: Mapping[str, Any]) -> Any:
         return plain
     kind = using[plain["kind"]] if plain.get("own") else kind_of(name, plain["kind"])
     return kind(**{key: value for key, value in plain.items() if key not in ("kind", "own")})
-
-
-def _first(count: Any) -> tuple[int, ...]:
-    """The seeds that a number of models stands for."""
-    check_whole(seeds=count)
-    return tuple(range(count))
-
-
-def _data(given: Any) -> Any:
-    """A distribution, or the samples that were given for one; or one per model."""
-    if isinstance(given, Distribution):
-        return given
-    if isinstance(given, list | tuple):
-        return tuple(_data(each) for each in given)
-    if isinstance(given, type) or not hasattr(given, "shape"):
-        raise TypeError(
-            f"data={given!r} is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor "
-            "(sample, feature)"
-        )
-    return Samples(given)
-
-
-def _optimizer(given: Any) -> Any:
-    """An optimizer, or that of the name that was given for one, with its own defaults; or one per model."""
-    if given is None or isinstance(given, Optimizer):
-        return given or Adam()
-    if isinstance(given, list | tuple):
-        return tuple(_optimizer(each) for each in given)
-    by_name = {name.lower(): cls for name, cls in OPTIMIZERS.items()}
-    if not isinstance(given, str):
-        name = (given if isinstance(given, type) else type(given)).__name__
-        ours = by_name.get(name.lower(), Adam).__name__
-        raise TypeError(f"optimizer={given!r}: models are updated by rules of this library; give tms.{ours}(lr=...)")
-    if given.lower() not in by_name:
-        raise choice_error("optimizer", given, by_name)
-    return by_name[given.lower()]()
-
-
-def _recorded(given: Sequence[str] | None, cfg: ToyConfig) -> tuple[str, ...]:
-    """Full names of the parameters whose snapshots a history keeps: all of them, or those given, in full or short."""
-    full = list(forward.weight_shapes(cfg))
-    short = [name.rpartition(".")[2] for name in full]
-    wanted = full if given is None else [given] if isinstance(given, str) else list(given)
-    for name in wanted:
-        if name not in (*full, *short):
-            raise choice_error("record", name, short)
-    return tuple(name for name, last in zip(full, short, strict=True) if name in wanted or last in wanted)
-
-
-def _tuples(value: Any) -> Any:
-    """Lists, such as JSON's, as tuples."""
-    if isinstance(value, dict):
-        return {key: _tuples(entry) for key, entry in value.items()}
-    return tuple(_tuples(entry) for entry in value) if isinstance(value, list | tuple) else value
-
-
-def _floats(values: Any) -> tuple[Any, ...]:
-    """Numbers, or rows of them, as tuples of Python's own."""
-    plain = values.tolist() if isinstance(values, np.ndarray | Tensor) else values
-    return tuple(float(value) if not isinstance(value, Iterable) else _floats(value) for value in plain)
 
 
 def _few(values: tuple[int, ...]) -> str:

@@ -159,7 +159,8 @@ def _update_all(
     lr = optimizer.learning_rate(count, steps)
     scalars = optimizer.scalars(count, lr)
     for name, gradient in gradients.items():
-        moments = [state.moments.get(f"{kind}.{name}", torch.zeros_like(gradient)) for kind in ("first", "second")]
+        before = (state.moments.get(f"{kind}.{name}") for kind in ("first", "second"))
+        moments = [torch.zeros_like(gradient) if moment is None else moment for moment in before]
         w = _kept(state.weights[name], name, optimizer.kept(name, lr))
         new_weights[name], *moments = optimizer.rule(w, gradient, *moments, *scalars)
         new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments

@@ -1,7 +1,7 @@
 """The claim of `tms_hooks.claims.attention_simplices`, in a world where it holds and in some where it is false."""
 
 import torch
-from worlds import MODELS, UNDECIDED, outcome_of, ring
+from worlds import MODELS, UNDECIDED, outcomes_of, ring
 
 from tms_hooks.claims import attention_simplices
 from tms_hooks.claims.heads import Heads, two_triangles
@@ -16,20 +16,25 @@ def head(*slices: tuple[float, torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 
 def test_qk_same_subspace():
-    outcome = outcome_of("qk-same-subspace")
+    outcomes = outcomes_of("qk-same-subspace")
     a, b, c = TRIANGLES[[0, 1, 2]]  # attended: (a, b) and (b, c)
     sums = head((2, a - b, b - c), (1, a + b, b + c))
     square = torch.eye(2, dtype=torch.float64).expand(MODELS, 2, 2)
 
     def judge(trained, W_E=W):
         untrained, pentagons = 0 * sums + torch.eye(4), Heads(square, ring(5, 5).double())
-        return attention_simplices.judge_sum_and_difference(Heads(trained, W_E), untrained, pentagons)
+        beyond = attention_simplices.Beyond(trained, trained)
+        return attention_simplices.judge_sum_and_difference(Heads(trained, W_E), untrained, pentagons, beyond)
 
     found = judge(sums)
-    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)
-    assert found.controls["random rotations in the plane"] < 0.5
+    assert set(outcomes(found).values()) == {"supported"}
+    assert (found.parts["sum and difference"].statistic, found.n_models) == (1.0, MODELS)
+    assert found.parts["sum and difference"].null < 0.5
     a_up, b_up = torch.stack([-a[1], a[0], *a[2:]]), torch.stack([-b[1], b[0], *b[2:]])  # at right angles, in the plane
-    assert outcome(judge(head((2, a, b), (1, a_up, b_up)))) == "refuted"  # one feature, and what is left
-    assert outcome(judge(head((2, a, TRIANGLES[4]), (1, TRIANGLES[3], b)))) == "refuted"  # another triangle
-    assert outcome(judge(torch.cat([sums[:10], head((2, a, b), (1, a_up, b_up))[:10]]))) in UNDECIDED
-    assert outcome(judge(sums, W.roll(1, 1))) in UNDECIDED
+    one_feature = head((2, a, b), (1, a_up, b_up))  # and what is left
+    assert set(outcomes(judge(one_feature)).values()) == {"refuted"}
+    elsewhere = head((2, a, TRIANGLES[4]), (1, TRIANGLES[3], b))  # another triangle
+    assert outcomes(judge(elsewhere))["sum and difference"] == "refuted"
+    assert outcomes(judge(torch.cat([sums[:10], one_feature[:10]])))["sum and difference"] in UNDECIDED
+    others = judge(sums, W.roll(1, 1))
+    assert (outcomes(others)["sum and difference"], others.figures) == ("not measurable", ())

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from worlds import MODELS, UNDECIDED, outcome_of
+from worlds import MODELS, UNDECIDED, outcomes_of
 
 from tms_hooks.claims import attention_subspaces
 from tms_hooks.claims.heads import TRIANGLES as FEATURES
@@ -20,34 +20,36 @@ def head(*slices: tuple[float, torch.Tensor, torch.Tensor]) -> torch.Tensor:
 
 
 def test_qk_subspaces():
-    outcome = outcome_of("qk-subspaces")
+    outcomes = outcomes_of("qk-subspaces")
     a, b, c, d = TRIANGLES[[0, 3, 1, 4]]  # attended: (a, c) in one triangle, (b, d) in the other
     split, one = head((2, a, c), (1, b, d)), head((1, a, c))
     mixed, both = head((2, a + b, c + d), (1, a - b, c - d)), head((1, a + b, c + d))
 
     def judge(full, single, W_E=W):
         digons = head((2, DIGONS[0, 0], DIGONS[0, 0]), (1, DIGONS[0, 1], DIGONS[0, 1]))
-        return attention_subspaces.judge_split(W_E, {4: full, 1: single}, {"untrained": mixed}, Heads(digons, DIGONS))
+        beyond = attention_subspaces.Beyond(full, single)
+        return attention_subspaces.judge_split(W_E, {4: full, 1: single}, mixed, beyond, Heads(digons, DIGONS))
 
     found = judge(split, one)
-    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, MODELS)
+    assert set(outcomes(found).values()) == {"supported"}
+    assert (found.parts["span"].statistic, found.parts["enough"].statistic, found.n_models) == (1.0, 1.0, MODELS)
     assert found.controls["digons: split"] == found.controls["digons: span"] == 1
     assert found.controls["untrained, split"] == 0
     assert found.controls["second singular value over first, exact triangles, optimal"] == pytest.approx(1)
-    assert outcome(judge(mixed, one)) == "refuted"  # spanned, and not split
-    assert outcome(judge(split, both)) == "refuted"  # one part is enough
-    assert judge(mixed, one).controls["span"] == 1
+    spanned = outcomes(judge(mixed, both))
+    assert (spanned["span"], spanned["enough"], spanned["too few"]) == ("supported", "refuted", "refuted")
+    assert (spanned["enough, unequal weights"], spanned["too few, with biases"]) == ("refuted", "refuted")
     crossed = head((2, a, d), (1, b, c))  # split, and the query's triangle is not the key's
-    assert judge(crossed, one).controls["split at r = 4"] == 0
-    plane = torch.eye(4, dtype=torch.float64)
-    assert (
-        judge(head((2, plane[0], plane[0]), (1, plane[1], plane[1])), one).controls["split at r = 4"] == 0
-    )  # both in one
+    assert judge(crossed, one).parts["enough"].statistic == 0
+    plane = torch.eye(4, dtype=torch.float64)  # two slices in one triangle
+    assert judge(head((2, plane[0], plane[0]), (1, plane[1], plane[1])), one).parts["enough"].statistic == 0
     turned = random_rotations(4, 1)[0]
-    assert outcome(judge(turned @ split, turned @ one)) == "refuted"
-    assert outcome(judge(head((2, a, c), (1, TRIANGLES[1], TRIANGLES[0])), one)) == "refuted"  # both in one triangle
-    assert outcome(judge(split, torch.cat([one[:10], both[:10]]))) in UNDECIDED
-    assert outcome(judge(split, one, W.roll(1, 1))) in UNDECIDED  # other triangles than those that were asked for
+    assert set(outcomes(judge(turned @ split, turned @ one)).values()) == {"refuted"}
+    within = judge(head((2, a, c), (1, TRIANGLES[1], TRIANGLES[0])), one)
+    assert outcomes(within)["span"] == outcomes(within)["enough"] == "refuted"  # both in one triangle
+    assert outcomes(judge(split, torch.cat([one[:10], both[:10]])))["too few"] in UNDECIDED
+    others = judge(split, one, W.roll(1, 1))  # other triangles than those that were asked for
+    assert (outcomes(others)["span"], others.figures) == ("not measurable", ())
 
 
 def test_shares_of_factors_by_hand():

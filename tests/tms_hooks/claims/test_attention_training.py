@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, UNDECIDED, outcome_of
+from worlds import MODELS, UNDECIDED, outcomes_of
 
 from tms_hooks import SparseUniform
 from tms_hooks.claims import attention_training
@@ -28,13 +28,18 @@ def history(orthogonal_from: int, aligned_from: int, W_end: torch.Tensor | None 
 
 
 def test_qk_when():
-    outcome = outcome_of("qk-when")
+    outcomes = outcomes_of("qk-when")
+
+    def outcome(found):
+        return outcomes(found)["later"]
 
     def judge(*when, **changes):
-        return attention_training.judge_when({w: history(*when, **changes) for w in (0.1, 1.0, 10.0)}, DATA)
+        same = history(*when, **changes)
+        return attention_training.judge_when(dict.fromkeys((0.1, 1.0, 10.0), same), same, DATA)
 
     after = judge(4, 8)
-    assert (outcome(after), after.statistic, after.n_models) == ("supported", 1.0, MODELS)
+    assert (outcome(after), after.parts["later"].statistic, after.n_models) == ("supported", 1.0, MODELS)
+    assert outcomes(after)["with biases"] == "supported"
     assert after.controls["median step of orthogonality"] == 40
     assert after.controls["median step of alignment"] == 80
     assert after.controls["models aligned with features not attended to"] == 0
@@ -44,15 +49,19 @@ def test_qk_when():
     assert outcome(judge(4, RECORDS)) == "supported"  # never aligned: later
     assert outcome(judge(RECORDS, 4)) == "refuted"  # never orthogonal
     never = judge(RECORDS, RECORDS)
-    assert (outcome(never), never.n_models) == ("not measurable", 0)
+    assert (outcome(never), never.n_models, never.figures) == ("not measurable", 0, ())
     early, late = history(4, 8), history(8, 4)
     mixed = [torch.cat([a[:, :10], b[:, 10:]], dim=1) for a, b in ((early.W_E, late.W_E), (early.omega, late.omega))]
     half = dict.fromkeys((0.1, 1.0, 10.0), History(early.steps, *mixed))
-    assert outcome(attention_training.judge_when(half, DATA)) in UNDECIDED
+    assert outcome(attention_training.judge_when(half, half[1.0], DATA)) in UNDECIDED
 
 
 def test_qk_joint_or_staged():
-    outcome = outcome_of("qk-joint-or-staged")
+    outcomes = outcomes_of("qk-joint-or-staged")
+
+    def outcome(found):
+        return outcomes(found)["disturbs"]
+
     octahedron = torch.cat([torch.eye(3), -torch.eye(3)]).double().expand(MODELS, 6, 3)
     data = SparseUniform(n_features=6, feature_probability=0.1)
     dedicated = octahedron.clone()
@@ -70,7 +79,10 @@ def test_qk_joint_or_staged():
     assert outcome(moved) == "supported"
     assert moved.controls["lambda = 1: D_i, attended"] > 0.99
     assert moved.controls["staged: D_i, attended"] < 0.51
-    np.testing.assert_allclose(moved.statistic, 4 * 0.5 / 6, atol=1e-2)  # four of six features change by 1/2
+    assert outcomes(moved)["lambda = 100"] == "refuted"  # the others are where stages lead
+    np.testing.assert_allclose(
+        moved.parts["disturbs"].statistic, 4 * 0.5 / 6, atol=1e-2
+    )  # four of six features change by 1/2
     assert outcome(judge(octahedron)) == "refuted"
     turned = octahedron @ random_rotations(3, 1)[0]
     assert outcome(judge(turned)) == "refuted"  # a rotation is no other geometry

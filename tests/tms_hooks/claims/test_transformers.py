@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import UNDECIDED, outcome_of
+from worlds import UNDECIDED, outcome_of, outcomes_of
 
 import probes
 from tms_hooks import ToyConfig, side_by_side
@@ -14,22 +14,24 @@ HEADS = 20
 
 
 def test_heads_are_sparse():
-    outcome = outcome_of("heads-are-sparse")
+    outcomes = outcomes_of("heads-are-sparse")
 
     def judge(fires: float, silent: float, toys: float = 0.5):
         heads = [Sparsity(fires + 0.001 * i, fires, (Sparsity(silent, silent),) * 2) for i in range(HEADS)]
         return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
 
     found = judge(0.5, 0.9)
-    assert (outcome(found), found.statistic, found.n_models) == ("supported", 1.0, HEADS)
+    assert set(outcomes(found).values()) == {"supported"}
+    assert (found.parts["than rotations"].statistic, found.n_models) == (1.0, HEADS)
     assert found.controls["needed / null, silent heads"] == 0.9
-    assert outcome(judge(0.5, 0.5)) == "refuted"  # sparser than rotations, and so are heads that never fire
-    assert "do not say that a head fires" in judge(0.5, 0.5).detail
-    assert outcome(judge(1.1, 1.3)) == "refuted"  # sparser than silent heads, but not than rotations
-    assert outcome(judge(0.5, 0.51)) in UNDECIDED
+    alike = judge(0.5, 0.5)  # sparser than rotations, and so are heads that never fire
+    assert outcomes(alike) == {"than silent heads": "refuted", "than rotations": "supported"}
+    assert "do not say that a head fires" in alike.detail
+    assert outcomes(judge(1.1, 1.3)) == {"than silent heads": "supported", "than rotations": "refuted"}
+    assert outcomes(judge(0.5, 0.51))["than silent heads"] in UNDECIDED
     alone = [Sparsity(0.5, 0.5)] * HEADS  # no silent head in any layer
-    assert outcome(transformers.judge_heads(alone, [], [])) in UNDECIDED
-    assert outcome(transformers.judge_heads([], [], [])) in UNDECIDED
+    assert outcomes(transformers.judge_heads(alone, [], []))["than silent heads"] == "not measurable"
+    assert set(outcomes(transformers.judge_heads([], [], [])).values()) == {"not measurable"}
 
 
 def test_a_planted_head_is_sparse_and_a_random_one_is_not():

@@ -81,6 +81,14 @@ def test_what_longer_training_moves_out_of_its_interval_is_not_decided(longer, i
     assert outcome(part(interval=interval, convergence=tried._replace(longer=0.75))) != "not converged"
 
 
+def test_a_move_that_can_change_nothing_is_no_move():
+    narrow = part(
+        statistic=0.984, interval=(0.9835, 0.9845), convergence=Convergence(0.984, (0.9835, 0.9845), 0.98, 12)
+    )
+    assert outcome(narrow) == "supported"  # 0.004 of 0.484
+    assert outcome(replace(narrow, convergence=tried._replace(longer=0.979))) == "not converged"
+
+
 def test_how_many_models_would_decide_by_hand():
     # 0.2 from the threshold, and the interval reaches 0.3 down: it must shrink to 2/3, so 9/4 of the models.
     found = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.4, 0.8), n=40)}, **REST)).sole

@@ -44,9 +44,10 @@ if not _before:
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
 from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
 from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
+from tms_hooks.fused.kernels.mlps import Mlps  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy  # noqa: E402
 from tms_hooks.fused.kernels.rules import ASKED, DRAWN, UPDATED, Asked, Drawn  # noqa: E402
 
 config.CACHE_DIR = _before
 
-__all__ = ["ASKED", "DRAWN", "UPDATED", "Asked", "Batch", "Drawn", "General", "Toy", "Updates", "advance"]
+__all__ = ["ASKED", "DRAWN", "UPDATED", "Asked", "Batch", "Drawn", "General", "Mlps", "Toy", "Updates", "advance"]

@@ -85,9 +85,9 @@ def make_space(like, toy, block, general):
         np.zeros((n, m), like.dtype),
         np.zeros((m, n), like.dtype),
         np.zeros((n, m), like.dtype),
-        np.zeros((tokens * readers, m), like.dtype),
-        np.zeros((tokens * m, readers), like.dtype),
-        np.zeros((tokens * readers, m), like.dtype),
+        np.zeros((tokens * readers, toy.read), like.dtype),
+        np.zeros((tokens * toy.read, readers), like.dtype),
+        np.zeros((tokens * readers, toy.read), like.dtype),
         np.zeros(tokens * readers, like.dtype),
         np.zeros(m, like.dtype),
         np.zeros((tokens * m, rows), like.dtype),
@@ -116,7 +116,7 @@ def clear(matrix):
 @no_type_check
 def prepare(w, space, general):
     """Before a batch: the matrices in use from the parameters, and no gradients yet."""
-    (n, m), o = w.w_e.shape, len(w.w_u)
+    (n, m), (o, read) = w.w_e.shape, w.w_u.shape
     one, readers = w.w_e.dtype.type(1), o + len(w.w_q)
     clear(space.d_write)
     clear(space.d_readers)
@@ -133,8 +133,8 @@ def prepare(w, space, general):
         normalize(space.readers[top : top + o], w.w_u, general.unit_read, w.scale[0])
         normalize(space.readers[top + o : top + readers], w.w_q if t == 0 else w.w_k, False, one)
         for i in range(readers):
-            for k in range(m):
-                space.readers_t[t * m + k, i] = space.readers[top + i, k]
+            for k in range(read):
+                space.readers_t[t * read + k, i] = space.readers[top + i, k]
 
 
 @compiled()

@@ -8,6 +8,7 @@ from numba import njit
 from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
 from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
+from tms_hooks.fused.kernels.mlps import make_mlp_space, mlp_forward_backward, prepare_mlps
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
 from tms_hooks.fused.kernels.products import WIDTH
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
@@ -75,10 +76,35 @@ def fill(to, value):
         to[j] = value
 
 
+@compiled()
+@no_type_check
+def more_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space):
+    """Add one block's losses and gradients of a toy that is more than a plain one."""
+    if mlps is None:
+        general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured)
+    else:
+        mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space)
+
+
 @njit(cache=True)
 @no_type_check
 def train_one(
-    w, first, second, diverged_at, seed, given, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
+    w,
+    first,
+    second,
+    diverged_at,
+    seed,
+    given,
+    toy,
+    batch,
+    drawn,
+    asked,
+    updates,
+    general,
+    mlps,
+    loss_out,
+    head_out,
+    g_out,
 ):
     """`advance` for one model."""
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
@@ -98,6 +124,7 @@ def train_one(
         plain = make_plain_space(w, toy, block, batch.fed or batch.occupied)
     else:
         space = make_space(w, toy, block, general)
+    mlp_space = None if mlps is None else make_mlp_space(w, toy, block, mlps)
     if drawn is not None:
         room = np.empty((n + 1, block), np.int64)
     begin, end = updates.first, updates.last
@@ -114,6 +141,8 @@ def train_one(
                 transpose(plain.w_u_t, own.w_u)
         else:
             prepare(own, space, general)
+            if mlps is not None:
+                prepare_mlps(own, toy, mlps, mlp_space)
         for top in range(0, rows, block):
             count = min(block, rows - top)
             if batch.fed:
@@ -139,9 +168,10 @@ def train_one(
             if general is None:
                 forward_backward(x, y, count, own, gradients, loss, batch.weight, toy, plain)
             else:
-                general_forward_backward(
-                    x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start
-                )
+                more_forward_backward(
+                    x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start,
+                    mlps, mlp_space,
+                )  # fmt: skip
         if batch.occupied:
             if general is None:
                 empty_row(own.b_u, if_empty, gradients.b_u, loss, batch.empty_weight, toy.act)
@@ -151,9 +181,10 @@ def train_one(
                 for i in range(o):
                     y[i, 0] = if_empty[i]
                 one = np.int64(1)  # a literal would be compiled for
-                general_forward_backward(
-                    x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space, step == start
-                )
+                more_forward_backward(
+                    x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space, step == start,
+                    mlps, mlp_space,
+                )  # fmt: skip
         if general is not None:
             finish(gradients, own, space, general)
         if step == start:
@@ -179,15 +210,16 @@ def train_one(
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, general, loss_out, head_out, g_out
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, general, mlps, loss_out, head_out, g_out
 ):
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
-    `SparseUniform` and rows that are given, `general` for plain toys, which then are compiled without it.
+    `SparseUniform` and rows that are given, `general` for plain toys, which then are compiled without it, and `mlps`
+    for toys that have none.
     """
     for i in range(len(w)):
         train_one(
             w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], batch.given[min(i, len(batch.given) - 1)],
-            toy, batch, drawn, asked, updates, general, loss_out[i], head_out[i], g_out[i],
+            toy, batch, drawn, asked, updates, general, mlps, loss_out[i], head_out[i], g_out[i],
         )  # fmt: skip

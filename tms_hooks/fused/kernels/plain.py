@@ -58,6 +58,12 @@ class Toy(NamedTuple):
     head_biased: bool
     """Whether queries and keys have biases."""
     act: int
+    read: int
+    """Entries of a row of `W_U^T`: hidden units, or those of an MLP in front of it."""
+    mlp_in: int
+    """Rows of `W_in^T` of all MLPs,"""
+    mlp_out: int
+    """and of `W_out`, where that is not the unembed."""
 
 
 class Parameters(NamedTuple):
@@ -72,6 +78,8 @@ class Parameters(NamedTuple):
     w_k: Any
     b_q: Any
     b_k: Any
+    w_in: Any
+    w_out: Any
 
 
 class PlainSpace(NamedTuple):
@@ -105,23 +113,27 @@ def views(flat, toy):
     """`Parameters` in the order of `engine.ORDER`."""
     n, m, o, width, kind = toy.n, toy.m, toy.o, toy.units, flat.dtype
     u = 0 if toy.tied else n * m
-    b_u = u + o * m
+    b_u = u + o * toy.read
     b = b_u + (o if toy.biased else 0)
     scale = b + (m if toy.hidden_biased else 0)
     q = scale + (1 if toy.scaled else 0)
     k = q + width * m
     b_q = k + width * m
     b_k = b_q + (width if toy.head_biased else 0)
+    w_in = b_k + (width if toy.head_biased else 0)
+    w_out = w_in + toy.mlp_in * m
     return Parameters(
         flat[: n * m].reshape((n, m)),
-        flat[u:b_u].reshape((o, m)),
+        flat[u:b_u].reshape((o, toy.read)),
         flat[b_u:b] if toy.biased else np.zeros(o, kind),
         flat[b:scale] if toy.hidden_biased else np.zeros(m, kind),
         flat[scale:q] if toy.scaled else np.ones(1, kind),
         flat[q:k].reshape((width, m)),
         flat[k:b_q].reshape((width, m)),
         flat[b_q:b_k] if toy.head_biased else np.zeros(width, kind),
-        flat[b_k:] if toy.head_biased else np.zeros(width, kind),
+        flat[b_k:w_in] if toy.head_biased else np.zeros(width, kind),
+        flat[w_in:w_out].reshape((toy.mlp_in, m)),
+        flat[w_out:].reshape((toy.mlp_out, m)),
     )
 
 

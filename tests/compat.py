@@ -1,0 +1,83 @@
+"""With what the library is tried: `make test-compat` makes an environment for each line below and runs tests in it.
+
+Each begins bare, without extras: a first run (`tests/smoke.py`) outside the checkout. Then come extras and tests.
+
+    python -m tests.compat oldest python-3.13       some of them, all without a name; uv finds or fetches the Pythons
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).parents[1]
+CORE = (
+    *(f"tests/tms_hooks/test_{name}.py" for name in ("geometry", "model", "torch_engine", "run", "fused_engine")),
+    "tests/probes/test_planted.py",
+)
+
+
+class Environment(NamedTuple):
+    """One environment: its Python, what is asked for beside this library, and the tests."""
+
+    python: str = "3.11"
+    asks: tuple[str, ...] = ()
+    options: tuple[str, ...] = ()
+    tests: tuple[str, ...] = CORE
+    smoke: tuple[str, ...] = ("",)
+    """What is imported before the first run, once for each."""
+
+
+ENVIRONMENTS = {
+    "oldest": Environment(options=("--resolution", "lowest-direct")),
+    "newest": Environment(),
+    "python-3.12": Environment("3.12"),
+    "python-3.13": Environment("3.13"),
+    "transformer-lens-3.2": Environment(asks=("transformer-lens==3.2.1",), tests=("tests/probes",)),
+    "sae-lens": Environment(
+        asks=("transformer-lens==3.9.*", "sae-lens==6.54.12", "nnsight==0.8.1"),
+        tests=("tests/probes/test_beside_other_tools.py", *CORE),
+        smoke=("import sae_lens, transformer_lens", "import tms_hooks, probes, sae_lens, transformer_lens"),
+    ),
+}
+
+
+def attempt(name: str) -> bool:
+    """Whether all went well in one environment, which stays in `.venv-NAME`."""
+    tried = ENVIRONMENTS[name]
+    folder = ROOT / f".venv-{name}"
+    python = folder / "bin" / "python"
+    install = ("uv", "pip", "install", "--quiet", "--python", str(python), *tried.options, *tried.asks)
+    # the oldest jaxtyping starts its type checks too late, and a newer library may warn
+    plain = ("-q", "-p", "no:cacheprovider", "-o", "addopts=--import-mode=importlib", "-o", "filterwarnings=")
+    bare = [
+        ("uv", "venv", "--quiet", "--clear", "--seed", "--python", tried.python, str(folder)),
+        (*install, str(ROOT)),
+        *((str(python), "-c", f"{first}\n{(ROOT / 'tests' / 'smoke.py').read_text()}") for first in tried.smoke),
+    ]
+    whole = [
+        (*install, "--editable", f"{ROOT}[fast,plots]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
+        (str(python), "-m", "pytest", *plain, "-m", "not real_weights", *tried.tests),
+    ]
+    with tempfile.TemporaryDirectory() as elsewhere:
+        for command, where in [*((each, elsewhere) for each in bare), *((each, str(ROOT)) for each in whole)]:
+            print(f"{name}: {' '.join(command)[:120].splitlines()[0]}", flush=True)
+            if subprocess.run(command, cwd=where, env=os.environ | {"OMP_NUM_THREADS": "1"}, check=False).returncode:
+                return False
+    return True
+
+
+def main() -> None:
+    """Try those that are named, or all; exit 1 if one failed."""
+    names = sys.argv[1:] or list(ENVIRONMENTS)
+    if unknown := set(names) - set(ENVIRONMENTS):
+        raise SystemExit(f"{', '.join(unknown)}: no such environment; there are {', '.join(ENVIRONMENTS)}")
+    answers = {name: attempt(name) for name in names}
+    print("\n".join(f"{name}: {'passed' if passed else 'FAILED'}" for name, passed in answers.items()))
+    sys.exit(not all(answers.values()))
+
+
+if __name__ == "__main__":
+    main()
