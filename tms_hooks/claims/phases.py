@@ -34,7 +34,8 @@ SIDE, FITS = 7, 10
 
 def train_wide(p: float, n_models: int, output_act: Activation = "relu") -> Run:
     """The paper's models with twenty features in five dimensions, of importance 0.7^i."""
-    return lab.train_sparse(20, 5, p, n_models, steps=6_000, batch_size=2_048, output_act=output_act, decay=0.7)
+    batch = 512 if p >= 0.1 else 2_048  # rows that hold something are rare at the sparse end
+    return lab.train_sparse(20, 5, p, n_models, steps=6_000, batch_size=batch, output_act=output_act, decay=0.7)
 
 
 @claim("superposition-wide", "N", quick=8, full=32)
@@ -66,7 +67,8 @@ def superposition_wide(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: none, since the statistic is a difference between densities.
 
-    Size: 8 seeds (quick), 32 (full), at each of seven densities p from 1 to 0.001. 6,000 steps, batch 2,048.
+    Size: 8 seeds (quick), 32 (full), at each of seven densities p from 1 to 0.001. 6,000 steps, batch 2,048, from p =
+    0.1 up 512.
     Controls: features learned at each density, also by the model of lowest loss (stratified by the number of active
     features); the smallest rise at learned > 0.3 and > 0.7.
     """
@@ -171,7 +173,8 @@ def important_and_orthogonal(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: the same norms in random directions.
 
-    Size: 8 seeds (quick), 32 (full), at each of four densities. 6,000 steps, batch 2,048.
+    Size: 8 seeds (quick), 32 (full), at each of four densities. 6,000 steps, batch 2,048, from p =
+    0.1 up 512.
     Controls: the rank correlation at each density; the same of importance with norm; learned > 0.3 and > 0.7.
     """
     runs = {p: train_wide(p, n_models) for p in (0.3, 0.1, 0.03, 0.01)}
