@@ -279,16 +279,15 @@ def judge_vulnerability(
     `at_random` those of random directions.
     """
 
-    def tracks(rows: np.ndarray) -> float:
-        return float(np.mean([lab.rank_correlation(*row) for row in rows]))
+    def tracks(rises: np.ndarray) -> np.ndarray:
+        return np.array([lab.rank_correlation(*row) for row in zip(load, rises, strict=True)])
 
     def part(what: str, rises: dict[str, np.ndarray]) -> Part:
-        worst, null = (np.stack([load, rises[kind]], axis=1) for kind in ("worst", "random"))
         return statistic(
             f"The rank correlation of vulnerability with features per dimension{what}",
-            tracks,
-            worst,
-            null=(null,),
+            np.mean,
+            tracks(rises["worst"]),
+            null=(tracks(rises["random"]),),
             unit="seeds",
         )
 
