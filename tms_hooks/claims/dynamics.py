@@ -19,7 +19,8 @@ from tms_hooks.data import CorrelatedGroups, SparseUniform
 from tms_hooks.linalg import cosines
 from tms_hooks.training.optimizers import Adam
 
-EVERY = 30
+STEPS, EVERY = 6_000, 30
+"""Length of the course that is looked at, and between its records."""
 WARM = 0.1
 """Share of the training that is left out: from any start all D_i move there, and the loss falls."""
 TOP = 0.1
@@ -41,10 +42,11 @@ class Course(NamedTuple):
 
 def train_watched(n_models: int, p: float, output_act: Activation = "relu") -> Course:
     """Models with losses of every record."""
-    run = lab.train_sparse(20, 5, p, n_models, steps=6_000, output_act=output_act, optimizer=SLOW, record_every=EVERY)
+    run = lab.train_sparse(20, 5, p, n_models, steps=STEPS, output_act=output_act, optimizer=SLOW, record_every=EVERY)
     x = lab.fresh_samples(run, 2_048)
     x = x[(x > 0).any(1)]
-    W, b = (torch.from_numpy(run.history[name].values) for name in ("W_E", "b_U"))
+    seen = STEPS // EVERY + 1  # also of runs that go on
+    W, b = (torch.from_numpy(run.history[name].values[:seen]) for name in ("W_E", "b_U"))
 
     def loss(w: Stacked, c: Float[Tensor, "model feature"]) -> Float[Tensor, " model"]:
         out = x @ w @ w.mT + c[:, None]
@@ -62,7 +64,8 @@ def energy_levels_of_learning(n_models: int) -> Verdict:
     the loss that models lose after it, some share is lost in the tenth of intervals in which some feature's D_i changes
     most. No choice of a tenth holds more than the one in which the loss falls most; coincidence is the same with the
     changes of D_i shifted in time by half of the training. The statistic is how far the share is from coincidence, 0,
-    to the most that can be, 1.
+    to the most that can be, 1. The course looked at is steps 600 to 6,000 also of a training that goes on: how learning
+    goes is asked, not where it ends, and with other ends the numbers are others.
 
     Part "jumps": "the dimensionality of some features "jump" between different values and swap places. As this happens,
     the loss curve also undergoes a sudden drop" (Elhage et al. 2022).
