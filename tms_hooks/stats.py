@@ -113,7 +113,7 @@ def bootstrap(statistic: Callable[..., float], *samples: np.ndarray, resamples: 
             method="BCa",
             rng=np.random.default_rng(0),
         )
-    low, high = map(float, found.confidence_interval)
+    low, high = sorted(map(float, found.confidence_interval))  # equal ends can be out of order by rounding
     if np.isnan([low, high]).any():
         low, high = (float(end) for end in np.quantile(found.bootstrap_distribution, (0.025, 0.975)))
     return low, high

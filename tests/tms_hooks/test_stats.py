@@ -93,3 +93,9 @@ def test_a_part_that_was_never_tried_is_weaker_than_one_that_always_failed():
     part, share, interval = weakest_share({"failed": (0, 100), "never": (0, 0)})
     assert part == "never" and math.isnan(share)
     assert interval == (0.0, pytest.approx(wilson(0, 100, 0.975)[1]))  # the smallest true share is that of "failed"
+
+
+def test_the_ends_of_an_interval_are_in_order_where_all_rows_are_alike():
+    for parts in np.random.default_rng(0).random((20, 2)):
+        low, high = bootstrap(lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()), np.tile(parts, (12, 1)))
+        assert low <= high

@@ -7,19 +7,24 @@ squared norms on each direction is fixed, and single norms fall with n.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from itertools import combinations, product
+from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
 from tms_hooks import geometry, plots, stats
 from tms_hooks.claims import convergence
 from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import Distribution, SparseUniform
-from tms_hooks.linalg import overlaps
+from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, SparseUniform
+from tms_hooks.landscape.exact import exact_loss, no_exact_loss
+from tms_hooks.linalg import cosines, overlaps
+from tms_hooks.models import forward
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -281,3 +286,98 @@ def mean_of_known(values: np.ndarray) -> float:
     2.0
     """
     return mean(values[~np.isnan(values)])
+
+
+def expected_losses(run: Run) -> Float[np.ndarray, " model"]:
+    """Expected loss of each model, to choose the best by: exact where that is known, else `stratified_losses`."""
+    recipe = run.recipe
+    if no_exact_loss(recipe.cfg, recipe.setting.data):
+        return stratified_losses(run)
+    importance = torch.tensor(recipe.setting.importance, dtype=torch.float64)
+    each = [{name: w[i].double() for name, w in run.weights.items()} for i in range(len(run.W_E))]
+    return np.array([float(exact_loss(one, recipe.cfg, recipe.setting.data, importance)) for one in each])
+
+
+def stratified_losses(run: Run, rows: int = 4_096) -> Float[np.ndarray, " model"]:
+    """Loss of each model on the same inputs with 0, 1, 2, ... active features, weighted by how often these occur.
+
+    Rare pairs are seen as well as frequent ones, where a plain sample at p = 0.01 holds few of any. For sparse uniform
+    features, and for groups of them, of which then 0, 1, 2, ... are active.
+    """
+    recipe = run.recipe
+    importance = torch.tensor(recipe.setting.importance)
+    total = np.zeros(len(run.W_E))
+    for weight, x in strata(recipe.setting.data, rows):
+        x = x.expand(len(run.W_E), *x.shape)
+        out = forward.reconstruct(run.weights, x, recipe.cfg).out
+        total += weight * (importance * (out - recipe.task.target(x)).square()).sum(-1).double().mean(-1).numpy()
+    return total
+
+
+def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+    """Inputs with k active features (or groups) and the probability of so many, for each k that occurs.
+
+    Every set of k is there where they are few enough, with the same evenly spread values.
+    """
+    assert isinstance(data, SparseUniform | CorrelatedGroups | AnticorrelatedGroups)
+    if len(set(data.active_probability().tolist())) > 1:
+        return _patterns(data, rows)
+    n, size, apart = data.n_features, getattr(data, "group_size", 1), isinstance(data, AnticorrelatedGroups)
+    p = data.active_probability()[0].item()
+    groups, q = n // size, p * size if apart else p
+    low, high = (data.low, data.high) if isinstance(data, SparseUniform) else (0.0, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    found = [((1 - q) ** groups, torch.zeros(1, n))]
+    for k in range(1, groups + 1):
+        if (weight := comb(groups, k) * q**k * (1 - q) ** (groups - k)) < 1e-9:
+            continue
+        if (sets := comb(groups, k)) <= rows // 32:
+            active = torch.zeros(sets, groups, dtype=torch.bool)
+            active.scatter_(1, torch.tensor(list(combinations(range(groups), k))), True)
+        else:
+            active = torch.rand(rows, groups, generator=generator).argsort(1) < k
+        each = max(rows // len(active), 1)
+        active = active.repeat_interleave(each, dim=0).repeat_interleave(size, dim=1)
+        if apart:
+            chosen = torch.rand(len(active), groups, generator=generator).mul(size).long()
+            active = active & (chosen.repeat_interleave(size, dim=1) == torch.arange(n) % size)
+        value = low + (high - low) * SobolEngine(n, scramble=True, seed=0).draw(each if sets <= rows // 32 else rows)
+        found.append((weight, active * (value.repeat(sets, 1) if sets <= rows // 32 else value)))
+    return found
+
+
+def _patterns(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+    """The same for features of different probabilities: all sets of active ones, and the probability of each."""
+    p = data.active_probability()
+    value = SobolEngine(data.n_features, scramble=True, seed=0).draw(max(rows >> data.n_features, 64))
+    active = [torch.tensor(each) for each in product((False, True), repeat=data.n_features)]
+    return [(float(torch.where(on, p, 1 - p).prod()), on * value) for on in active]
+
+
+def shape_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
+    """The polytope of each model."""
+    return np.array([geometry.name_polytope(w, min_norm=learned) for w in W])
+
+
+def pair_cosines(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
+    """Cosine of every two rows, each pair once.
+
+    >>> pair_cosines(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([-1.,  0.,  0.])
+    """
+    rows, columns = torch.triu_indices(len(V), len(V), 1)
+    return cosines(V)[rows, columns]
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 if either is constant.
+
+    >>> rank_correlation(np.array([1, 2, 3]), np.array([1, 10, 100]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    if len(first) < 2:
+        return 0.0
+    ranks = rankdata([first, second], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0

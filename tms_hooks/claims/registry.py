@@ -50,6 +50,8 @@ FAMILIES = (
     "memorisation",
     "hexagons",
     "stuck_features",
+    "data_regimes",
+    "absolute_value",
     "tangents",
     "transformers",
     "vocabularies",
