@@ -17,9 +17,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.quasirandom import SobolEngine
 
-from tms_hooks import geometry, plots, stats
+from tms_hooks import geometry, plots
 from tms_hooks.claims import convergence
-from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, SparseUniform
 from tms_hooks.landscape.exact import exact_loss, no_exact_loss
@@ -80,11 +79,6 @@ def untrained_directions(n_features: int, d_hidden: int, n_models: int) -> Stack
 def decaying(decay: float, n_features: int) -> tuple[float, ...]:
     """Importance decay^i of feature i."""
     return tuple(decay**i for i in range(n_features))
-
-
-def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
-    """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
 
 
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
@@ -156,7 +150,7 @@ def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Ten
 
 
 def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]:
-    """The share of models that each part holds for, as `Verdict.of_shares` takes them; for controls.
+    """The share of models that each part holds for; for controls.
 
     >>> shares({"square": np.array([True, False])}, ", untrained")
     {'square, untrained': 0.5}

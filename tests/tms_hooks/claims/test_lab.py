@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from tms_hooks import SparseUniform, ToyConfig
-from tms_hooks.claims import Verdict, lab
+from tms_hooks.claims import lab
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups
 from tms_hooks.models.forward import init_weights
 
@@ -33,20 +33,6 @@ def test_given_starts_are_trained_on_the_batches_of_the_given_seeds():
     others = lab.train_from(CFG, DATA, starts, seeds=range(2, 4), **RECIPE)
     assert np.array_equal(others.history.W_E.values[0], own.history.W_E.values[0])
     assert not torch.equal(others.W_E, own.W_E)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"": (3, 4)},
-        {"a": (9, 10), "b": np.array([True, False, False])},
-        {"a": (9, 10), "b": (0, 0)},
-        {"": np.array([])},
-    ],
-)
-def test_the_weakest_share_is_the_statistic_of_the_verdict(parts):
-    found = Verdict.of_shares("", parts, n_models=1, controls={}, detail="")
-    np.testing.assert_equal(lab.weakest(parts), found.statistic)
 
 
 def test_the_mean_of_nothing_is_nan():
