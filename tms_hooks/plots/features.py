@@ -84,7 +84,7 @@ def rings(groups: Sequence[Sequence[int]]) -> tuple[dict[int, np.ndarray], np.nd
     """
     wide = max(int(np.ceil(len(groups) ** 0.5)), 1)
     centers = np.array([[4.0 * (k % wide), -4.5 * (k // wide)] for k in range(len(groups))]).reshape(-1, 2)
-    place = {}
+    place: dict[int, np.ndarray] = {}
     for group, center in zip(groups, centers, strict=True):
         turn = 2 * np.pi * np.arange(len(group)) / len(group)
         ring = (len(group) > 1) * np.stack([np.cos(turn), np.sin(turn)], axis=1)
