@@ -6,6 +6,7 @@ ReLU, tied weights, output bias; Adam at a constant 1e-3, batch 1,024, 10,000 st
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,9 +136,7 @@ def judge_polygons(
         controls={
             name: value
             for n, W in trained.items()
-            for name, value in lab.at_cuts(
-                lambda cut, n=n, W=W: as_stated(n, W, cut).mean(), prefix=f"n = {n}, "
-            ).items()
+            for name, value in lab.at_cuts(partial(as_stated, n, W), prefix=f"n = {n}, ").items()
         }
         | {
             "linear output, n = 6": as_stated(6, linear).mean(),
@@ -402,25 +401,25 @@ def judge_optimizers(table: pd.DataFrame, linear: np.ndarray) -> Verdict:
     shares = {name: lab.mean(group[f"superposes {LEARNED}"]) for name, group in judged.items()}
     plain = table[(table.optimizer == "SGD") & (table.momentum == 0) & np.isclose(table.lr, SLOW)]
 
-    def superpose(group: pd.DataFrame) -> np.ndarray:
-        return group[f"superposes {LEARNED}"].to_numpy(dtype=bool)
+    def superposes(group: pd.DataFrame, learned: float = LEARNED) -> np.ndarray:
+        return group[f"superposes {learned}"].to_numpy(dtype=bool)
 
     controls = {"best momentum, SGD": momentum["SGD"]}
     for name, group in judged.items():
-        controls |= lab.at_cuts(lambda cut, group=group: lab.mean(group[f"superposes {cut}"]), prefix=f"{name}, ") | {
+        controls |= lab.at_cuts(partial(superposes, group), prefix=f"{name}, ") | {
             f"best learning rate, {name}": lr[name],
             f"pentagons, {name}": lab.mean(group.pentagon),
             f"hexagons, {name}": lab.mean(group.hexagon),
         }
     return Verdict(
-        parts={"SGD": share("The share of models that do not superpose under SGD", ~superpose(judged["SGD"]))}
+        parts={"SGD": share("The share of models that do not superpose under SGD", ~superposes(judged["SGD"]))}
         | {
-            name: share(f"The share of models that superpose under {name}", superpose(judged[name]), null=linear)
+            name: share(f"The share of models that superpose under {name}", superposes(judged[name]), null=linear)
             for name in ("RMSprop", "Adam", "AdamW")
         }
         | {
             "SGD at the others' learning rate": share(
-                f"The share of models that do not superpose under SGD at {SLOW:g}", ~superpose(plain)
+                f"The share of models that do not superpose under SGD at {SLOW:g}", ~superposes(plain)
             )
         },
         n_models=lab.total(judged),
@@ -489,7 +488,7 @@ def judge_seeds(names: Mapping[str, np.ndarray], adam: Sequence[np.ndarray]) -> 
     six, again = (np.stack(each, axis=1) == "hexagon" for each in (list(names.values()), adam))
 
     def not_all(hexagons: np.ndarray) -> np.ndarray:
-        return ~hexagons[hexagons.any(1)].all(1)
+        return np.asarray(~hexagons[hexagons.any(1)].all(1))
 
     def agreement(hexagons: np.ndarray) -> float:
         count, k = hexagons.sum(1), hexagons.shape[1]

@@ -82,12 +82,12 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
 
 
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
-    """A statistic at other cut-offs for "learned", as controls.
+    """A statistic at other cut-offs for "learned", or the share of models that it holds for, as controls.
 
     >>> at_cuts(lambda cut: 2 * cut)
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
-    return {f"{prefix}learned > {cut}": float(statistic(cut)) for cut in cuts}
+    return {f"{prefix}learned > {cut}": float(np.mean(statistic(cut))) for cut in cuts}
 
 
 def mean(values: Iterable[Any]) -> float:
@@ -343,6 +343,7 @@ def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "ro
 def _patterns(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
     """The same for features of different probabilities: all sets of active ones, and the probability of each."""
     p = data.active_probability()
+    assert p is not None, "`strata` is asked of data that know it"
     value = SobolEngine(data.n_features, scramble=True, seed=0).draw(max(rows >> data.n_features, 64))
     active = [torch.tensor(each) for each in product((False, True), repeat=data.n_features)]
     return [(float(torch.where(on, p, 1 - p).prod()), on * value) for on in active]

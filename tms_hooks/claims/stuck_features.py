@@ -312,8 +312,7 @@ def whole_start(n_models: int) -> Verdict:
     names = lab.shape_names(run.W_E)
     hexagons = [*np.flatnonzero(names == "hexagon")]
     pentagons = [*np.flatnonzero(names == "pentagon")][: len(hexagons)]
-    again = [rerun(run, models) for models in (hexagons, pentagons)]
-    return judge_starts(*again, float((names == "hexagon").mean()))
+    return judge_starts(rerun(run, hexagons), rerun(run, pentagons), float((names == "hexagon").mean()))
 
 
 def rerun(run: Run, models: Sequence[int], times: int = 3) -> Bool[np.ndarray, "model time"]:

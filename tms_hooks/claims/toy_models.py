@@ -4,6 +4,7 @@ The usual recipe, 9,000 steps.
 """
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import torch
@@ -108,9 +109,7 @@ def judge_emergence(trained: ByDensity, best: Mapping[float, int], linear: ByDen
         controls={
             f"{told[p][0]}, {name}": value
             for p, shape in SHAPES.items()
-            for name, value in lab.at_cuts(
-                lambda cut, p=p, shape=shape: has_shape(trained[p], shape, cut).mean()
-            ).items()
+            for name, value in lab.at_cuts(partial(has_shape, trained[p], shape)).items()
         },
         detail=lab.listing("Most frequent shapes", {f"p = {p:g}": shape for p, shape in frequent.items()}),
         figures={
