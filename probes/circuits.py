@@ -228,8 +228,8 @@ def _multiplier_of_heads(model: HookedModel, layer: int, fold_norm: bool, inputs
         rows = made.flatten(0, 1)
         if (rows - rows.mean(0)).norm() <= run.precision * rows.norm():
             raise ValueError(
-                f"layer {layer}'s heads write the same whatever they read: a multiplier cannot be told from the output's "
-                "bias; are all of W_V zero?"
+                f"layer {layer}'s heads write the same whatever they read: a multiplier cannot be told from the "
+                "output's bias; are all of W_V zero?"
             )
     clip = setting(model, "clip_qkv")
     why = f"values are clipped at {clip:g}" if clip else "a norm or something else stands between"

@@ -68,7 +68,7 @@ def wait_until(holds, what: str):
     ("arguments", "ready", "told", "kept"),
     [
         (
-            "train run -n 4 --seeds 2 --steps 100000000 --batch-size 16 --checkpoint saved",
+            "train run -n 4 --seeds 2 --steps 100000000 --batch-size 16",
             "training 2 models",
             "Stopped at step",
             "run",
