@@ -136,3 +136,9 @@ def test_every_function_of_geometry_on_weights_without_rank(kind: str, dtype: to
         turned = geometry.rotate_onto(W.to(dtype), target.to(dtype))
         torch.testing.assert_close(turned @ turned.mT, (W @ W.mT).to(dtype))
     torch.testing.assert_close(geometry.rotate_onto(W.to(dtype), -W.to(dtype)), -W.to(dtype))
+
+
+def test_what_rounding_adds_to_a_direction_is_no_dimension_to_read_along() -> None:
+    """Opposite features are read without error behind a ReLU; the second column is the last digit of the first."""
+    V = torch.tensor([[1.0, 3e-16], [-1.0, 3e-16]], dtype=F64)
+    torch.testing.assert_close(theory.one_sided_dual_frame(V), torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64))

@@ -208,5 +208,6 @@ def test_the_orthonormal_cosine_is_that_of_the_optimum(p: float, d: int) -> None
 
 def test_limits_and_bad_input_of_the_orthonormal_cosine() -> None:
     assert theory.qk_orthonormal_cosine(1.0, 4) == pytest.approx(0.5)
+    assert theory.qk_orthonormal_cosine(0.3, 1) == 1  # in one dimension there is one direction
     with pytest.raises(ValueError, match="p=0"):
         theory.qk_orthonormal_cosine(0.0, 4)
