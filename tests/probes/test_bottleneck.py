@@ -6,7 +6,7 @@ import torch
 from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
-from probes.bottleneck import Bottleneck, _require_stream, bottleneck
+from probes.bottleneck import Bottleneck, _require_stream, bottleneck, end_of
 from probes.verification import Observed
 from tests.probes import zoo
 from tms_hooks import geometry, side_by_side
@@ -304,3 +304,14 @@ def test_a_block_that_adds_nothing_else_is_told_a_multiplier_by_a_single_row():
     model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual"), seed=1)
     found = bottleneck(model, "blocks.0.mlp.out->blocks.1.mlp.in", inputs=torch.ones(1, 6))
     torch.testing.assert_close(found.write, model.W_out[0].detach(), rtol=0, atol=0)
+
+
+def test_an_end_alone_is_that_of_the_whole_path(make_bridge):
+    model, _ = make_bridge("gpt2")
+    whole = bottleneck(model, "embed->unembed", fold_norm=True)
+    torch.testing.assert_close(end_of(model, "embed"), whole.write)
+    torch.testing.assert_close(end_of(model, "unembed"), whole.read)
+    name = "your own HookedRootModule"
+    own, x = zoo.other(name), zoo.features(name)
+    torch.testing.assert_close(end_of(own, "embed", x), own.W_E.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(end_of(own, "unembed", x), own.W_U.detach().mT, rtol=0, atol=0)

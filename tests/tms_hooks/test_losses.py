@@ -86,5 +86,5 @@ def test_a_loss_of_outputs_between_0_and_1_is_tried_there() -> None:
 def test_absolute_errors_are_the_least_power() -> None:
     out, target = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0, 1.0]])
     assert losses.Lp(p=1).cost(out, target).tolist() == [[0.5, 2.0]]
-    with pytest.raises(ValueError, match="p=0.9"):
+    with pytest.raises(ValueError, match=r"p=0\.9: must be at least 1"):
         losses.Lp(p=0.9)

@@ -55,7 +55,7 @@ def test_a_sample_without_spread_has_its_value_as_interval():
 
 
 def test_where_the_correction_does_not_exist_the_interval_is_that_of_percentiles():
-    """Of the largest, there twice, no row decides. It is at most 15, 16, 17 with chances .8^20 = .0115, .0388, .1216."""
+    """Of the largest, there twice, no row decides. At most 15, 16, 17 have the chances .8^20 = .0115, .0388, .1216."""
     assert bootstrap(lambda m: float(m.max()), np.append(np.arange(19.0), 18.0)) == (16.0, 18.0)
 
 
