@@ -189,7 +189,8 @@ def ov_circuit(
 
     Raises:
         IndexError: no such layer or head.
-        ValueError: values are clipped, or a norm stands between the heads and the stream, or not before them.
+        ValueError: values are clipped, or the same for all inputs; or a norm stands between the heads and the stream,
+            or not before them.
     """
     W_V, b_V = head_weights(model, layer, head, "V")
     if fold_norm:
@@ -224,6 +225,12 @@ def _multiplier_of_heads(model: HookedModel, layer: int, fold_norm: bool, inputs
         for own in added:
             if (factor := multiplier(made.flatten(0, 1), own.flatten(0, 1), run.precision)) is not None:
                 return factor
+        rows = made.flatten(0, 1)
+        if (rows - rows.mean(0)).norm() <= run.precision * rows.norm():
+            raise ValueError(
+                f"layer {layer}'s heads write the same whatever they read: a multiplier cannot be told from the "
+                "output's bias; are all of W_V zero?"
+            )
     clip = setting(model, "clip_qkv")
     why = f"values are clipped at {clip:g}" if clip else "a norm or something else stands between"
     where = ", or not before the heads (fold_norm=True)" if fold_norm else ""

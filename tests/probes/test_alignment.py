@@ -71,6 +71,15 @@ def test_rank_deficient_omega_shows_only_its_rank():
     assert found.left_cosines.shape == (2, 5)
 
 
+def test_singular_values_of_rounding_alone_are_no_rank():
+    """As for any matrix: below its longer side times the precision of the weights, here 300 x 2^-23."""
+    omega = torch.zeros(2, 300)
+    omega[0, 0], omega[1, 1] = 1.0, 100 * torch.finfo(torch.float32).eps
+    assert align(omega, torch.eye(2), torch.eye(3, 300), n_null=5).S.tolist() == [1.0]
+    omega[1, 1] *= 4
+    assert len(align(omega, torch.eye(2), torch.eye(3, 300), n_null=5).S) == 2
+
+
 def test_superposed_features():
     """More directions than dimensions: a planted pair among 40 in 12 is still found, and p knows how lucky that is."""
     features = torch.nn.functional.normalize(randn(40, 12), dim=-1)

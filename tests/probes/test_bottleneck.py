@@ -3,8 +3,12 @@ from itertools import product
 
 import pytest
 import torch
+from transformer_lens import HookedRootModule
+from transformer_lens.hook_points import HookPoint
 
-from probes.bottleneck import Bottleneck, bottleneck
+from probes.bottleneck import Bottleneck, _require_stream, bottleneck, end_of
+from probes.verification import Observed
+from tests.probes import zoo
 from tms_hooks import geometry, side_by_side
 from tms_hooks.config import ToyConfig
 from tms_hooks.models.toy import ToyModel
@@ -205,3 +209,109 @@ def test_a_multiplier_of_the_embedding_is_part_of_what_is_written(make_bridge):
     model, _ = make_bridge("gemma")
     written = bottleneck(model, "embed->unembed").write
     torch.testing.assert_close(written, 32**0.5 * model.W_E.detach(), rtol=1e-5, atol=1e-6)
+
+
+class Pooled(HookedRootModule):
+    """Its hidden layer is the mean over the positions, as in a classifier of texts."""
+
+    def __init__(self):
+        super().__init__()
+        self.W_E, self.W_U = (torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 3), (3, 6)))
+        self.hook_hidden = HookPoint()
+        self.setup()
+
+    def forward(self, x):
+        return self.hook_hidden((x @ self.W_E).mean(1)) @ self.W_U
+
+
+def test_a_hidden_layer_of_other_rows_than_the_inputs_is_refused():
+    with pytest.raises(ValueError, match="what arrives in the residual stream is no multiple of W_E"):
+        bottleneck(Pooled(), "embed->unembed", inputs=torch.rand(4, 5, 6))
+
+
+class Halves(HookedRootModule):
+    """Two MLPs that add to a stream, with a hook behind each and none in front."""
+
+    def __init__(self):
+        super().__init__()
+        self.W_E, self.W_U = (torch.nn.Parameter(torch.randn(shape)) for shape in ((6, 3), (3, 6)))
+        self.blocks = torch.nn.ModuleList(Half() for _ in range(2))
+        self.setup()
+
+    def forward(self, x):
+        stream = x @ self.W_E
+        for block in self.blocks:
+            stream = block(stream)
+        return stream @ self.W_U
+
+
+class Half(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.mlp, self.hook_resid_post = torch.nn.Module(), HookPoint()
+        self.mlp.W_in, self.mlp.W_out = (torch.nn.Parameter(torch.randn(shape)) for shape in ((3, 5), (5, 3)))
+        self.mlp.hook_post = HookPoint()
+
+    def forward(self, stream):
+        return self.hook_resid_post(stream + self.mlp.hook_post((stream @ self.mlp.W_in).relu()) @ self.mlp.W_out)
+
+
+def test_what_cannot_be_verified_for_want_of_a_hook_is_refused():
+    model, x = Halves(), torch.rand(12, 6)
+    with pytest.raises(ValueError, match="no multiple of block 0's W_out"):
+        bottleneck(model, "blocks.0.mlp.out->unembed", inputs=x)
+    with pytest.raises(ValueError, match="no multiple of W_E"):
+        bottleneck(model, "embed->unembed", inputs=x)
+    stream = {f"blocks.0.hook_resid_{end}": torch.rand(3, 4) for end in ("pre", "post")}
+    for name, value in stream.items():  # of a block whose sum cannot be checked nothing is believed
+        with pytest.raises(ValueError, match="block 0 does more than to add"):
+            _require_stream(Observed(x, {name: value}, x, 1e-4), 0)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize(("name", "factor"), [("granite", 0.3), ("cohere", 1.0), ("gpt2", 1.0)])
+def test_what_an_mlp_writes_behind_and_beside_attention(name, factor):
+    """Granite adds 0.3 of what attention and MLP make, one after the other; Cohere's stand side by side."""
+    model = zoo.build(name)
+    written = bottleneck(model, "blocks.0.mlp.out->blocks.1.mlp.in").write
+    torch.testing.assert_close(written, factor * model.blocks[0].mlp.W_out.detach(), rtol=1e-5, atol=1e-6)
+
+
+def test_weights_of_zero_and_copies_have_their_directions_on_every_path():
+    """Nothing is written, or all along one direction; which constant a bias adds is not asked for."""
+    sizes = {"n_features": 6, "d_hidden": 3, "tied": False, "d_mlp": 5, "n_mlps": 2, "bottleneck": "residual"}
+    model = ToyModel(ToyConfig(**sizes))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.zero_()
+    for path in PATHS:
+        found = bottleneck(model, path)
+        assert not found.write.any() and not found.read.any()
+        table = found.summary()
+        assert not table[["write_norm", "spill", "largest"]].to_numpy().any()
+        assert not found.interference().any() and not found.circuit.S.any()
+    copies = ToyModel(ToyConfig(n_features=4, d_hidden=3))
+    with torch.no_grad():
+        copies.W_E.copy_(torch.ones(4, 3))
+    found = bottleneck(copies, "embed->unembed")
+    torch.testing.assert_close(found.interference(), torch.full((4,), 9.0))
+    torch.testing.assert_close(found.circuit.S, torch.tensor([12.0, 0, 0], dtype=torch.float64))
+    torch.testing.assert_close(found.unit().summary()["gain"].to_list(), [1.0] * 4)
+
+
+def test_a_block_that_adds_nothing_else_is_told_a_multiplier_by_a_single_row():
+    """An MLP without attention before it: what it adds is its own, without a constant."""
+    model = ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual"), seed=1)
+    found = bottleneck(model, "blocks.0.mlp.out->blocks.1.mlp.in", inputs=torch.ones(1, 6))
+    torch.testing.assert_close(found.write, model.W_out[0].detach(), rtol=0, atol=0)
+
+
+def test_an_end_alone_is_that_of_the_whole_path(make_bridge):
+    model, _ = make_bridge("gpt2")
+    whole = bottleneck(model, "embed->unembed", fold_norm=True)
+    torch.testing.assert_close(end_of(model, "embed"), whole.write)
+    torch.testing.assert_close(end_of(model, "unembed"), whole.read)
+    name = "your own HookedRootModule"
+    own, x = zoo.other(name), zoo.features(name)
+    torch.testing.assert_close(end_of(own, "embed", x), own.W_E.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(end_of(own, "unembed", x), own.W_U.detach().mT, rtol=0, atol=0)

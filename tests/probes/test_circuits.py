@@ -2,6 +2,7 @@ import pytest
 import torch
 from transformer_lens import FactoredMatrix
 
+from probes.alignment import align
 from probes.architectures import rotations
 from probes.circuits import factored_svd, ov_circuit, qk_circuit
 from tests.probes import zoo
@@ -291,3 +292,66 @@ def test_which_coordinates_turn_together_by_hand(adjacent, pairs):
         c, s = torch.tensor(angle).cos(), torch.tensor(angle).sin()
         expected[i, i], expected[i, j], expected[j, i], expected[j, j] = c, s, -s, c
     torch.testing.assert_close(turned, expected)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize(("name", "factor"), [("cohere", 1.0), ("granite", 0.3)])
+def test_what_heads_write_beside_an_mlp_and_with_a_multiplier(name, factor):
+    model, tokens = zoo.build(name), zoo.tokens(3, 6)
+    _, cache = model.run_with_cache(tokens)
+    written = factor * cache["blocks.1.attn.hook_z"][:, :, 2].double() @ model.blocks[1].attn.W_O[2].double()
+    pattern = cache["blocks.1.attn.hook_pattern"][:, 2].double()
+    made = pattern @ with_one(cache["blocks.1.attn.hook_in"]) @ ov_circuit(model, 1, 2, bias=True).matrix
+    torch.testing.assert_close(made, written, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("hidden", [-torch.inf, torch.finfo(torch.float32).min])
+def test_scores_that_a_mask_hides_are_not_compared(toy, hidden):
+    """A mask puts minus infinity, or the lowest number of float32, in their place."""
+    whole = qk_circuit(toy.model, 0, 1, inputs=toy.inputs).matrix
+    later = torch.ones(toy.inputs.shape[1], toy.inputs.shape[1], dtype=torch.bool).triu(1)
+    toy.model.blocks[0].attn.hook_attn_scores.add_perma_hook(lambda value, hook: value.masked_fill(later, hidden))
+    torch.testing.assert_close(qk_circuit(toy.model, 0, 1, inputs=toy.inputs).matrix, whole, rtol=0, atol=0)
+
+
+def deficient(weight: torch.Tensor, kind: str) -> torch.Tensor:
+    return torch.zeros_like(weight) if kind == "zero" else weight[..., :1].expand_as(weight)
+
+
+@pytest.mark.parametrize(("kind", "rank"), [("zero", 0), ("copies", 1)])
+@pytest.mark.parametrize("name", ["W_Q", "W_K"])
+def test_omega_of_weights_without_full_rank(toy, name, kind, rank):
+    with torch.no_grad():
+        weight = getattr(toy.model.blocks[0].attn, name)
+        weight[1] = deficient(weight[1].clone(), kind)
+    found = qk_circuit(toy.model, 0, 1, inputs=toy.inputs)
+    assert int((found.S > 1e-6).sum()) == rank
+    torch.testing.assert_close((found.U * found.S) @ found.Vh, found.matrix)
+    assert qk_circuit(toy.model, 0, 0, inputs=toy.inputs).S.min() > 1e-3  # the other head is as it was
+    directions = torch.eye(len(found.matrix))
+    if rank == 0:
+        with pytest.raises(ValueError, match="omega is zero: it has no singular directions"):
+            align(found, directions)
+    else:
+        assert align(found, directions, n_null=20).left_cosines.shape == (1, len(directions))
+
+
+@pytest.mark.parametrize("fold_norm", [False, True])
+@pytest.mark.parametrize(
+    ("name", "kind", "rank"), [("W_V", "zero", 0), ("W_V", "copies", 1), ("W_O", "zero", 0), ("W_O", "copies", 1)]
+)
+def test_ov_of_weights_without_full_rank(make_bridge, name, kind, rank, fold_norm):
+    """In one head, and then in all of them; where only biases of the values are left, a multiplier cannot be told."""
+    model, _ = make_bridge("tiny")
+    weight = getattr(model.blocks[1].attn, name)
+    for heads in ([2], range(len(weight))):
+        with torch.no_grad():
+            for head in heads:
+                weight[head] = deficient(weight[head].clone(), kind)
+        if len(heads) > 1 and (name, kind) == ("W_V", "zero"):
+            with pytest.raises(ValueError, match=r"heads write the same whatever they read: .* all of W_V zero"):
+                ov_circuit(model, 1, 2, fold_norm=fold_norm)
+            continue
+        found = ov_circuit(model, 1, 2, fold_norm=fold_norm)
+        assert int((found.S > 1e-6).sum()) == rank
+        torch.testing.assert_close((found.U * found.S) @ found.Vh, found.matrix)

@@ -204,3 +204,22 @@ def test_of_a_jacobian_that_another_tool_has_computed(subject):
     assert TangentSpace.of(space.jacobian.to(torch.bfloat16)).singular_values.dtype == torch.float32
     with pytest.raises(ValueError, match="the Jacobian is not finite"):
         TangentSpace.of(space.jacobian * torch.nan)
+
+
+def test_as_many_directions_as_every_example_has() -> None:
+    """One example's Jacobian has rank 2, the other's rank 1: a second direction there would be any at all."""
+    space = TangentSpace.of(torch.tensor([[[2.0, 0.0], [0.0, 1.0]], [[1.0, 0.0], [0.0, 0.0]]]))
+    assert space.angles(torch.eye(2), 1).shape == (2, 2)
+    with pytest.raises(ValueError, match="k=2: the Jacobian has rank 1; choose k from 1 to that"):
+        space.angles(torch.eye(2), 2)
+
+
+def test_an_output_of_more_axes_than_have_names_is_refused() -> None:
+    class Grid(zoo.OwnModel):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x).reshape(len(x), 1, 2, 3)
+
+    model = Grid()
+    zoo.draw_anew(model)
+    with pytest.raises(ValueError, match=r"the output has shape \(4, 1, 2, 3\): name hooks that are batch"):
+        tangent_space(model, torch.rand(4, 6), "hook_hidden")

@@ -77,3 +77,68 @@ def test_nothing_learned_and_copies_of_one_direction() -> None:
     data = SparseUniform(n_features=4, feature_probability=0.5)
     assert theory.qk_optimum(zeros, data, [(0, 1)], rank=2).equal(torch.zeros(3, 3, dtype=F64))
     assert torch.linalg.matrix_rank(theory.qk_optimum(copies, data, [(0, 1)])) == 1
+
+
+R = 0.5**0.5
+DEGENERATE = {  # what each function gives for weights without rank, worked by hand
+    "zeros": (torch.zeros(3, 2), {
+        "gram": torch.zeros(3, 3), "feature_norms": [0, 0, 0], "interference": [0, 0, 0], "dimensionality": [0, 0, 0],
+        "dimensions_per_feature": torch.inf, "represented": [False] * 3, "directions": [], "count_directions": 0,
+        "tegum_factors": [], "polytopes": [], "name_polytope": "empty",
+    }),
+    "copies": (torch.ones(3, 2), {
+        "gram": torch.full((3, 3), 2.0), "feature_norms": [2**0.5] * 3, "interference": [4, 4, 4],
+        "dimensionality": [1 / 3] * 3, "dimensions_per_feature": 1 / 3, "represented": [True] * 3,
+        "directions": [[0, 1, 2]], "count_directions": 1, "tegum_factors": [[0, 1, 2]],
+        "polytopes": [("point", [[0, 1, 2]])], "name_polytope": "point",
+    }),
+    "opposite copies": (torch.tensor([[R, R], [R, R], [-R, -R]]), {
+        "gram": torch.tensor([[1.0, 1, -1], [1, 1, -1], [-1, -1, 1]]), "feature_norms": [1, 1, 1],
+        "interference": [2, 2, 2], "dimensionality": [1 / 3] * 3, "dimensions_per_feature": 2 / 3,
+        "represented": [True] * 3, "directions": [[0, 1], [2]], "count_directions": 2, "tegum_factors": [[0, 1, 2]],
+        "polytopes": [("digon", [[0, 1], [2]])], "name_polytope": "digon",
+    }),
+    "one feature": (torch.tensor([[0.0, 3.0]]), {
+        "gram": torch.tensor([[9.0]]), "feature_norms": [3], "interference": [0], "dimensionality": [1],
+        "dimensions_per_feature": 2 / 9, "represented": [True], "directions": [[0]], "count_directions": 1,
+        "tegum_factors": [[0]], "polytopes": [("point", [[0]])], "name_polytope": "point",
+    }),
+    "one dimension": (torch.tensor([[2.0], [-1.0], [0.0]]), {
+        "gram": torch.tensor([[4.0, -2, 0], [-2, 1, 0], [0, 0, 0]]), "feature_norms": [2, 1, 0],
+        "interference": [1, 4, 0], "dimensionality": [4 / 5, 1 / 5, 0], "dimensions_per_feature": 1 / 5,
+        "represented": [True, True, False], "directions": [[0], [1]], "count_directions": 2,
+        "tegum_factors": [[0, 1]], "polytopes": [("digon", [[0], [1]])], "name_polytope": "digon",
+    }),
+    "one feature in one dimension": (torch.tensor([[-1.0]]), {
+        "gram": torch.ones(1, 1), "feature_norms": [1], "interference": [0], "dimensionality": [1],
+        "dimensions_per_feature": 1, "represented": [True], "directions": [[0]], "count_directions": 1,
+        "tegum_factors": [[0]], "polytopes": [("point", [[0]])], "name_polytope": "point",
+    }),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("kind", DEGENERATE)
+def test_every_function_of_geometry_on_weights_without_rank(kind: str, dtype: torch.dtype) -> None:
+    W, expected = DEGENERATE[kind]
+    rest = {"ORTHOGONAL", "Polytope", "check_weights", "ideal_polytopes", "rotate_onto"}
+    assert set(geometry.__all__) - rest == set(expected)
+    for name, wanted in expected.items():
+        found = getattr(geometry, name)(W.to(dtype))
+        if name == "polytopes":
+            assert [(shape.name, shape.vertices) for shape in found] == wanted
+            assert all(shape.distance < 1e-6 for shape in found)
+        elif isinstance(found, torch.Tensor):
+            torch.testing.assert_close(found, torch.as_tensor(wanted, dtype=found.dtype), msg=name)
+        else:
+            assert found == wanted, name
+    for target in (W, -W, 0 * W):  # a rotation keeps lengths and angles whatever it is to reach
+        turned = geometry.rotate_onto(W.to(dtype), target.to(dtype))
+        torch.testing.assert_close(turned @ turned.mT, (W @ W.mT).to(dtype))
+    torch.testing.assert_close(geometry.rotate_onto(W.to(dtype), -W.to(dtype)), -W.to(dtype))
+
+
+def test_what_rounding_adds_to_a_direction_is_no_dimension_to_read_along() -> None:
+    """Opposite features are read without error behind a ReLU; the second column is the last digit of the first."""
+    V = torch.tensor([[1.0, 3e-16], [-1.0, 3e-16]], dtype=F64)
+    torch.testing.assert_close(theory.one_sided_dual_frame(V), torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from tms_hooks import geometry
+from tms_hooks import errors, geometry
 from tms_hooks.geometry import ideal_polytopes
 from tms_hooks.linalg import random_rotations
 
@@ -146,3 +146,11 @@ def test_a_feature_of_exactly_the_cut_off_is_not_represented() -> None:
     W = torch.tensor([[0.5, 0.0], [0.0, 0.5000001]])
     assert geometry.represented(W).tolist() == [False, True]
     assert geometry.represented(W, min_norm=0.0).tolist() == [True, True]
+
+
+def test_only_more_dimensions_than_features_raise_the_question_of_columns(caplog) -> None:
+    for shape, asked in (((41, 41), False), ((41, 42), True), ((42, 41), False)):
+        errors.say_once.cache_clear()
+        caplog.clear()
+        geometry.dimensionality(noise(torch.Size(shape), seed=0))
+        assert ("W.mT here" in caplog.text) == asked

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from tms_hooks import Adam, Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
+from tms_hooks.landscape.critical import KINK_STEP, _has_kink
 from tms_hooks.models import forward
 from tms_hooks.models.toy import ToyModel
 
@@ -252,3 +253,42 @@ def test_beside_the_kink_of_a_lost_feature_the_loss_is_lower() -> None:
     )
     kink, beside = ({"W_E": torch.tensor([[1.0, 0.0], [0.0, x]], dtype=F64)} for x in (0.0, 0.1))
     assert landscape.exact_loss(beside, cfg, data) < landscape.exact_loss(kink, cfg, data) == pytest.approx(1 / 30)
+
+
+def test_a_toy_without_symmetries_keeps_all_its_modes() -> None:
+    """One hidden dimension cannot be rotated: 3 weights with the curvature -4v of an empty model, 3 biases with 2."""
+    p, cfg = 0.2, ToyConfig(n_features=3, d_hidden=1)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(cfg, {"W_E": torch.zeros(3, 1), "b_U": torch.full((3,), p / 2)})
+    point = landscape.critical_point(model, SparseUniform(n_features=3, feature_probability=p))
+    torch.testing.assert_close(point.eigenvalues, torch.tensor([-4 * v] * 3 + [2.0] * 3, dtype=F64), rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("curvature", "said", "kink"),
+    [  # half of the sum of curvature x^2, whose Hessian is said to be `said`: missed is the difference of the two
+        (1 + 1.5e-4, 1.0, True), (1 + 0.5e-4, 1.0, False), (100 + 0.5e-2, 100.0, False), (1.5e-8, 0.0, True),
+        (0.5e-8, 0.0, False),
+    ],
+)  # fmt: skip
+def test_what_the_hessian_misses_is_a_kink_above_a_ten_thousandth_of_it(curvature, said, kink) -> None:
+    zero, eye = torch.zeros(5, dtype=F64), torch.eye(5, dtype=F64)
+    assert _has_kink(lambda theta: curvature * theta.square().sum() / 2, zero, zero, said * eye) == kink
+
+
+def test_a_kink_is_looked_for_at_one_distance_on_both_sides() -> None:
+    """Half of relu(x_0)^2 has the curvature 1 on one side and 0 on the other."""
+    seen = []
+
+    def loss(theta: torch.Tensor) -> torch.Tensor:
+        seen.append(theta.detach().clone())
+        return theta[0].relu().square() / 2
+
+    start = torch.zeros(5, dtype=F64)
+    for said in (0.0, 1.0):  # right to one side of it
+        hessian = torch.zeros(5, 5, dtype=F64)
+        hessian[0, 0] = said
+        assert _has_kink(loss, start, start, hessian)
+    steps = torch.stack(seen)
+    torch.testing.assert_close(steps.norm(dim=1), torch.full((len(seen),), KINK_STEP, dtype=F64), rtol=1e-9, atol=0)
+    assert any(torch.equal(step, -steps[0]) for step in steps)

@@ -75,3 +75,16 @@ def test_a_cost_per_sample_is_shared_equally_among_its_outputs_and_cannot_be_wei
     losses.try_loss(each, target[0], (1.0, 2.0, 1.0, 1.0))
     with pytest.raises(ValueError, match=r"one cost per sample, which importance=\(1\.0, 2\.0, 1\.0, 1\.0\) cannot"):
         losses.try_loss(whole, target[0], (1.0, 2.0, 1.0, 1.0))
+
+
+def test_a_loss_of_outputs_between_0_and_1_is_tried_there() -> None:
+    target = torch.tensor([[0.0, 1.0], [0.5, 0.25]])
+    own = losses.LossFunction(lambda out, y: torch.nn.functional.binary_cross_entropy(out, y, reduction="none"))
+    losses.try_loss(own, target, (1.0, 1.0))
+
+
+def test_absolute_errors_are_the_least_power() -> None:
+    out, target = torch.tensor([[0.5, -1.0]]), torch.tensor([[1.0, 1.0]])
+    assert losses.Lp(p=1).cost(out, target).tolist() == [[0.5, 2.0]]
+    with pytest.raises(ValueError, match=r"p=0\.9: must be at least 1"):
+        losses.Lp(p=0.9)

@@ -140,3 +140,10 @@ def test_logits_that_cross_the_kink_end_on_it_or_start_there(a: list[float], b: 
     for target in (0, 1):
         found = output_loss(t(*a), t(b)[0], t(*p), target).item()
         assert found == pytest.approx(by_quadrature(a, b, p, target), abs=1e-10)
+
+
+def test_the_most_features_that_are_summed() -> None:
+    """All twelve together, each near its most, are too rare to count: what is left is E x^2 = p / 3 of each."""
+    bias, p = torch.full((12,), -11.9, dtype=F64), torch.full((12,), 0.3, dtype=F64)
+    found = expected_loss(torch.ones(12, 12, dtype=F64), bias, p)
+    torch.testing.assert_close(found, torch.tensor(12 * 0.3 / 3, dtype=F64))

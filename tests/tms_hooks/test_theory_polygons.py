@@ -1,5 +1,6 @@
 """Polygons against direct quadrature of the model, brute-force minimization, and numbers worked by hand."""
 
+import inspect
 import itertools
 from math import cos, pi, sqrt
 
@@ -187,3 +188,9 @@ def test_tables_hold_the_functions_they_name() -> None:
     assert theory.polygon_table([8]).loc[8, "gain, textbook"] == 0  # 2 cos^2 45 - 1, not its rounding error
     assert table.loc[4].tolist() == pytest.approx([-4 / 3, -4 / 3, 1, -4 / 3, 1, 0])
     assert theory.best_polygon_table([4, 6], [0.057, 0.3]).to_numpy().tolist() == [[4, 4], [6, 4]]
+
+
+def test_the_map_that_the_documents_show_is_the_default() -> None:
+    """4 to 10 features at the densities of the page that `tms theory` writes; to sum them all takes half a minute."""
+    default = {name: p.default for name, p in inspect.signature(theory.best_polygon_table).parameters.items()}
+    assert default == {"features": range(4, 11), "densities": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}

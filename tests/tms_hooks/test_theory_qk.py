@@ -208,5 +208,7 @@ def test_the_orthonormal_cosine_is_that_of_the_optimum(p: float, d: int) -> None
 
 def test_limits_and_bad_input_of_the_orthonormal_cosine() -> None:
     assert theory.qk_orthonormal_cosine(1.0, 4) == pytest.approx(0.5)
-    with pytest.raises(ValueError, match="p=0"):
-        theory.qk_orthonormal_cosine(0.0, 4)
+    assert theory.qk_orthonormal_cosine(0.3, 1) == 1  # in one dimension there is one direction
+    for p, d in ((0.0, 4), (1.5, 4), (0.5, 0)):
+        with pytest.raises(ValueError, match=f"p={p}, d_hidden={d}: needs 0 < p <= 1 and at least 1 dimension"):
+            theory.qk_orthonormal_cosine(p, d)

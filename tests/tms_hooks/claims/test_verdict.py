@@ -86,7 +86,7 @@ def test_a_move_that_can_change_nothing_is_no_move():
         statistic=0.984, interval=(0.9835, 0.9845), convergence=Convergence(0.984, (0.9835, 0.9845), 0.98, 12)
     )
     assert outcome(narrow) == "supported"  # 0.004 of 0.484
-    assert outcome(replace(narrow, convergence=tried._replace(longer=0.979))) == "not converged"
+    assert outcome(replace(narrow, convergence=narrow.convergence._replace(longer=0.979))) == "not converged"
 
 
 def test_how_many_models_would_decide_by_hand():
