@@ -5,14 +5,14 @@ largest of the estimate. At a budget: what a method's own cost leaves of it, in 
 exact patches of the sites that it ranks highest, and a site of the top k counts as found if it was patched exactly; "at
 random" patches as many sites as the budget allows. Random toys (two heads, an MLP, 8 seeds), the tiny random bridge (4
 seeds) and SmolLM2 (every fifth block, 6 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
-outputs at each position). Edges likewise: `path_patch`, with the hooks of all other senders frozen, is the judge.
-Run: `python -m benchmarks.attribution`; SmolLM2 takes a minute or more per pair.
+outputs at each position). Edges likewise, of the toys and of the tiny bridge: `path_patch`, with the hooks of all other
+senders frozen, is the judge. Run: `python -m benchmarks.attribution`.
 """
 
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import islice, product
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,16 +132,6 @@ def tiny_edges() -> Iterator[Case]:
         yield case._replace(sites=senders, receivers=receivers)
 
 
-def smollm2_edges() -> Iterator[Case]:
-    """From each head and MLP of four blocks to the keys and values of a later block's heads; one pair per story."""
-    for case in islice(smollm2(), 0, None, len(NAMES)):
-        blocks = (15, 17, 19, 21)
-        senders = [Site(f"blocks.{i}.attn.hook_z", head="each") for i in blocks]
-        senders += [Site(f"blocks.{i}.hook_mlp_out") for i in blocks]
-        receivers = [Site(f"blocks.23.attn.hook_{part}", head="each") for part in "kv"]
-        yield case._replace(sites=senders, receivers=receivers)
-
-
 def exact_edges(case: Case) -> pd.DataFrame:
     """`path_patch` of every edge, in the order of `attribution_sweep`."""
     model, clean, corrupted, metric, sites, receivers = case
@@ -210,14 +200,7 @@ def main() -> None:
             print(f"| {method} | {cost:.1f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
 
 
-CASES = {
-    "toys": toys,
-    "tiny": tiny,
-    "smollm2": smollm2,
-    "toys, edges": toy_edges,
-    "tiny, edges": tiny_edges,
-    "smollm2, edges": smollm2_edges,
-}
+CASES = {"toys": toys, "tiny": tiny, "smollm2": smollm2, "toys, edges": toy_edges, "tiny, edges": tiny_edges}
 
 
 if __name__ == "__main__":
