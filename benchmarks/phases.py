@@ -16,11 +16,12 @@ from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.data import SparseUniform
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.fused.codes import RELU
-from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, plain, rules
+from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, narrow, plain, rules
+from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
-NAMES = ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
+NAMES = tuple(__import__("sys").argv[1:]) or ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
 
 
 def main() -> None:
@@ -28,45 +29,43 @@ def main() -> None:
 
     @njit
     @no_type_check
-    def hashes(times, count):
-        z, seen = np.uint64(0), lanes.first_lanes(0)
+    def hashes(times, count, out):
+        z, seen = np.uint64(0), lanes.splat(np.uint32(0))
         for _ in range(times * count // 8):
             z += np.uint64(1)
-            seen = lanes.either(seen, lanes.at_most(lanes.random_bits(z), lanes.splat(np.uint32(0))))
-        out = np.zeros((1, 16), np.float32)
-        zero = np.float32(0)
-        lanes.store(out, 0, 0, lanes.where(seen, lanes.splat(np.float32(1)), lanes.splat(zero)))
-        return out[0, 0]
+            seen = lanes.either(seen, lanes.random_bits(z))
+        lanes.store(out, 0, 0, lanes.real(seen, np.float32(0)))
 
     @njit
     @no_type_check
     def products(times, count, out):
-        one = lanes.splat(np.float32(0.5))
-        a = b = c = d = e = f = g = h = i = j = one
-        for _ in range(times * count // 160):
-            a, b, c = lanes.fma(a, one, one), lanes.fma(b, one, one), lanes.fma(c, one, one)
-            d, e, f = lanes.fma(d, one, one), lanes.fma(e, one, one), lanes.fma(f, one, one)
-            g, h = lanes.fma(g, one, one), lanes.fma(h, one, one)
-            i, j = lanes.fma(i, one, one), lanes.fma(j, one, one)
-        a = lanes.add(lanes.add(lanes.add(a, b), lanes.add(c, d)), lanes.add(lanes.add(e, f), lanes.add(g, h)))
-        lanes.store(out, 0, 0, lanes.add(a, lanes.add(i, j)))
+        one = lanes.splat_part(np.float32(0.5))
+        a = b = c = d = e = f = g = h = one
+        for _ in range(times * count // (8 * lanes.PART)):
+            a, b, c, d = lanes.fma(a, one, one), lanes.fma(b, one, one), lanes.fma(c, one, one), lanes.fma(d, one, one)
+            e, f, g, h = lanes.fma(e, one, one), lanes.fma(f, one, one), lanes.fma(g, one, one), lanes.fma(h, one, one)
+        a, b, c, d = lanes.add(a, b), lanes.add(c, d), lanes.add(e, f), lanes.add(g, h)
+        lanes.store(out, 0, 0, lanes.add(lanes.add(a, b), lanes.add(c, d)))
 
     @njit
     @no_type_check
-    def draw(times, x, block, rows, largest, scale, occupied):
+    def draw(times, x, block, batch):
         for t in range(times):
-            for top in range(0, rows, block):
-                draws.draw_sparse_uniform(x, np.uint64(t), top, min(block, rows - top), largest, scale, occupied)
+            for top in range(0, batch.rows, block):
+                draws.draw_sparse_uniform(
+                    x, np.uint64(t), top, min(block, batch.rows - top),
+                    batch.largest, batch.scale, batch.span, batch.low, batch.occupied,
+                )  # fmt: skip
 
     @njit
     @no_type_check
-    def gradient(times, x, block, rows, w, g, loss, weight, toy, sparse):
+    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, sparse):
         own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
-        plain.transpose(space.w_e_t, own.w_e)
+        transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
                 count = min(block, rows - top)
-                plain.forward_backward(x, count, own, gradients, loss, weight, toy, space)
+                plain.forward_backward(x, x, count, own, gradients, loss, weight, toy, narrow, space)
 
     @njit
     @no_type_check
@@ -75,7 +74,7 @@ def main() -> None:
             rules.update(optimizer, w, g, first, second, scalars)
 
     out = np.zeros((1, 16), np.float32)
-    hash_us = cpu(lambda k: hashes(k, 8000), 100) / 8000
+    hash_us = cpu(lambda k: hashes(k, 8000, out), 100) / 8000
     fma_us = cpu(lambda k: products(k, 160_000, out), 100) / 160_000
     table = Table(title="CPU microseconds per model step, float32, one thread (limit)")
     for name in ("setting", "p", "rows drawn", "draw", "gradient", "update", "whole step"):
@@ -96,18 +95,18 @@ def row(
     """A line of the table."""
     assert isinstance(recipe.setting.data, SparseUniform)
     n, m = setting.n, setting.m
-    batch = fused_engine._drawn(recipe, np.dtype(np.float32))
+    batch = fused_engine._batch(recipe, None, np.dtype(np.float32))
     rows, like = batch.rows, np.zeros(1, np.float32)
     block = -(-min(max(loop.SMALL // n, loop.BLOCK), rows) // 64) * 64
     x, loss = plain.aligned(n, block + 16, like), np.zeros(n, np.float32)
     w = np.random.default_rng(0).normal(size=n * m + n).astype(np.float32) * 0.3
     w[n * m :] = 0
-    toy = Toy(n=n, m=m, tied=True, biased=True, hidden_biased=False, scaled=False, units=0, act=RELU)
+    toy = Toy(n, m, n, True, True, False, False, 0, False, RELU)
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
-    draw_us = cpu(lambda k: draw(k, x, block, rows, batch.largest, batch.scale, batch.occupied), times)
-    model = (w, w * 0, loss, batch.weight, toy, batch.occupied)
+    draw_us = cpu(lambda k: draw(k, x, block, batch), times)
+    model = (w, w * 0, loss, batch.weight, toy, narrow(m, n, n, RELU), batch.occupied)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
-    scalars = np.array(recipe.setting.optimizer.scalars(0, 1e-3), np.float32)
+    scalars = np.array(recipe.setting.optimizer.scalars(np.array(0), np.array(1e-3)), np.float32)
     adam = UPDATED.index(type(recipe.setting.optimizer))
     update_us = cpu(lambda k: update(k, adam, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)
     state = State.initial(recipe, None, "cpu")

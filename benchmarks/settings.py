@@ -58,7 +58,7 @@ class Setting:
     target: float | None = None
     """The ratio to reach at equal work, one thread."""
     loss_steps: int = 3_000
-    """Steps of the plain loop whose held-out loss our engine has to reach."""
+    """Steps of the plain loop whose held-out loss our engine has to reach; with 0 that is not measured."""
     loss_models: int = 10
     """Models that are trained for that."""
 
@@ -124,10 +124,10 @@ class Setting:
 SETTINGS = (
     Setting(name="b5", n=5, m=2, models=8, p=1.0, p_last=0.02, plain_steps=100, target=60),
     Setting(name="s5", n=5, m=2, models=10, p=0.01, p_last=0.01, plain_steps=100, target=300),
-    Setting(name="d6", n=6, m=2, models=1000, p=0.057, p_last=0.057, plain_steps=2, target=100),
-    Setting(name="a20", n=20, m=5, models=10, p=1.0, p_last=0.05, plain_steps=40, target=20, loss_steps=1_000),
+    Setting(name="d6", n=6, m=2, models=1000, p=0.057, p_last=0.057, plain_steps=2, target=120),
+    Setting(name="a20", n=20, m=5, models=10, p=1.0, p_last=0.05, plain_steps=40, target=25, loss_steps=1_000),
     Setting(
-        name="a100", n=100, m=20, models=20, p=1.0, p_last=0.05, plain_steps=6, target=4, loss_steps=500, loss_models=2
+        name="a100", n=100, m=20, models=20, p=1.0, p_last=0.05, plain_steps=6, target=8, loss_steps=500, loss_models=2
     ),
     Setting(
         name="s100",
@@ -142,10 +142,12 @@ SETTINGS = (
         loss_models=2,
     ),
     Setting(
-        name="c400", n=400, m=30, models=20, p=1.0, p_last=0.01, plain_steps=1, target=5, loss_steps=200, loss_models=1
+        name="c400", n=400, m=30, models=20, p=1.0, p_last=0.01, plain_steps=1, target=7, loss_steps=200, loss_models=1
     ),
-    Setting(name="one-hot", n=40, m=2, models=50, p=1.0, p_last=1.0, plain_steps=100, one_hot=True),
+    Setting(name="one-hot", n=40, m=2, models=50, p=1.0, p_last=1.0, plain_steps=100, target=15, one_hot=True),
     Setting(name="qk", n=20, m=5, models=10, p=0.1, p_last=0.1, plain_steps=20, rank=5, target=20, loss_steps=500),
+    Setting(name="w2048", n=2048, m=128, models=1, p=0.01, p_last=0.01, plain_steps=2, target=4, loss_steps=0),
+    Setting(name="w10000", n=10_000, m=64, models=1, p=0.001, p_last=0.001, plain_steps=1, target=4, loss_steps=0),
     *(
         Setting(name=f"{part}-{k}", n=6, m=2, models=k, p=0.057, p_last=0.057, plain_steps=max(300 // k, 10), part=part)
         for part in PARTS

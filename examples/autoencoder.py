@@ -144,8 +144,9 @@ dict(zip(penalties, active.round(2).tolist(), strict=True))  # latents active pe
 
 # %% [markdown]
 # ## With SAELens
-# SAELens needs another release of TransformerLens, so it lives in an environment of its own: `make test-compat COMPAT=sae-lens` makes one.
-# What its autoencoders find is judged by the same `matched`; and `probes.probe_activations` takes their latents.
+# SAELens needs another release of TransformerLens, so it lives in an environment of its own, which
+# `make test-compat COMPAT=sae-lens` makes. What its autoencoders find is judged by the same
+# `matched`; and `probes.probe_activations` takes their latents.
 
 # %%
 if find_spec("sae_lens"):

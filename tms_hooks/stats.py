@@ -2,14 +2,13 @@
 
 A claim about trained models is a statement about all seeds, and only some of them were trained. Every number therefore
 comes with a 95 % interval, which holds the value of all seeds in 95 of 100 repetitions of the experiment. For a share
-of models it is Wilson's interval; for the smallest of several shares, Wilson's intervals widened so that all hold at
-once; for any other statistic, the bootstrap: draw as many models from the sample, with replacement, again and again,
-and see how far the statistic scatters, corrected for bias and skew (BCa).
+of models it is Wilson's interval, for the difference of two shares Newcombe's; for any other statistic the bootstrap:
+draw as many models from the sample, with replacement, again and again, and see how far the statistic scatters,
+corrected for bias and skew (BCa).
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -26,36 +25,6 @@ def wilson(successes: int, n: int, confidence: float = 0.95) -> tuple[float, flo
 
     interval = binomtest(successes, n).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
-
-
-class Weakest(NamedTuple):
-    """The smallest of several shares."""
-
-    part: str
-    share: float
-    interval: tuple[float, float]
-
-
-def weakest_share(counts: Mapping[str, tuple[int, int]]) -> Weakest:
-    """The smallest of several proportions, with a 95 % interval that allows for having picked it.
-
-    It serves a claim of several parts, all of which must hold. Each proportion gets a Wilson interval at the level
-    1 - 0.05 / (number of proportions), so that all hold together (Bonferroni). The smallest true share then lies
-    between the smallest lower and the smallest upper end.
-
-    >>> weakest_share({"square": (90, 100), "pentagon": (30, 100)})[:2]
-    ('pentagon', 0.3)
-
-    Args:
-        counts: successes and trials of each part. A part with no trials has the interval (0, 1).
-    """
-    if not counts:
-        raise ValueError("no parts: give at least one (successes, trials)")
-    confidence = 1 - 0.05 / len(counts)
-    shares = {part: k / n if n else np.nan for part, (k, n) in counts.items()}
-    intervals = [wilson(k, n, confidence) if n else (0.0, 1.0) for k, n in counts.values()]
-    part = min(shares, key=lambda name: shares[name] if counts[name][1] else -1.0)
-    return Weakest(part, shares[part], (min(low for low, _ in intervals), min(high for _, high in intervals)))
 
 
 FEWEST = 8
@@ -113,7 +82,7 @@ def bootstrap(statistic: Callable[..., float], *samples: np.ndarray, resamples: 
             method="BCa",
             rng=np.random.default_rng(0),
         )
-    low, high = map(float, found.confidence_interval)
+    low, high = sorted(map(float, found.confidence_interval))  # equal ends can be out of order by rounding
     if np.isnan([low, high]).any():
         low, high = (float(end) for end in np.quantile(found.bootstrap_distribution, (0.025, 0.975)))
     return low, high

@@ -1,6 +1,7 @@
 """The fused engine against the torch engine on the same batches, and a model alone against itself in a crowd."""
 
 import logging
+import platform
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import get_args
@@ -16,6 +17,7 @@ from tms_hooks.models.forward import W_Q
 from tms_hooks.tasks import TASKS, TaskFunction
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
+from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -498,6 +500,18 @@ def test_with_empty_rows_in_closed_form_the_engines_agree_at_every_width(
     assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("probability", [0.3, 0.01, 0.002])  # of which entries are looked up none, many, few per row
+@pytest.mark.parametrize("tied", [True, False])
+def test_wide_toys_agree_with_torch(tied, probability):
+    n, m = 1_027, 130  # more outputs than are worked on at once, and a last tile that reaches back
+    assert n * m >= fused_engine.WIDE
+    cfg = tms.ToyConfig(n, m, tied=tied)
+    recipe = Recipe.of(cfg, tms.SparseUniform(n, probability), seeds=range(2), batch_size=300)
+    got, wanted = (engine.advance(recipe, start(recipe), 7, 7) for engine in (fused_engine, torch_engine))
+    torch.testing.assert_close(got, wanted, rtol=1e-4, atol=1e-5)  # sums of a thousand terms
+    assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE["float32"])
+
+
 @pytest.mark.parametrize("empty_rows", ["drawn", "exact"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype, empty_rows):
@@ -603,3 +617,37 @@ run = tms.train(tms.ToyConfig(n_features=3, d_hidden=2), tms.OneHot(n_features=3
 assert run.provenance["engine"] == "torch"
 """
     run_python(code)
+
+
+TRAINS = """
+import hashlib, tms_hooks as tms
+from tms_hooks.fused.kernels import lanes
+for n, m in ((6, 2), (50, 9)):
+    data = tms.SparseUniform(n, 0.3)
+    run = tms.train(tms.ToyConfig(n, m), data, steps=20, batch_size=300, engine="fused")
+    print(hashlib.sha256(run.W_E.numpy().tobytes() + run.weights["b_U"].numpy().tobytes()).hexdigest())
+print(lanes.REGISTERS, lanes.PART)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="on other processors there is but one kind of registers")
+def test_plain_toys_have_the_same_bits_whatever_the_registers(run_python, monkeypatch):
+    own = run_python(TRAINS).splitlines()
+    monkeypatch.setenv("NUMBA_CPU_NAME", "haswell")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+    narrow = run_python(TRAINS).splitlines()
+    assert narrow[2] == "16 8"
+    assert narrow[:2] == own[:2]
+
+
+def test_what_is_compiled_is_said_once(run_python, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    script = """
+import logging, sys
+logging.basicConfig(stream=sys.stdout)
+import tms_hooks as tms
+for steps in (1, 2):
+    tms.train(tms.ToyConfig(6, 2), tms.SparseUniform(6, 0.1), steps=steps)
+"""
+    assert run_python(script).count("compiling the training loop") == 1
+    assert "compiling" not in run_python(script), "it is kept"

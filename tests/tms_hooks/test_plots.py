@@ -95,6 +95,28 @@ def test_arrows_of_zero_length_are_drawn_at_the_origin():
     assert all(np.isfinite(np.array(trace.x, float)).all() for trace in plots.write_and_read(zero, zero, ["a"]).data)
 
 
+def test_norm_bars_are_colored_by_interference():
+    norms = np.array([[1.0, 0.5], [0.0, 1.0]])
+    fig = plots.norm_bars(norms, 2 * norms, ["a", "b"])
+    assert [bar.y.tolist() for bar in fig.data] == norms.tolist()
+    assert fig.data[1].marker.color.tolist() == [0.0, 2.0]
+
+
+def test_interference_graphs_join_features_that_interfere_and_name_their_shapes():
+    digon_and_point = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0], [0.0, 0.1]])
+    fig = plots.interference_graphs({"": digon_and_point})
+    assert sum(trace.mode == "lines" for trace in fig.data) == 1
+    assert [trace.text[0] for trace in fig.data if trace.mode == "text"] == ["digon", "point"]
+    assert [list(each.text) for each in fig.data if each.mode == "markers+text"] == [["0", "1"], ["2"]]
+
+
+def test_feature_lines_mark_the_feature_that_is_named():
+    values = np.arange(1.0, 7.0).reshape(2, 3)
+    fig = plots.feature_lines(np.array([0, 10]), {"a pentagon": values, "a hexagon": values}, "loss", {"a pentagon": 2})
+    assert [line.y.tolist() for line in fig.data[:3]] == values.T.tolist()
+    assert [line.line.dash for line in fig.data] == ["solid", "solid", "dash", "solid", "solid", "solid"]
+
+
 # One look
 
 

@@ -88,13 +88,13 @@ def qk_rank(n_models: int) -> Verdict:
         dict(zip(COUNTS, equal, strict=True)),
         {rank: heads.train(toys, [RING], rank)[0] for rank in (1, LOW)},
         heads.untrained(toys.W_E, M),
-        Beyond(unequal, heads.train(toys, [UNEQUAL], M, biases=True)[0], wide_heads()),
+        Beyond(unequal, heads.train(toys, [UNEQUAL], M, steps=9_000, biases=True)[0], wide_heads()),
     )
 
 
 def wide_heads() -> Heads:
     """Eight toys of a hundred features in fifty dimensions, each with a head for ten pairs."""
-    toys = lab.train_sparse(100, 50, WIDE_P, 8, steps=1_000, batch_size=256, decay=0.95)
+    toys = heads.of_run(lab.train_sparse(100, 50, WIDE_P, 8, steps=1_000, batch_size=256, decay=0.95))
     return Heads(heads.train(toys, [WIDE], biases=True)[0], toys.W_E)
 
 

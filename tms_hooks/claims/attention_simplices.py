@@ -1,6 +1,6 @@
 """A claim about attended features that are not orthogonal: how do singular vectors arrange themselves between them?
 
-Toys start near a product of two triangles (`heads.near_triangles`); only those that are one in the end count.
+Features are put near a product of two triangles (`heads.triangles`), and heads trained on them.
 """
 
 from functools import partial
@@ -62,7 +62,7 @@ def qk_same_subspace(n_models: int) -> Verdict:
     vectors and the triangle's plane; pentagons (n = 5, m = 2, pairs (0, 0) and (1, 1)); what share of the score's mean
     square the best head explains, and how much of it if the two query features are an antipodal pair.
     """
-    toys = heads.near_triangles(n_models)
+    toys = heads.triangles(n_models)
     pentagons = heads.representation(5, 2, heads.SPARSE, n_models)
     equal, unequal = heads.train(toys, [WITHIN, UNEQUAL], 4)
     return judge_sum_and_difference(

@@ -1,6 +1,6 @@
 """A claim about attended features in different tegum factors: do singular vectors span them, and split between them?
 
-Toys start near a product of two triangles (`heads.near_triangles`); only those that are one in the end count.
+Features are put near a product of two triangles (`heads.triangles`), and heads trained on them.
 """
 
 from collections.abc import Mapping, Sequence
@@ -77,7 +77,7 @@ def qk_subspaces(n_models: int) -> Verdict:
     Controls: the optimal heads; untrained heads; features that are not attended to, 2 and 5, in the place of the query
     features; four digons (n = 8, m = 4, random starts, pairs (0, 0) and (1, 1)) where features 0 and 1 are orthogonal.
     """
-    toys = heads.near_triangles(n_models)
+    toys = heads.triangles(n_models)
     digons = heads.representation(8, 4, heads.SPARSE, n_models)
     full, unequal = heads.train(toys, [APART, UNEQUAL], 4)
     return judge_split(

@@ -181,8 +181,8 @@ class Outcome(NamedTuple):
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
-    n = 6, m = 3, importance 1, p = 0.1, pair (0, 1), Adam at 0.01 with cosine decay, batch 256, 1,000 steps (joint),
-    1,000 and 1,000 (first W, then the head).
+    n = 6, m = 3, importance 1, p = 0.1, pair (0, 1), Adam at 0.01 with cosine decay, batch 256, 3,000 steps (joint),
+    3,000 and 3,000 (first W, then the head).
 
     Part "disturbs": "depend on getting features to self-organize in a particular way. This may be hard when also
     training the pseudo-head.".
@@ -211,7 +211,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
             cfg,
             data,
             starts,
-            steps=1_000,
+            steps=3_000,
             seeds=range(first_seed, first_seed + n_models),
             batch_size=256,
             stages=("representation", "heads") if staged else ("joint",),

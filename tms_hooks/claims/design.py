@@ -79,7 +79,6 @@ def statements(design: str) -> dict[str, Statement]:
     body = flat[: min(flat.index(word) for word in ENDS)]
     heads = list(re.finditer(HEADS, body))
     if not heads:
-        body += "" if "Null:" in body else " Null: none stated."
         return {SOLE: _statement(SOLE, body, beyond=False, quoted=False)}
     ends = [head.start() for head in heads[1:]] + [len(body)]
     found: dict[str, Statement] = {}

@@ -1,10 +1,10 @@
-"""Claims about D_i and D*: the values they prefer, how they jump in training, what they cost under attack.
+"""Claims about D_i and D*: the values they prefer, and what superposition costs under attack.
 
-Sparse uniform features of importance 1, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, 2,000 steps,
-batch 256, and one model at each of many densities.
+Sparse uniform features of importance 1, ReLU, tied, output bias (Elhage et al. 2022); the usual recipe, batch 256,
+n = 64, m = 8. The paper has n = 400 and m = 30, of which it says that "the number of features and hidden
+dimensions doesn't matter very much": here eight seeds are measured at each density in its place.
 """
 
-from collections.abc import Mapping
 from fractions import Fraction
 
 import numpy as np
@@ -13,217 +13,317 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, lab
-from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
+from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims.lab import LEARNED
 from tms_hooks.linalg import random_directions
-from tms_hooks.run import Run
 
-NARROW, WIDE = (200, 20), (400, 30)
-"""Numbers of features and of hidden units: of the paper's models (wide), and of those that a quick look affords."""
-SMALL = (80, 8)
-STICKY = (1.0, 1 / 2)
+SIZE = (64, 8)
 WINDOW = 0.05
+SHIFTED = 0.75
+"""Where D* is not said to linger."""
 WIDTHS = {"3/4": 0.02, "2/3": 0.02, "1/2": 0.02, "2/5": 0.006, "3/8": 0.006}
 """Named values of D_i, each with half the width of its window: a quarter of the way to its neighbor, at most 0.02."""
+FEWEST = 0.01
+"""Share of the learned features that makes a cluster."""
 EPSILON = 0.1
-"""L2 norm of the perturbations that decide."""
+"""Norm of the attack, in units of the mean norm of an input."""
+INPUTS = 128
+Grid = Float[Tensor, "seed density feature hidden"]
 
 
-def train_by_density(n_densities: int, n_features: int, d_hidden: int) -> dict[float, Run]:
-    """One toy of equally important features at each density, every one of another seed."""
-    return {
-        p: lab.train_sparse(n_features, d_hidden, p, range(seed, seed + 1), steps=2_000, batch_size=256)
-        for seed, p in enumerate(lab.densities(n_densities))
-    }
+def train_grid(
+    n_densities: int, n_seeds: int, steps: int
+) -> tuple[list[float], Grid, Float[Tensor, "seed density feature"]]:
+    """Densities from 1 to 0.05, and directions and output biases of models at each."""
+    densities = lab.densities(n_densities)
+    runs = [lab.train_sparse(*SIZE, p, n_seeds, steps=steps, batch_size=256) for p in densities]
+    W, b = (torch.stack([run.weights[name] for run in runs], dim=1) for name in ("W_E", "b_U"))
+    return densities, W, b
 
 
-@claim("sticky-dimensionality", "N", quick=5, full=72, counts="densities")
-def sticky_dimensionality(n_densities: int) -> Verdict:
+@claim("sticky-dimensionality", "N", quick=8, full=16, counts="seeds")
+def sticky_dimensionality(n_seeds: int) -> Verdict:
     """As features grow sparser D* lingers at 1 and 1/2, and the D_i of features cluster at 3/4, 2/3, 1/2, 2/5 and 3/8.
 
-    Statistic: the smallest of seven shares, n = 400, m = 30 (quick: 200, 20), importance 1, over models of many
-    densities: of models with D* within 10 % of 1, those within 5 %; likewise of 1/2; of models with learned features
-    (norm > 0.5) whose D_i is within 2w of a named value, those with more than half of these within w, for each of the
-    five (w = 0.02; 0.006 for 2/5 and 3/8, which are near each other).
-    Threshold: above 1/2, what values that drift evenly past the point would give, for each.
-    Size: one model at each of 5 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale. Adam at
-    0.01 with cosine decay, 2,000 steps, batch 256.
-    Controls: the seven shares; the smallest at half and at twice the windows; of the D_i of the same norms in random
-    directions; at learned > 0.3 and > 0.7; the largest sum of D_i, which cannot exceed m, and the largest D*.
+    D* lingers at a value if of the densities, on a log scale and interpolated, at which it is within 10 % of the value,
+    more than half have it within 5 %, the share of an even drift. A seed has a cluster of D_i at a value if, over all
+    densities, at least twice as many learned features (norm > 0.5) lie within w of it as beside it, from w to 2w away,
+    and at least 1 % of all; w = 0.02, and 0.006 for 2/5 and 3/8, which are near each other.
+
+    Part "D* at 1": "the number of dimensions per feature is "sticky" at 1" (Elhage et al. 2022).
+    Statistic: of the densities at which D* is within 10 % of 1, the share within 5 %, over all seeds.
+    Threshold: above 1/2.
+    Null: the same at 0.75, of which nothing is said.
+
+    Part "D* at 1/2": "“Sticky” D* for a range of sparsity means stays and “prefers” that level of D*. The 1/2 is an
+    antipodal pair, which is effective."
+    Statistic: of the densities at which D* is within 10 % of 1/2, the share within 5 %, over all seeds.
+    Threshold: above 1/2.
+    Null: the same at 0.75, of which nothing is said.
+
+    Part "D_i at 3/4": "distinct lines corresponding to dimensionality of: ¾ (tetrahedron)" (Elhage et al. 2022).
+    Statistic: the share of seeds with a cluster there; none at all counts as no cluster.
+    Threshold: above 1/2.
+    Null: the same norms in random directions.
+
+    Part "D_i at 2/3": "⅔ (triangle)" (Elhage et al. 2022).
+    Statistic: the share of seeds with a cluster there.
+    Threshold: above 1/2.
+    Null: the same norms in random directions.
+
+    Part "D_i at 1/2": "½ (antipodal pair)" (Elhage et al. 2022).
+    Statistic: the share of seeds with a cluster there.
+    Threshold: above 1/2.
+    Null: the same norms in random directions.
+
+    Part "D_i at 2/5": "⅖ (pentagon)" (Elhage et al. 2022).
+    Statistic: the share of seeds with a cluster there.
+    Threshold: above 1/2.
+    Null: the same norms in random directions.
+
+    Part "D_i at 3/8": "⅜ (square antiprism)" (Elhage et al. 2022).
+    Statistic: the share of seeds with a cluster there.
+    Threshold: above 1/2.
+    Null: the same norms in random directions.
+
+    Size: 8 seeds (quick), 16 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale. 8,000
+    steps.
+    Controls: learned features near each value, inside and beside; the largest sum of D_i, which cannot exceed m, and
+    the largest D*; the densities at which D* is within 5 % of 1/2.
     """
-    runs = train_by_density(n_densities, *(WIDE if n_densities > 8 else NARROW))
-    return judge_sticky({p: run.W_E for p, run in runs.items()})
+    densities, W, _ = train_grid(16, n_seeds, steps=8_000)
+    return judge_sticky(np.array(densities), W)
 
 
-def judge_sticky(trained: ByDensity) -> Verdict:
-    """Do D* and D_i prefer the named values?"""
-    W = torch.cat(list(trained.values())).double()
-    counts = window_counts(W)
-    of_random = {name: part for name, part in window_counts(random_directions(W)).items() if name.startswith("D_i")}
-    star = {1 / p: geometry.dimensions_per_feature(w.double()).mean() for p, w in trained.items()}
-    mean_D = {1 / p: lab.mean(_learned(w)) for p, w in trained.items()}
-    lowest, highest = float(min(star.values())), float(max(star.values()))
-    some = list(trained.items())[:: max(len(trained) // 12, 1)]
-    return Verdict.of_shares(
-        "The smallest of seven shares",
-        counts,
-        n_models=len(W),
-        controls={name: inside / near if near else np.nan for name, (inside, near) in counts.items()}
-        | {f"models near, {name}": near for name, (_, near) in counts.items()}
-        | {f"smallest, windows times {k:g}": lab.weakest(window_counts(W, scale=k)) for k in (0.5, 2.0)}
-        | lab.at_cuts(lambda cut: lab.weakest(window_counts(W, cut)), prefix="smallest, ")
+def judge_sticky(densities: np.ndarray, W: Grid) -> Verdict:
+    """Do D* and D_i prefer the named values, in models of (seed, density)?"""
+    W = W.double()
+    star = geometry.dimensions_per_feature(W).numpy()
+    fine = np.geomspace(densities.max(), densities.min(), 400)
+    order = np.argsort(densities)
+    drift = np.stack([np.interp(np.log(fine), np.log(densities[order]), row[order]) for row in star])
+    D, alive = geometry.dimensionality(W), geometry.represented(W, LEARNED)
+    by_chance = geometry.dimensionality(random_directions(W))
+
+    def lingers(v: float) -> Part:
+        def counts(value: float) -> Float[np.ndarray, "seed 2"]:
+            away = np.abs(drift / value - 1)
+            return np.stack([(away < WINDOW).mean(1), (away < 2 * WINDOW).mean(1)], axis=1)
+
+        return statistic(
+            f"Of the densities at which D* is near {v:g}, the share at which it is there",
+            lambda rows: float(rows[:, 0].sum() / rows[:, 1].sum()) if rows[:, 1].any() else np.nan,
+            counts(v),
+            null=(counts(SHIFTED),),
+            unit="seeds",
+        )
+
+    found = {name: window_counts(D, alive, name) for name in WIDTHS}
+    total = alive.sum((1, 2)).numpy()
+
+    def clusters(counts: tuple[np.ndarray, np.ndarray]) -> np.ndarray:
+        inside, beside = counts
+        return (inside >= 2 * beside) & (inside >= FEWEST * total) & (inside > 0)
+
+    mean_D = {1 / p: lab.mean(D[:, j][alive[:, j]].numpy()) for j, p in enumerate(densities)}
+    at_half = fine[(np.abs(drift.mean(0) / 0.5 - 1) < WINDOW)]
+    return Verdict(
+        parts={f"D* at {name}": lingers(v) for name, v in (("1", 1.0), ("1/2", 0.5))}
         | {
-            "smallest of D_i, random directions": lab.weakest(of_random),
-            "largest sum of D_i": geometry.dimensionality(W).sum(1).max(),
-            "largest D*": highest,
+            f"D_i at {name}": share(
+                f"The share of seeds with a cluster of D_i at {name}",
+                clusters(counts),
+                null=clusters(window_counts(by_chance, alive, name)),
+                unit="seeds",
+            )
+            for name, counts in found.items()
         },
-        detail=lab.listing("Inside / near", {name: f"{inside}/{near}" for name, (inside, near) in counts.items()})
-        + f" D* falls from {highest:.2f} to {lowest:.2f}.",
+        n_models=star.size,
+        controls={
+            f"learned features {where} {name}": counts.sum()
+            for name, each in found.items()
+            for where, counts in zip(("at", "beside"), each, strict=True)
+        }
+        | {
+            "learned features": total.sum(),
+            "largest sum of D_i": D.sum(-1).max(),
+            "largest D*": star.max(),
+            "largest p with D* at 1/2": at_half.max() if len(at_half) else np.nan,
+            "smallest p with D* at 1/2": at_half.min() if len(at_half) else np.nan,
+        },
+        detail=lab.listing("At / beside", {name: f"{a.sum()}/{b.sum()}" for name, (a, b) in found.items()})
+        + f" D* falls from {star.max():.2f} to {star.min():.2f}.",
         figures={
             "D* of each density's models against 1/(1-S) = 1/p.": lab.curves(
-                {"D* = m / ||W||^2": star, "sum of D_i / features learned": mean_D},
+                {
+                    "D* = m / ||W||^2": dict(zip(1 / densities, star.mean(0), strict=True)),
+                    "sum of D_i / features learned": mean_D,
+                },
                 "1 / (1 - S)",
                 "dimensions per feature",
                 log_x=True,
             ),
-            "D_i of the learned features of models of some densities; the named values are dotted.": plots.strips(
-                {f"{1 / p:.3g}": _learned(w) for p, w in some},
+            "D_i of the learned features at each density; the named values are dotted.": plots.strips(
+                {f"{1 / p:.3g}": D[:, j][alive[:, j]].numpy() for j, p in enumerate(densities)},
                 "D_i",
                 "1 / (1 - S)",
                 {name: float(Fraction(name)) for name in ("1", *WIDTHS)},
+            ),
+            "Which features of the first model interfere, at three densities; tegum factors are named.": (
+                plots.interference_graphs(
+                    {
+                        f"p = {densities[j]:.2g}": W[0, j].numpy()
+                        for j in np.linspace(0, len(densities) - 1, 5).astype(int)[1:4]
+                    }
+                )
             ),
         },
     )
 
 
-def window_counts(W: Stacked, learned: float = LEARNED, scale: float = 1.0) -> dict[str, tuple[int, int]]:
-    """Models inside each window of D* or D_i, and models near it, in twice the window.
-
-    With D_i a model is near if a learned feature is, and inside if more than half of these features are.
-    """
-    star = geometry.dimensions_per_feature(W)
-    D = geometry.dimensionality(W).masked_fill(~geometry.represented(W, learned), torch.nan)
-    counts = {}
-    for v in STICKY:
-        inside, near = ((star / v - 1).abs() < scale * width for width in (WINDOW, 2 * WINDOW))
-        counts[f"D* at {v:g}"] = int(inside.sum()), int(near.sum())
-    for name, w in WIDTHS.items():
-        inside, near = (((D - float(Fraction(name))).abs() < scale * width).sum(1) for width in (w, 2 * w))
-        counts[f"D_i at {name}"] = int((2 * inside > near).sum()), int((near > 0).sum())
-    return counts
+def window_counts(D: Float[Tensor, "seed density feature"], alive: Tensor, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Learned features of each seed within the window of a named value, and beside it, up to twice as far."""
+    away, w = (D - float(Fraction(name))).abs(), WIDTHS[name]
+    near, inside = ((away < width) & alive for width in (2 * w, w))
+    return inside.sum((1, 2)).numpy(), (near & ~inside).sum((1, 2)).numpy()
 
 
-def _learned(W: Stacked) -> np.ndarray:
-    """D_i of all learned features."""
-    return geometry.dimensionality(W)[geometry.represented(W)].numpy()
-
-
-@claim("adversarial-vulnerability", "N", quick=8, full=72, counts="densities")
-def adversarial_vulnerability(n_densities: int) -> Verdict:
+@claim("adversarial-vulnerability", "N", quick=8, full=12, counts="seeds")
+def adversarial_vulnerability(n_seeds: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 
-    Statistic: rank correlation, over models of many densities, between 1/D* = ||W||^2 / m and vulnerability: by how
-    much a perturbation of the input of L2 norm 0.1 raises sum_i (x_i - x'_i)^2 at worst (ten steps of normalized
-    gradient ascent), mean over 128 inputs of the model's own density; n = 80, m = 8, importance 1.
+    The paper's attack: a perturbation of 0.1 of the mean input norm along +-(W W^T)_i, for whichever feature i harms
+    the input most; mean over 128 inputs of the model's density. Vulnerability is how much sum_i (x_i - x'_i)^2 rises,
+    relative to a model without superposition, which has dedicated dimensions: there it is the square of the norm.
+
+    Part "more than three times": "vulnerability to adversarial examples sharply increases as superposition forms
+    (increasing by >3x)" (Elhage et al. 2022).
+    Statistic: vulnerability at the sparsest density, p = 0.05, mean over seeds.
+    Threshold: above 3.
+    Null: 1, a model without superposition.
+
+    Part "tracks": "the level of vulnerability closely tracks the number of features per dimension" (Elhage et al.
+    2022).
+    Statistic: the rank correlation over densities of vulnerability with 1/D* = ||W||^2 / m of a seed; mean over seeds.
     Threshold: above 0.9.
-    Size: one model at each of 8 densities (quick), 72 (full), p from 1 to 0.05, evenly spaced on a log scale.
-    Controls: norms 0.03 and 0.3; a random perturbation of the same norm; how many times more vulnerable the tenth of
-    models that superpose most are than the tenth that superpose least, and how many times 1/D* is larger; the same
-    attack on all models at the same inputs of p = 0.05, which leaves the models as the only difference; rank
-    correlation with (0.1 s)^2, the closed form for a linear output, s the largest singular value of W_E W_E^T.
+    Null: a random perturbation of the same norm.
+
+    Beyond the source "on the same inputs":
+    Statistic: the same if all models are attacked at the same inputs (p = 0.05) with the same norm, which leaves the
+    models as the only difference.
+    Threshold: above 0.9.
+    Null: a random perturbation of the same norm.
+
+    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 2,000
+    steps.
+    Controls: vulnerability at each density; under a random perturbation; of the same norms in random directions.
     """
-    runs = list(train_by_density(n_densities, *SMALL).values())
-    own = [lab.fresh_samples(run, 128) for run in runs]
+    densities, W, b = train_grid(10, n_seeds, steps=2_000)
+    data = [torch.rand(INPUTS, SIZE[0], generator=torch.Generator().manual_seed(j)) for j in range(len(densities))]
+    own = [
+        x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(99)) < p)
+        for x, p in zip(data, densities, strict=True)
+    ]
+    at_random = random_directions(W)
 
-    def rises(epsilon: float, steps: int = 10) -> np.ndarray:
-        return np.array([attack(run, x, epsilon, steps) for run, x in zip(runs, own, strict=True)])
+    def rises(directions: Grid, inputs: list[Tensor], kind: str = "worst") -> np.ndarray:
+        return np.array(
+            [
+                [attack(w, c, x, kind) for w, c, x in zip(ws, cs, inputs, strict=True)]
+                for ws, cs in zip(directions, b, strict=True)
+            ]
+        )
 
+    same = [own[-1]] * len(own)
     return judge_vulnerability(
-        torch.cat([run.W_E for run in runs]),
-        rises(EPSILON),
-        {
-            "random perturbation": rises(EPSILON, steps=0),
-            "all models on the same inputs": np.array([attack(run, own[-1], EPSILON) for run in runs]),
-            "perturbation of norm 0.03": rises(0.03),
-            "perturbation of norm 0.3": rises(0.3),
-        },
+        np.array(densities),
+        (1 / geometry.dimensions_per_feature(W)).numpy(),
+        {"worst": rises(W, own), "random": rises(W, own, "random")},
+        {"worst": rises(W, same), "random": rises(W, same, "random")},
+        rises(at_random, own),
     )
 
 
-def attack(run: Run, x: Float[Tensor, "batch feature"], epsilon: float, steps: int = 10) -> float:
-    """Mean rise of the squared error of a run's only model at the worst perturbation found of this L2 norm.
+def attack(
+    W: Float[Tensor, "feature hidden"],
+    b: Float[Tensor, " feature"],
+    x: Float[Tensor, "batch feature"],
+    kind: str = "worst",
+) -> float:
+    """Mean rise of the squared error under the paper's attack, or a random one, relative to no superposition."""
+    epsilon = EPSILON * float(x.norm(dim=1).mean())
+    if kind == "worst":
+        along = torch.nn.functional.normalize(W @ W.mT, dim=1)
+        directions = torch.cat([along, -along])
+    else:
+        directions = torch.randn(1, x.shape[1], generator=torch.Generator().manual_seed(0))
+        directions = torch.nn.functional.normalize(directions, dim=1)
 
-    With `steps=0` the perturbation is random.
+    def error(inputs: Tensor) -> Tensor:
+        return ((inputs @ W @ W.mT + b).relu() - x[:, None]).square().sum(-1)
+
+    clean, worst = error(x[:, None]), error(x[:, None] + epsilon * directions)
+    return float((worst.amax(1) - clean[:, 0]).mean() / epsilon**2)
+
+
+def judge_vulnerability(
+    densities: np.ndarray,
+    load: np.ndarray,
+    own: dict[str, np.ndarray],
+    same: dict[str, np.ndarray],
+    at_random: np.ndarray,
+) -> Verdict:
+    """Does vulnerability rank models as features per dimension, `load`, do? All are of (seed, density), densest first.
+
+    `own` are rises at inputs of each density, `same` at the same inputs, under the worst attack and a random one;
+    `at_random` those of random directions.
     """
-    [W], [b] = run.W_E, run.weights["b_U"]
 
-    def error(delta: Tensor) -> Tensor:
-        return ((x + delta) @ W @ W.mT + b).relu().sub(x).square().sum(-1)
+    def tracks(rises: np.ndarray) -> np.ndarray:
+        return np.array([lab.rank_correlation(*row) for row in zip(load, rises, strict=True)])
 
-    delta = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
-    delta = epsilon * torch.nn.functional.normalize(delta, dim=-1)
-    clean, worst = error(torch.zeros_like(delta)), error(delta)
-    for _ in range(steps):
-        delta.requires_grad_(True)
-        (gradient,) = torch.autograd.grad(error(delta).sum(), delta)
-        step = torch.nn.functional.normalize(gradient, dim=-1)
-        delta = epsilon * torch.nn.functional.normalize(delta.detach() + epsilon / 2 * step, dim=-1)
-        worst = torch.maximum(worst, error(delta))
-    return float((worst - clean).mean())
+    def part(what: str, rises: dict[str, np.ndarray]) -> Part:
+        return statistic(
+            f"The rank correlation of vulnerability with features per dimension{what}",
+            np.mean,
+            tracks(rises["worst"]),
+            null=(tracks(rises["random"]),),
+            unit="seeds",
+        )
 
-
-def judge_vulnerability(W: Stacked, rise: np.ndarray, others: Mapping[str, np.ndarray]) -> Verdict:
-    """Does vulnerability rank models as features per dimension do?
-
-    The models are in the order of their densities. `rise` is by how much the loss of each rises at worst; `others`, the
-    same under other attacks, has a random one and the one on the same inputs.
-    """
-    load = (1 / geometry.dimensions_per_feature(W)).numpy()
-    linear = (EPSILON * torch.linalg.matrix_norm(W, ord=2).square()).square().numpy()
-    order = load.argsort()
-    same_inputs = others["all models on the same inputs"]
-    most, least = load >= np.quantile(load, 0.9), load <= np.quantile(load, 0.1)
-
-    def times(values: np.ndarray) -> float:
-        return float(values[most].mean() / values[least].mean())
-
-    pairs = np.stack([load, rise], axis=1)
-    ranked = min(len(set(load)), len(set(rise))) > 2  # or there is nothing to rank
-    return Verdict.of_statistic(
-        "The rank correlation of vulnerability with features per dimension",
-        lambda rows: rank_correlation(*rows.T),
-        pairs if ranked else pairs[:0],
-        n_models=len(W),
-        controls={name: rank_correlation(load, values) for name, values in others.items()}
-        | {
-            "worst / random perturbation, median rise": np.median(rise) / np.median(others["random perturbation"]),
-            "most / least superposed, rise": times(rise),
-            "most / least superposed, 1/D*": times(load),
-            "most / least superposed, rise on the same inputs": times(same_inputs),
-            "rank correlation with the linear closed form": rank_correlation(linear, rise),
+    worst = own["worst"].mean(0)
+    return Verdict(
+        parts={
+            "more than three times": statistic(
+                f"Vulnerability at p = {densities[-1]:g}, relative to no superposition,",
+                np.mean,
+                own["worst"][:, -1],
+                null=1.0,
+                unit="seeds",
+            ),
+            "tracks": part("", own),
+            "on the same inputs": part(", all attacked at the same inputs,", same),
         },
-        detail=f"The loss rises by {rise[least].mean():.3g} in the tenth of models that superpose least and by "
-        f"{rise[most].mean():.3g} in the tenth that superpose most, which hold {times(load):.1f} times as many "
-        "features per dimension.",
+        n_models=load.size,
+        controls={f"vulnerability at p = {p:.2g}": value for p, value in zip(densities, worst, strict=True)}
+        | {
+            "random perturbation, sparsest": own["random"][:, -1].mean(),
+            "random directions, sparsest": at_random[:, -1].mean(),
+            "1/D*, sparsest / densest": load[:, -1].mean() / load[:, 0].mean(),
+            "vulnerability on the same inputs, sparsest / densest": same["worst"][:, -1].mean()
+            / same["worst"][:, 0].mean(),
+        },
+        detail=f"Vulnerability is {worst[0]:.3g} at p = {densities[0]:g} and {worst[-1]:.3g} at p = {densities[-1]:g}.",
         figures={
-            f"Rise of the loss at the worst perturbation of norm {EPSILON} against features per dimension.": (
-                plots.curves(
-                    {
-                        "the model's own inputs": (load[order], rise[order]),
-                        "the same inputs for all": (load[order], same_inputs[order]),
-                        "(0.1 s)^2, linear output": (load[order], linear[order]),
-                    },
-                    "features per dimension 1 / D*",
-                    "rise of the loss",
-                )
+            "Vulnerability relative to a model without superposition, and features per dimension.": lab.curves(
+                {
+                    "own inputs": dict(zip(1 / densities, worst, strict=True)),
+                    "the same inputs": dict(zip(1 / densities, same["worst"].mean(0), strict=True)),
+                    "features per dimension": dict(zip(1 / densities, load.mean(0), strict=True)),
+                },
+                "1 / (1 - S)",
+                "vulnerability; features per dimension",
+                log_x=True,
             )
         },
     )
-
-
-def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
-    """Spearman's rank correlation; 0 if either is constant."""
-    from scipy.stats import rankdata
-
-    ranks = rankdata([first, second], axis=1)
-    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0

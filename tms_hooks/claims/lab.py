@@ -7,19 +7,23 @@ squared norms on each direction is fixed, and single norms fall with n.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
-from typing import TYPE_CHECKING, Any
+from itertools import combinations, product
+from math import comb
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.quasirandom import SobolEngine
 
-from tms_hooks import geometry, plots, stats
+from tms_hooks import geometry, plots
 from tms_hooks.claims import convergence
-from tms_hooks.claims.verdict import counted
 from tms_hooks.config import Activation, ToyConfig
-from tms_hooks.data import Distribution, SparseUniform
-from tms_hooks.linalg import overlaps
+from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, SparseUniform
+from tms_hooks.landscape.exact import exact_loss, no_exact_loss
+from tms_hooks.linalg import cosines, overlaps
+from tms_hooks.models import forward
 from tms_hooks.models.forward import Weights, init_weights
 from tms_hooks.run import Run
 from tms_hooks.train import train
@@ -77,11 +81,6 @@ def decaying(decay: float, n_features: int) -> tuple[float, ...]:
     return tuple(decay**i for i in range(n_features))
 
 
-def weakest(parts: Mapping[str, tuple[int, int] | np.ndarray]) -> float:
-    """The smallest share, as `Verdict.of_shares` takes it; for controls."""
-    return stats.weakest_share({name: counted(part) for name, part in parts.items()}).share
-
-
 def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, prefix: str = "") -> dict[str, float]:
     """A statistic at other cut-offs for "learned", as controls.
 
@@ -130,20 +129,14 @@ def stack(each: Sequence[Weights]) -> dict[str, Tensor]:
     return {name: torch.stack([weights[name] for weights in each]) for name in each[0]}
 
 
-def linear_starts(cfg: ToyConfig, n_models: int) -> list[dict[str, Tensor]]:
-    """Initial weights of the seeds 0, 1, ..., but biases as `torch.nn.Linear` draws them: uniform in +-1/sqrt(fan-in).
+def each(stacked: Weights) -> list[dict[str, Tensor]]:
+    """The weights of each model, of stacked ones.
 
-    The library's own biases start at zero.
+    >>> each(stack([{"scale": torch.tensor(1.0)}, {"scale": torch.tensor(2.0)}]))[1]
+    {'scale': tensor(2.)}
     """
-    starts = []
-    for seed in range(n_models):
-        weights, generator = init_weights(cfg, seed), torch.Generator().manual_seed(10**6 + seed)
-        for name, fan_in in (("b_hidden", cfg.n_features), ("b_U", cfg.d_hidden)):
-            if name in weights:
-                draw = 2 * torch.rand(weights[name].shape, generator=generator) - 1
-                weights[name] = draw / fan_in**0.5
-        starts.append(weights)
-    return starts
+    count = len(next(iter(stacked.values())))
+    return [{name: W[i] for name, W in stacked.items()} for i in range(count)]
 
 
 def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Tensor, "*model feature"]:
@@ -157,7 +150,7 @@ def own_is_largest(outputs: Float[Tensor, "*model feature feature"]) -> Bool[Ten
 
 
 def shares(parts: Mapping[str, np.ndarray], where: str = "") -> dict[str, float]:
-    """The share of models that each part holds for, as `Verdict.of_shares` takes them; for controls.
+    """The share of models that each part holds for; for controls.
 
     >>> shares({"square": np.array([True, False])}, ", untrained")
     {'square, untrained': 0.5}
@@ -253,3 +246,132 @@ def settled(holds: Bool[np.ndarray, "record model"], steps: Sequence[int] | np.n
     """
     after_last_failure = np.where(holds.all(0), 0, len(holds) - holds[::-1].argmin(0))
     return np.append(steps, np.inf)[after_last_failure]
+
+
+def lowest(loss: Float[np.ndarray, " model"]) -> int:
+    """Which model has the lowest loss; one that diverged has not, and if all did it is the first.
+
+    >>> lowest(np.array([np.nan, 0.5, 0.25])), lowest(np.array([np.nan]))
+    (2, 0)
+    """
+    return int(np.where(np.isnan(loss), np.inf, loss).argmin())
+
+
+class Trained(NamedTuple):
+    """Written directions of trained models, and their losses, which are exact where the data set is finite."""
+
+    W: Stacked
+    loss: Float[np.ndarray, " model"]
+
+    @classmethod
+    def of(cls, run: Run) -> "Trained":
+        """Of a run."""
+        return cls(run.W_E, run.final_loss.numpy())
+
+    def best(self, values: np.ndarray) -> float:
+        """The value of the model of lowest loss."""
+        return float(values[lowest(self.loss)])
+
+
+def mean_of_known(values: np.ndarray) -> float:
+    """The mean of what is not NaN; NaN of nothing.
+
+    >>> mean_of_known(np.array([1.0, np.nan, 3.0]))
+    2.0
+    """
+    return mean(values[~np.isnan(values)])
+
+
+def expected_losses(run: Run) -> Float[np.ndarray, " model"]:
+    """Expected loss of each model, to choose the best by: exact where that is known, else `stratified_losses`."""
+    recipe = run.recipe
+    if no_exact_loss(recipe.cfg, recipe.setting.data):
+        return stratified_losses(run)
+    importance = torch.tensor(recipe.setting.importance, dtype=torch.float64)
+    each = [{name: w[i].double() for name, w in run.weights.items()} for i in range(len(run.W_E))]
+    return np.array([float(exact_loss(one, recipe.cfg, recipe.setting.data, importance)) for one in each])
+
+
+def stratified_losses(run: Run, rows: int = 4_096) -> Float[np.ndarray, " model"]:
+    """Loss of each model on the same inputs with 0, 1, 2, ... active features, weighted by how often these occur.
+
+    Rare pairs are seen as well as frequent ones, where a plain sample at p = 0.01 holds few of any. For sparse uniform
+    features, and for groups of them, of which then 0, 1, 2, ... are active.
+    """
+    recipe = run.recipe
+    importance = torch.tensor(recipe.setting.importance)
+    total = np.zeros(len(run.W_E))
+    for weight, x in strata(recipe.setting.data, rows):
+        x = x.expand(len(run.W_E), *x.shape)
+        out = forward.reconstruct(run.weights, x, recipe.cfg).out
+        total += weight * (importance * (out - recipe.task.target(x)).square()).sum(-1).double().mean(-1).numpy()
+    return total
+
+
+def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+    """Inputs with k active features (or groups) and the probability of so many, for each k that occurs.
+
+    Every set of k is there where they are few enough, with the same evenly spread values.
+    """
+    assert isinstance(data, SparseUniform | CorrelatedGroups | AnticorrelatedGroups)
+    if len(set(data.active_probability().tolist())) > 1:
+        return _patterns(data, rows)
+    n, size, apart = data.n_features, getattr(data, "group_size", 1), isinstance(data, AnticorrelatedGroups)
+    p = data.active_probability()[0].item()
+    groups, q = n // size, p * size if apart else p
+    low, high = (data.low, data.high) if isinstance(data, SparseUniform) else (0.0, 1.0)
+    generator = torch.Generator().manual_seed(0)
+    found = [((1 - q) ** groups, torch.zeros(1, n))]
+    for k in range(1, groups + 1):
+        if (weight := comb(groups, k) * q**k * (1 - q) ** (groups - k)) < 1e-9:
+            continue
+        if (sets := comb(groups, k)) <= rows // 32:
+            active = torch.zeros(sets, groups, dtype=torch.bool)
+            active.scatter_(1, torch.tensor(list(combinations(range(groups), k))), True)
+        else:
+            active = torch.rand(rows, groups, generator=generator).argsort(1) < k
+        each = max(rows // len(active), 1)
+        active = active.repeat_interleave(each, dim=0).repeat_interleave(size, dim=1)
+        if apart:
+            chosen = torch.rand(len(active), groups, generator=generator).mul(size).long()
+            active = active & (chosen.repeat_interleave(size, dim=1) == torch.arange(n) % size)
+        value = low + (high - low) * SobolEngine(n, scramble=True, seed=0).draw(each if sets <= rows // 32 else rows)
+        found.append((weight, active * (value.repeat(sets, 1) if sets <= rows // 32 else value)))
+    return found
+
+
+def _patterns(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+    """The same for features of different probabilities: all sets of active ones, and the probability of each."""
+    p = data.active_probability()
+    value = SobolEngine(data.n_features, scramble=True, seed=0).draw(max(rows >> data.n_features, 64))
+    active = [torch.tensor(each) for each in product((False, True), repeat=data.n_features)]
+    return [(float(torch.where(on, p, 1 - p).prod()), on * value) for on in active]
+
+
+def shape_names(W: Stacked, learned: float = LEARNED) -> np.ndarray:
+    """The polytope of each model."""
+    return np.array([geometry.name_polytope(w, min_norm=learned) for w in W])
+
+
+def pair_cosines(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
+    """Cosine of every two rows, each pair once.
+
+    >>> pair_cosines(torch.tensor([[2.0, 0.0], [-3.0, 0.0], [0.0, 1.0]]))
+    tensor([-1.,  0.,  0.])
+    """
+    rows, columns = torch.triu_indices(len(V), len(V), 1)
+    return cosines(V)[rows, columns]
+
+
+def rank_correlation(first: np.ndarray, second: np.ndarray) -> float:
+    """Spearman's rank correlation; 0 if either is constant.
+
+    >>> rank_correlation(np.array([1, 2, 3]), np.array([1, 10, 100]))
+    1.0
+    """
+    from scipy.stats import rankdata
+
+    if len(first) < 2:
+        return 0.0
+    ranks = rankdata([first, second], axis=1)
+    return float(np.corrcoef(ranks)[0, 1]) if ranks.std(axis=1).all() else 0.0

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, claim, lab
+from tms_hooks.claims import Verdict, claim, lab, statistic, unmeasurable
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
@@ -62,19 +62,28 @@ def memorize(n_features: int, d_hidden: int, n_models: int) -> Memory:
     return Memory(n_features, d_hidden, {n: np.stack([errors(n, seed) for seed in range(n_models)]) for n in sizes})
 
 
-@claim("memorisation", "B", quick=3, full=12)
+@claim("memorisation", "B", quick=8, full=12)
 def memorisation(n_models: int) -> Verdict:
     """Models can store about one random data point for each of their parameters.
 
+    Part "one per parameter": "how is it that models can approximately store one datapoint per parameter?"
     Statistic: the largest mean number of points memorized for each parameter, over m = 2, 4 and 8 (n = 32) and sets of
     1/32, 1/16, ... 2 points for each parameter. A point is stored if its squared error is below 0.1 of its squared
     norm; memorized are the stored points less the share of unseen points that would count as stored, because a model
     that learned the features reconstructs points that it never saw.
-    Threshold: above 1/2 ("about one").
-    Size: 3 models for each m and set (quick), 12 (full), each with its own points.
-    Controls: errors below 0.03 and 0.3; each m; the share of seen and of unseen points stored in the largest sets;
-    n = 8 with m = 2 and n = 16 with m = 4; for each (n, m), at its best set, numbers (n per point) for each parameter
-    and points for each hidden dimension.
+    Threshold: above 1/2 ("approximately one").
+    Null: none, since what unseen points have is taken off.
+
+    Beyond the source "not by parameters": if points went by parameters, as many would be stored for each in a model of
+    four times as many features and parameters.
+    Statistic: points memorized for each parameter at their best set, n = 32 relative to n = 8, both with m = 2.
+    Threshold: below 1/2.
+    Null: 1, points that go by parameters.
+
+    Size: 8 models for each m and set (quick), 12 (full), each with its own points.
+    Controls: errors below 0.03 and 0.3; each m; the share of seen and of unseen points stored in the largest sets; n =
+    16 with m = 4; for each (n, m), at its best set, numbers (n per point) for each parameter and points for each hidden
+    dimension.
     """
     return judge_memory(
         [memorize(32, m, n_models) for m in (2, 4, 8)], [memorize(8, 2, n_models), memorize(16, 4, n_models)]
@@ -104,10 +113,22 @@ def judge_memory(memories: list[Memory], others: list[Memory]) -> Verdict:
             f"share of unseen points stored, largest set, {name}": unseen[:, -1].mean(),
         }
     memorized = [memory.memorized() for memory in memories]
-    return Verdict.of_statistic(
-        "The largest number of points memorized for each parameter",
-        best,
-        *memorized,
+    small = next((memory for memory in others if memory.d_hidden == memories[0].d_hidden), None)
+    return Verdict(
+        parts={
+            "one per parameter": statistic(
+                "The largest number of points memorized for each parameter", best, *memorized
+            ),
+            "not by parameters": statistic(
+                "Points memorized for each parameter, n = 32 relative to n = 8,",
+                lambda many, few: best(many) / best(few),
+                memorized[0],
+                small.memorized(),
+                null=1.0,
+            )
+            if small
+            else unmeasurable("Points for each parameter at fewer features", "no such models were trained"),
+        },
         n_models=sum(rate.size for rate in memorized),
         controls=controls,
         detail=lab.listing(

@@ -14,11 +14,21 @@ from torch import Tensor
 
 import probes
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, lab
+from tms_hooks.claims import Verdict, claim, lab, statistic
 from tms_hooks.claims.lab import LEARNED
 
 COLORS = ("red", "blue", "green", "black", "white", "yellow")
 ANIMALS = ("dog", "cat", "horse", "bird", "fish", "cow")
+TEMPLATES = (
+    "A {} {} sleeps near the river.",
+    "The {} {} ran across the road.",
+    "My neighbor has a {} {} at home.",
+    "We saw one {} {} in the garden yesterday.",
+    "There is a {} {} behind the old house.",
+    "She painted a {} {} on the wall.",
+    "Nobody expected the {} {} to come back.",
+    "Every morning a {} {} waits at the gate.",
+)
 TOYS, DENSE_TOYS = 8, 3
 SAMPLES = 500
 SHARE = 0.2
@@ -28,67 +38,91 @@ SHARE = 0.2
 class Agreement(NamedTuple):
     """How much of each feature's probe direction (|projection|^2) lies in the first fifth of the tangent space.
 
-    One entry per feature, the mean over examples: those that have the feature, those that do not, and all of them, for
-    the probe of shuffled targets, for a random direction, and for the first half of the singular directions.
+    One entry per feature, the mean over examples: those that have the feature, and those that do not, for its probe and
+    for the probe of shuffled targets; and all of them, for a random direction, and for the first half of the singular
+    directions.
     """
 
     present: Float[np.ndarray, " feature"]
     absent: Float[np.ndarray, " feature"]
     shuffled: Float[np.ndarray, " feature"]
+    shuffled_absent: Float[np.ndarray, " feature"]
     random: Float[np.ndarray, " feature"]
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=6, full=36, counts="sentences")
+@claim("probes-and-tangents", "N", quick=3, full=6, counts="sentences")
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 
-    Toys: 8 with n = 20, m = 5, p = 0.05, from hidden layer to output; a feature is present if it is active. MiniLM: "A
-    COLOR ANIMAL sleeps near the river.", 36 sentences, from block 3's output to block 5's at the first position; the
-    features are 6 colors and 6 animals. Probes: logistic, on all sentences, on 500 samples for toys. Tangent space:
-    the first fifth of the right singular vectors of the Jacobian at an example. Inside: |projection|^2 of the probe's
-    unit direction; a random one has 0.2.
-    Statistic: the smaller of two means of inside where present minus inside where absent: over toys, each the mean over
-    its learned features; and over MiniLM's features.
+    Probes: logistic, on all inputs. Tangent space: the first fifth of the right singular vectors of the Jacobian at an
+    example. Inside: |projection|^2 of the probe's unit direction; a random one has 0.2. The statistic is inside where
+    the feature is present less inside where it is absent.
+
+    Part "toys": "Linear probes can be used to check what global properties are captured in the latent space, while
+    tangent spaces can be used to study local structure and transformations."
+    Statistic: the mean over the learned features of a toy, then over toys: 8 with n = 20, m = 5, p = 0.05, from hidden
+    layer to output, 500 samples; a feature is present if it is active.
     Threshold: above 0.05.
-    Size: Jacobians at 6 sentences and 60 samples of each toy (quick), 36 and 360 (full).
-    Controls: inside where present and where absent; probes of shuffled targets; random directions; the first half of
-    the singular vectors; 3 dense toys (p = 0.5).
+    Null: probes of shuffled targets.
+
+    Part "MiniLM": "to understand what general features your network has learned to represent, and then use the concept
+    of tangent spaces to understand how these features can be slightly altered (e.g., what happens if we move slightly
+    along the "size" direction, or the "color" direction, etc.)".
+    Statistic: the mean over 6 colors and 6 animals, then over 8 templates such as "A COLOR ANIMAL sleeps near the
+    river.", of 36 sentences each, from block 3's output to block 5's at the first position. Templates are resampled.
+    Threshold: above 0.05.
+    Null: probes of shuffled targets.
+
+    Size: Jacobians at 3 sentences of each template and 30 samples of each toy (quick), 6 and 60 (full).
+    Controls: inside where present and where absent; random directions; the first half of the singular vectors; 3 dense
+    toys (p = 0.5).
     """
+    model = probes.load_transformer("minilm")
     return judge_agreement(
         toy_agreements(0.05, TOYS, 10 * n_examples),
-        sentence_agreement(probes.load_transformer("minilm"), n_examples),
+        [sentence_agreement(model, template, n_examples) for template in TEMPLATES],
         toy_agreements(0.5, DENSE_TOYS, 10 * n_examples),
     )
 
 
-def judge_agreement(toys: Sequence[Agreement], real: Agreement, dense: Sequence[Agreement]) -> Verdict:
-    """Is more of a probe's direction in the tangent space where its feature is present?"""
-    gaps = {
-        "toys": _finite(np.array([_mean(toy.present - toy.absent) for toy in toys])),
-        "MiniLM": _finite(real.present - real.absent),
-    }
+def judge_agreement(toys: Sequence[Agreement], real: Sequence[Agreement], dense: Sequence[Agreement]) -> Verdict:
+    """Is more of a probe's direction in the tangent space where its feature is present? `real`: of each template."""
+    groups = {"toys": toys, "MiniLM": real}
+    gaps = {name: _gaps(each, "present", "absent") for name, each in groups.items()}
+    null = {name: _gaps(each, "shuffled", "shuffled_absent") for name, each in groups.items()}
     means = {
         name: {field: _mean(np.concatenate([getattr(one, field) for one in each])) for field in Agreement._fields}
-        for name, each in (("toys", toys), ("MiniLM", [real]), ("dense toys", dense))
+        for name, each in (*groups.items(), ("dense toys", dense))
         if each
     }
-    least = min(gaps, key=lambda name: _mean(gaps[name]))
-    return Verdict.of_statistic(
-        f"The smaller mean of inside where present minus where absent, that of {least},",
-        lambda *each: min(float(gap.mean()) for gap in each),
-        *gaps.values(),
+    return Verdict(
+        parts={
+            name: statistic(
+                f"Inside where present less where absent, of {name},",
+                np.mean,
+                gap,
+                null=(null[name],),
+                unit="templates" if name == "MiniLM" else "toys",
+            )
+            for name, gap in gaps.items()
+        },
         n_models=len(toys) + 1,
         controls={f"{field}, {name}": value for name, row in means.items() for field, value in row.items()},
         detail="Inside where present and where absent: "
         + ", ".join(f"{name} {row['present']:.2f} and {row['absent']:.2f}" for name, row in means.items())
         + "; a random direction has 0.2.",
-        figures=lambda: {
+        figures={
             "Inside the tangent space where the feature is present, minus where it is absent.": plots.distributions(
                 gaps, "difference", {"toys": plots.TOY, "MiniLM": plots.REAL}
             )
         },
     )
+
+
+def _gaps(each: Sequence[Agreement], more: str, less: str) -> np.ndarray:
+    """Mean difference of two fields, of each that has any."""
+    return _finite(np.array([_mean(getattr(one, more) - getattr(one, less)) for one in each]))
 
 
 def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
@@ -104,11 +138,10 @@ def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
     return found
 
 
-def sentence_agreement(model: Any, n_examples: int) -> Agreement:
+def sentence_agreement(model: Any, template: str, n_examples: int) -> Agreement:
     """At the first position of sentences that name a color and an animal."""
     chosen = list(product(range(len(COLORS)), range(len(ANIMALS))))
-    texts = [f"A {COLORS[i]} {ANIMALS[j]} sleeps near the river." for i, j in chosen]
-    tokens = torch.cat([model.to_tokens(text) for text in texts])
+    tokens = torch.cat([model.to_tokens(template.format(COLORS[i], ANIMALS[j])) for i, j in chosen])
     colors, animals = torch.tensor(chosen).T
     eye = torch.eye(len(COLORS), dtype=torch.bool)
     # the first six hold each color and each animal once, and so on
@@ -132,10 +165,9 @@ def agreement(
     )
     space = probes.tangent_space(model, inputs[at], hook, out_hook, pos=0, out_pos=0)
     random = torch.randn(probed.shape, generator=torch.Generator().manual_seed(0))
-    found = inside(space, probed, SHARE)
     where = torch.where(present[at], 1.0, torch.nan), torch.where(present[at], torch.nan, 1.0)
-    means = [(found * w).nanmean(0) for w in where]
-    others = [(control, SHARE), (random, SHARE), (probed, 0.5)]
+    means = [(inside(space, each, SHARE) * w).nanmean(0) for each in (probed, control) for w in where]
+    others = [(random, SHARE), (probed, 0.5)]
     return Agreement(*(m.numpy() for m in [*means, *(inside(space, *other).mean(0) for other in others)]))
 
 

@@ -1,41 +1,69 @@
 """Claims of the notes on "Toy Models of Superposition" (Elhage et al. 2022): sparse uniform features, ReLU, tied, bias.
 
-The usual recipe, 3,000 steps.
+The usual recipe, 9,000 steps.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import Verdict, claim, lab
+from tms_hooks import geometry, plots, theory
+from tms_hooks.claims import Verdict, claim, lab, share, statistic
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
+from tms_hooks.linalg import random_directions
+from tms_hooks.run import Run
 
-DENSITIES = lab.densities(10)
-STEPS = 3_000
+DENSITIES = (1.0, 0.5, 0.2, 0.1, 0.05)
+SHAPES = {1.0: "the first two", 0.2: "square", 0.1: "pentagon"}
+"""What the paper's first figure shows at three densities."""
+STEPS = 9_000
+RECALL = 0.9
+"""Of the detector whose false alarms are counted."""
+EXAMPLES = 512
 
 
-@claim("superposition-emerges", "N", quick=6, full=40)
+@claim("superposition-emerges", "N", quick=8, full=100)
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
-    Statistic: the smallest of three shares, n = 5, m = 2, importance 0.9^i: models at p = 1 that have learned (norm >
-    0.5) the first two features and no other, with |cosine| below 0.1; models that are two antipodal pairs (a square) at
-    the density in between where most are, chosen on the first half of the models and judged on the second; models at
-    p = 0.05 that are a pentagon.
-    Threshold: above 1/2, for each.
-    Size: 6 models (quick), 40 (full) at each of ten densities p from 1 to 0.05, evenly spaced on a log scale.
-    Controls: the same at learned > 0.3 and > 0.7; untrained weights; a linear output, which should never superpose.
+    The setting of the paper's first figure: n = 5, m = 2, importance 0.9^i, sparsity 0, 80 and 90 %.
+
+    Part "dense": "The two most important features are given dedicated orthogonal dimensions, while other features are
+    not embedded." (Elhage et al. 2022)
+    Statistic: the share of models at p = 1 that have learned (norm > 0.5) the first two features and no other, with
+    |cosine| below 0.1.
+    Threshold: above 1/2.
+    Null: untrained models.
+
+    Part "antipodal pairs": "we can pack them together as say antipodal pairs, since one often activates without
+    needing the other".
+    Statistic: the share of models at p = 0.2 that are two antipodal pairs, a square.
+    Threshold: above 1/2.
+    Null: models with a linear output.
+
+    Part "pentagon": "All five features are embedded as a pentagon" (Elhage et al. 2022).
+    Statistic: the share of models at p = 0.1 that are a pentagon.
+    Threshold: above 1/2.
+    Null: models with a linear output.
+
+    Size: 8 models (quick), 100 (full), at each of p = 1, 0.5, 0.2, 0.1 and 0.05.
+    Controls: the three shares at learned > 0.3 and > 0.7; the most frequent shapes at every density.
     """
 
-    def trained(act: Activation) -> dict[float, Stacked]:
-        return {p: lab.train_sparse(5, 2, p, n_models, steps=STEPS, output_act=act, decay=0.9).W_E for p in DENSITIES}
+    def trained(act: Activation) -> dict[float, Run]:
+        return {p: lab.train_sparse(5, 2, p, n_models, steps=STEPS, output_act=act, decay=0.9) for p in DENSITIES}
 
-    start = dict.fromkeys(DENSITIES, lab.untrained_directions(5, 2, n_models))
-    return judge_emergence(trained("relu"), trained("identity"), start)
+    relu = trained("relu")
+    return judge_emergence(
+        {p: run.W_E for p, run in relu.items()},
+        {p: int(lab.expected_losses(relu[p]).argmin()) for p in SHAPES},
+        {p: run.W_E for p, run in trained("identity").items()},
+        lab.untrained_directions(5, 2, n_models),
+    )
 
 
 def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) -> bool:
@@ -45,39 +73,46 @@ def is_top_of_pca(W: Float[Tensor, "feature hidden"], learned: float = LEARNED) 
     return alive == list(range(m)) and float(lab.pair_overlaps(W[:m]).max()) < geometry.ORTHOGONAL
 
 
-def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity) -> Verdict:
-    """Two orthogonal features, then antipodal pairs, then a pentagon, as features grow sparser?"""
+def has_shape(W: Stacked, shape: str, learned: float = LEARNED) -> np.ndarray:
+    """Models of this shape."""
+    if shape == SHAPES[1.0]:
+        return np.array([is_top_of_pca(w, learned) for w in W])
+    return np.array([geometry.name_polytope(w, learned) == shape for w in W])
 
-    def parts(weights: ByDensity, learned: float = LEARNED) -> dict[str, np.ndarray]:
-        def named(name: str, W: Stacked) -> np.ndarray:
-            return np.array([geometry.name_polytope(w, learned) == name for w in W])
 
-        dense, *between, sparse = sorted(weights, reverse=True)
-        square = {p: named("square", weights[p]) for p in between}
-        half = len(weights[dense]) // 2
-        best = max(between, key=lambda p: square[p][:half].mean())
-        return {
-            "dense, the first two": np.array([is_top_of_pca(w, learned) for w in weights[dense]]),
-            f"in between, a square at p = {best:.2g}": square[best][half:],
-            "sparse, a pentagon": named("pentagon", weights[sparse]),
-        }
+def judge_emergence(trained: ByDensity, best: Mapping[float, int], linear: ByDensity, untrained: Stacked) -> Verdict:
+    """Two orthogonal features, then antipodal pairs, then a pentagon, as features grow sparser?
 
-    shapes = {
-        p: stats.census([geometry.name_polytope(w) for w in W], np.zeros(len(W)), "_") for p, W in trained.items()
+    `best` is the model of lowest loss at each density of `SHAPES`.
+    """
+    held = {p: has_shape(trained[p], shape) for p, shape in SHAPES.items()}
+    null = {p: has_shape(linear[p] if p < 1 else untrained, shape) for p, shape in SHAPES.items()}
+    told = {
+        1.0: ("dense", "have the first two features alone"),
+        0.2: ("antipodal pairs", "are a square"),
+        0.1: ("pentagon", "are a pentagon"),
     }
     learned = {
         name: {p: geometry.represented(W).sum(1).double().mean() for p, W in weights.items()}
         for name, weights in (("ReLU", trained), ("linear", linear))
     }
-    return Verdict.of_shares(
-        "The smallest of three shares",
-        parts(trained),
+    frequent = {p: next(iter(plots.typical(W.numpy(), lab.shape_names(W).tolist()))) for p, W in trained.items()}
+    return Verdict(
+        parts={
+            part: share(
+                f"The share of models at p = {p:g} that {what}", held[p], null=null[p], best=float(held[p][best[p]])
+            )
+            for p, (part, what) in told.items()
+        },
         n_models=lab.total(trained),
-        controls=lab.at_cuts(lambda cut: lab.weakest(parts(trained, cut)))
-        | {"linear output": lab.weakest(parts(linear)), "untrained": lab.weakest(parts(untrained))},
-        detail=lab.listing(
-            "Most frequent shapes", {f"p = {p:.2g}": f"{t.share.iloc[0]:.0%} {t.index[0]}" for p, t in shapes.items()}
-        ),
+        controls={
+            f"{told[p][0]}, {name}": value
+            for p, shape in SHAPES.items()
+            for name, value in lab.at_cuts(
+                lambda cut, p=p, shape=shape: has_shape(trained[p], shape, cut).mean()
+            ).items()
+        },
+        detail=lab.listing("Most frequent shapes", {f"p = {p:g}": shape for p, shape in frequent.items()}),
         figures={
             "Mean number of features learned against the feature probability.": lab.curves(
                 learned, "feature probability", "features learned", log_x=True
@@ -90,57 +125,148 @@ def judge_emergence(trained: ByDensity, linear: ByDensity, untrained: ByDensity)
                     {"1": 1.0, "digon": 1 / 2, "pentagon": 2 / 5},
                 )
             ),
-            **{
-                f"Seed 0 at p = {ps[0]:.2g} to {ps[-1]:.2g}: feature 0 is the most important.": lab.arrows(
-                    {f"p = {p:.2g}": trained[p][0] for p in ps}
-                )
-                for ps in (list(trained)[:5], list(trained)[5:])
-                if ps
-            },
-        },
-    )
-
-
-@claim("cosine-misleads", "N", quick=10, full=50)
-def cosine_misleads(n_models: int) -> Verdict:
-    """Under superposition hidden states of inputs that share no feature have cosine similarities far from 0.
-
-    Statistic: mean over models of the mean |cosine| between the hidden states of all pairs of inputs that hold one
-    learned feature each (norm > 0.5), not the same; n = 20, m = 5, importance 1, p = 0.01.
-    Threshold: above 0.1, from where this library counts directions as overlapping.
-    Size: 10 models (quick), 50 (full), at each density.
-    Controls: the same at p = 0.1 and 0.3; with a linear output (no superposition); in untrained models; random
-    directions in five dimensions (closed form); learned > 0.3 and > 0.7.
-    """
-    dense, medium, sparse = (lab.train_sparse(20, 5, p, n_models, steps=STEPS).W_E for p in (0.3, 0.1, 0.01))
-    linear = lab.train_sparse(20, 5, 0.01, n_models, steps=STEPS, output_act="identity").W_E
-    start = lab.untrained_directions(20, 5, n_models)
-    return judge_cosines(sparse, {"p = 0.1": medium, "p = 0.3": dense, "linear output": linear, "untrained": start})
-
-
-def judge_cosines(W: Stacked, others: Mapping[str, Stacked]) -> Verdict:
-    """How far from orthogonal are hidden states that have no feature in common?"""
-    means = mean_cosines(W)
-    return Verdict.of_statistic(
-        "The mean |cosine| of hidden states with no feature in common",
-        np.mean,
-        means,
-        n_models=len(means),
-        # Untrained features are short: all of them count.
-        controls={n: lab.mean(mean_cosines(w, 0.0 if n == "untrained" else LEARNED)) for n, w in others.items()}
-        | lab.at_cuts(lambda cut: lab.mean(mean_cosines(W, cut)))
-        | {"random directions": theory.sphere_mean_overlap(W.shape[-1])},
-        detail=f"Between models it ranges from {means.min():.3g} to {means.max():.3g}." if len(means) else "",
-        figures=lambda: {
-            "Mean |cosine| of each model.": plots.distributions({"models": means}, "|cosine|", {"models": plots.TOY}),
-            "Inner products of all features in the first model of each kind.": lab.grams(
-                {name: w[0] for name, w in {"p = 0.01": W, **others}.items()}
+            "The model of lowest loss at three densities: feature 0 is the most important.": lab.arrows(
+                {f"p = {p:g}": trained[p][i] for p, i in best.items()}
             ),
         },
     )
 
 
-def mean_cosines(W: Stacked, learned: float = LEARNED) -> np.ndarray:
+@claim("cosine-misleads", "N", quick=8, full=30)
+def cosine_misleads(n_models: int) -> Verdict:
+    """Under superposition cosine similarity misleads: it takes inputs for similar that share no feature.
+
+    n = 20, m = 5, importance 1, p = 0.1. A detector of a feature compares the hidden state of an input with that of an
+    example, the feature alone, by their cosine; its cut-off is such that it finds 90 % of the inputs that hold the
+    feature. Beside them stand models without superposition: m = 20, a dimension for each feature.
+
+    Part "false alarms": "superposition means that cosine similarity has the potential to be misleading".
+    Statistic: the share of inputs, not empty and without the feature, that the detector takes to hold it; the mean over
+    the learned features (norm > 0.5) of a model, then over models.
+    Threshold: above 0.1, as many false alarms as misses.
+    Null: models without superposition.
+
+    Part "positive dot products": "unrelated features start to be embedded with positive dot products to each other".
+    Statistic: the share of pairs of learned features with a cosine above 0.1; mean over models.
+    Threshold: above 0.1.
+    Null: models without superposition.
+
+    Beyond the source "sparser, p = 0.01":
+    Statistic: the share of false alarms of models trained and tried at p = 0.01.
+    Threshold: above 0.1.
+    Null: none, since the arm asks how far the first part reaches.
+
+    Beyond the source "more than at random":
+    Statistic: the second share less the same of random directions of the same norms.
+    Threshold: above 0.
+    Null: none, since the statistic is a difference from one.
+
+    Size: 8 models (quick), 30 (full), of either kind.
+    Controls: both shares in untrained models, with a linear output, and at p = 0.01; the first at learned > 0.3 and
+    > 0.7; the mean |cosine| of two learned features, and that of random directions in five dimensions (closed form).
+    """
+
+    def trained(m: int, p: float, output_act: Activation = "relu") -> Stacked:
+        return lab.train_sparse(20, m, p, n_models, steps=STEPS, output_act=output_act).W_E
+
+    return judge_cosines(
+        trained(5, 0.1),
+        trained(20, 0.1),
+        {
+            "linear output": (trained(5, 0.1, "identity"), 0.1),
+            "p = 0.01": (trained(5, 0.01), 0.01),
+            "untrained": (lab.untrained_directions(20, 5, n_models), 0.1),
+        },
+    )
+
+
+def judge_cosines(crowded: Stacked, roomy: Stacked, others: Mapping[str, tuple[Stacked, float]]) -> Verdict:
+    """Does a detector by cosine raise more false alarms under superposition than without?
+
+    `others` are models and the feature probability of the inputs that they are tried on.
+    """
+    alarms, free = (false_alarms(W, 0.1) for W in (crowded, roomy))
+    positive, none = (positive_pairs(W) for W in (crowded, roomy))
+    at_random = positive_pairs(random_directions(crowded))
+    overlap = lab.mean(mean_overlaps(crowded))
+    return Verdict(
+        parts={
+            "false alarms": statistic(
+                f"The share of false alarms at a recall of {RECALL:g}", np.mean, alarms, null=(free,)
+            ),
+            "positive dot products": statistic(
+                "The share of pairs of features with a cosine above 0.1", np.mean, positive, null=(none,)
+            ),
+            "sparser, p = 0.01": statistic(
+                f"The share of false alarms at p = 0.01 and a recall of {RECALL:g}",
+                np.mean,
+                false_alarms(*others["p = 0.01"]),
+            ),
+            "more than at random": statistic(
+                "The share of such pairs less that of random directions",
+                lambda pairs: float((pairs[:, 0] - pairs[:, 1]).mean()),
+                np.stack([positive, at_random], axis=1),
+            ),
+        },
+        n_models=len(crowded) + len(roomy),
+        # Untrained features are short: all of them count.
+        controls={
+            f"{what}, {name}": lab.mean(of(W, 0.0 if name == "untrained" else LEARNED))
+            for name, (W, p) in others.items()
+            for what, of in (
+                ("false alarms", lambda W, cut, p=p: false_alarms(W, p, cut)),
+                ("positive pairs", positive_pairs),
+            )
+        }
+        | lab.at_cuts(lambda cut: lab.mean(false_alarms(crowded, 0.1, cut)), prefix="false alarms, ")
+        | {"mean |cosine|": overlap, "mean |cosine|, random directions": theory.sphere_mean_overlap(crowded.shape[-1])},
+        detail=f"Two learned features have a mean |cosine| of {overlap:.3f}, random directions in five dimensions "
+        f"{theory.sphere_mean_overlap(crowded.shape[-1]):.3f}.",
+        figures={
+            "Share of false alarms of each model.": plots.distributions(
+                {"superposition": alarms, "a dimension per feature": free},
+                "share of false alarms",
+                lab.colors(("superposition", "a dimension per feature")),
+            ),
+            "Inner products of all features in the first model of each kind.": lab.grams(
+                {"superposition": crowded[0], "a dimension per feature": roomy[0]}
+                | {name: W[0] for name, (W, _) in others.items()}
+            ),
+        },
+    )
+
+
+def false_alarms(W: Stacked, p: float, learned: float = LEARNED) -> np.ndarray:
+    """False alarms of the detector at its recall, mean over the learned features of each model that has any.
+
+    Each feature is tried on the same inputs: those that hold it, and those that hold others.
+    """
+    n = W.shape[1]
+    generator = torch.Generator().manual_seed(0)
+    active = torch.rand(EXAMPLES, n, generator=generator) < p
+    x = torch.rand(EXAMPLES, n, generator=generator) * active
+    with_it = x + torch.eye(n)[:, None] * (torch.rand(EXAMPLES, 1, generator=generator) - x)
+    without = x * (1 - torch.eye(n))[:, None]
+    found = []
+    for w in W[geometry.represented(W, learned).any(1)]:
+        alive = geometry.represented(w, learned)
+        similar, other = (
+            torch.cosine_similarity((inputs @ w).double(), w[:, None].double(), dim=-1)[alive]
+            for inputs in (with_it, without)
+        )
+        busy = (without > 0).any(-1)[alive]
+        cut = similar.quantile(1 - RECALL, dim=1, keepdim=True)
+        found.append(float(((other >= cut - 1e-9) & busy).sum(1).div(busy.sum(1)).mean()))
+    return np.array(found)
+
+
+def positive_pairs(W: Stacked, learned: float = LEARNED) -> np.ndarray:
+    """Share of pairs of learned features with a positive cosine, not orthogonal; of models that have learned two."""
+    alive = [w[geometry.represented(w, learned)].double() for w in W]
+    return np.array([float((lab.pair_cosines(w) > geometry.ORTHOGONAL).double().mean()) for w in alive if len(w) > 1])
+
+
+def mean_overlaps(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     """Mean |cosine| over pairs of learned features, of each model that has learned at least two."""
     alive = [w[geometry.represented(w, learned)].double() for w in W]
     return np.array([float(lab.pair_overlaps(w).mean()) for w in alive if len(w) > 1])

@@ -14,14 +14,14 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side
-from tms_hooks.claims import Verdict, claim, lab, share
+from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic, unmeasurable
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
 ROTATIONS = 10
 OFTEN = 0.1
 SILENT_HEADS = 2
-TOYS, HEAD_TOYS = 8, 3
+TOYS, HEAD_TOYS = 16, 3
 SAMPLED = 500
 
 
@@ -135,48 +135,72 @@ Crowded = Mapping[str, float]
 """What `measure` found in one bottleneck, or the mean of several."""
 
 
-@claim("real-bottlenecks", "B", quick=3, full=12, counts="pairs of blocks")
+@claim("real-bottlenecks", "B", quick=8, full=24, counts="pairs of blocks")
 def real_bottlenecks(n_paths: int) -> Verdict:
     """Real transformers crowd their bottlenecks as toys do: what is written overlaps others' reads less than at random.
 
-    Statistic: the mean over SmolLM2's bottlenecks of the relative overlap: root-mean-square cosine between a feature's
-    write and another's read, times sqrt(d), with the means of all writes and of all reads removed. Random directions
-    have 1, the toys' less. Bottlenecks: MLP_out of block i -> MLP_in of block j > i, pairs drawn at random, and
-    embed->unembed. 500 writes of each, drawn at random. (MiniLM's norms stand in the stream itself: what its MLPs write
-    does not arrive as it is, so it has no such bottleneck.)
+    Part "MLP to MLP": "From (1) embedding or (A) MLP_out to (2) unembedding or (B) MLP_in".
+    Statistic: the mean over pairs of blocks i < j of SmolLM2, drawn at random from all, of the relative overlap of
+    MLP_out of block i -> MLP_in of block j: root-mean-square cosine between a neuron's write and another's read, times
+    sqrt(d), with the means of all writes and of all reads removed; 500 writes of each, drawn at random. (MiniLM's norms
+    stand in the stream itself: what its MLPs write does not arrive as it is, so it has no such bottleneck.)
     Threshold: below 1.
-    Size: 3 pairs of blocks (quick), 12 (full).
-    Controls: random directions through the same code; with the mean left in; the Welch bound; 8 toys (n = 20, m = 5,
-    p = 0.05) by the same calls; norms' spread; D_i of the writes against an even spread.
+    Null: random directions through the same code.
+
+    Part "tokens": "From (1) embedding or (A) MLP_out to (2) unembedding or (B) MLP_in".
+    Statistic: the same of embed -> unembed.
+    Threshold: below 1.
+    Null: random directions through the same code.
+
+    Beyond the source "toys":
+    Statistic: the same of toys (n = 20, m = 5, p = 0.05), embed -> unembed, features longer than 0.5.
+    Threshold: below 1.
+    Null: random directions through the same code.
+
+    Size: 8 pairs of blocks (quick), 24 (full); 16 toys.
+    Controls: of each: with the mean left in; the Welch bound; norms' spread; D_i of the writes against an even spread.
     """
     model = probes.load_transformer("smollm2")
     paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
-    found = {"smollm2": [measure(probes.bottleneck(model, path)) for path in [*paths, "embed->unembed"]]}
     toys = lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).models
     learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
-    return judge_bottlenecks(found, [measure(part) for part in learned])
+    return judge_bottlenecks(
+        [measure(probes.bottleneck(model, path)) for path in paths],
+        measure(probes.bottleneck(model, "embed->unembed")),
+        [measure(part) for part in learned],
+    )
 
 
-def judge_bottlenecks(found: Mapping[str, Sequence[Crowded]], toys: Sequence[Crowded]) -> Verdict:
-    """Is there less overlap than between random directions, in every model?"""
-    tables = {name: pd.DataFrame(paths).mean() for name, paths in {**found, "toys": toys}.items() if paths}
-    values = {name: np.array([path["relative overlap"] for path in paths]) for name, paths in found.items()}
-    worst = max(values, key=lambda name: lab.mean(values[name]), default="none")
+def judge_bottlenecks(mlps: Sequence[Crowded], tokens: Crowded, toys: Sequence[Crowded]) -> Verdict:
+    """Is there less overlap than between random directions?"""
+    groups = {"MLP to MLP": mlps, "tokens": [tokens], "toys": toys}
+    tables = {name: pd.DataFrame(each).mean() for name, each in groups.items() if each}
+    values = {name: np.array([path["relative overlap"] for path in each]) for name, each in groups.items()}
     means = [
         f"{name} {row['relative overlap']:.2f} ({row['with mean']:.2f} with the mean)" for name, row in tables.items()
     ]
-    return Verdict.of_statistic(
-        f"The largest of the models' mean relative overlap, {worst}'s,",
-        lambda *models: float(np.max([paths.mean() for paths in models])),  # NaN if one is
-        *values.values(),
-        n_models=len(found),
+
+    def part(name: str, unit: str) -> Part:
+        random = np.array([path["random"] for path in groups[name]])
+        return statistic(f"The mean relative overlap, {name},", lab.mean, values[name], null=(random,), unit=unit)
+
+    return Verdict(
+        parts={
+            "MLP to MLP": part("MLP to MLP", "pairs of blocks"),
+            "tokens": unmeasurable(
+                f"The relative overlap of tokens ({tokens['relative overlap']:.2f} in SmolLM2)",
+                "a model has one such bottleneck, and this is one model",
+                "bottlenecks",
+            ),
+            "toys": part("toys", "models"),
+        },
+        n_models=len(mlps),
+        unit="pairs of blocks",
         controls={f"{what}, {name}": value for name, row in tables.items() for what, value in row.items()},
         detail=f"Mean relative overlap, where 1 is random: {', '.join(means)}.",
-        figures=lambda: {
+        figures={
             "Relative overlap of each bottleneck: 1 is that of random directions.": plots.distributions(
-                values | {"toys": np.array([toy["relative overlap"] for toy in toys])},
-                "relative overlap",
-                dict(zip((*values, "toys"), (plots.REAL, plots.PALETTE[1], plots.TOY), strict=False)),
+                values, "relative overlap", dict(zip(values, (plots.REAL, plots.PALETTE[1], plots.TOY), strict=True))
             )
         },
     )

@@ -16,7 +16,7 @@ import numpy as np
 
 from tms_hooks import stats
 from tms_hooks.claims.convergence import Convergence
-from tms_hooks.claims.design import SOLE, Needs, Side, Statement
+from tms_hooks.claims.design import Needs, Side, Statement
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -342,48 +342,6 @@ class Verdict:
         for name, value in plain.items():
             object.__setattr__(self, name, value)
 
-    @classmethod
-    def of_shares(
-        cls,
-        measured: str,
-        parts: Mapping[str, "tuple[int, int] | np.ndarray"],
-        *,
-        figures: "Figures | Callable[[], Figures]" = (),
-        **rest: Any,
-    ) -> "Verdict":
-        """The smallest of several shares, which all must pass, as one part; of several, `measured` names the smallest.
-
-        A share without trials could lie anywhere from 0 to 1; another that fails decides all the same.
-        """
-        counts = {name: counted(held) for name, held in parts.items()}
-        found = stats.weakest_share(counts)
-        tried = any(trials for _, trials in counts.values())
-        part = Part(
-            measured=f"{measured} ({found.part})" if len(parts) > 1 else measured,
-            statistic=found.share,
-            interval=found.interval if tried else UNKNOWN,
-            n=counts[found.part][1],
-        )
-        return cls._of_one(part, figures, rest)
-
-    @classmethod
-    def of_statistic(
-        cls,
-        measured: str,
-        function: Callable[..., float],
-        *samples: np.ndarray,
-        figures: "Figures | Callable[[], Figures]" = (),
-        **rest: Any,
-    ) -> "Verdict":
-        """`statistic` as the only part."""
-        return cls._of_one(statistic(measured, function, *samples), figures, rest)
-
-    @classmethod
-    def _of_one(cls, part: Part, figures: "Figures | Callable[[], Figures]", rest: Any) -> "Verdict":
-        if math.isnan(part.statistic):
-            figures = ()
-        return cls(parts={SOLE: part}, figures=figures() if callable(figures) else figures, **rest)
-
     @property
     def sole(self) -> Part:
         """The only part of a claim that has one.
@@ -400,16 +358,6 @@ class Verdict:
     def pictures(self) -> "Sequence[tuple[str, go.Figure]]":
         """`figures` as pairs, which they are once the verdict is made."""
         return cast("Sequence[tuple[str, go.Figure]]", self.figures)
-
-    @property
-    def statistic(self) -> float:
-        """That of the only part."""
-        return self.sole.statistic
-
-    @property
-    def interval(self) -> Interval:
-        """That of the only part."""
-        return self.sole.interval
 
     @property
     def verdict(self) -> str:

@@ -5,6 +5,7 @@ same rounded operations; only the order of the sums over a batch differs. Where 
 their rows and targets and the kernel is given them, a few steps at once. It needs numba, the extra "fast".
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,7 @@ import numba
 import numpy as np
 import torch
 from jaxtyping import Float
+from numba.core import event
 from torch import Tensor
 
 from tms_hooks import losses, tasks
@@ -35,12 +37,16 @@ from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
 
 Value = TypeVar("Value")
+log = logging.getLogger(__name__)
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 
 MOST_GIVEN = 2**17
 """Entries of data that are drawn in torch at once, if one step of one model has no more: they stay in cache."""
 WORTH_THREADS = 1_000_000
 """Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
+
+WIDE, FEW = 2**17, 1 / 64
+"""Weights of a toy that is wide, and the share of active features up to which its entries are looked up one by one."""
 
 
 def obstacle(recipe: Recipe, device: str = "cpu") -> str | None:
@@ -72,6 +78,21 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
     return None
 
 
+class _Compiling(event.Listener):
+    """Tells a person why the first training of its kind takes seconds."""
+
+    def on_start(self, event: event.Event) -> None:
+        """Called at the start of whatever numba compiles and does not find in its cache."""
+        if event.data.get("dispatcher") is kernels.advance:
+            log.warning("compiling the training loop for toys of this kind: a few seconds, once on this machine")
+
+    def on_end(self, event: event.Event) -> None:
+        """Nothing to say."""
+
+
+event.register("numba:compile", _Compiling())
+
+
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """Run updates `start` to `stop - 1` in place, within one stage, and measure on the batch of step `start`.
 
@@ -80,32 +101,33 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
-    ordered, flipped = _ordered(recipe.cfg, state.weights), _transposed(recipe.cfg)
-    weights = _pack(ordered, ordered, flipped)
-    moments = [_pack(state.moments, ordered, flipped, prefix) for prefix in ("first.", "second.")]
-    diverged_at = state.diverged_at.numpy().copy()
-    parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
-    loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
-    trained = trained_names(ordered, stage)
-    if stop > start:
-        for prefix, flat in zip(("first.", "second."), moments, strict=True):
-            unpacked = _unpack(flat, ordered, flipped)
-            state.moments |= {prefix + name: unpacked[name] for name in trained}
-        state.weights |= _unpack(weights, ordered, flipped)
-        state.diverged_at = torch.from_numpy(diverged_at)
-    gradients = {name: g for name, g in _unpack(gradient, ordered, flipped).items() if name in trained}
-    return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+    with torch.no_grad(), one_thread(torch.device("cpu")):
+        shapes, flipped = _shapes(recipe.cfg, state.weights), _transposed(recipe.cfg)
+        weights = _pack(state.weights, shapes, flipped)
+        moments = [_pack(state.moments, shapes, flipped, prefix, weights) for prefix in ("first.", "second.")]
+        diverged_at = state.diverged_at.numpy().copy()
+        parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
+        loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
+        trained = trained_names(shapes, stage)
+        if stop > start:
+            for prefix, flat in zip(("first.", "second."), moments, strict=True):
+                unpacked = _unpack(flat, shapes, flipped)
+                state.moments |= {prefix + name: unpacked[name] for name in trained}
+            state.weights |= _unpack(weights, shapes, flipped)
+            state.diverged_at = torch.from_numpy(diverged_at)
+        gradients = {name: g for name, g in _unpack(gradient, shapes, flipped).items() if name in trained}
+        return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
 
 
 def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
-    ordered = _ordered(recipe.cfg, weights)
-    flat = _pack(ordered, ordered, _transposed(recipe.cfg))
-    k = len(flat)
-    every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
-    loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
+    with torch.no_grad(), one_thread(torch.device("cpu")):
+        flat = _pack(weights, _shapes(recipe.cfg, weights), _transposed(recipe.cfg))
+        k = len(flat)
+        every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
+        loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
     return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
@@ -137,13 +159,15 @@ def _run(
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
     out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays = (weights, *moments, diverged_at, *out)
-    with torch.no_grad(), one_thread(torch.device("cpu")):
+    if len(parts) == 1:
+        jobs = [_job(*parts[0][1:], arrays, start, stop)]
+    else:
         jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
-        for job in jobs:
-            if not job.entries:
-                job.work(slice(None))
-        _share_out([job for job in jobs if job.entries])
-    for (models, *_), job in zip(parts, jobs, strict=True):
+    for job in jobs:
+        if not job.entries:
+            job.work(slice(None))
+    _share_out([job for job in jobs if job.entries])
+    for (models, *_), job in zip(parts if len(parts) > 1 else [], jobs, strict=False):
         for array, own in zip(arrays, job.arrays, strict=True):
             array[models] = own
     return out
@@ -155,6 +179,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
     behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
+    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
+    general = _general(recipe, stage, batch.rows, dtype)
     toy = kernels.Toy(
         n=cfg.n_features,
         m=cfg.d_hidden,
@@ -171,11 +197,14 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         mlp_out=0 if behind else cfg.n_mlps * width,
     )
     mlps = kernels.Mlps(MLP_PLACES[cfg.bottleneck], cfg.n_mlps, width) if width else None
-    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
+    narrow = kernels.narrow(toy.m, toy.o, toy.n, toy.act) if general is None else None
     drawn = None if batch.fed else _loop(setting.data)
     counts = np.arange(count, count + max(stop - start, 1))
     rates = _rates(setting.optimizer, counts, steps)
-    scalars = np.stack(np.broadcast_arrays(counts, *setting.optimizer.scalars(counts, rates))[1:], axis=1).astype(dtype)
+    told = setting.optimizer.scalars(counts, rates)
+    scalars = np.empty((len(counts), len(told)), dtype)
+    for column, values in zip(scalars.T, told, strict=True):
+        column[:] = values
     optimizer = kernels.UPDATED.index(type(setting.optimizer))
     end = weights.shape[1]
     heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
@@ -183,11 +212,10 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     parts, kept = _shrinking(recipe, rates, first, last)
     kept = kept.astype(dtype)
     updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept, first, last)
-    general = _general(recipe, stage, batch.rows, dtype)
 
     def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, general, mlps, *after)
+        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, narrow, general, mlps, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -225,16 +253,18 @@ def _given(recipe: Recipe, x: Float[Tensor, "model batch *pos feature"]) -> np.n
     return torch.cat(parts, dim=2).mT.contiguous().numpy()
 
 
-def _asked(recipe: Recipe) -> kernels.Asked:
-    """What the kernel must know of the task."""
+def _asked(recipe: Recipe) -> kernels.Asked | None:
+    """What the kernel must know of the task; None where the targets are the inputs."""
     task, n = recipe.task, recipe.cfg.n_features
+    if type(task) is Reconstruct:
+        return None
     if type(task) in kernels.ASKED:
         told = np.array(task.numbers(n), np.float64)
-        return kernels.Asked(type(task) is Reconstruct, kernels.ASKED.index(type(task)), told)
+        return kernels.Asked(kernels.ASKED.index(type(task)), told)
     empty = np.zeros(recipe.cfg.n_outputs)
     if recipe.empty_rows == "exact":
         empty = tasks.targets(task, torch.zeros(1, 1, n, dtype=recipe.torch_dtype))[0, 0].double().numpy()
-    return kernels.Asked(False, -1, empty)
+    return kernels.Asked(-1, empty)
 
 
 def _loop(data: Distribution) -> kernels.Drawn | None:
@@ -252,8 +282,11 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
     has_loop = type(data) in (SparseUniform, *kernels.DRAWN) and not (data.fill_is_single and dtype == np.float64)
     has_loops = has_loop and type(recipe.task) in kernels.ASKED
     fed = dataset is not None or not has_loops
+    occupied = dataset is None and recipe.empty_rows == "exact"
+    sparse = fed or occupied
     if isinstance(data, SparseUniform):
         thresholds, low, high = data.thresholds.numpy(), data.low, data.high
+        sparse |= recipe.cfg.n_features * recipe.cfg.d_hidden >= WIDE and thresholds[1].mean() <= FEW * 2**32
     return kernels.Batch(
         rows=rows,
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
@@ -264,7 +297,8 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         scale=(1 / thresholds).astype(dtype),
         span=dtype.type(high - low),
         low=dtype.type(low),
-        occupied=dataset is None and recipe.empty_rows == "exact",
+        occupied=occupied,
+        sparse=bool(sparse),
     )
 
 
@@ -331,11 +365,11 @@ def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tupl
     parts, kept, at = [], [], 0
     transposed = _transposed(recipe.cfg)
     for name, shape in _ordered(recipe.cfg, forward.weight_shapes(recipe.cfg)).items():
-        size, share = math.prod(shape), recipe.setting.optimizer.kept(name, rates)
-        if first <= at < last and np.any(share[0] != 1):
+        size, kept_by = math.prod(shape), recipe.setting.optimizer.kept
+        if first <= at < last and kept_by(name, 1.0)[0] != 1:
             width = shape[-2] if name in transposed else shape[-1] if shape else 1
             parts.append((at - first, size // width, width))
-            kept.append(np.stack(np.broadcast_arrays(*share), axis=-1))
+            kept.append(np.stack(np.broadcast_arrays(*kept_by(name, rates)), axis=-1))
         at += size
     table = np.array(parts, np.int64).reshape(-1, 3)
     return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
@@ -357,19 +391,40 @@ def _transposed(cfg: ToyConfig) -> set[str]:
     return {"W_U", W_Q, W_K} | {in_block(layer, W_IN) for layer in range(cfg.n_mlps)} | behind
 
 
-def _pack(tensors: Weights, like: Weights, transposed: Set[str], prefix: str = "") -> np.ndarray:
+def _shapes(cfg: ToyConfig, weights: Weights) -> "Shapes":
+    return {name: tuple(w.shape[1:]) for name, w in _ordered(cfg, weights).items()}
+
+
+Shapes = Mapping[str, tuple[int, ...]]
+"""Of one model's parameters, the representation, then the heads: so that what a stage trains lies together."""
+
+
+def _pack(
+    tensors: Weights, shapes: Shapes, transposed: Set[str], prefix: str = "", like: np.ndarray | None = None
+) -> np.ndarray:
     """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
-    parts = []
-    for name, w in like.items():
-        part = tensors.get(prefix + name, torch.zeros_like(w))
-        parts.append((part.mT if name in transposed else part).reshape(len(w), -1))
-    return torch.cat(parts, dim=1).numpy()
+    if like is None:
+        some = next(iter(tensors.values()))
+        like = np.empty((len(some), sum(map(math.prod, shapes.values()))), some.numpy().dtype)
+    flat, at = np.zeros_like(like), 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        if (tensor := tensors.get(prefix + name)) is not None:
+            array = tensor.numpy()
+            array = array.swapaxes(-1, -2) if name in transposed else array
+            flat[:, at : at + size].reshape(array.shape)[...] = array
+        at += size
+    return flat
 
 
-def _unpack(flat: np.ndarray, like: Weights, transposed: Set[str]) -> dict[str, Tensor]:
+def _unpack(flat: np.ndarray, shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:
     """Inverse of `_pack`; of a single model they are views."""
-    parts = torch.from_numpy(flat).split([w[0].numel() for w in like.values()], dim=1)
-    return {
-        name: (part.reshape(w.mT.shape).mT if name in transposed else part.reshape(w.shape)).contiguous()
-        for part, (name, w) in zip(parts, like.items(), strict=True)
-    }
+    out, at = {}, 0
+    for name, shape in shapes.items():
+        size = math.prod(shape)
+        part = flat[:, at : at + size]
+        if name in transposed:
+            part = part.reshape(-1, *shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
+        out[name] = torch.from_numpy(np.ascontiguousarray(part).reshape(-1, *shape))
+        at += size
+    return out

@@ -11,7 +11,7 @@ from tms_hooks.errors import explain_all
 from tms_hooks.theory.circles import perfect_circle, ray_bias_interval, softmax_trap_radius
 from tms_hooks.theory.computation import absolute_value_loss
 from tms_hooks.theory.expected import expected_loss, output_loss, output_losses
-from tms_hooks.theory.packing import sphere_mean_overlap, tegum_overlaps, welch_bound
+from tms_hooks.theory.packing import johnson_lindenstrauss, sphere_mean_overlap, tegum_overlaps, welch_bound
 from tms_hooks.theory.phases import phase_losses
 from tms_hooks.theory.polygons import (
     best_polygon,
@@ -34,6 +34,7 @@ __all__ = [
     "dual_frame",
     "expected_loss",
     "finite_polygon",
+    "johnson_lindenstrauss",
     "one_sided_dual_frame",
     "onehot_polygon_loss",
     "output_loss",

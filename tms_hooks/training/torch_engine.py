@@ -6,7 +6,7 @@ depend on where in memory an entry stands; and because on the CPU matrix product
 (`models/forward.py`) on one thread.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -109,7 +109,7 @@ def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Te
     return {"representation": l1, "heads": l2, "joint": l1 + recipe.setting.qk_weight * l2}[stage]
 
 
-def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
+def trained_names(weights: Iterable[str], stage: Stage) -> list[str]:
     """Parameters that a stage trains: those of the heads, or the representation, which is everything else."""
     return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 

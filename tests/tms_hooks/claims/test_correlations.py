@@ -4,7 +4,7 @@ from math import pi
 
 import numpy as np
 import torch
-from worlds import MODELS, UNDECIDED, outcome_of, random_directions, ring
+from worlds import MODELS, UNDECIDED, outcome_of, outcomes_of, random_directions, ring
 
 from tms_hooks.claims import correlations
 
@@ -16,8 +16,8 @@ def test_correlated_orthogonal():
     outcome = outcome_of("correlated-orthogonal")
     square = ring(4, 4)
 
-    def judge(W):
-        kinds = {"correlated": W, "independent": square, "anticorrelated": square[:, OPPOSITE]}
+    def judge(W, independent=square[:, OPPOSITE]):
+        kinds = {"correlated": W, "independent": independent, "anticorrelated": square[:, OPPOSITE]}
         return correlations.judge_angle("correlated", kinds, np.linspace(1, 2, len(W)), {"untrained": 0.1 * square})
 
     found = judge(square[:, RIGHT_ANGLES])
@@ -26,6 +26,7 @@ def test_correlated_orthogonal():
     assert outcome(judge(square[:, OPPOSITE])) == "refuted"
     assert outcome(judge(random_directions(square))) == "refuted"
     assert outcome(judge(torch.cat([square[:14], square[14:, OPPOSITE]]))) in UNDECIDED  # 70 %, chance is 67 %
+    assert outcome(judge(square, independent=square)) == "does not distinguish"
     three = square.clone()
     three[:, 3] = 0
     assert outcome(judge(three)) == "refuted"  # a feature not learned
@@ -45,11 +46,11 @@ def test_anticorrelated_antipodal():
     assert outcome(judge(random_directions(square))) == "refuted"
     half = judge(torch.cat([square[:10, OPPOSITE], square[10:]]))
     assert half.controls["tenth of lowest loss"] == 1
-    np.testing.assert_allclose(half.controls["loss of the others / of these"], 3)
+    np.testing.assert_allclose(half.controls["mean loss of the others"], 3)
 
 
 def test_correlated_collapse():
-    outcome = outcome_of("correlated-collapse")
+    outcomes = outcomes_of("correlated-collapse")
 
     def pairs(within: float) -> torch.Tensor:
         """Three pairs a third of a turn apart, each `within` degrees wide."""
@@ -57,14 +58,19 @@ def test_correlated_collapse():
         angle = angle + torch.tensor([-0.5, 0.5] * 3) * within * pi / 180
         return torch.stack([angle.cos(), angle.sin()], dim=1).expand(MODELS, 6, 2).clone()
 
-    right = {0.5: 0.7 * pairs(1), 0.1: pairs(30), 0.02: pairs(60)}
+    some = torch.cat([pairs(1)[:, :2], pairs(60)[:, 2:]], dim=1)  # one pair collapsed
+    most = torch.cat([pairs(1)[:, :4], pairs(60)[:, 4:]], dim=1)
+    right = {0.6: 0.7 * pairs(1), 0.18: most, 0.1: some, 0.02: pairs(60)}
 
     def judge(trained):
-        return correlations.judge_collapse(trained, dict.fromkeys(trained, ring(6, 6)), 0.1 * ring(6, 6))
+        independent = {p: random_directions(trained[p]) for p in (0.6, 0.02)}
+        return outcomes(correlations.judge_collapse(trained, dict.fromkeys(trained, 0), independent))
 
-    assert outcome(judge(right)) == "supported"
-    assert outcome(judge(right | {0.5: pairs(60)})) == "refuted"  # never collapsed
-    assert outcome(judge(right | {0.02: pairs(1)})) == "refuted"  # always collapsed
-    assert outcome(judge(right | {0.02: pairs(120)})) == "refuted"  # the wrong neighbors
-    assert outcome(judge({p: random_directions(W) for p, W in right.items()})) == "refuted"
-    assert outcome(judge(right | {0.5: 0 * pairs(1)})) == "refuted"  # nothing learned
+    assert set(judge(right).values()) == {"supported"}
+    assert judge(right | {0.6: pairs(60)})["PCA"] == "refuted"  # never collapsed
+    assert judge(right | {0.18: some, 0.1: most})["progressively"] == "refuted"  # up and down
+    together = judge(right | {0.02: pairs(1)})
+    assert (together["hexagon"], together["side by side"]) == ("refuted", "supported")
+    wrong = judge(right | {0.02: pairs(120)})  # the wrong neighbors
+    assert (wrong["hexagon"], wrong["side by side"]) == ("refuted", "refuted")
+    assert judge(right | {0.6: 0 * pairs(1)})["PCA"] == "refuted"  # nothing learned

@@ -5,14 +5,13 @@ from itertools import pairwise
 
 import numpy as np
 import torch
-from worlds import UNDECIDED, outcome_of, random_directions
+from worlds import outcomes_of, random_directions
 
-from tms_hooks import ToyConfig, geometry
 from tms_hooks.claims import dimensionality
 from tms_hooks.claims.dimensionality import judge_sticky, judge_vulnerability
-from tms_hooks.data import SparseUniform
 from tms_hooks.geometry.polytopes import ideal_polytopes
-from tms_hooks.train import train
+
+SEEDS = 12
 
 
 def tegum(*names: str) -> torch.Tensor:
@@ -22,32 +21,34 @@ def tegum(*names: str) -> torch.Tensor:
 
 
 def pad(W: torch.Tensor, features: int = 27, hidden: int = 13) -> torch.Tensor:
-    return torch.nn.functional.pad(W, (0, hidden - W.shape[1], 0, features - W.shape[0]))[None]
+    return torch.nn.functional.pad(W, (0, hidden - W.shape[1], 0, features - W.shape[0]))
 
 
 def test_sticky_dimensionality():
     # D_i of 3/4, 2/3, 2/5 twice, 3/8 and 1/2; D* near 1/2
-    outcome = outcome_of("sticky-dimensionality")
+    outcomes = outcomes_of("sticky-dimensionality")
     all_values = ("tetrahedron", "triangle", "pentagon", "pentagon", "square antiprism", "digon")
-    dense, half = pad(torch.eye(13)), pad(tegum(*["digon"] * 13))
-    right = [pad(tegum(*all_values))] * 20 + [dense] * 20 + [half] * 20
+    dense, half, many = pad(torch.eye(13)), pad(tegum(*["digon"] * 13)), pad(tegum(*all_values))
+    between = 1.15 * dense  # D* of 3/4
+    densities = np.geomspace(1, 0.05, 8)
+    right = [dense, dense, dense, between, half, half, many, many]
 
     def judge(models):
-        return judge_sticky({1 / (1 + i): W for i, W in enumerate(models)})
+        return outcomes(judge_sticky(densities, torch.stack(models).expand(SEEDS, -1, -1, -1)))
 
-    found = judge(right)
-    assert (outcome(found), found.statistic) == ("supported", 1.0)
-    assert outcome(judge([random_directions(W, i) for i, W in enumerate(right)])) in UNDECIDED
-    drifting = [W * s for W in (dense, half) for s in torch.linspace(0.955, 1.05, 30)]
-    assert outcome(judge(right[:20] + drifting)) in UNDECIDED  # D* only passes by 1 and 1/2
-    assert outcome(judge(right[:40])) == "supported"
-    assert outcome(judge(right[20:])) in UNDECIDED  # no D_i near 3/4 at all
+    assert set(judge(right).values()) == {"supported"}
+    at_random = judge([random_directions(W, i) for i, W in enumerate(right)])
+    assert {at_random[f"D_i at {name}"] for name in dimensionality.WIDTHS} == {"refuted"}
+    drifting = [(1 - i / 12) ** -0.5 * dense for i in range(8)]  # D* passes by 1 and 1/2 at the same pace
+    passing = judge_sticky(densities, torch.stack(drifting).expand(SEEDS, -1, -1, -1)).parts["D* at 1/2"]
+    np.testing.assert_allclose(passing.statistic, 0.5, atol=0.05)
     for wrong in set(all_values) - {"digon"}:
         off = pad(tegum(*(name for name in all_values if name != wrong)))
-        assert outcome(judge([off] * 20 + right[20:])) in UNDECIDED
+        value = {"tetrahedron": "3/4", "triangle": "2/3", "pentagon": "2/5", "square antiprism": "3/8"}[wrong]
+        assert judge([*right[:6], off, off])[f"D_i at {value}"] == "refuted"  # absent, and no cluster
     beside = pad(tegum(*(name for name in all_values if name != "tetrahedron")))
-    beside[0, -2:, -1] = torch.tensor([1.0, 0.6236])  # a lopsided digon: D_i of 0.72, near 3/4 and not at it
-    assert outcome(judge([beside] * 20 + right[20:])) == "refuted"
+    beside[-2:, -1] = torch.tensor([1.0, 0.6236])  # a lopsided digon: D_i of 0.72, near 3/4 and not at it
+    assert judge([*right[:6], beside, beside])["D_i at 3/4"] == "refuted"
 
 
 def test_windows_are_apart():
@@ -57,30 +58,27 @@ def test_windows_are_apart():
 
 
 def test_adversarial_vulnerability():
-    outcome = outcome_of("adversarial-vulnerability")
-    sizes = torch.linspace(1, 3, 30)
-    W = sizes[:, None, None] * torch.eye(4).repeat(2, 1)
-    load = (1 / geometry.dimensions_per_feature(W)).numpy()
+    outcomes = outcomes_of("adversarial-vulnerability")
     rng = np.random.default_rng(0)
+    load = np.linspace(1, 3, 10) * rng.uniform(0.99, 1.01, (SEEDS, 10))
+    flat = np.ones((SEEDS, 10)) + 0.01 * rng.normal(size=(SEEDS, 10))
 
-    def judge(rise):
-        return judge_vulnerability(W, rise, {"random perturbation": rise, "all models on the same inputs": rise})
+    def judge(own, same, null=flat):
+        densities = np.geomspace(1, 0.05, 10)
+        each = [{"worst": worst, "random": null} for worst in (own, same)]
+        return outcomes(judge_vulnerability(densities, load, *each, flat))
 
-    assert outcome(judge(load**2)) == "supported"
-    assert outcome(judge(rng.permutation(load))) == "refuted"
-    assert outcome(judge(-load)) == "refuted"
-    assert outcome(judge(np.ones(30))) in UNDECIDED  # nothing to rank
-    assert outcome(judge(load + rng.normal(scale=0.45 * load.std(), size=30))) in UNDECIDED
+    assert set(judge(2 * load, 2 * load).values()) == {"supported"}
+    assert judge(2 * load, flat)["on the same inputs"] == "refuted"  # it was the inputs
+    wrong = judge(3 - load, 2 * load)
+    assert (wrong["tracks"], wrong["more than three times"]) == ("refuted", "refuted")
+    assert judge(2 * load, 2 * load, null=load)["tracks"] == "does not distinguish"
 
 
-def test_the_attack_finds_the_worst_direction_of_a_linear_region():
-    # Far inside the linear region of its ReLU a model that reconstructs is best attacked along W's largest direction.
-    cfg = ToyConfig(n_features=3, d_hidden=3)
-    data = SparseUniform(n_features=3, feature_probability=1.0)
-    run = train(cfg, data, seeds=[0], steps=1, record_every=1)
-    run.weights["W_E"][:] = torch.diag(torch.tensor([1.0, 1.0, 1.2]))
-    run.weights["b_U"][:] = torch.tensor([0.0, 0.0, -0.44 * 0.5])
-    x = torch.full((64, 3), 0.5)
-    most = (0.1 * 1.44) ** 2
-    assert 0.9 * most < dimensionality.attack(run, x, 0.1) < 1.0001 * most
-    assert dimensionality.attack(run, x, 0.1, steps=0) < 0.8 * most  # a random perturbation does less
+def test_the_attack_on_a_model_without_superposition_is_the_square_of_its_norm():
+    x = torch.rand(32, 4, generator=torch.Generator().manual_seed(0))
+    dedicated = torch.eye(4)[:, :3]
+    np.testing.assert_allclose(dimensionality.attack(dedicated, torch.zeros(4), x), 1, rtol=1e-4)
+    longer = torch.diag(torch.tensor([1.0, 1.0, 1.2, 0.0]))  # its own square is 1.44
+    assert dimensionality.attack(longer, torch.zeros(4), x) > 2
+    assert dimensionality.attack(longer, torch.zeros(4), x, "random") < 1

@@ -1,10 +1,11 @@
-"""Claims about interference in worlds where they hold and where they are false."""
+"""Claims about interference, each part in a world where it holds and in one where it is false."""
 
 import numpy as np
 import torch
-from worlds import MODELS, UNDECIDED, outcome_of, ring
+from worlds import MODELS, UNDECIDED, outcomes_of, ring
 
 from tms_hooks.claims import interference
+from tms_hooks.claims.interference import DENSE, SPARSE, WIDTHS
 from tms_hooks.geometry.polytopes import ideal_polytopes
 
 
@@ -20,27 +21,26 @@ def spread(m: int, seed: int) -> torch.Tensor:
 
 
 def test_interference_mean_vs_max():
-    outcome = outcome_of("interference-mean-vs-max")
-    widths = (4, 8, 16, 32)
-    sphere = {m: spread(m, m) for m in widths}
-    tegum = {m: pentagons(m) for m in widths}
+    outcomes = outcomes_of("interference-mean-vs-max")
+    sphere = {m: spread(m, m) for m in WIDTHS}
+    tegum = {m: pentagons(m) for m in WIDTHS}
 
-    found = interference.judge_overlaps(tegum, sphere)
-    assert outcome(found) == "supported"
-    np.testing.assert_allclose(found.statistic, found.controls["slope, tegum product of pentagons"], rtol=1e-6)
-    assert abs(found.controls["slope, random directions"] + 0.5) < 0.1
-    assert found.controls["tegum factors at m = 32"] == 16
+    found = interference.judge_overlaps(tegum, {DENSE: tegum, SPARSE: sphere})
+    assert set(outcomes(found).values()) == {"supported"}
+    np.testing.assert_allclose(
+        found.parts["sparse graphs"].statistic, found.controls["slope, tegum product of pentagons"], rtol=1e-6
+    )
+    assert found.controls[f"tegum factors per dimension, p = {DENSE}"] == 1 / 2
     # The root mean square of any tight frame of as many directions is the same: only the mean can tell.
-    rms = [interference.direction_overlaps(tegum[m]).rms.mean() for m in widths]
-    np.testing.assert_allclose(rms, [interference.theory.welch_bound(5 * m // 2, m) for m in widths], rtol=1e-6)
+    rms = [interference.direction_overlaps(tegum[m]).rms.mean() for m in WIDTHS]
+    np.testing.assert_allclose(rms, [interference.theory.welch_bound(5 * m // 2, m) for m in WIDTHS], rtol=1e-6)
 
-    found = interference.judge_overlaps(sphere, tegum)
-    assert outcome(found) == "refuted"
-    assert found.controls["slope, sparse uniform features"] < -0.75
-    assert found.controls["tegum factors at m = 32"] < 2
-    assert outcome(interference.judge_overlaps(sphere | {32: 0 * sphere[32]}, tegum)) in UNDECIDED
-    mixed = {m: torch.cat([tegum[m][:2, : 4 * m], spread(m, 0)[:2, : tegum[m].shape[1]]]) for m in widths}
-    assert outcome(interference.judge_overlaps(mixed, tegum)) in UNDECIDED
+    found = outcomes(interference.judge_overlaps(sphere, {DENSE: sphere, SPARSE: tegum}))
+    assert (found["sparse graphs"], found["phases"], found["factors"]) == ("refuted",) * 3
+    found = outcomes(interference.judge_overlaps(sphere, {DENSE: sphere, SPARSE: sphere}))
+    assert found["phases"] == "refuted"  # no two phases
+    lost = interference.judge_overlaps(sphere | {8: 0 * sphere[8]}, {DENSE: tegum, SPARSE: sphere})
+    assert outcomes(lost)["sparse graphs"] in UNDECIDED
 
 
 def test_overlaps_by_hand():
@@ -52,22 +52,21 @@ def test_overlaps_by_hand():
 
 
 def test_two_active():
-    outcome = outcome_of("two-active")
+    outcomes = outcomes_of("two-active")
 
     def polygon(corners: int, features: int) -> torch.Tensor:
         return ring(corners, corners)[:, torch.arange(features) % corners]
 
-    five, four, eight = ({n: polygon(corners, n) for n in (8, 20)} for corners in (5, 4, 8))
+    sizes = (5, 8, 40)
+    five, four = ({n: polygon(corners, n) for n in sizes} for corners in (5, 4))
+    nine = ideal_polytopes(9)["tricapped triangular prism"].float().expand(MODELS, -1, -1)
 
-    def judge(two):
-        return interference.judge_active(two, five, {"untrained": four}, {"one": torch.zeros(2, 9, 3)})
+    def judge(two, solid=nine):
+        return interference.judge_active(two, five, four[8], four, (solid, 0 * solid))
 
-    found = judge(five)
-    assert (outcome(found), found.statistic) == ("supported", 1.0)
-    assert found.controls["untrained"] == 0
-    assert outcome(judge(four)) == "refuted"
-    assert outcome(judge(eight)) == "refuted"
-    assert outcome(judge(five | {20: polygon(4, 20)})) == "refuted"  # one n is enough
-    half = torch.cat([polygon(5, 20)[:10], polygon(4, 20)[:10]])
-    assert outcome(judge(five | {20: half})) in UNDECIDED
-    assert outcome(judge({n: 0 * W for n, W in five.items()})) == "refuted"
+    assert set(outcomes(judge(five)).values()) == {"supported"}
+    assert judge(five).controls["five directions, three active, n = 8"] == 0
+    assert set(outcomes(judge(four, 0 * nine)).values()) == {"refuted"}
+    half = torch.cat([polygon(5, 40)[:10], polygon(4, 40)[:10]])
+    assert outcomes(judge(five | {40: half}))["survive"] in UNDECIDED
+    assert outcomes(judge({n: 0 * W for n, W in five.items()}))["survive"] == "refuted"

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from tms_hooks import SparseUniform, ToyConfig
-from tms_hooks.claims import Verdict, lab
+from tms_hooks.claims import lab
+from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups
 from tms_hooks.models.forward import init_weights
 
 CFG, DATA = ToyConfig(n_features=3, d_hidden=2), SparseUniform(n_features=3, feature_probability=0.5)
@@ -34,20 +35,6 @@ def test_given_starts_are_trained_on_the_batches_of_the_given_seeds():
     assert not torch.equal(others.W_E, own.W_E)
 
 
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"": (3, 4)},
-        {"a": (9, 10), "b": np.array([True, False, False])},
-        {"a": (9, 10), "b": (0, 0)},
-        {"": np.array([])},
-    ],
-)
-def test_the_weakest_share_is_the_statistic_of_the_verdict(parts):
-    found = Verdict.of_shares("", parts, n_models=1, controls={}, detail="")
-    np.testing.assert_equal(lab.weakest(parts), found.statistic)
-
-
 def test_the_mean_of_nothing_is_nan():
     assert lab.mean(x for x in (1, 2, True)) == pytest.approx(4 / 3)
     assert math.isnan(lab.mean([]))
@@ -57,3 +44,23 @@ def test_settled_is_for_good():
     holds = np.array([[1, 0, 0], [0, 1, 0], [1, 1, 0], [1, 1, 0]], dtype=bool)
     assert lab.settled(holds, range(4)).tolist() == [2, 1, np.inf]
     assert lab.settled(np.ones((3, 1), dtype=bool), range(3)).tolist() == [0]
+
+
+@pytest.mark.parametrize("p", [0.3, (0.02, 0.1, 0.3, 0.3)])
+def test_stratified_losses_are_the_exact_ones(p):
+    run = lab.train_sparse(4, 2, p, 3, steps=200)
+    np.testing.assert_allclose(lab.stratified_losses(run), lab.expected_losses(run), rtol=0.01)
+
+
+@pytest.mark.parametrize("kind", [CorrelatedGroups, AnticorrelatedGroups])
+def test_strata_of_groups_are_what_is_drawn(kind):
+    data = kind(n_features=4, feature_probability=0.2)
+    strata = lab.strata(data, 4_096)
+    np.testing.assert_allclose(sum(weight for weight, _ in strata), 1)
+    second = sum(weight * (x.double().mT @ x.double() / len(x)) for weight, x in strata)
+    np.testing.assert_allclose(second, data.second_moment(), atol=0.005)
+
+
+def test_rank_correlation():
+    assert lab.rank_correlation(np.array([3.0, 1.0, 2.0]), np.array([-3.0, -1.0, -2.0])) == -1
+    assert lab.rank_correlation(np.ones(3), np.arange(3.0)) == 0

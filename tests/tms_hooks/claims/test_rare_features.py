@@ -2,29 +2,36 @@
 
 import numpy as np
 import torch
-from worlds import MODELS, outcome_of, random_directions, ring
+from worlds import outcomes_of, random_directions, ring
 
 from tms_hooks.claims import rare_features
 
 
 def test_importance_and_frequency():
-    outcome = outcome_of("importance-and-frequency")
+    outcomes = outcomes_of("importance-and-frequency")
     pentagon, digons = ring(5, 5), ring(4, 5).roll(1, dims=1)  # the first feature is zero
 
-    def world(turn: float) -> torch.Tensor:
-        return torch.stack([pentagon if factor < turn else digons for factor in rare_features.FACTORS])
+    def world(turn: float, steep: float = 1.0) -> tuple[torch.Tensor, np.ndarray]:
+        """Both shapes at every factor; the pentagon costs less up to one of them."""
+        gain = steep * np.log(turn / rare_features.FACTORS)
+        one = np.concatenate([np.exp(-gain / 2)[:, None].repeat(8, 1), np.exp(gain / 2)[:, None].repeat(8, 1)], axis=1)
+        W = torch.cat([pentagon[:8], digons[:8]])[[i // 2 + 8 * (i % 2) for i in range(16)]]
+        return W.repeat(4, 1, 1).expand(11, 64, 5, 2), one[:, [i // 2 + 8 * (i % 2) for i in range(16)]].repeat(
+            4, axis=0
+        ).reshape(11, 64)
 
-    def judge(W):
-        return rare_features.judge_factor(W, np.ones((len(W), MODELS)), W, {})
+    def judge(rare, linear=0 * digons):
+        return rare_features.judge_factor({0.05: rare, 0.02: world(2.5), 0.1: world(2.5)}, rare, linear)
 
     found = judge(world(2.5))
-    assert outcome(found) == "supported"
-    np.testing.assert_allclose(found.controls["factor, rarer"], 2.5, rtol=0.13)  # half a step of the grid
-    assert outcome(judge(world(1.2))) == "refuted"  # too early
-    assert outcome(judge(world(6))) == "refuted"  # too late
-    assert outcome(judge(world(99))) == "refuted"  # never
-    shuffled = torch.randperm(11 * MODELS, generator=torch.Generator().manual_seed(0))
-    assert outcome(judge(world(2.5).flatten(0, 1)[shuffled].unflatten(0, (11, MODELS)))) == "refuted"
+    assert set(outcomes(found).values()) == {"supported"}
+    np.testing.assert_allclose(found.controls["factor at p = 0.05"], 2.5, rtol=1e-6)
+    assert outcomes(judge(world(1.2)))["about 2.5"] == "refuted"  # too early
+    assert outcomes(judge(world(6)))["about 2.5"] == "refuted"  # too late
+    never = outcomes(judge(world(99)))
+    assert set(never.values()) == {"refuted", "supported"}
+    assert (never["about 2.5"], never["crossing"], never["sparser point at zero"]) == ("refuted",) * 3
+    assert outcomes(judge(world(2.5), linear=digons))["sparser point at zero"] == "does not distinguish"
 
 
 def test_pentagons_and_digons_are_told_apart():

@@ -1,39 +1,49 @@
-"""The claim of `tms_hooks.claims.shapes`, in a world where it holds and in ones where it is false."""
+"""The claim of `tms_hooks.claims.shapes`, each part in a world where it holds and in one where it is false."""
 
 import numpy as np
 import torch
-from worlds import MODELS, outcome_of
+from worlds import MODELS, outcomes_of
 
+from tms_hooks.claims.lab import Trained
 from tms_hooks.claims.shapes import judge_shapes
 
-DIMENSIONS = (2, 3, 4, 6, 8)
+DIMENSIONS = (2, 3, 4, 6, 8, 9)
 
 
 def sphere(directions: int, d_hidden: int, features: int) -> torch.Tensor:
-    """That many directions, features in turn on each."""
-    generator = torch.Generator().manual_seed(directions)
-    V = torch.nn.functional.normalize(torch.randn(MODELS, directions, d_hidden, generator=generator), dim=-1)
-    return V[:, torch.arange(features) % directions]
-
-
-def orthoplex(d_hidden: int, features: int) -> torch.Tensor:
-    """A tegum product of antipodal pairs: two directions per dimension."""
-    V = torch.cat([torch.eye(d_hidden), -torch.eye(d_hidden)])
-    return V[torch.arange(features) % len(V)].expand(MODELS, -1, -1)
+    """That many directions, or one fewer or more, features in turn on each; in two dimensions evenly on the circle."""
+    models = []
+    for seed in range(MODELS):
+        k = directions + seed % 3 - 1
+        generator = torch.Generator().manual_seed(100 * directions + seed)
+        V = torch.nn.functional.normalize(torch.randn(k, d_hidden, generator=generator), dim=-1)
+        if d_hidden == 2:
+            turns = 2 * torch.pi / k * torch.arange(k)
+            V = torch.stack([turns.cos(), turns.sin()], dim=-1)
+        models.append(V[torch.arange(features) % k])
+    return torch.stack(models)
 
 
 def test_shape_by_dimension():
-    outcome = outcome_of("shape-by-dimension")
-    drops = {m: np.full(MODELS, 4.2 * m / 2) for m in DIMENSIONS}
+    outcomes = outcomes_of("shape-by-dimension")
 
-    def judge(trained):
-        return judge_shapes(trained, drops, {"untrained": {m: 0.01 * w for m, w in trained.items()} | trained})
+    def world(number):
+        return {m: sphere(round(number(m)), m, 100) for m in DIMENSIONS}
 
-    # 0.5 m^2 + 3: few enough for random ones to be more than 5 degrees apart from m = 3 on; a square at m = 2
-    right = {m: sphere(m * m // 2 + 3, m, 80) for m in DIMENSIONS if m > 2} | {2: orthoplex(2, 80)}
-    assert outcome(judge(right)) == "supported"
-    product = judge({m: orthoplex(m, 80) for m in DIMENSIONS})
-    assert outcome(product) != "supported"
-    np.testing.assert_allclose(product.statistic, 1)
-    assert product.controls["directions, m = 8"] == 16
-    assert outcome(judge({m: sphere(4, m, 80) for m in DIMENSIONS})) == "refuted"  # as many in any dimension
+    def judge(trained, half=None):
+        loss = np.linspace(0.9, 0.95, MODELS)
+        start = {m: W[:, : W.shape[1] // 2] for m, W in trained.items()}
+        full = {m: Trained(W, loss) for m, W in trained.items()}
+        untrained = world(lambda m: 40), world(lambda m: 20)
+        return judge_shapes(full, half or trained, *untrained, {2: start[2]})
+
+    # 0.5 m^2 + 3: few enough for random ones to be more than 5 degrees apart from m = 3 on
+    found = judge(world(lambda m: m * m / 2 + 3))
+    assert set(outcomes(found).values()) == {"supported"}
+    assert "m = 2: " in found.detail
+    product = outcomes(judge(world(lambda m: 2 * m)))
+    assert product["more per dimension"] != "supported"
+    assert product["no power law"] != "supported"
+    assert outcomes(judge(world(lambda m: 4)))["more per dimension"] == "refuted"  # as many in any dimension
+    doubled = judge(world(lambda m: m * m / 2 + 3), half=world(lambda m: m * m / 4 + 3))
+    assert outcomes(doubled)["the dimension decides"] == "refuted"

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import UNDECIDED, outcome_of
+from worlds import outcomes_of
 
 from tms_hooks import ToyConfig
 from tms_hooks.claims import tangents
@@ -11,21 +11,22 @@ from tms_hooks.models.toy import ToyModel
 
 
 def test_probes_and_tangents():
-    outcome = outcome_of("probes-and-tangents")
+    outcomes = outcomes_of("probes-and-tangents")
 
-    def world(gap: float, seed: int = 0) -> Agreement:
+    def world(gap: float, seed: int, chance: float = 0.0) -> Agreement:
         absent = np.random.default_rng(seed).uniform(0.15, 0.25, size=10)
-        return Agreement(absent + gap, absent, absent, absent, absent)
+        return Agreement(absent + gap, absent, absent + chance, absent, absent, absent)
 
-    def judge(toys: float, real: float):
-        return tangents.judge_agreement([world(toys, seed) for seed in range(5)], world(real), [])
+    def judge(toys: float, real: float, chance: float = 0.0):
+        each = [[world(gap, seed, chance) for seed in range(9)] for gap in (toys, real)]
+        return outcomes(tangents.judge_agreement(*each, []))
 
-    assert outcome(judge(0.5, 0.3)) == "supported"
-    assert outcome(judge(0.5, 0.0)) == "refuted"  # on toys only
-    assert outcome(judge(0.0, 0.3)) == "refuted"
-    assert "MiniLM" in judge(0.5, 0.0).measured
-    nothing = Agreement(*[np.full(10, np.nan)] * 5)
-    assert outcome(tangents.judge_agreement([world(0.5)] * 5, nothing, [])) in UNDECIDED
+    assert judge(0.5, 0.3) == {"toys": "supported", "MiniLM": "supported"}
+    assert judge(0.5, 0.0) == {"toys": "supported", "MiniLM": "refuted"}
+    assert judge(0.0, 0.3) == {"toys": "refuted", "MiniLM": "supported"}
+    assert set(judge(0.3, 0.3, chance=0.3).values()) == {"does not distinguish"}  # so do shuffled targets
+    nothing = Agreement(*[np.full(10, np.nan)] * 6)
+    assert outcomes(tangents.judge_agreement([nothing] * 9, [nothing] * 9, []))["MiniLM"] == "not measurable"
 
 
 def test_a_toy_whose_tangent_space_is_known():

@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from worlds import UNDECIDED, outcome_of, outcomes_of
+from worlds import UNDECIDED, outcomes_of
 
 import probes
 from tms_hooks import ToyConfig, side_by_side
@@ -51,7 +51,7 @@ def test_a_planted_head_is_sparse_and_a_random_one_is_not():
 
 
 def test_real_bottlenecks():
-    outcome = outcome_of("real-bottlenecks")
+    outcomes = outcomes_of("real-bottlenecks")
     generator = torch.Generator().manual_seed(0)
 
     def path(kind: str) -> probes.Bottleneck:
@@ -64,22 +64,20 @@ def test_real_bottlenecks():
             write = write + 10
         return probes.Bottleneck("embed->unembed", write, write.clone())
 
-    def judge(kind: str, other: str = "even"):
-        found = {
-            "a": [transformers.measure(path(kind)) for _ in range(5)],
-            "b": [transformers.measure(path(other))] * 5,
-        }
-        return transformers.judge_bottlenecks(found, [transformers.measure(path("even"))])
+    def judge(kind: str, toy: str = "even"):
+        many = [transformers.measure(path(kind)) for _ in range(20)]
+        toys = [transformers.measure(path(toy)) for _ in range(20)]
+        return transformers.judge_bottlenecks(many, many[0], toys)
 
     found = judge("even")
-    assert outcome(found) == "supported"
-    np.testing.assert_allclose(found.statistic, found.controls["least, a"], rtol=1e-5)  # a tight frame: the Welch bound
-    np.testing.assert_allclose(found.controls["efficiency, a"], 1.0, rtol=1e-5)
-    assert outcome(judge("anisotropic")) == "refuted"
-    assert outcome(judge("even", "anisotropic")) == "refuted"  # one model is enough
+    assert outcomes(found) == {"MLP to MLP": "supported", "tokens": "not measurable", "toys": "supported"}
+    np.testing.assert_allclose(found.parts["toys"].statistic, found.controls["least, toys"], rtol=1e-5)  # Welch bound
+    np.testing.assert_allclose(found.controls["efficiency, MLP to MLP"], 1.0, rtol=1e-5)
+    assert outcomes(judge("anisotropic"))["MLP to MLP"] == "refuted"
+    assert outcomes(judge("even", "anisotropic"))["toys"] == "refuted"
     shifted = judge("shifted")
-    assert shifted.controls["with mean, a"] > 2 > 1.1 > shifted.controls["relative overlap, a"]
-    assert outcome(transformers.judge_bottlenecks({}, [])) in UNDECIDED
+    assert shifted.controls["with mean, MLP to MLP"] > 2 > 1.1 > shifted.controls["relative overlap, MLP to MLP"]
+    assert outcomes(transformers.judge_bottlenecks([], transformers.measure(path("even")), []))["toys"] in UNDECIDED
 
 
 def test_pairs_of_blocks():
@@ -97,6 +95,5 @@ def test_bottlenecks_without_features_to_compare_are_no_error():
         np.isnan([row[of] for of in ("relative overlap", "random", "spread", "least")]).all() for row in (none, one)
     )
     assert one["efficiency"] == equal["efficiency"] == 0.0  # a feature at the mean of all has no direction of its own
-    found = transformers.judge_bottlenecks({"a": [one, one]}, [none])
-    assert outcome_of("real-bottlenecks")(found) in UNDECIDED
-    assert found.n_models == 1
+    found = outcomes_of("real-bottlenecks")(transformers.judge_bottlenecks([one, one], one, [none]))
+    assert found["MLP to MLP"] in UNDECIDED

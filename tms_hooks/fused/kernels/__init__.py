@@ -45,9 +45,22 @@ if not _before:
 from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
 from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
 from tms_hooks.fused.kernels.mlps import Mlps  # noqa: E402
-from tms_hooks.fused.kernels.plain import Toy  # noqa: E402
+from tms_hooks.fused.kernels.plain import Toy, narrow  # noqa: E402
 from tms_hooks.fused.kernels.rules import ASKED, DRAWN, UPDATED, Asked, Drawn  # noqa: E402
 
 config.CACHE_DIR = _before
 
-__all__ = ["ASKED", "DRAWN", "UPDATED", "Asked", "Batch", "Drawn", "General", "Mlps", "Toy", "Updates", "advance"]
+__all__ = [
+    "ASKED",
+    "DRAWN",
+    "UPDATED",
+    "Asked",
+    "Batch",
+    "Drawn",
+    "General",
+    "Mlps",
+    "Toy",
+    "Updates",
+    "advance",
+    "narrow",
+]

@@ -121,20 +121,25 @@ def draw_sparse_uniform(x, key, first_row, rows, largest, scale, span, low, occu
     """
     n, zero, half = len(x), splat(x.dtype.type(0)), splat(x.dtype.type(0.5))
     z = key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES)
-    for r in range(0, rows, LANES):
-        seen = first_lanes(0)
-        for i in range(n):
-            bits = random_bits(z)
-            z += GAMMA * HASHES
-            value = add(real(bits, x.dtype.type(0)), half)
-            if occupied:
+    # A loop each: masks that come from two branches are packed and unpacked where they are no registers.
+    if occupied:
+        for r in range(0, rows, LANES):
+            seen = first_lanes(0)
+            for i in range(n):
+                bits = random_bits(z)
+                z += GAMMA * HASHES
                 active = at_most(bits, where(seen, splat(largest[1, i]), splat(largest[0, i])))
-                value = mul(value, where(seen, splat(scale[1, i]), splat(scale[0, i])))
+                value = mul(add(real(bits, low), half), where(seen, splat(scale[1, i]), splat(scale[0, i])))
                 seen = either(seen, active)
-            else:
+                store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
+    else:
+        for r in range(0, rows, LANES):
+            for i in range(n):
+                bits = random_bits(z)
+                z += GAMMA * HASHES
+                value = mul(add(real(bits, low), half), splat(scale[1, i]))
                 active = at_most(bits, splat(largest[1, i]))
-                value = mul(value, splat(scale[1, i]))
-            store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
+                store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
     for i in range(n):
         for r in range(rows, -(-rows // LANES) * LANES):
             x[i, r] = 0

@@ -99,7 +99,7 @@ def make_space(like, toy, block, general):
         np.zeros((tokens - 1, rows), like.dtype),
         np.zeros(rows, like.dtype),
         np.zeros(rows, like.dtype),
-        aligned(1, LANES, like),
+        aligned(LANES, LANES, like),
     )
 
 

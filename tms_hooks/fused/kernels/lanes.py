@@ -1,15 +1,18 @@
-"""Vectors of `LANES` rows in compiled code: written out, because a compiler's own vectorizing is a matter of luck.
+"""Vectors of rows in compiled code: written out, because a compiler's own vectorizing is a matter of luck.
 
-LLVM turns them into whatever registers a processor has: one or two of AVX-512, four of AVX2, eight of NEON.
+A strip of `LANES` rows is what the stream of random bits and all sums over a batch are laid out in. A part of it, of
+`PART` rows, is one register of this processor. What must stay in registers is worked on a part at a time, in tiles that
+fit: `PART` and `TILE` decide how fast that is, and no bit of a result.
 """
 
 from collections.abc import Sequence
 from functools import partial
 from typing import Any, no_type_check
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import binding, ir  # type: ignore[import-untyped]
 from numba import njit
 from numba.core import cgutils, types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic, models, register_model
 
 from tms_hooks import rng
@@ -18,31 +21,54 @@ from tms_hooks import rng
 compiled: Any = partial(njit, cache=True, _nrt=False)
 # For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
 # infinity: a branch on it would keep loops from vectorizing.
-inner: Any = partial(
-    compiled, cache=False, forceinline=True, error_model="numpy", no_cpython_wrapper=True, no_cfunc_wrapper=True
-)
+INNER = {"_nrt": False, "forceinline": True, "error_model": "numpy"}
+inner: Any = partial(njit, no_cpython_wrapper=True, no_cfunc_wrapper=True, **INNER)
 
 LANES = 16
+
+
+def _registers() -> tuple[int, int]:
+    """Vector registers of the processor that numba compiles for, and floats in one: LLVM is asked for a sum of 16."""
+    module, wide = ir.Module(), ir.VectorType(ir.FloatType(), LANES)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [wide.as_pointer()]), "twice")
+    builder = ir.IRBuilder(function.append_basic_block())
+    value = builder.load(function.args[0])
+    builder.store(builder.fadd(value, value), function.args[0])
+    builder.ret_void()
+    triple, name, features = cpu_target.target_context.codegen().magic_tuple()
+    machine = binding.Target.from_triple(triple).create_target_machine(cpu=name, features=features)
+    assembly = machine.emit_assembly(binding.parse_assembly(str(module)))
+    x86 = {"zmm": (32, 16), "ymm": (16, 8), "xmm": (16, 4)}  # AVX-512, AVX2, SSE
+    return next((file for name, file in x86.items() if name in assembly), (32, 4))  # else NEON
+
+
+REGISTERS, PART = _registers()
+TILE = REGISTERS // 8
+"""A tile of a matrix product is `TILE` by 4 registers: half of all, so that the others hold what is multiplied."""
 # Products may be fused into sums. NaN and infinity keep their meaning, because divergence is detected by them.
 FLAGS = ("contract", "nsz")
 
 
-class Vector(types.Type):
-    """`LANES` values of one scalar type."""
+MASK = ir.IntType(1 if PART == 16 else 32)
+"""What a lane of a mask is: only AVX-512 has registers for bits."""
 
-    def __init__(self, of: Any) -> None:
-        self.of = of
-        super().__init__(name=f"Vector({of}, {LANES})")
+
+class Vector(types.Type):
+    """Values of one scalar type."""
+
+    def __init__(self, of: Any, lanes: int = LANES) -> None:
+        self.of, self.lanes = of, lanes
+        super().__init__(name=f"Vector({of}, {lanes})")
 
 
 @register_model(Vector)
 class _VectorModel(models.PrimitiveModel):
     def __init__(self, dmm: Any, fe_type: Vector) -> None:
-        of = ir.IntType(1) if fe_type.of == types.boolean else dmm.lookup(fe_type.of).get_value_type()
-        super().__init__(dmm, fe_type, ir.VectorType(of, LANES))
+        of = MASK if fe_type.of == types.boolean else dmm.lookup(fe_type.of).get_value_type()
+        super().__init__(dmm, fe_type, ir.VectorType(of, fe_type.lanes))
 
 
-def _splat(builder: Any, value: Any, count: int = LANES) -> Any:
+def _splat(builder: Any, value: Any, count: int) -> Any:
     one = builder.insert_element(ir.Constant(ir.VectorType(value.type, count), ir.Undefined), value, ir.IntType(32)(0))
     return builder.shuffle_vector(one, one, ir.Constant(ir.VectorType(ir.IntType(32), count), [0] * count))
 
@@ -57,25 +83,52 @@ def _pointer(context: Any, builder: Any, kind: Any, array: Any, where: Any, coun
     return builder.bitcast(at, count.as_pointer())
 
 
-@intrinsic
-@no_type_check
-def splat(typing, value):
-    """A scalar in all lanes."""
-    return Vector(value)(value), lambda context, builder, sig, args: _splat(builder, args[0])
+def _mask(builder: Any, bits: Any) -> Any:
+    return bits if MASK.width == 1 else builder.sext(bits, ir.VectorType(MASK, bits.type.count))
 
 
-@intrinsic
-@no_type_check
-def load(typing, array, i, r):
-    """`array[i, r : r + LANES]`."""
-    kind = Vector(array.dtype)
+def _bits(builder: Any, mask: Any) -> Any:
+    return mask if MASK.width == 1 else builder.icmp_signed("<", mask, ir.Constant(mask.type, None))
 
-    def code(context, builder, sig, args):
-        where = [context.cast(builder, v, t, types.intp) for v, t in zip(args[1:], sig.args[1:], strict=True)]
-        at = _pointer(context, builder, array, args[0], where, context.get_value_type(kind))
-        return builder.load(at, align=array.dtype.bitwidth // 8)
 
-    return kind(array, i, r), code
+def _of_width(lanes: int) -> tuple[Any, Any, Any]:
+    """Functions that make vectors of so many lanes."""
+
+    @intrinsic
+    @no_type_check
+    def splat(typing, value):
+        """A scalar in all lanes."""
+        return Vector(value, lanes)(value), lambda context, builder, sig, args: _splat(builder, args[0], lanes)
+
+    @intrinsic
+    @no_type_check
+    def load(typing, array, i, r):
+        """`array[i, r : r + lanes]`."""
+        kind = Vector(array.dtype, lanes)
+
+        def code(context, builder, sig, args):
+            where = [context.cast(builder, v, t, types.intp) for v, t in zip(args[1:], sig.args[1:], strict=True)]
+            at = _pointer(context, builder, array, args[0], where, context.get_value_type(kind))
+            return builder.load(at, align=array.dtype.bitwidth // 8)
+
+        return kind(array, i, r), code
+
+    @intrinsic
+    @no_type_check
+    def first_lanes(typing, count):
+        """The lanes whose number is below `count`."""
+
+        def code(context, builder, sig, args):
+            wide = _splat(builder, context.cast(builder, args[0], count, types.int32), lanes)
+            return _mask(builder, builder.icmp_signed(">", wide, _constant(list(range(lanes)), 32)))
+
+        return Vector(types.boolean, lanes)(count), code
+
+    return splat, load, first_lanes
+
+
+splat, load, first_lanes = _of_width(LANES)
+splat_part, load_part, first_of_part = _of_width(PART)
 
 
 @intrinsic
@@ -121,18 +174,21 @@ def at_most(typing, a, b):
     """Where `a <= b`, as whole numbers without sign or as real ones."""
 
     def code(context, builder, sig, args):
-        if isinstance(a.of, types.Float):
-            return builder.fcmp_ordered("<=", *args)
-        return builder.icmp_unsigned("<=", *args)
+        compare = builder.fcmp_ordered if isinstance(a.of, types.Float) else builder.icmp_unsigned
+        return _mask(builder, compare("<=", *args))
 
-    return Vector(types.boolean)(a, b), code
+    return Vector(types.boolean, a.lanes)(a, b), code
 
 
 @intrinsic
 @no_type_check
 def where(typing, mask, a, b):
     """`a` where the mask holds, else `b`."""
-    return a(mask, a, b), lambda context, builder, sig, args: builder.select(*args)
+
+    def code(context, builder, sig, args):
+        return builder.select(_bits(builder, args[0]), *args[1:])
+
+    return a(mask, a, b), code
 
 
 @intrinsic
@@ -140,18 +196,6 @@ def where(typing, mask, a, b):
 def either(typing, a, b):
     """Where one of two masks holds."""
     return a(a, b), lambda context, builder, sig, args: builder.or_(*args)
-
-
-@intrinsic
-@no_type_check
-def first_lanes(typing, count):
-    """The lanes whose number is below `count`."""
-
-    def code(context, builder, sig, args):
-        wide = _splat(builder, context.cast(builder, args[0], count, types.int32))
-        return builder.icmp_signed(">", wide, _constant(list(range(LANES)), 32))
-
-    return Vector(types.boolean)(count), code
 
 
 @intrinsic
@@ -195,7 +239,7 @@ def random_bits(typing, z):
 @no_type_check
 def real(typing, whole, like):
     """Whole numbers as real ones of the type of the scalar `like`."""
-    kind = Vector(like)
+    kind = Vector(like, whole.lanes)
 
     def code(context, builder, sig, args):
         return builder.uitofp(args[0], context.get_value_type(kind))
@@ -206,32 +250,32 @@ def real(typing, whole, like):
 @intrinsic
 @no_type_check
 def totals(typing, vectors):
-    """Lane `j` is the sum over the lanes of the `j`-th of `LANES` vectors.
+    """Lane `j` is the sum over the lanes of the `j`-th of some vectors, a power of two of them.
 
-    Halves of two vectors are added into one, and so on: a quarter of the work of summing them one by one.
+    Halves of a vector are added, then halves of two vectors into one, and so on: a quarter of the work of summing them
+    one by one, and the same sums.
     """
+    kind = Vector(vectors.dtype.of, len(vectors))
 
     def code(context, builder, sig, args):
-        parts = [([j], v) for j, v in enumerate(cgutils.unpack_tuple(builder, args[0], LANES))]
-        half = LANES // 2
+        parts, lanes = [([j], v) for j, v in enumerate(cgutils.unpack_tuple(builder, args[0]))], vectors.dtype.lanes
+        while lanes > len(vectors):
+            lanes //= 2
+            parts = [(j, added(builder, v, v, [list(range(lanes)), list(range(lanes, 2 * lanes))])) for j, v in parts]
+        half = lanes // 2
         while half:
+            halves = [list(range(first, first + half)) for first in range(0, lanes, 2 * half)]
+            low = [k for each in halves for k in each + [k + lanes for k in each]]
             pairs = zip(parts[: len(parts) // 2], parts[len(parts) // 2 :], strict=True)
-            parts = [(a + b, folded(builder, v, w, half)) for (a, v), (b, w) in pairs]
+            parts = [(a + b, added(builder, v, w, [low, [k + half for k in low]])) for (a, v), (b, w) in pairs]
             half //= 2
         ((_, value),) = parts
         return value
 
-    def folded(builder, v, w, half):
-        lanes = [lane for block in range(0, LANES, 2 * half) for lane in range(block, block + half)]
-        low = [
-            k
-            for b in range(0, len(lanes), half)
-            for k in lanes[b : b + half] + [k + LANES for k in lanes[b : b + half]]
-        ]
-        first = builder.shuffle_vector(v, w, _constant(low, 32))
-        return builder.fadd(first, builder.shuffle_vector(v, w, _constant([k + half for k in low], 32)), flags=FLAGS)
+    def added(builder, v, w, lanes):
+        return builder.fadd(*(builder.shuffle_vector(v, w, _constant(each, 32)) for each in lanes), flags=FLAGS)
 
-    return vectors.dtype(vectors), code
+    return kind(vectors), code
 
 
 @intrinsic

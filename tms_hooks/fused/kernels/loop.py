@@ -9,12 +9,13 @@ from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
 from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.mlps import make_mlp_space, mlp_forward_backward, prepare_mlps
-from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, transpose, views
-from tms_hooks.fused.kernels.products import WIDTH
+from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, views
+from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
 
 BLOCK = 256  # rows worked on together, or more,
-SMALL = 8192  # if that leaves no more entries than this
+SMALL = 8192  # if that leaves no more entries than this.
+WHOLE = 4 * LANES  # The widest tile of any processor: blocks, and so the order of sums, are the same on all.
 
 
 class Batch(NamedTuple):
@@ -39,6 +40,8 @@ class Batch(NamedTuple):
     """and with this added it is the value."""
     occupied: bool
     """Whether only rows with an active feature are drawn."""
+    sparse: bool
+    """Whether wide toys are to look for blocks with few entries that are not 0."""
 
 
 class Updates(NamedTuple):
@@ -86,140 +89,119 @@ def more_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, genera
         mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space)
 
 
-@njit(cache=True)
+@njit(cache=True, nogil=True)
 @no_type_check
-def train_one(
-    w,
-    first,
-    second,
-    diverged_at,
-    seed,
-    given,
-    toy,
-    batch,
-    drawn,
-    asked,
-    updates,
-    general,
-    mlps,
-    loss_out,
-    head_out,
-    g_out,
-):
-    """`advance` for one model."""
+def advance(
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,
+    loss_out, head_out, g_out,
+):  # fmt: skip
+    """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
+
+    Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
+    `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
+    `narrow` for others and `mlps` for toys that have none: what is None is not compiled. It is one function: each that
+    calls another is optimized together with it once more.
+    """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
-    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // (WIDTH * LANES)) * WIDTH * LANES
-    x, g = aligned(positions * n, block + LANES, w), np.empty_like(w)
+    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // WHOLE) * WHOLE
+    x, g = aligned(positions * n, block + LANES, w), np.empty_like(w[0])
     y, if_empty = x, np.zeros(o, w.dtype)
-    if not asked.same:
+    if asked is not None:
         y = aligned(positions * o, block + LANES, w)
         if asked.number >= 0:
             target(y[:o], x[:n], asked, np.int64(1))  # of nothing but zeros
         for i in range(o):
             if_empty[i] = y[i, 0] if asked.number >= 0 else asked.numbers[i]
-    loss, head_loss = np.empty_like(loss_out), np.empty_like(head_out)
-    own, gradients = views(w, toy), views(g, toy)
-    if general is None:
-        plain = make_plain_space(w, toy, block, batch.fed or batch.occupied)
-    else:
+    loss, head_loss = np.empty_like(loss_out[0]), np.empty_like(head_out[0])
+    gradients = views(g, toy)
+    if narrow is not None:
+        plain = make_plain_space(w, toy, block, batch.sparse)
+    if general is not None:
         space = make_space(w, toy, block, general)
     mlp_space = None if mlps is None else make_mlp_space(w, toy, block, mlps)
     if drawn is not None:
         room = np.empty((n + 1, block), np.int64)
     begin, end = updates.first, updates.last
-    trained, gradient, first, second = w[begin:end], g[begin:end], first[begin:end], second[begin:end]
-    old = np.empty_like(trained)
+    gradient, old = g[begin:end], np.empty_like(g[begin:end])
 
-    for step in range(start, max(stop, start + 1)):
-        fill(g, 0)
-        fill(loss, 0)
-        fill(head_loss, 0)
-        if general is None:
-            transpose(plain.w_e_t, own.w_e)
-            if not toy.tied:
-                transpose(plain.w_u_t, own.w_u)
-        else:
-            prepare(own, space, general)
-            if mlps is not None:
-                prepare_mlps(own, toy, mlps, mlp_space)
-        for top in range(0, rows, block):
-            count = min(block, rows - top)
-            if batch.fed:
-                if step == start or count < rows or len(given) > 1:
-                    now = given[min(step - start, len(given) - 1)]
-                    for i in range(len(x)):
-                        copy(x[i, :count], now[i, top : top + count])
-                    if asked.number < 0:
-                        for i in range(len(y)):
-                            copy(y[i, :count], now[len(x) + i, top : top + count])
-            else:
-                for t in range(positions):
-                    key, x_t = batch_key(seed, positions * step + t), x[t * n : (t + 1) * n]
-                    if drawn is None:
-                        draw_sparse_uniform(
-                            x_t, key, top, count, batch.largest, batch.scale, batch.span, batch.low, batch.occupied
-                        )
-                    else:
-                        draw(x_t, drawn, key, top, count, rows, room)
-            if not asked.same and asked.number >= 0:
-                for t in range(positions):
-                    target(y[t * o : (t + 1) * o], x[t * n : (t + 1) * n], asked, count)
-            if general is None:
-                forward_backward(x, y, count, own, gradients, loss, batch.weight, toy, plain)
-            else:
-                more_forward_backward(
-                    x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start,
-                    mlps, mlp_space,
-                )  # fmt: skip
-        if batch.occupied:
-            if general is None:
-                empty_row(own.b_u, if_empty, gradients.b_u, loss, batch.empty_weight, toy.act)
-            else:
-                for i in range(n):
-                    fill(x[i, :LANES], 0)
-                for i in range(o):
-                    y[i, 0] = if_empty[i]
-                one = np.int64(1)  # a literal would be compiled for
-                more_forward_backward(
-                    x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space, step == start,
-                    mlps, mlp_space,
-                )  # fmt: skip
-        if general is not None:
-            finish(gradients, own, space, general)
-        if step == start:
-            copy(loss_out, loss)
-            copy(head_out, head_loss)
-            copy(g_out, g)
-        if step == stop or diverged_at[0] >= 0:
-            break
-        total = loss.sum()
-        if general is not None:
-            total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
-        copy(old, trained)
-        shrink(trained, updates.parts, updates.kept[step - start])
-        finite = update(updates.optimizer, trained, gradient, first, second, updates.scalars[step - start])
-        if not (finite and np.isfinite(total)):
-            diverged_at[0] = step
-            copy(trained, old)
-            fill(first, 0)
-            fill(second, 0)
-            break
-
-
-@njit(cache=True, nogil=True)
-@no_type_check
-def advance(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, general, mlps, loss_out, head_out, g_out
-):
-    """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
-
-    Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
-    `SparseUniform` and rows that are given, `general` for plain toys, which then are compiled without it, and `mlps`
-    for toys that have none.
-    """
-    for i in range(len(w)):
-        train_one(
-            w[i], first[i], second[i], diverged_at[i : i + 1], seeds[i], batch.given[min(i, len(batch.given) - 1)],
-            toy, batch, drawn, asked, updates, general, mlps, loss_out[i], head_out[i], g_out[i],
-        )  # fmt: skip
+    for model in range(len(w)):
+        own, trained, seed = views(w[model], toy), w[model, begin:end], seeds[model]
+        moment, square = first[model, begin:end], second[model, begin:end]
+        given = batch.given[min(model, len(batch.given) - 1)]
+        for step in range(start, max(stop, start + 1)):
+            fill(g, 0)
+            fill(loss, 0)
+            fill(head_loss, 0)
+            if narrow is not None:
+                transpose(plain.w_e_t, own.w_e)
+                if not toy.tied:
+                    transpose(plain.w_u_t, own.w_u)
+            if general is not None:
+                prepare(own, space, general)
+                if mlps is not None:
+                    prepare_mlps(own, toy, mlps, mlp_space)
+            for top in range(0, rows, block):
+                count = min(block, rows - top)
+                if batch.fed:
+                    if step == start or count < rows or len(given) > 1:
+                        now = given[min(step - start, len(given) - 1)]
+                        for i in range(len(x)):
+                            copy(x[i, :count], now[i, top : top + count])
+                        if asked is not None:  # noqa: SIM102  what is None is cut out before it is compiled
+                            if asked.number < 0:
+                                for i in range(len(y)):
+                                    copy(y[i, :count], now[len(x) + i, top : top + count])
+                else:
+                    for t in range(positions):
+                        key, x_t = batch_key(seed, positions * step + t), x[t * n : (t + 1) * n]
+                        if drawn is None:
+                            draw_sparse_uniform(
+                                x_t, key, top, count, batch.largest, batch.scale, batch.span, batch.low, batch.occupied
+                            )
+                        else:
+                            draw(x_t, drawn, key, top, count, rows, room)
+                if asked is not None:  # noqa: SIM102
+                    if asked.number >= 0:
+                        for t in range(positions):
+                            target(y[t * o : (t + 1) * o], x[t * n : (t + 1) * n], asked, count)
+                if narrow is not None:
+                    forward_backward(x, y, count, own, gradients, loss, batch.weight, toy, narrow, plain)
+                if general is not None:
+                    more_forward_backward(
+                        x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start,
+                        mlps, mlp_space,
+                    )  # fmt: skip
+            if batch.occupied:
+                if narrow is not None:
+                    empty_row(own.b_u, if_empty, gradients.b_u, loss, batch.empty_weight, toy.act)
+                if general is not None:
+                    for i in range(n):
+                        fill(x[i, :LANES], 0)
+                    for i in range(o):
+                        y[i, 0] = if_empty[i]
+                    one = np.int64(1)  # a literal would be compiled for
+                    more_forward_backward(
+                        x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space,
+                        step == start, mlps, mlp_space,
+                    )  # fmt: skip
+            if general is not None:
+                finish(gradients, own, space, general)
+            if step == start:
+                copy(loss_out[model], loss)
+                copy(head_out[model], head_loss)
+                copy(g_out[model], g)
+            if step == stop or diverged_at[model] >= 0:
+                break
+            total = loss.sum()
+            if general is not None:
+                total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
+            copy(old, trained)
+            shrink(trained, updates.parts, updates.kept[step - start])
+            finite = update(updates.optimizer, trained, gradient, moment, square, updates.scalars[step - start])
+            if not (finite and np.isfinite(total)):
+                diverged_at[model] = step
+                copy(trained, old)
+                fill(moment, 0)
+                fill(square, 0)
+                break

@@ -11,8 +11,8 @@ from numba import njit
 from tms_hooks.fused.codes import BEFORE, BEHIND, SOFTMAX
 from tms_hooks.fused.kernels.general import activate, activate_backward
 from tms_hooks.fused.kernels.lanes import LANES, compiled
-from tms_hooks.fused.kernels.plain import aligned, clear_rest, output_errors, transpose
-from tms_hooks.fused.kernels.products import add_outer, product
+from tms_hooks.fused.kernels.plain import aligned, clear_rest, output_errors
+from tms_hooks.fused.kernels.products import add_outer, product, transpose
 from tms_hooks.fused.kernels.softmax import softmax_errors
 
 

@@ -5,9 +5,11 @@ from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
 from numba import njit
+from numba.extending import overload
 
-from tms_hooks.fused.codes import GELU, RELU
+from tms_hooks.fused.codes import GELU, IDENTITY, RELU
 from tms_hooks.fused.kernels.lanes import (
+    INNER,
     LANES,
     add,
     at_most,
@@ -25,6 +27,7 @@ from tms_hooks.fused.kernels.lanes import (
 from tms_hooks.fused.kernels.products import (
     WIDEST,
     add_outer,
+    add_product,
     add_sparse_outer,
     find_entries,
     fold,
@@ -37,6 +40,7 @@ from tms_hooks.fused.kernels.products import (
 # NaN and infinity keep their meaning, because divergence is detected by them.
 SUMS = {"reassoc", "contract", "nsz"}
 LINE = 64  # bytes of a cache line
+SOME = 128  # outputs whose logits stay in a processor's second cache
 
 
 class Toy(NamedTuple):
@@ -90,12 +94,19 @@ class PlainSpace(NamedTuple):
     h: Any
     dh: Any
     out: Any
-    """Output, row: logits, then the gradients in them."""
+    """Output, row: logits, then the gradients in them; of a wide toy, of some outputs."""
     sums: Any
     """Vector, lane: scratch."""
     zeros: Any
     entries: Any
     """Feature and row of single entries of `x`: room for those of a sparse block, none if blocks are not sparse."""
+    across: Any
+    """Row, hidden: room for a transpose."""
+
+
+def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
+    """What tells compiled code that `strips` compute a toy, and which: one entry per hidden unit; of others, none."""
+    return (0,) * m if m <= WIDEST and o == n and act in (IDENTITY, RELU) else ()
 
 
 @njit(cache=True)
@@ -148,20 +159,12 @@ def make_plain_space(like, toy, block, sparse):
         w_e_t if toy.tied else np.empty((m, o), like.dtype),
         aligned(m, rows, like),
         aligned(m, rows, like),
-        aligned(o, rows, like),
-        aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else 1, LANES, like),
+        aligned(o if m <= WIDEST else min(o, SOME), rows, like),
+        aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else LANES, LANES, like),
         np.zeros(m, like.dtype),
         np.empty((n * block // 8 if sparse else 0, 2), np.int64),
+        np.empty((block if sparse else 0, m), like.dtype),
     )
-
-
-@compiled()
-@no_type_check
-def transpose(to, source):
-    """`to[:] = source.T`."""
-    for i in range(len(source)):
-        for k in range(len(to)):
-            to[k, i] = source[i, k]
 
 
 @compiled(fastmath=SUMS)
@@ -203,19 +206,28 @@ def output_errors(out, y, weight, act, loss, g_b, rows):
         g_b[i] += g_bias
 
 
-@compiled(forceinline=True)  # else a thousand bytes of arrays are passed on for each block
 @no_type_check
-def forward_backward(x, y, rows, w, g, loss, weight, toy, space):
+def forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """Add one block's losses and gradients. `y` are the targets, `weight` importances over the batch size."""
-    if toy.m > WIDEST or toy.act == GELU or toy.o != toy.n:
-        forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space)
-        return
+    raise NotImplementedError("in compiled code only")
+
+
+# To be inlined: else a thousand bytes of arrays are passed on for each block.
+@overload(forward_backward, jit_options=INNER)
+@no_type_check
+def _forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
+    return narrow_forward_backward if len(narrow) else wide_forward_backward
+
+
+@no_type_check
+def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
+    """The same with the hidden layer in registers."""
     n, m, sums = toy.n, toy.m, space.sums
     zero, two = x.dtype.type(0), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(m - 1, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
+    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
@@ -229,25 +241,30 @@ def forward_backward(x, y, rows, w, g, loss, weight, toy, space):
         loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
 
 
-@compiled()
 @no_type_check
-def forward_backward_wide(x, y, rows, w, g, loss, weight, toy, space):
-    """The same by matrix products; the hidden layer from single entries of `x`, if there is room for them."""
+def wide_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
+    """The same by matrix products, `SOME` outputs at a time.
+
+    The hidden layer comes from single entries of `x`, if there is room for them.
+    """
     h, dh, out, entries = space.h, space.dh, space.out, space.entries
     count = find_entries(entries, x, rows)
     if count < 0:
         product(h, space.zeros, space.w_e_t, x, rows)
     else:
-        sparse_product(h, w.w_e, x, rows, entries, count)
-    product(out, w.b_u, w.w_u, h, rows)
-    output_errors(out, y, weight, toy.act, loss, g.b_u, rows)
-    clear_rest(out, rows)
-    add_outer(g.w_u, out, h, rows, space.sums)
-    product(dh, space.zeros, space.w_u_t, out, rows)
+        sparse_product(h, w.w_e, x, rows, entries, count, space.across)
+    for top in range(0, toy.o, SOME):
+        end = min(top + SOME, toy.o)
+        now = out[: end - top]
+        product(now, w.b_u[top:end], w.w_u[top:end], h, rows)
+        output_errors(now, y[top:end], weight[top:end], toy.act, loss[top:end], g.b_u[top:end], rows)
+        clear_rest(now, rows)
+        add_outer(g.w_u[top:end], now, h, rows, space.sums)
+        add_product(dh, space.zeros, space.w_u_t, top, now, rows, top == 0)
     if count < 0:
         add_outer(g.w_e, x, dh, rows, space.sums)
     else:
-        add_sparse_outer(g.w_e, x, dh, entries, count)
+        add_sparse_outer(g.w_e, x, dh, rows, entries, count, space.across)
 
 
 @compiled()

@@ -22,8 +22,24 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 
 from typing import Any, no_type_check
 
+import numpy as np
+from numba.extending import overload
+
 from tms_hooks.fused.kernels import lanes
-from tms_hooks.fused.kernels.lanes import LANES, choice, compiled, inner, load, lowest_bit, nonzero, splat, store
+from tms_hooks.fused.kernels.lanes import (
+    INNER,
+    LANES,
+    PART,
+    REGISTERS,
+    TILE,
+    compiled,
+    inner,
+    load,
+    lowest_bit,
+    nonzero,
+    splat,
+    store,
+)
 
 
 def _compile(source: str) -> Any:
@@ -34,41 +50,54 @@ def _compile(source: str) -> Any:
 
 
 def _product(height: int, width: int) -> Any:
-    """`to = start + w @ source` for the tile of `height` rows of `to` from `top` on and `width` strips from `r` on."""
-    tile, strips = [(i, j) for i in range(height) for j in range(width)], range(width)
+    """`to = start + w[:, at:] @ source` for the tile of `height` rows from `top` on and `width` parts from `r` on.
+
+    It goes on from what is in `to`, unless that is `new`.
+    """
+    tile, parts = [(i, j) for i in range(height) for j in range(width)], range(width)
     return _compile(f"""
-def loop(to, start, w, source, top, r):
-    {"; ".join(f"t{i}_{j} = splat(start[top + {i}])" for i, j in tile)}
+def loop(to, start, w, at, source, top, r, new):
+    if new:
+        {"; ".join(f"t{i}_{j} = splat_part(start[top + {i}])" for i, j in tile)}
+    else:
+        {"; ".join(f"t{i}_{j} = load_part(to, top + {i}, r + {j} * PART)" for i, j in tile)}
     for k in range(len(source)):
-        {"; ".join(f"s{j} = load(source, k, r + {j} * LANES)" for j in strips)}
+        {"; ".join(f"s{j} = load_part(source, k, r + {j} * PART)" for j in parts)}
         {
         "; ".join(
-            f"v = splat(w[top + {i}, k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in strips)
+            f"v = splat_part(w[top + {i}, at + k]); " + "; ".join(f"t{i}_{j} = fma(v, s{j}, t{i}_{j})" for j in parts)
             for i in range(height)
         )
     }
-    {"; ".join(f"store(to, top + {i}, r + {j} * LANES, t{i}_{j})" for i, j in tile)}
+    {"; ".join(f"store(to, top + {i}, r + {j} * PART, t{i}_{j})" for i, j in tile)}
 """)
 
 
-def _outer(side: int) -> Any:
-    """`to[i, j] += left[i, :rows] . right[j, :rows]` for the square tile from (top, at) on; `sums` is scratch."""
-    each = range(side)
-    tile = [(i, j) for i in each for j in each]
-    sums = ", ".join(f"t{i}_{j}" for i, j in tile)
+def _outer(height: int, width: int) -> Any:
+    """`to[i, j] += left[i, :rows] . right[j, :rows]` for the tile from (top, at) on, but not before (new_i, new_j).
+
+    `sums` is scratch: the tile's sums of each lane.
+    """
+    tile = [(i, j) for i in range(height) for j in range(width)]
+    sums = [f"t{i}_{j}" for i, j in tile]
     return _compile(f"""
-def loop(to, left, right, top, at, rows, sums, zero):
-    {sums.replace(", ", " = ")} = splat(zero)
-    for r in range(0, rows, LANES):
-        {"; ".join(f"a{i} = load(left, top + {i}, r); b{i} = load(right, at + {i}, r)" for i in each)}
-        {"; ".join(f"t{i}_{j} = fma(a{i}, b{j}, t{i}_{j})" for i, j in tile)}
-    store(sums, 0, 0, totals(({", ".join([sums] * (LANES // side**2))})))
-    {"; ".join(f"to[top + {i}, at + {j}] += sums[0, {i * side + j}]" for i, j in tile)}
+def loop(to, left, right, top, at, new_i, new_j, rows, sums, zero):
+    for part in range(0, LANES, PART):
+        {" = ".join(sums)} = splat_part(zero)
+        for r in range(part, rows, LANES):
+            {"; ".join(f"a{i} = load_part(left, top + {i}, r)" for i in range(height))}
+            {"; ".join(f"b{j} = load_part(right, at + {j}, r)" for j in range(width))}
+            {"; ".join(f"t{i}_{j} = fma(a{i}, b{j}, t{i}_{j})" for i, j in tile)}
+        {"; ".join(f"store(sums, {k}, part, {name})" for k, name in enumerate(sums))}
+    store(sums, 0, 0, totals(({"".join(f"load(sums, {k}, 0), " for k in range(len(sums)))})))
+    for i in range(new_i, top + {height}):
+        for j in range(new_j, at + {width}):
+            to[i, j] += sums[0, (i - top) * {width} + j - at]
 """)
 
 
 def _strips(m: int, width: int) -> Any:
-    """Losses and gradients for hidden width `m` and a piecewise linear output, `width` strips of rows at a time.
+    """Losses and gradients for hidden width `m` and a piecewise linear output, parts of `width` strips at a time.
 
     Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
     then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the gradients in
@@ -85,49 +114,70 @@ def _strips(m: int, width: int) -> Any:
         """`term` of all strips added to a column of `sums`; `REST` in it stands for the sum so far."""
         lines = []
         for k in each if "K" in column else (0,):
-            value = f"load(sums, at + {column}, 0)"
+            value = f"load_part(sums, at + {column}, part)"
             for j in strips:
                 value = term.replace("REST", value).replace("J", str(j))
-            lines.append(f"store(sums, at + {column}, 0, {value})".replace("K", str(k)))
+            lines.append(f"store(sums, at + {column}, part, {value})".replace("K", str(k)))
         return "; ".join(lines)
 
     return _compile(f"""
 def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
-    lowest, nought = splat(floor), splat(zero)
-    for r in range(0, rows, {width} * LANES):
-        {line("live_J = first_lanes(rows - r - J * LANES)")}
-        {line("hK_J = dK_J = nought")}
-        for i in range(len(x)):
-            {line("x_J = load(x, i, r + J * LANES)")}
-            {line("hK_J = fma(x_J, splat(w_e[i, K]), hK_J)")}
-        for i in range(len(x)):
-            at = i * {2 * m + 2}
-            {line("logit_J = splat(b[i])")}
-            {line("logit_J = fma(hK_J, splat(w_u[i, K]), logit_J)")}
-            {line("clipped_J = at_most(logit_J, lowest)")}
-            {line("error_J = sub(where(clipped_J, lowest, logit_J), load(y, i, r + J * LANES))")}
-            {line("error_J = where(live_J, error_J, nought)")}
-            {line("g_J = where(clipped_J, nought, mul(error_J, splat(weight[i])))")}
-            {line("dK_J = fma(g_J, splat(w_u[i, K]), dK_J)")}
-            {line("store(errors, i, J * LANES, g_J)")}
-            {adding(f"{2 * m}", "add(g_J, REST)")}
-            {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
-        for i in range(len(x)):
-            at = i * {2 * m + 2}
-            {line("x_J = load(x, i, r + J * LANES); g_J = load(errors, i, J * LANES)")}
-            if tied:
-                {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
-            else:
-                {adding("K", "fma(g_J, hK_J, REST)")}
-                {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
+    lowest, nought = splat_part(floor), splat_part(zero)
+    for top in range(0, rows, {width} * LANES):
+        for part in range(0, LANES, PART):
+            r = top + part
+            {line("live_J = first_of_part(rows - r - J * LANES)")}
+            {line("hK_J = dK_J = nought")}
+            for i in range(len(x)):
+                {line("x_J = load_part(x, i, r + J * LANES)")}
+                {line("hK_J = fma(x_J, splat_part(w_e[i, K]), hK_J)")}
+            for i in range(len(x)):
+                at = i * {2 * m + 2}
+                {line("logit_J = splat_part(b[i])")}
+                {line("logit_J = fma(hK_J, splat_part(w_u[i, K]), logit_J)")}
+                {line("clipped_J = at_most(logit_J, lowest)")}
+                {line("error_J = sub(where(clipped_J, lowest, logit_J), load_part(y, i, r + J * LANES))")}
+                {line("error_J = where(live_J, error_J, nought)")}
+                {line("g_J = where(clipped_J, nought, mul(error_J, splat_part(weight[i])))")}
+                {line("dK_J = fma(g_J, splat_part(w_u[i, K]), dK_J)")}
+                {line("store(errors, i, J * LANES, g_J)")}
+                {adding(f"{2 * m}", "add(g_J, REST)")}
+                {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
+            for i in range(len(x)):
+                at = i * {2 * m + 2}
+                {line("x_J = load_part(x, i, r + J * LANES); g_J = load_part(errors, i, J * LANES)")}
+                if tied:
+                    {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
+                else:
+                    {adding("K", "fma(g_J, hK_J, REST)")}
+                    {adding(f"{m} + K", "fma(x_J, dK_J, REST)")}
 """)
 
 
 WIDEST = 6
-strips = choice([_strips(m, 2 if m < 6 else 1) for m in range(1, WIDEST + 1)])
-WIDTH = 4
-_product_4, _product_1 = _product(4, WIDTH), _product(1, WIDTH)
-_outer_4, _outer_1 = _outer(4), _outer(1)
+_STRIPS = [_strips(m, 2 if 4 * m + 12 <= REGISTERS else 1) for m in range(1, WIDEST + 1)]
+
+
+def strips(narrow: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
+    """The loop of `_strips` for as many hidden units as `narrow` has entries: only that is compiled."""
+    raise NotImplementedError("in compiled code only")
+
+
+@overload(strips, jit_options=INNER)
+@no_type_check
+def _strips_for(narrow, arguments):
+    loop = _STRIPS[len(narrow) - 1]
+
+    def chosen(narrow, arguments):
+        loop(*arguments)
+
+    return chosen
+
+
+HEIGHT = 4
+SEVERAL = 4  # entries per row from which on a transpose pays
+_product_4, _product_1 = _product(HEIGHT, TILE), _product(1, TILE)
+_outer_4, _outer_1 = _outer(TILE, HEIGHT), _outer(1, 1)
 _fold = _compile(f"""
 def loop(sums, j):
     store(sums, j // LANES, 0, totals(({", ".join(f"load(sums, j + {i}, 0)" for i in range(LANES))})))
@@ -137,14 +187,27 @@ def loop(sums, j):
 @compiled()
 @no_type_check
 def product(to, start, w, source, rows):
-    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to `WIDTH` whole strips of rows."""
+    """`to[:, :rows] = start[:, None] + w @ source[:, :rows]`, and so up to a whole number of `TILE` parts of rows."""
+    add_product(to, start, w, np.int64(0), source, rows, True)
+
+
+@compiled()
+@no_type_check
+def add_product(to, start, w, at, source, rows, new):
+    """The same for some columns of `w`, from `at` on; unless `to` is `new`, it holds what those before them gave."""
     height = len(to)
-    tall = height - height % 4
-    for r in range(0, rows, WIDTH * LANES):
-        for top in range(0, tall, 4):
-            _product_4(to, start, w, source, top, r)
-        for top in range(tall, height):
-            _product_1(to, start, w, source, top, r)
+    for r in range(0, rows, TILE * PART):
+        if height < HEIGHT:
+            for top in range(height):
+                _product_1(to, start, w, at, source, top, r, new)
+        else:
+            for top in range(0, height, HEIGHT):
+                # The last tile reaches back, over rows of the one before; none is added to twice.
+                if new or top + HEIGHT <= height:
+                    _product_4(to, start, w, at, source, min(top, height - HEIGHT), r, new)
+                else:
+                    for i in range(top, height):
+                        _product_1(to, start, w, at, source, i, r, new)
 
 
 @compiled()
@@ -153,14 +216,16 @@ def add_outer(to, left, right, rows, sums):
     """`to += left[:, :rows] @ right[:, :rows].T`; rows that fill up the last strip must be 0 on one side."""
     zero = to.dtype.type(0)
     height, width = to.shape
-    for i in range(height):
-        whole = i - i % 4 + 4 <= height
-        for j in range(width):
-            if whole and j - j % 4 + 4 <= width:
-                if i % 4 == 0 and j % 4 == 0:
-                    _outer_4(to, left, right, i, j, rows, sums, zero)
-            else:
-                _outer_1(to, left, right, i, j, rows, sums, zero)
+    if height < TILE or width < HEIGHT:
+        for i in range(height):
+            for j in range(width):
+                _outer_1(to, left, right, i, j, i, j, rows, sums, zero)
+    else:
+        for i in range(0, height, TILE):
+            for j in range(0, width, HEIGHT):
+                # The last tile reaches back: what it shares with the one before is not added again.
+                top, at = min(i, height - TILE), min(j, width - HEIGHT)
+                _outer_4(to, left, right, top, at, i, j, rows, sums, zero)
 
 
 @compiled()
@@ -190,9 +255,27 @@ def find_entries(entries, x, rows):
 
 @compiled()
 @no_type_check
-def sparse_product(to, w, x, rows, entries, count):
-    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries."""
+def transpose(to, source):
+    """`to[:] = source.T`, or as much of it as there is room for."""
+    for i in range(len(source)):
+        for k in range(len(to)):
+            to[k, i] = source[i, k]
+
+
+@compiled()
+@no_type_check
+def sparse_product(to, w, x, rows, entries, count, across):
+    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries; by way of its transpose, if several."""
     zero = splat(to.dtype.type(0))
+    if count > SEVERAL * rows:
+        across = across[: -(-rows // LANES) * LANES]
+        across[:] = 0
+        for c in range(count):
+            i, r = entries[c, 0], entries[c, 1]
+            for k in range(len(to)):
+                across[r, k] += w[i, k] * x[i, r]
+        transpose(to, across)
+        return
     for k in range(len(to)):
         for r in range(0, rows, LANES):
             store(to, k, r, zero)
@@ -204,8 +287,15 @@ def sparse_product(to, w, x, rows, entries, count):
 
 @compiled()
 @no_type_check
-def add_sparse_outer(to, x, right, entries, count):
-    """`to += x @ right.T` for the `x` that has so many entries."""
+def add_sparse_outer(to, x, right, rows, entries, count, across):
+    """`to += x @ right.T` for the `x` that has so many entries; by way of the transpose, if several."""
+    if count > SEVERAL * rows:
+        transpose(across[:rows], right)
+        for c in range(count):
+            i, r = entries[c, 0], entries[c, 1]
+            for k in range(len(right)):
+                to[i, k] += x[i, r] * across[r, k]
+        return
     for c in range(count):
         i, r = entries[c, 0], entries[c, 1]
         for k in range(len(right)):

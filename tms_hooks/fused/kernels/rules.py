@@ -42,8 +42,6 @@ class Drawn(NamedTuple):
 class Asked(NamedTuple):
     """Which task says what the targets are, and what its loop must know."""
 
-    same: bool
-    """Whether the targets are the inputs."""
     number: int
     """Its place in `ASKED`; -1 where the targets are given."""
     numbers: Any
