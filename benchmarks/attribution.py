@@ -4,7 +4,7 @@ Judge: `patch_sweep`, whose largest `recovered`, in size, are the true top k. "A
 largest of the estimate. At a budget: what a method's own cost leaves of it, in operations of matrix products, buys
 exact patches of the sites that it ranks highest, and a site of the top k counts as found if it was patched exactly; "at
 random" patches as many sites as the budget allows. Random toys (two heads, an MLP, 8 seeds), the tiny random bridge (4
-seeds) and SmolLM2 (every fifth block, 2 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
+seeds) and SmolLM2 (every fifth block, 6 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
 outputs at each position). Edges likewise, of the toys and of the tiny bridge: `path_patch`, with the hooks of all other
 senders frozen, is the judge. Run: `python -m benchmarks.attribution`.
 """
@@ -12,6 +12,7 @@ senders frozen, is the judge. Run: `python -m benchmarks.attribution`.
 import argparse
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -83,12 +84,18 @@ def tiny() -> Iterator[Case]:
         yield Case(model, clean, corrupted, lambda logits: logits[:, -1, 3] - logits[:, -1, 4], sites)
 
 
+STORIES = (
+    "When {} and {two} went to the store, {two} gave a drink to",
+    "Yesterday {} and {two} sat in the garden, and {two} handed the keys to",
+)
+NAMES = (("Mary", "John", "Anna"), ("James", "Anna", "Mark"), ("Paul", "Sarah", "Peter"))
+
+
 def smollm2() -> Iterator[Case]:
-    """Who is given the drink: a name is exchanged."""
+    """Who is given the thing: a name is exchanged."""
     model = probes.load_transformer("smollm2")
-    for one, two, other in (("Mary", "John", "Anna"), ("James", "Anna", "Mark")):
-        text = f"When {{}} and {two} went to the store, {two} gave a drink to"
-        clean, corrupted = (model.to_tokens(text.format(name)) for name in (one, other))
+    for story, (one, two, other) in product(STORIES, NAMES):
+        clean, corrupted = (model.to_tokens(story.format(name, two=two)) for name in (one, other))
         right, wrong = (model.to_single_token(f" {name}") for name in (one, other))
         yield Case(
             model,

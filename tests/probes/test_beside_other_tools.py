@@ -103,6 +103,7 @@ LAYER = 3
 
 @pytest.fixture(scope="module")
 def smollm2() -> Any:
+    pytest.importorskip("sae_lens")
     return probes.load_transformer("smollm2")
 
 
@@ -118,7 +119,7 @@ def written(smollm2: Any) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def saved_of_smollm2(written: torch.Tensor, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    sae_lens = pytest.importorskip("sae_lens")
+    import sae_lens
     from sae_lens.config import LoggingConfig, SAETrainerConfig
     from sae_lens.training.sae_trainer import SAETrainer
 
@@ -142,6 +143,7 @@ def saved_of_smollm2(written: torch.Tensor, tmp_path_factory: pytest.TempPathFac
     return folder
 
 
+@pytest.mark.real_weights
 def test_an_autoencoder_of_smollm2_goes_to_align_and_bottleneck(smollm2, written, saved_of_smollm2):
     from sae_lens import SAE
     from safetensors.torch import load_file
