@@ -140,21 +140,28 @@ class _StackedMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return _each(a, b)
+        return product_of_each(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
-        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
+        return product_of_each(g, b.mT) if left else None, product_of_each(a.mT, g) if right else None
 
 
-def _each(a: Tensor, b: Tensor) -> Tensor:
+def product_of_each(
+    a: Float[Tensor, "model rows inner"], b: Float[Tensor, "model inner columns"]
+) -> Float[Tensor, "model rows columns"]:
+    """Matrix products model by model, without gradient, of operands that are copied to the same alignment."""
     if len(a) == 1:
         return torch.mm(aligned(a[0]), aligned(b[0]))[None]
-    return torch.stack(list(map(torch.mm, _apart(a), _apart(b))))
+    return torch.stack(list(map(torch.mm, apart(a), apart(b))))
 
 
-def _apart(stack: Tensor) -> tuple[Tensor, ...]:
+LINE = 16
+"""A multiple of so many entries fills whole lines of the cache."""
+
+
+def apart(stack: Float[Tensor, "model *axis"]) -> tuple[Tensor, ...]:
     """The matrices of a stack, each `aligned`; all are copied at once, which takes less than a copy of each."""
     count, *shape = stack.shape
     size, line = stack[0].numel(), 64 // stack.element_size()

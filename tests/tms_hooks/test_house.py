@@ -9,10 +9,12 @@ import pytest
 from tests.house import ANNEXES, PATH, PROBES_ANNEXES, READING, ROOT, length, path
 
 ROOMS = ("tms_hooks", "probes", *(f"tms_hooks.{room}" for room in (*PATH, *ANNEXES)))
-# Doors to annexes: `train` asks for the compiled engine or the exact loss when it trains, and does without. And the one
-# door upwards: a run is asked to go on, and `train` goes on with it.
+# Doors to annexes: `train` asks for the compiled engine or the exact loss when it trains, and does without; so does the
+# torch engine for batches that are drawn in compiled code. And the one door upwards: a run is asked to go on, and
+# `train` goes on with it.
 DOORS = {
     ("tms_hooks.train", "tms_hooks.fused"),
+    ("tms_hooks.training", "tms_hooks.fused"),
     ("tms_hooks.train", "tms_hooks.landscape"),
     ("tms_hooks.run", "tms_hooks.train"),
 }

@@ -110,6 +110,28 @@ def to_normal(u):
         u[r] = q * ratio(MIDDLE, 0.180625 - q * q) if abs(q) <= 0.425 else u[r]
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def sparse_uniform_as_torch(out, seeds, start, thresholds, low, span, occupied):
+    """Batches of `SparseUniform` into `out[step, model, row, feature]`, with the bits that torch gives them.
+
+    `draw_sparse_uniform` for the torch engine: it rounds once, from double precision, where that rounds as it goes.
+    """
+    steps, models, rows, n = out.shape
+    inverse = 1 / thresholds.astype(np.float64)
+    for step in range(steps):
+        for model in range(models):
+            key = batch_key(seeds[model], start + step)
+            for r in range(rows):
+                at, now = r // LANES * n * LANES + r % LANES, 0 if occupied else 1
+                for i in range(n):
+                    bits, value = entry(key, at + i * LANES), 0.0
+                    if bits < thresholds[now, i]:
+                        value = (np.float64(bits) + 0.5) * inverse[now, i] * span + low
+                        now = 1
+                    out[step, model, r, i] = value
+
+
 @compiled()
 @no_type_check
 def draw_sparse_uniform(x, key, first_row, rows, largest, scale, span, low, occupied):
