@@ -3,6 +3,7 @@
 Claims and shapes are read off in double precision, so `unit` converts. `cosines` keeps the precision it is given.
 """
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -149,9 +150,11 @@ class _StackedMatmul(torch.autograd.Function):
 
 
 def product_of_each(
-    a: Float[Tensor, "model rows inner"], b: Float[Tensor, "model inner columns"]
-) -> Float[Tensor, "model rows columns"]:
-    """Matrix products model by model, without gradient, of operands that are copied to the same alignment."""
+    a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model inner columns"]
+) -> Float[Tensor, "*model rows columns"]:
+    """The product of a stack, model by model, or of one model; of operands that are copied to the same alignment."""
+    if a.ndim == 2:
+        return torch.mm(aligned(a), aligned(b))
     if len(a) == 1:
         return torch.mm(aligned(a[0]), aligned(b[0]))[None]
     return torch.stack(list(map(torch.mm, apart(a), apart(b))))
@@ -162,15 +165,18 @@ LINE = 16
 
 
 def apart(stack: Float[Tensor, "model *axis"]) -> tuple[Tensor, ...]:
-    """The matrices of a stack, each `aligned`; all are copied at once, which takes less than a copy of each."""
+    """The models of a stack, each `aligned`."""
+    return spaced(stack).unbind()
+
+
+def spaced(stack: Float[Tensor, "model *axis"]) -> Float[Tensor, "model *axis"]:
+    """A stack whose models are all `aligned`; they are copied at once, which takes less than a copy of each."""
     count, *shape = stack.shape
-    size, line = stack[0].numel(), 64 // stack.element_size()
-    if size % line and count > 1:
-        padded = stack.new_empty(count, -(-size // line) * line)
-        stack = padded.as_strided(stack.shape, (padded.stride(0), shape[1], 1)).copy_(stack)
-    else:
-        stack = aligned(stack)
-    return stack.unbind()
+    size, line = math.prod(shape), 64 // stack.element_size()
+    if count == 1 or size % line == 0:
+        return aligned(stack)
+    padded = stack.new_empty(count, -(-size // line) * line)
+    return padded[:, :size].view(stack.shape).copy_(stack)
 
 
 def aligned(x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ depend on where in memory an entry stands; and because on the CPU matrix product
 (`models/forward.py`) on one thread.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import repeat
@@ -65,8 +66,9 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
         training, steps = _Training(state, trained_names(state.weights, stage)), range(start, max(stop, start + 1))
         drawn = repeat(None) if losses_at else batches.ahead(recipe, start, steps.stop, device)
         for step, x in zip(steps, drawn, strict=False):
-            parts, total, gradients = _gradients(recipe, training.weights, step, stage, x, losses_at)
+            parts, total, gradients = _gradients(recipe, training.weights, step, stage, x, losses_at, step == start)
             if step == start:
+                assert parts is not None
                 measured = measurement(recipe, parts, gradients)
             if step < stop:
                 training.update(recipe, gradients, total, step)
@@ -133,13 +135,24 @@ def sampled_losses(
 
 
 def _gradients(
-    recipe: Recipe, weights: forward.Weights, step: int, stage: Stage, x: Tensor | None, losses_at: LossesAt | None
-) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
-    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
+    recipe: Recipe,
+    weights: forward.Weights,
+    step: int,
+    stage: Stage,
+    x: Tensor | None,
+    losses_at: LossesAt | None = None,
+    asked: bool = True,
+) -> tuple[Losses | None, Float[Tensor, " model"] | None, dict[str, Tensor]]:
+    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains.
+
+    What is not asked for is None where it is known to be finite.
+    """
     names, penalty = trained_names(weights, stage), recipe.setting.penalty
     if x is not None and by_hand.knows(recipe.cfg, x.device):
-        feature_loss, gradients = by_hand.loss_and_gradients(recipe, weights, x)
-        total = feature_loss.sum(-1)
+        loss, gradients = by_hand.loss_and_gradients(recipe, weights, x, asked or penalty is not None)
+        if loss is None:
+            return None, None, gradients
+        total = loss.sum(-1)
         if penalty is not None:
             leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
             cost = stacked(penalty, leaves)
@@ -147,7 +160,7 @@ def _gradients(
             if cost.requires_grad:
                 pulls = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
                 gradients = {name: gradients[name] + pull for name, pull in zip(leaves, pulls, strict=True)}
-        return (feature_loss, feature_loss.new_zeros(len(feature_loss), 0)), total, gradients
+        return (loss, loss.new_zeros(len(loss), 0)), total, gradients
     weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
     if x is None:
         assert losses_at is not None
@@ -187,8 +200,9 @@ class _Training:
         self.trained = _views(self.line, trained)
         self.weights = state.weights | self.trained
         self.diverged_at = state.diverged_at
+        self.all_go = bool((state.diverged_at < 0).all())
 
-    def update(self, recipe: Recipe, gradients: dict[str, Tensor], loss: Float[Tensor, " model"], step: int) -> None:
+    def update(self, recipe: Recipe, gradients: dict[str, Tensor], loss: Tensor | None, step: int) -> None:
         """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
         _, count, steps = recipe.stage_at(step)
         optimizer = recipe.setting.optimizer
@@ -199,12 +213,13 @@ class _Training:
         gradient = _line({name: gradients[name] for name in self.trained})
         w, *moments = optimizer.rule(kept, gradient, *self.moments, *optimizer.scalars(count, lr))
         # One number that is finite says that all are; what is not is looked for only then.
-        if not (loss.sum() + w.sum()).isfinite():
+        if not math.isfinite((w.sum() if loss is None else loss.sum() + w.sum()).item()):
             every = torch.cat([part.reshape(len(part), -1) for part in _views(w, self.trained).values()], dim=1)
-            finite = loss.isfinite() & every.isfinite().all(-1)
+            finite = every.isfinite().all(-1) if loss is None else loss.isfinite() & every.isfinite().all(-1)
             self.diverged_at = torch.where(~finite & (self.diverged_at < 0), step, self.diverged_at)
-        if (self.diverged_at >= 0).any():
-            w, *moments = (self._of_the_going(*pair) for pair in ((w, self.line), *((m, 0 * m) for m in moments)))
+            self.all_go = False
+        if not self.all_go:
+            w, *moments = (self._of_the_going(*pair) for pair in ((w, self.line), *((m, torch.zeros_like(m)) for m in moments)))
         self.moments = moments
         self.line.copy_(w)
 

@@ -119,17 +119,22 @@ def sparse_uniform_as_torch(out, seeds, start, thresholds, low, span, occupied):
     """
     steps, models, rows, n = out.shape
     inverse = 1 / thresholds.astype(np.float64)
+    bits, now = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
     for step in range(steps):
         for model in range(models):
-            key = batch_key(seeds[model], start + step)
-            for r in range(rows):
-                at, now = r // LANES * n * LANES + r % LANES, 0 if occupied else 1
+            z = batch_key(seeds[model], start + step)
+            for top in range(0, rows, LANES):
+                now[:] = 0 if occupied else 1
                 for i in range(n):
-                    bits, value = entry(key, at + i * LANES), 0.0
-                    if bits < thresholds[now, i]:
-                        value = (np.float64(bits) + 0.5) * inverse[now, i] * span + low
-                        now = 1
-                    out[step, model, r, i] = value
+                    for pair in range(LANES // 2):
+                        z += GAMMA
+                        both = mix(z)
+                        bits[2 * pair], bits[2 * pair + 1] = both & LOW, both >> S32
+                    for r in range(min(LANES, rows - top)):
+                        active = bits[r] < thresholds[now[r], i]
+                        value = (np.float64(bits[r]) + 0.5) * inverse[now[r], i] * span + low
+                        out[step, model, top + r, i] = value if active else 0.0
+                        now[r] |= active
 
 
 @compiled()
