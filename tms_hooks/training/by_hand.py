@@ -137,7 +137,12 @@ def _activated(x: Float[Tensor, "*model batch d"], act: Activation | OwnActivati
 
 
 def _costs(
-    recipe: Recipe, out: Float[Tensor, "*model batch output"], target: Tensor, empty: int | None, share: float, asked: bool
+    recipe: Recipe,
+    out: Float[Tensor, "*model batch output"],
+    target: Tensor,
+    empty: int | None,
+    share: float,
+    asked: bool,
 ) -> tuple[Float[Tensor, "*model output"] | None, Float[Tensor, "*model batch output"]]:
     """Loss of each output, and the gradient of the share of their sum in what the loss is a function of."""
     loss, importance = recipe.loss, recipe.setting.importance
@@ -167,7 +172,7 @@ def _costs(
 def _weights(
     importance: tuple[float, ...], share: float, rows: int, empty: int | None, dtype: torch.dtype
 ) -> tuple[Float[Tensor, " output"], Float[Tensor, "batch output"]]:
-    """Importance; and what each cost weighs: alike in all rows, or in those before the empty ones, of which one does."""
+    """Importance, and what each cost weighs: alike in all rows, or in those before the empty ones and in one of these."""
     each = torch.tensor(importance, dtype=dtype)
     weight = (share * each / (rows if empty is None else empty)).repeat(rows, 1)
     if empty is not None:
@@ -181,7 +186,9 @@ def _pulled(function: Callable[..., Tensor], each: bool, x: Tensor, *more: Tenso
     leaf, *others = ((spaced(y) if y.ndim == 3 else aligned(y)) if each else y for y in (x, *more))
     leaf = leaf.detach().requires_grad_()
     if each and x.ndim == 3:
-        found = torch.stack([function(*parts) for parts in zip(leaf.unbind(), *(y.unbind() for y in others))])
+        found = torch.stack(
+            [function(*parts) for parts in zip(leaf.unbind(), *(y.unbind() for y in others), strict=True)]
+        )
     else:
         found = function(leaf, *others)
     return found.detach(), lambda g: torch.autograd.grad(found, leaf, g)[0]

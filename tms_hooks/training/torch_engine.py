@@ -42,10 +42,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     return descend(recipe, state, start, stop)
 
 
-def descend(
-    recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None = None
-) -> Measurement:
-    """`Engine.advance` down the losses of batches, or others; models of one setting are stacked, settings take turns."""
+def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None = None) -> Measurement:
+    """`Engine.advance` down the losses of batches, or down others; models of one setting are stacked."""
     parts = recipe.parts
     if len(parts) == 1:
         return _descend(recipe, state, start, stop, losses_at)
@@ -122,9 +120,7 @@ def trained_names(weights: forward.Weights, stage: Stage) -> list[str]:
     return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
-def sampled_losses(
-    recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]
-) -> Losses:
+def sampled_losses(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]) -> Losses:
     """Losses on a batch, and on the empty row where only others are drawn."""
     feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
@@ -219,7 +215,9 @@ class _Training:
             self.diverged_at = torch.where(~finite & (self.diverged_at < 0), step, self.diverged_at)
             self.all_go = False
         if not self.all_go:
-            w, *moments = (self._of_the_going(*pair) for pair in ((w, self.line), *((m, torch.zeros_like(m)) for m in moments)))
+            w, *moments = (
+                self._of_the_going(*pair) for pair in ((w, self.line), *((m, torch.zeros_like(m)) for m in moments))
+            )
         self.moments = moments
         self.line.copy_(w)
 
