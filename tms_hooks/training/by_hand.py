@@ -172,7 +172,7 @@ def _costs(
 def _weights(
     importance: tuple[float, ...], share: float, rows: int, empty: int | None, dtype: torch.dtype
 ) -> tuple[Float[Tensor, " output"], Float[Tensor, "batch output"]]:
-    """Importance, and what each cost weighs: alike in all rows, or in those before the empty ones and in one of these."""
+    """Importance, and what each cost weighs: alike in all rows, or in all but the empty ones, of which one counts."""
     each = torch.tensor(importance, dtype=dtype)
     weight = (share * each / (rows if empty is None else empty)).repeat(rows, 1)
     if empty is not None:
