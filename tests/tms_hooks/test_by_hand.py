@@ -33,7 +33,7 @@ PARTS = {
     "power": {"loss": losses.Lp(3), "output_act": "identity", "output_bias": False},
     "activations": {"hidden_act": leaky, "output_act": leaky, "hidden_bias": True, "tied": False},
     "both": {"loss": bent, "output_act": leaky, "task": torch.square},
-    "gelu": {"output_act": "gelu", "hidden_act": "relu"},
+    "hidden": {"hidden_act": "relu", "hidden_bias": True},
     "scale before": {"unit_norm": True, "tied": False, "loss": bent},
     "scale after": {"unit_norm": "write", "scale": "after", "tied": False},
     "softmax": {"output_act": "softmax", "loss": "cross_entropy", "data": tms.OneHot(5)},
