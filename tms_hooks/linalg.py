@@ -3,6 +3,7 @@
 Claims and shapes are read off in double precision, so `unit` converts. `cosines` keeps the precision it is given.
 """
 
+import math
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, TypeVar, cast
@@ -140,30 +141,42 @@ class _StackedMatmul(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
         ctx.save_for_backward(a, b)
-        return _each(a, b)
+        return product_of_each(a, b)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None]:
         (g,), (a, b), (left, right) = gradients, ctx.saved_tensors, ctx.needs_input_grad
-        return _each(g, b.mT) if left else None, _each(a.mT, g) if right else None
+        return product_of_each(g, b.mT) if left else None, product_of_each(a.mT, g) if right else None
 
 
-def _each(a: Tensor, b: Tensor) -> Tensor:
+def product_of_each(
+    a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model inner columns"]
+) -> Float[Tensor, "*model rows columns"]:
+    """The product of a stack, model by model, or of one model; of operands that are copied to the same alignment."""
+    if a.ndim == 2:
+        return torch.mm(aligned(a), aligned(b))
     if len(a) == 1:
         return torch.mm(aligned(a[0]), aligned(b[0]))[None]
-    return torch.stack(list(map(torch.mm, _apart(a), _apart(b))))
+    return torch.stack(list(map(torch.mm, apart(a), apart(b))))
 
 
-def _apart(stack: Tensor) -> tuple[Tensor, ...]:
-    """The matrices of a stack, each `aligned`; all are copied at once, which takes less than a copy of each."""
+LINE = 16
+"""A multiple of so many entries fills whole lines of the cache."""
+
+
+def apart(stack: Float[Tensor, "model *axis"]) -> tuple[Tensor, ...]:
+    """The models of a stack, each `aligned`."""
+    return spaced(stack).unbind()
+
+
+def spaced(stack: Float[Tensor, "model *axis"]) -> Float[Tensor, "model *axis"]:
+    """A stack whose models are all `aligned`; they are copied at once, which takes less than a copy of each."""
     count, *shape = stack.shape
-    size, line = stack[0].numel(), 64 // stack.element_size()
-    if size % line and count > 1:
-        padded = stack.new_empty(count, -(-size // line) * line)
-        stack = padded.as_strided(stack.shape, (padded.stride(0), shape[1], 1)).copy_(stack)
-    else:
-        stack = aligned(stack)
-    return stack.unbind()
+    size, line = math.prod(shape), 64 // stack.element_size()
+    if count == 1 or size % line == 0:
+        return aligned(stack)
+    padded = stack.new_empty(count, -(-size // line) * line)
+    return padded[:, :size].view(stack.shape).copy_(stack)
 
 
 def aligned(x: Tensor) -> Tensor:

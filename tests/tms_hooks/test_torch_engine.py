@@ -180,8 +180,8 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
     for name, w in state.weights.items():  # biases start at 0, where ReLU units of inactive features sit on their kink
         if name.startswith("b_"):
             w += torch.linspace(0.05, 0.2, w[0].numel(), dtype=w.dtype).view_as(w[0])
-    parts, _, gradients = torch_engine._gradients(plan, state, 3, "joint")
     x = batches.batch(plan, plan.seeds, 3)
+    parts, _, gradients = torch_engine._gradients(plan, state.weights, 3, "joint", x, None)
     for model in range(2):
         weights = {name: w[model].clone() for name, w in state.weights.items()}
         total = torch_engine.objective(plan, parts)[model]
@@ -200,16 +200,20 @@ def test_losses_are_the_definition_and_gradients_its_finite_differences(settings
                     assert_close(gradient[model].flatten()[entry], difference, rtol=1e-6, atol=1e-8)
 
 
+def gradients_at_0(plan, state):
+    return torch_engine._gradients(plan, state.weights, 0, "joint", batches.batch(plan, plan.seeds, 0), None)
+
+
 def test_grad_norm_is_of_the_features_own_directions():
     plan = recipe(tied=False, dtype="float64")
     state = State.initial(plan, None, "cpu")
     measured = torch_engine.advance(plan, deepcopy(state), 0, 0)
-    *_, gradients = torch_engine._gradients(plan, state, 0, "joint")
+    *_, gradients = gradients_at_0(plan, state)
     by_hand = (gradients["W_E"].square().sum(-1) + gradients["W_U"].square().sum(-2)).sqrt()
     assert_close(measured.grad_norm, by_hand)
     tied = recipe(dtype="float64")
     state = State.initial(tied, None, "cpu")
-    *_, gradients = torch_engine._gradients(tied, state, 0, "joint")
+    *_, gradients = gradients_at_0(tied, state)
     assert_close(torch_engine.advance(tied, state, 0, 0).grad_norm, gradients["W_E"].norm(dim=-1))
 
 

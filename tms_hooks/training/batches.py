@@ -5,7 +5,9 @@ the same batches alone and in a crowd, and a resumed run sees those that an unin
 is all of a finite data set if no batch size is given; else it is drawn, with its empty rows or without them.
 """
 
+from collections.abc import Iterator
 from functools import lru_cache
+from itertools import repeat
 
 import torch
 from jaxtyping import Float
@@ -24,6 +26,8 @@ HELD_OUT_ENTRIES = 2**24
 """unless that makes more entries than this: so many toys of 256 features have."""
 FEW_ROWS = 100
 """Rows with an active feature, below which a mean over them is off by a tenth or more."""
+MOST_AHEAD = 2**18
+"""Entries of data that are drawn at once, unless one step has more: they stay in cache."""
 RARE = 1 / 16
 """Of so few rows that are not empty, a loss is not taken from samples of all rows, which would hold too few of them."""
 
@@ -44,6 +48,38 @@ def batch(
         assert isinstance(data, Independent)  # Recipe sees to it
         return data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
     return _draw(recipe, count, seeds, step, device)
+
+
+def ahead(
+    recipe: Recipe, start: int, stop: int, device: torch.device | str = "cpu"
+) -> Iterator[Float[Tensor, "model batch *pos feature"]]:
+    """`batch` of steps `start` to `stop - 1`, to the bit; compiled code draws several of them at once if it can."""
+    each, seeds = tokens(recipe), recipe.seeds
+    if whole_dataset(recipe, device) is not None:
+        yield from repeat(batch(recipe, seeds, start, device), stop - start)
+        return
+    count, _ = rows(recipe)
+    few = max(MOST_AHEAD // (count * each * recipe.cfg.n_features * len(seeds)), 1)
+    for first in range(start, stop, few):
+        steps = range(first, min(first + few, stop))
+        on_cpu = torch.device(device).type == "cpu"
+        drawn = _compiled(recipe, count, range(each * first, each * steps.stop)) if on_cpu else None
+        if drawn is None:
+            yield from (batch(recipe, seeds, step, device) for step in steps)
+        elif recipe.cfg.n_heads:
+            yield from (x.permute(1, 2, 0, 3).contiguous() for x in drawn.split(each))
+        else:
+            yield from drawn
+
+
+def _compiled(recipe: Recipe, count: int, steps: range) -> Float[Tensor, "step model batch feature"] | None:
+    """Samples drawn in compiled code; None where that is not installed, or cannot draw them."""
+    try:
+        from tms_hooks.fused import rows as compiled  # an annex: it may be missing
+    except ImportError:
+        return None
+    exact = recipe.empty_rows == "exact"
+    return compiled.draw(recipe.setting.data, count, recipe.seeds, steps, exact, recipe.torch_dtype)
 
 
 def held_out(recipe: Recipe) -> Float[Tensor, "batch *pos feature"]:

@@ -6,8 +6,10 @@ depend on where in memory an entry stands; and because on the CPU matrix product
 (`models/forward.py`) on one thread.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from itertools import repeat
 
 import torch
 from jaxtyping import Float
@@ -15,7 +17,7 @@ from torch import Tensor
 
 from tms_hooks import losses, tasks
 from tms_hooks.models import forward
-from tms_hooks.training import batches
+from tms_hooks.training import batches, by_hand
 from tms_hooks.training.penalties import stacked
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
@@ -37,11 +39,11 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """As `Engine.advance`."""
-    return descend(recipe, state, start, stop, sampled_losses)
+    return descend(recipe, state, start, stop)
 
 
-def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt) -> Measurement:
-    """`Engine.advance` down any losses; models of one setting are stacked, settings come one after another."""
+def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None = None) -> Measurement:
+    """`Engine.advance` down the losses of batches, or down others; models of one setting are stacked."""
     parts = recipe.parts
     if len(parts) == 1:
         return _descend(recipe, state, start, stop, losses_at)
@@ -52,21 +54,25 @@ def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Loss
     return Measurement(*(torch.cat(columns)[order] for columns in zip(*measured, strict=True)))
 
 
-def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt) -> Measurement:
+def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None) -> Measurement:
     """`descend` for models of one setting."""
     stage, count, _ = recipe.stage_at(start)
     if count == 0:
         state.moments = {}
-    with one_thread(state.diverged_at.device):
-        measured = None
-        for step in range(start, stop):
-            parts, total, gradients = _gradients(recipe, state, step, stage, losses_at)
-            measured = measured or measurement(recipe, parts, gradients)
-            _update_all(recipe, state, gradients, total, step)
-        if measured is None:
-            parts, _, gradients = _gradients(recipe, state, start, stage, losses_at)
-            measured = measurement(recipe, parts, gradients)
-        return measured
+    device = state.diverged_at.device
+    with one_thread(device):
+        training, steps = _Training(state, trained_names(state.weights, stage)), range(start, max(stop, start + 1))
+        drawn = repeat(None) if losses_at else batches.ahead(recipe, start, steps.stop, device)
+        for step, x in zip(steps, drawn, strict=False):
+            parts, total, gradients = _gradients(recipe, training.weights, step, stage, x, losses_at, step == start)
+            if step == start:
+                assert parts is not None
+                measured = measurement(recipe, parts, gradients)
+            if step < stop:
+                training.update(recipe, gradients, total, step)
+    if start < stop:
+        training.keep_in(state)
+    return measured
 
 
 def evaluate(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "batch *pos feature"]) -> Losses:
@@ -114,9 +120,8 @@ def trained_names(weights: Iterable[str], stage: Stage) -> list[str]:
     return [name for name in weights if stage == "joint" or (name in forward.HEADS) == (stage == "heads")]
 
 
-def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losses:
-    """Losses on the batch of a step."""
-    x = batches.batch(recipe, recipe.seeds, step, weights["W_E"].device)
+def sampled_losses(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model batch *pos feature"]) -> Losses:
+    """Losses on a batch, and on the empty row where only others are drawn."""
     feature_loss, head_loss = loss_parts(recipe, weights, x)
     if recipe.empty_rows == "exact":
         _, share = batches.rows(recipe)
@@ -126,17 +131,43 @@ def sampled_losses(recipe: Recipe, weights: forward.Weights, step: int) -> Losse
 
 
 def _gradients(
-    recipe: Recipe, state: State, step: int, stage: Stage, losses_at: LossesAt = sampled_losses
-) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
-    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains."""
-    names = trained_names(state.weights, stage)
-    weights = {name: w.detach().requires_grad_(name in names) for name, w in state.weights.items()}
-    feature_loss, head_loss = losses_at(recipe, weights, step)
+    recipe: Recipe,
+    weights: forward.Weights,
+    step: int,
+    stage: Stage,
+    x: Tensor | None,
+    losses_at: LossesAt | None = None,
+    asked: bool = True,
+) -> tuple[Losses | None, Float[Tensor, " model"] | None, dict[str, Tensor]]:
+    """Losses at a step, what the stage minimizes, and its gradients in what the stage trains.
+
+    What is not asked for is None where it is known to be finite.
+    """
+    names, penalty = trained_names(weights, stage), recipe.setting.penalty
+    if x is not None and by_hand.knows(recipe.cfg, x.device):
+        loss, gradients = by_hand.loss_and_gradients(recipe, weights, x, asked or penalty is not None)
+        if loss is None:
+            return None, None, gradients
+        total = loss.sum(-1)
+        if penalty is not None:
+            leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+            cost = stacked(penalty, leaves)
+            total = total + cost.detach()
+            if cost.requires_grad:
+                pulls = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
+                gradients = {name: gradients[name] + pull for name, pull in zip(leaves, pulls, strict=True)}
+        return (loss, loss.new_zeros(len(loss), 0)), total, gradients
+    weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
+    if x is None:
+        assert losses_at is not None
+        feature_loss, head_loss = losses_at(recipe, weights, step)
+    else:
+        feature_loss, head_loss = sampled_losses(recipe, weights, x)
     total = objective(recipe, (feature_loss, head_loss), stage)
-    if recipe.setting.penalty is not None:
-        total = total + stacked(recipe.setting.penalty, weights)
-    gradients = torch.autograd.grad(total.sum(), [weights[name] for name in names])
-    return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, gradients, strict=True))
+    if penalty is not None:
+        total = total + stacked(penalty, weights)
+    found = torch.autograd.grad(total.sum(), [weights[name] for name in names])
+    return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, found, strict=True))
 
 
 def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
@@ -149,32 +180,70 @@ def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> 
     return Measurement(feature_loss, square.sqrt(), head_loss)
 
 
-def _update_all(
-    recipe: Recipe, state: State, gradients: dict[str, Tensor], loss: Float[Tensor, " model"], step: int
-) -> None:
-    """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
-    new_weights, new_moments = {}, {}
-    _, count, steps = recipe.stage_at(step)
-    optimizer = recipe.setting.optimizer
-    lr = optimizer.learning_rate(count, steps)
-    scalars = optimizer.scalars(count, lr)
-    for name, gradient in gradients.items():
-        before = (state.moments.get(f"{kind}.{name}") for kind in ("first", "second"))
-        moments = [torch.zeros_like(gradient) if moment is None else moment for moment in before]
-        w = _kept(state.weights[name], name, optimizer.kept(name, lr))
-        new_weights[name], *moments = optimizer.rule(w, gradient, *moments, *scalars)
-        new_moments[f"first.{name}"], new_moments[f"second.{name}"] = moments
-    every = torch.cat([w.reshape(len(w), -1) for w in new_weights.values()], dim=1)
-    finite = loss.isfinite() & every.isfinite().all(-1)
-    going = finite & (state.diverged_at < 0)
-    if not going.all():
-        state.diverged_at = torch.where(~finite & (state.diverged_at < 0), step, state.diverged_at)
-        for name, w in new_weights.items():
-            new_weights[name] = torch.where(going.view(-1, *[1] * (w.ndim - 1)), w, state.weights[name])
-        for name, m in new_moments.items():
-            new_moments[name] = torch.where(going.view(-1, *[1] * (m.ndim - 1)), m, 0.0)
-    state.weights.update(new_weights)
-    state.moments.update(new_moments)
+class _Training:
+    """Models of one setting in training. What is trained lies in one line, so that a rule is called once per update.
+
+    Rules are elementwise: they give an entry the same bits wherever it lies.
+    """
+
+    def __init__(self, state: State, names: list[str]) -> None:
+        trained = {name: state.weights[name] for name in names}
+        self.line = _line(trained)
+        self.moments = [
+            _line({name: state.moments.get(f"{kind}.{name}", torch.zeros_like(w)) for name, w in trained.items()})
+            for kind in ("first", "second")
+        ]
+        self.trained = _views(self.line, trained)
+        self.weights = state.weights | self.trained
+        self.diverged_at = state.diverged_at
+        self.all_go = bool((state.diverged_at < 0).all())
+
+    def update(self, recipe: Recipe, gradients: dict[str, Tensor], loss: Tensor | None, step: int) -> None:
+        """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
+        _, count, steps = recipe.stage_at(step)
+        optimizer = recipe.setting.optimizer
+        lr = optimizer.learning_rate(count, steps)
+        kept = self.line
+        if optimizer.decay or optimizer.pull:
+            kept = _line({name: _kept(w, name, optimizer.kept(name, lr)) for name, w in self.trained.items()})
+        gradient = _line({name: gradients[name] for name in self.trained})
+        w, *moments = optimizer.rule(kept, gradient, *self.moments, *optimizer.scalars(count, lr))
+        # One number that is finite says that all are; what is not is looked for only then.
+        if not math.isfinite((w.sum() if loss is None else loss.sum() + w.sum()).item()):
+            every = torch.cat([part.reshape(len(part), -1) for part in _views(w, self.trained).values()], dim=1)
+            finite = every.isfinite().all(-1) if loss is None else loss.isfinite() & every.isfinite().all(-1)
+            self.diverged_at = torch.where(~finite & (self.diverged_at < 0), step, self.diverged_at)
+            self.all_go = False
+        if not self.all_go:
+            w, *moments = (
+                self._of_the_going(*pair) for pair in ((w, self.line), *((m, torch.zeros_like(m)) for m in moments))
+            )
+        self.moments = moments
+        self.line.copy_(w)
+
+    def _of_the_going(self, new: Tensor, old: Tensor) -> Tensor:
+        """A line with what is new of models that have not diverged, and what is old of the others."""
+        going = self.diverged_at < 0
+        both = zip(_views(new, self.trained).values(), _views(old, self.trained).values(), strict=True)
+        return torch.cat([torch.where(going.view(-1, *[1] * (a.ndim - 1)), a, b).reshape(-1) for a, b in both])
+
+    def keep_in(self, state: State) -> None:
+        """Put new tensors in the place of the state's old ones."""
+        state.weights.update({name: w.clone() for name, w in self.trained.items()})
+        for kind, line in zip(("first", "second"), self.moments, strict=True):
+            state.moments |= {f"{kind}.{name}": m.clone() for name, m in _views(line, self.trained).items()}
+        state.diverged_at = self.diverged_at
+
+
+def _line(tensors: dict[str, Tensor]) -> Tensor:
+    """All entries in one line, tensor by tensor."""
+    return torch.cat([tensor.reshape(-1) for tensor in tensors.values()])
+
+
+def _views(line: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a line: inverse of `_line`."""
+    parts = line.split([tensor.numel() for tensor in like.values()])
+    return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
 
 
 def _kept(w: Tensor, name: str, kept: tuple[float, float]) -> Tensor:

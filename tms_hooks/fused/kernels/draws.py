@@ -110,6 +110,33 @@ def to_normal(u):
         u[r] = q * ratio(MIDDLE, 0.180625 - q * q) if abs(q) <= 0.425 else u[r]
 
 
+@njit(cache=True, nogil=True)
+@no_type_check
+def sparse_uniform_as_torch(out, seeds, start, thresholds, low, span, occupied):
+    """Batches of `SparseUniform` into `out[step, model, row, feature]`, with the bits that torch gives them.
+
+    `draw_sparse_uniform` for the torch engine: it rounds once, from double precision, where that rounds as it goes.
+    """
+    steps, models, rows, n = out.shape
+    inverse = 1 / thresholds.astype(np.float64)
+    bits, now = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    for step in range(steps):
+        for model in range(models):
+            z = batch_key(seeds[model], start + step)
+            for top in range(0, rows, LANES):
+                now[:] = 0 if occupied else 1
+                for i in range(n):
+                    for pair in range(LANES // 2):
+                        z += GAMMA
+                        both = mix(z)
+                        bits[2 * pair], bits[2 * pair + 1] = both & LOW, both >> S32
+                    for r in range(min(LANES, rows - top)):
+                        active = bits[r] < thresholds[now[r], i]
+                        value = (np.float64(bits[r]) + 0.5) * inverse[now[r], i] * span + low
+                        out[step, model, top + r, i] = value if active else 0.0
+                        now[r] |= active
+
+
 @compiled()
 @no_type_check
 def draw_sparse_uniform(x, key, first_row, rows, largest, scale, span, low, occupied):

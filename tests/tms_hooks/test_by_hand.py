@@ -1,0 +1,120 @@
+"""Gradients by hand: those of autograd; and rows drawn ahead: those of torch."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import tms_hooks as tms
+from tms_hooks import losses
+from tms_hooks.training import batches, by_hand, torch_engine
+from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.state import State
+
+RARE = tms.SparseUniform(5, 0.05, low=-1.0)
+"""Most rows are empty, so that only the others are drawn."""
+
+
+def bent(out, target):
+    """Rounds by where in memory an entry stands, as vectors of exponentials do."""
+    return torch.exp((out - target).abs()) - 1
+
+
+def per_sample(out, target):
+    return (out - target).square().sum(-1).sqrt()
+
+
+def leaky(x):
+    return torch.nn.functional.silu(x)
+
+
+PARTS = {
+    "loss": {"loss": bent, "importance": [1.0, 0.5, 0.0, 2.0, 1.0]},
+    "loss per sample": {"loss": per_sample},
+    "power": {"loss": losses.Lp(3), "output_act": "identity", "output_bias": False},
+    "activations": {"hidden_act": leaky, "output_act": leaky, "hidden_bias": True, "tied": False},
+    "both": {"loss": bent, "output_act": leaky, "task": torch.square},
+    "hidden": {"hidden_act": "relu", "hidden_bias": True},
+    "scale before": {"unit_norm": True, "tied": False, "loss": bent},
+    "scale after": {"unit_norm": "write", "scale": "after", "tied": False},
+    "softmax": {"output_act": "softmax", "loss": "cross_entropy", "data": tms.OneHot(5)},
+    "penalty": {"penalty": tms.Lasso(0.01), "loss": bent},
+}
+OF_CFG = ("hidden_act", "output_act", "hidden_bias", "output_bias", "tied", "unit_norm", "scale")
+
+
+def recipe(seeds=range(3), **given):
+    cfg = tms.ToyConfig(5, 2, **{name: value for name, value in given.items() if name in OF_CFG})
+    others = {name: value for name, value in given.items() if name not in OF_CFG}
+    others = {"data": RARE, "batch_size": 90, "steps": 12, "optimizer": tms.Adam(lr=0.03)} | others
+    return Recipe.of(cfg, seeds=seeds, **others)
+
+
+@pytest.mark.parametrize("seeds", [[7], [3, 7]], ids=["alone", "pair"])
+@pytest.mark.parametrize("given", PARTS.values(), ids=PARTS)
+def test_gradients_by_hand_are_those_of_autograd(given, seeds):
+    plan = recipe(seeds, dtype="float64", **{name: part for name, part in given.items() if name != "penalty"})
+    generator = torch.Generator().manual_seed(0)
+    weights = {
+        name: w + 0.1 * torch.randn(w.shape, generator=generator, dtype=w.dtype)
+        for name, w in State.initial(plan, None, "cpu").weights.items()
+    }
+    x = batches.batch(plan, plan.seeds, 3)
+    leaves = {name: w.clone().requires_grad_() for name, w in weights.items()}
+    wanted, _ = torch_engine.sampled_losses(plan, leaves, x)
+    slopes = torch.autograd.grad(wanted.sum(), list(leaves.values()))
+    assert by_hand.knows(plan.cfg, x.device)
+    loss, found = by_hand.loss_and_gradients(plan, weights, x)
+    assert_close(loss, wanted.detach(), rtol=1e-12, atol=1e-14)
+    for name, slope in zip(leaves, slopes, strict=True):
+        assert_close(found[name], slope, rtol=1e-12, atol=1e-14)
+    assert by_hand.loss_and_gradients(plan, weights, x, asked=False)[1].keys() == found.keys()
+
+
+@pytest.mark.parametrize("given", PARTS.values(), ids=PARTS)
+def test_own_parts_have_the_same_bits_alone_in_a_crowd_and_in_pieces(given):
+    def trained(seeds, *stops):
+        plan = recipe(seeds, **given)
+        state = State.initial(plan, None, "cpu")
+        for start, stop in zip((0, *stops), (*stops, 12), strict=True):
+            torch_engine.advance(plan, state, start, stop)
+        return state
+
+    alone, crowd, pieces = trained([7]), trained([3, 7, 5]), trained([7], 1, 5)
+    for name, w in alone.weights.items():
+        assert torch.equal(w[0], crowd.weights[name][1]), name
+        assert torch.equal(w, pieces.weights[name]), name
+    for name, m in alone.moments.items():
+        assert torch.equal(m[0], crowd.moments[name][1]), name
+
+
+def test_a_loss_that_turns_nan_during_training_is_refused():
+    def narrow(out, target):  # NaN where an error is above 9
+        return torch.sqrt(9 - (out - target).abs())
+
+    plan = recipe([1, 2], loss=narrow, output_act="identity", optimizer=tms.SGD(lr=30.0))
+    state = State.initial(plan, None, "cpu")
+    with pytest.raises(ValueError, match="gives NaN for finite outputs"):
+        torch_engine.advance(plan, state, 0, 12)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    ("data", "heads"),
+    [
+        (RARE, 0),
+        (tms.SparseUniform(5, [0.1, 0.9, 1.0, 0.3, 0.2], low=0.3, high=0.9), 0),
+        (tms.SparseUniform(3, 0.2), 1),
+        (tms.KHot(4, k=2), 0),
+    ],
+    ids=["rare", "uneven", "heads", "no loop"],
+)
+def test_batches_ahead_are_the_batches_to_the_bit(data, heads, dtype, monkeypatch):
+    monkeypatch.setattr(batches, "MOST_AHEAD", 1000)  # a few steps at once, and the last ones fewer
+    pytest.importorskip("numba")
+    cfg = tms.ToyConfig(data.n_features, 2, n_heads=heads)
+    pairs = [(0, 1)] if heads else ()
+    plan = Recipe.of(cfg, data, seeds=[3, 2**62 + 5], batch_size=37, dtype=dtype, qk_pairs=pairs)
+    found = list(batches.ahead(plan, 4, 15))
+    assert len(found) == 11
+    for step, x in enumerate(found, start=4):
+        assert torch.equal(x, batches.batch(plan, plan.seeds, step))
