@@ -96,6 +96,8 @@ def explained(**elsewhere: str) -> Callable[[Call], Call]:
 
     def decorate(call: Call) -> Call:
         is_class = isinstance(call, type)
+        if isinstance(call, type) and "__init__" not in vars(call) and issubclass(call, tuple):
+            return call  # a named tuple is made by `__new__`
         inner = call.__init__ if is_class else call
         parameters = list(inspect.signature(inner).parameters.values())[is_class:]
         kinds = {p.kind for p in parameters}

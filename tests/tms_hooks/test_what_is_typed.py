@@ -370,3 +370,9 @@ assert set(dir(tms)) == set(tms.__all__)
 tms.train(tms.ToyConfig(3, 2), tms.OneHot(3), steps=1, progress=False)
 """
     run_python(code)
+
+
+def test_a_named_tuple_that_was_asked_for_by_name_is_still_made():
+    out = tms.ToyOutput(torch.ones(1, 2, 3), torch.zeros(1, 1, 2, 2))
+    assert out._fields == ("reconstruction", "attn_scores")
+    assert isinstance(tms.ToyModel(tms.ToyConfig(3, 2, n_heads=1))(torch.ones(1, 2, 3)), tms.ToyOutput)

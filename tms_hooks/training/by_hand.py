@@ -63,8 +63,8 @@ def loss_and_gradients(
             found = {name: g + of_empty[name] for name, g in found.items()}
     if cfg.unit_norm:
         names = [name for name in given if normed[name] is not given[name]]
-        each = ([some[name] for name in names] for some in (normed, given, found))
-        found |= dict(zip(names, torch.autograd.grad(*each), strict=True))
+        out, inputs, of_out = ([some[name] for name in names] for some in (normed, given, found))
+        found |= dict(zip(names, torch.autograd.grad(out, inputs, of_out), strict=True))
     if alone:
         return None if loss is None else loss[None], {name: g[None] for name, g in found.items()}
     return loss, found
@@ -77,7 +77,7 @@ def _is_exact(act: Activation | OwnActivation) -> bool:
 
 def _on(
     recipe: Recipe,
-    weights: dict[str, Tensor],
+    weights: forward.Weights,
     x: Float[Tensor, "*model batch feature"],
     empty: int | None,
     share: float,
