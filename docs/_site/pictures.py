@@ -14,7 +14,7 @@ import torch
 import probes
 import tms_hooks as tms
 from tms_hooks import geometry, plots
-from tms_hooks.plots.layout import SIGNED, row_of_panels
+from tms_hooks.plots.layout import row_of_panels
 
 OUT = Path(__file__).parents[1] / "pictures"
 WIDTH = 640
@@ -80,7 +80,7 @@ def omega() -> go.Figure:
     limit = float(between_hidden.abs().max())
     for col, matrix in enumerate(between.values(), start=1):
         figure.add_heatmap(z=matrix.numpy(), coloraxis="coloraxis", row=1, col=col)
-    scale = {"colorscale": SIGNED, "cmin": -limit, "cmax": limit}
+    scale = {"autocolorscale": True, "cmin": -limit, "cmax": limit}
     return figure.update_yaxes(autorange="reversed").update_layout(coloraxis=scale, height=280)
 
 

@@ -288,8 +288,11 @@ def test_reproduce_and_list(tmp_path):
     for name in claims():
         assert name in listed.output
     assert listed.output.count(entry["verdict"]) == 1
-    told = CliRunner().invoke(app, ["list", "hexagon-norms", "stuck-feature", "--out", str(out)])
-    for part in ("Threshold: below 0.05", "The larger relative deviation", "Not measured yet"):
+    told = CliRunner().invoke(
+        app, ["list", "hexagon-norms", "stuck-feature", "--out", str(out)], env={"COLUMNS": "999"}
+    )
+    measured = [part["measured"] for part in entry["parts"].values()]
+    for part in ("Threshold: below 0.05", *measured, "Not measured yet"):
         assert part in told.output
 
 

@@ -187,7 +187,11 @@ def test_a_dask_cluster_that_loses_a_worker_gives_the_same_bits(tmp_path):
         (BASE | {"output_act": 3}, GRID, r"output_act=3: must be 'identity' or 'relu'"),
         (BASE | {"record_every": None}, GRID, r"record_every=None: must be a whole number"),
         (BASE, GRID | {"lr": [1, 1.0]}, r"axis 'lr' has a value twice"),
-        (BASE | {"engine": "fused"}, GRID | {"d_mlp": [None, 8]}, r"engine='fused' cannot run this"),
+        (
+            BASE | {"engine": "fused", "unit_norm": True},
+            GRID | {"scale": ["before", "after"]},
+            r"engine='fused' cannot run",
+        ),
     ],
 )
 def test_a_bad_grid_says_which_key_before_any_work(base, grid, message, tmp_path):

@@ -162,8 +162,9 @@ def write_figure(path: str | Path, figure: "go.Figure", title: str = "", caption
         xref="paper",
         xanchor="left",
         y=0,
-        yref="container",
-        yanchor="bottom",
+        yref="paper",
+        yanchor="top",
+        yshift=-70,  # pixels, below the axis and its title
     )
     try:
         check_installed("kaleido", "report")
