@@ -56,6 +56,11 @@ def living(group: int) -> list[str]:
     return found
 
 
+def hears_ctrl_c():
+    """What a shell starts in the background ignores Ctrl-C, and so would its children."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def wait_until(holds, what: str):
     end = time.monotonic() + LONGEST
     while not (answer := holds()):
@@ -103,6 +108,7 @@ def test_ctrl_c_ends_a_command_with_130_and_keeps_what_is_finished(tmp_path, arg
         process = subprocess.Popen(
             [sys.executable, "command.py", command, *options],
             cwd=tmp_path, env=env, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
+            preexec_fn=hears_ctrl_c,
         )  # fmt: skip
     try:
         wait_until(begun, f"{command} has not begun")

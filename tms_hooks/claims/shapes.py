@@ -72,7 +72,7 @@ def shape_in_words(W: Float[Tensor, "feature hidden"]) -> str:
     """Number of directions of one model, its nearest polytope where one is known, and its cosines, to 0.05, by number.
 
     >>> shape_in_words(torch.cat([torch.eye(4), -torch.eye(4)]))
-    '8 directions: -1.00 (4), 0.00 (24)'
+    '8 directions (16-cell): -1.00 (4), 0.00 (24)'
     """
     groups = geometry.directions(W, LEARNED)
     name = geometry.name_polytope(W, LEARNED)
