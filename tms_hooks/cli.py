@@ -523,9 +523,9 @@ def list_claims(
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
             console.print(f"\n{outcome}\n", markup=False)
         return
-    wide = None if console.is_terminal else 240  # a pipe has whole statements, for grep
+    page = console if console.is_terminal else Console(width=240)  # a pipe has whole statements, for grep
     for source in dict.fromkeys(claim.source for claim in chosen):
-        console.print(f"\n[bold]{source}[/bold]: {SOURCES.get(source, source)}")
+        page.print(f"\n[bold]{source}[/bold]: {SOURCES.get(source, source)}")
         shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
         shown.add_column(width=1)
         shown.add_column(no_wrap=True, min_width=max(len(claim.name) for claim in chosen))
@@ -534,7 +534,7 @@ def list_claims(
             marked = last_verdict[claim.name]
             mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
             shown.add_row(mark, claim.name, escape(claim.statement))
-        console.print(shown, width=wide)
+        page.print(shown)
     there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
     legend = ", ".join([*there, f"no mark: not measured in {out}"])
     tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")
