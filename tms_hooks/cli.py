@@ -515,15 +515,16 @@ def list_claims(
         for c in chosen
     ]
     write_json(rows, json_file)
+    piped = not console.is_terminal  # a pipe has whole statements and lines, for grep
     if names:
         for claim in chosen:
             found = stored[claim.name]
             console.print(f"[bold]{claim.name}[/bold] ({claim.source}: {SOURCES.get(claim.source, claim.source)})")
-            console.print(claim.design, markup=False)
+            console.print(claim.design, markup=False, soft_wrap=piped)
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
-            console.print(f"\n{outcome}\n", markup=False)
+            console.print(f"\n{outcome}\n", markup=False, soft_wrap=piped)
         return
-    page = console if console.is_terminal else Console(width=240)  # a pipe has whole statements, for grep
+    page = Console(width=240) if piped else console
     for source in dict.fromkeys(claim.source for claim in chosen):
         page.print(f"\n[bold]{source}[/bold]: {SOURCES.get(source, source)}")
         shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))

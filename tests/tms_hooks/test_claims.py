@@ -283,14 +283,12 @@ def test_reproduce_and_list(tmp_path):
     assert (out / "index.html").is_file()
     again = CliRunner().invoke(app, arguments)
     assert "stored" in again.output
-    listed = CliRunner().invoke(app, ["list", "--out", str(out)], env={"COLUMNS": "200"})
+    listed = CliRunner().invoke(app, ["list", "--out", str(out)])
     assert listed.exit_code == 0
     for name in claims():
         assert name in listed.output
     assert listed.output.count(entry["verdict"]) == 1
-    told = CliRunner().invoke(
-        app, ["list", "hexagon-norms", "stuck-feature", "--out", str(out)], env={"COLUMNS": "999"}
-    )
+    told = CliRunner().invoke(app, ["list", "hexagon-norms", "stuck-feature", "--out", str(out)])
     measured = [part["measured"] for part in entry["parts"].values()]
     for part in ("Threshold: below 0.05", *measured, "Not measured yet"):
         assert part in told.output

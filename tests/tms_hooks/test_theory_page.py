@@ -22,7 +22,7 @@ def test_page_states_who_wins_and_where_the_stuck_feature_is(tmp_path, tables):
     assert "6 corners at p = 0.057, 4 corners at p = 0.3" in text
     assert "pentagon (sixth feature ignored): loss 0.02906, a minimum" in text
     assert "hexagon (sixth feature learned): loss 0.02820, a minimum" in text
-    assert told == ["summing the exact loss on two planes of 5 x 5 points"]
+    assert told == [f"summing the exact loss around a {name}, on 5 x 5 points" for name in ("pentagon", "hexagon")]
 
 
 def test_polygon_weights_have_the_loss_of_theory():
