@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
-from tms_hooks.claims import Verdict, claim, heads, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, heads, lab, seeds, share, statistic
 from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -202,7 +202,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """
     cfg = ToyConfig(n_features=6, d_hidden=3, n_heads=1)
-    starts = [init_weights(cfg, seed) for seed in range(n_models)]
+    starts = [init_weights(cfg, seed) for seed in seeds.of(n_models)]
     data = SparseUniform(n_features=6, feature_probability=0.1)
 
     def outcome(weight: float = 1.0, staged: bool = False, first_seed: int = 0) -> Outcome:
@@ -212,7 +212,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
             data,
             starts,
             steps=3_000,
-            seeds=range(first_seed, first_seed + n_models),
+            seeds=seeds.of(range(first_seed, first_seed + n_models)),
             batch_size=256,
             stages=("representation", "heads") if staged else ("joint",),
             qk_pairs=(PAIR,),

@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
@@ -39,7 +39,7 @@ def train_regime(n_points: int, n_models: int) -> Regime:
     cfg = ToyConfig(n_features=N, d_hidden=2)
     W, hidden, unseen = [], [], []
     for seed in range(n_models):
-        kind = {"n_features": N, "k": ACTIVE, "points_seed": seed}
+        kind = {"n_features": N, "k": ACTIVE, "points_seed": seeds.first() + seed}
         run = lab.train_toys(cfg, RandomPoints(n_points=n_points, **kind), range(seed, seed + 1), steps=3_000)
         x = RandomPoints(n_points=n_points + UNSEEN, **kind).dataset()  # the same points, and others
         made = forward.reconstruct(run.weights, x[None], cfg)
@@ -80,7 +80,8 @@ def data_regimes(n_models: int) -> Verdict:
     """
     start = lab.untrained_directions(N, 2, n_models)
     points = [
-        RandomPoints(n_features=N, n_points=POINTS[0], k=ACTIVE, points_seed=i).dataset() for i in range(n_models)
+        RandomPoints(n_features=N, n_points=POINTS[0], k=ACTIVE, points_seed=seed).dataset()
+        for seed in seeds.of(n_models)
     ]
     return judge_regimes({n: train_regime(n, n_models) for n in POINTS}, torch.stack(points) @ start)
 
@@ -138,7 +139,7 @@ def judge_regimes(regimes: Mapping[int, Regime], untrained: Float[Tensor, "model
                 {f"{n:,} points": regime.W[0] for n, regime in regimes.items()}
             ),
             "Hidden states of the points of the first models of 5 points.": plots.feature_arrows(
-                regimes[few].hidden[:4].numpy(), [f"seed {seed}" for seed in range(min(4, len(regimes[few].hidden)))]
+                regimes[few].hidden[:4].numpy(), lab.seed_names(regimes[few].hidden[:4])
             ),
         },
     )

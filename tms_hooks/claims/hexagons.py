@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from tms_hooks import geometry, plots, stats, theory
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import CUTS, LEARNED, Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
@@ -466,7 +466,7 @@ def seed_and_optimizer(n_models: int) -> Verdict:
     Size: 60 seeds (quick), 240 (full).
     Controls: the share of hexagons under each optimizer; the share under all three; the same of Adam three times.
     """
-    starts = [init_weights(ToyConfig(n_features=6, d_hidden=2), seed) for seed in range(n_models)]
+    starts = [init_weights(ToyConfig(n_features=6, d_hidden=2), seed) for seed in seeds.of(n_models)]
     by_optimizer = [train_polygons(6, n_models, optimizer=kind(lr=SLOW), record_every=STEPS).W_E for kind in ADAPTIVE]
     again = [
         lab.train_from(
@@ -475,7 +475,7 @@ def seed_and_optimizer(n_models: int) -> Verdict:
             starts,
             steps=STEPS,
             optimizer=DOCUMENT,
-            seeds=range(offset, offset + n_models),
+            seeds=seeds.of(range(offset, offset + n_models)),
         ).W_E
         for offset in (10**6, 2 * 10**6)
     ]

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import plots, theory
-from tms_hooks.claims import Verdict, claim, lab, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, statistic
 from tms_hooks.claims.untied import Directions, toy, train_five
 
 NOISE = 0.2
@@ -59,7 +59,7 @@ def confusion(
         offset: added to the outputs.
     """
     n, d = write.shape
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator()
     noise = torch.randn(DRAWS, n, d, generator=generator, dtype=write.dtype)
     hidden = write + NOISE * write.norm(dim=-1).median() * noise
     answers = (hidden @ read.mT + (0 if offset is None else offset)).argmax(-1)

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.biases import EVEN, documented, gap_variation
 from tms_hooks.claims.bottlenecks import shares_a_direction, train_documented
 from tms_hooks.claims.lab import Stacked
@@ -323,7 +323,7 @@ def concentric(W: Stacked, gap: float = GAP) -> np.ndarray:
 
 def shuffled(bias: Float[Tensor, "model feature"]) -> Float[Tensor, "model feature"]:
     """Each model's biases in another order."""
-    shuffle = np.random.default_rng(0).permutation
+    shuffle = np.random.default_rng(seeds.first()).permutation
     return torch.stack([b[shuffle(len(b))] for b in bias])
 
 

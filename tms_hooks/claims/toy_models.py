@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 from tms_hooks.linalg import random_directions
@@ -186,7 +186,7 @@ def judge_cosines(crowded: Stacked, roomy: Stacked, others: Mapping[str, tuple[S
     """
     alarms, free = (false_alarms(W, 0.1) for W in (crowded, roomy))
     positive, none = (positive_pairs(W) for W in (crowded, roomy))
-    at_random = positive_pairs(random_directions(crowded))
+    at_random = positive_pairs(random_directions(crowded, seeds.first()))
     overlap = lab.mean(mean_overlaps(crowded))
     return Verdict(
         parts={
@@ -241,7 +241,7 @@ def false_alarms(W: Stacked, p: float, learned: float = LEARNED) -> np.ndarray:
     Each feature is tried on the same inputs: those that hold it, and those that hold others.
     """
     n = W.shape[1]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator()
     active = torch.rand(EXAMPLES, n, generator=generator) < p
     x = torch.rand(EXAMPLES, n, generator=generator) * active
     with_it = x + torch.eye(n)[:, None] * (torch.rand(EXAMPLES, 1, generator=generator) - x)
