@@ -149,7 +149,7 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether Ctrl-C was pressed: fewer updates than the recipe has, or losses of fewer held-out rows, as may be."""
+        """Whether Ctrl-C was pressed: it has fewer updates than the recipe, or its losses may be of fewer rows."""
         return self.completed_steps < self.recipe.total_steps or INTERRUPTED in self.provenance
 
     @property
