@@ -94,9 +94,8 @@ def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hid
     import numpy as np
     from scipy.optimize import nnls
 
-    blind = (
-        torch.linalg.svd(V).U[:, int(torch.linalg.matrix_rank(V)) :].mT.numpy()
-    )  # the parts of a wish V u = w that no u can fulfill
+    rank = int(torch.linalg.matrix_rank(V))
+    blind = torch.linalg.svd(V).U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfill
     wishes = np.eye(len(V))
     for i in range(len(V) if len(blind) else 0):
         others = np.arange(len(V)) != i
