@@ -123,6 +123,34 @@ def test_ctrl_c_while_a_finished_run_is_judged_is_not_swallowed(tmp_path):
     assert not (tmp_path / "shard").exists()
 
 
+def test_a_process_that_ignores_ctrl_c_ignores_it_while_it_trains():
+    """As the workers of `tms reproduce` do, whose claims would else be judged by models that were stopped."""
+
+    def target(x):
+        signal.raise_signal(signal.SIGINT)
+        return x
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = train(seeds=(0,), steps=5, engine="torch", task=target)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not run.stopped
+
+
+def test_ctrl_c_while_a_run_is_saved_is_heard_once_it_is_whole(tmp_path, monkeypatch):
+    run, push = train(steps=5), os.fsync
+
+    def press(descriptor):
+        monkeypatch.setattr(os, "fsync", push)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "fsync", press)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(tmp_path / "run")
+    assert_same(tms.load(tmp_path / "run"), run)
+
+
 def test_ctrl_c_at_the_last_step_is_not_swallowed():
     presses = iter([False] * 5 + [True])
 
