@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import re
 import tempfile
@@ -15,6 +17,7 @@ import torch
 
 from probes.hooked import nearest
 
+log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
@@ -183,10 +186,11 @@ def _dequantize_smollm2(folder: Path) -> None:
         raise ModuleNotFoundError("reading SmolLM2's GGUF file needs gguf; run: python -m pip install 'gguf>=0.10'")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    log.warning("reading SmolLM2's quantized weights: some 20 seconds, once on this machine")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "fresh"
-        with _quiet():
+        with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no other way to be silent
             AutoTokenizer.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF).save_pretrained(fresh)
             hf: Any = AutoModelForCausalLM.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
             # the weights are plain float32 by now, but transformers would refuse to save them

@@ -103,7 +103,8 @@ def configure(
 ) -> None:
     """Set up logging for every command."""
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=aside)])
+    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
 def tell(text: str, style: str | None = None) -> None:

@@ -48,12 +48,12 @@ def _shown(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
-        said = time.perf_counter()
+        said, last = time.perf_counter(), 0
 
         def say(done: int, words: str) -> None:
-            nonlocal said
-            if time.perf_counter() - said >= PLAIN or done == total:
-                said = time.perf_counter()
+            nonlocal said, last
+            if done != last and (time.perf_counter() - said >= PLAIN or done == total):
+                said, last = time.perf_counter(), done
                 print(f"{what}: {words}", file=sys.stderr, flush=True)
 
         yield say

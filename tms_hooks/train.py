@@ -249,14 +249,12 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
             engine = _engine(name, recipe)
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
-            reason = f"anything: it is not installed ({error}); pip install 'tms-hooks[fast]'"
+            reason = f"it is not installed ({error}); pip install 'tms-hooks[fast]'"
             if wanted == "auto":
-                say_once(
-                    f"engine='auto' takes the torch engine, which is many times slower: {name} cannot run {reason}"
-                )
+                say_once(f"engine='auto' takes the torch engine, which is many times slower than {name}: {reason}")
         if reason is None:
             return name, engine
-        log.info("the %s engine cannot run %s", name, reason)
+        log.info("the %s engine cannot run this: %s", name, reason)
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
 
 

@@ -153,7 +153,7 @@ def test_smollm2_knows_the_indirect_object():
 
 @pytest.mark.real_weights
 @pytest.mark.slow
-def test_smollm2_cache_is_rebuilt_when_torn_and_the_wheel_left_alone(tmp_path, monkeypatch):
+def test_smollm2_cache_is_rebuilt_when_torn_and_the_wheel_left_alone(tmp_path, monkeypatch, capfd, caplog):
     from pathlib import Path
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
@@ -170,6 +170,8 @@ def test_smollm2_cache_is_rebuilt_when_torn_and_the_wheel_left_alone(tmp_path, m
     assert (torn / "model.safetensors").stat().st_mtime_ns == written
     assert [p.name for p in torn.parent.iterdir()] == [torn.name]
     assert sorted((p.name, p.stat().st_mtime_ns) for p in wheel.iterdir()) == before
+    assert [record.message[:7] for record in caplog.records] == ["reading"], "told once"
+    assert capfd.readouterr() == ("", ""), "other libraries' bars and warnings"
 
 
 @pytest.mark.real_weights

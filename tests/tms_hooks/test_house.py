@@ -202,7 +202,7 @@ except ValueError as error:
 """
     lines = run_python(script, tmp_path).splitlines()
     assert lines[0] == f"{tmp_path / 'tms_hooks' / '__init__.py'} torch"
-    assert "engine='fused' cannot run this: anything: it is not installed" in lines[1]
+    assert "engine='fused' cannot run this: it is not installed" in lines[1]
 
 
 # Imports that a user waits for
