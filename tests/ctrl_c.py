@@ -4,8 +4,9 @@
 
 A command runs once to its end, which says how long it takes; then again and again, each time struck a bit later: while
 libraries load, kernels compile, models train or are judged, pages are written. Printed are the seconds from the signal
-to the end of the last process, the exit code, and what the command had last said. Anything but exit code 130 (or 0, of
-a command that had ended), a traceback, or a process that is left counts as bad.
+to the end of the last process, and of them the processor's, since others may use the machine; the exit code, and what
+the command had last said. Anything but exit code 130 (or 0, of a command that had ended), a traceback, or a process that
+is left counts as bad.
 """
 
 import argparse
@@ -43,10 +44,16 @@ COMMANDS = {
 }
 
 
+ENDED = (0, 130, -signal.SIGINT)
+"""Exit codes: it had ended, was struck, or was struck while Python itself ended."""
+
+
 class End(NamedTuple):
     """How a command ended that was struck."""
 
     seconds: float
+    busy: float
+    """Seconds of processor time that the command itself took meanwhile."""
     code: int
     said: str
     left: int
@@ -90,12 +97,21 @@ def started(command: list[str], folder: Path, log: Path, **more: str) -> Iterato
 
 def strike(process: subprocess.Popen[bytes], log: Path, patience: float = 60.0) -> End:
     """Ctrl-C, to every process of the command, and how it ends."""
-    began = time.monotonic()
+    began, before = time.monotonic(), _busy(process.pid)
     os.killpg(process.pid, signal.SIGINT)
-    code = process.wait(patience)
-    while (left := living(process.pid)) and time.monotonic() < began + patience:
-        time.sleep(0.02)
-    return End(time.monotonic() - began, code, log.read_text(), len(left))
+    ended = None
+    while time.monotonic() < began + patience and (ended is None or living(process.pid)):
+        if ended is None and os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            ended = _busy(process.pid)
+        time.sleep(0.01)
+    seconds, left = time.monotonic() - began, len(living(process.pid))
+    return End(seconds, (ended or before) - before, process.poll() or 0, log.read_text(), left)
+
+
+def _busy(pid: int) -> float:
+    """Processor time of a process, also of one that has ended and that nobody has asked for yet."""
+    user, system = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[11:13]
+    return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
 
 
 def run(command: str, after: float | None) -> tuple[float, End | None]:
@@ -127,23 +143,23 @@ def main() -> None:
     for command in asked.commands:
         run(command, None)  # compiles what is to be compiled
         whole, _ = run(command, None)
-        seconds = []
+        ends = []
         for number in range(asked.strikes):
             after = whole * (number + 0.5) / asked.strikes
             _, end = run(command, after)
             if end is None:
                 continue
-            seconds.append(end.seconds)
-            last = (end.said.split("\n")[:-1] or [""])[-1][:70]
-            wrong = end.code not in (0, 130) or "Traceback" in end.said or end.left > 0
+            ends.append(end)
+            last = (end.said.split("\n")[:-1] or [""])[-1][:60]
+            wrong = end.code not in ENDED or "Traceback" in end.said or end.left > 0
             bad += wrong
-            print(
-                f"  {command} at {after:.1f} s: {end.seconds:.2f} s, exit {end.code}{', BAD' * wrong}; {last}",
-                flush=True,
-            )
+            how = f"exit {end.code}{', BAD' * wrong}"
+            print(f"  {command} at {after:.1f} s: {end.seconds:.2f} s ({end.busy:.2f}), {how}; {last}", flush=True)
+        most, busy = (max(getattr(end, name) for end in ends) for name in ("seconds", "busy"))
+        median = statistics.median(end.seconds for end in ends)
         print(
-            f"{command} ({whole:.1f} s): ended in {statistics.median(seconds):.2f} s (median), {max(seconds):.2f} s "
-            f"(most) of {len(seconds)}; load {os.getloadavg()[0]:.1f}",
+            f"{command} ({whole:.1f} s), struck {len(ends)} times: ended in {median:.2f} s (median), {most:.2f} s (most), "
+            f"{busy:.2f} s of its own (most); load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
     sys.exit(bad > 0)
