@@ -5,8 +5,8 @@
 A command runs once to its end, which says how long it takes; then again and again, each time struck a bit later: while
 libraries load, kernels compile, models train or are judged, pages are written. Printed are the seconds from the signal
 to the end of the last process, and of them the processor's, since others may use the machine; the exit code, and what
-the command had last said. Anything but exit code 130 (or 0, of a command that had ended), a traceback, or a process that
-is left counts as bad.
+the command had last said. Anything but exit code 130 (or 0, of a command that had ended), a traceback, or a process
+that is left counts as bad.
 """
 
 import argparse
@@ -158,8 +158,8 @@ def main() -> None:
         most, busy = (max(getattr(end, name) for end in ends) for name in ("seconds", "busy"))
         median = statistics.median(end.seconds for end in ends)
         print(
-            f"{command} ({whole:.1f} s), struck {len(ends)} times: ended in {median:.2f} s (median), {most:.2f} s (most), "
-            f"{busy:.2f} s of its own (most); load {os.getloadavg()[0]:.1f}",
+            f"{command} ({whole:.1f} s), struck {len(ends)} times: ended in {median:.2f} s (median), {most:.2f} s "
+            f"(most), {busy:.2f} s of its own (most); load {os.getloadavg()[0]:.1f}",
             flush=True,
         )
     sys.exit(bad > 0)
