@@ -17,7 +17,6 @@ FUSED = (
     "wide_toys_agree_with_torch", "full_batches_agree_with_torch", "batches_of_every_shape_agree_with_torch",
     "drawn_patterns_are_those_of_the_data_to_the_bit", "an_update_is_torch_s_to_the_last_bit",
     "heads_alone_are_the_heads_in_a_crowd_to_the_bit", "a_model_alone_is_the_model_in_a_crowd_to_the_bit",
-    "plain_toys_have_the_same_bits_whatever_the_registers",
 )  # fmt: skip
 CORE = (
     *(f"tests/tms_hooks/test_fused_engine.py::test_{name}" for name in FUSED),
