@@ -3,10 +3,10 @@ from itertools import product
 
 import pytest
 import torch
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from probes.bottleneck import Bottleneck, _require_stream, bottleneck, end_of
+from probes.hooked_module import HookedRootModule
 from probes.verification import Observed
 from tests.probes import zoo
 from tms_hooks import geometry, side_by_side
