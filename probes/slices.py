@@ -23,6 +23,9 @@ from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
 from probes.verification import fit_scores, precision
 
+CHUNK = 2**16
+"""Pairs that are sorted at once: a prompt of 1,024 tokens has half a million."""
+
 
 class AttentionSlices(NamedTuple):
     """Scores of one head on pairs of positions, each split into the slices `s_k (x_query . u_k)(v_k . x_key)`."""
@@ -101,11 +104,15 @@ def attention_slices(
         raise ValueError(f"the slices do not sum to the model's scores (relative error {fit.error:.1e})")
     scale = fit.scale
     if pairs is not None:
-        rows = {tuple(pair): row for row, pair in enumerate(visible.tolist())}
-        for pair in pairs.tolist():
-            if tuple(pair) not in rows:
-                raise ValueError(f"(example, query, key) {tuple(pair)} is masked or outside the inputs")
-        chosen = [rows[tuple(pair)] for pair in pairs.tolist()]
+        inside = ((pairs >= 0) & (pairs < torch.tensor(how.seen.shape))).all(1)
+        inside[inside.clone()] = how.seen[tuple(pairs[inside].T)]
+        if not inside.all():
+            raise ValueError(
+                f"(example, query, key) {tuple(pairs[~inside][0].tolist())} is masked or outside the inputs"
+            )
+        rows = torch.empty(how.seen.shape, dtype=torch.long)
+        rows[how.seen] = torch.arange(len(visible))
+        chosen = rows[tuple(pairs.T)]
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
         keys = keys - reader.mean_keys(visible, how.seen)
@@ -114,7 +121,8 @@ def attention_slices(
     null = torch.empty(n_null, len(slices), dtype=torch.long)
     for i in range(n_null):
         turn, _ = torch.linalg.qr(torch.randn(2 * slices.shape[-1:], generator=generator, dtype=torch.float64))
-        null[i] = slices_needed(scale * (queries @ turn) * (keys @ turn))
+        parts = zip(queries.split(CHUNK), keys.split(CHUNK), strict=True)
+        null[i] = torch.cat([slices_needed(scale * (q @ turn) * (k @ turn)) for q, k in parts])
     bias = fit.bias[tuple(visible.T[1:])]
     return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale, bias, how.cap)
 
@@ -125,6 +133,10 @@ def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     >>> slices_needed(torch.tensor([[1.0, 5.0, -2.0], [1.0, 2.0, 3.0], [-4.0, 1.0, 0.0]]))
     tensor([1, 3, 1])
     """
+    return torch.cat([_needed(part) for part in slices.split(CHUNK)])
+
+
+def _needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     total = slices.sum(-1, keepdim=True)
     direction = torch.where(total < 0, -1.0, 1.0)
     prefix = (direction * slices).sort(dim=-1, descending=True).values.cumsum(-1)

@@ -18,6 +18,9 @@ from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors
 from probes.liveness import require_live
 from probes.names import axes
 
+ATTENDED_AT_ONCE = 2**23
+"""Pairs of positions, per head, whose gradients for one output unit after another are in memory together."""
+
 
 @dataclass(frozen=True)
 class TangentSpace:
@@ -88,7 +91,7 @@ def tangent_space(
     *,
     pos: int = -1,
     out_pos: int = -1,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> TangentSpace:
     """The Jacobian of one activation with respect to an earlier one, at each example.
 
@@ -108,7 +111,8 @@ def tangent_space(
             attention scores and patterns are "batch head pos unit", where pos is the query's and unit the key's.
         out_hook: the later one, likewise; None is the output (its first tensor).
         pos, out_pos: the positions to differentiate at, where there are any.
-        batch_size: output units differentiated at once; lower it if memory is short.
+        batch_size: output units differentiated at once; by default 64, or fewer for long inputs (8 at 1,024 tokens), as
+            each takes what attention takes, in proportion to examples times positions squared.
 
     Raises:
         KeyError: an unknown hook.
@@ -133,7 +137,8 @@ def tangent_space(
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
     rows: list[Tensor] = []
-    for units in basis.split(batch_size) if total.requires_grad and hook in zeros else ():
+    size = _units_at_once(at, zeros[hook]) if batch_size is None and hook in zeros else batch_size or 1
+    for units in basis.split(size) if total.requires_grad and hook in zeros else ():
         [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
         rows += [at.rows(gradient).clone() for gradient in gradients]  # a view would hold every position
     if not any(row.any() for row in rows):
@@ -148,6 +153,12 @@ def tangent_space(
             "them does not keep the examples apart; name another"
         )
     return TangentSpace.of(jacobian, at.axes, out_at.axes)
+
+
+def _units_at_once(at: "_Part", zeros: Tensor) -> int:
+    """How many output units to differentiate in one pass, if attention is as large as examples x positions squared."""
+    sizes = dict(zip(axes(at.hook or "", zeros.ndim, at.model), zeros.shape, strict=True))
+    return max(1, min(64, ATTENDED_AT_ONCE // (len(zeros) * sizes.get("pos", 1) ** 2)))
 
 
 class _Part:
