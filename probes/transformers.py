@@ -137,7 +137,6 @@ def _official_name(name: str) -> str | None:
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
-
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf, tokenizer, _ = parts

@@ -218,7 +218,7 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path, options, why
 
 @pytest.mark.bridge
 def test_what_an_adapter_stumbles_over_is_said_in_our_words(tmp_path):
-    """TransformerLens's Falcon takes all but one of the heads of its fused weights for queries; Falcon 40B's are not."""
+    """TransformerLens's Falcon reads fused weights with one key head as they are; those of Falcon 40B have more."""
     from transformers import FalconConfig, FalconForCausalLM
 
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
