@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.activations import as_batch, rows_per_run
+from probes.activations import rows_per_run
 from probes.base_run import BaseRun, Metric, behind, repeat
+from probes.given import as_batch
 from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block

@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor
 
-from probes.activations import as_batch, as_prompts, collect_activations, stream_activations
+from probes.activations import collect_activations, stream_activations
+from probes.given import as_batch, as_prompts, as_tensor
 from probes.hooked import HookedModel, bootstrap_draws
 from probes.liveness import audit_hooks
 from probes.names import AFTER_BLOCKS, axes, in_every_block
@@ -118,7 +119,7 @@ def probe_activations(
     """
     if not activations:
         raise ValueError("activations is empty: give at least one array by its name")
-    kept = {n: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for n, v in activations.items()}
+    kept = {name: as_tensor(value) for name, value in activations.items()}
     for value in kept.values():
         y = _targets(targets, len(value), None, pos)
     return _table(None, kept, y, estimator, cv, control, pos, groups, seed)

@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from probes.given import as_batch
 from probes.hooked import (
     HookedModel,
     adding_zeros,
@@ -53,6 +54,7 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     Raises:
         ValueError: no inputs; two runs on the same inputs differ (dropout is on); the output is NaN somewhere.
     """
+    inputs = as_batch(model, inputs)
     require_examples(inputs)
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain

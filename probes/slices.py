@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from probes.architectures import Rotation, block, gained
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
+from probes.given import as_batch, as_tensor
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
 from probes.verification import fit_scores, precision
@@ -55,7 +57,7 @@ def attention_slices(
     layer: int,
     head: int,
     *,
-    pairs: Int[Tensor, "pair 3"] | None = None,
+    pairs: Any = None,
     fold_norm: bool = False,
     relative: bool = False,
     hook: str | None = None,
@@ -76,7 +78,7 @@ def attention_slices(
     Args:
         model, layer, head: as in `qk_circuit`.
         inputs: what the model takes.
-        pairs: which (example, query, key) to split; all that the mask allows if not given.
+        pairs: which (example, query, key) to split, "pair 3", or a single one; all that the mask allows if not given.
         fold_norm: slices of the normalized input, with the norm's gain folded into Omega, as in the paper.
         relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
         hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
@@ -104,6 +106,7 @@ def attention_slices(
         raise ValueError(f"the slices do not sum to the model's scores (relative error {fit.error:.1e})")
     scale = fit.scale
     if pairs is not None:
+        pairs = torch.atleast_2d(as_tensor(pairs))
         inside = ((pairs >= 0) & (pairs < torch.tensor(how.seen.shape))).all(1)
         inside[inside.clone()] = how.seen[tuple(pairs[inside].T)]
         if not inside.all():
@@ -127,13 +130,13 @@ def attention_slices(
     return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale, bias, how.cap)
 
 
-def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
+def slices_needed(slices: Float[Tensor, "pair k"] | Float[np.ndarray, "pair k"]) -> Int[Tensor, " pair"]:
     """How many slices, largest contribution in the score's direction first, reach the score that all of them sum to.
 
     >>> slices_needed(torch.tensor([[1.0, 5.0, -2.0], [1.0, 2.0, 3.0], [-4.0, 1.0, 0.0]]))
     tensor([1, 3, 1])
     """
-    return torch.cat([_needed(part) for part in slices.split(CHUNK)])
+    return torch.cat([_needed(part) for part in as_tensor(slices).split(CHUNK)])
 
 
 def _needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
@@ -186,6 +189,7 @@ def ablate_slices(
         IndexError: no such layer, head or slice.
         ValueError: no slices or one twice; what `qk_circuit` refuses; queries that are not what the weights make.
     """
+    inputs = as_batch(model, inputs)
     circuit = qk_circuit(model, layer, head, bias=True, offset=offset, inputs=inputs)
     chosen, k = list(slices), len(circuit.S)
     if not chosen or len(set(chosen)) < len(chosen):

@@ -10,10 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.given import as_batch, as_tensor
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
 from probes.liveness import require_live
 from probes.names import axes
@@ -44,7 +46,7 @@ class TangentSpace:
 
     @staticmethod
     def of(
-        jacobian: Float[Tensor, "batch d_out d_in"],
+        jacobian: Float[Tensor, "batch d_out d_in"] | Float[np.ndarray, "batch d_out d_in"],
         in_axes: Mapping[str, int] | None = None,
         out_axes: Mapping[str, int] | None = None,
     ) -> "TangentSpace":
@@ -56,6 +58,7 @@ class TangentSpace:
         Raises:
             ValueError: a Jacobian that is not finite.
         """
+        jacobian = as_tensor(jacobian)
         if not jacobian.isfinite().all():
             raise ValueError("the Jacobian is not finite: it has no tangent space; leave those examples out")
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
@@ -63,12 +66,15 @@ class TangentSpace:
         _, d_out, d_in = jacobian.shape
         return TangentSpace(jacobian, s, vh, u.mT, in_axes or {"unit": d_in}, out_axes or {"unit": d_out})
 
-    def angles(self, directions: Float[Tensor, "direction d_in"], k: int) -> Float[Tensor, "batch direction"]:
+    def angles(
+        self, directions: Float[Tensor, "*direction d_in"] | Float[np.ndarray, "*direction d_in"], k: int
+    ) -> Float[Tensor, "batch _"]:
         """Angle in radians between each direction and the span of the first `k` `in_directions`: 0 inside it.
 
         Raises:
             ValueError: `k` larger than the rank at some example, or directions of another width or of norm 0.
         """
+        directions = torch.atleast_2d(as_tensor(directions))
         scale = self.singular_values[:, :1] * torch.finfo(self.singular_values.dtype).eps * max(self.jacobian.shape[1:])
         rank = int((self.singular_values > scale).sum(1).min())
         if not 1 <= k <= rank:
@@ -125,6 +131,7 @@ def tangent_space(
     if hook == out_hook:
         raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
     require_gradients("tangent_space")
+    inputs = as_batch(model, inputs)
     require_live(model, inputs, [hook])
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
     later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows)

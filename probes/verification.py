@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.activations import stop_after
+from probes.given import as_batch
 from probes.hooked import HookedModel, output_tensors, recording, require_examples
 
 TOLERANCE = 1e-4
@@ -43,6 +44,7 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
     Raises:
         ValueError: the model takes neither, no inputs, or an output that is NaN: nothing can be compared with it.
     """
+    inputs = as_batch(model, inputs)
     require_examples(inputs)
     names = [name for name in hooks if name in model.hook_dict]
     failed: Exception | None = None

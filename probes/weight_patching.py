@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probes.given import as_tensor
 from probes.hooked import nearest
 
 M = TypeVar("M", bound=nn.Module)
@@ -201,7 +202,7 @@ def _weight(model: nn.Module, name: str) -> Tensor:
 def _donated(source: nn.Module | Mapping[str, Tensor], name: str, weight: Tensor, index: Any) -> Tensor:
     if isinstance(source, Mapping) and name not in source:
         raise KeyError(f"the source has no {name!r}; {nearest(name, source)}")
-    whole = source[name] if isinstance(source, Mapping) else attrgetter(name)(source)
+    whole = as_tensor(source[name]) if isinstance(source, Mapping) else attrgetter(name)(source)
     if whole.shape != weight.shape:
         raise ValueError(
             f"{name}: the source has shape {tuple(whole.shape)}, the model {tuple(weight.shape)}; use a like model"
