@@ -19,7 +19,7 @@ from torch import Tensor
 
 from probes.activations import rows_per_run
 from probes.base_run import BaseRun, Metric, behind, repeat
-from probes.given import as_batch
+from probes.given import as_batch, whole
 from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
@@ -210,7 +210,7 @@ class Pair:
         """
         metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts, cuts = [self.base.start(site.hook) for site in self.sites], cuts or [0] * len(self.sites)
-        rows = rows_per_run(self.base.inputs, 64) if batch_size is None else batch_size
+        rows = rows_per_run(self.base.inputs, 64) if batch_size is None else whole("batch_size", batch_size, least=1)
         size = max(1, rows // self.base.n_examples)
         sharing: list[list[int]] = []
         for i in sorted(range(len(starts)), key=lambda i: (starts[i], cuts[i])):

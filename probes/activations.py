@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from probes.given import are_tensors, as_prompts
+from probes.given import are_tensors, as_prompts, whole
 from probes.hooked import HookedModel, check_hooks, recording
 from probes.liveness import require_repeatable
 from probes.names import block_of
@@ -37,7 +37,7 @@ def _batches(prompts: Any, batch_size: int | None) -> Iterator[Any]:
     if are_tensors(prompts):
         groups = (torch.stack(list(alike)) for _, alike in groupby(prompts, key=lambda prompt: prompt.shape))
     for group in groups:
-        size = rows_per_run(group, 256) if batch_size is None else batch_size
+        size = rows_per_run(group, 256) if batch_size is None else whole("batch_size", batch_size, least=1)
         yield from (group[i : i + size] for i in range(0, len(group), size))
 
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from probes.bottleneck import Bottleneck, end_of
 from probes.circuits import Circuit
-from probes.given import as_tensor
+from probes.given import as_tensor, whole
 
 EQUAL = 0.01
 """Singular values within this share of the largest of their block count as equal."""
@@ -180,8 +180,7 @@ def align(
     """
     if null != "rotation":
         raise ValueError(f"null={null!r} is not known: use 'rotation', or pass other directions as left and right")
-    if n_null < 1:
-        raise ValueError(f"n_null={n_null}: must be at least 1")
+    n_null = whole("n_null", n_null, least=1)
     if isinstance(omega, Bottleneck):
         if covariance is not None:
             raise ValueError("covariance with a bottleneck: what it writes and reads is its own; leave it out")

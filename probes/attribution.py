@@ -19,6 +19,7 @@ from torch import Tensor
 
 from probes.activation_patching import Pair, Sites, as_sites, hold
 from probes.base_run import Metric
+from probes.given import whole
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, require_gradients, temporary_hooks
 from probes.names import PARTS_OF_BLOCKS, block_of, embedded_at, in_every_block, scored_by
 from probes.sites import Site, expand_sites, with_part
@@ -81,8 +82,7 @@ def attribution_sweep(
             this model or these receivers do not allow.
     """
     require_gradients("attribution_sweep")
-    if steps < 0:
-        raise ValueError(f"steps={steps}: must be at least 0")
+    steps = whole("steps", steps, least=0)
     if receivers is not None and (recompute_softmax or drop_gradients):
         raise ValueError("recompute_softmax and drop_gradients are corrections at sites: leave them out with receivers")
     asked = as_sites(model, corrupted, sites)

@@ -1,6 +1,7 @@
 """What people give the tools, made uniform: arrays, lists of tokens and text as the tensors that a model takes."""
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,24 @@ def as_tensor(values: Any) -> Tensor:
     torch.Size([1, 2])
     """
     return values if isinstance(values, Tensor) else torch.as_tensor(np.asarray(values))
+
+
+def whole(name: str, value: Any, least: int | None = None) -> int:
+    """A count or a number of something, of whichever integer type.
+
+    >>> whole("steps", np.int64(3))
+    3
+    >>> whole("steps", 2.5, least=0)
+    Traceback (most recent call last):
+    ValueError: steps=2.5: must be a whole number, at least 0
+    """
+    try:
+        number = None if isinstance(value, bool) else index(value)
+    except TypeError:  # of text, a fraction, a tensor that holds several numbers
+        number = None
+    if number is None or (least is not None and number < least):
+        raise ValueError(f"{name}={value!r}: must be a whole number{'' if least is None else f', at least {least}'}")
+    return number
 
 
 def as_prompts(model: HookedModel, inputs: Any) -> Any:

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from probes.architectures import Rotation, block, gained
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
-from probes.given import as_batch, as_tensor
+from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
 from probes.verification import fit_scores, precision
@@ -89,6 +89,7 @@ def attention_slices(
         ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (clipped or
             normalized queries; position biases, if the inputs are a single example); `relative` with a soft cap.
     """
+    n_null = whole("n_null", n_null, least=0)
     read_by(model, layer, head, fold_norm)  # an unknown layer or head first
     x, judged, is_pattern, precision = observed_scores(model, layer, head, fold_norm, inputs, hook)
     how = scoring(model, layer, head, fold_norm, x, judged, is_pattern, precision)
@@ -154,7 +155,7 @@ def ablate_slices(
     metric: Callable[[Any], Tensor],
     layer: int,
     head: int,
-    slices: Sequence[int],
+    slices: int | Sequence[int] | Int[np.ndarray, " slice"],
     *,
     offset: int = 0,
     n_random: int = 20,
@@ -176,7 +177,7 @@ def ablate_slices(
         model, layer, head, offset: as in `qk_circuit`.
         inputs: what the model takes.
         metric: output -> one number per example.
-        slices: which, 0 for that of the largest singular value.
+        slices: which (one or several), 0 for that of the largest singular value.
         n_random: controls that lose as many slices along random directions of the same left singular space.
         seed: of their draw.
 
@@ -191,7 +192,8 @@ def ablate_slices(
     """
     inputs = as_batch(model, inputs)
     circuit = qk_circuit(model, layer, head, bias=True, offset=offset, inputs=inputs)
-    chosen, k = list(slices), len(circuit.S)
+    n_random = whole("n_random", n_random, least=0)
+    chosen, k = [whole("slices", i) for i in ([slices] if np.ndim(slices) == 0 else slices)], len(circuit.S)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"slices={chosen}: name at least one, each once")
     if outside := [i for i in chosen if not 0 <= i < k]:
@@ -207,11 +209,14 @@ def ablate_slices(
     with torch.no_grad():
         for name, directions in taken:
             with temporary_hooks(model, _without(model, layer, head, directions, queries)):
-                rows.append((name, float(metric(model(inputs)).double().mean())))
+                value = metric(model(inputs))
+            if not value.isfinite().all():
+                raise ValueError(f"the metric is not finite: {value.tolist()}")
+            rows.append((name, float(value.double().mean())))
     table = pd.DataFrame(rows, columns=["taken", "metric"]).set_index("taken")
     table["change"] = table["metric"] - table.loc["nothing", "metric"]
-    whole = table.loc["head", "change"]
-    table["share"] = table["change"] / whole if whole else math.nan
+    of_head = table.loc["head", "change"]
+    table["share"] = table["change"] / of_head if of_head else math.nan
     return table
 
 

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.given import as_batch, as_tensor
+from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
 from probes.liveness import require_live
 from probes.names import axes
@@ -131,7 +131,8 @@ def tangent_space(
     if hook == out_hook:
         raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
     require_gradients("tangent_space")
-    inputs = as_batch(model, inputs)
+    pos, out_pos, inputs = whole("pos", pos), whole("out_pos", out_pos), as_batch(model, inputs)
+    size = None if batch_size is None else whole("batch_size", batch_size, least=1)
     require_live(model, inputs, [hook])
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
     later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows)
@@ -144,8 +145,7 @@ def tangent_space(
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
     rows: list[Tensor] = []
-    size = _units_at_once(at, zeros[hook]) if batch_size is None and hook in zeros else batch_size or 1
-    for units in basis.split(size) if total.requires_grad and hook in zeros else ():
+    for units in basis.split(size or _units_at_once(at, zeros[hook])) if total.requires_grad and hook in zeros else ():
         [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
         rows += [at.rows(gradient).clone() for gradient in gradients]  # a view would hold every position
     if not any(row.any() for row in rows):

@@ -11,7 +11,7 @@ import xarray
 
 import probes
 from probes import Site
-from probes.given import as_prompts
+from probes.given import as_prompts, whole
 
 HOOK = "blocks.0.hook_resid_pre"
 
@@ -85,3 +85,71 @@ def test_directions_weights_and_pairs_of_any_kind(toy: Any) -> None:
     weight = rng.normal(size=(6, 4))
     with probes.patch_weights(model, {"W_E": weight}, {"W_E": 3}):
         torch.testing.assert_close(model.W_E[3].detach(), torch.tensor(weight[3], dtype=torch.float32))
+
+
+NUMBERS: dict[str, Callable[[Any, Any], Any]] = {
+    "layer": lambda s, n: probes.qk_circuit(s.model, n, 0),
+    "head": lambda s, n: probes.qk_circuit(s.model, 0, n),
+    "offset": lambda s, n: probes.qk_circuit(s.model, 0, 0, offset=n),
+    "pos": lambda s, n: probes.tangent_space(s.model, s.inputs, s.early, pos=n),
+    "out_pos": lambda s, n: probes.tangent_space(s.model, s.inputs, s.early, out_pos=n),
+    "slices": lambda s, n: probes.ablate_slices(s.model, s.inputs, last, 0, 0, [n]),
+}
+COUNTS: dict[str, Callable[[Any, Any], Any]] = {
+    "steps": lambda s, n: probes.attribution_sweep(s.model, s.inputs[:2], s.inputs[2:4], last, s.early, steps=n),
+    "n_null": lambda s, n: probes.attention_slices(s.model, s.inputs, 0, 0, n_null=n),
+    "n_random": lambda s, n: probes.ablate_slices(s.model, s.inputs, last, 0, 0, [0], n_random=n),
+}
+SIZES: dict[str, Callable[[Any, Any], Any]] = {
+    "n_null": lambda s, n: probes.align(torch.eye(4), torch.eye(4), n_null=n),
+    "batch_size of a sweep": lambda s, n: probes.patch_sweep(
+        s.model, s.inputs[:2], s.inputs[2:4], last, s.early, batch_size=n
+    ),
+    "batch_size": lambda s, n: probes.collect_activations(s.model, s.inputs, s.early, batch_size=n),
+    "batch_size of rows": lambda s, n: probes.tangent_space(s.model, s.inputs, s.early, batch_size=n),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "call", "least"),
+    [
+        *((name, call, "") for name, call in NUMBERS.items()),
+        *((name, call, ", at least 0") for name, call in COUNTS.items()),
+        *((name.split(" ")[0], call, ", at least 1") for name, call in SIZES.items()),
+    ],
+)
+def test_numbers_are_whole_and_counts_large_enough(toy: Any, name: str, call: Any, least: str) -> None:
+    outside = {"": (), ", at least 0": (-1,), ", at least 1": (0, -1)}[least]
+    for number in (True, *outside):  # what is not even a number of the annotated type, beartype refuses here
+        with pytest.raises(ValueError, match=f"^{name}={number}: must be a whole number{least}$"):
+            call(toy, number)
+
+
+def test_a_whole_number_of_any_type() -> None:
+    assert [whole("n", n, 0) for n in (3, np.int32(3), torch.tensor(3), np.array(3))] == [3] * 4
+    for bad in (1.5, "2", None, np.array([1, 2]), torch.tensor([1, 2]), True, -1):
+        with pytest.raises(ValueError, match="must be a whole number, at least 0"):
+            whole("n", bad, 0)
+
+
+def test_a_slice_may_stand_alone_and_a_metric_is_finite(toy: Any) -> None:
+    one, listed, array = (
+        probes.ablate_slices(toy.model, toy.inputs, last, 0, 0, taken, n_random=1) for taken in (1, [1], np.array([1]))
+    )
+    pd.testing.assert_frame_equal(one, listed)
+    pd.testing.assert_frame_equal(array, listed)
+    with pytest.raises(ValueError, match=r"the metric is not finite: \[nan"):
+        probes.ablate_slices(toy.model, toy.inputs, lambda out: last(out) * torch.nan, 0, 0, [0])
+
+
+def test_a_tokenizers_mask_of_ones_and_zeros(tiny: Any) -> None:
+    tokens, mask = tiny.draw(12, 1), torch.ones(12, 7, dtype=torch.bool)
+    mask[::2, :3] = False
+    scores = [
+        probes.linear_probe(tiny.model, tokens, torch.arange(12.0), tiny.late, pos="mean", mask=of(mask), control=False)
+        for of in (torch.clone, torch.Tensor.long, np.asarray, torch.Tensor.tolist)
+    ]
+    for found in scores[1:]:
+        pd.testing.assert_series_equal(found.score, scores[0].score)
+    with pytest.raises(ValueError, match=r"mask of torch.int64, \(12, 7\): must be boolean \(or 0 and 1\)"):
+        probes.linear_probe(tiny.model, tokens, torch.arange(12.0), tiny.late, mask=2 * mask.long())
