@@ -58,8 +58,8 @@ TOOLS: dict[str, Callable[[Any, int], Any]] = {
             model, prompts(8, n), prompts(8, n) > 24_000, ["blocks.9.hook_resid_post", LATE], pos="each"
         ).score.shape
     ),
-    "patch_sweep, 9 heads of 3 blocks": lambda model, n: len(
-        probes.patch_sweep(model, *pair(n), metric, [Site(f"blocks.{i}.attn.hook_z", head="each") for i in (0, 9, 18)])
+    "patch_sweep, 9 heads": lambda model, n: len(
+        probes.patch_sweep(model, *pair(n), metric, Site("blocks.9.attn.hook_z", head="each"))
     ),
     "patch_sweep, 16 positions": lambda model, n: len(
         probes.patch_sweep(

@@ -17,9 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.activation_patching import Pair, Sites, as_sites, hold
+from probes.activation_patching import Pair, Sites, as_sites, hold, in_parts
 from probes.base_run import Metric
-from probes.given import whole
+from probes.given import as_batch, whole
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, require_gradients, temporary_hooks
 from probes.names import PARTS_OF_BLOCKS, block_of, embedded_at, in_every_block, scored_by
 from probes.sites import Site, expand_sites, with_part
@@ -85,27 +85,43 @@ def attribution_sweep(
     steps = whole("steps", steps, least=0)
     if receivers is not None and (recompute_softmax or drop_gradients):
         raise ValueError("recompute_softmax and drop_gradients are corrections at sites: leave them out with receivers")
+    clean, corrupted = (as_batch(model, run) for run in (clean, corrupted))
     asked = as_sites(model, corrupted, sites)
     targets = [] if receivers is None else as_sites(model, corrupted, receivers)
-    scored = {site.hook: scored_by(site.hook) for site in asked} if recompute_softmax else {}
-    patterns = dict.fromkeys(found[1] for found in scored.values() if found)
-    if recompute_softmax and not patterns:
+    if recompute_softmax and not any(scored_by(site.hook) for site in asked):
         raise ValueError("recompute_softmax=True without a site at hook_q or hook_k: add one, or leave it out")
     between = [embedded_at(model)] if steps and not _floating(corrupted) else []
     heard = dict.fromkeys(site.hook for site in targets)
-    pair = Pair(model, (clean, corrupted), metric, asked, "clean->corrupted", seed, *patterns, *heard, *between)
-    if not pair.base.gradients:
-        raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
-    way = _way(pair, steps)
-    if receivers is not None:
-        return _edges(pair, list(expand_sites(targets, pair.base.activations, pair.base.n_examples)), way)
+
+    def pattern_of(hook: str) -> str:
+        found = scored_by(hook) if recompute_softmax else None
+        return found[1] if found else hook
+
+    def of(some: list[Site]) -> pd.DataFrame:
+        patterns = dict.fromkeys(pattern_of(site.hook) for site in some)
+        pair = Pair(model, (clean, corrupted), metric, some, "clean->corrupted", seed, *patterns, *heard, *between)
+        if not pair.base.gradients:
+            raise ValueError(
+                "the metric has no gradient: give one that is differentiable, as a difference of logits is"
+            )
+        if receivers is not None:
+            ends = expand_sites(targets, pair.base.activations, pair.base.n_examples)
+            return _edges(pair, list(ends), _way(pair, steps))
+        return _estimates(pair, _way(pair, steps), [*patterns], recompute_softmax, drop_gradients)
+
+    # the senders of an edge go past all the others, so that these belong together
+    return of(asked) if receivers is not None else in_parts(of, model, corrupted, asked, pattern_of)
+
+
+def _estimates(pair: Pair, way: Way, patterns: list[str], recompute: bool, drop: bool) -> pd.DataFrame:
+    """The table of sites, without receivers."""
     hooks = list(dict.fromkeys([*(site.hook for site in pair.sites), *patterns]))
-    softmax = _Softmax(pair) if recompute_softmax else None
+    softmax = _Softmax(pair) if recompute and any(scored_by(site.hook) for site in pair.sites) else None
     changes: dict[int, Tensor] = {}  # "site batch" with each block closed to gradients
-    for closed, gradients in _gradients(pair, hooks, way, drop_gradients):
+    for closed, gradients in _gradients(pair, hooks, way, drop):
         changes[closed] = changes.get(closed, 0) + _changes(pair, pair.sites, gradients, softmax) / len(way)
     change = changes[0]
-    if drop_gradients:
+    if drop:
         sizes = torch.stack([change.abs() for change in changes.values()])
         change = (pair.clean - pair.corrupted).mean().sign() * sizes.sum(0) / (len(changes) - 1)
     return pair.table(pair.sites, pair.base.metrics + change)

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import probes
-from probes import attribution, liveness, slices, tangent
+from probes import activation_patching, attribution, liveness, slices, tangent
 from probes.hooked import adding_zeros
 from probes.sites import Site
 
@@ -73,6 +73,29 @@ def test_patterns_of_one_run_at_a_time(tiny: Any, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(attribution, "ENTRIES_KEPT", 1)
     parts = probes.attribution_sweep(tiny.model, clean, corrupted, tiny.metric, sites, **asked)
     pd.testing.assert_frame_equal(parts, whole)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("tool", ["patch_sweep", "attribution_sweep", "attribution_sweep, softmax recomputed"])
+def test_sweeps_of_some_patterns_at_a_time(tiny: Any, tool: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    clean, corrupted = tiny.draw(4, 1).chunk(2)
+    sites = [Site(f"blocks.{i}.attn.{part}", head="each") for i in (0, 1, 0) for part in ("hook_pattern", "hook_q")]
+    sites.insert(3, Site("blocks.1.hook_mlp_out", pos="each"))
+    asked = {"recompute_softmax": True} if tool.endswith("recomputed") else {}
+    sweep, runs = getattr(probes, tool.partition(",")[0]), list[int]()
+    whole = sweep(tiny.model, clean, corrupted, tiny.metric, sites, **asked)
+    monkeypatch.setattr(activation_patching, "ENTRIES_AT_ONCE", 2 * 7 * 7 * 4)
+    pair = activation_patching.Pair.__init__
+
+    def counted(*args: Any) -> None:
+        runs.append(len(args[4]))
+        pair(*args)
+
+    monkeypatch.setattr(activation_patching.Pair, "__init__", counted)
+    parts = sweep(tiny.model, clean, corrupted, tiny.metric, sites, **asked)
+    assert runs == [2, 3, 2]
+    pd.testing.assert_frame_equal(parts, whole, rtol=1e-5)
+    assert parts.attrs == whole.attrs
 
 
 def test_gradients_of_activations_ask_for_none_of_weights(subject: Any) -> None:
