@@ -48,8 +48,8 @@ def train_watched(n_models: int, p: float, output_act: Activation = "relu") -> C
     fixed length, and longer training would not change it.
     """
     cfg, data = ToyConfig(n_features=20, d_hidden=5, output_act=output_act), SparseUniform(20, p)
-    how = {"steps": STEPS, "record_every": EVERY, "optimizer": SLOW, "progress": False}
-    run = train(cfg, data, seeds=seeds.of(n_models), **how)
+    models = seeds.of(n_models)
+    run = train(cfg, data, seeds=models, steps=STEPS, record_every=EVERY, optimizer=SLOW, progress=False)
     x = lab.fresh_samples(run, 2_048)
     x = x[(x > 0).any(1)]
     W, b = (torch.from_numpy(run.history[name].values) for name in ("W_E", "b_U"))
