@@ -275,3 +275,5 @@ lr = [0.01, 0.1]
         sweep_toml("[gird]\nlr = [1]", store=tmp_path)
     with pytest.raises(ValueError, match="is not TOML"):
         sweep_toml("seeds = = 2", store=tmp_path)
+    with pytest.raises(ValueError, match=r"base=\[1\] in the grid file: must be a table, \[base\]"):
+        sweep_toml("base = [1]", store=tmp_path)
