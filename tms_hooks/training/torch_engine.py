@@ -144,19 +144,20 @@ def _gradients(
     What is not asked for is None where it is known to be finite.
     """
     names, penalty = trained_names(weights, stage), recipe.setting.penalty
-    if x is not None and by_hand.knows(recipe.cfg, x.device):
-        loss, gradients = by_hand.loss_and_gradients(recipe, weights, x, asked or penalty is not None)
-        if loss is None:
+    if x is not None and x.device.type == "cpu":
+        parts, gradients = by_hand.loss_and_gradients(recipe, weights, x, stage, asked or penalty is not None)
+        if parts is None:
             return None, None, gradients
-        total = loss.sum(-1)
+        total = objective(recipe, parts, stage)
         if penalty is not None:
             leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
             cost = stacked(penalty, leaves)
             total = total + cost.detach()
             if cost.requires_grad:
                 pulls = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
-                gradients = {name: gradients[name] + pull for name, pull in zip(leaves, pulls, strict=True)}
-        return (loss, loss.new_zeros(len(loss), 0)), total, gradients
+                of_penalty = dict(zip(leaves, pulls, strict=True))
+                gradients = {name: g + of_penalty[name] for name, g in gradients.items()}
+        return parts, total, gradients
     weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
     if x is None:
         assert losses_at is not None
