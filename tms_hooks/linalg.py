@@ -153,11 +153,22 @@ def product_of_each(
     a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model inner columns"]
 ) -> Float[Tensor, "*model rows columns"]:
     """The product of a stack, model by model, or of one model; of operands that are copied to the same alignment."""
+    return _of_each(torch.mm, a, b)
+
+
+def outer_of_each(
+    a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model columns inner"]
+) -> Float[Tensor, "*model rows columns"]:
+    """The same of `a` and the transpose of `b`."""
+    return _of_each(lambda left, right: torch.mm(left, right.T), a, b)
+
+
+def _of_each(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     if a.ndim == 2:
-        return torch.mm(aligned(a), aligned(b))
+        return function(aligned(a), aligned(b))
     if len(a) == 1:
-        return torch.mm(aligned(a[0]), aligned(b[0]))[None]
-    return torch.stack(list(map(torch.mm, apart(a), apart(b))))
+        return function(aligned(a[0]), aligned(b[0]))[None]
+    return torch.stack(list(map(function, apart(a), apart(b))))
 
 
 LINE = 16
