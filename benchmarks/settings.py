@@ -1,7 +1,8 @@
 """What is compared: the plain loop and our engine on the same task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import torch
@@ -53,10 +54,10 @@ class Part(NamedTuple):
     """What toys have that the settings above do not have; and the plain loop that has it too."""
 
     plain: type[loops.PlainToys] = loops.PlainToys
-    cfg: dict[str, Any] = {}
-    data: type[tms.SparseUniform] = tms.SparseUniform
-    of_data: dict[str, Any] = {}
-    given: dict[str, Any] = {}
+    cfg: Mapping[str, Any] = MappingProxyType({})
+    data: type[Distribution] = tms.SparseUniform
+    of_data: Mapping[str, Any] = MappingProxyType({})
+    given: Mapping[str, Any] = MappingProxyType({})
     """Arguments of `train`."""
 
 

@@ -160,15 +160,20 @@ def outer_of_each(
     a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model columns inner"]
 ) -> Float[Tensor, "*model rows columns"]:
     """The same of `a` and the transpose of `b`."""
-    return _of_each(lambda left, right: torch.mm(left, right.T), a, b)
+    return _of_each(_outer, a, b)
 
 
-def _of_each(function: Callable[[Tensor, Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+def _outer(a: Tensor, b: Tensor) -> Tensor:
+    return torch.mm(a, b.T)
+
+
+def _of_each(function: Callable[..., Tensor], a: Tensor, b: Tensor) -> Tensor:
     if a.ndim == 2:
         return function(aligned(a), aligned(b))
     if len(a) == 1:
         return function(aligned(a[0]), aligned(b[0]))[None]
-    return torch.stack(list(map(function, apart(a), apart(b))))
+    pairs = zip(apart(a), apart(b), strict=True)
+    return torch.stack([function(*pair) for pair in pairs])
 
 
 LINE = 16

@@ -56,13 +56,15 @@ def loss_and_gradients(
         if cfg.unit_norm in unit.get(name, ())
     }
     weights = {**weights, **{name: w for name, (w, _) in normed.items()}}
+    inputs = x.transpose(-3, -1).flatten(-2) if cfg.n_heads else x.mT  # query tokens before keys
     empty, share = None, 1.0
     if recipe.empty_rows == "exact":
         empty, share = batches.rows(recipe)
-        x = torch.nn.functional.pad(x, (0, 0, 0, LINE - empty % LINE))
-    rows = x.transpose(-3, -2).flatten(-3, -2) if cfg.n_heads else x  # query tokens before keys
-    target, inputs = _targets(recipe, rows), rows.mT.contiguous()
-    target = inputs if target is rows else target.mT.contiguous()
+        inputs = torch.nn.functional.pad(inputs, (0, LINE - empty % LINE))
+    inputs = inputs.contiguous()
+    target = (
+        inputs if type(recipe.task) is tasks.Reconstruct else _targets(recipe, inputs.mT.contiguous()).mT.contiguous()
+    )
 
     hidden, through_mlp = product_of_each(weights["W_E"].mT, inputs), _as_it_is
     if cfg.bottleneck == "mlp.out->unembed":
@@ -159,7 +161,7 @@ def _heads(
 ) -> tuple[Float[Tensor, "*model head"], Pull]:
     """Losses of the heads; the pull puts the gradients in their weights into `found`, and adds that in what they read.
 
-    Their scores are few, and go through autograd.
+    The cost of their scores, which are few, goes through autograd.
     """
     count, split = x.shape[-3], weights[W_Q].shape[-3::2]  # heads and d_head
     read = {W_Q: hidden[..., :count], W_K: hidden[..., count:]}
@@ -168,15 +170,16 @@ def _heads(
     biases = {W_Q: B_Q, W_K: B_K} if recipe.cfg.head_bias else {}
     for name, bias in biases.items():
         made[name] = made[name] + weights[bias].flatten(-2)[..., None]
-    leaves = [part.detach().requires_grad_() for part in made.values()]
-    q, k = (part.unflatten(-1, (-1, count)).unflatten(-3, split) for part in leaves)
-    scores = torch.nn.functional.pad((q * k).sum(-3).movedim(-1, -3), (1, 0))[..., None, :]
+    q, k = (made[name].unflatten(-1, (-1, count)).unflatten(-3, split) for name in read)
+    scores = torch.nn.functional.pad((q * k).sum(-3).movedim(-1, -3), (1, 0))[..., None, :].requires_grad_()
     cost = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
     head_loss = cost(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
 
     def back(g: Tensor) -> Tensor:
         weight = torch.full_like(head_loss, recipe.setting.qk_weight if stage == "joint" else 1.0)
-        pulls = dict(zip(read, torch.autograd.grad(head_loss, leaves, weight), strict=True))
+        (slope,) = torch.autograd.grad(head_loss, scores, weight)
+        slope = slope[..., 0, 1:].movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
+        pulls = {W_Q: (slope * k).sum(-2).flatten(-3, -2), W_K: (slope * q).flatten(-4, -3).flatten(-2)}
         for name, pull in pulls.items():
             found[name] = outer_of_each(read[name], pull).unflatten(-1, split).transpose(-3, -2)
         for name, bias in biases.items():

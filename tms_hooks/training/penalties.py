@@ -6,7 +6,7 @@ whoever loads the run gives the function again (`using=`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,24 +63,57 @@ def stacked(penalty: PenaltyLike, weights: Mapping[str, Tensor]) -> Float[Tensor
         ValueError: it is not one number, it is NaN where all weights are finite, or it asks for weights that the model
             does not have.
     """
+    return torch.stack(_of_each(penalty, _apart(weights)))
+
+
+def with_gradients(
+    penalty: PenaltyLike, weights: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " model"], dict[str, Tensor]]:
+    """`stacked`, and its gradients in the weights: by hand, or by autograd model by model."""
+    if type(penalty) is Lasso:
+        check_names("strength", penalty.strength, weights)
+        strengths = {name: of_parameter(penalty.strength, name, is_matrix(name)) for name in weights}
+        costs = [strengths[name] * w.flatten(1).abs().sum(1) for name, w in weights.items()]
+        return torch.stack(costs).sum(0), {name: strength * weights[name].sign() for name, strength in strengths.items()}
+    models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
+    costs = _of_each(penalty, models)
+    sloping = [cost for cost in costs if cost.requires_grad]
+    found: Sequence[Tensor] = ()
+    if sloping:
+        leaves = [w for model in models for w in model.values()]
+        found = torch.autograd.grad(sloping, leaves, materialize_grads=True)
+    slopes = {name: torch.stack(found[i :: len(weights)]) for i, name in enumerate(weights) if found}
+    return torch.stack(costs).detach(), slopes
+
+
+def _apart(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The weights of each model of a stack."""
+    return [
+        dict(zip(weights, parts, strict=True)) for parts in zip(*(w.unbind() for w in weights.values()), strict=True)
+    ]
+
+
+def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
     named = own.name_of(penalty) if not isinstance(penalty, Penalty) else repr(penalty)
-    each = []
-    for i in range(len(next(iter(weights.values())))):
+    costs = []
+    for weights in models:
         try:
-            each.append(penalty({name: w[i] for name, w in weights.items()}))
+            cost = penalty(weights)
         except KeyError as error:
             if (wanted := error.args[0]) in weights:
                 raise
             raise ValueError(
                 f"penalty={named}: this model has no weights {wanted!r}; {did_you_mean(wanted, weights)}"
             ) from error
-    for i, cost in enumerate(each):
         if not isinstance(cost, Tensor) or cost.ndim:
             what = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(cost)
             raise ValueError(f"penalty={named} gave {what}: it must give one number as a tensor, such as a sum()")
-        if cost.isnan() and _finite(w[i] for w in weights.values()):
-            raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
-    return torch.stack(each)
+        costs.append(cost)
+    if torch.stack(costs).isnan().any():
+        for weights, cost in zip(models, costs, strict=True):
+            if cost.isnan() and _finite(weights.values()):
+                raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
+    return costs
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

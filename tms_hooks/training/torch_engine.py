@@ -18,7 +18,7 @@ from torch import Tensor
 from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches, by_hand
-from tms_hooks.training.penalties import stacked
+from tms_hooks.training.penalties import stacked, with_gradients
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
@@ -145,18 +145,12 @@ def _gradients(
     """
     names, penalty = trained_names(weights, stage), recipe.setting.penalty
     if x is not None and x.device.type == "cpu":
-        parts, gradients = by_hand.loss_and_gradients(recipe, weights, x, stage, asked or penalty is not None)
-        if parts is None:
-            return None, None, gradients
-        total = objective(recipe, parts, stage)
+        parts, gradients = by_hand.loss_and_gradients(recipe, weights, x, stage, asked)
+        total = None if parts is None else objective(recipe, parts, stage)
         if penalty is not None:
-            leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            cost = stacked(penalty, leaves)
-            total = total + cost.detach()
-            if cost.requires_grad:
-                pulls = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
-                of_penalty = dict(zip(leaves, pulls, strict=True))
-                gradients = {name: g + of_penalty[name] for name, g in gradients.items()}
+            cost, slopes = with_gradients(penalty, weights)
+            total = cost if total is None else total + cost
+            gradients |= {name: gradients[name] + slope for name, slope in slopes.items() if name in names}
         return parts, total, gradients
     weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
     if x is None:
