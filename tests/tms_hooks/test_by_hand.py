@@ -105,6 +105,20 @@ def test_own_parts_have_the_same_bits_alone_in_a_crowd_and_in_pieces(given):
         assert torch.equal(m[0], crowd.moments[name][1]), name
 
 
+@pytest.mark.parametrize("near", [False, True])
+def test_models_in_groups_are_what_they_are_together(near, monkeypatch):
+    plan = recipe(range(5), loss=bent)
+    x, weights = batches.batch(plan, plan.seeds, 3), State.initial(plan, None, "cpu").weights
+    if near:
+        weights["b_U"][1] += 80  # of whose exponential no sum is safe
+    whole = by_hand.loss_and_gradients(plan, weights, x, asked=False)
+    monkeypatch.setattr(batches, "MOST_AHEAD", 2 * x[0].numel())
+    parts, found = by_hand.loss_and_gradients(plan, weights, x, asked=False)
+    assert (parts is None) == (not near) == (whole[0] is None)
+    assert parts is None or torch.equal(parts[0], whole[0][0])
+    assert all(torch.equal(found[name], g) for name, g in whole[1].items())
+
+
 def test_a_loss_that_turns_nan_during_training_is_refused():
     def narrow(out, target):  # NaN where an error is above 9
         return torch.sqrt(9 - (out - target).abs())

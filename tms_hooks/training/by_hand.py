@@ -46,6 +46,26 @@ def loss_and_gradients(
     Raises:
         ValueError: a loss of the user's own is NaN for finite outputs.
     """
+    few = max(batches.MOST_AHEAD // x[0].numel(), 1)  # whose layers stay in cache
+    if len(x) <= few:
+        return _of_few(recipe, weights, x, stage, asked)
+    groups = [slice(i, i + few) for i in range(0, len(x), few)]
+    each = [_of_few(recipe, {name: w[some] for name, w in weights.items()}, x[some], stage, asked) for some in groups]
+    told = [parts for parts, _ in each if parts is not None]
+    if told and len(told) < len(each):  # all are asked for if some are near overflow
+        return loss_and_gradients(recipe, weights, x, stage)
+    found = {name: torch.cat([gradients[name] for _, gradients in each]) for name in each[0][1]}
+    return (torch.cat([loss for loss, _ in told]), torch.cat([loss for _, loss in told])) if told else None, found
+
+
+def _of_few(
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    x: Float[Tensor, "model batch *pos feature"],
+    stage: Stage,
+    asked: bool,
+) -> tuple[Losses | None, dict[str, Tensor]]:
+    """`loss_and_gradients` of models that are worked on at once."""
     cfg, k, found = recipe.cfg, len(x), dict[str, Tensor]()
     if k == 1:  # matrices take less time than stacks of one
         weights, x = {name: w[0] for name, w in weights.items()}, x[0]

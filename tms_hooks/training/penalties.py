@@ -74,7 +74,9 @@ def with_gradients(
         check_names("strength", penalty.strength, weights)
         strengths = {name: of_parameter(penalty.strength, name, is_matrix(name)) for name in weights}
         costs = [strengths[name] * w.flatten(1).abs().sum(1) for name, w in weights.items()]
-        return torch.stack(costs).sum(0), {name: strength * weights[name].sign() for name, strength in strengths.items()}
+        return torch.stack(costs).sum(0), {
+            name: strength * weights[name].sign() for name, strength in strengths.items()
+        }
     models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
     costs = _of_each(penalty, models)
     sloping = [cost for cost in costs if cost.requires_grad]
