@@ -23,6 +23,8 @@ from tms_hooks.training.state import Losses
 
 Pull = Callable[[Tensor], Tensor]
 """Takes the gradient in what a layer gives back to what it is given."""
+AS_IT_IS: Pull = lambda g: g  # noqa: E731  a name for its type
+"""The pull of what is not there."""
 SAFE = 1e30
 """Where costs are less in sum, no mean of them overflows."""
 WHOLE = 32
@@ -86,7 +88,7 @@ def _of_few(
         inputs if type(recipe.task) is tasks.Reconstruct else _targets(recipe, inputs.mT.contiguous()).mT.contiguous()
     )
 
-    hidden, through_mlp = product_of_each(weights["W_E"].mT, inputs), _as_it_is
+    hidden, through_mlp = product_of_each(weights["W_E"].mT, inputs), AS_IT_IS
     if cfg.bottleneck == "mlp.out->unembed":
         hidden, through_mlp = _mlp(weights, found, hidden)
     if cfg.hidden_bias:
@@ -97,7 +99,7 @@ def _of_few(
     logits = raw * scale if scale is not None and cfg.scale == "before" else raw
     if cfg.output_bias:
         logits = logits + weights["b_U"][..., None]
-    head_loss, through_scores = inputs.new_zeros(*inputs.shape[:-2], 0), _as_it_is
+    head_loss, through_scores = inputs.new_zeros(*inputs.shape[:-2], 0), AS_IT_IS
     if cfg.n_heads:
         head_loss, through_scores = _heads(recipe, weights, found, x, hidden, stage)
     costs = (target, empty, share, asked or cfg.n_heads > 0)
@@ -129,11 +131,6 @@ def _of_few(
         found = {name: g.reshape(1, *shapes[name]) for name, g in found.items()}
         return None if loss is None else (loss[None], head_loss[None]), found
     return None if loss is None else (loss, head_loss), found
-
-
-def _as_it_is(g: Tensor) -> Tensor:
-    """The pull of what is not there."""
-    return g
 
 
 def _read(
@@ -191,7 +188,8 @@ def _heads(
     for name, bias in biases.items():
         made[name] = made[name] + weights[bias].flatten(-2)[..., None]
     q, k = (made[name].unflatten(-1, (-1, count)).unflatten(-3, split) for name in read)
-    scores = torch.nn.functional.pad((q * k).sum(-3).movedim(-1, -3), (1, 0))[..., None, :].requires_grad_()
+    scores = (q * k).sum(-3).movedim(-1, -3).contiguous()  # row, head, key
+    scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].requires_grad_()
     cost = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
     head_loss = cost(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
 
@@ -230,7 +228,7 @@ def _targets(recipe: Recipe, x: Float[Tensor, "*model batch feature"]) -> Float[
 def _activated(x: Float[Tensor, "*model d row"], act: Activation | OwnActivation) -> tuple[Tensor, Pull]:
     """An activation, which may be put in the place of what is given, and its pull."""
     if act == "identity":
-        return x, _as_it_is
+        return x, AS_IT_IS
     if act == "relu":
         after = x.relu_()
         return after, lambda g: torch.ops.aten.threshold_backward(g, after, 0)

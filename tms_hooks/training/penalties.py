@@ -80,7 +80,7 @@ def with_gradients(
     models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
     costs = _of_each(penalty, models)
     sloping = [cost for cost in costs if cost.requires_grad]
-    found: Sequence[Tensor] = ()
+    found: tuple[Tensor, ...] = ()
     if sloping:
         leaves = [w for model in models for w in model.values()]
         found = torch.autograd.grad(sloping, leaves, materialize_grads=True)
