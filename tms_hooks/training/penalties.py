@@ -80,12 +80,16 @@ def with_gradients(
     models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
     costs = _of_each(penalty, models)
     sloping = [cost for cost in costs if cost.requires_grad]
-    found: tuple[Tensor, ...] = ()
-    if sloping:
-        leaves = [w for model in models for w in model.values()]
-        found = torch.autograd.grad(sloping, leaves, materialize_grads=True)
-    slopes = {name: torch.stack(found[i :: len(weights)]) for i, name in enumerate(weights) if found}
-    return torch.stack(costs).detach(), slopes
+    if not sloping:
+        return torch.stack(costs), {}
+    leaves = {name: [model[name] for model in models] for name in weights}
+    found = iter(torch.autograd.grad(sloping, [w for each in leaves.values() for w in each], allow_unused=True))
+    slopes = {name: [(w, next(found)) for w in each] for name, each in leaves.items()}
+    return torch.stack(costs).detach(), {
+        name: torch.stack([torch.zeros_like(w) if slope is None else slope for w, slope in each])
+        for name, each in slopes.items()
+        if any(slope is not None for _, slope in each)
+    }
 
 
 def _apart(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
