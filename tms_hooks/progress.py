@@ -48,12 +48,12 @@ def _shown(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
 
     console = Console(stderr=True)
     if not (console.is_terminal or console.is_jupyter):
-        said = time.perf_counter()
+        said, last = time.perf_counter(), 0
 
         def say(done: int, words: str) -> None:
-            nonlocal said
-            if time.perf_counter() - said >= PLAIN or done == total:
-                said = time.perf_counter()
+            nonlocal said, last
+            if done != last and (time.perf_counter() - said >= PLAIN or done == total):
+                said, last = time.perf_counter(), done
                 print(f"{what}: {words}", file=sys.stderr, flush=True)
 
         yield say
@@ -96,10 +96,12 @@ class Pace:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed; pressed twice, it raises at once.
 
-    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception.
+    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception. A process
+    that ignores Ctrl-C, as those do that a shell starts in the background, goes on ignoring it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals go to the main thread
+    main = threading.current_thread() is threading.main_thread()  # signals go there
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
         return
     pressed: list[int] = []
 

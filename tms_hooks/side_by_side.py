@@ -175,17 +175,18 @@ def needed_fraction(splits: Sequence[probes.AttentionSlices]) -> float:
     return float(needed.mean() / torch.cat([split.null_needed.flatten() for split in splits]).double().mean())
 
 
-def train_head_toys(n: int, steps: tuple[int, int]) -> Run:
+def train_head_toys(n: int, steps: tuple[int, int], seed: int = 0) -> Run:
     """Ten features of falling importance in five dimensions, then a head that is to respond to one pair of them.
 
     Args:
-        n: toys, with seeds from 0.
+        n: how many toys.
         steps: for the representation, and for the head.
+        seed: the first toy's; the others follow.
     """
     return train(
         ToyConfig(n_features=10, d_hidden=5, n_heads=1),
         SparseUniform(n_features=10, feature_probability=0.2),
-        seeds=range(n),
+        seeds=range(seed, seed + n),
         steps=steps,
         stages=("representation", "heads"),
         batch_size=256,

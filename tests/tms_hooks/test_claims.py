@@ -18,13 +18,13 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
-from tms_hooks import files
-from tms_hooks.claims import UNKNOWN, Verdict, claims, present, registry
+from tms_hooks import SparseUniform, ToyConfig, files, train
+from tms_hooks.claims import UNKNOWN, Verdict, claims, lab, present, registry
 from tms_hooks.claims import reproduce as runner
 from tms_hooks.cli import app, write_json
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
-KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "commit", "controls"]
+KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "seed", "commit", "controls"]
 
 
 # Keeping
@@ -37,6 +37,26 @@ def notes(tmp_path, monkeypatch):
 
 def run(measures, out, **settings):
     return list(runner.reproduce([planned.planned(m, m.__name__) for m in measures], out, **settings))
+
+
+def test_a_claim_is_measured_again_from_other_seeds(tmp_path):
+    zero, other, again = (run([planned.trained], tmp_path, quick=True, seed=seed)[0] for seed in (0, 7, 7))
+    assert [result.stored for result in (zero, other, again)] == [False, False, True]
+    assert [result.verdict.seed for result in (zero, other, again)] == [0, 7, 7]
+    cfg, data = ToyConfig(n_features=3, d_hidden=2), SparseUniform(3, 0.5)
+    for found, first in ((zero, 0), (other, 7)):
+        alone = train(cfg, data, seeds=range(first, first + 3), steps=5, optimizer=lab.USUAL, record_every=5)
+        assert found.verdict.controls == {"norm": float(alone.W_E.norm())}
+    assert "full size, seeds from 7, code" in write_markdown([other], tmp_path, quick=False).read_text()
+
+
+def test_runs_are_compared_part_by_part(tmp_path):
+    entry = {"claim": "a", "parts": {name: {"outcome": "supported"} for name in "bc"}}
+    turned = {"claim": "a", "parts": entry["parts"] | {"c": {"outcome": "refuted"}}}
+    found = present.differences([entry], [turned])
+    assert found == [{"claim": "a", "part": "c", "one": {"outcome": "supported"}, "other": {"outcome": "refuted"}}]
+    with pytest.raises(ValueError, match=r"a b, a c: in one run only; compare runs of the same claims"):
+        present.differences([entry], [])
 
 
 def test_finished_claims_are_kept(tmp_path):

@@ -160,6 +160,7 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
     with progress.bar(3, 1000, show=True) as move:
         move(400)
         move(1000)
+        move(1000)  # a last record and the end
     assert list(progress.each([5, 6], "summing")) == [5, 6]
     shown = capsys.readouterr()
     lines = [re.sub(r"[\d,]+ model steps/s", "_", line) for line in shown.err.splitlines()]

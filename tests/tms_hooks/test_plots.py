@@ -90,6 +90,17 @@ def test_costs_of_zero_are_ties():
     np.testing.assert_allclose(second, [[0, -np.inf], [0, 0.6931]])
 
 
+def test_boundaries_have_the_ink_of_the_page():
+    axis = np.array([0.1, 1.0])
+    figure = plots.phase_map(
+        np.zeros((2, 2), int), np.ones((2, 2, 2)), (axis, axis), (axis, axis), ["a", "b"], "x", "y"
+    )
+    boundaries = [trace for trace in figure.data if trace.type == "contour"]
+    assert {trace.line.color for trace in boundaries} == {None}, "a color of its own, which no theme changes"
+    for name, theme in style.THEMES.items():
+        assert style.template(name)["data"]["contour"][0]["line"]["color"] == theme.ink
+
+
 def test_arrows_of_zero_length_are_drawn_at_the_origin():
     zero = np.zeros((1, 1, 2))
     assert all(np.isfinite(np.array(trace.x, float)).all() for trace in plots.write_and_read(zero, zero, ["a"]).data)

@@ -104,6 +104,20 @@ SAID = {
     "tms.train(cfg, data, seeds=True)": "ValueError seeds=True: must be a whole number",
     "tms.train(cfg, data, steps=np.float64(2.5))": "ValueError steps=2.5: must be a whole number",
     "tms.OneHot(2.5)": "ValueError n_features=2.5: must be a whole number",
+    "tms.ToyConfig(True, 2)": "ValueError n_features=True: must be a whole number",
+    "tms.ToyConfig(4, 2, n_heads=None)": "ValueError n_heads=None: must be a whole number",
+    "tms.KHot(4, k=2.5)": "ValueError k=2.5: must be a whole number",
+    "tms.SparseUniform(4, '0.3')": "ValueError feature_probability='0.3': must be a number, or one per feature",
+    "tms.SparseUniform(4, True)": "ValueError feature_probability=True: must be a number, or one per feature",
+    "tms.SparseUniform(4, [0.1, 'x'])": "ValueError feature_probability='x': must be a number, or one per feature",
+    "tms.SparseUniform(4, 0.3, low=False)": "ValueError low=False: must be a number",
+    "tms.Adam(lr='0.1')": "ValueError lr='0.1': must be a number",
+    "data.sample(2.5, seed=0)": "ValueError batch=2.5: must be a whole number",
+    "data.sample(2, seed=0.5)": "ValueError seed=0.5: must be a whole number",
+    "data.sample(2, seed=[0, True])": "ValueError seed=True: must be a whole number",
+    "data.sample(2, seed=-1)": "ValueError seed=-1, step=0: must be in [0, 2^63)",
+    "data.sample(2, seed=2**64)": "ValueError seed=18446744073709551616, step=0: must be in [0, 2^63)",
+    "data.sample(2, seed=0, step=-1)": "ValueError seed=0, step=-1: must be in [0, 2^63)",
     "tms.Samples([[1.0, 2.0], [3.0]])": "ValueError samples must be a table of numbers (sample, feature)",
     "tms.Samples(torch.tensor([[1.0, torch.nan]]))": "ValueError sample 0 is not finite; leave it out",
     "tms.train(cfg, data, init=tms.train(cfg, data, seeds=2, steps=1))": "ValueError init has 2 models for 1 seeds: "
@@ -315,9 +329,7 @@ for _ in range(2):
     print(tms.train(tms.ToyConfig(3, 2), tms.OneHot(3), steps=1).provenance["engine"])
 """
     said, *engines = run_python(script).splitlines()
-    assert said.startswith(
-        "engine='auto' takes the torch engine, which is many times slower: fused cannot run anything"
-    )
+    assert said.startswith("engine='auto' takes the torch engine, which is many times slower than fused: it is not")
     assert "pip install 'tms-hooks[fast]'" in said
     assert engines == ["torch", "torch"]
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, heads, lab, share
+from tms_hooks.claims import Verdict, claim, heads, lab, seeds, share
 from tms_hooks.claims.heads import Directions, Heads, Omega, Omegas
 from tms_hooks.data import SparseUniform
 from tms_hooks.linalg import random_rotations, unit
@@ -158,7 +158,7 @@ def sum_angle(omega: Omega, W_E: Directions, query: Pair = (0, 1), key: Pair = (
 
 def in_plane(W_E: lab.Stacked) -> Omegas:
     """Random singular vectors within the plane of the first triangle."""
-    left, right = random_rotations(2, 2 * len(W_E)).chunk(2)
+    left, right = random_rotations(2, 2 * len(W_E), seeds.first()).chunk(2)
     basis = torch.linalg.svd(W_E[:, :3].double())[2][:, :2]
     values = torch.tensor([2.0, 1.0], dtype=torch.float64)
     return basis.mT @ (left * values) @ right.mT @ basis

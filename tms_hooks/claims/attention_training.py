@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, linalg, plots
-from tms_hooks.claims import Verdict, claim, heads, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, heads, lab, seeds, share, statistic
 from tms_hooks.claims.heads import ALIGNED, Omegas
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -177,7 +177,7 @@ class Outcome(NamedTuple):
     head_loss: Float[Tensor, " model"]
 
 
-@claim("qk-joint-or-staged", "A", quick=12, full=100)
+@claim("qk-joint-or-staged", "A", quick=12, full=60)
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
@@ -197,12 +197,12 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     Threshold: above 0.05.
     Null: none, since what other batches do is taken off.
 
-    Size: 12 models (quick), 100 (full), of each kind.
+    Size: 12 models (quick), 60 (full), of each kind.
     Controls: lambda = 0.01, 0.1, 10 and 100; the re-run alone; D_i of the attended features, of the others, the
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """
     cfg = ToyConfig(n_features=6, d_hidden=3, n_heads=1)
-    starts = [init_weights(cfg, seed) for seed in range(n_models)]
+    starts = [init_weights(cfg, seed) for seed in seeds.of(n_models)]
     data = SparseUniform(n_features=6, feature_probability=0.1)
 
     def outcome(weight: float = 1.0, staged: bool = False, first_seed: int = 0) -> Outcome:
@@ -212,7 +212,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
             data,
             starts,
             steps=3_000,
-            seeds=range(first_seed, first_seed + n_models),
+            seeds=seeds.of(range(first_seed, first_seed + n_models)),
             batch_size=256,
             stages=("representation", "heads") if staged else ("joint",),
             qk_pairs=(PAIR,),

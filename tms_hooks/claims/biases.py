@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots, theory
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import OneHot
@@ -111,7 +111,7 @@ def perfect_starts(n_features: int, n_models: int, noise: float) -> list[dict[st
     circle = torch.stack([turns.cos(), turns.sin()], dim=1)
     starts = []
     for seed in range(n_models):
-        drawn = torch.randn(n_features, 2, generator=torch.Generator().manual_seed(seed))
+        drawn = torch.randn(n_features, 2, generator=seeds.generator(seed))
         W = norm * (circle + noise * spacing / 2**0.5 * drawn)
         starts.append({"W_E": W, "b_U": torch.full((n_features,), 1 - norm**2)})
     return starts
@@ -566,7 +566,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
         controls=controls,
         detail=lab.listing("Directions", {n: lab.tally(o.directions()) for n, o in outcomes.items()}),
         figures={
-            "Unit-norm features at the end, seed 0.": plots.feature_arrows(
+            "Unit-norm features at the end, the first model.": plots.feature_arrows(
                 np.stack([o.weights["W_E"][0].numpy() for o in outcomes.values()]), list(outcomes)
             ),
             "Directions over training (means over models).": (

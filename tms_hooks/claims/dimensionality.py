@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.linalg import random_directions
 
@@ -103,7 +103,7 @@ def judge_sticky(densities: np.ndarray, W: Grid) -> Verdict:
     order = np.argsort(densities)
     drift = np.stack([np.interp(np.log(fine), np.log(densities[order]), row[order]) for row in star])
     D, alive = geometry.dimensionality(W), geometry.represented(W, LEARNED)
-    by_chance = geometry.dimensionality(random_directions(W))
+    by_chance = geometry.dimensionality(random_directions(W, seeds.first()))
 
     def lingers(v: float) -> Part:
         def counts(value: float) -> Float[np.ndarray, "seed 2"]:
@@ -214,17 +214,14 @@ def adversarial_vulnerability(n_seeds: int) -> Verdict:
     Threshold: above 0.9.
     Null: a random perturbation of the same norm.
 
-    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 2,000
+    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 6,000
     steps.
     Controls: vulnerability at each density; under a random perturbation; of the same norms in random directions.
     """
-    densities, W, b = train_grid(10, n_seeds, steps=2_000)
-    data = [torch.rand(INPUTS, SIZE[0], generator=torch.Generator().manual_seed(j)) for j in range(len(densities))]
-    own = [
-        x * (torch.rand(x.shape, generator=torch.Generator().manual_seed(99)) < p)
-        for x, p in zip(data, densities, strict=True)
-    ]
-    at_random = random_directions(W)
+    densities, W, b = train_grid(10, n_seeds, steps=6_000)
+    data = [torch.rand(INPUTS, SIZE[0], generator=seeds.generator(j)) for j in range(len(densities))]
+    own = [x * (torch.rand(x.shape, generator=seeds.generator(99)) < p) for x, p in zip(data, densities, strict=True)]
+    at_random = random_directions(W, seeds.first())
 
     def rises(directions: Grid, inputs: list[Tensor], kind: str = "worst") -> np.ndarray:
         return np.array(
@@ -256,7 +253,7 @@ def attack(
         along = torch.nn.functional.normalize(W @ W.mT, dim=1)
         directions = torch.cat([along, -along])
     else:
-        directions = torch.randn(1, x.shape[1], generator=torch.Generator().manual_seed(0))
+        directions = torch.randn(1, x.shape[1], generator=seeds.generator())
         directions = torch.nn.functional.normalize(directions, dim=1)
 
     def error(inputs: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from tms_hooks import geometry, theory
-from tms_hooks.claims import lab
+from tms_hooks.claims import lab, seeds
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import Distribution, SparseUniform
@@ -82,7 +82,7 @@ def triangles(n_models: int) -> Toys:
     """
     cfg = ToyConfig(n_features=6, d_hidden=4)
     weights = lab.untrained(cfg, n_models)
-    exact = two_triangles() @ random_rotations(4, n_models).float()
+    exact = two_triangles() @ random_rotations(4, n_models, seeds.first()).float()
     return Toys(
         cfg,
         SparseUniform(n_features=6, feature_probability=SPARSE),
@@ -102,8 +102,8 @@ def train(
     """Omega of heads on the frozen hidden states of the first `n_models` toys; `pairs` has those of each head."""
     cfg = replace(toys.cfg, n_heads=len(pairs), d_head=d_head, head_bias=biases)
     starts = [
-        forward.init_weights(cfg, seed) | {name: w[seed] for name, w in toys.weights.items()}
-        for seed in range(n_models or len(toys.W_E))
+        forward.init_weights(cfg, seed) | {name: w[i] for name, w in toys.weights.items()}
+        for i, seed in enumerate(seeds.of(n_models or len(toys.W_E)))
     ]
     run = lab.train_from(
         cfg,
@@ -137,7 +137,7 @@ def optimal(W_E: Stacked, data: Distribution, pairs: Pairs, rank: int | None = N
 
 def at_random(models: int, d: int, rank: int) -> Omegas:
     """Random singular vectors, with singular values from 2 to 1 that tell them apart."""
-    left, right = random_rotations(d, 2 * models, seed=rank).chunk(2)
+    left, right = random_rotations(d, 2 * models, seed=seeds.first() + rank).chunk(2)
     return (left[..., :rank] * torch.linspace(2, 1, rank, dtype=torch.float64)) @ right[..., :rank].mT
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from tms_hooks import geometry, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.bottlenecks import CUTS, LEARNED, STEPS, has_directions, mean_directions, train_onehot
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
@@ -92,7 +92,7 @@ def random_like(W: Stacked, learned: float = LEARNED) -> Stacked:
     """As many random directions as each model has learned; the others are zero."""
     made = torch.zeros_like(W)
     for i, count in enumerate(geometry.count_directions(W, learned).tolist()):
-        generator = torch.Generator().manual_seed(i)
+        generator = seeds.generator(i)
         made[i, :count] = unit(torch.randn(count, W.shape[-1], generator=generator, dtype=torch.float64))
     return made
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.quasirandom import SobolEngine
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import convergence
+from tms_hooks.claims import convergence, seeds
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import AnticorrelatedGroups, CorrelatedGroups, Distribution, SparseUniform
 from tms_hooks.landscape.exact import exact_loss, no_exact_loss
@@ -45,21 +45,22 @@ ByDensity = Mapping[float, Stacked]
 
 
 @convergence.remembered
-def train_toys(cfg: ToyConfig, data: Distribution, seeds: int | range, *, steps: int, **settings: Any) -> Run:
-    """Toys of these seeds (a number: from 0), trained; recorded at the start and the end, unless told otherwise.
+def train_toys(cfg: ToyConfig, data: Distribution, models: int | range, *, steps: int, **settings: Any) -> Run:
+    """Toys, trained; recorded at the start and the end, unless told otherwise.
 
     Args:
         cfg, data: architecture and distribution.
-        seeds: how many, or which.
+        models: how many, or their seeds, were the first one's 0.
         steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
-    models = range(seeds) if isinstance(seeds, int) else seeds
-    return train(cfg, data, seeds=models, **_usual(convergence.steps(steps), settings))
+    return train(cfg, data, seeds=seeds.of(models), **_usual(convergence.steps(steps), settings))
 
 
 def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:
-    """Toys trained from given models or weights; their seeds, from 0 unless given, decide the batches."""
-    return train(cfg, data, init=starts, **{"seeds": range(len(starts))} | _usual(convergence.steps(steps), settings))
+    """Toys trained from given models or weights; their seeds, the usual ones unless given, decide the batches."""
+    return train(
+        cfg, data, init=starts, **{"seeds": seeds.of(len(starts))} | _usual(convergence.steps(steps), settings)
+    )
 
 
 def _usual(steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -68,7 +69,7 @@ def _usual(steps: int, settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def untrained(cfg: ToyConfig, n_models: int) -> dict[str, Tensor]:
     """The weights that the models of seeds 0, 1, ... start from, stacked."""
-    return stack([init_weights(cfg, seed) for seed in range(n_models)])
+    return stack([init_weights(cfg, seed) for seed in seeds.of(n_models)])
 
 
 def untrained_directions(n_features: int, d_hidden: int, n_models: int) -> Stacked:
@@ -113,7 +114,7 @@ def tally(values: "np.ndarray | Tensor") -> str:
 
 def seed_names(W: Sized) -> list[str]:
     """Titles of the panels of a figure that shows one model per seed."""
-    return [f"seed {seed}" for seed in range(len(W))]
+    return [f"seed {seed}" for seed in seeds.of(len(W))]
 
 
 def curves(by_name: Mapping[str, Mapping[Any, Any]], xlabel: str, ylabel: str, log_x: bool = False) -> "go.Figure":
@@ -170,7 +171,7 @@ def pair_overlaps(V: Float[Tensor, "row hidden"]) -> Float[Tensor, " pair"]:
 
 def fresh_samples(run: Run, count: int) -> Float[Tensor, "batch feature"]:
     """Samples of a run's distribution to measure its models on, of a seed that none of them trains with."""
-    return run.recipe.setting.data.sample(count, seed=2**62)
+    return run.recipe.setting.data.sample(count, seed=2**62 + seeds.first())
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
@@ -187,7 +188,7 @@ def train_sparse(
     n_features: int,
     d_hidden: int,
     p: float | tuple[float, ...],
-    seeds: int | range,
+    models: int | range,
     *,
     steps: int,
     hidden_act: Activation = "identity",
@@ -204,7 +205,7 @@ def train_sparse(
         n_features=n_features, d_hidden=d_hidden, hidden_act=hidden_act, output_act=output_act, output_bias=output_bias
     )
     data = SparseUniform(n_features=n_features, feature_probability=p)
-    return train_toys(cfg, data, seeds, steps=steps, **{"importance": decaying(decay, n_features)} | settings)
+    return train_toys(cfg, data, models, steps=steps, **{"importance": decaying(decay, n_features)} | settings)
 
 
 def listing(what: str, values: Mapping[Any, Any], form: str = "") -> str:

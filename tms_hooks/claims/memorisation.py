@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, claim, lab, statistic, unmeasurable
+from tms_hooks.claims import Verdict, claim, lab, seeds, statistic, unmeasurable
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
@@ -53,7 +53,7 @@ def memorize(n_features: int, d_hidden: int, n_models: int) -> Memory:
     cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden)
 
     def errors(size: int, seed: int) -> np.ndarray:
-        kind = {"n_features": n_features, "k": ACTIVE, "points_seed": seed}
+        kind = {"n_features": n_features, "k": ACTIVE, "points_seed": seeds.first() + seed}
         run = lab.train_toys(cfg, RandomPoints(n_points=size, **kind), range(seed, seed + 1), steps=2_000)
         more = RandomPoints(n_points=size + UNSEEN, **kind).dataset()  # the same points, and others
         return (forward.reconstruct(run.weights, more[None], cfg)[2] - more).square().sum(-1)[0].numpy()

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import plots
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import CUTS, LEARNED
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import OneHot
@@ -60,7 +60,7 @@ def train_outputs(cfg: ToyConfig, n_models: int, steps: int = 1_000) -> Outputs:
 def best_linear_readout(cfg: ToyConfig, n_models: int) -> Outputs:
     """What the best linear map with a bias makes of the neurons of untrained models, H their activations: H pinv(H)."""
     outputs = []
-    for seed in range(n_models):
+    for seed in seeds.of(n_models):
         weights = forward.init_weights(cfg, seed, torch.float64)
         H = (weights["W_E"] @ weights[forward.W_IN]).relu()
         H = torch.cat([H, torch.ones(len(H), 1)], dim=1)

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 from tms_hooks.linalg import random_directions, random_rotations, unit
@@ -69,7 +69,7 @@ def relu_filters_interference(n_models: int) -> Verdict:
     }
     return judge_filter(
         readouts(run.W_E, run.weights["b_U"], x),
-        readouts(random_directions(run.W_E), no_bias, x),
+        readouts(random_directions(run.W_E, seeds.first()), no_bias, x),
         {"untrained": readouts(lab.untrained_directions(20, 5, n_models), no_bias, x)}
         | {name: readouts(r.W_E, r.weights["b_U"], lab.fresh_samples(r, ROWS)) for name, r in others.items()},
         added_to_absent(run.W_E, x),
@@ -139,7 +139,7 @@ def judge_filter(main: Readouts, at_random: Readouts, others: Mapping[str, Reado
     )
 
 
-@claim("nonlinearity-magnifies", "N", quick=8, full=50)
+@claim("nonlinearity-magnifies", "N", quick=8, full=24)
 def nonlinearity_magnifies(n_models: int) -> Verdict:
     """A nonlinear activation function magnifies interference.
 
@@ -162,7 +162,7 @@ def nonlinearity_magnifies(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: none, since the statistic is a difference from one.
 
-    Size: 8 models (quick), 50 (full), of each kind.
+    Size: 8 models (quick), 24 (full), of each kind.
     Controls: the mean interference of each kind; GELU outputs; the first ratio at p = 0.01, importance 1.
     """
 
@@ -367,7 +367,7 @@ def code_sizes(W: Float[Tensor, "feature neuron"]) -> list[int]:
 
 def alignment(W: Stacked, learned: float = LEARNED, codes: bool = False) -> np.ndarray:
     """0 for a random rotation, 1 for one neuron (or a code) per feature, of each model that has learned a feature."""
-    rotations = random_rotations(W.shape[-1], N_ROTATIONS)
+    rotations = random_rotations(W.shape[-1], N_ROTATIONS, seeds.first())
 
     def score(directions: Float[Tensor, "*row neuron"]) -> Float[Tensor, ""]:
         return (nearest_code(directions).amax(-1) if codes else directions.square().amax(-1)).mean()

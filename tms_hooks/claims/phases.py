@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.claims.toy_models import is_top_of_pca
 from tms_hooks.config import Activation, ToyConfig
@@ -185,7 +185,7 @@ def important_and_orthogonal(n_models: int) -> Verdict:
 def judge_importance(trained: ByDensity, best: Mapping[float, int]) -> Verdict:
     """Do important features, the first, have less of the others along them?"""
     first, *_ = densities = sorted(trained, reverse=True)
-    at_random = {p: random_directions(W, seed=j) for j, (p, W) in enumerate(trained.items())}
+    at_random = {p: random_directions(W, seed=seeds.first() + j) for j, (p, W) in enumerate(trained.items())}
     found, null = (np.stack([orthogonality(weights[p]) for p in densities], axis=1) for weights in (trained, at_random))
     middle = [j for j, p in enumerate(densities) if p >= 0.03]
     gaps, null_gaps = (first_less_rest(weights[first]) for weights in (trained, at_random))
@@ -369,7 +369,7 @@ def judge_phases(
         where = {n: mask | everywhere for n, mask in away.items()}
         return np.stack([(each == on_paper[n][0])[:, where[n]].mean(1) for n, each in found.items()], axis=1)
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seeds.first())
     shuffled = {n: np.stack([rng.permutation(d.ravel()).reshape(d.shape) for d in each]) for n, each in names.items()}
     norms = {n: geometry.feature_norms(W).numpy() for n, W in best.items()}
     unclear = np.stack(

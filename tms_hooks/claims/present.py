@@ -2,7 +2,7 @@
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -109,6 +109,28 @@ def _found(verdict: Verdict) -> str:
     if len(verdict.parts) == 1:
         return number(verdict.sole)
     return ", ".join(f"{SYMBOLS[part.outcome]} {name}" for name, part in verdict.parts.items() if not part.beyond)
+
+
+def differences(one: Sequence[Mapping[str, Any]], other: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Parts that came out differently in two runs, each as `records` has it: claim, part, what either found.
+
+    >>> differences(*([{"claim": "a", "parts": {"b": {"outcome": outcome}}}] for outcome in ("supported", "refuted")))
+    [{'claim': 'a', 'part': 'b', 'one': {'outcome': 'supported'}, 'other': {'outcome': 'refuted'}}]
+
+    Raises:
+        ValueError: runs of different claims or parts.
+    """
+    first, second = (
+        {(entry["claim"], part): found for entry in run for part, found in entry["parts"].items()}
+        for run in (one, other)
+    )
+    if apart := first.keys() ^ second.keys():
+        raise ValueError(f"{', '.join(map(' '.join, sorted(apart)))}: in one run only; compare runs of the same claims")
+    return [
+        {"claim": claim, "part": part, "one": found, "other": second[claim, part]}
+        for (claim, part), found in first.items()
+        if found["outcome"] != second[claim, part]["outcome"]
+    ]
 
 
 def records(results: Sequence[Result]) -> list[dict[str, Any]]:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, landscape, plots
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.bottlenecks import LEARNED, STEPS, train_documented, train_onehot
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation, ToyConfig
@@ -207,7 +207,7 @@ def tight_frames(n_models: int) -> Verdict:
 
 def turned_at_random(W: Stacked) -> Stacked:
     """Each feature in a random direction, at its norm."""
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator()
     drawn = torch.randn(W.shape, generator=generator, dtype=W.dtype)
     return drawn / drawn.norm(dim=-1, keepdim=True) * W.norm(dim=-1, keepdim=True)
 

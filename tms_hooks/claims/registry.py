@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from inspect import cleandoc
 
-from tms_hooks.claims import convergence
+from tms_hooks.claims import convergence, seeds
 from tms_hooks.claims.design import Statement, statements
 from tms_hooks.claims.verdict import Verdict, checked
 from tms_hooks.errors import did_you_mean
@@ -103,14 +103,20 @@ class Claim:
         """How many of what it counts it measures."""
         return self.quick if quick else self.full
 
-    def run(self, quick: bool = False) -> Verdict:
-        """Measure and decide; at full size, also whether training for longer would change what was found."""
+    def run(self, quick: bool = False, seed: int = 0) -> Verdict:
+        """Measure and decide; at full size, also whether training for longer would change what was found.
+
+        Args:
+            quick: at the smaller size.
+            seed: the first model's; the others follow.
+        """
         began = time.perf_counter()
-        with convergence.trains() as trained:
-            verdict = self.decide(self.measure(self.size(quick)))
-        if trained[0] and not quick:
-            verdict = self._converged(verdict)
-        return replace(verdict, seconds=time.perf_counter() - began)
+        with seeds.starting_at(seed):
+            with convergence.trains() as trained:
+                verdict = self.decide(self.measure(self.size(quick)))
+            if trained[0] and not quick:
+                verdict = self._converged(verdict)
+        return replace(verdict, seed=seed, seconds=time.perf_counter() - began)
 
     def _converged(self, verdict: Verdict) -> Verdict:
         """With each part's statistic on about a third of the models, and on the same models trained for longer."""

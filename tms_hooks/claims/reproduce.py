@@ -23,7 +23,7 @@ from tms_hooks.clusters import end_with
 
 log = logging.getLogger(__name__)
 
-FORMAT = "tms-hooks claim, version 4"
+FORMAT = "tms-hooks claim, version 5"
 PACKAGES = ("tms_hooks", "probes")
 RESULTS = "verdicts"
 ONE_THREAD = dict.fromkeys(
@@ -90,6 +90,7 @@ def reproduce(
     out: Path,
     quick: bool = False,
     n_jobs: int = 1,
+    seed: int = 0,
     started: Callable[[Claim], None] = lambda claim: None,
 ) -> Generator[Result, None, None]:
     """Measure claims in `n_jobs` processes, and yield each result when it is finished: first those found in `out`.
@@ -105,6 +106,7 @@ def reproduce(
         out: folder of the finished claims.
         quick: at the smaller size.
         n_jobs: processes, at least 1.
+        seed: the first model's, of every claim.
         started: called with each claim when a worker begins it.
     """
     if n_jobs < 1:
@@ -112,7 +114,7 @@ def reproduce(
     seconds: dict[str, float] = {}
     for claim in claims:
         earlier = last(claim, out)
-        if earlier and earlier.size == claim.size(quick) and earlier.code == code_version():
+        if earlier and (earlier.size, earlier.code, earlier.verdict.seed) == (claim.size(quick), code_version(), seed):
             yield Result(claim, earlier.verdict, stored=True)
         else:
             seconds[claim.name] = earlier.verdict.seconds if earlier else float("inf")
@@ -127,7 +129,7 @@ def reproduce(
                 number, pipe = next((i, pipe) for i, pipe in enumerate(workers) if pipe not in busy)
                 new = seconds[waiting[-1].name] == float("inf")
                 busy[pipe] = claim = waiting.pop(-1 if new and number % 2 else 0)
-                pipe.send((claim, out, quick))
+                pipe.send((claim, out, quick, seed))
                 started(claim)
             wait(list(busy))
             for pipe in [pipe for pipe in busy if pipe.poll()]:
@@ -146,10 +148,10 @@ def reproduce(
             process.join()
 
 
-def settle(claim: Claim, out: Path, quick: bool) -> Result:
+def settle(claim: Claim, out: Path, quick: bool, seed: int = 0) -> Result:
     """Measure one claim here and store it; without what it needs it is not run, and an error in it is its result."""
     try:
-        verdict = replace(claim.run(quick), commit=commit())
+        verdict = replace(claim.run(quick, seed), commit=commit())
     except (ImportError, ConnectionError) as error:
         return Result(claim, None, not_run=str(error))
     except Exception:
@@ -214,7 +216,7 @@ def _work(pipe: Connection, employer: int) -> None:
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere):  # progress bars would tear the table of claims
         while True:
             try:
-                claim, out, quick = pipe.recv()
+                claim, out, quick, seed = pipe.recv()
             except EOFError:
                 return
-            pipe.send(settle(claim, out, quick))
+            pipe.send(settle(claim, out, quick, seed))

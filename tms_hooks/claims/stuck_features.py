@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 import probes
 from tms_hooks import geometry, landscape, plots, stats
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.hexagons import STEPS, train_polygons
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.landscape.exact import exact_losses
@@ -324,7 +324,12 @@ def rerun(run: Run, models: Sequence[int], times: int = 3) -> Bool[np.ndarray, "
     data, optimizer = recipe.setting.data, recipe.setting.optimizer
     ends = [
         lab.train_from(
-            recipe.cfg, data, starts, steps=STEPS, optimizer=optimizer, seeds=range(first, first + len(models))
+            recipe.cfg,
+            data,
+            starts,
+            steps=STEPS,
+            optimizer=optimizer,
+            seeds=seeds.of(range(first, first + len(models))),
         )
         for first in range(10**6, 10**6 + times * len(models), len(models))
     ]

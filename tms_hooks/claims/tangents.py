@@ -14,7 +14,7 @@ from torch import Tensor
 
 import probes
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, lab, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, statistic
 from tms_hooks.claims.lab import LEARNED
 
 COLORS = ("red", "blue", "green", "black", "white", "yellow")
@@ -128,7 +128,7 @@ def _gaps(each: Sequence[Agreement], more: str, less: str) -> np.ndarray:
 def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
     """Of toys with twenty features in five dimensions, from hidden layer to output, for the features learned."""
     run = lab.train_sparse(20, 5, p, n_toys, steps=3_000)
-    x = run.recipe.setting.data.sample(SAMPLES, seed=0, step=1_000_000)
+    x = run.recipe.setting.data.sample(SAMPLES, seed=seeds.first(), step=1_000_000)
     found = []
     for toy in run.models:
         with torch.no_grad():
@@ -159,12 +159,12 @@ def agreement(
     out_hook: str,
 ) -> Agreement:
     """Probes on all inputs beside tangent spaces at some of them, at the first position where there are positions."""
-    shuffled = present[torch.randperm(len(present), generator=torch.Generator().manual_seed(0))]
+    shuffled = present[torch.randperm(len(present), generator=seeds.generator())]
     probed, control = (
         probes.linear_probe(model, inputs, y, hook, control=False, pos=0).directions[hook] for y in (present, shuffled)
     )
     space = probes.tangent_space(model, inputs[at], hook, out_hook, pos=0, out_pos=0)
-    random = torch.randn(probed.shape, generator=torch.Generator().manual_seed(0))
+    random = torch.randn(probed.shape, generator=seeds.generator())
     where = torch.where(present[at], 1.0, torch.nan), torch.where(present[at], torch.nan, 1.0)
     means = [(inside(space, each, SHARE) * w).nanmean(0) for each in (probed, control) for w in where]
     others = [(random, SHARE), (probed, 0.5)]

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import LEARNED, ByDensity, Stacked
 from tms_hooks.config import Activation
 from tms_hooks.linalg import random_directions
@@ -27,7 +27,7 @@ RECALL = 0.9
 EXAMPLES = 512
 
 
-@claim("superposition-emerges", "N", quick=8, full=100)
+@claim("superposition-emerges", "N", quick=8, full=60)
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
@@ -51,7 +51,7 @@ def superposition_emerges(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models with a linear output.
 
-    Size: 8 models (quick), 100 (full), at each of p = 1, 0.5, 0.2, 0.1 and 0.05.
+    Size: 8 models (quick), 60 (full), at each of p = 1, 0.5, 0.2, 0.1 and 0.05.
     Controls: the three shares at learned > 0.3 and > 0.7; the most frequent shapes at every density.
     """
 
@@ -131,7 +131,7 @@ def judge_emergence(trained: ByDensity, best: Mapping[float, int], linear: ByDen
     )
 
 
-@claim("cosine-misleads", "N", quick=8, full=30)
+@claim("cosine-misleads", "N", quick=8, full=16)
 def cosine_misleads(n_models: int) -> Verdict:
     """Under superposition cosine similarity misleads: it takes inputs for similar that share no feature.
 
@@ -160,7 +160,7 @@ def cosine_misleads(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: none, since the statistic is a difference from one.
 
-    Size: 8 models (quick), 30 (full), of either kind.
+    Size: 8 models (quick), 16 (full), of either kind.
     Controls: both shares in untrained models, with a linear output, and at p = 0.01; the first at learned > 0.3 and
     > 0.7; the mean |cosine| of two learned features, and that of random directions in five dimensions (closed form).
     """
@@ -186,7 +186,7 @@ def judge_cosines(crowded: Stacked, roomy: Stacked, others: Mapping[str, tuple[S
     """
     alarms, free = (false_alarms(W, 0.1) for W in (crowded, roomy))
     positive, none = (positive_pairs(W) for W in (crowded, roomy))
-    at_random = positive_pairs(random_directions(crowded))
+    at_random = positive_pairs(random_directions(crowded, seeds.first()))
     overlap = lab.mean(mean_overlaps(crowded))
     return Verdict(
         parts={
@@ -241,7 +241,7 @@ def false_alarms(W: Stacked, p: float, learned: float = LEARNED) -> np.ndarray:
     Each feature is tried on the same inputs: those that hold it, and those that hold others.
     """
     n = W.shape[1]
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator()
     active = torch.rand(EXAMPLES, n, generator=generator) < p
     x = torch.rand(EXAMPLES, n, generator=generator) * active
     with_it = x + torch.eye(n)[:, None] * (torch.rand(EXAMPLES, 1, generator=generator) - x)

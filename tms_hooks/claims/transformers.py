@@ -14,7 +14,7 @@ import torch
 
 import probes
 from tms_hooks import plots, side_by_side
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic, unmeasurable
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic, unmeasurable
 from tms_hooks.models.toy import ToyModel
 from tms_hooks.prompts import indirect_object_prompts, repeated_prompts
 
@@ -118,12 +118,12 @@ def firing_sparsities(model: Any, n_heads: int) -> list[Sparsity]:
 
 def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     """Of toys with a head that responds to one pair of features, and of the same toys as initialized."""
-    run = side_by_side.train_head_toys(n, steps=(1_000, 300))
+    run = side_by_side.train_head_toys(n, steps=(1_000, 300), seed=seeds.first())
 
     def sparsity(model: ToyModel) -> Sparsity:
         return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
 
-    untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in range(n)]
+    untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in seeds.of(n)]
     return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
 
 
@@ -209,7 +209,7 @@ def judge_bottlenecks(mlps: Sequence[Crowded], tokens: Crowded, toys: Sequence[C
 def block_pairs(n_layers: int, n: int) -> list[tuple[int, int]]:
     """Pairs i < j of blocks, drawn at random; all of them if there are no more than n."""
     pairs = [(i, j) for i in range(n_layers) for j in range(i + 1, n_layers)]
-    order = np.random.default_rng(0).permutation(len(pairs))[:n]
+    order = np.random.default_rng(seeds.first()).permutation(len(pairs))[:n]
     return [pairs[k] for k in sorted(order)]
 
 
@@ -217,7 +217,7 @@ def measure(part: probes.Bottleneck) -> Crowded:
     """How much writes overlap others' reads, beside random directions and the least possible."""
     found = side_by_side.crowding(part, SAMPLED)
     n, d = found.features, found.dimensions
-    generator = torch.Generator().manual_seed(0)
+    generator = seeds.generator()
     noise = (torch.randn(side.shape, generator=generator) for side in (part.write, part.read))
     writes = side_by_side.centered(part).write
     chosen = writes[torch.randperm(n, generator=generator)[:SAMPLED]]

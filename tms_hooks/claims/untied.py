@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import linalg, plots, theory
-from tms_hooks.claims import Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.biases import documented
 from tms_hooks.claims.lab import LEARNED
 from tms_hooks.config import ToyConfig
@@ -59,9 +59,9 @@ def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
     return ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **settings)
 
 
-def train_five(n_models: int, **architecture: Any) -> Run:
+def train_five(n_models: int, steps: int = STEPS, **architecture: Any) -> Run:
     """Five one-hot features in two dimensions, by the usual recipe."""
-    return lab.train_toys(toy(5, 2, **architecture), OneHot(n_features=5), n_models, steps=STEPS)
+    return lab.train_toys(toy(5, 2, **architecture), OneHot(n_features=5), n_models, steps=steps)
 
 
 def train_forty(n_models: int, **architecture: Any) -> Run:
@@ -256,7 +256,7 @@ def judge_untied(
         detail=lab.listing("Median loss, the tied one's = 1", medians, ".3g"),
         figures={
             "Final loss of every model.": plots.strips(relative, "loss / median tied loss", log_y=True),
-            "Five features written (solid) and read (dotted), at unit length: an arrangement by hand, and seed 0.": (
+            "Five features written (solid) and read (dotted), at unit length: by hand, and in the first model.": (
                 plots.write_and_read(written, read, list(drawn))
             ),
         },
@@ -357,7 +357,7 @@ def judge_pairing(
             {name: f"{bad:.0%} of models, {features[name]:.0%} of features" for name, bad in shares.items()},
         ),
         figures={
-            f"{name}, seed 0: cosine of every written with every read direction; own pairs on the diagonal.": (
+            f"{name}, the first model: cosine of every written with every read direction; own pairs on the diagonal.": (
                 plots.signed_heatmap(m.cosines[0].numpy(), "read direction of feature", "written direction", "cosine")
             )
             for name, m in untied.items()
@@ -425,7 +425,7 @@ def with_others_elsewhere(models: Directions, above: float = LEARNED) -> np.ndar
     """Each model's mean cosine of its readers with the best for the same feature among others in random directions."""
     found = []
     for seed, (write, read) in enumerate(zip(models.write.double(), models.read.double(), strict=True)):
-        generator = torch.Generator().manual_seed(seed)
+        generator = seeds.generator(seed)
         elsewhere = linalg.unit(torch.randn(write.shape, generator=generator, dtype=torch.float64))
         elsewhere = elsewhere * write.norm(dim=-1, keepdim=True)
         cosines = [

@@ -317,6 +317,7 @@ class Verdict:
         detail: what else the numbers say, made from them.
         figures: (caption, plotly figure) pairs; or caption -> figure.
         claim, seconds: filled in by the claim.
+        seed: the first model's.
         commit: that of the code, and with it of what the claim promised; filled in by `reproduce`.
     """
 
@@ -329,6 +330,7 @@ class Verdict:
     figures: "Figures" = field(default=(), compare=False)
     claim: str = ""
     seconds: float = 0.0
+    seed: int = 0
     commit: str = ""
 
     def __post_init__(self) -> None:
@@ -384,6 +386,7 @@ class Verdict:
             "n_models": self.n_models,
             "unit": self.unit,
             "seconds": round(self.seconds, 3),
+            "seed": self.seed,
             "commit": self.commit,
             "controls": {name: _finite(value) for name, value in self.controls.items()},
         }

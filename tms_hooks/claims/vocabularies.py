@@ -14,7 +14,7 @@ from torch import Tensor
 
 import probes
 from tms_hooks import plots
-from tms_hooks.claims import Part, Verdict, claim, lab, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, statistic
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import SparseUniform
 
@@ -184,7 +184,7 @@ def overlaps_of_sets(
         rest = centered @ vectors[:, k:]
         rows = []
         for seed in range(SETS):
-            chosen = torch.randperm(len(W), generator=torch.Generator().manual_seed(seed))[:SET]
+            chosen = torch.randperm(len(W), generator=seeds.generator(seed))[:SET]
             V = torch.nn.functional.normalize(rest[chosen], dim=-1)
             total = float((V.mT @ V).square().sum())  # of all pairs, a token with itself too
             rows.append((max(total - len(V), 0.0) / (len(V) * (len(V) - 1))) ** 0.5)

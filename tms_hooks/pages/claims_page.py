@@ -21,7 +21,7 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
         "Claims, measured",
         "Statements about toy models of superposition, each measured over many models.",
         sections=(),
-        footer=f"tms reproduce, {_version(quick)}.",
+        footer=f"tms reproduce, {_version(results, quick)}.",
         template="claims.html.j2",
         rule=RULE,
         chance=chance(results),
@@ -40,7 +40,7 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     values = {
         "results": results,
         "quick": quick,
-        "version": _version(quick),
+        "version": _version(results, quick),
         "rule": RULE,
         "chance": chance(results),
         "counts": counts(results),
@@ -52,6 +52,8 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
     return files.keep(out / "claims.md", report.render("claims.md.j2", **values))
 
 
-def _version(quick: bool) -> str:
+def _version(results: Sequence[Result], quick: bool) -> str:
     size = "quick size, not checked for convergence" if quick else "full size"
-    return f"{size}, code {code_version()}" + (f", commit {commit()}" if commit() else "")
+    seeds = sorted({result.verdict.seed for result in results if result.verdict} - {0})
+    where = f", seeds from {' and '.join(map(str, seeds))}" if seeds else ""
+    return f"{size}{where}, code {code_version()}" + (f", commit {commit()}" if commit() else "")

@@ -70,7 +70,7 @@ def phase_map(
     xlabel: str,
     ylabel: str,
 ) -> "go.Figure":
-    """Trained outcomes as colored squares, on log axes; black lines where theory's cheapest outcome changes.
+    """Trained outcomes as colored squares, on log axes; lines where theory's cheapest outcome changes.
 
     Args:
         trained: (y, x), each an index of `names`, on the axes `x[0]` and `y[0]`.
@@ -97,7 +97,7 @@ def phase_map(
             x=x[1],
             y=y[1],
             contours={"start": 0, "end": 0, "size": 1, "coloring": "none"},
-            line={"color": "black", "width": 2},
+            line={"width": 2},
             showscale=False,
             showlegend=i == 0,
             name="boundaries in closed form",

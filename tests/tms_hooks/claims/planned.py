@@ -62,6 +62,18 @@ def hears_ctrl_c(n_models: int) -> Verdict:
     return verdict()
 
 
+def trained(n_models: int) -> Verdict:
+    """What is trained.
+
+    Statistic: none. Threshold: above 1/2. Null: none. Size: 3 or 30. Controls: the norm of all weights.
+    """
+    from tms_hooks import SparseUniform, ToyConfig
+    from tms_hooks.claims import lab
+
+    run = lab.train_toys(ToyConfig(n_features=3, d_hidden=2), SparseUniform(3, 0.5), n_models, steps=5)
+    return verdict(controls={"norm": float(run.W_E.norm())})
+
+
 def divides_by_zero(n_models: int) -> Verdict:
     """It fails.
 

@@ -3,12 +3,16 @@
 import importlib
 import re
 import sys
+from pathlib import Path
 
 import planned
 import pytest
+import torch
 
-from tms_hooks.claims import Verdict, claim, claims, find, registry
+from tms_hooks import OneHot, ToyConfig
+from tms_hooks.claims import Verdict, claim, claims, find, lab, registry, seeds
 from tms_hooks.claims import reproduce as runner
+from tms_hooks.models.forward import init_weights
 
 DESIGN = "All is well. Statistic: a share. Threshold: above 1/2. Null: untrained. Size: 1. Controls: none."
 
@@ -115,3 +119,31 @@ def test_a_claim_of_ones_own(tmp_path, monkeypatch, request):
     [result] = runner.reproduce([found], tmp_path, quick=True)  # in another process
     apart = {"seconds": 0, "commit": ""}
     assert result.verdict.record() | apart == verdict.record() | apart
+
+
+def test_what_claims_draw_moves_with_the_seed():
+    alone = {"seeds.py", "lab.py"}  # whose one generator spreads points of numerical integration
+    folder = Path(seeds.__file__).parent
+    fixed = re.compile(
+        r"manual_seed\(|default_rng\((?!seeds\.)|random_(rotations|directions)\((?!.*seeds\.)|Generator\(\)"
+    )
+    found = [
+        f"{path.name}: {line.strip()}"
+        for path in sorted(folder.glob("*.py"))
+        if path.name not in alone
+        for line in path.read_text().splitlines()
+        if fixed.search(line)
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("first", [0, 40])
+def test_what_claims_train_moves_with_the_seed(first):
+    cfg, data = ToyConfig(n_features=3, d_hidden=2), OneHot(n_features=3)
+    with seeds.starting_at(first):
+        run = lab.train_toys(cfg, data, 2, steps=3)
+        again = lab.train_from(cfg, data, list(run.models), steps=3)
+        start = lab.untrained(cfg, 2)["W_E"]
+    assert run.recipe.seeds == again.recipe.seeds == (first, first + 1)
+    assert torch.equal(start, torch.stack([init_weights(cfg, seed)["W_E"] for seed in (first, first + 1)]))
+    assert seeds.first() == 0
