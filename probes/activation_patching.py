@@ -27,7 +27,7 @@ from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with
 
 TOKENS_WORTH_A_RUN = 128
 """With fewer, a run of a small transformer spends its time on fetching its weights."""
-ENTRIES_AT_ONCE = 2**27
+ENTRIES_AT_ONCE = 2**26
 """Of attention patterns and scores at whose hooks one sweep has sites: it holds several times as many."""
 Sites = Iterable[Site | str] | Site | str | None
 

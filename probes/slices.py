@@ -193,7 +193,8 @@ def ablate_slices(
     inputs = as_batch(model, inputs)
     circuit = qk_circuit(model, layer, head, bias=True, offset=offset, inputs=inputs)
     n_random = whole("n_random", n_random, least=0)
-    chosen, k = [whole("slices", i) for i in ([slices] if np.ndim(slices) == 0 else slices)], len(circuit.S)
+    several = [slices] if isinstance(slices, int | np.integer) else slices
+    chosen, k = [whole("slices", i) for i in several], len(circuit.S)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"slices={chosen}: name at least one, each once")
     if outside := [i for i in chosen if not 0 <= i < k]:

@@ -74,15 +74,15 @@ class TangentSpace:
         Raises:
             ValueError: `k` larger than the rank at some example, or directions of another width or of norm 0.
         """
-        directions = torch.atleast_2d(as_tensor(directions))
+        rows = torch.atleast_2d(as_tensor(directions))
         scale = self.singular_values[:, :1] * torch.finfo(self.singular_values.dtype).eps * max(self.jacobian.shape[1:])
         rank = int((self.singular_values > scale).sum(1).min())
         if not 1 <= k <= rank:
             raise ValueError(f"k={k}: the Jacobian has rank {rank}; choose k from 1 to that")
-        if directions.shape[1] != self.jacobian.shape[2] or not directions.norm(dim=1).all():
-            shape = tuple(directions.shape)
+        if rows.shape[1] != self.jacobian.shape[2] or not rows.norm(dim=1).all():
+            shape = tuple(rows.shape)
             raise ValueError(f"directions {shape}: give rows of width {self.jacobian.shape[2]}, none of them zero")
-        unit = torch.nn.functional.normalize(directions.to(self.in_directions), dim=1)
+        unit = torch.nn.functional.normalize(rows.to(self.in_directions), dim=1)
         inside = torch.einsum("bki,di->bdk", self.in_directions[:, :k], unit)
         outside = unit - torch.einsum("bdk,bki->bdi", inside, self.in_directions[:, :k])
         # by both parts: the arc cosine alone loses half the digits near 0
