@@ -252,10 +252,10 @@ def train(
         run = train_models(**settings, checkpoint=checkpoint, progress=True)
     with nothing_lost():
         run.save(out)
+    tell(f"Saved to {out}.")
     if not run.stopped:
         table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
         print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
-    tell(f"Saved to {out}.")
     write_json(about(run, out), json_file)
     if run.stopped:
         tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")

@@ -96,10 +96,12 @@ class Pace:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed; pressed twice, it raises at once.
 
-    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception.
+    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception. A process
+    that ignores Ctrl-C, as those do that a shell starts in the background, goes on ignoring it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals go to the main thread
+    main = threading.current_thread() is threading.main_thread()  # signals go there
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
         return
     pressed: list[int] = []
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 FORMAT = "tms-hooks run, version 3"
 RECIPE_FILE, WEIGHTS, STATE, HISTORY = "run.json", "weights", "state", "history"
 WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = (f"{name}.safetensors" for name in (WEIGHTS, STATE, HISTORY))
+INTERRUPTED = "interrupted_at"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
 
 
@@ -59,7 +60,8 @@ class Run:
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
             number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
-        provenance: versions, device, engine and seconds of the training.
+        provenance: versions, device, engine and seconds of the training, and `interrupted_at`, the step at which Ctrl-C
+            was pressed, if it was.
     """
 
     recipe: Recipe
@@ -147,8 +149,8 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether training was interrupted: fewer updates than the recipe has."""
-        return self.completed_steps < self.recipe.total_steps
+        """Whether Ctrl-C was pressed: it has fewer updates than the recipe, or its losses may be of fewer rows."""
+        return self.completed_steps < self.recipe.total_steps or INTERRUPTED in self.provenance
 
     @property
     def models(self) -> "Models":
@@ -178,7 +180,8 @@ class Run:
         steps (`provenance["schedule_restated_at"]` says where that happened).
 
         Args:
-            steps: how many more; by default those that an interrupted training has left.
+            steps: how many more; by default those that an interrupted training has left, which may be none but to judge
+                its models on all held-out rows.
             how: `engine` (by default the run's), `device`, `checkpoint`, `checkpoint_every` and `progress`, as in
                 `train`.
 

@@ -283,6 +283,13 @@ def test_interval_by_hand_and_its_coverage() -> None:
     # equal gaps: a bootstrap of a mean; two examples, 0 and 1, average 0, 1/2 or 1
     found = recovered_fraction(np.array([[0.0, 1.0]]), np.ones(2), np.zeros(2))
     assert [float(found[k][0]) for k in ("recovered", "low", "high")] == [0.5, 0.0, 1.0]
+    # gaps of 3 and -1: drawn twice, the first recovers 2/3 and the second 0; together 2 of a gap of 2
+    found = recovered_fraction(np.array([[2.0, 0.0]]), np.array([3.0, -1.0]), np.zeros(2))
+    assert [float(found[k][0]) for k in ("recovered", "low", "high")] == pytest.approx([1, 0, 1])
+    # where all is recovered, draws of a gap of zero (-2, 1, 1) say nothing, and every other draw says 1
+    gaps = np.array([3.0, -2.0, 1.0])
+    found = recovered_fraction(gaps[None], gaps, np.zeros(3))
+    assert [float(found[k][0]) for k in ("recovered", "low", "high")] == pytest.approx([1, 1, 1])
     rng = np.random.default_rng(0)
     inside = 0
     for seed in range(200):
