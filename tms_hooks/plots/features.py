@@ -37,8 +37,8 @@ def norm_bars(
     Raises:
         ValueError: norms without interference, or of another shape.
     """
-    if hasattr(norms, "W_E"):
-        interference = geometry.interference(norms.W_E) if interference is None else interference
+    if isinstance(norms, Run) and interference is None:
+        interference = geometry.interference(norms.W_E).numpy()
     bars, titles = models_to_draw(norms, titles, "feature", geometry.feature_norms)
     if interference is None:
         raise ValueError("interference is missing: give geometry.interference(W) of the same models, or norm_bars(run)")

@@ -80,16 +80,15 @@ def models_to_draw(
     """What is drawn of each model, an array with these axes, and a title for each.
 
     Args:
-        models: a run or a toy, of whose `W_E` the function `of` makes what is drawn; or that itself: a stack of arrays
-            with a leading model axis, one model's, or title -> one model's.
+        models: a run, of whose `W_E` the function `of` makes what is drawn; or that itself: a stack of arrays with a
+            leading model axis, one model's, or title -> one model's.
         titles: by default those of a mapping, what differs between the models of a run, or their numbers.
 
     Raises:
         ValueError: arrays with other axes, another number of titles, more models than a figure can show, or none.
     """
-    if hasattr(models, "W_E"):
-        titles = getattr(models, "labels", None) if titles is None else titles
-        models = of(models.W_E)
+    if isinstance(models, Run):
+        titles, models = models.labels if titles is None else titles, of(models.W_E)
     if isinstance(models, Mapping):
         titles, stack = (
             list(models) if titles is None else titles,
@@ -99,11 +98,11 @@ def models_to_draw(
         whole = np.asarray(as_array(models))
         stack = list(whole[None] if whole.ndim == len(axes.split()) else np.atleast_1d(whole))
     for array in stack:
-        if array.ndim != len(axes.split()) or not array.size:
-            shown, shape = axes.replace(" ", ", "), array.shape if isinstance(models, Mapping) else np.shape(whole)
+        if np.ndim(array) != len(axes.split()) or not np.size(array):
+            shown, given = axes.replace(" ", ", "), array if isinstance(models, Mapping) else whole
+            what = f"a {type(models).__name__}" if given.dtype == object else f"an array of shape {given.shape}"
             raise ValueError(
-                f"an array of shape {shape}: must be (model, {shown}), or ({shown}) of one model, and not empty; or "
-                "give a run"
+                f"{what}: must be an array (model, {shown}), or ({shown}) of one model, and not empty; or give a run"
             )
     if not 0 < len(stack) <= most:
         raise ValueError(f"{len(stack)} models: a figure shows 1 to {most}; give some of them, such as `run.W_E[:8]`")
