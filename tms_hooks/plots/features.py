@@ -48,7 +48,7 @@ def norm_bars(
             f"norms of {len(bars)} models with {len(bars[0])} features, interference of {len(spreads)} with "
             f"{len(spreads[0])}: must be of the same models"
         )
-    fig = row_of_panels(titles, "feature", "norm", height=180, square=False)
+    fig = row_of_panels(titles, "feature", "norm", height=200, square=False)
     for number, (bar, spread) in enumerate(zip(bars, spreads, strict=True)):
         hover = "feature %{x}: norm %{y:.2f}, interference %{marker.color:.2f}<extra></extra>"
         marker = {"color": spread, "coloraxis": "coloraxis"}
