@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.architectures import Rotation, block, gained
+from probes.calls import brief
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
@@ -44,6 +45,8 @@ class AttentionSlices(NamedTuple):
     """What the model adds for the two positions alone (ALiBi), minus each query's mean; 0 in most transformers."""
     cap: float | None
     """The softmax feels cap * tanh(score / cap) of each score, as in Gemma 2; None in most transformers."""
+
+    __repr__ = brief
 
 
 def attention_slices(

@@ -14,12 +14,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.calls import brief
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
 from probes.liveness import require_live
 from probes.names import axes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TangentSpace:
     """Jacobian of a later activation with respect to an earlier one, and its singular value decomposition.
 
@@ -38,6 +39,8 @@ class TangentSpace:
     out_directions: Float[Tensor, "batch k d_out"]
     in_axes: Mapping[str, int]
     out_axes: Mapping[str, int]
+
+    __repr__ = brief
 
     @staticmethod
     def of(

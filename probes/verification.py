@@ -43,7 +43,7 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
     Raises:
         ValueError: the model takes neither, no inputs, or an output that is NaN: nothing can be compared with it.
     """
-    require_examples(inputs)
+    require_examples(inputs, model)
     names = [name for name in hooks if name in model.hook_dict]
     failed: Exception | None = None
     for given in [inputs] if inputs is not None else _random_inputs(model):

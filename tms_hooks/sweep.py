@@ -22,7 +22,7 @@ import xarray as xr
 
 from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import did_you_mean, explained, plain
+from tms_hooks.errors import check_at_least_one, did_you_mean, explained, plain
 from tms_hooks.progress import watched
 from tms_hooks.run import RECIPE_FILE, Run, load, size
 from tms_hooks.train import choose_engine, train
@@ -179,9 +179,8 @@ def _seeds(seeds: Any) -> tuple[int, ...]:
     """The seeds of every shard: whole numbers, each once, since they are labels of the result; or how many."""
     seeds = plain(seeds)
     if type(seeds) is int:
+        check_at_least_one(seeds=seeds)
         seeds = range(seeds)
-        if not seeds:
-            raise ValueError(f"seeds={len(seeds)}: must be at least 1")
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
         raise ValueError(f"seeds={seeds!r}: must be a count, or a list of whole numbers, such as range(10)")
     given = list(seeds)

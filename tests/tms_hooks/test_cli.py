@@ -96,7 +96,7 @@ def test_names_and_numbers_of_a_table_are_never_broken(monkeypatch, capsys, wide
     assert "┃" in shown
     for text in (*table.columns, *table.index.names, shard):
         assert text in shown, text
-    monkeypatch.setattr(cli, "console", Console(width=40, force_terminal=True, no_color=True))
+    monkeypatch.setattr(cli, "console", Console(width=40, force_terminal=True, no_color=True, highlight=False))
     cli.print_table(table, "Where it has no room")
     narrow = capsys.readouterr().out
     monkeypatch.setattr(cli, "console", Console(width=80, highlight=False))
