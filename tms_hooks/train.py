@@ -75,7 +75,7 @@ def train(
     qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
-    stages: Sequence[Stage] = ("joint",),
+    stages: Stage | Sequence[Stage] = ("joint",),
     penalty: PenaltyLike | Sequence[PenaltyLike | None] | None = None,
     record_every: int = 100,
     record: Sequence[str] | None = None,

@@ -1,6 +1,7 @@
 """What every tool refuses, on a toy and on a bridge alike; and that a refusal leaves no hook and no changed weight."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 
 import probes
 from probes import Site
+from probes.hooked import hook_points
 
 
 def last(output: Any) -> Tensor:
@@ -219,7 +221,7 @@ MISTAKES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         "torch.float32, and this model takes",
     ),
     "no hooks": (
-        lambda m: hook_points(cast(Any, gpt2())),
+        lambda m: unwrap(hook_points)(gpt2()),
         TypeError,
         "take .*build_bridge_from",
     ),

@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import re
 import tempfile
@@ -107,9 +108,14 @@ def test_names_and_numbers_of_a_table_are_never_broken(monkeypatch, capsys, wide
     assert piped[2].split()[:3] == ["0.1", "True", "0.25"] and piped[2].endswith(shard)
 
 
-def test_train_says_which_engine_it_takes_and_why(tmp_path):
+def test_train_says_which_engine_it_takes_and_why(tmp_path, caplog):
+    library = logging.getLogger("tms_hooks")
+    invoke("train", tmp_path / "silent", *QUICK)
+    assert library.level == logging.NOTSET
     said = invoke("train", tmp_path / "run", "-v", "--optimizer", "adam", "--schedule", "Cosine", *QUICK)
     assert said.exit_code == 0, said.output
+    library.setLevel(logging.NOTSET)
+    assert caplog.text.count(" engine trains this: ") == 1
     optimizer = tms.load(tmp_path / "run").recipe.optimizer
     assert (type(optimizer), optimizer.schedule) == (tms.Adam, "cosine")
 

@@ -74,9 +74,9 @@ def chance(results: Sequence[Result]) -> str:
         if part.outcome in ("supported", "refuted") and math.isfinite(part.p)
     ]
     measured = sum(math.isfinite(part.statistic) for part in _parts(results))
-    text = f"Of {measured} intervals at 95 %, about {0.05 * measured:.0f} miss what they are to hold by chance."
     if measured < FEWEST:
         return ""
+    text = f"Of {measured} intervals at 95 %, about {0.05 * measured:.0f} miss what they are to hold by chance."
     if not decided:
         return text
     adjusted = false_discovery_control([p for _, p in decided])

@@ -93,7 +93,7 @@ class Recipe:
         *,
         seeds: int | Iterable[int] = (0,),
         steps: int | Sequence[int] = 10_000,
-        stages: Sequence[Stage] = ("joint",),
+        stages: Stage | Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
         qk_pairs: Pairs | Sequence[Pairs] = (),
         qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
