@@ -275,7 +275,10 @@ def _require_stream(run: Observed, layer: int) -> None:
         left = after - before - sum(part.reshape(before.shape) for part in parts)
         if left.norm() <= run.precision * after.norm():
             return
-    raise ValueError(f"block {layer} does more than to add to the residual stream: a norm stands in the stream itself")
+    raise ValueError(
+        f"block {layer} does more to the residual stream than to add what its attention and MLP give: a norm stands in "
+        "the stream itself, or something else writes there"
+    )
 
 
 def weight_of(module: Any, name: str) -> Tensor:

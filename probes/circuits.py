@@ -13,6 +13,7 @@ from torch import Tensor
 
 from probes.architectures import Rotation, attention, block, fold_ln1, gained, head_weights, rotations, setting
 from probes.calls import brief
+from probes.given import whole
 from probes.hooked import HookedModel, check_hooks
 from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
 from probes.verification import Fit, fit_scores, multiplier, observe
@@ -84,6 +85,7 @@ def qk_circuit(
         ValueError: the scores are no such form of what the head reads (clipped or normalized queries, positions that
             turn them in an unknown way); a norm or rotary positions that this model does not have.
     """
+    offset = whole("offset", offset)
     read_by(model, layer, head, fold_norm)  # an unknown layer or head first
     found = scoring(model, layer, head, fold_norm, *observed_scores(model, layer, head, fold_norm, inputs, hook))
     if offset and found.rotation is None:

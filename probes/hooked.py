@@ -160,18 +160,26 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
     """A dictionary that fills as the model runs: hook -> a zero that is added to the (first) activation there.
 
     The gradient with respect to that zero is the one with respect to the activation, whichever way the model computes
-    it. Hooks without floating-point activations have none.
+    it. Hooks without floating-point activations have none. Weights want no gradients meanwhile: for theirs each layer
+    would keep what it was given.
     """
     zeros: dict[str, Tensor] = {}
 
     def add_zero(name: str, value: Any, hook: Any) -> Tensor | None:
         if name in zeros or not value.is_floating_point():
             return None
-        zeros[name] = torch.zeros_like(value, requires_grad=True)
+        zeros[name] = value.new_zeros(()).expand(value.shape).requires_grad_()  # one number, however many there are
         return value + zeros[name]
 
+    weights = [weight for weight in model.parameters() if weight.requires_grad] if isinstance(model, nn.Module) else []
     with temporary_hooks(model, [(name, partial(add_zero, name)) for name in hooks]):
-        yield zeros
+        try:
+            for weight in weights:
+                weight.requires_grad_(False)
+            yield zeros
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)
 
 
 def require_gradients(tool: str) -> None:

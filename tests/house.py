@@ -66,6 +66,7 @@ ANNEXES = (
 PROBES = (
     "hooked",
     "names",
+    "given",
     "liveness",
     "activations",
     "linear",

@@ -83,9 +83,18 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(description: Any) -> None:
-    """Make every field of a frozen dataclass `plain`, so that it compares, hashes and is saved as it is."""
+    """Make every field of a frozen dataclass `plain`, so that it compares, hashes and is saved as it is.
+
+    Raises:
+        ValueError: a field of type int that is no whole number, or one of type float that is no number.
+    """
     for field in fields(description):
-        object.__setattr__(description, field.name, plain(getattr(description, field.name)))
+        value = plain(getattr(description, field.name))
+        if field.type is int:
+            check_whole(**{field.name: value})
+        if field.type in (float, float | int) and isinstance(value, bool | str | None):
+            raise ValueError(f"{field.name}={value!r}: must be a number")
+        object.__setattr__(description, field.name, value)
 
 
 def explained(**elsewhere: str) -> Callable[[Call], Call]:

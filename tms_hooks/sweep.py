@@ -119,6 +119,9 @@ def sweep_toml(text: str, **how: Any) -> xr.Dataset:
     known = ("base", "grid", "seeds")
     for name in document.keys() - set(known):
         raise ValueError(f"key {name!r} of the grid file is not known; {did_you_mean(name, known)}")
+    for name in ("base", "grid"):
+        if not isinstance(table := document.get(name, {}), dict):
+            raise ValueError(f"{name}={table!r} in the grid file: must be a table, [{name}] and its settings below")
     return sweep(document.get("base", {}), document.get("grid", {}), seeds=document.get("seeds", 1), **how)
 
 

@@ -15,6 +15,7 @@ from probes.attribution import attribution_sweep
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
+from tests.probes import zoo
 from tms_hooks.models.hooks import HookedRootModule
 
 
@@ -277,6 +278,16 @@ def test_equals_generic_activation_patch(bridge: Case, architecture: str, reques
     sites = [Site(hook=f"blocks.{i}.attn.hook_z", pos="each", head="each") for i in (0, 1)]
     ours = patch_sweep(model, clean, corrupted, metric, sites)
     torch.testing.assert_close(torch.tensor(ours.metric).view(2, 7, 4).float(), theirs.float())
+
+
+@pytest.mark.bridge
+def test_where_a_bridge_has_its_positions_elsewhere_only_whole_activations_are_patched() -> None:
+    """Qwen3 normalizes queries as "batch head pos unit"."""
+    model, tokens, hook = zoo.build("qwen3"), zoo.tokens(), "blocks.0.attn.q_norm.hook_out"
+    pair = (model, tokens, tokens.flip(1), lambda logits: logits[:, -1, 3])
+    assert patch_sweep(*pair, hook).site.tolist() == [hook]
+    with pytest.raises(ValueError, match=r"has the axes .'batch', 'head', 'pos', 'unit'. there; patch the whole"):
+        patch_sweep(*pair, Site(hook, pos=1))
 
 
 def test_interval_by_hand_and_its_coverage() -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 import probes
@@ -16,6 +17,11 @@ from probes.hooked import hook_points
 def last(output: Any) -> Tensor:
     """One number per example, of a toy with heads or of a bridge."""
     return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1, 0]
+
+
+def total(output: Any) -> Tensor:
+    """Another, which no two inputs share."""
+    return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1].square().sum(-1)
 
 
 def shorter(x: Tensor) -> Tensor:
@@ -120,6 +126,71 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         ValueError,
         "give prompts of one length",
     ),
+    # metrics
+    "a metric without a gradient": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, lambda out: (100 * total(out)).round().detach(), s.early),
+        ValueError,
+        "the metric has no gradient: give one that is differentiable",
+    ),
+    "a metric whose gradient is infinite": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, lambda out: total(out) + (0 * total(out)).sqrt(), s.early),
+        ValueError,
+        "the metric's gradient at hook '.*' is not finite: use patch_sweep there",
+    ),
+    # sites and hooks
+    "several receivers": (
+        lambda s: probes.path_patch(s.model, *s.pair, total, s.early, Site(s.late, unit="each")),
+        ValueError,
+        r"receiver .* is \d+ sites: give one index instead of 'each'",
+    ),
+    "an axis that is not there": (
+        lambda s: probes.patch_sweep(s.model, *s.pair, total, Site(s.early, head=0)),
+        ValueError,
+        r"\[head=0\]: the activation has no head axis, only batch, pos, unit",
+    ),
+    "nothing behind the receiver": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, total, s.late, s.early),
+        ValueError,
+        "no receiver lies behind a sender",
+    ),
+    # splits and masks
+    "splits of groups that are not given": (
+        lambda s: probes.linear_probe(s.model, s.inputs, torch.arange(5.0), s.early, cv=GroupKFold(2)),
+        ValueError,
+        "GroupKFold splits groups: give groups=",
+    ),
+    "a mask of everything": (
+        lambda s: probes.linear_probe(
+            s.model, s.inputs, torch.arange(5.0), s.early, mask=torch.zeros(s.inputs.shape[:2], dtype=torch.bool)
+        ),
+        ValueError,
+        "mask leaves nothing of example 0: drop it",
+    ),
+    "the same target in what is tested": (
+        lambda s: probes.linear_probe(
+            s.model, s.inputs, torch.tensor([1.0, 1, 1, 2, 3]), s.early, cv=[([2, 3, 4], [0, 1])]
+        ),
+        ValueError,
+        "the same in all rows that are tested: it has no R",
+    ),
+    # names
+    "more blocks than there are": (
+        lambda s: probes.align(probes.qk_circuit(s.model, 0, 0), s.model.W_E[:2], n_null=1).directions(n=1000),
+        ValueError,
+        r"n=1000: must be 1 to \d+, the number of blocks",
+    ),
+    "an argument that is none": (
+        lambda s: probes.audit_hooks(s.model, s.inputs, hook=s.early),
+        TypeError,
+        "audit_hooks has no argument 'hook'; did you mean 'hooks'",
+    ),
+    "too few trained models": (
+        lambda s: probes.init_patching(
+            s.model, s.model, {"W_E": 0}, lambda models, seeds: models[:1], float, controls=("self",)
+        ),
+        ValueError,
+        "retrain returned 1 models for 3: return one for each, in order",
+    ),
 }
 
 
@@ -128,6 +199,7 @@ class Case:
 
     def __init__(self, subject: Any) -> None:
         self.model, self.inputs, self.early, self.late = subject.model, subject.inputs, subject.early, subject.late
+        self.pair = self.inputs[:2], self.inputs[2:4]
         self.width = probes.collect_activations(self.model, self.inputs, self.early)[self.early].shape[-1]
 
 

@@ -288,10 +288,10 @@ def test_a_retrain_may_return_a_run_and_what_it_may_not_is_told() -> None:
     def norm(model: tms.ToyModel) -> float:
         return float(model.W_E.detach().norm())
 
-    whole = probes.init_patching(initial, donor, {"W_E": 0}, run, norm)
-    models = probes.init_patching(initial, donor, {"W_E": 0}, lambda *given: run(*given).models, norm)
+    whole = init_patching(initial, donor, {"W_E": 0}, run, norm)
+    models = init_patching(initial, donor, {"W_E": 0}, lambda *given: run(*given).models, norm)
     assert whole.equals(models)
-    alone = probes.init_patching(initial, donor, {"W_E": 0}, run, norm, controls="self")
+    alone = init_patching(initial, donor, {"W_E": 0}, run, norm, controls="self")
     assert set(alone.condition) == {"unpatched", "self", "patched"}
     with pytest.raises(TypeError, match="retrain returned NoneType: return the trained models"):
-        probes.init_patching(initial, donor, {"W_E": 0}, lambda *given: None, norm)
+        init_patching(initial, donor, {"W_E": 0}, lambda *given: None, norm)

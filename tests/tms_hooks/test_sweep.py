@@ -115,8 +115,8 @@ def test_a_damaged_shard_is_trained_again_and_said_so(tmp_path, caplog, damage):
 @pytest.mark.slow
 def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path):
     psutil = pytest.importorskip("psutil")
-    base = BASE | {"steps": 300}
-    wanted = run(tmp_path, base)
+    base, grid = BASE | {"steps": 100}, {"feature_probability": [0.1, 0.5], "lr": [0.01 * i for i in range(1, 9)]}
+    wanted = run(tmp_path, base, grid)
     other = tmp_path / "other"
 
     def kill_one():
@@ -129,10 +129,10 @@ def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path
     killer = threading.Thread(target=kill_one)
     killer.start()
     with pytest.raises(RuntimeError, match="worker"):  # joblib's TerminatedWorkerError
-        run(other, base, n_jobs=2)
+        run(other, base, grid, n_jobs=2)
     killer.join()
-    assert 1 <= len(list(other.glob("store/*/run.json"))) < 4
-    assert run(other, base, n_jobs=2).identical(wanted)
+    assert 1 <= len(list(other.glob("store/*/run.json"))) < 16
+    assert run(other, base, grid, n_jobs=2).identical(wanted)
 
 
 @pytest.mark.slow
@@ -276,3 +276,5 @@ lr = [0.01, 0.1]
         sweep_toml("[gird]\nlr = [1]", store=tmp_path)
     with pytest.raises(ValueError, match="is not TOML"):
         sweep_toml("seeds = = 2", store=tmp_path)
+    with pytest.raises(ValueError, match=r"base=\[1\] in the grid file: must be a table, \[base\]"):
+        sweep_toml("base = [1]", store=tmp_path)

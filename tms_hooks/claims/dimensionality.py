@@ -214,11 +214,11 @@ def adversarial_vulnerability(n_seeds: int) -> Verdict:
     Threshold: above 0.9.
     Null: a random perturbation of the same norm.
 
-    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 2,000
+    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 6,000
     steps.
     Controls: vulnerability at each density; under a random perturbation; of the same norms in random directions.
     """
-    densities, W, b = train_grid(10, n_seeds, steps=2_000)
+    densities, W, b = train_grid(10, n_seeds, steps=6_000)
     data = [torch.rand(INPUTS, SIZE[0], generator=seeds.generator(j)) for j in range(len(densities))]
     own = [x * (torch.rand(x.shape, generator=seeds.generator(99)) < p) for x, p in zip(data, densities, strict=True)]
     at_random = random_directions(W, seeds.first())
