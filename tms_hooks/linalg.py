@@ -38,6 +38,12 @@ def takes_arrays(function: Function) -> Function:
 
     @wraps(function)
     def outer(*args: Any, **named: Any) -> Any:
+        for value in (*args, *named.values()):
+            if hasattr(value, "W_E"):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"{function.__name__} takes W, a tensor (..., feature, hidden): that of this {kind}, .W_E"
+                )
         return checked(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
 
     return cast(Function, outer)

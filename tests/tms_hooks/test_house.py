@@ -115,8 +115,8 @@ MOST_FILES, MOST_LINES = 54, 11_100
   model, decay and pull, `training.penalties`, `run.table` (450); runs that go on, histories of every parameter, samples
   as data and answers to what people type (560);
 - single toys as folders of Hugging Face's kind (110), progress in plain lines (40);
-- in files, seals and locks, and runs, checkpoints and Ctrl-C that rest on them (300); numbers of a wrong type or size,
-  which are named everywhere (50);
+- in files, seals and locks, and runs, checkpoints and Ctrl-C that rest on them (300); numbers of the wrong type or
+  size, which are named everywhere (50); tokens, devices and folders that are, and hints of a run (90);
 - in data and training, losses of rare features by strata, and in proportion (110); `given`, which `recipe` held before;
   `by_hand`, and rows that are drawn ahead, for losses of one's own (330); gradients by hand of MLPs, heads, GELU and
   penalties (150);

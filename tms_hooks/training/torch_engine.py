@@ -32,8 +32,11 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
     """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains all that is sampled."""
     if recipe.batch_size == "exact":
         return "batch_size='exact': it draws its batches"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
+    if device != "cpu":
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:
+            return f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); use device='cpu'"
     return None
 
 

@@ -42,7 +42,7 @@ def test_every_claim_states_its_size_and_design_first():
 
 
 def test_a_claim_that_leaves_something_out_is_refused(register):
-    with pytest.raises(ValueError, match="claim 'new': the docstring lacks Controls:"):
+    with pytest.raises(ValueError, match=r"claim 'new': the docstring lacks .Controls:.; state that"):
         register(measure_with(DESIGN.replace("Controls", "Checks")))
     assert "new" not in claims()
 
