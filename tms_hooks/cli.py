@@ -389,7 +389,14 @@ def reproduce(
     json_file: Json = None,
     out: Out = Path("reproduction"),
     n_jobs: Annotated[
-        int, typer.Option("--n-jobs", "-j", min=1, help="Claims at a time, each on one thread; changes no result.")
+        int,
+        typer.Option(
+            "--n-jobs",
+            "-j",
+            min=1,
+            help="Claims at a time, each on one thread; changes no result.",
+            show_default="one per core",
+        ),
     ] = os.cpu_count() or 1,
     seed: Annotated[int, typer.Option(min=0, help="The first model's seed; the others follow.")] = 0,
 ) -> None:
