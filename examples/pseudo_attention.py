@@ -23,9 +23,8 @@
 # %%
 from importlib.util import find_spec
 
-if (
-    find_spec("tms_hooks") is None
-):  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 

@@ -22,9 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if (
-    find_spec("tms_hooks") is None
-):  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -59,13 +58,9 @@ run = tms.train(
 # The history, an xarray dataset, has a record of every 100 steps: which axes each quantity has, and how long they are.
 
 # %%
-print(
-    "\n".join(
-        f"{name:14}{dict(values.sizes)}"
-        for name, values in run.history.items()
-        if values.size
-    )
-)
+for name, values in run.history.items():
+    if values.size:  # nothing of heads, which this toy does not have
+        print(f"{name:14}{dict(values.sizes)}")
 
 # %% [markdown]
 # ## Which geometries are reached?

@@ -16,7 +16,6 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 HERE = Path(__file__).parent
-WHITE = "--IPKernelApp.exec_lines=import plotly.io; plotly.io.templates.default = 'plotly_white'"
 NOTEBOOKS = sorted(path for path in HERE.glob("*.py") if path.name != "run.py")
 
 
@@ -25,10 +24,7 @@ def execute(path: Path, quick: bool) -> NotebookNode:
     notebook = jupytext.read(path)
     env = os.environ | ({"TMS_QUICK": "1"} if quick else {"PLOTLY_RENDERER": "png"})
     where = {"metadata": {"path": str(HERE)}}
-    style = [] if quick else [WHITE]  # the ground of the site's other figures
-    client = NotebookClient(
-        notebook, timeout=600, kernel_name="python3", resources=where, extra_arguments=style
-    )
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where)
     return client.execute(env=env)
 
 

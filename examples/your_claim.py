@@ -22,9 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if (
-    find_spec("tms_hooks") is None
-):  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -152,5 +151,5 @@ result.controls
 
 # %% [markdown]
 # A null that reaches the threshold too would say that the cause is another one. The claim joins the library's as a
-# file of `tms_hooks/claims/`, with these worlds as its test: `CONTRIBUTING.md` shows it. From a file of yours that is
-# imported, `claims()["strangers-are-opposite"].run()` measures it, beside all others.
+# file of `tms_hooks/claims/`, with these worlds as its test: [how](../CONTRIBUTING.md#a-claim). From a file of yours
+# that is imported, `claims()["strangers-are-opposite"].run()` measures it, beside all others.

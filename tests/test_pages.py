@@ -48,8 +48,10 @@ def run(page: Path, folder: Path, monkeypatch) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_and_prints_whole_tables(page, tmp_path, monkeypatch, capsys):
     assert len(run(page, tmp_path, monkeypatch)) > 3
+    hidden = re.compile(r"^.*[a-z].* \.\.\. .*$", re.MULTILINE)  # columns that pandas leaves out; rows it may
+    assert hidden.findall(capsys.readouterr().out) == []
 
 
 def test_every_page_with_code_is_run_by_some_test():

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parents[2]
-sys.path[:0] = [str(Path(__file__).parent), str(ROOT)]
+sys.path.append(str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[2]))  # the library of this checkout, not of another
 
 from commands import with_options
 from drawings import with_drawings
@@ -18,6 +18,7 @@ from formulas import typeset, without_tex
 from gallery import gallery
 from mkdocs.structure.files import File
 
+ROOT = Path(__file__).parents[2]
 AT_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages of the site that stand where a repository has them."""
 
@@ -38,7 +39,9 @@ def on_config(config: Any) -> Any:
 def on_files(files: Any, *, config: Any) -> Any:
     """Called with the files of the site: those of the repository's root join them."""
     for name in AT_ROOT:
-        files.append(File.generated(config, name, content=moved((ROOT / name).read_text(encoding="utf-8"), "docs/", "")))
+        files.append(
+            File.generated(config, name, content=moved((ROOT / name).read_text(encoding="utf-8"), "docs/", ""))
+        )
     return files
 
 

@@ -94,7 +94,7 @@ def slices() -> go.Figure:
     share = {name: np.array([(n <= k).double().mean().item() for k in range(1, 6)]) for name, n in needed.items()}
     colors = dict(zip(needed, (plots.TOY, plots.NULL), strict=True))
     figure = plots.cumulative(share, colors, "share of the scores that k slices carry", "slices k")
-    return figure.update_xaxes(type="linear", dtick=1).update_layout(height=300)
+    return figure.update_xaxes(type="linear", tickvals=[1, 2, 3, 4, 5]).update_layout(height=300)
 
 
 def bottleneck() -> go.Figure:

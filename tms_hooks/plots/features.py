@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from probes.style import NULL
+from probes.style import NULL, template
 from tms_hooks.plots.layout import color
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def norm_bars(norms: np.ndarray, interference: np.ndarray, titles: Sequence[str]
         fig.add_bar(x=np.arange(len(norm)), y=norm, marker=bars, hovertemplate=hover, row=1, col=col)
     axis = {"colorscale": "Viridis", "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "interference"}}}
     fig.update_xaxes(title_text="feature").update_yaxes(title_text="norm", col=1)
-    return fig.update_layout(coloraxis=axis, showlegend=False, height=300)
+    return fig.update_layout(template=template(), coloraxis=axis, showlegend=False, height=300)
 
 
 def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "go.Figure":
@@ -72,7 +72,7 @@ def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "g
             name = named_polytope(directions[factor], learned)
             fig.add_scatter(x=[x], y=[y - 1.7], mode="text", text=[name], hoverinfo="skip", row=1, col=col)
     fig.update_xaxes(visible=False).update_yaxes(visible=False)
-    return fig.update_layout(showlegend=False, height=420)
+    return fig.update_layout(template=template(), showlegend=False, height=420)
 
 
 def rings(groups: Sequence[Sequence[int]]) -> tuple[dict[int, np.ndarray], np.ndarray]:
@@ -114,4 +114,4 @@ def feature_lines(
                 col=col,
             )
     fig.update_xaxes(title_text="training step").update_yaxes(type="log").update_yaxes(title_text=ylabel, col=1)
-    return fig.update_layout(height=360)
+    return fig.update_layout(template=template(), height=360)
