@@ -94,7 +94,7 @@ sae = train(hidden, n_latents=40, penalty=0.05)
 
 # %%
 def matched(found):
-    """Cosine of every represented feature with the latent that is matched with it, and which latent that is."""
+    """Cosine of every represented feature with the latent matched with it, and which that is."""
     cosines = true @ unit(found, dim=-1).T
     feature, latent = linear_sum_assignment(-cosines)
     return cosines[feature, latent], latent

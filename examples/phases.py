@@ -101,7 +101,10 @@ cost = np.stack(list(paper.values()))
 cheapest, second = np.sort(cost, axis=0)[:2]
 clear = second > 1.1 * cheapest  # elsewhere two arrangements cost nearly the same
 agree = trained == names[cost.argmin(0)]
-f"{agree[clear].mean():.0%} of {clear.sum()} points away from the borders, {agree.mean():.0%} of all {agree.size}"
+(
+    f"{agree[clear].mean():.0%} of {clear.sum()} points away from the borders, "
+    f"{agree.mean():.0%} of all {agree.size}"
+)
 
 # %% [markdown]
 # ## Along one line of it

@@ -62,7 +62,7 @@ plots.matrices(tms.geometry.gram(run.W_E), [f"seed {i}" for i in range(4)])
 
 # %%
 def pairs_opposite(W):
-    """Whether each pair of partners, "model pair", is represented and within 18 degrees of opposite."""
+    """Whether each pair of partners, "model pair", is represented and nearly opposite: 18 degrees."""
     unit = torch.nn.functional.normalize(W, dim=-1)
     cosine = (unit[:, 0::2] * unit[:, 1::2]).sum(-1)
     alive = tms.geometry.represented(W)
@@ -82,7 +82,8 @@ pairs_opposite(run.W_E)
 def strangers_are_opposite(n_models):
     """Features that are never active together end up opposite each other.
 
-    Statistic: share of models, n = 6, m = 3, p = 0.2, in which all three pairs are antipodal (cosine below -0.95).
+    Statistic: share of models, n = 6, m = 3, p = 0.2, in which all three pairs are
+    antipodal (cosine below -0.95).
     Threshold: above 0.5.
     Null: models on independent features of the same probability.
     Size: 12 models (quick), 60 (full). The usual recipe, 500 steps.

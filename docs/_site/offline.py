@@ -23,6 +23,7 @@ AT_ROOT = ("CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages of the site that stand where a repository has them."""
 
 SEARCH, BADGE = "https://unpkg.com/iframe-worker/shim", "https://colab.research.google.com/assets/colab-badge.svg"
+NO_WORDS = "No description has been provided for this image"
 _MATHJAX = re.compile(r'<script src="https://[^"]*mathjax[^"]*">\s*</script>')  # no notebook has formulas
 _FETCHED = re.compile(r'(?:<script[^>]* src|<img[^>]* src|<link [^>]*stylesheet[^>]* href)="(https?:[^"]*)"')
 
@@ -66,7 +67,25 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 def on_page_content(content: str, **_: Any) -> str:
     """Called with the HTML of each page."""
-    return typeset(content)
+    return typeset(described(content))
+
+
+def described(content: str) -> str:
+    """A notebook's page, whose pictures say for a reader who cannot see them what the heading above them says.
+
+    >>> described(f'<h2>Which <b>shape</b>?<a>#</a></h2><img alt="{NO_WORDS}">')
+    '<h2>Which <b>shape</b>?<a>#</a></h2><img alt="Figure: Which shape?">'
+    """
+    heading = ""
+
+    def name(found: re.Match[str]) -> str:
+        nonlocal heading
+        if found[1]:
+            heading = re.sub(r"<a\b.*?</a>|<[^>]*>", "", found[1], flags=re.DOTALL).strip()
+            return found[0]
+        return f'alt="Figure: {heading}"'
+
+    return re.sub(rf'<h[1-6][^>]*>(.*?)</h[1-6]>|alt="{NO_WORDS}"', name, content, flags=re.DOTALL)
 
 
 def on_post_page(output: str, *, page: Any, **_: Any) -> str:
