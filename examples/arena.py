@@ -64,18 +64,16 @@ run.table
 # has its direction for itself.
 
 # %%
+sparser = (1.0, 0.1, 0.03, 0.01)
 bars = tms.train(
     tms.ToyConfig(n_features=20, d_hidden=5),
-    [
-        tms.SparseUniform(n_features=20, feature_probability=p)
-        for p in (1.0, 0.1, 0.03, 0.01)
-    ],
+    [tms.SparseUniform(n_features=20, feature_probability=p) for p in sparser],
     importance=[0.85**i for i in range(20)],
-    seeds=4,
+    seeds=len(sparser),
     **HOW,
 )
 norms, interference = geometry.feature_norms(bars.W_E), geometry.interference(bars.W_E)
-plots.norm_bars(norms.numpy(), interference.numpy(), bars.labels)
+plots.norm_bars(norms, interference, [f"p = {p:g}" for p in sparser])
 
 # %% [markdown]
 # ## Dimensionality: 100 features in 20 dimensions

@@ -78,7 +78,7 @@ plots.matrices(tms.geometry.gram(run.W_E), titles)
 
 # %%
 def cosines(W, omega):
-    """(sides, feature, singular pair): of each feature with left (query) and right (key) singular vectors."""
+    """(sides, feature, singular pair): with left (query) and right (key) singular vectors."""
     U, _, Vh = torch.linalg.svd(omega)
     unit = torch.nn.functional.normalize(W, dim=-1)
     sign = torch.sign(

@@ -73,7 +73,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def visit(browser):
-    """What is wrong with a page: errors, requests, what is wider than the screen or cut, and visuals that are not drawn.
+    """What is wrong with a page: errors, requests, what is too wide or cut, and visuals that are not drawn.
 
     It is opened once and then looked at in light and dark, on a wide screen and on a narrow one.
     """
