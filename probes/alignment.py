@@ -19,6 +19,7 @@ from scipy.stats import beta
 from torch import Tensor
 
 from probes.bottleneck import Bottleneck, end_of
+from probes.calls import brief
 from probes.circuits import Circuit
 from probes.given import as_tensor, whole
 
@@ -28,7 +29,7 @@ LEVEL = 0.05
 """A threshold is the cosine at which the p-value comes down to this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alignment:
     """How the singular vectors of one matrix lie to two sets of directions. `k` is the numerical rank.
 
@@ -56,6 +57,8 @@ class Alignment:
     right_thresholds: Float[Tensor, " k"]
     dimensions: tuple[int, int]
     """In how many the left and the right directions may turn."""
+
+    __repr__ = brief
 
     @property
     def pvalues(self) -> Float[Tensor, " k"]:

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.architectures import block, fold_norm_into, gained
+from probes.calls import brief
 from probes.circuits import Circuit, factored_svd
 from probes.hooked import HookedModel, blocks
 from probes.names import ends_of
@@ -30,13 +31,15 @@ CHUNK = 512
 """Features whose products with all reads are in memory at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bottleneck:
     """Directions as rows. Writing feature i with strength 1 is read as `write[i] . read[j]` at feature j."""
 
     path: str
     write: Float[Tensor, "feature hidden"]
     read: Float[Tensor, "read_feature hidden"]
+
+    __repr__ = brief
 
     @property
     def paired(self) -> bool:

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.architectures import Rotation, attention, block, fold_ln1, gained, head_weights, rotations, setting
+from probes.calls import brief
 from probes.given import whole
 from probes.hooked import HookedModel, check_hooks
 from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
@@ -26,6 +27,8 @@ class Circuit(NamedTuple):
     U: Float[Tensor, "d_left k"]
     S: Float[Tensor, " k"]
     Vh: Float[Tensor, "k d_right"]
+
+    __repr__ = brief
 
     @property
     def matrix(self) -> Float[Tensor, "d_left d_right"]:

@@ -55,7 +55,7 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
         ValueError: no inputs; two runs on the same inputs differ (dropout is on); the output is NaN somewhere.
     """
     inputs = as_batch(model, inputs)
-    require_examples(inputs)
+    require_examples(inputs, model)
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
         warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
@@ -109,7 +109,7 @@ def require_repeatable(model: HookedModel, inputs: Any) -> None:
     Raises:
         ValueError: no inputs; two runs on them differ (dropout); batch norms that mix the examples of a batch.
     """
-    require_examples(inputs)
+    require_examples(inputs, model)
     training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
     if norms := [type(part).__name__ for part in training if isinstance(part, nn.modules.batchnorm._BatchNorm)]:
         raise ValueError(f"{norms[0]} in train mode mixes the examples of a batch: call model.eval()")

@@ -68,6 +68,9 @@ class Site:
         if not 0 < k == rank:
             raise ValueError(f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank}")
 
+    def __repr__(self) -> str:
+        return f"Site({self.name!r})"
+
     @property
     def name(self) -> str:
         """The hook with its indices."""

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.architectures import Rotation, block, gained
+from probes.calls import brief
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
 from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
@@ -49,6 +50,8 @@ class AttentionSlices(NamedTuple):
     """What the model adds for the two positions alone (ALiBi), minus each query's mean; 0 in most transformers."""
     cap: float | None
     """The softmax feels cap * tanh(score / cap) of each score, as in Gemma 2; None in most transformers."""
+
+    __repr__ = brief
 
 
 def attention_slices(

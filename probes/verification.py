@@ -47,7 +47,7 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
             (dropout): nothing can be compared with it.
     """
     inputs = as_batch(model, inputs)
-    require_examples(inputs)
+    require_examples(inputs, model)
     names = [name for name in hooks if name in model.hook_dict]
     failed: Exception | None = None
     for given in [inputs] if inputs is not None else _random_inputs(model):

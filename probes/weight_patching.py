@@ -79,7 +79,7 @@ def init_patching(
     slices: Slices,
     retrain: Callable[[list[M], list[int]], Sequence[Any]],
     compare: Callable[[Any], float],
-    controls: Sequence[str] = CONTROLS,
+    controls: str | Sequence[str] = CONTROLS,
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -90,7 +90,7 @@ def init_patching(
         donor: initial model or models that give their slices, each to a recipient of its own.
         slices: as in `patch_weights`.
         retrain: (initial models, seeds of their data) -> trained models. It may train these copies in place. For toys
-            `lambda models, seeds: tms.train(cfg, data, init=models, seeds=seeds).models`.
+            `lambda models, seeds: tms.train(cfg, data, init=models, seeds=seeds)`, whose run has `models`.
         compare: trained model -> the number of interest (1 if it is a hexagon, else 0; the loss; ...).
         controls:
             "self": the recipient is its own donor; must change nothing, or training is not reproducible.
@@ -109,6 +109,7 @@ def init_patching(
     donors = [donor] if isinstance(donor, nn.Module) else list(donor)
     if not donors:
         raise ValueError("donor is empty: give at least one initial model")
+    controls = (controls,) if isinstance(controls, str) else controls
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"control {control!r}: {nearest(control, CONTROLS)}")
@@ -122,6 +123,9 @@ def init_patching(
         if "rerun" in controls:
             rows.append(("rerun", i, seed + 1 + i, _copy(initial)))
     trained = retrain([row[3] for row in rows], [row[2] for row in rows])
+    trained = getattr(trained, "models", trained)
+    if not hasattr(trained, "__len__"):
+        raise TypeError(f"retrain returned {type(trained).__name__}: return the trained models, in order, or their run")
     if len(trained) != len(rows):
         raise ValueError(f"retrain returned {len(trained)} models for {len(rows)}: return one for each, in order")
     table = pd.DataFrame([row[:3] for row in rows], columns=["condition", "donor", "seed"]).astype({"donor": "Int64"})

@@ -75,7 +75,7 @@ def train(
     qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
-    stages: Sequence[Stage] = ("joint",),
+    stages: Stage | Sequence[Stage] = ("joint",),
     penalty: PenaltyLike | Sequence[PenaltyLike | None] | None = None,
     record_every: int = 100,
     record: Sequence[str] | None = None,
@@ -253,6 +253,8 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
             if wanted == "auto":
                 say_once(f"engine='auto' takes the torch engine, which is many times slower than {name}: {reason}")
         if reason is None:
+            why = {"fused": ": compiled", "torch": ": the reference"}[name]
+            log.info("the %s engine trains this%s", name, f"{why}, as was asked for" if wanted != "auto" else why)
             return name, engine
         log.info("the %s engine cannot run this: %s", name, reason)
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
@@ -309,7 +311,7 @@ def _finish(
         where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began) | dict(origin or {})
         if interrupted():
             where[INTERRUPTED] = completed
-            log.warning("interrupted: returning the run as of step %d of %d", completed, recipe.total_steps)
+            log.warning("interrupted at step %d of %d", completed, recipe.total_steps)
     run = assemble(recipe, end, completed, recorder.dataset(), final, where)
     for i, stopped in run.diverged.items():
         log.warning(

@@ -1,6 +1,7 @@
 """What every tool refuses, on a toy and on a bridge alike; and that a refusal leaves no hook and no changed weight."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from torch import Tensor
 
 import probes
 from probes import Site
+from probes.hooked import hook_points
 
 
 def last(output: Any) -> Tensor:
@@ -273,3 +275,62 @@ def test_every_patching_tool_refuses_a_dead_or_silent_hook_and_names_live_ones(n
     }
     with pytest.raises(ValueError, match=r"(fires in vain|does not fire).*live hooks around it: blocks\.1\."):
         calls[tool]()
+
+
+def gpt2() -> Any:
+    """A tiny random model of the library transformers, as people hold one in hand."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8))
+
+
+MISTAKES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    "tokens": (lambda m: probes.audit_hooks(m, torch.tensor([[1, 101]])), ValueError, "tokens 1 to 101: .* 0 to 100"),
+    "below": (lambda m: probes.linear_probe(m, torch.tensor([[-1, 3]]), constant(1)), ValueError, "tokens -1 to 3"),
+    "numbers": (
+        lambda m: probes.audit_hooks(m, torch.rand(2, 4)),
+        TypeError,
+        "torch.float32, and this model takes",
+    ),
+    "no hooks": (
+        lambda m: unwrap(hook_points)(gpt2()),
+        TypeError,
+        "take .*build_bridge_from",
+    ),
+    "a model": (
+        lambda m: probes.load_transformer(gpt2()),
+        TypeError,
+        "name is a GPT2LMHeadModel: take tr",
+    ),
+    "no name": (lambda m: probes.load_transformer(3), TypeError, "name is a int: give a name such as 'smollm2'"),
+    "device": (lambda m: probes.load_transformer("tiny", device="mps"), ValueError, "device='mps' is not on this mach"),
+    "position": (
+        lambda m: Site("hook_embed", position=2),
+        TypeError,
+        "Site has no argument 'position'; did you mean 'p",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_with_what_to_give(mistake: str) -> None:
+    call, error, match = MISTAKES[mistake]
+    with pytest.raises(error, match=match):
+        call(probes.load_transformer("tiny"))
+
+
+def test_results_show_their_shapes_and_not_their_numbers() -> None:
+    model = probes.load_transformer("tiny")
+    tokens = torch.arange(12).reshape(2, 6)
+    omega = probes.qk_circuit(model, 0, 1)
+    shown = {
+        "S: (16,)": omega,
+        "Vh: (16, 64)": probes.ov_circuit(model, 0, 1),
+        "scores: (": probes.attention_slices(model, tokens, 0, 1, n_null=2),
+        "write: (101, 64)": probes.bottleneck(model, "embed->unembed"),
+        "left_angles: ": probes.align(omega, torch.eye(64)[:3], torch.eye(64)[:3], n_null=5),
+        "jacobian: (2, 64, 64)": probes.tangent_space(model, tokens, "hook_embed", "blocks.0.hook_mlp_out"),
+        "Site('blocks.0.attn.hook_z[head=3]')": Site("blocks.0.attn.hook_z", head=3),
+    }
+    for part, result in shown.items():
+        assert part in repr(result) and len(repr(result)) < 400, repr(result)

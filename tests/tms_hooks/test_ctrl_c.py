@@ -77,7 +77,12 @@ def wait_until(holds, what: str):
             "Stopped at step",
             "run",
         ),
-        ("sweep grid.toml --store store --n-jobs 1", "store/*/run.json", "Stopped. What is finished is in", "store/*"),
+        (
+            "sweep grid.toml --store store --n-jobs 1",
+            "store/*/run.json",
+            "what those that were in training had reached is not kept",
+            "store/*",
+        ),
         ("reproduce holds never_ends -j 1", "never_ends:", "1 of 2 claims are stored", "out/verdicts/holds.json"),
         pytest.param("demo --n-models 20", "training 20 toys", None, None, marks=pytest.mark.real_weights),
         ("compare trained --model tiny", "loading tiny", None, "trained"),

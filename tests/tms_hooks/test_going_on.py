@@ -193,7 +193,7 @@ def test_ctrl_c_returns_the_next_record_and_the_run_goes_on(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "30 [0, 10, 20, 30]\n"  # pressed between 20 and 30
-    assert "returning the run as of step 30 of 40" in done.stderr
+    assert "interrupted at step 30 of 40" in done.stderr
     stopped, wanted = tms.load(tmp_path / "run"), train(engine="torch")
     assert_close(torch.tensor(stopped.history.W_E.values[-1]), stopped.W_E, rtol=0, atol=0)
     for run, step in ((stopped, 30), (tms.load(tmp_path / "saved"), 20)):  # checkpoints are written at records
@@ -296,7 +296,8 @@ def test_a_subclass_that_changes_nothing_and_bare_weights_are_trained():
     assert train(init=Tanh(CFG, seed=7).state_dict(), seeds=(0,)).W_E.equal(wanted.W_E)
 
 
-def test_the_page_about_training_is_run(run_python):
+def test_the_page_about_training_is_run(run_python, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 4
-    assert "torch.Size([256, 2])" in run_python("\n".join(blocks))
+    assert len(blocks) == 5
+    elsewhere = f"import os; os.chdir({str(tmp_path)!r})"  # it saves a toy
+    assert "torch.Size([256, 2])" in run_python("\n".join([elsewhere, *blocks]))

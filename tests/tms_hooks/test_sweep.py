@@ -207,8 +207,9 @@ def test_a_bad_grid_says_which_key_before_any_work(base, grid, message, tmp_path
         ([1, 1], r"seeds=\[1, 1\] has a seed twice"),
         ([True], r"seeds has True: must be whole numbers"),
         (["1"], r"seeds has '1': must be whole numbers"),
-        (3, r"seeds=3: must be a list of whole numbers, such as range\(10\)"),
-        ("12", r"seeds='12': must be a list of whole numbers"),
+        (0, "seeds=0: must be at least 1"),
+        (2.5, "seeds=2.5: must be a count, or a list of whole numbers"),
+        ("12", r"seeds='12': must be a count, or a list of whole numbers, such as range\(10\)"),
     ],
 )
 def test_seeds_are_whole_numbers_each_once(seeds, message):
@@ -217,7 +218,7 @@ def test_seeds_are_whole_numbers_each_once(seeds, message):
 
 
 def test_numbers_of_numpy_are_numbers(tmp_path):
-    assert _seeds(np.arange(2)) == (0, 1)
+    assert _seeds(np.arange(2)) == _seeds(2) == _seeds(np.int64(2)) == (0, 1)
     grid = {"feature_probability": [np.float64(0.1), 0.5], "lr": [np.float64(0.01), np.float64(0.1)]}
     assert run(tmp_path, grid=grid).identical(run(tmp_path))
 

@@ -216,6 +216,7 @@ def test_a_share_has_the_interval_of_wilson():
 
 def test_booleans_are_counted():
     held = np.array([True, True, False, True])
+    assert share("The share", held.tolist(), null=(~held).tolist()) == share("The share", held, null=~held)
     assert share("The share", held, null=~held) == share("The share", (3, 4), null=(1, 4))
 
 
