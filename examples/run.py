@@ -23,7 +23,8 @@ def execute(path: Path, quick: bool) -> NotebookNode:
     """Run one notebook in a kernel of its own; an exception in any cell is raised."""
     notebook = jupytext.read(path)
     env = os.environ | ({"TMS_QUICK": "1"} if quick else {"PLOTLY_RENDERER": "png"})
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(HERE)}})
+    where = {"metadata": {"path": str(HERE)}}
+    client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where)
     return client.execute(env=env)
 
 
@@ -34,12 +35,21 @@ def photograph(notebook: NotebookNode) -> None:
     with sync_playwright() as browsers:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = browsers.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": 760, "height": 100}, device_scale_factor=1.5)
-        for data in (out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out):
+        page = browser.new_page(
+            viewport={"width": 760, "height": 100}, device_scale_factor=1.5
+        )
+        for data in (
+            out.data
+            for cell in notebook.cells
+            for out in cell.get("outputs", [])
+            if "data" in out
+        ):
             if "<script" in data.get("text/html", ""):
                 page.set_content(data.pop("text/html"), wait_until="load")
                 page.wait_for_timeout(1_000)  # its script draws after the load
-                data["image/png"] = base64.b64encode(page.screenshot(full_page=True)).decode()
+                data["image/png"] = base64.b64encode(
+                    page.screenshot(full_page=True)
+                ).decode()
         browser.close()
 
 
@@ -55,7 +65,10 @@ def main() -> None:
         if not asked.check:
             photograph(notebook)
             jupytext.write(notebook, path.with_suffix(".ipynb"))
-        print(f"{path.name}: {sum(c.cell_type == 'code' for c in notebook.cells)} cells ran", flush=True)
+        print(
+            f"{path.name}: {sum(c.cell_type == 'code' for c in notebook.cells)} cells ran",
+            flush=True,
+        )
 
 
 if __name__ == "__main__":

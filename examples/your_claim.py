@@ -22,7 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -44,7 +45,12 @@ quick = "TMS_QUICK" in os.environ
 # %%
 apart = tms.AnticorrelatedGroups(n_features=6, feature_probability=0.2, group_size=2)
 run = tms.train(
-    tms.ToyConfig(6, 3), apart, seeds=4, steps=500, optimizer=tms.Adam(lr=1e-2, schedule="cosine"), progress=False
+    tms.ToyConfig(6, 3),
+    apart,
+    seeds=4,
+    steps=500,
+    optimizer=tms.Adam(lr=1e-2, schedule="cosine"),
+    progress=False,
 )
 plots.matrices(tms.geometry.gram(run.W_E), [f"seed {i}" for i in range(4)])
 
@@ -56,7 +62,7 @@ plots.matrices(tms.geometry.gram(run.W_E), [f"seed {i}" for i in range(4)])
 
 # %%
 def pairs_opposite(W):
-    """Whether each pair of partners, "model pair", is represented and within 18 degrees of opposite."""
+    """Whether each pair of partners, "model pair", is represented and nearly opposite: 18 degrees."""
     unit = torch.nn.functional.normalize(W, dim=-1)
     cosine = (unit[:, 0::2] * unit[:, 1::2]).sum(-1)
     alive = tms.geometry.represented(W)
@@ -76,14 +82,17 @@ pairs_opposite(run.W_E)
 def strangers_are_opposite(n_models):
     """Features that are never active together end up opposite each other.
 
-    Statistic: share of models, n = 6, m = 3, p = 0.2, in which all three pairs are antipodal (cosine below -0.95).
+    Statistic: share of models, n = 6, m = 3, p = 0.2, in which all three pairs are
+    antipodal (cosine below -0.95).
     Threshold: above 0.5.
     Null: models on independent features of the same probability.
     Size: 12 models (quick), 60 (full). The usual recipe, 500 steps.
     Controls: the same share of untrained models.
     """
     cfg, independent = tms.ToyConfig(6, 3), tms.SparseUniform(6, 0.2)
-    apart_W, independent_W = (lab.train_toys(cfg, data, n_models, steps=500).W_E for data in (apart, independent))
+    apart_W, independent_W = (
+        lab.train_toys(cfg, data, n_models, steps=500).W_E for data in (apart, independent)
+    )
     return judge(apart_W, independent_W, lab.untrained(cfg, n_models)["W_E"])
 
 
@@ -94,9 +103,15 @@ def strangers_are_opposite(n_models):
 
 # %%
 def judge(apart_W, independent_W, untrained_W):
-    held, null, untrained = (pairs_opposite(W).all(-1).numpy() for W in (apart_W, independent_W, untrained_W))
+    held, null, untrained = (
+        pairs_opposite(W).all(-1).numpy() for W in (apart_W, independent_W, untrained_W)
+    )
     return Verdict(
-        parts={"all": share("The share of models with all three pairs antipodal", held, null=null)},
+        parts={
+            "all": share(
+                "The share of models with all three pairs antipodal", held, null=null
+            )
+        },
         n_models=len(held),
         controls={"untrained": untrained.mean()},
         detail=f"{pairs_opposite(apart_W).double().mean():.0%} of single pairs are antipodal.",
@@ -109,9 +124,18 @@ def judge(apart_W, independent_W, untrained_W):
 
 # %%
 [mine] = find(["strangers-are-opposite"])
-three = torch.eye(3).repeat_interleave(2, dim=0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
-opposite, noise = three.expand(40, 6, 3), torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0))
-worlds = {"opposite": (opposite, noise), "noise": (noise, noise), "anyway": (opposite, opposite)}
+three = (
+    torch.eye(3).repeat_interleave(2, dim=0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
+)
+opposite, noise = (
+    three.expand(40, 6, 3),
+    torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0)),
+)
+worlds = {
+    "opposite": (opposite, noise),
+    "noise": (noise, noise),
+    "anyway": (opposite, opposite),
+}
 worlds["two models"] = opposite[:2], noise
 {name: mine.decide(judge(W, null, noise)).verdict for name, (W, null) in worlds.items()}
 
@@ -128,5 +152,5 @@ result.controls
 
 # %% [markdown]
 # A null that reaches the threshold too would say that the cause is another one. The claim joins the library's as a
-# file of `tms_hooks/claims/`, with these worlds as its test: `CONTRIBUTING.md` shows it. From a file of yours that is
-# imported, `claims()["strangers-are-opposite"].run()` measures it, beside all others.
+# file of `tms_hooks/claims/`, with these worlds as its test: [how](../CONTRIBUTING.md#a-claim). From a file of yours
+# that is imported, `claims()["strangers-are-opposite"].run()` measures it, beside all others.

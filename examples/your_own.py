@@ -22,7 +22,8 @@
 # %%
 from importlib.util import find_spec
 
-if find_spec("tms_hooks") is None:  # on Colab; where the library is installed this cell does nothing
+# On Colab; where the library is installed this cell does nothing.
+if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
     get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots] @ {source}'")
 
@@ -49,14 +50,22 @@ HOW = {"steps": STEPS, "optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "progr
 # %%
 class Bursts(tms.Distribution):
     def _draw(self, keys, batch):
-        u = rng.uniforms(keys, batch, self.n_features + 2)  # "model batch number", in [0, 1)
+        u = rng.uniforms(
+            keys, batch, self.n_features + 2
+        )  # "model batch number", in [0, 1)
         start, length = (u[..., i, None] * self.n_features for i in (-2, -1))
-        place = (torch.arange(self.n_features, device=keys.device) - start) % self.n_features
-        return torch.where(place < length / 3, u[..., :-2], 0.0)  # up to a third of the circle
+        place = (
+            torch.arange(self.n_features, device=keys.device) - start
+        ) % self.n_features
+        return torch.where(
+            place < length / 3, u[..., :-2], 0.0
+        )  # up to a third of the circle
 
 
 bursts = Bursts(n_features=12)
-plots.signed_heatmap(bursts.sample(12, seed=0), "feature", "sample", "value").update_layout(title="Twelve samples")
+plots.signed_heatmap(bursts.sample(12, seed=0), "feature", "sample", "value").update_layout(
+    title="Twelve samples"
+)
 
 # %% [markdown]
 # Eight toys of it in one call, and `run.table` with a row per model. A burst is at most four features long, so features
@@ -65,7 +74,9 @@ plots.signed_heatmap(bursts.sample(12, seed=0), "feature", "sample", "value").up
 # %%
 run = tms.train(tms.ToyConfig(12, 6), bursts, seeds=8, **HOW)
 gram = tms.geometry.gram(run.W_E[run.final_loss.argmin()])
-plots.signed_heatmap(gram, "feature", "feature", "W_i . W_j").update_layout(title="The best of eight toys")
+plots.signed_heatmap(gram, "feature", "feature", "W_i . W_j").update_layout(
+    title="The best of eight toys"
+)
 
 # %%
 run.table
@@ -145,7 +156,9 @@ generator, drawn = (torch.Generator().manual_seed(0) for _ in range(2))
 net = torch.nn.Sequential(torch.nn.Linear(20, 32), torch.nn.ReLU(), torch.nn.Linear(32, 19))
 for layer in (net[0], net[2]):  # torch's own way, with a generator of our own
     for parameter in layer.parameters():
-        torch.nn.init.uniform_(parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=drawn)
+        torch.nn.init.uniform_(
+            parameter, -(layer.in_features**-0.5), layer.in_features**-0.5, generator=drawn
+        )
 a, b = torch.cartesian_prod(torch.arange(10), torch.arange(10)).T
 x = torch.cat([torch.eye(10)[a], torch.eye(10)[b]], dim=1)
 
@@ -174,7 +187,9 @@ table[["score", "baseline", "selectivity"]]
 # %%
 clean, corrupted = x[(a == 2) & (b == 3)], x[(a == 7) & (b == 3)]
 sites = [probes.Site("1.hook_out", unit=i) for i in range(32)]
-swept = probes.patch_sweep(hooked, clean, corrupted, metric=lambda out: out[:, 5] - out[:, 10], sites=sites)
+swept = probes.patch_sweep(
+    hooked, clean, corrupted, metric=lambda out: out[:, 5] - out[:, 10], sites=sites
+)
 swept.nlargest(5, "recovered")[["site", "recovered"]]
 
 # %% [markdown]

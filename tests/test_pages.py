@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
@@ -48,8 +49,10 @@ def run(page: Path, folder: Path, monkeypatch) -> dict[str, object]:
 
 
 @pytest.mark.parametrize("page", RUN, ids=lambda page: page.stem)
-def test_the_code_of_a_page_runs(page, tmp_path, monkeypatch):
+def test_the_code_of_a_page_runs_and_prints_whole_tables(page, tmp_path, monkeypatch, capsys):
     assert len(run(page, tmp_path, monkeypatch)) > 3
+    hidden = re.compile(r"^.*[a-z].* \.\.\. .*$", re.MULTILINE)  # columns that pandas leaves out; rows it may
+    assert hidden.findall(capsys.readouterr().out) == []
 
 
 def test_every_page_with_code_is_run_by_some_test():
@@ -98,8 +101,14 @@ def test_the_gallery_has_a_card_for_each_claim_and_its_figures_below(tmp_path, m
     assert 'data-outcome="too few models"' in one
     assert 'class="outcome too-few-models"' in one
     assert "It &lt;holds&gt;." in one
-    assert 'src="gallery/one-0.webp"' in one
+    assert 'src="gallery/one-0.webp" alt="one: A &lt; b."' in one
+    assert '<span class="name">one</span>' in one
     assert "<img" not in two
+    assert '<span class="no-picture"></span>' in two
+    measured = PAGE.replace("| models |", "| parts |").replace(
+        "| refuted | 3 |", "| refuted | b: refuted, 0.1 [0, 0.2] |"
+    )
+    assert '<span class="no-picture"><b>0.1</b> [0, 0.2]<br>b</span>' in gallery.gallery(measured)
     assert re.search(r"## one\n\nOf one\.\n\n<figure>.*A &lt; b\..*</figure>\n\n## two\n\nOf two\.\n$", made, re.DOTALL)
     with pytest.raises(ValueError, match="lacks the column statement"):
         gallery.gallery(PAGE.replace("statement", "sentence"))
@@ -113,11 +122,44 @@ def test_the_figures_of_the_gallery_are_those_of_claims():
     assert {file for drawn in kept.values() for _, file in drawn} == {p.name for p in gallery.PLACE.glob("*.webp")}
 
 
-@pytest.mark.parametrize("name", ["docstrings", "drawings", "gallery"])
+@pytest.mark.parametrize("name", ["docstrings", "drawings", "formulas", "gallery", "offline"])
 def test_the_examples_in_the_modules_of_the_site(name):
     result = doctest.testmod(of_the_site(name))
     assert result.attempted > 0
     assert result.failed == 0
+
+
+# The command line, and installing
+
+
+def test_the_page_of_the_command_line_has_every_command_with_an_example_and_every_option():
+    commands, text = of_the_site("commands"), (DOCS / "command_line.md").read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^## tms (\w+)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    assert sections.keys() == commands.commands().keys()
+    for name, section in sections.items():
+        assert f"\ntms {name}" in section
+        shown = commands.with_options(section)
+        for option in commands.commands()[name].params:
+            assert all(f"<code>{written}</code>" in shown for written in option.opts if written.startswith("-"))
+            assert len(option.help) > 5
+    assert "One of <code>constant</code>" in commands.table("train")
+    assert "one per core" in commands.table("reproduce")  # not the cores of whoever built the site
+    with pytest.raises(ValueError, match="there is no command 'trian'"):
+        commands.with_options("```options\ntrian\n```")
+
+
+def test_the_page_about_installing_names_every_extra_and_every_python():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (DOCS / "install.md").read_text(encoding="utf-8")
+    brought = dict(re.findall(r"^\| `(\w+)` \|.*\| (.*) \|$", text, re.MULTILINE))
+    extras = project["optional-dependencies"]
+    assert brought.keys() == extras.keys()
+    for name in ("fast", "plots", "report", "sweep", "smollm2"):
+        for library in brought[name].split(", "):
+            assert any(each.startswith(library) for each in extras[name]), library
+    pythons = re.findall(r":: (3\.\d+)", " ".join(project["classifiers"]))
+    assert all(each in text for each in pythons)
+    assert all(pin in (ROOT / "Makefile").read_text() for pin in re.findall(r"[\w-]+==[\d.]+", text))
 
 
 # Hook points

@@ -2,6 +2,7 @@
 
 import base64
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,14 @@ NOT_DRAWN = """[...document.querySelectorAll("article img, body > img, svg.flow"
   const empty = visual.tagName === "svg" ? visual.childElementCount === 0 : visual.naturalWidth === 0;
   return empty || width < 2 || height < 2;
 }).map(visual => visual.getAttribute("src") || visual.getAttribute("aria-label"))"""
+CUT = """[...document.querySelectorAll("article pre, article pre > code")]
+  .filter(code => code.scrollWidth > code.clientWidth + 1 && getComputedStyle(code).display !== "inline")
+  .map(code => code.innerText.slice(0, 60))"""
+OUTSIDE = """[...document.querySelectorAll("article :is(table, img)")].filter(thing => {
+  let box = thing;
+  while (box && !["auto", "scroll"].includes(getComputedStyle(box).overflowX)) box = box.parentElement;
+  return thing.getBoundingClientRect().right > innerWidth && !box;
+}).map(thing => thing.outerHTML.slice(0, 60))"""
 COLORS = """async png => {
   const image = await createImageBitmap(await (await fetch("data:image/png;base64," + png)).blob());
   const canvas = new OffscreenCanvas(image.width, image.height).getContext("2d");
@@ -64,7 +73,7 @@ def browser():
 
 @pytest.fixture(scope="module")
 def visit(browser):
-    """What is wrong with a page: errors, requests, what is wider than the screen, and visuals that are not drawn.
+    """What is wrong with a page: errors, requests, what is too wide or cut, and visuals that are not drawn.
 
     It is opened once and then looked at in light and dark, on a wide screen and on a narrow one.
     """
@@ -89,6 +98,8 @@ def visit(browser):
             if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
                 wrong.append(f"{scheme}: {wide} pixels wide on a screen of {width}")
             wrong += [f"{scheme}, {width}: {visual} is not drawn" for visual in page.evaluate(NOT_DRAWN)]
+            unseen = page.evaluate(CUT if width == 1280 else OUTSIDE)
+            wrong += [f"{width}: {what} is cut at the right" for what in unseen]
         if len(page.locator("main, body").first.inner_text().split()) < 2:
             wrong.append("blank")
         page.close()
@@ -119,6 +130,8 @@ def test_every_page_opens_from_its_folder_on_any_screen(site, visit):
         ("<img src='data:image/gif;base64,R0lGODlhAQABAAAAACw=' style='display: none'>two words", "is not drawn"),
         ("<svg class='flow' aria-label='toy' width='9' height='9'></svg>two words", "toy is not drawn"),
         ("<style>[data-md-color-scheme=slate] b { padding: 0 999px }</style><b>two words</b>", "dark: "),
+        (f"<article><pre style='width: 99px; overflow: auto'>{'code' * 99}</pre></article>", "1280: codecode"),
+        ("<article style='overflow: hidden'><img width='999'></article>", "390: <img"),
         ("", "blank"),
     ],
 )
@@ -175,6 +188,26 @@ def test_the_gallery_filters_by_outcome_source_and_words(site, browser):
     page.close()
 
 
+def test_formulas_are_typeset_and_what_stands_at_the_root_of_a_repository_is_there(site):
+    page = (site / "concepts" / "circuits.html").read_text(encoding="utf-8")
+    assert "<i>W</i><sub>Q</sub> <i>W</i><sub>K</sub><sup>T</sup>" in page
+    assert "σ<sub>k</sub> <i>u</i><sub>k</sub> <i>v</i><sub>k</sub><sup>T</sup>" in page
+    assert "W_Q" not in re.sub(r"<(pre|code)\b.*?</\1>|<[^>]*>", "", page, flags=re.DOTALL)
+    claims = (site / "claims.html").read_text(encoding="utf-8").split("<article", 1)[1].split("</article")[0]
+    assert "$" not in re.sub(r"<(script|code)\b.*?</\1>", "", claims, flags=re.DOTALL)
+    for name, page in (("CHANGELOG", "cite"), ("CONTRIBUTING", "guides/own_claim"), ("SECURITY", "trust")):
+        assert f"{name}.html" in (site / f"{page}.html").read_text(encoding="utf-8")
+        assert (site / f"{name}.html").is_file()
+
+
+def test_notebooks_name_their_pictures(site):
+    page = (site / "examples" / "quickstart.html").read_text(encoding="utf-8").split("<article", 1)[1]
+    said = re.findall(r'<img [^>]*?alt="([^"]*)"', page)
+    assert len(said) > 3
+    assert said.count("Figure: Which geometries are reached?") == 1
+    assert "No description" not in "".join(said)
+
+
 def test_the_search_index_and_the_reference_hold_what_is_public(site):
     index = (site / "search" / "search_index.js").read_text(encoding="utf-8")
     assert "tms_hooks.train.train" in index
@@ -183,3 +216,5 @@ def test_the_search_index_and_the_reference_hold_what_is_public(site):
     assert "Examples that use this" in page
     assert "../guides/own_data.html" in page  # pages count too
     assert "<p>&gt;&gt;&gt;" not in page  # doctests stand in fences
+    assert 'id="tms_hooks.models.toy.ToyModel.from_pretrained"' in page
+    assert 'id="tms_hooks.claims.verdict.share"' in (site / "reference" / "claims.html").read_text(encoding="utf-8")

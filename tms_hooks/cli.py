@@ -482,7 +482,11 @@ def reproduce(
     n_jobs: Annotated[
         int,
         typer.Option(
-            "--n-jobs", "-j", help="Claims at a time, each on one thread; no result changes.", **number(**COUNT)
+            "--n-jobs",
+            "-j",
+            help="Claims at a time, each on one thread; no result changes.",
+            show_default="one per core",
+            **number(**COUNT),
         ),
     ] = os.cpu_count() or 1,
     seed: FirstSeed = 0,

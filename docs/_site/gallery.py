@@ -61,7 +61,7 @@ def gallery(markdown: str) -> str:
     form = f'<form class="gallery-filter" onsubmit="return false">{fields}</form>'
     page = markdown.replace(_table(markdown), f'{form}\n\n<div class="gallery">{cards}</div>\n{SCRIPT}\n')
     for name, drawn in figures.items():
-        shown = "\n\n" + "".join(_figure(caption, file) for caption, file in drawn) + "\n\n"
+        shown = "\n\n" + "".join(_figure(name, caption, file) for caption, file in drawn) + "\n\n"
         section = re.compile(rf"^## {re.escape(name)}\n.*?(?=^## |\Z)", re.DOTALL | re.MULTILINE)
         page = section.sub(lambda found, shown=shown: found[0].rstrip() + shown, page, count=1)
     return page
@@ -72,12 +72,12 @@ def _select(name: str, choices: list[str]) -> str:
     return f'<label>{name} <select name="{name}"><option value="">all</option>{options}</select></label> '
 
 
-def _image(file: str) -> str:
-    return f'<img src="gallery/{file}" alt="" loading="lazy">'
+def _image(name: str, caption: str, file: str) -> str:
+    return f'<img src="gallery/{file}" alt="{html.escape(f"{name}: {caption}")}" loading="lazy">'
 
 
-def _figure(caption: str, file: str) -> str:
-    return f"<figure>{_image(file)}<figcaption>{html.escape(caption)}</figcaption></figure>"
+def _figure(name: str, caption: str, file: str) -> str:
+    return f"<figure>{_image(name, caption, file)}<figcaption>{html.escape(caption)}</figcaption></figure>"
 
 
 def _table(markdown: str) -> str:
@@ -89,12 +89,24 @@ def _table(markdown: str) -> str:
 
 def _card(claim: dict[str, str], outcome: str, drawn: list[list[str]]) -> str:
     kind, source = html.escape(outcome.lower()), html.escape(claim["source"])
-    picture = _image(drawn[0][1]) if drawn else '<span class="no-picture"></span>'
+    name = claim["name"]
+    picture = _image(name, *drawn[0]) if drawn else _numbers(claim.get("parts", ""))
     return (
-        f'<a href="#{claim["name"]}" data-outcome="{kind}" data-source="{source.lower()}">{picture}'
+        f'<a href="#{name}" data-outcome="{kind}" data-source="{source.lower()}">{picture}'
         f'<span class="outcome {kind.replace(" ", "-")}">{html.escape(outcome)}</span> '
-        f'<span class="from">{source}</span><br>{html.escape(claim["statement"])}</a>'
+        f'<span class="from">{source}</span> <span class="name">{name}</span>{html.escape(claim["statement"])}</a>'
     )
+
+
+def _numbers(parts: str) -> str:
+    """In the place of a picture: what the first part measured, as large as one.
+
+    >>> _numbers("again: supported, 1 [0.785, 1]; more: refuted, 0 [0, 1]")
+    '<span class="no-picture"><b>1</b> [0.785, 1]<br>again</span>'
+    """
+    found = re.match(r"(.*?): [^,]*, (\S+) (\[.*?\])", parts)
+    shown = f"<b>{found[2]}</b> {found[3]}<br>{html.escape(found[1])}" if found else ""
+    return f'<span class="no-picture">{shown}</span>'
 
 
 def keep_figures(report: Path) -> dict[str, list[list[Any]]]:

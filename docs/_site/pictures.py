@@ -19,7 +19,7 @@ from tms_hooks.plots.layout import row_of_panels
 OUT = Path(__file__).parents[1] / "pictures"
 WIDTH = 640
 DENSITIES = (1.0, 0.3, 0.1, 0.03)
-HOW = {"steps": 1_000, "optimizer": tms.Adam(lr=0.01, schedule="cosine"), "progress": False}
+HOW = {"steps": 2_000, "optimizer": tms.Adam(lr=0.01, schedule="cosine"), "progress": False}
 
 
 @cache
@@ -93,9 +93,8 @@ def slices() -> go.Figure:
     needed = {"the head": split.needed, "rotated at random": split.null_needed.flatten()}
     share = {name: np.array([(n <= k).double().mean().item() for k in range(1, 6)]) for name, n in needed.items()}
     colors = dict(zip(needed, (plots.TOY, plots.NULL), strict=True))
-    return plots.cumulative(share, colors, "share of the scores that k slices carry", "slices k").update_layout(
-        height=300
-    )
+    figure = plots.cumulative(share, colors, "share of the scores that k slices carry", "slices k")
+    return figure.update_xaxes(type="linear", tickvals=[1, 2, 3, 4, 5]).update_layout(height=300)
 
 
 def bottleneck() -> go.Figure:

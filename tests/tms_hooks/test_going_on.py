@@ -296,7 +296,8 @@ def test_a_subclass_that_changes_nothing_and_bare_weights_are_trained():
     assert train(init=Tanh(CFG, seed=7).state_dict(), seeds=(0,)).W_E.equal(wanted.W_E)
 
 
-def test_the_page_about_training_is_run(run_python):
+def test_the_page_about_training_is_run(run_python, tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
-    assert len(blocks) == 4
-    assert "torch.Size([256, 2])" in run_python("\n".join(blocks))
+    assert len(blocks) == 5
+    elsewhere = f"import os; os.chdir({str(tmp_path)!r})"  # it saves a toy
+    assert "torch.Size([256, 2])" in run_python("\n".join([elsewhere, *blocks]))

@@ -107,6 +107,16 @@ def test_arrows_of_zero_length_are_drawn_at_the_origin():
     assert all(np.isfinite(np.array(trace.x, float)).all() for trace in plots.write_and_read(zero, zero, ["a"]).data)
 
 
+def test_figures_with_a_mark_per_feature_have_the_ground_of_all_others():
+    values = np.ones((2, 3))
+    for figure in (
+        plots.norm_bars(values, values, ["a", "b"]),
+        plots.interference_graphs({"a": np.eye(2)}),
+        plots.feature_lines(np.array([0, 1]), {"a": values}, "loss"),
+    ):
+        assert figure.layout.template.layout.plot_bgcolor == style.THEMES["light"].paper
+
+
 def test_norm_bars_are_colored_by_interference():
     norms = np.array([[1.0, 0.5], [0.0, 1.0]])
     fig = plots.norm_bars(norms, 2 * norms, ["a", "b"])

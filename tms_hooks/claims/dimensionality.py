@@ -87,7 +87,8 @@ def sticky_dimensionality(n_seeds: int) -> Verdict:
     Null: the same norms in random directions.
 
     Size: 8 seeds (quick), 16 (full), at each of 16 densities p from 1 to 0.05, evenly spaced on a log scale. 8,000
-    steps.
+    steps: D* is at rest by then; triangles and tetrahedra are not, and whether they are after 24,000 would take 72,000
+    to learn, which is too long here. So what is said of them may stay not converged.
     Controls: learned features near each value, inside and beside; the largest sum of D_i, which cannot exceed m, and
     the largest D*; the densities at which D* is within 5 % of 1/2.
     """
