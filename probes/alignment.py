@@ -58,7 +58,8 @@ class Alignment:
     dimensions: tuple[int, int]
     """In how many the left and the right directions may turn."""
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def pvalues(self) -> Float[Tensor, " k"]:

@@ -39,7 +39,8 @@ class Bottleneck:
     write: Float[Tensor, "feature hidden"]
     read: Float[Tensor, "read_feature hidden"]
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def paired(self) -> bool:

@@ -39,7 +39,7 @@ def brief(result: Any) -> str:
     >>> brief(Circuit(*torch.zeros(5, 2, 2)))
     'Circuit(left: (2, 2), right: (2, 2), U: (2, 2), S: (2, 2), Vh: (2, 2))'
     """
-    names = result._fields if isinstance(result, tuple) else [field.name for field in fields(result)]
+    names = getattr(result, "_fields", None) or [field.name for field in fields(result)]
     shown = (f"{name}: {_shape(getattr(result, name))}" for name in names)
     return f"{type(result).__name__}({', '.join(shown)})"
 

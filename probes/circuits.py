@@ -28,7 +28,8 @@ class Circuit(NamedTuple):
     S: Float[Tensor, " k"]
     Vh: Float[Tensor, "k d_right"]
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def matrix(self) -> Float[Tensor, "d_left d_right"]:

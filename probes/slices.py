@@ -51,7 +51,8 @@ class AttentionSlices(NamedTuple):
     cap: float | None
     """The softmax feels cap * tanh(score / cap) of each score, as in Gemma 2; None in most transformers."""
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
 
 def attention_slices(

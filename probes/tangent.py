@@ -45,7 +45,8 @@ class TangentSpace:
     in_axes: Mapping[str, int]
     out_axes: Mapping[str, int]
 
-    __repr__ = brief
+    def __repr__(self) -> str:
+        return brief(self)
 
     @staticmethod
     def of(

@@ -176,10 +176,10 @@ def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     except Exception as error:  # whatever an adapter that was written for other sizes or settings stumbles over
         why = "" if "nsupported architecture" in str(error) else f" ({type(error).__name__}: {error})"
         raise ValueError(f"{name!r}: TransformerLens makes no bridge of {kind}{why}") from error
-    if not (error := float((logits - expected).norm() / expected.norm())) <= LIMIT:
+    if not (apart := float((logits - expected).norm() / expected.norm())) <= LIMIT:
         raise ValueError(
             f"{name!r}: the bridge that TransformerLens makes of this {kind} does not compute what the model does "
-            f"(relative error of its logits {error:.1e}): it leaves out something that this model's config asks for"
+            f"(relative error of its logits {apart:.1e}): it leaves out something that this model's config asks for"
         )
     if starts is not None:
         bridge.cfg.default_prepend_bos = starts

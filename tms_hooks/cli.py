@@ -42,7 +42,8 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except Exception as error:  # its class has moved between versions of typer
+        except Exception as raised:
+            error: Any = raised  # its class has moved between versions of typer
             name = getattr(error, "option_name", "")
             known = {opt for param in error.ctx.command.params for opt in param.opts} if name else set()
             if name not in known and (meant := CALLED.get(name, name[1:])) in known:  # -p, of --p

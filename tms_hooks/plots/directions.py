@@ -189,7 +189,7 @@ def write_and_read(
         titles: one per model.
     """
     if isinstance(write, Run) and read is None:
-        read = write.weights["W_U"].mT if "W_U" in write.weights else write.W_E
+        read = as_array(write.weights["W_U"].mT if "W_U" in write.weights else write.W_E)
     if read is None:
         raise ValueError("read is missing: give the directions that features are read along, or write_and_read(run)")
     written, titles = _in_plane(write, titles)
