@@ -40,7 +40,7 @@ COMMANDS = {
     "figure": "figure hexagon-norms --quick --store out --out figure.html",
     "theory": "theory --out out",
     "compare": "compare trained --model tiny --out out",
-    "demo": "demo --model tiny --out out",
+    "demo": "demo --out out",
 }
 
 
