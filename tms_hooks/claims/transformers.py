@@ -121,7 +121,7 @@ def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     run = side_by_side.train_head_toys(n, steps=(1_000, 300), seed=seeds.first())
 
     def sparsity(model: ToyModel) -> Sparsity:
-        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
+        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, seeds.first(), ROTATIONS, relative)])
 
     untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in seeds.of(n)]
     return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
