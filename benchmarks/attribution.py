@@ -5,12 +5,13 @@ largest of the estimate. At a budget: what a method's own cost leaves of it, in 
 exact patches of the sites that it ranks highest, and a site of the top k counts as found if it was patched exactly; "at
 random" patches as many sites as the budget allows. Random toys (two heads, an MLP, 8 seeds), the tiny random bridge (4
 seeds) and SmolLM2 (every fifth block, 6 pairs of prompts; sites are queries, keys and outputs of heads, and the MLP's
-outputs at each position). Edges likewise, of the toys and of the tiny bridge: `path_patch`, with the hooks of all other
-senders frozen, is the judge. Run: `python -m benchmarks.attribution`.
+outputs at each position). Edges likewise: `path_patch`, with the hooks of all other senders frozen, is the judge. With
+each mean over cases stands Student's 95 % interval; "less one gradient" is the mean of paired differences.
+Run: `python -m benchmarks.attribution`, or some of its models: `--models toys tiny`.
 """
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import product
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from scipy.stats import sem, t
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -35,6 +37,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "both (AtP*)": {"recompute_softmax": True, "drop_gradients": True},
     "4 steps, softmax recomputed": {"steps": 4, "recompute_softmax": True},
 }
+CORRECTIONS = set(METHODS) - {"one gradient"}
 
 
 class Case(NamedTuple):
@@ -132,6 +135,16 @@ def tiny_edges() -> Iterator[Case]:
         yield case._replace(sites=senders, receivers=receivers)
 
 
+def smollm2_edges() -> Iterator[Case]:
+    """From each head and MLP of blocks 0, 5, 10 and 15 to each head's queries, keys and values of block 20."""
+    for case in smollm2():
+        blocks = range(0, 20, 5)
+        senders = [Site(f"blocks.{i}.attn.hook_z", head="each") for i in blocks]
+        senders += [Site(f"blocks.{i}.hook_mlp_out") for i in blocks]
+        receivers = [Site(f"blocks.20.attn.hook_{part}", head="each") for part in "qkv"]
+        yield case._replace(sites=senders, receivers=receivers)
+
+
 def exact_edges(case: Case) -> pd.DataFrame:
     """`path_patch` of every edge, in the order of `attribution_sweep`."""
     model, clean, corrupted, metric, sites, receivers = case
@@ -184,6 +197,15 @@ def found(case: Case, k: int, budgets: list[float]) -> dict[str, list[float]]:
     return shares
 
 
+def interval(values: Sequence[float], low: float, high: float) -> str:
+    """Their mean, and Student's 95 % interval as far as it lies between two values."""
+    mean = float(np.mean(values))
+    if np.isnan(mean):
+        return ""
+    half = 0.0 if np.ptp(values) == 0 else t.ppf(0.975, len(values) - 1) * sem(values)
+    return f"{mean:.2f} ({max(low, mean - half):.2f} to {min(high, mean + half):.2f})"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--k", type=int, default=20)
@@ -193,14 +215,25 @@ def main() -> None:
     torch.set_num_threads(1)
     for name in args.models:
         cases = [found(case, args.k, args.budgets) for case in CASES[name]()]
-        print(f"{name}, {len(cases)} cases, top {args.k}")
-        print(f"| method | cost in runs | alone | {' | '.join(f'{budget:.0%}' for budget in args.budgets)} |")
+        print(f"\n{name}, {len(cases)} cases, top {args.k}\n")
+        head = ["method", "cost in runs", "alone", "less one gradient", *(f"{budget:.0%}" for budget in args.budgets)]
+        print(f"| {' | '.join(head)} |\n|{'---|' * len(head)}")
         for method in cases[0]:
-            cost, *shares = np.mean([case[method] for case in cases], axis=0)
-            print(f"| {method} | {cost:.1f} | {' | '.join(f'{share:.2f}' for share in shares)} |", flush=True)
+            costs, alone, *at = zip(*(case[method] for case in cases), strict=True)
+            paired = [case[method][1] - case["one gradient"][1] for case in cases]
+            cells = [interval(alone, 0, 1), interval(paired, -1, 1) if method in CORRECTIONS else ""]
+            cells += [interval(found, 0, 1) for found in at]
+            print(f"| {method} | {np.mean(costs):.1f} | {' | '.join(cells)} |", flush=True)
 
 
-CASES = {"toys": toys, "tiny": tiny, "smollm2": smollm2, "toys, edges": toy_edges, "tiny, edges": tiny_edges}
+CASES = {
+    "toys": toys,
+    "tiny": tiny,
+    "smollm2": smollm2,
+    "toys, edges": toy_edges,
+    "tiny, edges": tiny_edges,
+    "smollm2, edges": smollm2_edges,
+}
 
 
 if __name__ == "__main__":

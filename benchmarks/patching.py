@@ -52,8 +52,13 @@ def theirs(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, la
             patch_setter=patching.layer_pos_patch_setter,
             activation_name="resid_pre",
         ),
+        "mlp": partial(
+            patching.generic_activation_patch,
+            patch_setter=patching.layer_pos_patch_setter,
+            activation_name="mlp_out",
+        ),
     }[by]
-    column, n = {"head": ("head", model.cfg.n_heads), "position": ("pos", clean.shape[1])}[by]
+    column, n = ("head", model.cfg.n_heads) if by == "head" else ("pos", clean.shape[1])
     index = pd.DataFrame([(layer, i) for layer in layers for i in range(n)], columns=["layer", column])
     patching.tqdm = lambda rows: rows  # no progress bars
     with torch.no_grad():
@@ -66,7 +71,8 @@ def ours(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, laye
     if by == "head":
         sites = [Site(hook=f"blocks.{i}.attn.hook_z", head="each") for i in layers]
     else:
-        sites = [Site(hook=f"blocks.{i}.hook_resid_pre", pos="each") for i in layers]
+        part = {"position": "hook_resid_pre", "mlp": "hook_mlp_out"}[by]
+        sites = [Site(hook=f"blocks.{i}.{part}", pos="each") for i in layers]
     return torch.tensor(patch_sweep(model, clean, corrupted, metric, sites).metric.to_numpy())
 
 
@@ -84,7 +90,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
     parser.add_argument("--width", type=int, default=768, help="of the model; `work` hardly depends on it")
-    parser.add_argument("--by", nargs="+", default=["head", "position"])
+    parser.add_argument("--by", nargs="+", default=["head", "position", "mlp"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = gpt2_small_shape(args.width)

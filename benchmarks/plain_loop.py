@@ -1,5 +1,8 @@
 """What notebooks and courses in this field run, in our own words: stacked weights, einsum, autograd, Adam."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -32,8 +35,14 @@ class PlainToys:
         return torch.einsum("bkn,knm->bkm", x, self.W)
 
     def loss(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, " model"]:
-        out = torch.relu(torch.einsum("bkm,knm->bkn", self.hidden(x), self.W) + self.b)
-        return (out - self.target(x)).square().mean(0).sum(-1)
+        out = self.out(torch.einsum("bkm,knm->bkn", self.hidden(x), self.W) + self.b)
+        return self.cost(out - self.target(x)).mean(0).sum(-1)
+
+    def out(self, logits: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return torch.relu(logits)
+
+    def cost(self, error: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return error.square()
 
     def train(self, steps: int) -> None:
         for step in range(steps):
@@ -63,14 +72,14 @@ class PlainOneHot(PlainToys):
 class PlainHeads(PlainToys):
     """The same with a pseudo-attention head on pairs of tokens: L1 + L2 of the logit `h0 W_Q W_K^T h1`."""
 
-    def __init__(self, n: int, m: int, r: int, p: Float[Tensor, " model"], pairs: list[tuple[int, int]]) -> None:
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"], r: int, pairs: list[tuple[int, int]]) -> None:
         super().__init__(n, m, p)
         std = (2 / (m + r)) ** 0.5
         self.Q, self.K = (
             (torch.randn(len(p), m, r, generator=self.generator) * std).requires_grad_() for _ in range(2)
         )
         self.query, self.key = (torch.tensor(side) for side in zip(*pairs, strict=True))
-        self.optimizer = torch.optim.Adam([self.W, self.b, self.Q, self.K], lr=1e-3)
+        self.optimizer.add_param_group({"params": [self.Q, self.K]})
 
     def objective(self) -> Float[Tensor, ""]:
         x, y = self.batch(), self.batch()
@@ -119,12 +128,12 @@ class PlainResidual(PlainToys):
 
     WIDTH = 16
 
-    def __init__(self, n: int, m: int, p: Float[Tensor, " model"]) -> None:
-        super().__init__(n, m, p)
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"], *heads: Any) -> None:
+        super().__init__(n, m, p, *heads)
         std = (2 / (m + self.WIDTH)) ** 0.5
         shapes = ((len(p), m, self.WIDTH), (len(p), self.WIDTH, m))
         self.W_in, self.W_out = ((torch.randn(s, generator=self.generator) * std).requires_grad_() for s in shapes)
-        self.optimizer = torch.optim.Adam([self.W, self.b, self.W_in, self.W_out], lr=1e-3)
+        self.optimizer.add_param_group({"params": [self.W_in, self.W_out]})
 
     def hidden(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model hidden"]:
         stream = super().hidden(x)
@@ -133,3 +142,84 @@ class PlainResidual(PlainToys):
 
     def weights(self) -> dict[str, Tensor]:
         return super().weights() | {W_IN: self.W_in.detach(), W_OUT: self.W_out.detach()}
+
+
+class PlainResidualHeads(PlainResidual, PlainHeads):
+    """The MLP beside a pseudo-attention head, which reads the stream in front of it."""
+
+
+class PlainPower(PlainToys):
+    """The fourth power of the error."""
+
+    def cost(self, error: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return error.abs() ** 4
+
+
+class PlainSwish(PlainToys):
+    """Another activation."""
+
+    def out(self, logits: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return torch.nn.functional.silu(logits)
+
+
+class PlainGelu(PlainToys):
+    """GELU outputs."""
+
+    def out(self, logits: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
+        return torch.nn.functional.gelu(logits)
+
+
+class PlainLasso(PlainToys):
+    """With the sum of absolute weights."""
+
+    STRENGTH = 0.01
+
+    def objective(self) -> Float[Tensor, ""]:
+        return super().objective() + self.STRENGTH * self.W.abs().sum()
+
+
+class PlainRidge(PlainToys):
+    """With the sum of squared weights."""
+
+    STRENGTH = 0.01
+
+    def objective(self) -> Float[Tensor, ""]:
+        return super().objective() + self.STRENGTH * self.W.square().sum()
+
+
+class PlainScaled(PlainToys):
+    """Directions of norm 1, and a scale behind the activation."""
+
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"]) -> None:
+        super().__init__(n, m, p)
+        self.scale = torch.ones(len(p), requires_grad=True)
+        self.optimizer.add_param_group({"params": [self.scale]})
+
+    def loss(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, " model"]:
+        W = self.W / self.W.norm(dim=-1, keepdim=True)
+        logits = torch.einsum("bkm,knm->bkn", torch.einsum("bkn,knm->bkm", x, W), W) + self.b
+        return (self.scale[:, None] * self.out(logits) - x).square().mean(0).sum(-1)
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() | {"scale": self.scale.detach()}
+
+
+class SignDescent(torch.optim.Optimizer):
+    """Another optimizer: a step along the gradient's signs."""
+
+    def __init__(self, parameters: Iterable[Tensor], lr: float) -> None:
+        super().__init__(parameters, {"lr": lr})
+
+    @torch.no_grad()
+    def step(self) -> None:  # type: ignore[override]  # no closure
+        for group in self.param_groups:
+            for w in group["params"]:
+                w -= group["lr"] * w.grad.sign()
+
+
+class PlainSigns(PlainToys):
+    """Trained by another optimizer."""
+
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"]) -> None:
+        super().__init__(n, m, p)
+        self.optimizer = SignDescent([self.W, self.b], lr=1e-3)

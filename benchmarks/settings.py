@@ -1,42 +1,86 @@
 """What is compared: the plain loop and our engine on the same task."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 import torch
 
 import tms_hooks as tms
-from benchmarks.plain_loop import (
-    PlainCopula,
-    PlainGaussian,
-    PlainHeads,
-    PlainOneHot,
-    PlainResidual,
-    PlainSquares,
-    PlainToys,
-)
+from benchmarks import plain_loop as loops
 from tms_hooks.data import Distribution
+from tms_hooks.training.optimizers import Optimizer
 from tms_hooks.training.recipe import Recipe
-
-PARTS = {
-    "task": PlainSquares,
-    "gaussian": PlainGaussian,
-    "copula": PlainCopula,
-    "residual": PlainResidual,
-    "loss": PlainToys,
-}
-"""A task of one's own, data that are normal or tied, an MLP; and a loss of one's own, the squared error once more."""
 
 
 def squared_error(out: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """The loss of one's own."""
+    """A loss of one's own, the squared error once more."""
     return (out - target).square()
 
 
 def squares(x: torch.Tensor) -> torch.Tensor:
     """The task of `PlainSquares`."""
     return x.square()
+
+
+def swish(x: torch.Tensor) -> torch.Tensor:
+    """The activation of `PlainSwish`."""
+    return torch.nn.functional.silu(x)
+
+
+def ridge(weights: dict[str, torch.Tensor]) -> torch.Tensor:
+    """The penalty of `PlainRidge`."""
+    return loops.PlainRidge.STRENGTH * weights["W_E"].square().sum()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Signs(Optimizer):
+    """The optimizer of `PlainSigns`, which stands in no table."""
+
+    lr: float = 1e-3
+
+    def scalars(self, count: Any, lr: Any) -> tuple[Any, ...]:
+        """The learning rate."""
+        return (lr,)
+
+    @staticmethod
+    def rule(w: Any, gradient: Any, first: Any, second: Any, rate: Any) -> Any:
+        """No moment is used."""
+        return w - torch.sign(gradient) * rate, first, second
+
+
+class Part(NamedTuple):
+    """What toys have that the settings above do not have; and the plain loop that has it too."""
+
+    plain: type[loops.PlainToys] = loops.PlainToys
+    cfg: Mapping[str, Any] = MappingProxyType({})
+    data: type[Distribution] = tms.SparseUniform
+    of_data: Mapping[str, Any] = MappingProxyType({})
+    given: Mapping[str, Any] = MappingProxyType({})
+    """Arguments of `train`."""
+
+
+RESIDUAL = {"d_mlp": loops.PlainResidual.WIDTH, "bottleneck": "residual"}
+HEADS = {"n_heads": 1, "d_head": 2}
+PARTS = {
+    "task": Part(loops.PlainSquares, given={"task": squares}),
+    "gaussian": Part(loops.PlainGaussian, data=tms.SparseGaussian),
+    "copula": Part(loops.PlainCopula, data=tms.Copula, of_data={"rho": loops.PlainCopula.RHO}),
+    "residual": Part(loops.PlainResidual, RESIDUAL),
+    "scale": Part(loops.PlainScaled, {"unit_norm": True, "scale": "after"}),
+    "lasso": Part(loops.PlainLasso, given={"penalty": tms.Lasso(loops.PlainLasso.STRENGTH)}),
+    "mlp-heads": Part(loops.PlainResidualHeads, RESIDUAL | HEADS),
+    "power": Part(loops.PlainPower, given={"loss": tms.losses.Lp(4)}),
+    "loss": Part(given={"loss": squared_error}),
+    "activation": Part(loops.PlainSwish, {"output_act": swish}),
+    "penalty": Part(loops.PlainRidge, given={"penalty": ridge}),
+    "optimizer": Part(loops.PlainSigns, given={"optimizer": Signs()}),
+    "gelu-loss": Part(loops.PlainGelu, {"output_act": "gelu"}, given={"loss": squared_error}),
+    "residual-loss": Part(loops.PlainResidual, RESIDUAL, given={"loss": squared_error}),
+    "heads-loss": Part(loops.PlainHeads, HEADS, given={"loss": squared_error}),
+}
+"""A task of one's own, other data, parts of the model, and everything that only the torch engine trains."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +97,7 @@ class Setting:
     """How many steps of the plain loop make a timing of a fraction of a second."""
     one_hot: bool = False
     rank: int = 0
-    part: Literal["", "task", "gaussian", "copula", "residual", "loss"] = ""
+    part: str = ""
     """Which of `PARTS` it has."""
     target: float | None = None
     """The ratio to reach at equal work, one thread."""
@@ -72,14 +116,18 @@ class Setting:
         """The same with at most so many models."""
         return replace(self, models=min(self.models, models))
 
-    def plain(self) -> PlainToys:
+    @property
+    def pairs(self) -> list[tuple[int, int]]:
+        """What a head attends to."""
+        return [(i, (i + 1) % self.n) for i in range(self.rank)]
+
+    def plain(self) -> loops.PlainToys:
         """The loop, ready to train."""
-        if self.one_hot:
-            return PlainOneHot(self.n, self.m, self.probabilities)
-        if self.rank:
-            pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
-            return PlainHeads(self.n, self.m, self.rank, self.probabilities, pairs)
-        return PARTS.get(self.part, PlainToys)(self.n, self.m, self.probabilities)
+        heads = (self.rank, self.pairs) if self.rank else ()
+        if self.part:
+            return PARTS[self.part].plain(self.n, self.m, self.probabilities, *heads)
+        kind = loops.PlainOneHot if self.one_hot else loops.PlainHeads if self.rank else loops.PlainToys
+        return kind(self.n, self.m, self.probabilities, *heads)
 
     def recipes(self) -> list[Recipe]:
         """The same models for our engines: a recipe for each feature probability."""
@@ -97,16 +145,14 @@ class Setting:
         ]
 
     def _with_part(self) -> Recipe:
-        given = {"n_features": self.n, "feature_probability": self.p}
-        data = {"gaussian": tms.SparseGaussian, "copula": tms.Copula}.get(self.part, tms.SparseUniform)
-        mlp = {"d_mlp": PlainResidual.WIDTH, "bottleneck": "residual"} if self.part == "residual" else {}
+        part = PARTS[self.part]
         return Recipe.of(
-            tms.ToyConfig(self.n, self.m, **mlp),
-            data(**given, **({"rho": PlainCopula.RHO} if self.part == "copula" else {})),
+            tms.ToyConfig(self.n, self.m, **part.cfg),
+            part.data(n_features=self.n, feature_probability=self.p, **part.of_data),
             seeds=range(self.models),
             steps=10**9,
-            task=squares if self.part == "task" else None,
-            loss=squared_error if self.part == "loss" else "mse",
+            qk_pairs=self.pairs,
+            **part.given,
         )
 
     def together(self) -> Recipe:
@@ -117,8 +163,7 @@ class Setting:
         return Recipe.of(one.cfg, data, seeds=range(self.models), steps=one.steps, qk_pairs=one.qk_pairs)
 
     def _recipe(self, cfg: tms.ToyConfig, data: Distribution, seeds: Sequence[int]) -> Recipe:
-        pairs = [(i, (i + 1) % self.n) for i in range(self.rank)]
-        return Recipe.of(cfg, data, seeds=seeds, steps=10**9, qk_pairs=pairs)
+        return Recipe.of(cfg, data, seeds=seeds, steps=10**9, qk_pairs=self.pairs)
 
 
 SETTINGS = (
@@ -149,8 +194,18 @@ SETTINGS = (
     Setting(name="w2048", n=2048, m=128, models=1, p=0.01, p_last=0.01, plain_steps=2, target=4, loss_steps=0),
     Setting(name="w10000", n=10_000, m=64, models=1, p=0.001, p_last=0.001, plain_steps=1, target=4, loss_steps=0),
     *(
-        Setting(name=f"{part}-{k}", n=6, m=2, models=k, p=0.057, p_last=0.057, plain_steps=max(300 // k, 10), part=part)
-        for part in PARTS
+        Setting(
+            name=f"{name}-{k}",
+            n=6,
+            m=2,
+            models=k,
+            p=0.057,
+            p_last=0.057,
+            plain_steps=max(300 // k, 10),
+            rank=part.cfg.get("d_head", 0),
+            part=name,
+        )
+        for name, part in PARTS.items()
         for k in (1, 8, 64)
     ),
 )

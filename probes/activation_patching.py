@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.activations import as_batch, rows_per_run
+from probes.activations import rows_per_run
 from probes.base_run import BaseRun, Metric, behind, repeat
+from probes.given import as_batch, whole
 from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
@@ -26,6 +27,8 @@ from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with
 
 TOKENS_WORTH_A_RUN = 128
 """With fewer, a run of a small transformer spends its time on fetching its weights."""
+ENTRIES_AT_ONCE = 2**26
+"""Of attention patterns and scores at whose hooks one sweep has sites: it holds several times as many."""
 Sites = Iterable[Site | str] | Site | str | None
 
 
@@ -76,7 +79,14 @@ def patch_sweep(
             activations whose shapes differ between the runs; a metric that is not one finite number per example, or the
             same in both runs.
     """
-    pair = Pair(model, (clean, corrupted), metric, sites, patch, seed)
+
+    def of(some: list[Site]) -> pd.DataFrame:
+        return _sweep(Pair(model, (clean, corrupted), metric, some, patch, seed), batch_size)
+
+    return in_parts(of, model, corrupted, as_sites(model, corrupted, sites))
+
+
+def _sweep(pair: "Pair", batch_size: int | None) -> pd.DataFrame:
     cuts = [pair.base.cut(site.hook, site.pos) for site in pair.sites]
 
     def patched(chosen: list[int]) -> Tensor:
@@ -209,7 +219,7 @@ class Pair:
         """
         metrics = torch.empty(len(self.sites), self.base.n_examples, dtype=torch.float64)
         starts, cuts = [self.base.start(site.hook) for site in self.sites], cuts or [0] * len(self.sites)
-        rows = rows_per_run(self.base.inputs, 64) if batch_size is None else batch_size
+        rows = rows_per_run(self.base.inputs, 64) if batch_size is None else whole("batch_size", batch_size, least=1)
         size = max(1, rows // self.base.n_examples)
         sharing: list[list[int]] = []
         for i in sorted(range(len(starts)), key=lambda i: (starts[i], cuts[i])):
@@ -255,6 +265,33 @@ def recovered_fraction(
         draws = draws[draws @ gap != 0]  # a draw without any gap has no fraction
         recovered["low"], recovered["high"] = np.percentile(moved @ draws.T / (draws @ gap), [2.5, 97.5], axis=1)
     return recovered
+
+
+def in_parts(
+    sweep: Callable[[list[Site]], pd.DataFrame],
+    model: HookedModel,
+    inputs: Any,
+    sites: list[Site],
+    held: Callable[[str], str] = str,
+) -> pd.DataFrame:
+    """One sweep of consecutive sites after the other, of as many as fit, if they hold attention patterns or scores.
+
+    For a prompt of 1,024 tokens each of these is some 40 MB, several times. `held` names what a site's hook asks for.
+    """
+    prompts, heads = as_batch(model, inputs), getattr(getattr(model, "cfg", None), "n_heads", None) or 1
+    tokens = isinstance(prompts, Tensor) and prompts.ndim == 2 and not prompts.is_floating_point()
+    most = max(1, ENTRIES_AT_ONCE // max(1, len(prompts) * prompts.shape[1] ** 2 * heads)) if tokens else len(sites)
+    parts, large = [list[Site]()], set[str]()
+    for site in sites:
+        large |= {hook for hook in (site.hook, held(site.hook)) if axes(hook, 4)[1] == "head"}
+        if len(large) > most and parts[-1]:
+            parts.append([])
+            large = {hook for hook in (site.hook, held(site.hook)) if axes(hook, 4)[1] == "head"}
+        parts[-1].append(site)
+    tables = [sweep(part) for part in parts]
+    whole = pd.concat(tables, ignore_index=True)
+    whole.attrs = tables[0].attrs
+    return whole
 
 
 def hold(value: Tensor, now: Tensor, hook: Any) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from probes.given import are_tensors, as_prompts, whole
 from probes.hooked import HookedModel, check_hooks, recording
 from probes.liveness import require_repeatable
 from probes.names import block_of
@@ -24,47 +25,19 @@ TOKENS_PER_RUN = 8192
 """Of a batch, where no batch size is given: what attention keeps of 8 prompts of 1,024 tokens is a few gigabytes."""
 
 
-def as_prompts(model: HookedModel, inputs: Any) -> Any:
-    """Prompts, each a tensor of its tokens as the model's own tokenizer makes them; whatever is no list, as it is."""
-    prompts = [inputs] if isinstance(inputs, str) else inputs
-    if not isinstance(prompts, list | tuple) or not prompts:
-        return prompts
-    if any(isinstance(prompt, str) for prompt in prompts):
-        to_tokens = getattr(model, "to_tokens", None)
-        return prompts if to_tokens is None else [to_tokens(prompt)[0] for prompt in prompts]
-    return [torch.as_tensor(prompt) for prompt in prompts]
-
-
-def as_batch(model: HookedModel, inputs: Any) -> Any:
-    """Prompts as one tensor of tokens; ValueError if they differ in length."""
-    prompts = as_prompts(model, inputs)
-    if not _tensors(prompts):
-        return prompts
-    if len(lengths := {len(prompt) for prompt in prompts}) > 1:
-        raise ValueError(
-            f"prompts of {min(lengths)} to {max(lengths)} tokens: a position must mean the same in all of them; give "
-            "prompts of one length"
-        )
-    return torch.stack(list(prompts))
-
-
 def rows_per_run(inputs: Any, most: int) -> int:
     """How many examples to run at once: fewer than `most` where they are long."""
     tokens = isinstance(inputs, Tensor) and inputs.ndim == 2 and not inputs.is_floating_point()
     return max(1, min(most, TOKENS_PER_RUN // inputs.shape[1])) if tokens and inputs.shape[1] else most
 
 
-def _tensors(prompts: Any) -> bool:
-    return isinstance(prompts, list | tuple) and len(prompts) > 0 and isinstance(prompts[0], Tensor)
-
-
 def _batches(prompts: Any, batch_size: int | None) -> Iterator[Any]:
     """Consecutive examples of one length together, as many as fit."""
     groups: Iterable[Any] = [prompts]
-    if _tensors(prompts):
+    if are_tensors(prompts):
         groups = (torch.stack(list(alike)) for _, alike in groupby(prompts, key=lambda prompt: prompt.shape))
     for group in groups:
-        size = rows_per_run(group, 256) if batch_size is None else batch_size
+        size = rows_per_run(group, 256) if batch_size is None else whole("batch_size", batch_size, least=1)
         yield from (group[i : i + size] for i in range(0, len(group), size))
 
 

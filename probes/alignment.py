@@ -19,7 +19,9 @@ from scipy.stats import beta
 from torch import Tensor
 
 from probes.bottleneck import Bottleneck, end_of
+from probes.calls import brief
 from probes.circuits import Circuit
+from probes.given import as_tensor, whole
 
 EQUAL = 0.01
 """Singular values within this share of the largest of their block count as equal."""
@@ -27,7 +29,7 @@ LEVEL = 0.05
 """A threshold is the cosine at which the p-value comes down to this."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Alignment:
     """How the singular vectors of one matrix lie to two sets of directions. `k` is the numerical rank.
 
@@ -55,6 +57,9 @@ class Alignment:
     right_thresholds: Float[Tensor, " k"]
     dimensions: tuple[int, int]
     """In how many the left and the right directions may turn."""
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def pvalues(self) -> Float[Tensor, " k"]:
@@ -134,7 +139,7 @@ class Alignment:
 
 
 def align(
-    omega: Float[Tensor, "d_left d_right"] | Circuit | Bottleneck,
+    omega: Float[Tensor, "d_left d_right"] | Float[np.ndarray, "d_left d_right"] | Circuit | Bottleneck,
     left: Float[Tensor, "*left_feature width"] | Float[np.ndarray, "*left_feature width"],
     right: Float[Tensor, "*right_feature right_width"] | Float[np.ndarray, "*right_feature right_width"] | None = None,
     null: Literal["rotation"] = "rotation",
@@ -179,8 +184,7 @@ def align(
     """
     if null != "rotation":
         raise ValueError(f"null={null!r} is not known: use 'rotation', or pass other directions as left and right")
-    if n_null < 1:
-        raise ValueError(f"n_null={n_null}: must be at least 1")
+    n_null = whole("n_null", n_null, least=1)
     if isinstance(omega, Bottleneck):
         if covariance is not None:
             raise ValueError("covariance with a bottleneck: what it writes and reads is its own; leave it out")
@@ -190,7 +194,7 @@ def align(
         covariance = (write.mT @ write, read.mT @ read)
         matrix = torch.eye(write.shape[1], dtype=torch.float64)
     else:
-        matrix = (omega.matrix if isinstance(omega, Circuit) else omega).detach().double().cpu()
+        matrix = (omega.matrix if isinstance(omega, Circuit) else as_tensor(omega)).detach().double().cpu()
     if not matrix.isfinite().all():
         raise ValueError("omega is not finite: it has no singular directions; are the weights?")
     left = _unit_rows(left, matrix.shape[0], "left")
@@ -373,10 +377,9 @@ def _shown(n: int) -> Any:
 
 
 def _unit_rows(directions: Any, width: int, name: str) -> Tensor:
-    rows = directions if isinstance(directions, Tensor) else torch.from_numpy(np.asarray(directions))
-    rows = torch.atleast_2d(rows.detach().double().cpu())
+    rows = torch.atleast_2d(as_tensor(directions).detach().double().cpu())
     if rows.ndim != 2 or rows.shape[-1] != width:
-        shape = tuple(directions.shape)
+        shape = tuple(rows.shape)
         raise ValueError(f"{name} has shape {shape}: directions are rows, of omega's width {width} on that side")
     if not len(rows):
         raise ValueError(f"{name} is empty: give at least one direction, a row")
@@ -390,7 +393,7 @@ def _unit_rows(directions: Any, width: int, name: str) -> Tensor:
 
 def _whiten(C: Tensor, directions: Tensor, name: str) -> tuple[Tensor, Tensor, Tensor | None]:
     """C^(1/2), unit directions in whitened coordinates, and a basis for these where they do not fill the space."""
-    C = C.detach().double().cpu()
+    C = as_tensor(C).detach().double().cpu()
     values, vectors = torch.linalg.eigh(C)
     if C.shape[0] != directions.shape[1] or not torch.allclose(C, C.mT) or values[0] < -1e-6 * values[-1]:
         raise ValueError(

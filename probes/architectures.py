@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from probes.given import whole
 from probes.hooked import blocks, require_data
 
 
@@ -19,6 +20,7 @@ def block(model: Any, layer: int) -> Any:
     """One of the model's blocks; IndexError if there is no such layer."""
     require_data(model)
     found = blocks(model)
+    layer = whole("layer", layer)
     if not 0 <= layer < len(found):
         has = f"layers 0 to {len(found) - 1}" if found else "no layers"
         raise IndexError(f"layer {layer}: this {type(model).__name__} has {has}")
@@ -41,6 +43,7 @@ def head_weights(model: Any, layer: int, head: int, which: str) -> tuple[Tensor,
     except (AttributeError, NotImplementedError) as error:  # the keys and values of DeepSeek are made of a latent
         kind = type(model).__name__
         raise ValueError(f"layer {layer} of this {kind} keeps no W_Q, W_K and W_V of its heads") from error
+    head = whole("head", head)
     if not 0 <= head < n_heads:
         raise IndexError(f"head {head}: layer {layer} of this {type(model).__name__} has heads 0 to {n_heads - 1}")
     if getattr(heads, "q_norm", None) is not None and which != "V":

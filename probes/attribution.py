@@ -8,7 +8,8 @@ that is saturated has none (`recompute_softmax`), and two ways that cancel hide 
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from functools import cache, partial
+from functools import lru_cache, partial
+from itertools import groupby
 from typing import Any
 
 import pandas as pd
@@ -16,14 +17,17 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from probes.activation_patching import Pair, Sites, as_sites, hold
+from probes.activation_patching import Pair, Sites, as_sites, hold, in_parts
 from probes.base_run import Metric
+from probes.given import as_batch, whole
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, require_gradients, temporary_hooks
 from probes.names import PARTS_OF_BLOCKS, block_of, embedded_at, in_every_block, scored_by
 from probes.sites import Site, expand_sites, with_part
 
 Gradients = dict[str, Tensor]
 """Hook -> gradient of the metric there; a hook without any is left out."""
+ENTRIES_KEPT = 2**26
+"""Of attention patterns that patches make, kept for the next gradient; of long prompts those of one run."""
 Way = Sequence[tuple[Any, list[tuple[str, HookFn]]]]
 """Inputs and hooks of runs on the way from the corrupted run to the clean one."""
 
@@ -78,53 +82,71 @@ def attribution_sweep(
             this model or these receivers do not allow.
     """
     require_gradients("attribution_sweep")
-    if steps < 0:
-        raise ValueError(f"steps={steps}: must be at least 0")
+    steps = whole("steps", steps, least=0)
     if receivers is not None and (recompute_softmax or drop_gradients):
         raise ValueError("recompute_softmax and drop_gradients are corrections at sites: leave them out with receivers")
+    clean, corrupted = (as_batch(model, run) for run in (clean, corrupted))
     asked = as_sites(model, corrupted, sites)
     targets = [] if receivers is None else as_sites(model, corrupted, receivers)
-    scored = {site.hook: scored_by(site.hook) for site in asked} if recompute_softmax else {}
-    patterns = dict.fromkeys(found[1] for found in scored.values() if found)
-    if recompute_softmax and not patterns:
+    if recompute_softmax and not any(scored_by(site.hook) for site in asked):
         raise ValueError("recompute_softmax=True without a site at hook_q or hook_k: add one, or leave it out")
     between = [embedded_at(model)] if steps and not _floating(corrupted) else []
     heard = dict.fromkeys(site.hook for site in targets)
-    pair = Pair(model, (clean, corrupted), metric, asked, "clean->corrupted", seed, *patterns, *heard, *between)
-    if not pair.base.gradients:
-        raise ValueError("the metric has no gradient: give one that is differentiable, such as a difference of logits")
-    way = _way(pair, steps)
-    if receivers is not None:
-        return _edges(pair, list(expand_sites(targets, pair.base.activations, pair.base.n_examples)), way)
-    hooks = list(dict.fromkeys([*(site.hook for site in pair.sites), *patterns]))
-    gradients = _gradients(pair, hooks, way, drop_gradients)
-    softmax = _Softmax(pair) if recompute_softmax else None
-    changes = torch.stack(
-        [
-            torch.stack(
-                [
-                    softmax.change(site, found)
-                    if softmax and scored_by(site.hook)
-                    else _change(pair, site, found.get(site.hook))
-                    for site in pair.sites
-                ]
+
+    def pattern_of(hook: str) -> str:
+        found = scored_by(hook) if recompute_softmax else None
+        return found[1] if found else hook
+
+    def of(some: list[Site]) -> pd.DataFrame:
+        patterns = dict.fromkeys(pattern_of(site.hook) for site in some)
+        pair = Pair(model, (clean, corrupted), metric, some, "clean->corrupted", seed, *patterns, *heard, *between)
+        if not pair.base.gradients:
+            raise ValueError(
+                "the metric has no gradient: give one that is differentiable, as a difference of logits is"
             )
-            for found in gradients
-        ]
-    )  # gradient site batch
+        if receivers is not None:
+            ends = expand_sites(targets, pair.base.activations, pair.base.n_examples)
+            return _edges(pair, list(ends), _way(pair, steps))
+        return _estimates(pair, _way(pair, steps), [*patterns], recompute_softmax, drop_gradients)
+
+    # the senders of an edge go past all the others, so that these belong together
+    return of(asked) if receivers is not None else in_parts(of, model, corrupted, asked, pattern_of)
+
+
+def _estimates(pair: Pair, way: Way, patterns: list[str], recompute: bool, drop: bool) -> pd.DataFrame:
+    """The table of sites, without receivers."""
+    hooks = list(dict.fromkeys([*(site.hook for site in pair.sites), *patterns]))
+    softmax = _Softmax(pair) if recompute and any(scored_by(site.hook) for site in pair.sites) else None
+    changes: dict[int, Tensor] = {}  # "site batch" with each block closed to gradients
+    for closed, gradients in _gradients(pair, hooks, way, drop):
+        changes[closed] = changes.get(closed, 0) + _changes(pair, pair.sites, gradients, softmax) / len(way)
     change = changes[0]
-    if drop_gradients:
-        change = (pair.clean - pair.corrupted).mean().sign() * changes.abs().sum(0) / (len(changes) - 1)
+    if drop:
+        sizes = torch.stack([change.abs() for change in changes.values()])
+        change = (pair.clean - pair.corrupted).mean().sign() * sizes.sum(0) / (len(changes) - 1)
     return pair.table(pair.sites, pair.base.metrics + change)
 
 
-def _change(pair: Pair, site: Site, gradient: Tensor | None) -> Float[Tensor, " batch"]:
-    """What the patch changes in the metric, to first order."""
-    value = pair.base.activations[site.hook]
-    if gradient is None:
-        return torch.zeros(len(value), dtype=torch.float64)
-    moved = with_part(value, pair.source[site.hook], site) - value
-    return (_single(moved) * _single(gradient)).flatten(1).sum(1).double().cpu()
+def _changes(
+    pair: Pair, sites: Sequence[Site], gradients: Gradients, softmax: "_Softmax | None" = None
+) -> Float[Tensor, "site batch"]:
+    """What each patch changes in the metric, to first order: of all entries at a hook at once, if none is turned."""
+    changes = torch.zeros(len(sites), pair.base.n_examples, dtype=torch.float64)
+    scored = [row for row, site in enumerate(sites) if softmax and scored_by(site.hook)]
+    if softmax and scored:
+        changes[scored] = softmax.changes([sites[row] for row in scored], gradients)
+    plain = sorted(set(range(len(sites))) - set(scored))
+    for hook, members in groupby(plain, key=lambda row: sites[row].hook):
+        if hook not in gradients:
+            continue
+        value, gradient, source = pair.base.activations[hook], _single(gradients[hook]), pair.source[hook]
+        moves = _single(source.to(value) - value) * gradient
+        for row in members:
+            moved = moves[sites[row].index(value.ndim)]
+            if sites[row].directions is not None:
+                moved = _single(with_part(value, source, sites[row]) - value) * gradient
+            changes[row] = moved.reshape(len(value), -1).sum(1)
+    return changes
 
 
 def _way(pair: Pair, steps: int) -> Way:
@@ -146,29 +168,36 @@ def _way(pair: Pair, steps: int) -> Way:
     return [(base.inputs, [(hook, partial(hold, torch.lerp(start, end, share)))]) for share in shares]
 
 
-def _gradients(pair: Pair, hooks: Sequence[str], way: Way, drop: bool) -> list[Gradients]:
-    """Mean over the way of the gradients at each hook; with `drop` one such mean per block that none passes through."""
-    if len(way) == 1 and not way[0][1] and way[0][0] is pair.base.inputs and not drop:
-        means = [pair.base.gradients]
-    else:
-        means = []
-        for inputs, edits in way:
-            for i, found in enumerate(_with_gradients(pair, hooks, inputs, edits, drop)):
-                means += [] if i < len(means) else [{}]
-                means[i] |= {name: means[i].get(name, 0) + g / len(way) for name, g in found.items()}
+def _gradients(pair: Pair, hooks: Sequence[str], way: Way, drop: bool) -> Iterator[tuple[int, Gradients]]:
+    """Gradients at each hook of each run on the way; with `drop` one for each block that none passes through.
+
+    One after the other: of long prompts those of all are more than fits.
+    """
+    model, reached = pair.base.model, set[str]()
+    for inputs, edits in way:
+        known = inputs is pair.base.inputs and not edits and not drop
+        for closed, found in enumerate(
+            [pair.base.gradients] if known else _with_gradients(model, pair.base.metric, hooks, inputs, edits, drop)
+        ):
+            if infinite := [name for name in hooks if name in found and not found[name].isfinite().all()]:
+                raise ValueError(f"the metric's gradient at hook {infinite[0]!r} is not finite: use patch_sweep there")
+            reached |= found.keys()
+            yield closed, found
     for name in hooks:
-        if pair.base.live(name) and not any(name in found for found in means):
+        if pair.base.live(name) and name not in reached:
             raise ValueError(f"hook {name!r} lies before the embedding, from where the steps are taken: take steps=0")
-        if not all(found[name].isfinite().all() for found in means if name in found):
-            raise ValueError(f"the metric's gradient at hook {name!r} is not finite: use patch_sweep there")
-    return means
 
 
 def _with_gradients(
-    pair: Pair, hooks: Sequence[str], inputs: Any, edits: list[tuple[str, HookFn]], drop: bool
+    model: HookedModel,
+    metric: Metric,
+    hooks: Sequence[str],
+    inputs: Any,
+    edits: list[tuple[str, HookFn]],
+    drop: bool,
 ) -> Iterator[Gradients]:
     """Gradients of one run; with `drop` one after the other with each block's attention and MLP closed to them."""
-    model, closed = pair.base.model, list[int]()
+    closed = list[int]()
 
     def gate(name: str, value: Tensor, hook: Any) -> Tensor:
         passed = value.view_as(value)
@@ -187,7 +216,7 @@ def _with_gradients(
         zeros = stack.enter_context(adding_zeros(model, hooks))
         stack.enter_context(temporary_hooks(model, [(name, partial(gate, name)) for name in gates]))
         with torch.enable_grad():
-            total = pair.base.metric(model(inputs)).sum()
+            total = metric(model(inputs)).sum()
     for block in range(len(blocks(model))) if drop else [None]:
         closed[:] = [] if block is None else [block]
         found = torch.autograd.grad(total, list(zeros.values()), allow_unused=True, retain_graph=drop)
@@ -199,25 +228,36 @@ class _Softmax:
 
     def __init__(self, pair: Pair) -> None:
         self.pair = pair
-        self._patterns = cache(self._patterns_with)
+        size = sum(value.numel() for name, value in pair.base.activations.items() if name.endswith("hook_pattern"))
+        self._patterns = lru_cache(max(1, ENTRIES_KEPT // size))(self._patterns_with)
 
-    def change(self, site: Site, gradients: Gradients) -> Float[Tensor, " batch"]:
+    def changes(self, sites: Sequence[Site], gradients: Gradients) -> Float[Tensor, "site batch"]:
         """To first order behind the pattern, and exact up to it."""
-        found = scored_by(site.hook)
-        assert found is not None
-        kind, pattern = found
-        if pattern not in gradients:
-            return torch.zeros(self.pair.base.n_examples, dtype=torch.float64)
+        changes = torch.zeros(len(sites), self.pair.base.n_examples, dtype=torch.float64)
         # one run serves all blocks and heads, and of queries all positions: none feels what another is patched with
-        pos = site.pos if kind == "k" else None
-        new = self._patterns(re.sub(r"^blocks\.\d+", "", site.hook), pos, site.unit, site.directions)[pattern]
-        moved = _single(new - self.pair.base.activations[pattern]) * _single(gradients[pattern])  # batch head query key
+        runs: dict[tuple[Any, ...], list[tuple[int, str, str]]] = {}
+        for row, site in enumerate(sites):
+            found = scored_by(site.hook)
+            assert found is not None
+            kind, pattern = found
+            pos = site.pos if kind == "k" else None
+            run = (re.sub(r"^blocks\.\d+", "", site.hook), pos, site.unit, site.directions)
+            if pattern in gradients:
+                runs.setdefault(run, []).append((row, kind, pattern))
+        for run, members in runs.items():
+            patterns = self._patterns(*run)
+            for row, kind, pattern in members:
+                changes[row] = self._change(sites[row], kind, pattern, patterns[pattern], gradients[pattern])
+        return changes
+
+    def _change(self, site: Site, kind: str, pattern: str, new: Tensor, gradient: Tensor) -> Float[Tensor, " batch"]:
+        moved = _single(new - self.pair.base.activations[pattern]) * _single(gradient)  # batch head query key
         if site.head is not None:
             group = moved.shape[1] // self.pair.base.activations[site.hook].shape[2]  # heads that share a key
             moved = moved[:, site.head * group : (site.head + 1) * group]
         if kind == "q" and site.pos is not None:
             moved = moved[:, :, site.pos]
-        return moved.flatten(1).sum(1).double().cpu()
+        return moved.flatten(1).sum(1).double()
 
     def _patterns_with(self, part: str, pos: int | None, unit: int | None, directions: Tensor | None) -> Gradients:
         """Every block's pattern, while each block hands on the pattern that it had."""
@@ -251,7 +291,7 @@ def _edges(pair: Pair, targets: Sequence[Site], way: Way) -> pd.DataFrame:
     receiving, sending = ([*dict.fromkeys(site.hook for site in ends)] for ends in (targets, pair.sites))
     changes = torch.zeros(len(pairs), pair.base.n_examples, dtype=torch.float64)
     for run in way:
-        [pulls] = _gradients(pair, receiving, [run], False)
+        [(_, pulls)] = _gradients(pair, receiving, [run], False)
         zeros, heard = _past_senders(pair, sending, receiving, *run)
         for target in targets:
             if target.hook not in pulls or not heard[target.hook].requires_grad:
@@ -260,10 +300,9 @@ def _edges(pair: Pair, targets: Sequence[Site], way: Way) -> pd.DataFrame:
             found = torch.autograd.grad(
                 heard[target.hook], list(zeros.values()), pull, allow_unused=True, retain_graph=True
             )
-            gradients = dict(zip(zeros, found, strict=True))
-            for row, (sender, to) in enumerate(pairs):
-                if to is target:
-                    changes[row] += _change(pair, sender, gradients[sender.hook]) / len(way)
+            gradients = {name: g for name, g in zip(zeros, found, strict=True) if g is not None}
+            rows = [row for row, (_, to) in enumerate(pairs) if to is target]
+            changes[rows] += _changes(pair, [pairs[row][0] for row in rows], gradients) / len(way)
     table = pair.table([sender for sender, _ in pairs], pair.base.metrics + changes)
     table.insert(1, "receiver", [target.name for _, target in pairs])
     return table

@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from probes.architectures import block, fold_norm_into, gained
+from probes.calls import brief
 from probes.circuits import Circuit, factored_svd
 from probes.hooked import HookedModel, blocks
 from probes.names import ends_of
@@ -30,13 +31,16 @@ CHUNK = 512
 """Features whose products with all reads are in memory at once."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Bottleneck:
     """Directions as rows. Writing feature i with strength 1 is read as `write[i] . read[j]` at feature j."""
 
     path: str
     write: Float[Tensor, "feature hidden"]
     read: Float[Tensor, "read_feature hidden"]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def paired(self) -> bool:
@@ -272,7 +276,10 @@ def _require_stream(run: Observed, layer: int) -> None:
         left = after - before - sum(part.reshape(before.shape) for part in parts)
         if left.norm() <= run.precision * after.norm():
             return
-    raise ValueError(f"block {layer} does more than to add to the residual stream: a norm stands in the stream itself")
+    raise ValueError(
+        f"block {layer} does more to the residual stream than to add what its attention and MLP give: a norm stands in "
+        "the stream itself, or something else writes there"
+    )
 
 
 def weight_of(module: Any, name: str) -> Tensor:

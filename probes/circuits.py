@@ -12,6 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.architectures import Rotation, attention, block, fold_ln1, gained, head_weights, rotations, setting
+from probes.calls import brief
+from probes.given import whole
 from probes.hooked import HookedModel, check_hooks
 from probes.names import BEFORE_GAIN, heads_read_at, heads_score_at
 from probes.verification import Fit, fit_scores, multiplier, observe
@@ -25,6 +27,9 @@ class Circuit(NamedTuple):
     U: Float[Tensor, "d_left k"]
     S: Float[Tensor, " k"]
     Vh: Float[Tensor, "k d_right"]
+
+    def __repr__(self) -> str:
+        return brief(self)
 
     @property
     def matrix(self) -> Float[Tensor, "d_left d_right"]:
@@ -81,6 +86,7 @@ def qk_circuit(
         ValueError: the scores are no such form of what the head reads (clipped or normalized queries, positions that
             turn them in an unknown way); a norm or rotary positions that this model does not have.
     """
+    offset = whole("offset", offset)
     read_by(model, layer, head, fold_norm)  # an unknown layer or head first
     found = scoring(model, layer, head, fold_norm, *observed_scores(model, layer, head, fold_norm, inputs, hook))
     if offset and found.rotation is None:

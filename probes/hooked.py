@@ -52,7 +52,8 @@ def nearest(name: object, known: Iterable[object]) -> str:
     'choose from hook_embed, hook_hidden'
     """
     names = [str(k) for k in known]
-    if close := get_close_matches(str(name), names, n=1):
+    begins = [k for k in names if len(k) > 2 and str(name).startswith(k)]  # "position", of "pos"
+    if close := get_close_matches(str(name), names, n=1) or begins:
         return f"did you mean {close[0]!r}?"
     return f"choose from {', '.join(names[:12])}{', ...' if len(names) > 12 else ''}"
 
@@ -64,8 +65,19 @@ def hook_points(model: HookedModel) -> Mapping[str, Any]:
     if not points:
         plain = isinstance(model, nn.Module) and not hasattr(model, "hooks")
         remedy = "take probes.hook_modules(model, names)" if plain else "end its __init__ with self.setup()"
-        raise TypeError(f"{type(model).__name__} has no hook points: {remedy}")
+        raise TypeError(f"{type(model).__name__} has no hook points: {bridged(model) or remedy}")
     return cast(Mapping[str, Any], points)
+
+
+def bridged(model: Any) -> str:
+    """How a model of the library transformers becomes a hooked one; empty for any other."""
+    if not (isinstance(model, nn.Module) and type(model).__module__.startswith("transformers.")):
+        return ""
+    name = type(model).__name__
+    return (
+        "take transformer_lens.model_bridge.sources.build_bridge_from_module("
+        f"model, {name!r}, hf_config=model.config), or probes.hook_modules(model, names)"
+    )
 
 
 def require_data(model: Any) -> None:
@@ -75,14 +87,23 @@ def require_data(model: Any) -> None:
         raise ValueError(f"the weights of this {type(model).__name__} are on the meta device, without data: load them")
 
 
-def require_examples(inputs: Any) -> None:
-    """Raise if there is nothing to run on: what a tool would give for it is no answer."""
+def require_examples(inputs: Any, model: Any = None) -> None:
+    """Raise if there is nothing to run on, or tokens that the model does not have."""
     if isinstance(inputs, Tensor) and not inputs.numel():
         raise ValueError(
             f"inputs is empty: its shape is {tuple(inputs.shape)}; give at least one example, of at least one position"
         )
     if isinstance(inputs, list | tuple | str) and not inputs:
         raise ValueError("inputs is empty: give at least one example")
+    known = getattr(getattr(model, "cfg", None), "d_vocab", 0)
+    if isinstance(inputs, Tensor) and hasattr(model, "to_tokens") and inputs.ndim == 2 and known > 0:
+        if inputs.is_floating_point() and not getattr(model.cfg, "is_audio_model", False):
+            raise TypeError(
+                f"inputs are {inputs.dtype}, and this model takes tokens, whole numbers from 0 to {known - 1}: give "
+                "inputs.long() if they are that, or text"
+            )
+        if not inputs.is_floating_point() and (inputs.min() < 0 or inputs.max() >= known):
+            raise ValueError(f"inputs has tokens {inputs.min()} to {inputs.max()}: this model's are 0 to {known - 1}")
 
 
 def own_name(points: Mapping[str, Any], name: str) -> str:
@@ -139,18 +160,26 @@ def adding_zeros(model: HookedModel, hooks: Iterable[str]) -> Iterator[dict[str,
     """A dictionary that fills as the model runs: hook -> a zero that is added to the (first) activation there.
 
     The gradient with respect to that zero is the one with respect to the activation, whichever way the model computes
-    it. Hooks without floating-point activations have none.
+    it. Hooks without floating-point activations have none. Weights want no gradients meanwhile: for theirs each layer
+    would keep what it was given.
     """
     zeros: dict[str, Tensor] = {}
 
     def add_zero(name: str, value: Any, hook: Any) -> Tensor | None:
         if name in zeros or not value.is_floating_point():
             return None
-        zeros[name] = torch.zeros_like(value, requires_grad=True)
+        zeros[name] = value.new_zeros(()).expand(value.shape).requires_grad_()  # one number, however many there are
         return value + zeros[name]
 
+    weights = [weight for weight in model.parameters() if weight.requires_grad] if isinstance(model, nn.Module) else []
     with temporary_hooks(model, [(name, partial(add_zero, name)) for name in hooks]):
-        yield zeros
+        try:
+            for weight in weights:
+                weight.requires_grad_(False)
+            yield zeros
+        finally:
+            for weight in weights:
+                weight.requires_grad_(True)
 
 
 def require_gradients(tool: str) -> None:

@@ -12,10 +12,11 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int, Shaped
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
-from probes.activations import as_batch, as_prompts, collect_activations, stream_activations
+from probes.activations import collect_activations, stream_activations
+from probes.given import as_batch, as_prompts, as_tensor
 from probes.hooked import HookedModel, bootstrap_draws
 from probes.liveness import audit_hooks
 from probes.names import AFTER_BLOCKS, axes, in_every_block
@@ -35,7 +36,7 @@ def linear_probe(
     control: bool = True,
     *,
     pos: Position = None,
-    mask: Bool[Tensor, "batch pos"] | None = None,
+    mask: Any = None,
     groups: Any = None,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -67,7 +68,8 @@ def linear_probe(
         control: run the control task too.
         pos: the position to read (negative: from the end of each prompt), "mean" over its positions, or "each", with
             one target per position. By default what the targets' shape says: "each", or -1 with one target per example.
-        mask: of a tensor of padded prompts, where its tokens are real. Padding is neither run nor read nor counted.
+        mask: of a tensor of padded prompts, where its tokens are real: booleans "batch pos", or ones and zeros as
+            tokenizers give them. Padding is neither run nor read nor counted.
         groups: a label for each example, or a row of labels whose combination counts, "batch" or "batch label":
             examples of one group share a fold. With the features of each example a probe is scored on combinations of
             features that it was not fitted to.
@@ -85,6 +87,7 @@ def linear_probe(
             be one per position as well as several per example; activations with NaN; folds that cannot be made, or that
             fit and test one example; a hook that does not fire.
     """
+    mask = None if mask is None else as_tensor(mask)
     examples = _examples(model, inputs, mask)
     activations = _activations(model, examples, _default_hooks(model, examples) if hooks is None else hooks)
     y = _targets(targets, len(examples), mask, pos)
@@ -118,7 +121,7 @@ def probe_activations(
     """
     if not activations:
         raise ValueError("activations is empty: give at least one array by its name")
-    kept = {n: v if isinstance(v, Tensor) else torch.from_numpy(np.asarray(v)) for n, v in activations.items()}
+    kept = {name: as_tensor(value) for name, value in activations.items()}
     for value in kept.values():
         y = _targets(targets, len(value), None, pos)
     return _table(None, kept, y, estimator, cv, control, pos, groups, seed)
@@ -277,11 +280,13 @@ def _examples(model: HookedModel, inputs: Any, mask: Tensor | None) -> Any:
     prompts = as_prompts(model, inputs)
     if mask is None:
         return prompts
-    if not isinstance(prompts, Tensor) or mask.dtype != torch.bool or mask.shape != prompts.shape[:2]:
+    ones = (mask == 0) | (mask == 1)
+    if not isinstance(prompts, Tensor) or not ones.all() or mask.shape != prompts.shape[:2]:
         raise ValueError(
-            f"mask of {mask.dtype}, {tuple(mask.shape)}: must be boolean, batch x pos, for inputs that are a tensor; "
-            "prompts in a list are not padded, so leave it out"
+            f"mask of {mask.dtype}, {tuple(mask.shape)}: must be boolean (or 0 and 1), batch x pos, for inputs that "
+            "are a tensor; prompts in a list are not padded, so leave it out"
         )
+    mask = mask.bool()
     if not mask.any(1).all():
         raise ValueError(f"mask leaves nothing of example {int(mask.any(1).int().argmin())}: drop it")
     return [prompt[real] for prompt, real in zip(prompts, mask, strict=True)]
@@ -313,7 +318,7 @@ def _targets(targets: Any, n_examples: int, mask: Tensor | None, pos: Position) 
         return rows
     y = _as_array(targets)
     if mask is not None and _by_position(y, mask.shape[1], pos):
-        rows = [row[real.numpy()] for row, real in zip(y, mask, strict=True)]
+        rows = [row[real.bool().numpy()] for row, real in zip(y, mask, strict=True)]
         _check_targets(np.concatenate(rows))
         return rows
     _check_targets(y)

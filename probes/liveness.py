@@ -6,6 +6,7 @@ nothing reads. A patch there would look like a part of the model that does not m
 nothing (indices, masks, rounding), if another activation changes any bit of the output.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
+from probes.given import as_batch
 from probes.hooked import (
     HookedModel,
     adding_zeros,
@@ -29,6 +31,9 @@ from probes.hooked import (
     temporary_hooks,
 )
 from probes.names import block_of
+
+ENTRIES_AT_ONCE = 2**27
+"""Of activations to each of which something is added in one run: with their gradients they are two gigabytes or so."""
 
 
 def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | None = None) -> pd.DataFrame:
@@ -49,7 +54,8 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     Raises:
         ValueError: no inputs; two runs on the same inputs differ (dropout is on); the output is NaN somewhere.
     """
-    require_examples(inputs)
+    inputs = as_batch(model, inputs)
+    require_examples(inputs, model)
     with warnings.catch_warnings():
         # a bridge warns of edits that it discards or takes a slower path for: the table says which are in vain
         warnings.filterwarnings("ignore", category=UserWarning, module="transformer_lens")
@@ -68,7 +74,9 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
             reference, [name for name, own in zip(names, own_names, strict=True) if passing.get(own, (None, False))[1]]
         )
         with_tensors = [name for name, (shape, _) in passing.items() if shape is not None]
-        with_gradient, _ = _by_halves(partial(_with_gradient, model, inputs), with_tensors)
+        with_gradient: dict[str, bool] = {}
+        for some in _that_fit([(name, math.prod(passing[name][0] or ())) for name in with_tensors]):
+            with_gradient |= _by_halves(partial(_with_gradient, model, inputs), some)[0]
         live = {name for name, gradient in with_gradient.items() if gradient}
 
         def changes(name: list[str]) -> dict[str, bool]:
@@ -101,7 +109,7 @@ def require_repeatable(model: HookedModel, inputs: Any) -> None:
     Raises:
         ValueError: no inputs; two runs on them differ (dropout); batch norms that mix the examples of a batch.
     """
-    require_examples(inputs)
+    require_examples(inputs, model)
     training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
     if norms := [type(part).__name__ for part in training if isinstance(part, nn.modules.batchnorm._BatchNorm)]:
         raise ValueError(f"{norms[0]} in train mode mixes the examples of a batch: call model.eval()")
@@ -129,6 +137,18 @@ def require_live(model: HookedModel, inputs: Any, hooks: str | Iterable[str]) ->
             raise ValueError(
                 f"hook {name!r} {what} on these inputs; live hooks around it: {', '.join(around) or 'none'}"
             )
+
+
+def _that_fit(sizes: Iterable[tuple[str, int]]) -> list[list[str]]:
+    """Consecutive names, in groups whose sizes sum to no more than fits; what is larger by itself is alone."""
+    groups, room = list[list[str]](), 0
+    for name, size in sizes:
+        if not groups or size > room:
+            groups.append([])
+            room = ENTRIES_AT_ONCE
+        groups[-1].append(name)
+        room -= size
+    return groups
 
 
 def _fired(model: HookedModel, inputs: Any, own_names: set[str]) -> tuple[set[str], dict[str, str]]:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from probes.given import as_tensor
 from probes.names import axes
 
 Index = int | Literal["each"] | None
@@ -57,7 +58,7 @@ class Site:
             return
         if self.unit is not None:
             raise ValueError(f"unit={self.unit!r} with directions: a site is units or a subspace; drop one of them")
-        rows = torch.atleast_2d(_at_least_single(torch.as_tensor(self.directions)))
+        rows = torch.atleast_2d(_at_least_single(as_tensor(self.directions)))
         object.__setattr__(self, "directions", rows)
         if not rows.isfinite().all():
             raise ValueError(
@@ -66,6 +67,9 @@ class Site:
         k, rank = len(rows), int(torch.linalg.matrix_rank(rows))
         if not 0 < k == rank:
             raise ValueError(f"{k} directions of rank {rank}: rows must be linearly independent; drop {k - rank}")
+
+    def __repr__(self) -> str:
+        return f"Site({self.name!r})"
 
     @property
     def name(self) -> str:

@@ -12,16 +12,22 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from probes.architectures import Rotation, block, gained
+from probes.calls import brief
 from probes.circuits import Circuit, observed_scores, omega, qk_circuit, read_by, scoring
+from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, check_hooks, temporary_hooks
 from probes.names import BEFORE_GAIN, heads_read_at
 from probes.verification import fit_scores, precision
+
+CHUNK = 2**16
+"""Pairs that are sorted at once: a prompt of 1,024 tokens has half a million."""
 
 
 class AttentionSlices(NamedTuple):
@@ -45,6 +51,9 @@ class AttentionSlices(NamedTuple):
     cap: float | None
     """The softmax feels cap * tanh(score / cap) of each score, as in Gemma 2; None in most transformers."""
 
+    def __repr__(self) -> str:
+        return brief(self)
+
 
 def attention_slices(
     model: HookedModel,
@@ -52,7 +61,7 @@ def attention_slices(
     layer: int,
     head: int,
     *,
-    pairs: Int[Tensor, "pair 3"] | None = None,
+    pairs: Any = None,
     fold_norm: bool = False,
     relative: bool = False,
     hook: str | None = None,
@@ -73,7 +82,7 @@ def attention_slices(
     Args:
         model, layer, head: as in `qk_circuit`.
         inputs: what the model takes.
-        pairs: which (example, query, key) to split; all that the mask allows if not given.
+        pairs: which (example, query, key) to split, "pair 3", or a single one; all that the mask allows if not given.
         fold_norm: slices of the normalized input, with the norm's gain folded into Omega, as in the paper.
         relative: split each score minus the query's mean over the keys it sees, which is what a softmax feels.
         hook: the one whose activation the head reads; not needed for a bridge, a `HookedTransformer` or a toy.
@@ -84,6 +93,7 @@ def attention_slices(
         ValueError: a masked pair; or scores that are not a bilinear form of the inputs times a constant (clipped or
             normalized queries; position biases, if the inputs are a single example); `relative` with a soft cap.
     """
+    n_null = whole("n_null", n_null, least=0)
     read_by(model, layer, head, fold_norm)  # an unknown layer or head first
     x, judged, is_pattern, precision = observed_scores(model, layer, head, fold_norm, inputs, hook)
     how = scoring(model, layer, head, fold_norm, x, judged, is_pattern, precision)
@@ -101,11 +111,16 @@ def attention_slices(
         raise ValueError(f"the slices do not sum to the model's scores (relative error {fit.error:.1e})")
     scale = fit.scale
     if pairs is not None:
-        rows = {tuple(pair): row for row, pair in enumerate(visible.tolist())}
-        for pair in pairs.tolist():
-            if tuple(pair) not in rows:
-                raise ValueError(f"(example, query, key) {tuple(pair)} is masked or outside the inputs")
-        chosen = [rows[tuple(pair)] for pair in pairs.tolist()]
+        pairs = torch.atleast_2d(as_tensor(pairs))
+        inside = ((pairs >= 0) & (pairs < torch.tensor(how.seen.shape))).all(1)
+        inside[inside.clone()] = how.seen[tuple(pairs[inside].T)]
+        if not inside.all():
+            raise ValueError(
+                f"(example, query, key) {tuple(pairs[~inside][0].tolist())} is masked or outside the inputs"
+            )
+        rows = torch.empty(how.seen.shape, dtype=torch.long)
+        rows[how.seen] = torch.arange(len(visible))
+        chosen = rows[tuple(pairs.T)]
         visible, queries, keys = visible[chosen], queries[chosen], keys[chosen]
     if relative:
         keys = keys - reader.mean_keys(visible, how.seen)
@@ -114,17 +129,22 @@ def attention_slices(
     null = torch.empty(n_null, len(slices), dtype=torch.long)
     for i in range(n_null):
         turn, _ = torch.linalg.qr(torch.randn(2 * slices.shape[-1:], generator=generator, dtype=torch.float64))
-        null[i] = slices_needed(scale * (queries @ turn) * (keys @ turn))
+        parts = zip(queries.split(CHUNK), keys.split(CHUNK), strict=True)
+        null[i] = torch.cat([slices_needed(scale * (q @ turn) * (k @ turn)) for q, k in parts])
     bias = fit.bias[tuple(visible.T[1:])]
     return AttentionSlices(visible, slices.sum(-1), slices, slices_needed(slices), null, scale, bias, how.cap)
 
 
-def slices_needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
+def slices_needed(slices: Float[Tensor, "pair k"] | Float[np.ndarray, "pair k"]) -> Int[Tensor, " pair"]:
     """How many slices, largest contribution in the score's direction first, reach the score that all of them sum to.
 
     >>> slices_needed(torch.tensor([[1.0, 5.0, -2.0], [1.0, 2.0, 3.0], [-4.0, 1.0, 0.0]]))
     tensor([1, 3, 1])
     """
+    return torch.cat([_needed(part) for part in as_tensor(slices).split(CHUNK)])
+
+
+def _needed(slices: Float[Tensor, "pair k"]) -> Int[Tensor, " pair"]:
     total = slices.sum(-1, keepdim=True)
     direction = torch.where(total < 0, -1.0, 1.0)
     prefix = (direction * slices).sort(dim=-1, descending=True).values.cumsum(-1)
@@ -139,7 +159,7 @@ def ablate_slices(
     metric: Callable[[Any], Tensor],
     layer: int,
     head: int,
-    slices: Sequence[int],
+    slices: int | Sequence[int] | Int[np.ndarray, " slice"],
     *,
     offset: int = 0,
     n_random: int = 20,
@@ -161,7 +181,7 @@ def ablate_slices(
         model, layer, head, offset: as in `qk_circuit`.
         inputs: what the model takes.
         metric: output -> one number per example.
-        slices: which, 0 for that of the largest singular value.
+        slices: which (one or several), 0 for that of the largest singular value.
         n_random: controls that lose as many slices along random directions of the same left singular space.
         seed: of their draw.
 
@@ -174,8 +194,11 @@ def ablate_slices(
         IndexError: no such layer, head or slice.
         ValueError: no slices or one twice; what `qk_circuit` refuses; queries that are not what the weights make.
     """
+    inputs = as_batch(model, inputs)
     circuit = qk_circuit(model, layer, head, bias=True, offset=offset, inputs=inputs)
-    chosen, k = list(slices), len(circuit.S)
+    n_random = whole("n_random", n_random, least=0)
+    several = [slices] if isinstance(slices, int | np.integer) else slices
+    chosen, k = [whole("slices", i) for i in several], len(circuit.S)
     if not chosen or len(set(chosen)) < len(chosen):
         raise ValueError(f"slices={chosen}: name at least one, each once")
     if outside := [i for i in chosen if not 0 <= i < k]:
@@ -191,11 +214,14 @@ def ablate_slices(
     with torch.no_grad():
         for name, directions in taken:
             with temporary_hooks(model, _without(model, layer, head, directions, queries)):
-                rows.append((name, float(metric(model(inputs)).double().mean())))
+                value = metric(model(inputs))
+            if not value.isfinite().all():
+                raise ValueError(f"the metric is not finite: {value.tolist()}")
+            rows.append((name, float(value.double().mean())))
     table = pd.DataFrame(rows, columns=["taken", "metric"]).set_index("taken")
     table["change"] = table["metric"] - table.loc["nothing", "metric"]
-    whole = table.loc["head", "change"]
-    table["share"] = table["change"] / whole if whole else math.nan
+    of_head = table.loc["head", "change"]
+    table["share"] = table["change"] / of_head if of_head else math.nan
     return table
 
 

@@ -10,16 +10,22 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from probes.calls import brief
+from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
 from probes.liveness import require_live
 from probes.names import axes
 
+ATTENDED_AT_ONCE = 2**23
+"""Pairs of positions, per head, whose gradients for one output unit after another are in memory together."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TangentSpace:
     """Jacobian of a later activation with respect to an earlier one, and its singular value decomposition.
 
@@ -39,9 +45,12 @@ class TangentSpace:
     in_axes: Mapping[str, int]
     out_axes: Mapping[str, int]
 
+    def __repr__(self) -> str:
+        return brief(self)
+
     @staticmethod
     def of(
-        jacobian: Float[Tensor, "batch d_out d_in"],
+        jacobian: Float[Tensor, "batch d_out d_in"] | Float[np.ndarray, "batch d_out d_in"],
         in_axes: Mapping[str, int] | None = None,
         out_axes: Mapping[str, int] | None = None,
     ) -> "TangentSpace":
@@ -53,6 +62,7 @@ class TangentSpace:
         Raises:
             ValueError: a Jacobian that is not finite.
         """
+        jacobian = as_tensor(jacobian)
         if not jacobian.isfinite().all():
             raise ValueError("the Jacobian is not finite: it has no tangent space; leave those examples out")
         jacobian = jacobian.to(torch.promote_types(jacobian.dtype, torch.float32))  # torch decomposes no smaller ones
@@ -60,20 +70,23 @@ class TangentSpace:
         _, d_out, d_in = jacobian.shape
         return TangentSpace(jacobian, s, vh, u.mT, in_axes or {"unit": d_in}, out_axes or {"unit": d_out})
 
-    def angles(self, directions: Float[Tensor, "direction d_in"], k: int) -> Float[Tensor, "batch direction"]:
+    def angles(
+        self, directions: Float[Tensor, "*direction d_in"] | Float[np.ndarray, "*direction d_in"], k: int
+    ) -> Float[Tensor, "batch _"]:
         """Angle in radians between each direction and the span of the first `k` `in_directions`: 0 inside it.
 
         Raises:
             ValueError: `k` larger than the rank at some example, or directions of another width or of norm 0.
         """
+        rows = torch.atleast_2d(as_tensor(directions))
         scale = self.singular_values[:, :1] * torch.finfo(self.singular_values.dtype).eps * max(self.jacobian.shape[1:])
         rank = int((self.singular_values > scale).sum(1).min())
         if not 1 <= k <= rank:
             raise ValueError(f"k={k}: the Jacobian has rank {rank}; choose k from 1 to that")
-        if directions.shape[1] != self.jacobian.shape[2] or not directions.norm(dim=1).all():
-            shape = tuple(directions.shape)
+        if rows.shape[1] != self.jacobian.shape[2] or not rows.norm(dim=1).all():
+            shape = tuple(rows.shape)
             raise ValueError(f"directions {shape}: give rows of width {self.jacobian.shape[2]}, none of them zero")
-        unit = torch.nn.functional.normalize(directions.to(self.in_directions), dim=1)
+        unit = torch.nn.functional.normalize(rows.to(self.in_directions), dim=1)
         inside = torch.einsum("bki,di->bdk", self.in_directions[:, :k], unit)
         outside = unit - torch.einsum("bdk,bki->bdi", inside, self.in_directions[:, :k])
         # by both parts: the arc cosine alone loses half the digits near 0
@@ -88,7 +101,7 @@ def tangent_space(
     *,
     pos: int = -1,
     out_pos: int = -1,
-    batch_size: int = 64,
+    batch_size: int | None = None,
 ) -> TangentSpace:
     """The Jacobian of one activation with respect to an earlier one, at each example.
 
@@ -108,7 +121,8 @@ def tangent_space(
             attention scores and patterns are "batch head pos unit", where pos is the query's and unit the key's.
         out_hook: the later one, likewise; None is the output (its first tensor).
         pos, out_pos: the positions to differentiate at, where there are any.
-        batch_size: output units differentiated at once; lower it if memory is short.
+        batch_size: output units differentiated at once; by default 64, or fewer for long inputs (8 at 1,024 tokens), as
+            each takes what attention takes, in proportion to examples times positions squared.
 
     Raises:
         KeyError: an unknown hook.
@@ -121,6 +135,8 @@ def tangent_space(
     if hook == out_hook:
         raise ValueError(f"hook and out_hook are both {hook!r}: name two points, the earlier one first")
     require_gradients("tangent_space")
+    pos, out_pos, inputs = whole("pos", pos), whole("out_pos", out_pos), as_batch(model, inputs)
+    size = None if batch_size is None else whole("batch_size", batch_size, least=1)
     require_live(model, inputs, [hook])
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
     later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows)
@@ -133,7 +149,7 @@ def tangent_space(
     basis = torch.eye(len(total), dtype=total.dtype, device=total.device)
     options = {"retain_graph": True, "is_grads_batched": True, "allow_unused": True, "materialize_grads": True}
     rows: list[Tensor] = []
-    for units in basis.split(batch_size) if total.requires_grad and hook in zeros else ():
+    for units in basis.split(size or _units_at_once(at, zeros[hook])) if total.requires_grad and hook in zeros else ():
         [gradients] = torch.autograd.grad(total, zeros[hook], units, **options)
         rows += [at.rows(gradient).clone() for gradient in gradients]  # a view would hold every position
     if not any(row.any() for row in rows):
@@ -148,6 +164,12 @@ def tangent_space(
             "them does not keep the examples apart; name another"
         )
     return TangentSpace.of(jacobian, at.axes, out_at.axes)
+
+
+def _units_at_once(at: "_Part", zeros: Tensor) -> int:
+    """How many output units to differentiate in one pass, if attention is as large as examples x positions squared."""
+    sizes = dict(zip(axes(at.hook or "", zeros.ndim, at.model), zeros.shape, strict=True))
+    return max(1, min(64, ATTENDED_AT_ONCE // (len(zeros) * sizes.get("pos", 1) ** 2)))
 
 
 class _Part:

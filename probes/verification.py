@@ -16,7 +16,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from probes.activations import stop_after
+from probes.given import as_batch
 from probes.hooked import HookedModel, output_tensors, recording, require_examples
+from probes.liveness import require_repeatable
 
 TOLERANCE = 1e-4
 """Largest difference from the model's own activations, relative to them; arithmetic in half precision has more."""
@@ -41,9 +43,11 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
     """Run the model, on random tokens or features if no inputs are given.
 
     Raises:
-        ValueError: the model takes neither, no inputs, or an output that is NaN: nothing can be compared with it.
+        ValueError: the model takes neither, no inputs, an output that is NaN, or one that differs from run to run
+            (dropout): nothing can be compared with it.
     """
-    require_examples(inputs)
+    inputs = as_batch(model, inputs)
+    require_examples(inputs, model)
     names = [name for name in hooks if name in model.hook_dict]
     failed: Exception | None = None
     for given in [inputs] if inputs is not None else _random_inputs(model):
@@ -55,6 +59,7 @@ def observe(model: HookedModel, hooks: Iterable[str], inputs: Any = None) -> Obs
                 raise
             failed = error
             continue
+        require_repeatable(model, given)
         if out.isnan().any():
             what = "random inputs" if inputs is None else "these inputs"
             raise ValueError(f"the {type(model).__name__} gives NaN on {what}: are its weights finite?")

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from probes.given import as_tensor
 from probes.hooked import nearest
 
 M = TypeVar("M", bound=nn.Module)
@@ -27,7 +28,7 @@ Slices = Mapping[str, Any]
 
 
 @contextmanager
-def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> Iterator[M]:
+def patch_weights(model: M, source: nn.Module | Mapping[str, Any], slices: Slices) -> Iterator[M]:
     """Put slices of the source's parameters into the model, in place, until the context ends, however it ends.
 
     >>> from probes.transformers import load_transformer
@@ -65,7 +66,7 @@ def patch_weights(model: M, source: nn.Module | Mapping[str, Tensor], slices: Sl
                 weight[index] = before
 
 
-def patched_copy(model: M, source: nn.Module | Mapping[str, Tensor], slices: Slices) -> M:
+def patched_copy(model: M, source: nn.Module | Mapping[str, Any], slices: Slices) -> M:
     """A copy of the model with slices of the source's parameters: the pure form of `patch_weights`."""
     copy = _copy(model)
     with patch_weights(copy, source, slices):
@@ -78,7 +79,7 @@ def init_patching(
     slices: Slices,
     retrain: Callable[[list[M], list[int]], Sequence[Any]],
     compare: Callable[[Any], float],
-    controls: Sequence[str] = CONTROLS,
+    controls: str | Sequence[str] = CONTROLS,
     *,
     seed: int = 0,
 ) -> pd.DataFrame:
@@ -89,7 +90,7 @@ def init_patching(
         donor: initial model or models that give their slices, each to a recipient of its own.
         slices: as in `patch_weights`.
         retrain: (initial models, seeds of their data) -> trained models. It may train these copies in place. For toys
-            `lambda models, seeds: tms.train(cfg, data, init=models, seeds=seeds).models`.
+            `lambda models, seeds: tms.train(cfg, data, init=models, seeds=seeds)`, whose run has `models`.
         compare: trained model -> the number of interest (1 if it is a hexagon, else 0; the loss; ...).
         controls:
             "self": the recipient is its own donor; must change nothing, or training is not reproducible.
@@ -108,6 +109,7 @@ def init_patching(
     donors = [donor] if isinstance(donor, nn.Module) else list(donor)
     if not donors:
         raise ValueError("donor is empty: give at least one initial model")
+    controls = (controls,) if isinstance(controls, str) else controls
     for control in controls:
         if control not in CONTROLS:
             raise ValueError(f"control {control!r}: {nearest(control, CONTROLS)}")
@@ -121,6 +123,9 @@ def init_patching(
         if "rerun" in controls:
             rows.append(("rerun", i, seed + 1 + i, _copy(initial)))
     trained = retrain([row[3] for row in rows], [row[2] for row in rows])
+    trained = getattr(trained, "models", trained)
+    if not hasattr(trained, "__len__"):
+        raise TypeError(f"retrain returned {type(trained).__name__}: return the trained models, in order, or their run")
     if len(trained) != len(rows):
         raise ValueError(f"retrain returned {len(trained)} models for {len(rows)}: return one for each, in order")
     table = pd.DataFrame([row[:3] for row in rows], columns=["condition", "donor", "seed"]).astype({"donor": "Int64"})
@@ -198,10 +203,10 @@ def _weight(model: nn.Module, name: str) -> Tensor:
     return weight
 
 
-def _donated(source: nn.Module | Mapping[str, Tensor], name: str, weight: Tensor, index: Any) -> Tensor:
+def _donated(source: nn.Module | Mapping[str, Any], name: str, weight: Tensor, index: Any) -> Tensor:
     if isinstance(source, Mapping) and name not in source:
         raise KeyError(f"the source has no {name!r}; {nearest(name, source)}")
-    whole = source[name] if isinstance(source, Mapping) else attrgetter(name)(source)
+    whole = as_tensor(source[name]) if isinstance(source, Mapping) else attrgetter(name)(source)
     if whole.shape != weight.shape:
         raise ValueError(
             f"{name}: the source has shape {tuple(whole.shape)}, the model {tuple(weight.shape)}; use a like model"

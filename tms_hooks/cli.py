@@ -6,11 +6,13 @@ waiting goes to standard error; results go to standard output.
 
 import json
 import logging
+import math
 import os
 import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +20,9 @@ import typer
 from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.table import Table
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,7 +31,28 @@ if TYPE_CHECKING:
     from tms_hooks.run import Run
     from tms_hooks.training.recipe import Recipe
 
+CALLED = {"--epochs": "--steps", "--learning-rate": "--lr", "--sparsity": "--feature-probability"}
+"""What an option is called elsewhere, and here."""
+
+
+class Commands(TyperGroup):
+    """The commands; an option that none has is answered with the one that was meant."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Exception as raised:
+            error: Any = raised  # its class has moved between versions of typer
+            name = getattr(error, "option_name", "")
+            known = {opt for param in error.ctx.command.params for opt in param.opts} if name else set()
+            if name not in known and (meant := CALLED.get(name, name[1:])) in known:  # -p, of --p
+                error.message, error.possibilities = f"No such option: {name}; did you mean {meant}?", None
+            raise
+
+
 app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     rich_markup_mode=None,  # its boxes cut the names of options at 80 columns
     pretty_exceptions_enable=False,  # what is not a user's mistake is a bug: its traceback as Python prints it
@@ -35,14 +60,38 @@ app = typer.Typer(
     "Start with `tms demo`. Every command's `--help` has an example.",
     epilog="Exit codes: 0, done; 1, something failed: a claim, or a result that could not be written; 2, a wrong "
     "option or input, told before any work; 130, stopped by Ctrl-C. Results go to standard output, progress to "
-    "standard error: plain lines where it is no terminal, no color where NO_COLOR is set.",
+    "standard error: plain lines where it is no terminal, no color where NO_COLOR is set.\n\n"
+    "Folders that are missing are made. A run is replaced only with --overwrite; a page is made anew over an earlier "
+    "page of these commands, and over no other file; the file that --json names, or --out of a picture, is replaced.",
 )
-console, aside = Console(), Console(stderr=True)
+console, aside = Console(highlight=False), Console(stderr=True, highlight=False)
 
 # Restated from the library, which takes seconds to import; a test holds them against it.
 Activation = Literal["identity", "relu", "gelu", "softmax"]
 Schedule = Literal["constant", "linear", "cosine", "exponential"]
 OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
+
+
+def number(*, whole: bool = False, least: float | int = -math.inf, such_as: str = "") -> dict[str, Any]:
+    """How an option reads a number: its error says what was typed, what it must be, and one that would do."""
+
+    def read(text: str | float | int) -> float | int:
+        try:
+            value = int(text) if whole else float(text)
+        except ValueError:
+            kind = "a whole number" if whole else "a number"
+            raise typer.BadParameter(f"{text!r}: must be {kind}" + f", such as {such_as}" * bool(such_as)) from None
+        if not value >= least:
+            raise typer.BadParameter(f"{text}: must be at least {least:g}" + f", such as {such_as}" * bool(such_as))
+        return value
+
+    return {"parser": read, "metavar": "INTEGER" if whole else "FLOAT"}
+
+
+COUNT = {"whole": True, "least": 1}
+FirstSeed = Annotated[
+    int, typer.Option(help="The first model's seed; the others follow.", **number(whole=True, least=0))
+]
 Model = Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2, any name of the hub, a folder.")]
 
 
@@ -94,17 +143,26 @@ def records(table: "pd.DataFrame") -> list[dict[str, Any]]:
     return rows
 
 
+def speak_up(verbose: bool) -> bool:
+    """What the library says of its own accord is told too, if that is wanted."""
+    logging.getLogger("tms_hooks").setLevel(logging.INFO if verbose else logging.NOTSET)
+    return verbose
+
+
+Verbose = Annotated[
+    bool, typer.Option("--verbose", "-v", callback=speak_up, help="Say which engine trains, and why no other.")
+]
+
+
 @app.callback()
 def configure(
     version: Annotated[
         bool, typer.Option("--version", callback=print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Say which engine is used and why.")] = False,
 ) -> None:
     """Set up logging for every command."""
-    level = logging.INFO if verbose else logging.WARNING
-    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False)
-    logging.basicConfig(level=level, format="%(message)s", handlers=[handler])
+    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False, highlighter=None)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
 
 
 def tell(text: str, style: str | None = None) -> None:
@@ -120,6 +178,14 @@ def check_places(*folders: Path | None, size: int = 0) -> None:
         for folder in folders:
             if folder is not None:
                 check_writable(folder, size)
+
+
+def check_page(page: Path) -> None:
+    """Refuse, before any work, to write a page over a file that is no page of ours."""
+    from tms_hooks.pages.report import check_replaceable
+
+    with usage_errors(OSError, option="--out"):
+        check_replaceable(page)
 
 
 def folder_of(file: Path | None) -> Path | None:
@@ -162,7 +228,9 @@ def usage_errors(*kinds: type[Exception], option: str | None = None) -> Iterator
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the report.")] = Path("report"),
     model: Model = "smollm2",
-    n_models: Annotated[int, typer.Option(min=20, help="Toy models to train for the first section.")] = 400,
+    n_models: Annotated[
+        int, typer.Option(help="Toy models to train for the first section.", **number(whole=True, least=20))
+    ] = 400,
     json_file: Json = None,
 ) -> None:
     """Toys beside a real transformer, on one page: the main job.
@@ -174,6 +242,7 @@ def demo(
     Example: `tms demo --model gpt2 --out gpt2-report`
     """
     check_places(out, folder_of(json_file))
+    check_page(out / "index.html")
     check_extras(plotly="plots")
     from tms_hooks.pages.demo import run_demo
 
@@ -187,31 +256,44 @@ def demo(
 @app.command()
 def train(
     out: Annotated[Path, typer.Argument(help="Run directory to write.")],
-    n_features: Annotated[int, typer.Option("--n-features", "-n", help="Number of features.")] = 6,
-    d_hidden: Annotated[int, typer.Option("--d-hidden", "-m", help="Hidden dimensions.")] = 2,
-    data: Annotated[Literal["SparseUniform", "OneHot"], typer.Option(help="What the samples are.")] = "SparseUniform",
+    n_features: Annotated[int, typer.Option("--n-features", "-n", help="Number of features.", **number(**COUNT))] = 6,
+    d_hidden: Annotated[int, typer.Option("--d-hidden", "-m", help="Hidden dimensions.", **number(**COUNT))] = 2,
+    data: Annotated[
+        Literal["SparseUniform", "OneHot"], typer.Option(case_sensitive=False, help="What the samples are.")
+    ] = "SparseUniform",
     feature_probability: Annotated[
         float | None,
-        typer.Option("--feature-probability", "-p", help="Of SparseUniform; sparsity is 1 - p. [default: 0.057]"),
+        typer.Option(
+            "--feature-probability",
+            "-p",
+            help="Of SparseUniform; sparsity is 1 - p. [default: 0.057]",
+            **number(such_as="0.1"),
+        ),
     ] = None,
     tied: Annotated[bool, typer.Option(help="W_U is the transpose of W_E.")] = True,
     output_bias: Annotated[bool, typer.Option(help="Add a bias before the output activation.")] = True,
-    output_act: Annotated[Activation, typer.Option(help="Output activation.")] = "relu",
-    seeds: Annotated[int, typer.Option(min=1, help="How many models to train, each with a seed of its own.")] = 100,
-    seed: Annotated[int, typer.Option(min=0, help="The first model's seed; the others follow.")] = 0,
-    steps: Annotated[int, typer.Option(help="Updates.")] = 10_000,
+    output_act: Annotated[Activation, typer.Option(case_sensitive=False, help="Output activation.")] = "relu",
+    seeds: Annotated[
+        int, typer.Option(help="How many models to train, each with a seed of its own.", **number(**COUNT))
+    ] = 100,
+    seed: FirstSeed = 0,
+    steps: Annotated[int, typer.Option(help="Updates.", **number(**COUNT))] = 10_000,
     batch_size: Annotated[
-        int | None, typer.Option(help="Samples per step; default 1024, or all of one-hot data.")
+        int | None,
+        typer.Option(help="Samples per step; default 1024, or all of one-hot data.", **number(**COUNT)),
     ] = None,
-    optimizer: Annotated[OptimizerName, typer.Option(help="Optimizer.")] = "Adam",
-    lr: Annotated[float, typer.Option(help="Peak learning rate.")] = 1e-3,
-    schedule: Annotated[Schedule, typer.Option(help="Learning-rate schedule.")] = "constant",
-    final_lr: Annotated[float, typer.Option(help="Where the schedule ends.")] = 0.0,
-    importance_decay: Annotated[float, typer.Option(help="Importance of feature i is this to the power i.")] = 1.0,
+    optimizer: Annotated[OptimizerName, typer.Option(case_sensitive=False, help="Optimizer.")] = "Adam",
+    lr: Annotated[float, typer.Option(help="Peak learning rate.", **number(such_as="0.001"))] = 1e-3,
+    schedule: Annotated[Schedule, typer.Option(case_sensitive=False, help="Learning-rate schedule.")] = "constant",
+    final_lr: Annotated[float, typer.Option(help="Where the schedule ends.", **number(least=0))] = 0.0,
+    importance_decay: Annotated[
+        float, typer.Option(help="Importance of feature i is this to the power i.", **number(least=0, such_as="0.9"))
+    ] = 1.0,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder of checkpoints: what was stopped goes on from there, to the same bits.")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace a run that is there.")] = False,
+    verbose: Verbose = False,
     json_file: Json = None,
 ) -> None:
     """Train many toy models at once and write a run directory.
@@ -252,10 +334,10 @@ def train(
         run = train_models(**settings, checkpoint=checkpoint, progress=True)
     with nothing_lost():
         run.save(out)
+    tell(f"Saved to {out}.")
     if not run.stopped:
         table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
         print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
-    tell(f"Saved to {out}.")
     write_json(about(run, out), json_file)
     if run.stopped:
         tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")
@@ -309,6 +391,7 @@ def compare(
     Example: `tms train runs/hexagon`, then `tms compare runs/hexagon --model gpt2`
     """
     check_places(out, folder_of(json_file))
+    check_page(out / "index.html")
     check_extras(plotly="plots")
     import probes
     from tms_hooks.pages import report
@@ -341,9 +424,13 @@ def sweep(
     grid: Annotated[Path, typer.Argument(help="TOML file.", exists=True, dir_okay=False)],
     store: Annotated[Path, typer.Option(help="Folder of finished runs; what it has is not trained again.")],
     backend: Annotated[Literal["loky", "dask", "ray"], typer.Option(help="Processes here, or a cluster.")] = "loky",
-    n_jobs: Annotated[int, typer.Option(help="Runs at a time; -1: as many as the backend has workers.")] = -1,
+    n_jobs: Annotated[
+        int,
+        typer.Option(help="Runs at a time; -1: as many as the backend has workers.", **number(whole=True, least=-1)),
+    ] = -1,
     address: Annotated[str | None, typer.Option(help="Scheduler of the cluster.")] = None,
     json_file: Json = None,
+    verbose: Verbose = False,
 ) -> None:
     """Train every combination of a grid, here or on a cluster. Stop and start it as you like.
 
@@ -364,11 +451,15 @@ def sweep(
     check_places(folder_of(json_file))
     from tms_hooks.sweep import sweep_toml
 
+    where = {"backend": backend, "n_jobs": n_jobs, "address": address}
     try:
         with usage_errors(ValueError, OSError, ImportError):
-            found = sweep_toml(grid.read_text(), store=store, backend=backend, n_jobs=n_jobs, address=address)
+            found = sweep_toml(grid.read_text(), store=store, **where, progress=True)
     except KeyboardInterrupt:
-        tell(f"Stopped. What is finished is in {store}; the same command goes on.")
+        tell(
+            f"Stopped. Finished shards are in {store}, and the same command goes on with the others; what those that "
+            "were in training had reached is not kept."
+        )
         raise typer.Exit(130) from None
     found = found if found["shard"].dims else found.expand_dims(grid=["base"])  # without an axis there is one row
     loss = found["final_loss"]
@@ -393,12 +484,12 @@ def reproduce(
         typer.Option(
             "--n-jobs",
             "-j",
-            min=1,
-            help="Claims at a time, each on one thread; changes no result.",
+            help="Claims at a time, each on one thread; no result changes.",
             show_default="one per core",
+            **number(**COUNT),
         ),
     ] = os.cpu_count() or 1,
-    seed: Annotated[int, typer.Option(min=0, help="The first model's seed; the others follow.")] = 0,
+    seed: FirstSeed = 0,
 ) -> None:
     """Measure claims: what stands, what falls, what is open.
 
@@ -420,6 +511,7 @@ def reproduce(
 
     chosen = _claims(names)
     check_places(out, folder_of(json_file))
+    check_page(out / "index.html")
     results: dict[str, runner.Result] = {}
     work = closing(runner.reproduce(chosen, out, quick, n_jobs, seed, lambda claim: say(f"measuring {claim.name}")))
     try:
@@ -432,7 +524,7 @@ def reproduce(
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
     console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
-    console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}")
+    console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}".rstrip())
     for result in ordered:
         if result.failed or not result.verdict:
             console.print(f"\n[bold]{result.claim.name}[/bold]", end=" ")
@@ -451,7 +543,10 @@ def figure(
     name: Annotated[str, typer.Argument(metavar="CLAIM", help="Name of a claim; see `tms list`.")],
     out: Annotated[Path | None, typer.Option(help="File to write: .html, .svg, .png or .pdf. [CLAIM.html]")] = None,
     index: Annotated[
-        int | None, typer.Option(min=1, help="Which of the claim's figures. [default: the first to turn, or the first]")
+        int | None,
+        typer.Option(
+            help="Which of the claim's figures. [default: the first to turn, or the first]", **number(**COUNT)
+        ),
     ] = None,
     store: Annotated[Path, typer.Option(help="Folder of the finished claims.")] = Path("reproduction"),
     quick: Quick = False,
@@ -475,6 +570,8 @@ def figure(
         raise typer.BadParameter("all: their figures are on the page that `tms reproduce all` writes; name one claim")
     out = out or Path(f"{name}.html")
     check_places(out.parent, store)
+    if out.suffix.lower() == ".html":
+        check_page(out)
     found = last(claim, store)
     if found:
         verdict = found.verdict
@@ -533,9 +630,8 @@ def list_claims(
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
             console.print(f"\n{outcome}\n", markup=False, soft_wrap=piped)
         return
-    page = Console(width=240) if piped else console
-    for source in dict.fromkeys(claim.source for claim in chosen):
-        page.print(f"\n[bold]{source}[/bold]: {SOURCES.get(source, source)}")
+    for i, source in enumerate(dict.fromkeys(claim.source for claim in chosen)):
+        console.print("\n" * bool(i) + f"[bold]{source}[/bold]: {SOURCES.get(source, source)}")
         shown = Table(box=None, show_header=False, pad_edge=False, padding=(0, 1, 0, 0))
         shown.add_column(width=1)
         shown.add_column(no_wrap=True, min_width=max(len(claim.name) for claim in chosen))
@@ -544,7 +640,7 @@ def list_claims(
             marked = last_verdict[claim.name]
             mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
             shown.add_row(mark, claim.name, escape(claim.statement))
-        page.print(shown)
+        (print_lines if piped else console.print)(shown)
     there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
     legend = ", ".join([*there, f"no mark: not measured in {out}"])
     tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")
@@ -574,6 +670,7 @@ def theory(
     """
     check_places(out, folder_of(json_file))
     if out is not None:
+        check_page(out / "index.html")
         check_extras(plotly="plots")
     from tms_hooks import progress
     from tms_hooks.theory import best_polygon_table, polygon_table
@@ -601,21 +698,50 @@ def say(what: str) -> None:
 
 
 def print_table(table: "pd.DataFrame", title: str) -> None:
-    """A DataFrame as a table on the terminal: the levels of its index lead, by name."""
+    """A DataFrame as a table on the terminal, whose names and numbers are never broken: prose alone is folded.
+
+    In a pipe, and where the terminal is too narrow for that, it is whole lines.
+    """
     from pandas.api.types import is_numeric_dtype
 
     from tms_hooks.pages import report
 
-    shown = Table(title=escape(title), title_justify="left")
-    for name in table.index.names:
-        shown.add_column(escape(str(name or "")), no_wrap=table.index.nlevels == 1, overflow="fold")
+    names = [name if isinstance(name, tuple) else (name,) for name in table.index]
+    columns: dict[str, list[str]] = {
+        str(name or ""): [str(row[i]) for row in names] for i, name in enumerate(table.index.names)
+    }
     for column in table.columns:
-        justify: Literal["left", "right"] = "right" if is_numeric_dtype(table[column]) else "left"
-        shown.add_column(escape(str(column)), justify=justify, overflow="fold")
-    for name, row in table.iterrows():
-        cells = (report.number(v, ".4g") if isinstance(v, float) else str(v) for v in row)
-        shown.add_row(*map(escape, (*map(str, name if isinstance(name, tuple) else (name,)), *cells)))
-    console.print(shown)
+        columns[str(column)] = [report.number(v, ".4g") if isinstance(v, float) else str(v) for v in table[column]]
+    numeric = [str(column) for column in table.columns if is_numeric_dtype(table[column])]
+
+    def laid_out(**look: Any) -> Table:
+        shown = Table(**look)
+        for name, cells in columns.items():
+            one_word = not any(" " in cell for cell in cells)
+            justify: Literal["left", "right"] = "right" if name in numeric else "left"
+            shown.add_column(escape(name), justify=justify, no_wrap=one_word, overflow="fold")
+        for row in zip(*columns.values(), strict=True):
+            shown.add_row(*map(escape, row))
+        return shown
+
+    boxed, wide = laid_out(title=escape(title), title_justify="left"), console.options.update(max_width=WIDEST)
+    if console.is_terminal and Measurement.get(console, wide, boxed).minimum <= console.width:
+        console.print(boxed)
+    else:
+        tell(title)
+        print_lines(laid_out(box=None, pad_edge=False, padding=(0, 2, 0, 0)))
+
+
+WIDEST = 100_000
+"""Characters in a line that nothing breaks."""
+
+
+def print_lines(shown: Table) -> None:
+    """A table as whole lines, for `grep` and `cut`: without color, without blanks at their ends."""
+    text = Console(width=WIDEST, file=StringIO(), no_color=True, highlight=False)
+    text.print(shown)
+    for line in text.file.getvalue().splitlines():  # type: ignore[attr-defined]
+        tell(line.rstrip())
 
 
 QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}

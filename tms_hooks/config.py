@@ -6,12 +6,11 @@ is a switch here. The data say what goes in, the task says what is to come out, 
 
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
-from numbers import Integral
 from typing import ClassVar, Literal, get_args
 
 from torch import Tensor
 
-from tms_hooks.errors import check_at_least_one, check_not_negative, choice_error, make_plain
+from tms_hooks.errors import check_at_least_one, check_not_negative, check_whole, choice_error, make_plain
 from tms_hooks.own import name_of
 
 Activation = Literal["identity", "relu", "gelu", "softmax"]
@@ -84,10 +83,9 @@ class ToyConfig:
         """Validate, and fill in `d_head` and `bottleneck`."""
         make_plain(self)
         for name in ("n_features", "d_hidden", "d_out", "n_heads", "d_head", "d_mlp", "n_mlps"):
-            value = getattr(self, name)
-            if not isinstance(value, Integral | None):
-                raise ValueError(f"{name}={value!r}: must be a whole number")
-            object.__setattr__(self, name, None if value is None else int(value))  # numpy's integers as Python's
+            if (value := getattr(self, name)) is not None:
+                check_whole(**{name: value})
+                object.__setattr__(self, name, int(value))  # numpy's integers as Python's
         check_at_least_one(n_features=self.n_features, d_hidden=self.d_hidden, d_out=self.n_outputs)
         known = {"hidden_act": Activation, "output_act": Activation, "scale": Scale, "init": Initialization}
         for name, choices in known.items():

@@ -20,15 +20,22 @@ log = logging.getLogger(__name__)
 Call = TypeVar("Call", bound=Callable[..., Any])
 
 
+MANY = 30
+"""Names that are too many to be listed in an error."""
+
+
 def did_you_mean(name: object, known: Iterable[object]) -> str:
-    """Suggestion for a misspelled name, or the names there are.
+    """Suggestion for a misspelled name, or the names there are; of many, those that are nearest.
 
     >>> did_you_mean("rellu", ["identity", "relu"])
     "did you mean 'relu'?"
     """
     names = [str(k) for k in known]
-    close = get_close_matches(str(name), names, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from {', '.join(names)}"
+    if close := get_close_matches(str(name), names, n=1):
+        return f"did you mean {close[0]!r}?"
+    if len(names) > MANY:
+        return f"nearest of {len(names)} are {', '.join(get_close_matches(str(name), names, n=5, cutoff=0.0))}"
+    return f"choose from {', '.join(names)}"
 
 
 def choice_error(what: str, value: object, known: Iterable[object]) -> ValueError:
@@ -76,9 +83,18 @@ def plain(value: Any) -> Any:
 
 
 def make_plain(description: Any) -> None:
-    """Make every field of a frozen dataclass `plain`, so that it compares, hashes and is saved as it is."""
+    """Make every field of a frozen dataclass `plain`, so that it compares, hashes and is saved as it is.
+
+    Raises:
+        ValueError: a field of type int that is no whole number, or one of type float that is no number.
+    """
     for field in fields(description):
-        object.__setattr__(description, field.name, plain(getattr(description, field.name)))
+        value = plain(getattr(description, field.name))
+        if field.type is int:
+            check_whole(**{field.name: value})
+        if field.type in (float, float | int) and isinstance(value, bool | str | None):
+            raise ValueError(f"{field.name}={value!r}: must be a number")
+        object.__setattr__(description, field.name, value)
 
 
 def explained(**elsewhere: str) -> Callable[[Call], Call]:

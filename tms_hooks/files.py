@@ -30,6 +30,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
+from tms_hooks.progress import interrupts
+
 SCRATCH = ".tms-"
 """How names of unfinished files and of locks begin."""
 MOST_JSON = 2**26
@@ -165,23 +167,27 @@ def check_writable(folder: Path, size: int = 0) -> None:
 
 
 def rescue(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write at `path`; if that fails, to the system's temporary folder.
+    """Write at `path`; if that fails, to the system's temporary folder. Ctrl-C is heard once it is written.
 
     Raises:
         OSError: that of the first attempt; its message says where the result is instead.
     """
-    try:
-        write(path)
-    except OSError as error:
-        why = error.strerror or str(error)
+    with interrupts() as interrupted:
         try:
-            other = Path(tempfile.mkdtemp(prefix="tms-"), path.resolve().name or "result")
-            write(other)
-        except OSError as worse:
-            message = f"{path} could not be written ({why}), nor could anything in {tempfile.gettempdir()} ({worse})"
-        else:
-            message = f"{path} could not be written ({why}); the result is in {other} instead"
-        raise type(error)(message) from error
+            write(path)
+        except OSError as error:
+            why = error.strerror or str(error)
+            try:
+                other = Path(tempfile.mkdtemp(prefix="tms-"), path.resolve().name or "result")
+                write(other)
+            except OSError as worse:
+                place = tempfile.gettempdir()
+                message = f"{path} could not be written ({why}), nor could anything in {place} ({worse})"
+            else:
+                message = f"{path} could not be written ({why}); the result is in {other} instead"
+            raise type(error)(message) from error
+    if interrupted():
+        raise KeyboardInterrupt
 
 
 def keep(path: Path, content: bytes | str) -> Path:

@@ -4,7 +4,7 @@ Claims and shapes are read off in double precision, so `unit` converts. `cosines
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, TypeVar, cast
 
@@ -38,6 +38,12 @@ def takes_arrays(function: Function) -> Function:
 
     @wraps(function)
     def outer(*args: Any, **named: Any) -> Any:
+        for value in (*args, *named.values()):
+            if hasattr(value, "W_E"):
+                kind = type(value).__name__
+                raise TypeError(
+                    f"{function.__name__} takes W, a tensor (..., feature, hidden): that of this {kind}, .W_E"
+                )
         return checked(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
 
     return cast(Function, outer)
@@ -157,7 +163,27 @@ def product_of_each(
         return torch.mm(aligned(a), aligned(b))
     if len(a) == 1:
         return torch.mm(aligned(a[0]), aligned(b[0]))[None]
-    return torch.stack(list(map(torch.mm, apart(a), apart(b))))
+    return _stack_of(apart(a), apart(b))
+
+
+def outer_of_each(
+    a: Float[Tensor, "*model rows inner"], b: Float[Tensor, "*model columns inner"]
+) -> Float[Tensor, "*model rows columns"]:
+    """The same of `a` and the transpose of `b`, which is read as it lies."""
+    if a.ndim == 2:
+        return torch.mm(aligned(a), aligned(b).T)
+    return _stack_of(apart(a), [part.T for part in apart(b)])
+
+
+def _stack_of(left: Sequence[Tensor], right: Sequence[Tensor]) -> Float[Tensor, "model rows columns"]:
+    """Products, put where they are to stand if each stands at the start of a line there."""
+    rows, columns = len(left[0]), right[0].shape[1]
+    if rows * columns % LINE:
+        return torch.stack(list(map(torch.mm, left, right)))
+    out = left[0].new_empty(len(left), rows, columns)
+    for a, b, product in zip(left, right, out.unbind(), strict=True):
+        torch.mm(a, b, out=product)
+    return out
 
 
 LINE = 16

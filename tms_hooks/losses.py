@@ -125,12 +125,13 @@ def qk_pairs_present(
     tensor([[[0., 1.],
              [0., 0.]]])
     """
-    active = (x != 0).to(x.dtype)
     heads = []
     for head_pairs in pairs:
-        query, key = torch.tensor([pair[:2] for pair in head_pairs], device=x.device).T
-        weights = torch.tensor([pair_weight(pair) for pair in head_pairs], dtype=x.dtype, device=x.device)
-        heads.append((active[..., :1, query] * active[..., 1:, key] * weights).sum(-1))
+        formed = [
+            ((x[..., :1, pair[0]] != 0) & (x[..., 1:, pair[1]] != 0)) * x.new_tensor(pair_weight(pair))
+            for pair in head_pairs
+        ]
+        heads.append(torch.stack(formed).sum(0))
     return torch.stack(heads, dim=-2)
 
 

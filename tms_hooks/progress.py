@@ -41,6 +41,32 @@ def each(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 
 @contextmanager
+def watched(done: Callable[[], int], total: int, what: str, show: bool) -> Iterator[None]:
+    """Progress on standard error of work that others do: twice a second `done` says how much of it is finished."""
+    if not show:
+        yield
+        return
+    over = threading.Event()
+    with _shown(what, total) as move:
+
+        def look() -> None:
+            move(count := done(), f"{count} of {total} finished")
+
+        def watch() -> None:
+            while not over.wait(0.5):
+                look()
+
+        watcher = threading.Thread(target=watch, daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            over.set()
+            watcher.join()
+            look()
+
+
+@contextmanager
 def _shown(what: str, total: int) -> Iterator[Callable[[int, str], None]]:
     """A bar on standard error, moved by a call with what is done and its words; plain lines if that is no terminal."""
     from rich import progress
@@ -96,10 +122,12 @@ class Pace:
 def interrupts() -> Iterator[Callable[[], bool]]:
     """A function that says whether Ctrl-C was pressed; pressed twice, it raises at once.
 
-    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception.
+    The first press must not raise: depending on where it strikes, a thread pool may swallow the exception. A process
+    that ignores Ctrl-C, as those do that a shell starts in the background, goes on ignoring it.
     """
-    if threading.current_thread() is not threading.main_thread():
-        yield lambda: False  # signals go to the main thread
+    main = threading.current_thread() is threading.main_thread()  # signals go there
+    if not main or signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        yield lambda: False
         return
     pressed: list[int] = []
 

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from tms_hooks import files, geometry, own
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import explained, plain
+from tms_hooks.errors import did_you_mean, explained, plain
 from tms_hooks.files import DamagedRun
 from tms_hooks.geometry.polytopes import named_polytope
 from tms_hooks.models import forward
@@ -40,7 +40,19 @@ if TYPE_CHECKING:
 FORMAT = "tms-hooks run, version 3"
 RECIPE_FILE, WEIGHTS, STATE, HISTORY = "run.json", "weights", "state", "history"
 WEIGHTS_FILE, STATE_FILE, HISTORY_FILE = (f"{name}.safetensors" for name in (WEIGHTS, STATE, HISTORY))
+INTERRUPTED = "interrupted_at"
 FINAL_FEATURE, FINAL_HEAD = "final.feature_loss", "final.head_loss"
+
+
+ELSEWHERE = {name: f"recipe.{name}" for name in ("cfg", "data", "seeds", "task", "optimizer", "importance")} | {
+    "W": "W_E, whose rows are directions; the paper's W is W_E.mT",
+    "W_U": "models[i].W_U",
+    "loss": "final_loss, or history.loss through training",
+    "losses": "history.loss",
+    "model": "models[0]",
+    "steps": "completed_steps",
+}
+"""What people look for in a run, and where it is."""
 
 
 @dataclass(frozen=True, kw_only=True, repr=False)
@@ -59,7 +71,8 @@ class Run:
         diverged: the step at which a model stopped because its loss or next weights were not finite, by the model's
             number, as in `models`. Its weights are its last finite ones; its final loss need not be finite.
         completed_steps: updates made; fewer than `recipe.total_steps` if training was interrupted.
-        provenance: versions, device, engine and seconds of the training.
+        provenance: versions, device, engine and seconds of the training, and `interrupted_at`, the step at which Ctrl-C
+            was pressed, if it was.
     """
 
     recipe: Recipe
@@ -91,6 +104,15 @@ class Run:
         table = pd.DataFrame(columns).head(5)
         lines = "".join(f"<div><code>{escape(row[:200])}</code></div>" for row in rows)
         return f"<div><b>{escape(repr(self))}</b>{lines}{table.to_html(index=False)}</div>"
+
+    def __getattr__(self, name: str) -> Any:
+        """Say where it is what people look for here."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        where = ELSEWHERE.get(name)
+        known = [*(field.name for field in fields(self)), *(n for n in vars(Run) if not n.startswith("_"))]
+        hint = f"use run.{where}" if where else did_you_mean(name, known)
+        raise AttributeError(f"a run has no attribute {name!r}; {hint}")
 
     @property
     def W_E(self) -> Float[Tensor, "model feature hidden"]:
@@ -147,8 +169,8 @@ class Run:
 
     @property
     def stopped(self) -> bool:
-        """Whether training was interrupted: fewer updates than the recipe has."""
-        return self.completed_steps < self.recipe.total_steps
+        """Whether Ctrl-C was pressed: it has fewer updates than the recipe, or its losses may be of fewer rows."""
+        return self.completed_steps < self.recipe.total_steps or INTERRUPTED in self.provenance
 
     @property
     def models(self) -> "Models":
@@ -178,7 +200,8 @@ class Run:
         steps (`provenance["schedule_restated_at"]` says where that happened).
 
         Args:
-            steps: how many more; by default those that an interrupted training has left.
+            steps: how many more; by default those that an interrupted training has left, which may be none but to judge
+                its models on all held-out rows.
             how: `engine` (by default the run's), `device`, `checkpoint`, `checkpoint_every` and `progress`, as in
                 `train`.
 
@@ -235,9 +258,9 @@ def load(path: str | Path, *, using: Iterable[Any] = ()) -> Run:
 
         if (run := load_checkpoint(path, using)) is not None:
             return run
-        raise FileNotFoundError(
-            f"{path} is no run directory: it has no {RECIPE_FILE}; `Run.save` and `tms train` write one"
-        )
+        toy = (path / "config.json").exists()
+        one = "a single toy's is read by `ToyModel.from_pretrained`" if toy else "`Run.save` and `tms train` write one"
+        raise FileNotFoundError(f"{path} is no run directory: it has no {RECIPE_FILE}; {one}")
     about, parts = files.read_sealed(path / RECIPE_FILE, FORMAT)
     try:
         recipe = Recipe.from_dict(about["recipe"], using)

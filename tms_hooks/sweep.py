@@ -8,6 +8,7 @@ what is left, and two sweeps share what they have in common.
 import json
 import logging
 import os
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from itertools import product
@@ -21,7 +22,8 @@ import xarray as xr
 
 from tms_hooks import clusters, files, own
 from tms_hooks.config import ToyConfig
-from tms_hooks.errors import did_you_mean, explained
+from tms_hooks.errors import check_at_least_one, did_you_mean, explained, plain
+from tms_hooks.progress import watched
 from tms_hooks.run import RECIPE_FILE, Run, load, size
 from tms_hooks.train import choose_engine, train
 from tms_hooks.training.recipe import KINDS, Recipe, kind_of
@@ -39,11 +41,12 @@ def sweep(
     base: Mapping[str, Any],
     grid: Mapping[str, Sequence[Any]],
     *,
-    seeds: Iterable[int] = (0,),
+    seeds: int | Iterable[int] = (0,),
     store: str | Path,
     backend: str = "loky",
     n_jobs: int = -1,
     address: str | None = None,
+    progress: bool | None = None,
 ) -> xr.Dataset:
     """Train every combination of a grid with every seed.
 
@@ -60,11 +63,12 @@ def sweep(
     Args:
         base: settings that all runs share.
         grid: axis -> its values.
-        seeds: of the models; all of them in every shard.
+        seeds: of the models, or how many; all of them in every shard.
         store: folder of the finished shards. What it already has is not trained again.
         backend: where shards run: processes of this machine ("loky"), or a "dask" or "ray" cluster.
         n_jobs: shards at a time; -1: as many as the backend has workers.
         address: of the cluster's scheduler; workers must see `store` under the same path.
+        progress: show how many shards are finished; by default if standard error is a terminal.
 
     Returns:
         Held-out `final_loss` and `final_feature_loss`, `W_E`, and the step at which a model `diverged_at` (-1: never),
@@ -86,7 +90,15 @@ def sweep(
     if todo:
         files.check_writable(store, sum(size(_recipe(arguments)) for arguments, _ in todo))
         store.mkdir(parents=True, exist_ok=True)
-        clusters.run(_train, todo, backend, n_jobs, address)
+        show = sys.stderr.isatty() if progress is None else progress
+        what = f"training {len(todo)} of {len(shards)} shards"
+        stale = {folder for _, folder in todo if (folder / RECIPE_FILE).exists()}  # damaged ones
+
+        def finished() -> int:
+            return sum((folder / RECIPE_FILE).exists() for _, folder in todo if folder not in stale)
+
+        with watched(finished, len(todo), what, show):
+            clusters.run(_train, todo, backend, n_jobs, address)
     runs = [load(store / name) for name, _ in shards]
     shared = json.dumps(_shared([run.recipe.to_dict() for run in runs]))
     return _label(grid, [name for name, _ in shards], runs).assign_attrs(recipe=shared)
@@ -107,9 +119,10 @@ def sweep_toml(text: str, **how: Any) -> xr.Dataset:
     known = ("base", "grid", "seeds")
     for name in document.keys() - set(known):
         raise ValueError(f"key {name!r} of the grid file is not known; {did_you_mean(name, known)}")
-    seeds = document.get("seeds", 1)
-    seeds = range(seeds) if type(seeds) is int else seeds
-    return sweep(document.get("base", {}), document.get("grid", {}), seeds=seeds, **how)
+    for name in ("base", "grid"):
+        if not isinstance(table := document.get(name, {}), dict):
+            raise ValueError(f"{name}={table!r} in the grid file: must be a table, [{name}] and its settings below")
+    return sweep(document.get("base", {}), document.get("grid", {}), seeds=document.get("seeds", 1), **how)
 
 
 def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
@@ -166,9 +179,13 @@ def _train(arguments: dict[str, Any], folder: Path) -> None:
 
 
 def _seeds(seeds: Any) -> tuple[int, ...]:
-    """The seeds of every shard: whole numbers, each once, since they are labels of the result."""
+    """The seeds of every shard: whole numbers, each once, since they are labels of the result; or how many."""
+    seeds = plain(seeds)
+    if type(seeds) is int:
+        check_at_least_one(seeds=seeds)
+        seeds = range(seeds)
     if not isinstance(seeds, Iterable) or isinstance(seeds, str):
-        raise ValueError(f"seeds={seeds!r}: must be a list of whole numbers, such as range(10)")
+        raise ValueError(f"seeds={seeds!r}: must be a count, or a list of whole numbers, such as range(10)")
     given = list(seeds)
     for seed in given:
         if not _is_of(seed, int):

@@ -25,7 +25,7 @@ from tms_hooks.data import Distribution, SparseUniform
 from tms_hooks.errors import check_at_least_one, check_whole, choice_error, explained, plain, say_once
 from tms_hooks.losses import Pairs
 from tms_hooks.progress import Pace, bar, interrupts
-from tms_hooks.run import Models, Run, assemble, provenance
+from tms_hooks.run import INTERRUPTED, Models, Run, assemble, provenance
 from tms_hooks.tasks import Task
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import HELD_OUT_ENTRIES, judges
@@ -75,7 +75,7 @@ def train(
     qk_pairs: Pairs | Sequence[Pairs] = (),
     qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
     head_objective: HeadObjective = "scores",
-    stages: Sequence[Stage] = ("joint",),
+    stages: Stage | Sequence[Stage] = ("joint",),
     penalty: PenaltyLike | Sequence[PenaltyLike | None] | None = None,
     record_every: int = 100,
     record: Sequence[str] | None = None,
@@ -179,7 +179,7 @@ def resume(
 ) -> Run:
     """As `Run.resume`."""
     recipe, done, origin, device = run.recipe, run.completed_steps, {}, str(device)
-    if steps is None and done == recipe.total_steps:
+    if steps is None and not run.stopped:
         raise ValueError(f"the run is finished at step {done}: say how many steps more, run.resume(steps=...)")
     if steps is not None:
         check_whole(steps=plain(steps))
@@ -201,21 +201,22 @@ def resume(
     return _finish(recipe, name, module, state, Recorder(recipe, run.history), done, saved, progress, origin)
 
 
-def _final_losses(recipe: Recipe, weights: dict[str, Tensor], engine: Engine, in_haste: bool = False) -> Losses:
-    """Losses of every model on held-out samples of its own data; in haste, or after Ctrl-C, on fewer."""
+def _final_losses(
+    recipe: Recipe, weights: dict[str, Tensor], engine: Engine, interrupted: Callable[[], bool] = lambda: False
+) -> Losses:
+    """Losses of every model on held-out samples of its own data; once Ctrl-C was pressed, on fewer."""
     cfg, models = recipe.cfg, len(recipe.seeds)
     few = HASTY_PRODUCTS // (models * max(cfg.d_hidden, cfg.d_mlp or 0))
-    for entries in (few,) if in_haste else (HELD_OUT_ENTRIES, few):
+    for entries in (few,) if interrupted() else (HELD_OUT_ENTRIES, few):
         found = weights["W_E"].new_zeros(models, cfg.n_outputs), weights["W_E"].new_zeros(models, cfg.n_heads)
-        with interrupts() as interrupted:
-            for some, part, share, x in _pieces(recipe, entries):
-                losses = engine.evaluate(part, {name: w[some] for name, w in weights.items()}, x)
-                for sums, loss in zip(found, losses, strict=True):
-                    sums[some] += share * loss
-                if interrupted() and entries != few:
-                    break
-            else:
+        for some, part, share, x in _pieces(recipe, entries):
+            losses = engine.evaluate(part, {name: w[some] for name, w in weights.items()}, x)
+            for sums, loss in zip(found, losses, strict=True):
+                sums[some] += share * loss
+            if interrupted() and entries > few:
                 break
+        else:
+            break
     return found
 
 
@@ -252,6 +253,8 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
             if wanted == "auto":
                 say_once(f"engine='auto' takes the torch engine, which is many times slower than {name}: {reason}")
         if reason is None:
+            why = {"fused": ": compiled", "torch": ": the reference"}[name]
+            log.info("the %s engine trains this%s", name, f"{why}, as was asked for" if wanted != "auto" else why)
             return name, engine
         log.info("the %s engine cannot run this: %s", name, reason)
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
@@ -300,12 +303,16 @@ def _finish(
     """Train from `step` to the end, or from the newest checkpoint, and evaluate."""
     began = time.perf_counter()
     show = sys.stderr.isatty() if progress is None else progress
-    with saved.held() if saved else nullcontext():
-        completed, end = _advance(recipe, state, engine, recorder, step, saved, show)
-    weights = {name: w.cpu() for name, w in end.snapshot(recipe.cfg).weights.items()}
-    final = _final_losses(recipe, weights, engine, in_haste=completed < recipe.total_steps)
-    where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began)
-    run = assemble(recipe, end, completed, recorder.dataset(), final, where | dict(origin or {}))
+    with interrupts() as interrupted:
+        with saved.held() if saved else nullcontext():
+            completed, end = _advance(recipe, state, engine, recorder, step, saved, show, interrupted)
+        weights = {name: w.cpu() for name, w in end.snapshot(recipe.cfg).weights.items()}
+        final = _final_losses(recipe, weights, engine, interrupted)
+        where = provenance(name, str(state.diverged_at.device), time.perf_counter() - began) | dict(origin or {})
+        if interrupted():
+            where[INTERRUPTED] = completed
+            log.warning("interrupted at step %d of %d", completed, recipe.total_steps)
+    run = assemble(recipe, end, completed, recorder.dataset(), final, where)
     for i, stopped in run.diverged.items():
         log.warning(
             "model %d, of seed %d, stopped at step %d: its loss or next weights were not finite",
@@ -322,6 +329,7 @@ def _advance(
     step: int,
     saved: Checkpoints | None,
     show: bool,
+    interrupted: Callable[[], bool],
 ) -> tuple[int, State]:
     """Advance from record to record; return the last recorded step and the state at it, before its update."""
     if saved and (found := saved.resume(state, recorder)) is not None:
@@ -331,7 +339,7 @@ def _advance(
     edges = [step, *(mark for mark in marks if mark > step)]
     last = None
     try:
-        with bar(len(recipe.seeds), recipe.total_steps, show) as move, interrupts() as interrupted:
+        with bar(len(recipe.seeds), recipe.total_steps, show) as move:
             for start, stop in zip(edges, [*edges[1:], edges[-1]], strict=True):
                 before = state.as_it_is()
                 for begin, end in pace.cut(start, stop):
@@ -354,6 +362,5 @@ def _advance(
     except KeyboardInterrupt:
         if last is None:
             raise
-        log.warning("interrupted: returning the run as of step %d of %d", last[0], recipe.total_steps)
     assert last is not None  # the last step is always recorded
     return last

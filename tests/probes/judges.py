@@ -624,7 +624,7 @@ def render_error(s: Subject) -> float:
         (list(figure.data[0].z[0]), (metrics - corrupted) / (clean - corrupted)),
     ]
     pattern = "blocks.1.attn.hook_pattern"
-    if s.patterns and pattern in s.bridge.hook_dict:
+    if len(s.patterns) > 1 and pattern in s.bridge.hook_dict:
         scores = collect_activations(s.bridge, s.tokens, pattern)[pattern][0]
         shown.append((render.attention(words, scores).props["attention"], s.patterns[1][0]))
     return max(relative_error(torch.tensor(found).double(), own.double()) for found, own in shown)

@@ -15,6 +15,7 @@ from probes.attribution import attribution_sweep
 from probes.base_run import BaseRun
 from probes.hooked import temporary_hooks
 from probes.sites import Site
+from tests.probes import zoo
 from tms_hooks.models.hooks import HookedRootModule
 
 
@@ -279,10 +280,27 @@ def test_equals_generic_activation_patch(bridge: Case, architecture: str, reques
     torch.testing.assert_close(torch.tensor(ours.metric).view(2, 7, 4).float(), theirs.float())
 
 
+@pytest.mark.bridge
+def test_where_a_bridge_has_its_positions_elsewhere_only_whole_activations_are_patched() -> None:
+    """Qwen3 normalizes queries as "batch head pos unit"."""
+    model, tokens, hook = zoo.build("qwen3"), zoo.tokens(), "blocks.0.attn.q_norm.hook_out"
+    pair = (model, tokens, tokens.flip(1), lambda logits: logits[:, -1, 3])
+    assert patch_sweep(*pair, hook).site.tolist() == [hook]
+    with pytest.raises(ValueError, match=r"has the axes .'batch', 'head', 'pos', 'unit'. there; patch the whole"):
+        patch_sweep(*pair, Site(hook, pos=1))
+
+
 def test_interval_by_hand_and_its_coverage() -> None:
     # equal gaps: a bootstrap of a mean; two examples, 0 and 1, average 0, 1/2 or 1
     found = recovered_fraction(np.array([[0.0, 1.0]]), np.ones(2), np.zeros(2))
     assert [float(found[k][0]) for k in ("recovered", "low", "high")] == [0.5, 0.0, 1.0]
+    # gaps of 3 and -1: drawn twice, the first recovers 2/3 and the second 0; together 2 of a gap of 2
+    found = recovered_fraction(np.array([[2.0, 0.0]]), np.array([3.0, -1.0]), np.zeros(2))
+    assert [float(found[k][0]) for k in ("recovered", "low", "high")] == pytest.approx([1, 0, 1])
+    # where all is recovered, draws of a gap of zero (-2, 1, 1) say nothing, and every other draw says 1
+    gaps = np.array([3.0, -2.0, 1.0])
+    found = recovered_fraction(gaps[None], gaps, np.zeros(3))
+    assert [float(found[k][0]) for k in ("recovered", "low", "high")] == pytest.approx([1, 1, 1])
     rng = np.random.default_rng(0)
     inside = 0
     for seed in range(200):

@@ -396,7 +396,7 @@ def test_tokens_that_a_direction_stands_for(subject):
             {"omega": Bottleneck("embed->unembed", torch.eye(4), torch.eye(4)), "covariance": torch.eye(4)},
             "covariance with a bottleneck",
         ),
-        ({"n_null": 0}, "n_null=0: must be at least 1"),
+        ({"n_null": 0}, "n_null=0: must be a whole number, at least 1"),
     ],
 )
 def test_bad_input(change, error):

@@ -198,7 +198,7 @@ def test_corrections_are_refused_where_they_do_not_hold(tokens: Any, toy: Any) -
     def sweep(*sites: Any, **options: Any) -> None:
         attribution_sweep(model, clean, corrupted, last, *sites, **options)
 
-    with pytest.raises(ValueError, match="steps=-1: must be at least 0"):
+    with pytest.raises(ValueError, match="steps=-1: must be a whole number, at least 0"):
         sweep(steps=-1)
     with pytest.raises(ValueError, match="without a site at hook_q or hook_k"):
         sweep(recompute_softmax=True)

@@ -1,19 +1,27 @@
 """What every tool refuses, on a toy and on a bridge alike; and that a refusal leaves no hook and no changed weight."""
 
 from collections.abc import Callable
+from inspect import unwrap
 from typing import Any
 
 import pytest
 import torch
+from sklearn.model_selection import GroupKFold
 from torch import Tensor
 
 import probes
 from probes import Site
+from probes.hooked import hook_points
 
 
 def last(output: Any) -> Tensor:
     """One number per example, of a toy with heads or of a bridge."""
     return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1, 0]
+
+
+def total(output: Any) -> Tensor:
+    """Another, which no two inputs share."""
+    return (output.reconstruction if hasattr(output, "reconstruction") else output)[:, -1].square().sum(-1)
 
 
 def shorter(x: Tensor) -> Tensor:
@@ -118,6 +126,71 @@ BAD: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
         ValueError,
         "give prompts of one length",
     ),
+    # metrics
+    "a metric without a gradient": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, lambda out: (100 * total(out)).round().detach(), s.early),
+        ValueError,
+        "the metric has no gradient: give one that is differentiable",
+    ),
+    "a metric whose gradient is infinite": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, lambda out: total(out) + (0 * total(out)).sqrt(), s.early),
+        ValueError,
+        "the metric's gradient at hook '.*' is not finite: use patch_sweep there",
+    ),
+    # sites and hooks
+    "several receivers": (
+        lambda s: probes.path_patch(s.model, *s.pair, total, s.early, Site(s.late, unit="each")),
+        ValueError,
+        r"receiver .* is \d+ sites: give one index instead of 'each'",
+    ),
+    "an axis that is not there": (
+        lambda s: probes.patch_sweep(s.model, *s.pair, total, Site(s.early, head=0)),
+        ValueError,
+        r"\[head=0\]: the activation has no head axis, only batch, pos, unit",
+    ),
+    "nothing behind the receiver": (
+        lambda s: probes.attribution_sweep(s.model, *s.pair, total, s.late, s.early),
+        ValueError,
+        "no receiver lies behind a sender",
+    ),
+    # splits and masks
+    "splits of groups that are not given": (
+        lambda s: probes.linear_probe(s.model, s.inputs, torch.arange(5.0), s.early, cv=GroupKFold(2)),
+        ValueError,
+        "GroupKFold splits groups: give groups=",
+    ),
+    "a mask of everything": (
+        lambda s: probes.linear_probe(
+            s.model, s.inputs, torch.arange(5.0), s.early, mask=torch.zeros(s.inputs.shape[:2], dtype=torch.bool)
+        ),
+        ValueError,
+        "mask leaves nothing of example 0: drop it",
+    ),
+    "the same target in what is tested": (
+        lambda s: probes.linear_probe(
+            s.model, s.inputs, torch.tensor([1.0, 1, 1, 2, 3]), s.early, cv=[([2, 3, 4], [0, 1])]
+        ),
+        ValueError,
+        "the same in all rows that are tested: it has no R",
+    ),
+    # names
+    "more blocks than there are": (
+        lambda s: probes.align(probes.qk_circuit(s.model, 0, 0), s.model.W_E[:2], n_null=1).directions(n=1000),
+        ValueError,
+        r"n=1000: must be 1 to \d+, the number of blocks",
+    ),
+    "an argument that is none": (
+        lambda s: probes.audit_hooks(s.model, s.inputs, hook=s.early),
+        TypeError,
+        "audit_hooks has no argument 'hook'; did you mean 'hooks'",
+    ),
+    "too few trained models": (
+        lambda s: probes.init_patching(
+            s.model, s.model, {"W_E": 0}, lambda models, seeds: models[:1], float, controls=("self",)
+        ),
+        ValueError,
+        "retrain returned 1 models for 3: return one for each, in order",
+    ),
 }
 
 
@@ -126,6 +199,7 @@ class Case:
 
     def __init__(self, subject: Any) -> None:
         self.model, self.inputs, self.early, self.late = subject.model, subject.inputs, subject.early, subject.late
+        self.pair = self.inputs[:2], self.inputs[2:4]
         self.width = probes.collect_activations(self.model, self.inputs, self.early)[self.early].shape[-1]
 
 
@@ -201,3 +275,62 @@ def test_every_patching_tool_refuses_a_dead_or_silent_hook_and_names_live_ones(n
     }
     with pytest.raises(ValueError, match=r"(fires in vain|does not fire).*live hooks around it: blocks\.1\."):
         calls[tool]()
+
+
+def gpt2() -> Any:
+    """A tiny random model of the library transformers, as people hold one in hand."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    return GPT2LMHeadModel(GPT2Config(n_layer=1, n_embd=8, n_head=2, vocab_size=11, n_positions=8))
+
+
+MISTAKES: dict[str, tuple[Callable[[Any], Any], type[Exception], str]] = {
+    "tokens": (lambda m: probes.audit_hooks(m, torch.tensor([[1, 101]])), ValueError, "tokens 1 to 101: .* 0 to 100"),
+    "below": (lambda m: probes.linear_probe(m, torch.tensor([[-1, 3]]), constant(1)), ValueError, "tokens -1 to 3"),
+    "numbers": (
+        lambda m: probes.audit_hooks(m, torch.rand(2, 4)),
+        TypeError,
+        "torch.float32, and this model takes",
+    ),
+    "no hooks": (
+        lambda m: unwrap(hook_points)(gpt2()),
+        TypeError,
+        "take .*build_bridge_from",
+    ),
+    "a model": (
+        lambda m: probes.load_transformer(gpt2()),
+        TypeError,
+        "name is a GPT2LMHeadModel: take tr",
+    ),
+    "no name": (lambda m: probes.load_transformer(3), TypeError, "name is a int: give a name such as 'smollm2'"),
+    "device": (lambda m: probes.load_transformer("tiny", device="mps"), ValueError, "device='mps' is not on this mach"),
+    "position": (
+        lambda m: Site("hook_embed", position=2),
+        TypeError,
+        "Site has no argument 'position'; did you mean 'p",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_answered_with_what_to_give(mistake: str) -> None:
+    call, error, match = MISTAKES[mistake]
+    with pytest.raises(error, match=match):
+        call(probes.load_transformer("tiny"))
+
+
+def test_results_show_their_shapes_and_not_their_numbers() -> None:
+    model = probes.load_transformer("tiny")
+    tokens = torch.arange(12).reshape(2, 6)
+    omega = probes.qk_circuit(model, 0, 1)
+    shown = {
+        "S: (16,)": omega,
+        "Vh: (16, 64)": probes.ov_circuit(model, 0, 1),
+        "scores: (": probes.attention_slices(model, tokens, 0, 1, n_null=2),
+        "write: (101, 64)": probes.bottleneck(model, "embed->unembed"),
+        "left_angles: ": probes.align(omega, torch.eye(64)[:3], torch.eye(64)[:3], n_null=5),
+        "jacobian: (2, 64, 64)": probes.tangent_space(model, tokens, "hook_embed", "blocks.0.hook_mlp_out"),
+        "Site('blocks.0.attn.hook_z[head=3]')": Site("blocks.0.attn.hook_z", head=3),
+    }
+    for part, result in shown.items():
+        assert part in repr(result) and len(repr(result)) < 400, repr(result)

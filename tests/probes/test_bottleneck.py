@@ -3,10 +3,10 @@ from itertools import product
 
 import pytest
 import torch
-from transformer_lens import HookedRootModule
 from transformer_lens.hook_points import HookPoint
 
 from probes.bottleneck import Bottleneck, _require_stream, bottleneck, end_of
+from probes.hooked_module import HookedRootModule
 from probes.verification import Observed
 from tests.probes import zoo
 from tms_hooks import geometry, side_by_side
@@ -264,7 +264,7 @@ def test_what_cannot_be_verified_for_want_of_a_hook_is_refused():
         bottleneck(model, "embed->unembed", inputs=x)
     stream = {f"blocks.0.hook_resid_{end}": torch.rand(3, 4) for end in ("pre", "post")}
     for name, value in stream.items():  # of a block whose sum cannot be checked nothing is believed
-        with pytest.raises(ValueError, match="block 0 does more than to add"):
+        with pytest.raises(ValueError, match="block 0 does more to the residual stream than to add"):
             _require_stream(Observed(x, {name: value}, x, 1e-4), 0)
 
 

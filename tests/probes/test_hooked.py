@@ -146,6 +146,12 @@ MEASURED: dict[str, Callable[[Any, torch.Tensor], Any]] = {
     "linear_probe": lambda model, x: probes.linear_probe(model, x, x[:, -1] < 25, EARLY, cv=2),
     "tangent_space": lambda model, x: probes.tangent_space(model, x, EARLY),
     "audit_hooks": probes.audit_hooks,
+    "attention_slices": lambda model, x: probes.attention_slices(model, x, 0, 0, n_null=1),
+    "ablate_slices": lambda model, x: probes.ablate_slices(model, x, first, 0, 0, [0], n_random=1),
+    "qk_circuit": lambda model, x: probes.qk_circuit(model, 0, 0),
+    "ov_circuit": lambda model, x: probes.ov_circuit(model, 0, 0),
+    "bottleneck": lambda model, x: probes.bottleneck(model, "embed->unembed"),
+    "nearest_tokens": lambda model, x: probes.nearest_tokens(model, torch.eye(32)[0]),
 }
 EARLY = "blocks.1.hook_resid_pre"
 

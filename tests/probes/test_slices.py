@@ -253,4 +253,5 @@ def test_slices_of_either_sign_reach_their_score_in_spite_of_rounding():
     assert parts[0].cumsum(0)[-1] != 1  # ten tenths are not one
     for order in (torch.arange(10), torch.arange(9, -1, -1)):
         assert slices_needed(parts[:2, order]).tolist() == [10, 10]
-    assert slices_needed(torch.cat([parts, -parts])).tolist() == [10, 10, 6, 10, 10, 6]  # 1.2 = 0.7 + 5 x 0.1
+    for unit in (1.0, 1e-9, 1e9):
+        assert slices_needed(unit * torch.cat([parts, -parts])).tolist() == [10, 10, 6, 10, 10, 6]  # 1.2 = .7 + 5 x .1

@@ -190,3 +190,42 @@ def test_minilm_is_the_published_encoder_with_a_seeded_head():
         torch.testing.assert_close(cache["blocks.5.hook_out"], encoder(tokens).last_hidden_state, rtol=1e-4, atol=1e-5)
         torch.testing.assert_close(load_transformer("minilm", seed=3)(tokens), logits, rtol=0, atol=0)
         assert not torch.allclose(load_transformer("minilm", seed=4)(tokens), logits)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"scale_attn_weights": False}, r"GPT2LMHeadModel does not compute what the model does \(relative error"),
+        ({}, None),
+    ],
+)
+def test_a_bridge_that_computes_something_else_is_refused(tmp_path, options, why):
+    """TransformerLens's GPT-2 scales its scores, whatever the config says."""
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cfg = GPT2Config(vocab_size=50, n_embd=32, n_layer=2, n_head=4, n_positions=16, **options)
+        hf = GPT2LMHeadModel(cfg).eval()
+        for parameter in hf.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    hf.save_pretrained(tmp_path)
+    if why is None:
+        load_transformer(tmp_path)
+    else:
+        with pytest.raises(ValueError, match=why):
+            load_transformer(tmp_path)
+
+
+@pytest.mark.bridge
+def test_what_an_adapter_stumbles_over_is_said_in_our_words(tmp_path):
+    """TransformerLens's Falcon reads fused weights with one key head as they are; those of Falcon 40B have more."""
+    from transformers import FalconConfig, FalconForCausalLM
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 4}
+    with torch.random.fork_rng():
+        hf = FalconForCausalLM(FalconConfig(**sizes, new_decoder_architecture=True, num_kv_heads=2))
+    hf.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"makes no bridge of FalconForCausalLM \(RuntimeError: split_with_sizes"):
+        load_transformer(tmp_path)

@@ -276,3 +276,22 @@ def test_a_copy_runs_on_its_own_weights(name: str) -> None:
         for parameter in copy.parameters():
             parameter += 1
     torch.testing.assert_close(outputs(model, zoo.tokens()), before, rtol=0, atol=0)
+
+
+def test_a_retrain_may_return_a_run_and_what_it_may_not_is_told() -> None:
+    cfg, data = tms.ToyConfig(4, 2), tms.OneHot(4)
+    initial, donor = tms.ToyModel(cfg, seed=0), tms.ToyModel(cfg, seed=1)
+
+    def run(models: list[tms.ToyModel], seeds: list[int]) -> tms.Run:
+        return tms.train(cfg, data, init=models, seeds=seeds, steps=3, engine="torch", progress=False)
+
+    def norm(model: tms.ToyModel) -> float:
+        return float(model.W_E.detach().norm())
+
+    whole = init_patching(initial, donor, {"W_E": 0}, run, norm)
+    models = init_patching(initial, donor, {"W_E": 0}, lambda *given: run(*given).models, norm)
+    assert whole.equals(models)
+    alone = init_patching(initial, donor, {"W_E": 0}, run, norm, controls="self")
+    assert set(alone.condition) == {"unpatched", "self", "patched"}
+    with pytest.raises(TypeError, match="retrain returned NoneType: return the trained models"):
+        init_patching(initial, donor, {"W_E": 0}, lambda *given: None, norm)

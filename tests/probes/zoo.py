@@ -94,15 +94,39 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
     ),
     "phi": lambda: hf.PhiForCausalLM(hf.PhiConfig(**_SIZES)),
     "phi3": lambda: hf.Phi3ForCausalLM(hf.Phi3Config(**_GROUPED)),
+    "phi3, long rotary": lambda: hf.Phi3ForCausalLM(
+        hf.Phi3Config(
+            **_GROUPED,
+            original_max_position_embeddings=16,
+            rope_parameters={
+                "rope_type": "longrope",
+                "rope_theta": 10_000.0,
+                "partial_rotary_factor": 1.0,
+                "short_factor": [1.0, 1.5, 2.0, 2.5],
+                "long_factor": [2.0, 3.0, 4.0, 5.0],
+            },
+        )
+    ),
     "stablelm": lambda: hf.StableLmForCausalLM(hf.StableLmConfig(**_GROUPED)),
     "starcoder2": lambda: hf.Starcoder2ForCausalLM(hf.Starcoder2Config(**_GROUPED)),
     "olmo": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**_GROUPED)),
     "olmo, clipped": lambda: hf.OlmoForCausalLM(hf.OlmoConfig(**_GROUPED, clip_qkv=0.5)),
     "olmo2": lambda: hf.Olmo2ForCausalLM(hf.Olmo2Config(**_GROUPED)),
     "cohere": lambda: hf.CohereForCausalLM(hf.CohereConfig(**_GROUPED, logit_scale=0.25)),
+    "cohere2": lambda: hf.Cohere2ForCausalLM(hf.Cohere2Config(**_HEAD_DIM, sliding_window=4, logit_scale=0.25)),
     "granite": lambda: hf.GraniteForCausalLM(
         hf.GraniteConfig(
             **_GROUPED,
+            embedding_multiplier=3.0,
+            residual_multiplier=0.3,
+            attention_multiplier=0.2,
+            logits_scaling=4.0,
+        )
+    ),
+    "granitemoe": lambda: hf.GraniteMoeForCausalLM(
+        hf.GraniteMoeConfig(
+            **_GROUPED,
+            **_EXPERTS,
             embedding_multiplier=3.0,
             residual_multiplier=0.3,
             attention_multiplier=0.2,
@@ -134,6 +158,16 @@ _OF_TRANSFORMERS: dict[str, Callable[[], Any]] = {
     "gpt-oss": lambda: hf.GptOssForCausalLM(hf.GptOssConfig(**_HEAD_DIM, **_EXPERTS, sliding_window=4)),
     "mamba": lambda: hf.MambaForCausalLM(
         hf.MambaConfig(vocab_size=VOCABULARY, hidden_size=WIDTH, num_hidden_layers=2, state_size=4)
+    ),
+    # an attention layer behind a convolution; two of attention among what would be recurrent ones
+    "lfm2": lambda: hf.Lfm2ForCausalLM(hf.Lfm2Config(**_GROUPED, full_attn_idxs=[1])),
+    "recurrent gemma": lambda: hf.RecurrentGemmaForCausalLM(
+        hf.RecurrentGemmaConfig(
+            **_SIZES | {"num_key_value_heads": 1},
+            lru_width=WIDTH,
+            attention_window_size=8,
+            block_types=["recurrent", "attention"],
+        )
     ),
     "xglm": lambda: hf.XGLMForCausalLM(
         hf.XGLMConfig(
@@ -312,6 +346,9 @@ FACTS = (
         "gemma2": Facts(scale=16**-0.5, cap=2.0, logit_cap=5.0),
         "gemma3": Facts(scale=256**-0.5),
         "granite": Facts(scale=0.2),
+        "granitemoe": Facts(scale=0.2),
+        "phi3, long rotary": Facts(scale=8**-0.5 * (1 + math.log(2) / math.log(16))),
+        "recurrent gemma": Facts(logit_cap=30.0),
         "llama, yarn rotary": Facts(scale=8**-0.5 * (0.1 * math.log(4.0) + 1) ** 2),
         "smollm3": Facts(turns=(True, False)),
         "gpt-oss": Facts(scale=8**-0.5 * (0.1 * math.log(32.0) + 1) ** 2),

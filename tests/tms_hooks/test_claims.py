@@ -288,6 +288,13 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     assert "…" not in shown
 
 
+def test_chance_is_spoken_of_where_it_is_to_be_expected():
+    found = planned.decided(planned.verdict(statistic=0.9, interval=(0.8, 0.95)), threshold=0.5)
+    result = runner.Result(planned.planned(planned.holds, "bars"), found)
+    assert present.chance([result] * 19) == ""
+    assert present.chance([result] * 20).startswith("Of 20 intervals at 95 %, about 1 miss")
+
+
 # The command line
 
 

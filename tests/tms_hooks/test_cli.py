@@ -1,5 +1,6 @@
 import errno
 import json
+import logging
 import os
 import re
 import tempfile
@@ -16,6 +17,7 @@ import tms_hooks as tms
 from tms_hooks import cli, config, progress
 from tms_hooks.claims import claims
 from tms_hooks.cli import app
+from tms_hooks.pages import report
 from tms_hooks.training import optimizers
 
 plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
@@ -78,8 +80,59 @@ def test_train_writes_a_run_that_loads_and_prints_its_geometries(tmp_path):
     assert run.W_E.shape == (5, 4, 2)
     assert run.recipe.optimizer == tms.Adam(lr=0.01)
     assert run.recipe.data == tms.SparseUniform(n_features=4, feature_probability=0.057)
-    counts = [int(n) for n in re.findall(r"│ \S.*?│ +(\d+) │", done.output)]
-    assert sum(counts) == 5
+    rows = re.findall(r"^\w.*?  +(\d+)  +[\d.]+  +[\d.]+  +[\d.]+  +[\d.e-]+$", done.output, re.MULTILINE)
+    assert sum(map(int, rows)) == 5
+
+
+@pytest.mark.parametrize("wide", [79, 200])
+def test_names_and_numbers_of_a_table_are_never_broken(monkeypatch, capsys, wide):
+    shard = "567ddbf4897589aaa543"
+    table = pd.DataFrame(
+        {"mean loss": [0.25, 1.5], "prose": ["word " * 12] * 2, "shard": [shard] * 2},
+        index=pd.MultiIndex.from_product([[0.1, 0.5], [True]], names=["feature_probability", "tied"]),
+    )
+    monkeypatch.setattr(cli, "console", Console(width=wide, force_terminal=True, no_color=True))
+    cli.print_table(table, "On a terminal")
+    shown = capsys.readouterr().out
+    assert "┃" in shown
+    for text in (*table.columns, *table.index.names, shard):
+        assert text in shown, text
+    monkeypatch.setattr(cli, "console", Console(width=40, force_terminal=True, no_color=True, highlight=False))
+    cli.print_table(table, "Where it has no room")
+    narrow = capsys.readouterr().out
+    monkeypatch.setattr(cli, "console", Console(width=80, highlight=False))
+    cli.print_table(table, "Where it has no room")
+    piped = capsys.readouterr().out.splitlines()
+    assert narrow.splitlines() == piped
+    assert [len(piped), {line == line.rstrip() for line in piped}] == [4, {True}]
+    assert piped[2].split()[:3] == ["0.1", "True", "0.25"] and piped[2].endswith(shard)
+
+
+def test_train_says_which_engine_it_takes_and_why(tmp_path, caplog):
+    library = logging.getLogger("tms_hooks")
+    invoke("train", tmp_path / "silent", *QUICK)
+    assert library.level == logging.NOTSET
+    said = invoke("train", tmp_path / "run", "-v", "--optimizer", "adam", "--schedule", "Cosine", *QUICK)
+    assert said.exit_code == 0, said.output
+    library.setLevel(logging.NOTSET)
+    assert caplog.text.count(" engine trains this: ") == 1
+    optimizer = tms.load(tmp_path / "run").recipe.optimizer
+    assert (type(optimizer), optimizer.schedule) == (tms.Adam, "cosine")
+
+
+def test_a_page_is_made_anew_over_a_page_and_nothing_else(tmp_path):
+    page = tmp_path / "out" / "index.html"
+    page.parent.mkdir()
+    page.write_text("<html>mine</html>")
+    for command in (["demo"], ["compare", tmp_path], ["reproduce", "hexagon-norms", "--quick"], ["theory"]):
+        refused = invoke(*command, "--out", page.parent)
+        assert (refused.exit_code, "is no page" in re.sub(r"\s+", " ", refused.output)) == (2, True), command
+    assert invoke("figure", "hexagon-norms", "--out", page).exit_code == 2
+    assert page.read_text() == "<html>mine</html>"
+    page.unlink()
+    for _ in range(2):
+        report.check_replaceable(page)
+        report.write(page, "title", "lead", [], "footer")
 
 
 def test_train_on_one_hot_data(tmp_path):
@@ -100,6 +153,12 @@ def test_train_on_one_hot_data(tmp_path):
         (["--schedule", "exponential"], "give a positive final_lr"),
         (["-p", 0], "must be in (0, 1]"),
         (["--data", "OneHot", "-p", 0.1], "one-hot data has none"),
+        (["--p", 0.1], "No such option: --p; did you mean -p?"),
+        (["--sparsity", 0.9], "did you mean --feature-probability?"),
+        (["--lr", "abc"], "'--lr': 'abc': must be a number, such as 0.001"),
+        (["--steps", -5], "'--steps': -5: must be at least 1"),
+        (["--batch-size", 2.5], "'--batch-size': '2.5': must be a whole number"),
+        (["--final-lr", "nan"], "'--final-lr': nan: must be at least 0"),
     ],
 )
 def test_bad_options_are_told_with_their_rule(tmp_path, options, rule):
@@ -162,10 +221,12 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
         move(1000)
         move(1000)  # a last record and the end
     assert list(progress.each([5, 6], "summing")) == [5, 6]
+    with progress.watched(lambda: 3, 3, "training 3 of 4 shards", show=True):
+        pass
     shown = capsys.readouterr()
     lines = [re.sub(r"[\d,]+ model steps/s", "_", line) for line in shown.err.splitlines()]
     training = [f"training 3 models: step {step} of 1,000, _" for step in ("400", "1,000")]
-    assert lines == [*training, "summing: 1 of 2", "summing: 2 of 2"]
+    assert lines == [*training, "summing: 1 of 2", "summing: 2 of 2", "training 3 of 4 shards: 3 of 3 finished"]
     assert shown.out == ""
 
 
@@ -181,6 +242,10 @@ def test_claims_are_listed_a_line_each_by_source(tmp_path, monkeypatch, capsys):
     for claim in claims().values():
         assert sum(line.split()[:1] == [claim.name] for line in lines) == 1
     whole = invoke("list", "--out", tmp_path).output
+    assert [line for line in whole.splitlines() if line != line.rstrip()] == []
+    assert whole[0] != "\n"
+    misspelled = invoke("list", "no-such-claim").output
+    assert "nearest of" in misspelled and len(misspelled) < 400
     assert [claim.name for claim in claims().values() if claim.statement not in whole] == []
     found = json.loads(invoke("list", "hexagon-norms", "--out", tmp_path, "--json", "-").stdout)
     assert (found[0]["source"], found[0]["last_verdict"]) == ("H", None)
@@ -301,6 +366,7 @@ def test_sweep_trains_a_grid_once(tmp_path):
     )
     done = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1)
     assert done.exit_code == 0, done.output
+    assert "training 4 of 4 shards: 4 of 4 finished" in done.stderr
     runs = {folder: folder.stat().st_mtime_ns for folder in (tmp_path / "store").iterdir() if folder.is_dir()}
     assert len(runs) == 4
     again = invoke("sweep", tmp_path / "grid.toml", "--store", tmp_path / "store", "--n-jobs", 1, "--json", "-")
@@ -342,13 +408,19 @@ def test_the_options_of_train_are_the_library_s_arguments():
         for thing in (tms.ToyConfig, tms.SparseUniform, tms.Adam, tms.train)
         for name in signature(thing).parameters
     }
-    ours = set(signature(cli.train).parameters) - {"out", "importance_decay", "overwrite", "seed", "json_file"}
+    own = {"out", "importance_decay", "overwrite", "seed", "json_file", "verbose"}
+    ours = set(signature(cli.train).parameters) - own
     assert ours < theirs
 
 
 def test_a_number_that_is_missing_is_none(capsys):
     cli.print_table(pd.DataFrame({"a": [0.5, float("nan")]}, index=["x", "y"]), "title")
-    assert re.findall(r"[│|] (\S+) +[│|] +(\S+) +[│|]", capsys.readouterr().out) == [("x", "0.5"), ("y", "none")]
+    assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
+        ["title"],
+        ["a"],
+        ["x", "0.5"],
+        ["y", "none"],
+    ]
 
 
 @pytest.mark.real_weights

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import xarray as xr
 from torch.testing import assert_close
 
 import tms_hooks as tms
+from tms_hooks.sweep import _train as train_shard
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
@@ -100,6 +102,68 @@ def test_a_schedule_is_restated_and_says_so():
     assert (after - before).abs().max() > 0.03
 
 
+def test_ctrl_c_while_a_finished_run_is_judged_is_not_swallowed(tmp_path):
+    """Its losses may be of fewer rows: to a sweep it is no finished run, and `resume` judges it on all."""
+    presses = iter([True])
+
+    def target(x):
+        if len(x) > 32 and next(presses, False):  # no batch of training is as large
+            signal.raise_signal(signal.SIGINT)
+        return x
+
+    settings = {"seeds": (0,), "steps": 5, "batch_size": 32, "engine": "torch", "task": target}
+    run = train(**settings)
+    assert (run.completed_steps, run.stopped, run.provenance["interrupted_at"]) == (5, True, 5)
+    wanted = train(**settings)
+    assert not wanted.stopped
+    assert_same(run.resume(), wanted)
+    presses = iter([True])
+    with pytest.raises(KeyboardInterrupt):
+        train_shard({"cfg": CFG, "data": DATA, **settings}, tmp_path / "shard")
+    assert not (tmp_path / "shard").exists()
+
+
+def test_a_process_that_ignores_ctrl_c_ignores_it_while_it_trains():
+    """As the workers of `tms reproduce` do, whose claims would else be judged by models that were stopped."""
+
+    def target(x):
+        signal.raise_signal(signal.SIGINT)
+        return x
+
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        run = train(seeds=(0,), steps=5, engine="torch", task=target)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert not run.stopped
+
+
+def test_ctrl_c_while_a_run_is_saved_is_heard_once_it_is_whole(tmp_path, monkeypatch):
+    run, push = train(steps=5), os.fsync
+
+    def press(descriptor):
+        monkeypatch.setattr(os, "fsync", push)
+        signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr(os, "fsync", press)
+    with pytest.raises(KeyboardInterrupt):
+        run.save(tmp_path / "run")
+    assert_same(tms.load(tmp_path / "run"), run)
+
+
+def test_ctrl_c_at_the_last_step_is_not_swallowed():
+    presses = iter([False] * 5 + [True])
+
+    def target(x):
+        if len(x) == 32 and next(presses, False):  # five steps, and what the sixth batch says of the state after them
+            signal.raise_signal(signal.SIGINT)
+        return x
+
+    run = train(seeds=(0,), steps=5, engine="torch", task=target, record_every=5)
+    assert next(presses, None) is None
+    assert (run.completed_steps, run.stopped) == (5, True)
+
+
 INTERRUPTED = """
 import os, signal, sys
 import tms_hooks as tms
@@ -129,7 +193,7 @@ def test_ctrl_c_returns_the_next_record_and_the_run_goes_on(tmp_path):
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "30 [0, 10, 20, 30]\n"  # pressed between 20 and 30
-    assert "returning the run as of step 30 of 40" in done.stderr
+    assert "interrupted at step 30 of 40" in done.stderr
     stopped, wanted = tms.load(tmp_path / "run"), train(engine="torch")
     assert_close(torch.tensor(stopped.history.W_E.values[-1]), stopped.W_E, rtol=0, atol=0)
     for run, step in ((stopped, 30), (tms.load(tmp_path / "saved"), 20)):  # checkpoints are written at records

@@ -100,7 +100,7 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 53, 10_650
+MOST_FILES, MOST_LINES = 54, 11_100
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then came, in lines:
 
 - in probes, `verification` (150) and what it let circuits, slices and bottlenecks check (240); an audit that goes on
@@ -115,9 +115,12 @@ MOST_FILES, MOST_LINES = 53, 10_650
   model, decay and pull, `training.penalties`, `run.table` (450); runs that go on, histories of every parameter, samples
   as data and answers to what people type (560);
 - single toys as folders of Hugging Face's kind (110), progress in plain lines (40);
-- in files, seals and locks, and runs, checkpoints and Ctrl-C that rest on them (300);
+- in files, seals and locks, and runs, checkpoints and Ctrl-C that rest on them (300); numbers of the wrong type or
+  size, which are named everywhere (50); tokens, devices and folders that are, and hints of a run (90);
 - in data and training, losses of rare features by strata, and in proportion (110); `given`, which `recipe` held before;
-  `by_hand`, and rows that are drawn ahead, for losses of one's own (330).
+  `by_hand`, and rows that are drawn ahead, for losses of one's own (330); gradients by hand of MLPs, heads, GELU and
+  penalties (150);
+- in probes, `given`: arrays, lists and counts of any kind, and parts that fit where prompts are long (150).
 
 Whoever raises these says here what for."""
 

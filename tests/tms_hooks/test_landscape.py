@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tms_hooks import Adam, Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
-from tms_hooks.landscape.critical import KINK_STEP, _has_kink
+from tms_hooks.landscape.critical import KINK_STEP, _feature_share, _has_kink
 from tms_hooks.models import forward
 from tms_hooks.models.toy import ToyModel
 
@@ -106,6 +106,12 @@ def test_an_empty_model_is_a_saddle_with_a_spectrum_by_hand() -> None:
     assert point.loss == pytest.approx(5 * v)
     expected = torch.tensor([-12 * v] * 2 + [-4 * v] * 4 + [2.0] * 2 + [6.0], dtype=F64)
     torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=1e-7)
+
+
+def test_the_feature_that_escapes_changes_most_in_all_its_weights() -> None:
+    cfg = ToyConfig(n_features=2, d_hidden=2, tied=False)
+    direction = {"W_E": torch.tensor([[2.0, 0.0], [0.0, 1.0]]), "W_U": torch.tensor([[0.0, 1.0], [0.0, 1.0]])}
+    assert _feature_share(direction | {"b_U": torch.tensor([0.0, 2.0])}, cfg).tolist() == [4, 7]
 
 
 def test_an_empty_untied_model_escapes_along_both_matrices() -> None:

@@ -81,6 +81,8 @@ def test_a_loss_of_outputs_between_0_and_1_is_tried_there() -> None:
     target = torch.tensor([[0.0, 1.0], [0.5, 0.25]])
     own = losses.LossFunction(lambda out, y: torch.nn.functional.binary_cross_entropy(out, y, reduction="none"))
     losses.try_loss(own, target, (1.0, 1.0))
+    by_hand = losses.LossFunction(lambda out, y: -y * out.log() - (1 - y) * (1 - out).log())  # NaN at 1
+    losses.try_loss(by_hand, target, (1.0, 1.0))
 
 
 def test_absolute_errors_are_the_least_power() -> None:

@@ -6,6 +6,7 @@ import tms_hooks as tms
 from probes import style
 from tms_hooks import plots, stats
 from tms_hooks.geometry.polytopes import ideal_polytopes
+from tms_hooks.plots import layout
 
 # Faces and edges by hand (Euler: V - E + F = 2), faces cut into triangles
 SOLIDS = [
@@ -218,3 +219,98 @@ def test_polyhedra_go_round():
     np.testing.assert_allclose(eyes[0], eyes[-1], atol=1e-9)
     np.testing.assert_allclose([np.linalg.norm(eye) for eye in eyes], np.linalg.norm(eyes[0]))
     np.testing.assert_allclose(eyes[len(eyes) // 2][:2], -eyes[0][:2], atol=1e-9)
+
+
+# A run, many models or one
+
+
+def drawn_of(run):
+    """Every plot of models: of a run, of its arrays with its labels, of one model's."""
+    W, labels, path = run.W_E, run.labels, run.history.W_E.values.swapaxes(0, 1)
+    gram, norms, spread = (getattr(tms.geometry, name)(W) for name in ("gram", "feature_norms", "interference"))
+    return {
+        "matrices": (plots.matrices(run), plots.matrices(gram, labels), plots.matrices(gram[0])),
+        "norm_bars": (
+            plots.norm_bars(run), plots.norm_bars(norms, spread, labels), plots.norm_bars(norms[0], spread[0])
+        ),
+        "trajectories": (plots.trajectories(run), plots.trajectories(path, labels), plots.trajectories(path[0])),
+        "write_and_read": (
+            plots.write_and_read(run), plots.write_and_read(W, W, labels), plots.write_and_read(W[0], W[0])
+        ),
+        "interference_graphs": (
+            plots.interference_graphs(run),
+            plots.interference_graphs(dict(zip(labels, W, strict=True))),
+            plots.interference_graphs(W[0]),
+        ),
+    }  # fmt: skip
+
+
+def test_plots_of_models_take_a_run_arrays_or_one_model(run):
+    for name, (whole, arrays, one) in drawn_of(run).items():
+        assert whole == arrays, name
+        assert [title.text for title in whole.layout.annotations] == run.labels, name
+        assert len(list(one.select_xaxes())) == 1, name
+        for alone, beside in zip(one.data, whole.data, strict=False):
+            np.testing.assert_array_equal(alone.x, beside.x, err_msg=name)
+
+
+def test_polyhedra_take_a_run_and_are_drawn_whole():
+    cfg, data = tms.ToyConfig(4, 3), tms.OneHot(4)
+    run = tms.train(cfg, data, seeds=3, steps=5, engine="torch", progress=False)
+    assert plots.polyhedra(run) == plots.polyhedra(dict(zip(run.labels, run.W_E, strict=True)))
+    assert len(plots.polyhedra(run.W_E[0]).data) * 3 == len(plots.polyhedra(run).data)
+    assert plots.polyhedra(2 * np.eye(3)).layout.scene.xaxis.range[1] > 2
+
+
+W5 = np.ones((2, 6, 5))
+NOT_DRAWN = [
+    (lambda run: plots.feature_arrows(W5), ValueError, "in 5 dimensions: .*`matrices.run.` .* `norm_bars.run.`"),
+    (lambda run: plots.polyhedra(run), ValueError, "in 2 dimensions: .*`feature_arrows` draws 2"),
+    (lambda run: plots.matrices(W5, ["a"]), ValueError, r"titles=\['a'\] for 2 models: give a list of one per model"),
+    (lambda run: plots.matrices(W5[0, 0]), ValueError, r"shape \(5,\): must be an array \(model, y, x\), or \(y"),
+    (lambda run: plots.matrices(np.ones((0, 2, 2))), ValueError, "0 models: a figure shows 1 to 40"),
+    (lambda run: layout.models_to_draw(run.models[0]), ValueError, "a ToyModel: must be an array .model, feature, hid"),
+    (lambda run: plots.norm_bars(W5[:, :, 0]), ValueError, "interference is missing: give geometry.interference"),
+    (lambda run: plots.norm_bars(W5[:, :, 0], W5[:1, :, 0]), ValueError, "norms of 2 models .* of the same models"),
+    (lambda run: plots.polyhedra(np.ones((17, 4, 3))), ValueError, "17 models: a figure shows 1 to 16"),
+    (
+        lambda run: plots.signed_heatmap(run, "x", "y", "c"),
+        TypeError,
+        "signed_heatmap draws numbers, not a run: give",
+    ),
+    (lambda run: plots.strips(run, "y"), TypeError, "strips draws numbers, not a run"),
+    (lambda run: tms.geometry.dimensionality(run), TypeError, "dimensionality takes W, a tensor .* of this Run, .W_E"),
+    (lambda run: tms.geometry.name_polytope(run.models[0]), TypeError, "of this ToyModel, .W_E"),
+]
+
+
+@pytest.mark.parametrize(("call", "kind", "said"), NOT_DRAWN)
+def test_what_a_plot_cannot_draw_is_told(run, call, kind, said):
+    with pytest.raises(kind, match=said):
+        call(run)
+
+
+def test_panels_of_every_kind_wrap_in_our_look_with_titles_apart(run):
+    for name, (figure, *_) in drawn_of(run).items():
+        rows = {axis.domain for axis in figure.select_yaxes()}
+        assert len(rows) == 2, name  # of six models
+        assert figure.layout.template.layout.font.family == style.FONT, name
+    lines = {f"feature_probability={i}": np.ones((3, 2)) for i in range(5)}
+    figure = plots.feature_lines(np.arange(3), lines, "loss")
+    assert len({axis.domain for axis in figure.select_yaxes()}) == 2
+    assert "<br>" in figure.layout.annotations[0].text
+
+
+def test_interference_above_1_is_told_apart():
+    fig = plots.norm_bars(np.ones((8, 3)), np.array([[0.0, 1.5, 3.0]] * 8), [str(i) for i in range(8)])
+    assert (fig.layout.coloraxis.cmin, fig.layout.coloraxis.cmax) == (0, 3)
+    assert {axis.matches for axis in fig.select_yaxes()} == {"y"}
+
+
+def test_a_legend_says_which_color_is_which_feature(run):
+    for figure in (plots.feature_arrows(run), plots.write_and_read(run), plots.trajectories(run), plots.movie(run)):
+        assert figure.layout.showlegend
+        named = [trace for trace in figure.data if trace.showlegend is not False and trace.name]
+        assert [trace.legendgroup for trace in named] == [str(i) for i in range(4)]
+        assert all(trace.showlegend is False for trace in figure.data if not trace.name)
+    assert not plots.feature_arrows(np.ones((1, 9, 2))).layout.showlegend  # colors come round

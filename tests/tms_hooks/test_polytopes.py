@@ -1,12 +1,15 @@
 """Names of polytopes: every ideal shape, moved and shaken, keeps its name; what is near none is unknown."""
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
 
 from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes
-from tms_hooks.geometry.polytopes import MAX_DISTANCE
+from tms_hooks.geometry.measures import rotate_onto
+from tms_hooks.geometry.polytopes import MAX_DISTANCE, _distance
+from tms_hooks.linalg import unit
 
 IDEALS = {name: V for k in range(1, 13) for name, V in ideal_polytopes(k).items()} | {
     "dodecahedron": ideal_polytopes(20)["dodecahedron"]
@@ -49,6 +52,17 @@ def test_distance_is_the_size_of_the_noise(name: str) -> None:
     found = [polytopes(moved(V, seed, noise=s))[0].distance ** 2 for seed in range(40)]
     expected = s**2 * (d - 1) * (1 - d / (2 * k))
     assert sum(found) / 40 == pytest.approx(expected, rel=0.15)  # 40 x k (d - 1) squares: three standard errors
+
+
+@pytest.mark.parametrize("name", ["square", "pentagon", "tetrahedron"])
+def test_distance_is_the_least_over_all_ways_to_match_the_vertices(name: str) -> None:
+    """Also where the shape is hardly one any more, and the first vertex that is tried is not the best to begin with."""
+    V = IDEALS[name]
+    for seed in range(12):
+        shaken = unit(moved(V, seed, noise=0.45))
+        copies = shaken[torch.tensor(list(permutations(range(len(V)))))]
+        least = (rotate_onto(copies, V) - V).square().sum(-1).mean(-1).sqrt().min()
+        assert _distance(shaken, V) == pytest.approx(float(least), abs=1e-9)
 
 
 def test_heights_make_tight_frames() -> None:

@@ -128,9 +128,9 @@ def test_a_low_rank_head_with_biases_is_what_training_finds() -> None:
 
 def test_weights_are_repetitions() -> None:
     W, data = weights(4, 3), SparseUniform(n_features=4, feature_probability=0.3)
-    torch.testing.assert_close(
-        theory.qk_optimum(W, data, {(0, 1): 2.0, (2, 3): 1.0}), theory.qk_optimum(W, data, [(0, 1), (0, 1), (2, 3)])
-    )
+    wanted = theory.qk_optimum(W, data, [(0, 1), (0, 1), (2, 3)])
+    for weighed in ({(0, 1): 2.0, (2, 3): 1.0}, [(0, 1, 2.0), (2, 3)]):
+        torch.testing.assert_close(theory.qk_optimum(W, data, weighed), wanted)
 
 
 def test_excess_loss_is_the_difference_of_losses() -> None:

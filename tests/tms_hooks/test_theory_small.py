@@ -152,7 +152,7 @@ def test_ray_bias_interval_is_where_argmax_is_right() -> None:
         theory.ray_bias_interval(1.0, 2.0)
 
 
-@pytest.mark.parametrize(("n", "learned"), [(10, 9), (10, 7), (12, 5)])
+@pytest.mark.parametrize(("n", "learned"), [(10, 9), (10, 7), (12, 5), (5, 3)])
 def test_softmax_traps_features_at_zero_from_the_trap_radius_on(n: int, learned: int) -> None:
     turns = 2 * pi / learned * torch.arange(learned, dtype=F64)
     unit = torch.stack([turns.cos(), turns.sin()], 1)

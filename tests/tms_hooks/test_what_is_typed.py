@@ -4,6 +4,7 @@ import importlib
 import inspect
 import logging
 import pickle
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -42,6 +43,8 @@ def hints(caplog):
         (tms.KHot(6, 2), tms.KHot(n_features=6, k=2)),
         (tms.CorrelatedGroups(6, 0.1), tms.CorrelatedGroups(n_features=6, feature_probability=0.1)),
         (tms.Copula(6, 0.1, 0.2), tms.Copula(n_features=6, feature_probability=0.1, rho=0.2)),
+        (tms.Adam(0.01), tms.Adam(lr=0.01)),
+        (tms.SGD(0.01, momentum=0.9), tms.SGD(lr=0.01, momentum=0.9)),
         (tms.ToyConfig(6, 2), tms.ToyConfig(n_features=6, d_hidden=2)),
         (probes.Site("hook_hidden").name, probes.Site(hook="hook_hidden").name),
     ],
@@ -57,7 +60,7 @@ for line in LINES:
     try:
         eval(line)
         print("nothing was said")
-    except (TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         print(type(error).__name__, error)
 """
 SAID = {
@@ -90,6 +93,18 @@ SAID = {
     "tms.load('run', using=['Task'])": "TypeError using= has 'Task': must be the class or the function itself, such as",
     "tms.load('run', using=[tms.Absolute()])": "TypeError using= has Absolute(): must be the class or the function "
     "itself, such as using=[Absolute]",
+    "tms.train(cfg, data, steps='20')": "ValueError steps='20': must be a number, or a list of them, and no text",
+    "tms.train(cfg, data, seeds='12')": "ValueError seeds='12': must be a number",
+    "tms.train(cfg, data, importance='high')": "ValueError importance='high': must be a number",
+    "tms.train(cfg, data, steps=-5)": "ValueError steps=-5: every stage needs at least 1",
+    "tms.train(cfg, data, stages='jiont')": "ValueError stage='jiont' is not known; did you mean 'joint'?",
+    "tms.train(cfg, data, device='mps')": "ValueError engine='auto' cannot run this: device='mps' is not on this mach",
+    "tms.Adam(0.01, 'cosine')": "TypeError Adam takes 1 arguments without a name (lr), and 2 were given",
+    "tms.train(cfg, data, steps=1).cfg": "AttributeError a run has no attribute 'cfg'; use run.recipe.cfg",
+    "tms.train(cfg, data, steps=1).W": "AttributeError a run has no attribute 'W'; use run.W_E, whose rows are",
+    "tms.train(cfg, data, steps=1).loss": "AttributeError a run has no attribute 'loss'; use run.final_loss",
+    "tms.train(cfg, data, steps=1).tabel": "AttributeError a run has no attribute 'tabel'; did you mean 'table'?",
+    "tms.ToyModel(cfg)(torch.eye(4).double())": "ValueError input of torch.float64: this model's weights are float32;",
     "tms.Adam(lrate=0.1)": "TypeError Adam has no argument 'lrate'; ",
     "tms.train(cfg, data, lr=1e-2)": "TypeError train has no argument 'lr'; use optimizer=tms.Adam(lr=...)",
     "tms.train(cfg, data, step=5)": "TypeError train has no argument 'step'; did you mean 'steps'?",
@@ -104,6 +119,20 @@ SAID = {
     "tms.train(cfg, data, seeds=True)": "ValueError seeds=True: must be a whole number",
     "tms.train(cfg, data, steps=np.float64(2.5))": "ValueError steps=2.5: must be a whole number",
     "tms.OneHot(2.5)": "ValueError n_features=2.5: must be a whole number",
+    "tms.ToyConfig(True, 2)": "ValueError n_features=True: must be a whole number",
+    "tms.ToyConfig(4, 2, n_heads=None)": "ValueError n_heads=None: must be a whole number",
+    "tms.KHot(4, k=2.5)": "ValueError k=2.5: must be a whole number",
+    "tms.SparseUniform(4, '0.3')": "ValueError feature_probability='0.3': must be a number, or one per feature",
+    "tms.SparseUniform(4, True)": "ValueError feature_probability=True: must be a number, or one per feature",
+    "tms.SparseUniform(4, [0.1, 'x'])": "ValueError feature_probability='x': must be a number, or one per feature",
+    "tms.SparseUniform(4, 0.3, low=False)": "ValueError low=False: must be a number",
+    "tms.Adam(lr='0.1')": "ValueError lr='0.1': must be a number",
+    "data.sample(2.5, seed=0)": "ValueError batch=2.5: must be a whole number",
+    "data.sample(2, seed=0.5)": "ValueError seed=0.5: must be a whole number",
+    "data.sample(2, seed=[0, True])": "ValueError seed=True: must be a whole number",
+    "data.sample(2, seed=-1)": "ValueError seed=-1, step=0: must be in [0, 2^63)",
+    "data.sample(2, seed=2**64)": "ValueError seed=18446744073709551616, step=0: must be in [0, 2^63)",
+    "data.sample(2, seed=0, step=-1)": "ValueError seed=0, step=-1: must be in [0, 2^63)",
     "tms.Samples([[1.0, 2.0], [3.0]])": "ValueError samples must be a table of numbers (sample, feature)",
     "tms.Samples(torch.tensor([[1.0, torch.nan]]))": "ValueError sample 0 is not finite; leave it out",
     "tms.train(cfg, data, init=tms.train(cfg, data, seeds=2, steps=1))": "ValueError init has 2 models for 1 seeds: "
@@ -130,6 +159,26 @@ def test_signatures_are_as_written_and_functions_can_be_pickled():
 
 
 # Numbers, seeds, optimizers, init
+
+
+def test_the_version_is_the_package_s():
+    assert tms.__version__ == version("tms-hooks")
+
+
+def test_a_folder_of_a_single_toy_names_its_loader(tmp_path):
+    toy = tms.ToyModel(CFG)
+    toy.save_pretrained(tmp_path / "toy")
+    with pytest.raises(FileNotFoundError, match=r"a single toy's is read by `ToyModel.from_pretrained`"):
+        tms.load(tmp_path / "toy")
+    with pytest.raises(ValueError, match=r"holds a toy: tms_hooks.ToyModel.from_pretrained reads it"):
+        probes.load_transformer(tmp_path / "toy")
+    train().save(tmp_path / "run")
+    with pytest.raises(ValueError, match=r"the run of many toys, which tms_hooks.load reads"):
+        probes.load_transformer(tmp_path / "run")
+
+
+def test_one_stage_needs_no_list():
+    assert train(stages="joint").recipe == train(stages=["joint"]).recipe
 
 
 def test_seeds_may_be_counted_and_optimizers_named():

@@ -1,8 +1,8 @@
 """The claim on computation in superposition: absolute values, by ReLU neurons (Elhage et al. 2022).
 
 The paper's model: x' = relu(W_2 relu(W_1 x) + b), untied, no hidden bias, values uniform on [-1, 1]; the usual recipe,
-5,000 steps. |x| = relu(x) + relu(-x) takes two neurons for each feature. How much feature i owes to a neuron is |write|
-times |read|: scale may be moved from one to the other.
+15,000 steps. |x| = relu(x) + relu(-x) takes two neurons for each feature. How much feature i owes to a neuron is
+|write| times |read|: scale may be moved from one to the other.
 """
 
 import numpy as np
@@ -31,7 +31,7 @@ def train_absolute(n_features: int, d_hidden: int, p: float, n_models: int, deca
     cfg = ToyConfig(n_features=n_features, d_hidden=d_hidden, hidden_act="relu", tied=False)
     data = SparseUniform(n_features=n_features, feature_probability=p, low=-1)
     importance = lab.decaying(decay, n_features)
-    return lab.train_toys(cfg, data, n_models, steps=5_000, task=Absolute(), importance=importance)
+    return lab.train_toys(cfg, data, n_models, steps=15_000, task=Absolute(), importance=importance)
 
 
 @claim("absolute-value", "N", quick=8, full=40)

@@ -177,7 +177,7 @@ class Outcome(NamedTuple):
     head_loss: Float[Tensor, " model"]
 
 
-@claim("qk-joint-or-staged", "A", quick=12, full=100)
+@claim("qk-joint-or-staged", "A", quick=12, full=60)
 def qk_joint_or_staged(n_models: int) -> Verdict:
     """Training W and the head together disturbs the geometry that features take when W is trained first.
 
@@ -197,7 +197,7 @@ def qk_joint_or_staged(n_models: int) -> Verdict:
     Threshold: above 0.05.
     Null: none, since what other batches do is taken off.
 
-    Size: 12 models (quick), 100 (full), of each kind.
+    Size: 12 models (quick), 60 (full), of each kind.
     Controls: lambda = 0.01, 0.1, 10 and 100; the re-run alone; D_i of the attended features, of the others, the
     |cosine| of singular vectors and features, and both losses, jointly and in stages; the optimal head on W.
     """

@@ -6,7 +6,7 @@ that the same measurement, of the same seeds, can be repeated on models that wer
 
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from functools import cache, wraps
+from functools import wraps
 from typing import Any, NamedTuple, TypeVar
 
 from tms_hooks.claims import seeds
@@ -49,14 +49,14 @@ def steps(count: int) -> int:
 def remembered(trained: Callable[..., T]) -> Callable[..., T]:
     """`functools.cache` for functions that train: what was trained for longer, or from other seeds, is not the same."""
 
-    @cache
-    def found(factor: int, seed: int, *given: Any, **named: Any) -> T:
+    @seeds.remembered
+    def found(factor: int, *given: Any, **named: Any) -> T:
         return trained(*given, **named)
 
     @wraps(trained)
     def asked(*given: Any, **named: Any) -> T:
         _Length.asked = True
-        return found(_Length.factor, seeds.first(), *given, **named)
+        return found(_Length.factor, *given, **named)
 
     return asked
 

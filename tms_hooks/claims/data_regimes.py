@@ -1,8 +1,8 @@
 """The claim of "Pentagon vs Hexagon" on how much data a model has: few points are memorized, many are generalized.
 
 After Henighan et al. 2023, "Superposition, Memorization, and Double Descent": a fixed set of random points of unit norm
-is the whole data set. There n = 10,000 and m = 2; here n = 64, with two active features for each point. Tied, ReLU,
-output bias, the usual recipe, 3,000 steps; model i has seed i and its own points.
+is the whole data set. There n = 10,000 and m = 2; here n = 64, in one arm n = 1,000, with two active features for each
+point. Tied, ReLU, output bias, the usual recipe, 3,000 steps; model i has seed i and its own points.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Verdict, claim, lab, seeds, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import RandomPoints
@@ -22,6 +22,7 @@ from tms_hooks.models import forward
 
 POINTS = (5, 16, 64, 256, 1_024, 4_096)
 N, ACTIVE, UNSEEN = 64, 2, 500
+MANY, WIDE_POINTS, WIDE_MODELS = 1_000, (3, 30, 100, 300, 3_000), 8
 
 
 class Regime(NamedTuple):
@@ -34,13 +35,13 @@ class Regime(NamedTuple):
     """Mean squared error of each model on points that it has not seen."""
 
 
-def train_regime(n_points: int, n_models: int) -> Regime:
+def train_regime(n_points: int, n_models: int, n_features: int = N, steps: int = 3_000) -> Regime:
     """Models on sets of so many points, each on its own."""
-    cfg = ToyConfig(n_features=N, d_hidden=2)
+    cfg = ToyConfig(n_features=n_features, d_hidden=2)
     W, hidden, unseen = [], [], []
     for seed in range(n_models):
-        kind = {"n_features": N, "k": ACTIVE, "points_seed": seeds.first() + seed}
-        run = lab.train_toys(cfg, RandomPoints(n_points=n_points, **kind), range(seed, seed + 1), steps=3_000)
+        kind = {"n_features": n_features, "k": ACTIVE, "points_seed": seeds.first() + seed}
+        run = lab.train_toys(cfg, RandomPoints(n_points=n_points, **kind), range(seed, seed + 1), steps=steps)
         x = RandomPoints(n_points=n_points + UNSEEN, **kind).dataset()  # the same points, and others
         made = forward.reconstruct(run.weights, x[None], cfg)
         W.append(run.W_E[0])
@@ -75,7 +76,13 @@ def data_regimes(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models of 5 points.
 
-    Size: 8 models (quick), 24 (full), at each of 5, 16, 64, 256, 1,024 and 4,096 points.
+    Beyond the source "a thousand features": n = 1,000, after 1,000 steps.
+    Statistic: the share of seeds whose squared error on unseen points is larger at 30, 100 or 300 points than at both 3
+    and 3,000.
+    Threshold: above 1/2.
+    Null: 0.6, what five errors in random order would give.
+
+    Size: 8 models (quick), 24 (full), at each of 5, 16, 64, 256, 1,024 and 4,096 points; 8 of a thousand features.
     Controls: features learned, directions and error on unseen points for each number of points; shapes at the largest.
     """
     start = lab.untrained_directions(N, 2, n_models)
@@ -83,19 +90,20 @@ def data_regimes(n_models: int) -> Verdict:
         RandomPoints(n_features=N, n_points=POINTS[0], k=ACTIVE, points_seed=seed).dataset()
         for seed in seeds.of(n_models)
     ]
-    return judge_regimes({n: train_regime(n, n_models) for n in POINTS}, torch.stack(points) @ start)
+    wide = {n: train_regime(n, WIDE_MODELS, MANY, steps=1_000) for n in WIDE_POINTS}
+    return judge_regimes({n: train_regime(n, n_models) for n in POINTS}, torch.stack(points) @ start, wide)
 
 
-def judge_regimes(regimes: Mapping[int, Regime], untrained: Float[Tensor, "model point hidden"]) -> Verdict:
-    """Are points learned where they are few, and features where they are many? By number of points."""
+def judge_regimes(
+    regimes: Mapping[int, Regime], untrained: Float[Tensor, "model point hidden"], wide: Mapping[int, Regime]
+) -> Verdict:
+    """Are points learned where they are few, and features where they are many? By number of points, `wide` too."""
     few, *middle, many = sorted(regimes)
     learned = {n: geometry.represented(regime.W).sum(1).numpy() for n, regime in regimes.items()}
-    errors = np.stack([regimes[n].unseen for n in (few, *middle, many)], axis=1)
 
     def apart(hidden: Float[Tensor, "model point hidden"]) -> np.ndarray:
         return (geometry.count_directions(hidden) == hidden.shape[1]).numpy()
 
-    hump = errors[:, 1:4].max(1) > errors[:, [0, -1]].max(1)
     shapes = lab.shape_names(regimes[many].W)
     return Verdict(
         parts={
@@ -110,19 +118,19 @@ def judge_regimes(regimes: Mapping[int, Regime], untrained: Float[Tensor, "model
                 learned[middle[0]],
                 learned[many],
             ),
-            "double descent": share(
-                "The share of seeds whose error on unseen points is larger in between than at both ends", hump, null=0.6
-            ),
+            "double descent": _double_descent(regimes),
             "pentagon": share(
                 f"The share of models of {many:,} points that are a pentagon",
                 shapes == "pentagon",
                 null=lab.shape_names(regimes[few].W) == "pentagon",
             ),
+            "a thousand features": _double_descent(wide),
         },
-        n_models=errors.size,
+        n_models=sum(len(regime.W) for regime in (*regimes.values(), *wide.values())),
         controls={f"features learned, {n} points": counts.mean() for n, counts in learned.items()}
         | {f"directions, {n} points": geometry.count_directions(r.W).double().mean() for n, r in regimes.items()}
         | {f"error on unseen points, {n} points": regime.unseen.mean() for n, regime in regimes.items()}
+        | {f"the same, a thousand features, {n} points": regime.unseen.mean() for n, regime in wide.items()}
         | {f"{shape}, {many} points": (shapes == shape).mean() for shape in ("square", "pentagon", "hexagon")},
         detail=lab.listing("Features learned", {f"{n:,} points": c.mean() for n, c in learned.items()}, ".1f"),
         figures={
@@ -142,4 +150,14 @@ def judge_regimes(regimes: Mapping[int, Regime], untrained: Float[Tensor, "model
                 regimes[few].hidden[:4].numpy(), lab.seed_names(regimes[few].hidden[:4])
             ),
         },
+    )
+
+
+def _double_descent(regimes: Mapping[int, Regime]) -> Part:
+    """Is the error larger at the second to the fourth number of points than at the first and the last?"""
+    errors = np.stack([regimes[n].unseen for n in sorted(regimes)], axis=1)
+    return share(
+        "The share of seeds whose error on unseen points is larger in between than at both ends",
+        errors[:, 1:4].max(1) > errors[:, [0, -1]].max(1),
+        null=0.6,
     )

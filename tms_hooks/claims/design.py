@@ -75,7 +75,7 @@ def statements(design: str) -> dict[str, Statement]:
     """
     flat = " ".join(design.split())
     if missing := [word for word in ENDS if word not in flat]:
-        raise ValueError(f"the docstring lacks {', '.join(missing)}: state them before any result")
+        raise ValueError(f"the docstring lacks {_quoted(missing)}; state that before any result")
     body = flat[: min(flat.index(word) for word in ENDS)]
     heads = list(re.finditer(HEADS, body))
     if not heads:
@@ -92,9 +92,13 @@ def statements(design: str) -> dict[str, Statement]:
     return found
 
 
+def _quoted(words: list[str]) -> str:
+    return " and ".join(f'"{word}"' for word in words)
+
+
 def _statement(name: str, text: str, beyond: bool, quoted: bool) -> Statement:
     if missing := [word for word in WORDS if word not in text]:
-        raise ValueError(f'part "{name}" lacks {", ".join(missing)}: state them before any result')
+        raise ValueError(f'part "{name}" lacks {_quoted(missing)}; state that before any result')
     lead, statistic, threshold, null = re.split("|".join(WORDS), text, maxsplit=3)
     quote = re.search(r'"(.+)"', lead)
     if quoted and not quote:

@@ -12,11 +12,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from tms_hooks import geometry, plots
-from tms_hooks.claims import Part, Verdict, claim, lab, share, statistic
+from tms_hooks.claims import Part, Verdict, claim, lab, seeds, share, statistic
 from tms_hooks.claims.lab import Stacked
 from tms_hooks.config import Activation, ToyConfig
 from tms_hooks.data import CorrelatedGroups, SparseUniform
 from tms_hooks.linalg import cosines
+from tms_hooks.train import train
 from tms_hooks.training.optimizers import Adam
 
 STEPS, EVERY = 6_000, 30
@@ -41,12 +42,17 @@ class Course(NamedTuple):
 
 
 def train_watched(n_models: int, p: float, output_act: Activation = "relu") -> Course:
-    """Models with losses of every record."""
-    run = lab.train_sparse(20, 5, p, n_models, steps=STEPS, output_act=output_act, optimizer=SLOW, record_every=EVERY)
+    """Models with losses of every record.
+
+    They are not trained by `lab`, which would note them for the check of convergence: what is looked at is a course of
+    fixed length, and longer training would not change it.
+    """
+    cfg, data = ToyConfig(n_features=20, d_hidden=5, output_act=output_act), SparseUniform(20, p)
+    models = seeds.of(n_models)
+    run = train(cfg, data, seeds=models, steps=STEPS, record_every=EVERY, optimizer=SLOW, progress=False)
     x = lab.fresh_samples(run, 2_048)
     x = x[(x > 0).any(1)]
-    seen = STEPS // EVERY + 1  # also of runs that go on
-    W, b = (torch.from_numpy(run.history[name].values[:seen]) for name in ("W_E", "b_U"))
+    W, b = (torch.from_numpy(run.history[name].values) for name in ("W_E", "b_U"))
 
     def loss(w: Stacked, c: Float[Tensor, "model feature"]) -> Float[Tensor, " model"]:
         out = x @ w @ w.mT + c[:, None]
@@ -64,8 +70,9 @@ def energy_levels_of_learning(n_models: int) -> Verdict:
     the loss that models lose after it, some share is lost in the tenth of intervals in which some feature's D_i changes
     most. No choice of a tenth holds more than the one in which the loss falls most; coincidence is the same with the
     changes of D_i shifted in time by half of the training. The statistic is how far the share is from coincidence, 0,
-    to the most that can be, 1. The course looked at is steps 600 to 6,000 also of a training that goes on: how learning
-    goes is asked, not where it ends, and with other ends the numbers are others.
+    to the most that can be, 1. How learning goes is asked, not where it ends: the course looked at is steps 600 to
+    6,000, which longer training would not change, so there is no check of convergence; with other ends the numbers are
+    others.
 
     Part "jumps": "the dimensionality of some features "jump" between different values and swap places. As this happens,
     the loss curve also undergoes a sudden drop" (Elhage et al. 2022).

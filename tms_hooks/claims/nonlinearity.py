@@ -139,7 +139,7 @@ def judge_filter(main: Readouts, at_random: Readouts, others: Mapping[str, Reado
     )
 
 
-@claim("nonlinearity-magnifies", "N", quick=8, full=50)
+@claim("nonlinearity-magnifies", "N", quick=8, full=24)
 def nonlinearity_magnifies(n_models: int) -> Verdict:
     """A nonlinear activation function magnifies interference.
 
@@ -162,7 +162,7 @@ def nonlinearity_magnifies(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: none, since the statistic is a difference from one.
 
-    Size: 8 models (quick), 50 (full), of each kind.
+    Size: 8 models (quick), 24 (full), of each kind.
     Controls: the mean interference of each kind; GELU outputs; the first ratio at p = 0.01, importance 1.
     """
 

@@ -26,6 +26,8 @@ SYMBOLS = {
 """Beside the word and its color, for whom the colors look alike."""
 COLORS = {"supported": "green", "refuted": "red", "not run": "dim", "failed": "bold red"}
 """All others are yellow."""
+FEWEST = 20
+"""Intervals of which one is expected to miss."""
 RULE = (
     "A part is supported if the whole 95 % interval of its statistic lies on the stated side of the threshold and its "
     "null is beaten (else it does not distinguish), refuted if the interval lies on the other side. If the interval "
@@ -58,7 +60,10 @@ def part_counts(results: Sequence[Result], beyond: bool = False) -> str:
 
 
 def chance(results: Sequence[Result]) -> str:
-    """How many intervals miss by chance, and which decided parts a false-discovery control would not let pass."""
+    """How many intervals miss by chance, and which decided parts a false-discovery control would not let pass.
+
+    Nothing of fewer intervals than one is expected to miss of.
+    """
     from scipy.stats import false_discovery_control
 
     decided = [
@@ -69,6 +74,8 @@ def chance(results: Sequence[Result]) -> str:
         if part.outcome in ("supported", "refuted") and math.isfinite(part.p)
     ]
     measured = sum(math.isfinite(part.statistic) for part in _parts(results))
+    if measured < FEWEST:
+        return ""
     text = f"Of {measured} intervals at 95 %, about {0.05 * measured:.0f} miss what they are to hold by chance."
     if not decided:
         return text

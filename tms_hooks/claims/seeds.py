@@ -5,10 +5,14 @@ Model i of a claim has seed i, and whatever else it draws, data or random direct
 What belongs to no sample keeps its seed: points of numerical integration, resamples of a bootstrap.
 """
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache, wraps
+from typing import Any, TypeVar
 
 import torch
+
+T = TypeVar("T")
 
 
 class _First:
@@ -34,6 +38,20 @@ def of(seeds: int | range) -> range:
 def generator(seed: int = 0) -> torch.Generator:
     """A source of random numbers that are no model's."""
     return torch.Generator().manual_seed(first() + seed)
+
+
+def remembered(measured: Callable[..., T]) -> Callable[..., T]:
+    """`functools.cache` for what depends on its arguments and the seeds alone, such as a measure of a real model."""
+
+    @cache
+    def found(seed: int, *given: Any, **named: Any) -> T:
+        return measured(*given, **named)
+
+    @wraps(measured)
+    def asked(*given: Any, **named: Any) -> T:
+        return found(first(), *given, **named)
+
+    return asked
 
 
 @contextmanager

@@ -1,9 +1,8 @@
 """Claims of "Superposition and bottlenecks" about one-hot features read out by a softmax, in two dimensions.
 
 Cross-entropy, full batch, from `torch.nn.Linear`'s initialization, n = 40 features; by the document's schedule, which
-is that of `tms_hooks.claims.biases`, with a third of its steps: the check of convergence trains for all 30,000. It
-names no optimizer; plain gradient descent is the one for which a rate of 2 makes sense. Ten features, the document's
-other number, are an arm.
+is that of `tms_hooks.claims.biases`, 30,000 steps. It names no optimizer; plain gradient descent is the one for which a
+rate of 2 makes sense. Ten features, the document's other number, are an arm.
 """
 
 from collections.abc import Mapping
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 SIZES = (10, 40)
-PEAK, STEPS = 2.0, 10_000
+PEAK, STEPS = 2.0, 30_000
 ON_CIRCLE, AT_ZERO = 0.8, 0.1
 """Shares of the largest norm: above the first a feature is on the circle, below the second it is at zero."""
 CUTS = ((0.7, 0.2), (0.9, 0.05))

@@ -78,10 +78,9 @@ def probes_and_tangents(n_examples: int) -> Verdict:
     Controls: inside where present and where absent; random directions; the first half of the singular vectors; 3 dense
     toys (p = 0.5).
     """
-    model = probes.load_transformer("minilm")
     return judge_agreement(
         toy_agreements(0.05, TOYS, 10 * n_examples),
-        [sentence_agreement(model, template, n_examples) for template in TEMPLATES],
+        sentence_agreements(n_examples),
         toy_agreements(0.5, DENSE_TOYS, 10 * n_examples),
     )
 
@@ -136,6 +135,13 @@ def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
         learned = geometry.represented(toy.W_E.detach(), LEARNED)
         found.append(agreement(toy, x, (x > 0)[:, learned], on, "hook_hidden", "hook_out"))
     return found
+
+
+@seeds.remembered
+def sentence_agreements(n_examples: int) -> list[Agreement]:
+    """Of MiniLM, for each template."""
+    model = probes.load_transformer("minilm")
+    return [sentence_agreement(model, template, n_examples) for template in TEMPLATES]
 
 
 def sentence_agreement(model: Any, template: str, n_examples: int) -> Agreement:

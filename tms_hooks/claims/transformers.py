@@ -121,7 +121,7 @@ def toy_sparsities(n: int) -> tuple[list[Sparsity], list[Sparsity]]:
     run = side_by_side.train_head_toys(n, steps=(1_000, 300), seed=seeds.first())
 
     def sparsity(model: ToyModel) -> Sparsity:
-        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, 0, ROTATIONS, relative)])
+        return _sparsity(lambda relative: [side_by_side.toy_slices(run, model, seeds.first(), ROTATIONS, relative)])
 
     untrained = [ToyModel(run.recipe.cfg, seed=seed) for seed in seeds.of(n)]
     return [sparsity(model) for model in run.models], [sparsity(model) for model in untrained]
@@ -160,15 +160,18 @@ def real_bottlenecks(n_paths: int) -> Verdict:
     Size: 8 pairs of blocks (quick), 24 (full); 16 toys.
     Controls: of each: with the mean left in; the Welch bound; norms' spread; D_i of the writes against an even spread.
     """
-    model = probes.load_transformer("smollm2")
-    paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
     toys = lab.train_sparse(20, 5, 0.05, TOYS, steps=3_000).models
     learned = [side_by_side.represented(probes.bottleneck(toy, "embed->unembed"), least_norm=0.5) for toy in toys]
-    return judge_bottlenecks(
-        [measure(probes.bottleneck(model, path)) for path in paths],
-        measure(probes.bottleneck(model, "embed->unembed")),
-        [measure(part) for part in learned],
-    )
+    return judge_bottlenecks(*real_crowding(n_paths), [measure(part) for part in learned])
+
+
+@seeds.remembered
+def real_crowding(n_paths: int) -> tuple[list[Crowded], Crowded]:
+    """Of SmolLM2, between so many pairs of blocks and from embed to unembed."""
+    model = probes.load_transformer("smollm2")
+    paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
+    *mlps, tokens = (measure(probes.bottleneck(model, path)) for path in [*paths, "embed->unembed"])
+    return mlps, tokens
 
 
 def judge_bottlenecks(mlps: Sequence[Crowded], tokens: Crowded, toys: Sequence[Crowded]) -> Verdict:

@@ -59,9 +59,9 @@ def toy(n_features: int, d_hidden: int, **architecture: Any) -> ToyConfig:
     return ToyConfig(n_features=n_features, d_hidden=d_hidden, output_bias=False, **settings)
 
 
-def train_five(n_models: int, **architecture: Any) -> Run:
+def train_five(n_models: int, steps: int = STEPS, **architecture: Any) -> Run:
     """Five one-hot features in two dimensions, by the usual recipe."""
-    return lab.train_toys(toy(5, 2, **architecture), OneHot(n_features=5), n_models, steps=STEPS)
+    return lab.train_toys(toy(5, 2, **architecture), OneHot(n_features=5), n_models, steps=steps)
 
 
 def train_forty(n_models: int, **architecture: Any) -> Run:

@@ -195,9 +195,9 @@ def side_of(interval: Interval, threshold: float) -> Side | None:
 
 def share(
     measured: str,
-    held: "tuple[int, int] | np.ndarray",
+    held: "tuple[int, int] | np.ndarray | list[bool]",
     *,
-    null: "tuple[int, int] | np.ndarray | float | None" = None,
+    null: "tuple[int, int] | np.ndarray | list[bool] | float | None" = None,
     best: float | None = None,
     unit: str = "models",
 ) -> Part:
@@ -208,7 +208,7 @@ def share(
 
     Args:
         measured: the statistic in words.
-        held: (successes, trials), or what succeeded as an array of booleans, a row per model.
+        held: (successes, trials), or what succeeded as an array or a list of booleans, one per model.
         null: the same of what must be beaten, or its share, where that is known.
         best: whether it holds for the model of lowest exact loss.
         unit: what the trials are.
@@ -430,8 +430,9 @@ def checked(part: Part, before: Part, after: Part) -> Part:
     return replace(part, convergence=Convergence(before.statistic, before.interval, after.statistic, before.n))
 
 
-def counted(held: "tuple[int, int] | np.ndarray") -> tuple[int, int]:
-    """Successes and trials; of an array of booleans, those that are true and all."""
+def counted(held: "tuple[int, int] | np.ndarray | list[bool]") -> tuple[int, int]:
+    """Successes and trials; of an array or a list of booleans, those that are true and all."""
+    held = np.array(held, bool) if isinstance(held, list) else held
     return held if isinstance(held, tuple) else (int(held.sum()), len(held))
 
 

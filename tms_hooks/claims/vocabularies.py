@@ -5,6 +5,7 @@ not run. Tokens are counted in the topics of Python's own help, the one English 
 """
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -61,6 +62,13 @@ def counted(counts: Int[np.ndarray, "page token"], W_E: Float[Tensor, "token hid
     return Counted(counts[:, seen], W_E[torch.from_numpy(seen)].norm(dim=-1).numpy())
 
 
+@cache
+def counted_in_topics(name: str) -> Counted:
+    """Of a real model."""
+    model = probes.load_transformer(name)
+    return counted(token_counts(model, topics()), model.W_E.detach())
+
+
 @claim("rarer-tokens-are-shorter", "B", quick=8, full=24, counts="toys")
 def rarer_tokens_are_shorter(n_models: int) -> Verdict:
     """In toys rarer features are shorter; so are rarer tokens in real embeddings.
@@ -87,14 +95,10 @@ def rarer_tokens_are_shorter(n_models: int) -> Verdict:
     Controls: tokens counted; the correlation over the more, and the less frequent half of them; mean norm of either
     half.
     """
-    pages = topics()
-    real: dict[str, Counted] = {}
-    for name in MODELS:
-        model = probes.load_transformer(name)
-        real[name] = counted(token_counts(model, pages), model.W_E.detach())
     p = tuple(float(value) for value in np.logspace(-1, -3, 20))
     cfg = ToyConfig(n_features=20, d_hidden=5)
     run = lab.train_toys(cfg, SparseUniform(n_features=20, feature_probability=p), n_models, steps=5_000)
+    real = {name: counted_in_topics(name) for name in MODELS}
     return judge_rarer(real, np.array(p), run.W_E.norm(dim=-1), lab.untrained(cfg, n_models)["W_E"].norm(dim=-1))
 
 

@@ -1,7 +1,7 @@
 """What a distribution is: seeded samples, exact moments, and for a finite one the whole data set."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -41,7 +41,6 @@ class Distribution(ABC):
     def __post_init__(self) -> None:
         """Validate."""
         make_plain(self)
-        check_whole(n_features=self.n_features)
         check_at_least_one(n_features=self.n_features)
 
     @classmethod
@@ -73,9 +72,18 @@ class Distribution(ABC):
         >>> data = OneHot(n_features=3)
         >>> data.sample(2, seed=0, step=5).equal(data.sample(2, seed=0, step=5))
         True
+
+        Raises:
+            ValueError: a batch, seed or step that is no whole number, or outside of its range.
         """
+        batch, seed, step = plain(batch), plain(seed), plain(step)
+        check_whole(batch=batch, step=step)
         check_at_least_one(batch=batch)
-        return for_seeds(lambda keys: self._draw(keys, plain(batch)), plain(seed), plain(step), dtype, device)
+        for each in seed if isinstance(seed, Iterable) else (seed,):
+            check_whole(seed=each)
+            if not 0 <= min(each, step) <= max(each, step) < 2**63:
+                raise ValueError(f"seed={each}, step={step}: must be in [0, 2^63)")
+        return for_seeds(lambda keys: self._draw(keys, batch), seed, step, dtype, device)
 
     def dataset(self, dtype: torch.dtype = torch.float32) -> Float[Tensor, "batch feature"] | None:
         """Every vector of a finite, equally weighted distribution; None for a continuous one."""
@@ -122,6 +130,10 @@ class WithProbability(Distribution):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        p = self.feature_probability
+        for each in p if isinstance(p, tuple) else (p,):
+            if isinstance(each, bool | str | None):
+                raise ValueError(f"feature_probability={each!r}: must be a number, or one per feature")
         given = torch.as_tensor(self.feature_probability, dtype=torch.float64)
         if not isinstance(self.feature_probability, float | int):
             plain = given.tolist()

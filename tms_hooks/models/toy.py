@@ -67,7 +67,7 @@ class ToyModel(HookedToy, PretrainedToy):
         """Reconstruct `x`: "batch feature", or "batch pos feature" with heads, which also score each pair of positions.
 
         Raises:
-            ValueError: another number of axes or of features.
+            ValueError: another number of axes or of features, or another type than the weights'.
         """
         axes = ("batch", "pos", "feature") if self.cfg.n_heads else ("batch", "feature")
         if x.ndim != len(axes) or x.shape[-1] != self.cfg.n_features:
@@ -75,6 +75,9 @@ class ToyModel(HookedToy, PretrainedToy):
                 f"input of shape {tuple(x.shape)}: this model takes {axes} with {self.cfg.n_features} features"
             )
         weights = dict(self.named_parameters())
+        if x.dtype != self.W_E.dtype and not torch.is_autocast_enabled(x.device.type):
+            kind = str(self.W_E.dtype).removeprefix("torch.")
+            raise ValueError(f"input of {x.dtype}: this model's weights are {kind}; use x.to(torch.{kind})")
         hidden, _, out = forward.reconstruct(weights, x, self.cfg, self._hook)
         return ToyOutput(out, forward.attention_scores(weights, hidden, self._hook)) if self.cfg.n_heads else out
 

@@ -87,6 +87,26 @@ def write(
     return files.keep(Path(path), page.encode("utf-8", "xmlcharrefreplace"))  # half a character is shown as unknown
 
 
+GENERATOR = b'<meta name="generator" content="tms-hooks">'
+"""What is near the beginning of every page."""
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuse a place for a page where a file is that is no such page.
+
+    Raises:
+        OSError: what is there.
+    """
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise IsADirectoryError(f"{path} is no file, so no page can be written there; use another path")
+    with open(path, "rb") as file:
+        ours = GENERATOR in file.read(1000)
+    if not ours:
+        raise FileExistsError(f"{path} is no page that this version of tms has written; use another path, or move it")
+
+
 def render(template: str, **values: Any) -> str:
     """A template of this folder, filled in; one in HTML escapes what it is given.
 

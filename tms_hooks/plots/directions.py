@@ -9,7 +9,17 @@ import numpy as np
 import torch
 
 from probes.style import NULL, PALETTE, template
-from tms_hooks.plots.layout import TOY, WRAP, as_array, center, color, panel, row_of_panels, title_lines
+from tms_hooks.plots.layout import (
+    TOY,
+    WRAP,
+    as_array,
+    center,
+    color,
+    models_to_draw,
+    panel,
+    row_of_panels,
+    title_lines,
+)
 from tms_hooks.run import Run
 
 if TYPE_CHECKING:
@@ -17,31 +27,30 @@ if TYPE_CHECKING:
 
 HIDDEN = ("hidden 0", "hidden 1")
 """The axes of a plane of hidden activations."""
-MOST_PANELS = 40
-"""Panels in a figure."""
+MOST_SCENES = 16
+"""Panels of polyhedra that browsers show at a time."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 """How the members of a group are told apart, which have one color."""
 
 
 def feature_arrows(
-    W: "np.ndarray | torch.Tensor | Run",
+    W: "np.ndarray | torch.Tensor | Mapping[str, np.ndarray] | Run",
     titles: Sequence[str] | None = None,
     radii: Sequence[Sequence[float]] | None = None,
 ) -> "go.Figure":
     """Feature directions in the plane, one panel per model, with dotted circles: of radius 1, or of `radii`.
 
+    The legend says which color is which feature, as long as there are colors for all.
+
     Args:
-        W: directions (model, feature, 2), or (feature, 2) of one model; or a run, whose panels say what differs
-            between its models, and where features that its data group together have one color.
+        W: directions (model, feature, 2), or (feature, 2) of one model, or title -> (feature, 2); or a run, whose
+            panels say what differs between its models, and where features that its data group together have one color.
         titles: one per panel; by default the number of the model.
 
     Raises:
         ValueError: directions that are not in a plane, another number of titles, or more models than a figure can show.
     """
-    group_size = _group_size(W)
-    if isinstance(W, Run):
-        titles, W = W.labels if titles is None else titles, W.W_E
-    return _arrows(as_array(W), titles, radii, group_size)
+    return _arrows(W, titles, radii, _group_size(W))
 
 
 def _group_size(W: object) -> int:
@@ -49,29 +58,47 @@ def _group_size(W: object) -> int:
     return getattr(W.recipe.data, "group_size", 1) if isinstance(W, Run) else 1
 
 
+def _in_plane(models: Any, titles: Sequence[str] | None, axes: str = "feature hidden") -> tuple[Any, list[str]]:
+    """Models whose directions are in a plane, as a list, with a title for each.
+
+    Raises:
+        ValueError: directions in more or fewer dimensions.
+    """
+    arrays, titles = models_to_draw(models, titles, axes)
+    _check_width(arrays, 2, "arrows are drawn in 2; `polyhedra` draws 3")
+    return arrays, titles
+
+
+def _check_width(models: Sequence[np.ndarray], wanted: int, rule: str) -> None:
+    for model in models:
+        if model.shape[-1] != wanted:
+            raise ValueError(
+                f"directions in {model.shape[-1]} dimensions: {rule}, and of any number `matrices(run)` shows how "
+                "features overlap and `norm_bars(run)` how long they are"
+            )
+
+
 def _arrows(
-    W: np.ndarray, titles: Sequence[str] | None, radii: Sequence[Sequence[float]] | None, group_size: int
+    W: Any, titles: Sequence[str] | None, radii: Sequence[Sequence[float]] | None, group_size: int
 ) -> "go.Figure":
-    W = W[None] if W.ndim == 2 else W
-    titles = [f"model {i}" if len(W) > 1 else "" for i in range(len(W))] if titles is None else titles
-    if len(titles) != len(W):
-        raise ValueError(f"titles={titles} for {len(W)} models: give one per model")
-    if W.shape[-1] != 2:
-        raise ValueError(f"directions in {W.shape[-1]} dimensions: arrows are drawn in 2; `polyhedra` draws 3")
-    if len(W) > MOST_PANELS:
-        raise ValueError(f"{len(W)} models: a figure shows {MOST_PANELS}; give some of them, `run.W_E[:8].numpy()`")
+    models, titles = _in_plane(W, titles)
     fig = row_of_panels(titles, *HIDDEN, height=200)
     turn = np.linspace(0, 2 * np.pi, 100)
-    for number, model in enumerate(W):
+    for number, model in enumerate(models):
         circle = {"color": NULL, "dash": "dot", "width": 1}
         for r in (1.0,) if radii is None else radii[number]:
             x, y = r * np.cos(turn), r * np.sin(turn)
-            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", **panel(number))
+            fig.add_scatter(x=x, y=y, mode="lines", line=circle, hoverinfo="skip", showlegend=False, **panel(number))
         for i, vector in enumerate(model):
             look = {} if group_size == 1 else _member(i, group_size)
             _add_path(fig, number, i, np.stack([0 * vector, vector]), f"norm {np.hypot(*vector):.2f}", **look)
-    center(fig, 1.1 * max(1.0, float(np.linalg.norm(W, axis=-1).max())))
-    return fig.update_layout(showlegend=False)
+    center(fig, 1.1 * max(1.0, *(float(np.linalg.norm(model, axis=-1).max()) for model in models)))
+    return _with_legend(fig, len(models[0]) // group_size)
+
+
+def _with_legend(fig: "go.Figure", hues: int) -> "go.Figure":
+    """One entry per feature, unless there are more of them, or of their groups, than colors."""
+    return fig.update_layout(showlegend=hues <= len(PALETTE))
 
 
 def _member(feature: int, group_size: int) -> dict[str, Any]:
@@ -96,11 +123,9 @@ def movie(
     """
     group_size = _group_size(W)
     if isinstance(W, Run):
-        if "W_E" not in W.history:
-            raise ValueError("the history has no snapshots of W_E: train with it in record=, or leave record= out")
         titles = W.labels[:WRAP] if titles is None else titles
         steps = W.history.step.values if steps is None else steps
-        W = W.history.W_E.values[:, :WRAP]
+        W = _recorded(W)[:, :WRAP]
     frames: np.ndarray = as_array(W)
     if frames.ndim != 4:
         raise ValueError(f"directions of shape {frames.shape}: must be (step, model, feature, 2), or a run")
@@ -120,6 +145,14 @@ def movie(
     ]
     center(fig, 1.1 * max(1.0, float(np.linalg.norm(frames, axis=-1).max())))
     return _played(fig, "step ")
+
+
+def _recorded(run: Run) -> np.ndarray:
+    """Directions through training (step, model, feature, hidden)."""
+    if "W_E" not in run.history:
+        raise ValueError("the history has no snapshots of W_E: train with it in record=, or leave record= out")
+    found: np.ndarray = run.history.W_E.values
+    return found
 
 
 def _played(fig: "go.Figure", prefix: str) -> "go.Figure":
@@ -143,20 +176,38 @@ def _played(fig: "go.Figure", prefix: str) -> "go.Figure":
     )
 
 
-def write_and_read(write: np.ndarray, read: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Written (solid) and read (dotted) directions (model, feature, 2), one panel per model, at unit length."""
+def write_and_read(
+    write: "np.ndarray | Mapping[str, np.ndarray] | Run",
+    read: "np.ndarray | Mapping[str, np.ndarray] | None" = None,
+    titles: Sequence[str] | None = None,
+) -> "go.Figure":
+    """Written (solid) and read (dotted) directions, one panel per model, at unit length.
+
+    Args:
+        write: directions (model, feature, 2), or (feature, 2) of one model; or a run, which has both.
+        read: those that the features are read along.
+        titles: one per model.
+    """
+    if isinstance(write, Run) and read is None:
+        read = as_array(write.weights["W_U"].mT if "W_U" in write.weights else write.W_E)
+    if read is None:
+        raise ValueError("read is missing: give the directions that features are read along, or write_and_read(run)")
+    written, titles = _in_plane(write, titles)
+    reads, _ = _in_plane(read, titles)
     fig = row_of_panels(titles, *HIDDEN)
-    for number, (written, reads) in enumerate(zip(write, read, strict=True)):
+    for number, models in enumerate(zip(written, reads, strict=True)):
         for vectors, verb, width, dash, symbol in (
-            (written, "written", 3.0, "solid", "circle"),
-            (reads, "read", 2.0, "dot", "x"),
+            (models[0], "written", 3.0, "solid", "circle"),
+            (models[1], "read", 2.0, "dot", "x"),
         ):
             for i, vector in enumerate(vectors):
                 norm = float(np.linalg.norm(vector))
                 arrow = np.stack([0 * vector, vector / (norm or 1.0)])
-                _add_path(fig, number, i, arrow, f"{verb}, norm {norm:.2f}", width, dash, symbol)
+                _add_path(
+                    fig, number, i, arrow, f"{verb}, norm {norm:.2f}", width, dash, symbol, named=verb == "written"
+                )
     center(fig, 1.15)
-    return fig.update_layout(showlegend=False)
+    return _with_legend(fig, len(written[0]))
 
 
 def _add_path(
@@ -170,8 +221,12 @@ def _add_path(
     symbol: str = "circle",
     hue: int | None = None,
     name: str = "",
+    named: bool = True,
 ) -> None:
-    """A line through points (point, 2) with a mark at its end, in the color of the feature, in one panel."""
+    """A line through points (point, 2) with a mark at its end, in the color of the feature, in one panel.
+
+    The first panel's are in the legend, if they are named there, and stand for those of all.
+    """
     x, y = points.T
     name = name or f"feature {feature}"
     fig.add_scatter(
@@ -181,19 +236,29 @@ def _add_path(
         line={"color": color(feature if hue is None else hue), "width": width, "dash": dash},
         marker={"size": [0] * (len(x) - 1) + [9], "symbol": symbol},
         name=name,
+        legendgroup=str(feature),
+        showlegend=named and number == 0,
         hovertemplate=f"{name}: {hover}<extra></extra>",
         **panel(number),
     )
 
 
-def trajectories(W: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Paths of feature directions (model, step, feature, 2) in training, one panel per model; a dot marks each end."""
+def trajectories(W: "np.ndarray | Run", titles: Sequence[str] | None = None) -> "go.Figure":
+    """Paths of feature directions in training, one panel per model; a dot marks each end.
+
+    Args:
+        W: directions (model, step, feature, 2), or (step, feature, 2) of one model; or a run.
+        titles: one per model.
+    """
+    if isinstance(W, Run):
+        titles, W = W.labels if titles is None else titles, _recorded(W).swapaxes(0, 1)
+    models, titles = _in_plane(W, titles, "step feature hidden")
     fig = row_of_panels(titles, *HIDDEN, spacing=0.06, height=260)
-    for number, model in enumerate(W):
+    for number, model in enumerate(models):
         for i in range(model.shape[1]):
             _add_path(fig, number, i, model[:, i], "(%{x:.2f}, %{y:.2f})", width=1.5)
         center(fig, 1.1 * max(1.0, float(np.abs(model).max())), **panel(number))
-    return fig.update_layout(showlegend=False)
+    return _with_legend(fig, models[0].shape[1])
 
 
 def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.ndarray]:
@@ -207,19 +272,27 @@ def typical(W: np.ndarray, names: Sequence[str], most: int = 4) -> dict[str, np.
     return {f"{name} ({count / len(W):.0%})": W[list(names).index(name)] for name, count in shapes}
 
 
-def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
-    """Directions in space as polyhedra, one panel per title: the convex hull, and an arrow to each vertex (vertex, 3).
+def polyhedra(vertices: "Mapping[str, np.ndarray] | np.ndarray | Run") -> "go.Figure":
+    """Directions in space as polyhedra, one panel per model: the convex hull, and an arrow to each vertex.
     Drag one to turn it, or play to see all go round. Directions that span no volume are drawn without a hull.
 
     Browsers show some sixteen such panels at a time, over all figures of a page.
+
+    Args:
+        vertices: title -> directions (vertex, 3); or those of one model, or of several (model, vertex, 3), or a run.
+
+    Raises:
+        ValueError: directions in another number of dimensions, or more models than browsers show.
     """
     from plotly.subplots import make_subplots
 
-    rows, columns = -(-len(vertices) // WRAP), min(WRAP, len(vertices))
-    titles = [title_lines(title) for title in vertices]
+    models, titles = models_to_draw(vertices, most=MOST_SCENES)
+    _check_width(models, 3, "polyhedra are drawn in 3; `feature_arrows` draws 2")
+    rows, columns = -(-len(models) // WRAP), min(WRAP, len(models))
     scenes = [[{"type": "scene"}] * columns] * rows
-    fig = make_subplots(rows, columns, specs=scenes, subplot_titles=titles, horizontal_spacing=0.01)
-    for number, V in enumerate(vertices.values()):
+    shown = [title_lines(title) for title in titles]
+    fig = make_subplots(rows, columns, specs=scenes, subplot_titles=shown, horizontal_spacing=0.01)
+    for number, V in enumerate(models):
         faces, edges = hull(V)
         if len(faces):
             corners = dict(zip("ijk", faces.T, strict=True))
@@ -238,13 +311,14 @@ def polyhedra(vertices: Mapping[str, np.ndarray]) -> "go.Figure":
             hovertemplate="vertex %{text}: (%{x:.2f}, %{y:.2f}, %{z:.2f})<extra></extra>",
             **panel(number),
         )
-    axis = {"visible": False, "range": [-1.1, 1.1]}
+    reach = 1.1 * max(1.0, *(float(np.linalg.norm(V, axis=-1).max()) for V in models))
+    axis = {"visible": False, "range": [-reach, reach]}
     fig.update_scenes(xaxis=axis, yaxis=axis, zaxis=axis, aspectmode="cube", camera=_camera(0))
     fig.update_annotations(font_size=12)
     fig.frames = [
         {
             "name": f"{angle}°",
-            "layout": {f"scene{i + 1 if i else ''}": {"camera": _camera(angle)} for i in range(len(vertices))},
+            "layout": {f"scene{i + 1 if i else ''}": {"camera": _camera(angle)} for i in range(len(models))},
         }
         for angle in range(0, 361, 10)
     ]

@@ -4,9 +4,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
+import torch
 
-from probes.style import NULL, template
-from tms_hooks.plots.layout import color
+from probes.style import NULL
+from tms_hooks import geometry
+from tms_hooks.geometry.polytopes import named_polytope
+from tms_hooks.plots.layout import color, models_to_draw, panel, row_of_panels
+from tms_hooks.run import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -15,37 +19,57 @@ MOST_EDGES = 400
 """Of a graph, the strongest."""
 
 
-def norm_bars(norms: np.ndarray, interference: np.ndarray, titles: Sequence[str]) -> "go.Figure":
-    """Norms of features (model, feature) as bars, one panel per model; the color is interference, up to 1.
+def norm_bars(
+    norms: "np.ndarray | Mapping[str, np.ndarray] | Run",
+    interference: "np.ndarray | None" = None,
+    titles: Sequence[str] | None = None,
+) -> "go.Figure":
+    """Norms of features as bars, one panel per model; the color is interference, on one scale from 0 to its largest.
 
-    Dark features are orthogonal to all others, light ones share their direction with as much as themselves (Elhage et
-    al. 2022, "Toy Models of Superposition").
+    Dark features are orthogonal to all others; one whose interference is its squared norm shares its direction with as
+    much as itself (Elhage et al. 2022, "Toy Models of Superposition").
+
+    Args:
+        norms: (model, feature), or (feature) of one model; or a run, which has its own interference and titles.
+        interference: of the same shape, as `geometry.interference` gives it.
+        titles: one per model.
+
+    Raises:
+        ValueError: norms without interference, or of another shape.
     """
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(norms), shared_yaxes=True, subplot_titles=list(titles), horizontal_spacing=0.03)
-    for col, (norm, spread) in enumerate(zip(norms, interference, strict=True), start=1):
+    if isinstance(norms, Run) and interference is None:
+        interference = geometry.interference(norms.W_E).numpy()
+    bars, titles = models_to_draw(norms, titles, "feature", geometry.feature_norms)
+    if interference is None:
+        raise ValueError("interference is missing: give geometry.interference(W) of the same models, or norm_bars(run)")
+    spreads, _ = models_to_draw(interference, None, "feature")
+    if [spread.shape for spread in spreads] != [bar.shape for bar in bars]:
+        raise ValueError(
+            f"norms of {len(bars)} models with {len(bars[0])} features, interference of {len(spreads)} with "
+            f"{len(spreads[0])}: must be of the same models"
+        )
+    fig = row_of_panels(titles, "feature", "norm", height=200, square=False)
+    for number, (bar, spread) in enumerate(zip(bars, spreads, strict=True)):
         hover = "feature %{x}: norm %{y:.2f}, interference %{marker.color:.2f}<extra></extra>"
-        bars = {"color": spread, "coloraxis": "coloraxis"}
-        fig.add_bar(x=np.arange(len(norm)), y=norm, marker=bars, hovertemplate=hover, row=1, col=col)
-    axis = {"colorscale": "Viridis", "cmin": 0, "cmax": 1, "colorbar": {"title": {"text": "interference"}}}
-    fig.update_xaxes(title_text="feature").update_yaxes(title_text="norm", col=1)
-    return fig.update_layout(template=template(), coloraxis=axis, showlegend=False, height=300)
+        marker = {"color": spread, "coloraxis": "coloraxis"}
+        fig.add_bar(x=np.arange(len(bar)), y=bar, marker=marker, hovertemplate=hover, **panel(number))
+    largest = float(max(spread.max() for spread in spreads)) or 1.0
+    scale = {"colorscale": "Cividis", "cmin": 0, "cmax": largest, "colorbar": {"title": {"text": "interference"}}}
+    return fig.update_layout(coloraxis=scale, showlegend=False)
 
 
-def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "go.Figure":
-    """Learned features (feature, hidden) as nodes and |W_i . W_j| as edges, one panel per title.
+def interference_graphs(W: "Mapping[str, np.ndarray] | np.ndarray | Run", learned: float = 0.5) -> "go.Figure":
+    """Learned features as nodes and |W_i . W_j| as edges, one panel per model.
 
     Each tegum factor, features that interfere with one another, is a ring with the name of its shape.
+
+    Args:
+        W: title -> directions (feature, hidden); or those of one model, of several (model, feature, hidden), or a run.
+        learned: the norm above which a feature is one.
     """
-    import torch
-    from plotly.subplots import make_subplots
-
-    from tms_hooks import geometry
-    from tms_hooks.geometry.polytopes import named_polytope
-
-    fig = make_subplots(1, len(W), subplot_titles=list(W), horizontal_spacing=0.04)
-    for col, model in enumerate(W.values(), start=1):
+    models, titles = models_to_draw(W)
+    fig = row_of_panels(titles, "", "", spacing=0.04, height=320, square=False)
+    for at, model in enumerate(models):
         directions = torch.as_tensor(model)
         factors = sorted(geometry.tegum_factors(directions, learned), key=len, reverse=True)
         place, centers = rings(factors)
@@ -55,7 +79,7 @@ def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "g
         )
         for strength, i, j in edges[:MOST_EDGES]:
             (x, y), line = np.stack([place[i], place[j]]).T, {"color": NULL, "width": 4 * min(float(strength), 1.0)}
-            fig.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", row=1, col=col)
+            fig.add_scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip", **panel(at))
         for number, (factor, (x, y)) in enumerate(zip(factors, centers, strict=True)):
             points = np.stack([place[i] for i in factor])
             fig.add_scatter(
@@ -66,13 +90,12 @@ def interference_graphs(W: Mapping[str, np.ndarray], learned: float = 0.5) -> "g
                 textposition="top center",
                 marker={"size": 9, "color": color(number)},
                 hoverinfo="text",
-                row=1,
-                col=col,
+                **panel(at),
             )
             name = named_polytope(directions[factor], learned)
-            fig.add_scatter(x=[x], y=[y - 1.7], mode="text", text=[name], hoverinfo="skip", row=1, col=col)
-    fig.update_xaxes(visible=False).update_yaxes(visible=False)
-    return fig.update_layout(template=template(), showlegend=False, height=420)
+            fig.add_scatter(x=[x], y=[y - 1.7], mode="text", text=[name], hoverinfo="skip", **panel(at))
+    fig.update_xaxes(visible=False).update_yaxes(visible=False, matches=None)
+    return fig.update_layout(showlegend=False)
 
 
 def rings(groups: Sequence[Sequence[int]]) -> tuple[dict[int, np.ndarray], np.ndarray]:
@@ -96,10 +119,9 @@ def feature_lines(
     steps: np.ndarray, values: Mapping[str, np.ndarray], ylabel: str, marked: Mapping[str, int] | None = None
 ) -> "go.Figure":
     """A line per feature through training (step, feature), one panel per title, on a log scale; one may be marked."""
-    from plotly.subplots import make_subplots
-
-    fig = make_subplots(1, len(values), shared_yaxes=True, subplot_titles=list(values), horizontal_spacing=0.03)
-    for col, (title, lines) in enumerate(values.items(), start=1):
+    models, titles = models_to_draw(values, None, "step feature")
+    fig = row_of_panels(titles, "training step", ylabel, square=False)
+    for number, (title, lines) in enumerate(zip(titles, models, strict=True)):
         for i, line in enumerate(lines.T):
             heavy = (marked or {}).get(title) == i
             fig.add_scatter(
@@ -109,9 +131,7 @@ def feature_lines(
                 line={"color": color(i), "width": 4 if heavy else 1.5, "dash": "dash" if heavy else "solid"},
                 name=f"feature {i}",
                 legendgroup=str(i),
-                showlegend=col == 1,
-                row=1,
-                col=col,
+                showlegend=number == 0,
+                **panel(number),
             )
-    fig.update_xaxes(title_text="training step").update_yaxes(type="log").update_yaxes(title_text=ylabel, col=1)
-    return fig.update_layout(template=template(), height=360)
+    return fig.update_yaxes(type="log")

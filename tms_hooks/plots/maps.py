@@ -1,12 +1,14 @@
 """Maps: matrices, shares over two settings, phase diagrams with closed-form boundaries, loss landscapes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from probes.style import NULL, PALETTE, blank, signed
-from tms_hooks.plots.layout import color, color_steps, make_square, panel, row_of_panels
+from tms_hooks import geometry
+from tms_hooks.plots.layout import color, color_steps, make_square, models_to_draw, panel, row_of_panels
+from tms_hooks.run import Run
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -21,16 +23,23 @@ def signed_heatmap(matrix: np.ndarray, xlabel: str, ylabel: str, colorbar: str) 
 
 
 def matrices(
-    values: np.ndarray,
-    titles: Sequence[str],
+    values: "np.ndarray | Mapping[str, np.ndarray] | Run",
+    titles: Sequence[str] | None = None,
     xlabel: str = "feature",
     ylabel: str = "feature",
     colorbar: str = "<i>W<sub>i</sub></i> · <i>W<sub>j</sub></i>",
 ) -> "go.Figure":
-    """Matrices (model, y, x) side by side, on one scale symmetric about zero; by default Gram matrices W_E W_E^T."""
+    """Matrices side by side, one per model, on one scale symmetric about zero; by default Gram matrices W_E W_E^T.
+
+    Args:
+        values: (model, y, x), or (y, x) of one model, or title -> (y, x); or a run, whose Gram matrices are drawn.
+        titles: one per model; by default what differs between the models of a run, or their numbers.
+        xlabel, ylabel, colorbar: what the axes and the colors are.
+    """
+    drawn, titles = models_to_draw(values, titles, "y x", geometry.gram)
     fig = row_of_panels(titles, xlabel, ylabel, spacing=0.04)
-    limit = float(np.abs(values).max()) or 1.0
-    for i, matrix in enumerate(values):
+    limit = float(max(np.abs(matrix).max() for matrix in drawn)) or 1.0
+    for i, matrix in enumerate(drawn):
         fig.add_heatmap(z=matrix, coloraxis="coloraxis", **panel(i))
     fig.update_yaxes(autorange="reversed")
     bar = {"title": {"text": colorbar}}

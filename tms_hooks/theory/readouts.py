@@ -94,9 +94,8 @@ def _one_sided(V: Float[Tensor, "feature hidden"]) -> Float[Tensor, "feature hid
     import numpy as np
     from scipy.optimize import nnls
 
-    U, S, _ = torch.linalg.svd(V)
-    rank = int((S[0] * max(V.shape) * torch.finfo(V.dtype).eps < S).sum())
-    blind = U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfill
+    rank = int(torch.linalg.matrix_rank(V))
+    blind = torch.linalg.svd(V).U[:, rank:].mT.numpy()  # the parts of a wish V u = w that no u can fulfill
     wishes = np.eye(len(V))
     for i in range(len(V) if len(blind) else 0):
         others = np.arange(len(V)) != i

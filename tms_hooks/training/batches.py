@@ -67,7 +67,7 @@ def ahead(
         if drawn is None:
             yield from (batch(recipe, seeds, step, device) for step in steps)
         elif recipe.cfg.n_heads:
-            yield from (x.permute(1, 2, 0, 3).contiguous() for x in drawn.split(each))
+            yield from (x.permute(1, 2, 0, 3) for x in drawn.split(each))
         else:
             yield from drawn
 

@@ -1,12 +1,12 @@
-"""Gradients of toys without heads and MLPs, by hand: autograd sees only functions of the user's own.
+"""Gradients by hand: autograd sees only functions of the user's own, and the losses of heads.
 
 They are those of autograd through `torch_engine.loss_parts`, and take a third of its time: a toy is small, and each of
-the hundred operations that autograd keeps account of costs a few microseconds whatever its size.
+the hundred operations that autograd keeps account of costs a few microseconds whatever its size. Features stand first
+and rows last, which makes products of such narrow matrices several times faster; functions of the user's own see rows.
 """
 
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -14,110 +14,210 @@ from torch import Tensor
 
 from tms_hooks import losses, tasks
 from tms_hooks.config import Activation, OwnActivation, ToyConfig
-from tms_hooks.linalg import LINE, aligned, product_of_each, spaced
+from tms_hooks.linalg import LINE, aligned, outer_of_each, product_of_each, spaced
 from tms_hooks.models import forward
+from tms_hooks.models.forward import B_K, B_Q, W_IN, W_K, W_OUT, W_Q, in_block
 from tms_hooks.training import batches
-from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.recipe import Recipe, Stage
+from tms_hooks.training.state import Losses
 
 Pull = Callable[[Tensor], Tensor]
 """Takes the gradient in what a layer gives back to what it is given."""
+AS_IT_IS: Pull = lambda g: g  # noqa: E731  a name for its type
+"""The pull of what is not there."""
 SAFE = 1e30
 """Where costs are less in sum, no mean of them overflows."""
-
-
-def knows(cfg: ToyConfig, device: torch.device) -> bool:
-    """Whether the gradients of such a toy on such a device are known here, to the bit: GELU's would round otherwise."""
-    plain = not cfg.n_heads and cfg.d_mlp is None and "gelu" not in (cfg.hidden_act, cfg.output_act)
-    return device.type == "cpu" and plain
+WHOLE = 32
+"""Entries that fill whole vectors of every processor, however many of them a loop takes at once."""
+SMALLEST = 1e-12
+"""Norms below it are taken for it, as in `torch.nn.functional.normalize`."""
 
 
 def loss_and_gradients(
-    recipe: Recipe, weights: Mapping[str, Tensor], x: Float[Tensor, "model batch feature"], asked: bool = True
-) -> tuple[Float[Tensor, "model output"] | None, dict[str, Tensor]]:
-    """Loss of each output, and the gradients of their sum in all weights: on a batch, or all that it stands for.
+    recipe: Recipe,
+    weights: Mapping[str, Tensor],
+    x: Float[Tensor, "model batch *pos feature"],
+    stage: Stage = "joint",
+    asked: bool = True,
+) -> tuple[Losses | None, dict[str, Tensor]]:
+    """Losses of each output and head, and the gradients of what a stage minimizes, in all that it trains.
 
-    The loss is None if it is not asked for and far from overflow.
+    They are those on a batch, or on all that it stands for. The losses are None if they are not asked for and far
+    from overflow.
 
     Raises:
         ValueError: a loss of the user's own is NaN for finite outputs.
     """
-    cfg, given = recipe.cfg, weights
-    alone = len(x) == 1
-    if alone:  # matrices take less time than stacks of one
-        given, x = {name: w[0] for name, w in given.items()}, x[0]
-    weights = given
-    if cfg.unit_norm:
-        given = {name: w.detach().requires_grad_() for name, w in given.items()}
-        normed = forward.normalize_weights(given, cfg)
-        weights = {name: w.detach() for name, w in normed.items()}
-    if recipe.empty_rows == "drawn":
-        loss, found = _on(recipe, weights, x, None, 1.0, asked)
-    else:
-        rows, share = batches.rows(recipe)
-        if cfg.hidden_act == "identity" and not (cfg.hidden_bias or cfg.unit_norm) and _is_exact(cfg.output_act):
-            loss, found = _on(recipe, weights, x, rows, share, asked)
-        else:
-            loss, found = _on(recipe, weights, x, None, share, True)
-            empty_loss, of_empty = _on(recipe, weights, torch.zeros_like(x[..., :1, :]), None, 1 - share, True)
-            loss = share * loss + (1 - share) * empty_loss
-            found = {name: g + of_empty[name] for name, g in found.items()}
-    if cfg.unit_norm:
-        names = [name for name in given if normed[name] is not given[name]]
-        out, inputs, of_out = ([some[name] for name in names] for some in (normed, given, found))
-        found |= dict(zip(names, torch.autograd.grad(out, inputs, of_out), strict=True))
-    if alone:
-        return None if loss is None else loss[None], {name: g[None] for name, g in found.items()}
-    return loss, found
+    few = max(batches.MOST_AHEAD // x[0].numel(), 1)  # whose layers stay in cache
+    if len(x) <= few:
+        return _of_few(recipe, weights, x, stage, asked)
+    groups = [slice(i, i + few) for i in range(0, len(x), few)]
+    each = [_of_few(recipe, {name: w[some] for name, w in weights.items()}, x[some], stage, asked) for some in groups]
+    told = [parts for parts, _ in each if parts is not None]
+    if told and len(told) < len(each):  # all are asked for if some are near overflow
+        return loss_and_gradients(recipe, weights, x, stage)
+    found = {name: torch.cat([gradients[name] for _, gradients in each]) for name in each[0][1]}
+    return (torch.cat([loss for loss, _ in told]), torch.cat([loss for _, loss in told])) if told else None, found
 
 
-def _is_exact(act: Activation | OwnActivation) -> bool:
-    """Whether an activation rounds nothing, or is the user's: then an empty row may stand below the others."""
-    return callable(act) or act in ("identity", "relu")
-
-
-def _on(
+def _of_few(
     recipe: Recipe,
-    weights: forward.Weights,
-    x: Float[Tensor, "*model batch feature"],
-    empty: int | None,
-    share: float,
+    weights: Mapping[str, Tensor],
+    x: Float[Tensor, "model batch *pos feature"],
+    stage: Stage,
     asked: bool,
-) -> tuple[Any, dict[str, Tensor]]:
-    """On rows that stand for a share of the distribution; and on empty ones for the rest, if so many stand before."""
-    cfg, W_E = recipe.cfg, weights["W_E"]
-    W_U, found = W_E.mT if cfg.tied else weights["W_U"], {}
-    hidden = product_of_each(x, W_E)
+) -> tuple[Losses | None, dict[str, Tensor]]:
+    """`loss_and_gradients` of models that are worked on at once."""
+    cfg, k, found = recipe.cfg, len(x), dict[str, Tensor]()
+    if k == 1:  # matrices take less time than stacks of one
+        weights, x = {name: w[0] for name, w in weights.items()}, x[0]
+    shapes, unit = {name: w.shape for name, w in weights.items()}, {"W_E": (True, "write"), "W_U": (True, "read")}
+    normed = {
+        name: _normed(weights[name], -1 if name == "W_E" else -2)
+        for name in weights
+        if cfg.unit_norm in unit.get(name, ())
+    }
+    weights = {**weights, **{name: w for name, (w, _) in normed.items()}}
+    inputs = x.transpose(-3, -1).flatten(-2) if cfg.n_heads else x.mT  # query tokens before keys
+    empty, share = None, 1.0
+    if recipe.empty_rows == "exact":
+        empty, share = batches.rows(recipe)
+        inputs = torch.nn.functional.pad(inputs, (0, LINE - empty % LINE))
+    inputs = inputs.contiguous()
+    target = (
+        inputs if type(recipe.task) is tasks.Reconstruct else _targets(recipe, inputs.mT.contiguous()).mT.contiguous()
+    )
+
+    hidden, through_mlp = product_of_each(weights["W_E"].mT, inputs), AS_IT_IS
+    if cfg.bottleneck == "mlp.out->unembed":
+        hidden, through_mlp = _mlp(weights, found, hidden)
     if cfg.hidden_bias:
-        hidden = hidden + weights["b_hidden"][..., None, :]
+        hidden = hidden + weights["b_hidden"][..., None]
     hidden, through_hidden = _activated(hidden, cfg.hidden_act)
-    raw, target = product_of_each(hidden, W_U), _targets(recipe, x)
-    if empty is not None:  # of which all products are 0: up to where the next model begins at the start of a line
-        padding = LINE - empty % LINE
-        raw = torch.nn.functional.pad(raw, (0, 0, 0, padding))
-        target = _targets(recipe, torch.nn.functional.pad(x, (0, 0, 0, padding)))
+    raw, through_unembed = _read(cfg, weights, found, hidden)
     scale = weights["scale"][..., None, None] if cfg.unit_norm else None
     logits = raw * scale if scale is not None and cfg.scale == "before" else raw
     if cfg.output_bias:
-        logits = logits.add_(weights["b_U"][..., None, :]) if scale is None else logits + weights["b_U"][..., None, :]
+        logits = logits + weights["b_U"][..., None]
+    head_loss, through_scores = inputs.new_zeros(*inputs.shape[:-2], 0), AS_IT_IS
+    if cfg.n_heads:
+        head_loss, through_scores = _heads(recipe, weights, found, x, hidden, stage)
+    costs = (target, empty, share, asked or cfg.n_heads > 0)
     if recipe.loss == "cross_entropy":
-        loss, g = _costs(recipe, logits, target, empty, share, asked)
+        loss, g = _costs(recipe, logits, *costs)
     else:
         act, through_act = _activated(logits, cfg.output_act)
-        out = act * scale if scale is not None and cfg.scale == "after" else act
-        loss, g = _costs(recipe, out, target, empty, share, asked)
+        loss, g = _costs(recipe, act * scale if scale is not None and cfg.scale == "after" else act, *costs)
         if scale is not None and cfg.scale == "after":
             found["scale"], g = (g * act).sum((-2, -1)), g * scale
         g = through_act(g)
-    if cfg.output_bias:
-        found["b_U"] = g.sum(-2) if empty is None else g[..., :empty, :].sum(-2) + g[..., empty, :]
-    if scale is not None and cfg.scale == "before":
-        found["scale"], g = (g * raw).sum((-2, -1)), g * scale
-    g = g if empty is None else g[..., :empty, :].contiguous()
-    g_U, g = product_of_each(hidden.mT, g), through_hidden(product_of_each(g, W_U.mT))
-    if cfg.hidden_bias:
-        found["b_hidden"] = g.sum(-2)
-    g_E = product_of_each(x.mT, g)
-    return loss, found | ({"W_E": g_E + g_U.mT} if cfg.tied else {"W_E": g_E, "W_U": g_U})
+
+    if stage == "heads":
+        through_scores(torch.zeros_like(hidden))
+        found = {name: g for name, g in found.items() if name in forward.HEADS}
+    else:
+        if cfg.output_bias:
+            found["b_U"] = g.sum(-1)
+        if scale is not None and cfg.scale == "before":
+            found["scale"], g = (g * raw).sum((-2, -1)), g * scale
+        g = through_unembed(g)
+        g = through_hidden(through_scores(g) if stage == "joint" else g)
+        if cfg.hidden_bias:
+            found["b_hidden"] = g.sum(-1)
+        g_E = outer_of_each(inputs, through_mlp(g))
+        found["W_E"] = g_E + found.pop("W_U").mT if cfg.tied and "W_U" in found else g_E
+        found |= {name: pull(found[name]) for name, (_, pull) in normed.items()}
+    if k == 1:
+        found = {name: g.reshape(1, *shapes[name]) for name, g in found.items()}
+        return None if loss is None else (loss[None], head_loss[None]), found
+    return None if loss is None else (loss, head_loss), found
+
+
+def _read(
+    cfg: ToyConfig, weights: forward.Weights, found: dict[str, Tensor], hidden: Float[Tensor, "*model hidden row"]
+) -> tuple[Float[Tensor, "*model output row"], Pull]:
+    """What the unembed, and MLPs in front of it, make of the hidden layer; the pull puts gradients into `found`."""
+    if cfg.bottleneck == "embed->mlp.in":
+        return _mlp(weights, found, hidden)
+    W_U, stream, pulls = weights["W_E"].mT if cfg.tied else weights["W_U"], hidden, list[Pull]()
+    for layer in range(cfg.n_mlps if cfg.bottleneck == "residual" else 0):
+        out, pull = _mlp(weights, found, stream, layer)
+        stream, pulls = stream + out, [pull, *pulls]
+
+    def back(g: Tensor) -> Tensor:
+        found["W_U"], g = outer_of_each(stream, g), product_of_each(W_U, g)
+        for pull in pulls:
+            g = g + pull(g)
+        return g
+
+    return product_of_each(W_U.mT, stream), back
+
+
+def _mlp(
+    weights: forward.Weights, found: dict[str, Tensor], x: Float[Tensor, "*model d row"], layer: int = 0
+) -> tuple[Float[Tensor, "*model d_out row"], Pull]:
+    """What an MLP makes of what it reads; the pull puts the gradients in its weights into `found`."""
+    into, outof = in_block(layer, W_IN), in_block(layer, W_OUT)
+    post, through = _activated(product_of_each(weights[into].mT, x), "relu")
+
+    def back(g: Tensor) -> Tensor:
+        found[outof], g = outer_of_each(post, g), through(product_of_each(weights[outof], g))
+        found[into] = outer_of_each(x, g)
+        return product_of_each(weights[into], g)
+
+    return product_of_each(weights[outof].mT, post), back
+
+
+def _heads(
+    recipe: Recipe,
+    weights: forward.Weights,
+    found: dict[str, Tensor],
+    x: Float[Tensor, "*model batch pos feature"],
+    hidden: Float[Tensor, "*model hidden row"],
+    stage: Stage,
+) -> tuple[Float[Tensor, "*model head"], Pull]:
+    """Losses of the heads; the pull puts the gradients in their weights into `found`, and adds that in what they read.
+
+    The cost of their scores, which are few, goes through autograd.
+    """
+    count, split = x.shape[-3], weights[W_Q].shape[-3::2]  # heads and d_head
+    read = {W_Q: hidden[..., :count], W_K: hidden[..., count:]}
+    into = {name: weights[name].transpose(-3, -2).flatten(-2) for name in read}
+    made = {name: product_of_each(into[name].mT, part) for name, part in read.items()}
+    biases = {W_Q: B_Q, W_K: B_K} if recipe.cfg.head_bias else {}
+    for name, bias in biases.items():
+        made[name] = made[name] + weights[bias].flatten(-2)[..., None]
+    q, k = (made[name].unflatten(-1, (-1, count)).unflatten(-3, split) for name in read)
+    scores = (q * k).sum(-3).movedim(-1, -3).contiguous()  # row, head, key
+    scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].requires_grad_()
+    cost = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
+    head_loss = cost(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
+
+    def back(g: Tensor) -> Tensor:
+        weight = torch.full_like(head_loss, recipe.setting.qk_weight if stage == "joint" else 1.0)
+        (slope,) = torch.autograd.grad(head_loss, scores, weight)
+        slope = slope[..., 0, 1:].movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
+        pulls = {W_Q: (slope * k).sum(-2).flatten(-3, -2), W_K: (slope * q).flatten(-4, -3).flatten(-2)}
+        for name, pull in pulls.items():
+            found[name] = outer_of_each(read[name], pull).unflatten(-1, split).transpose(-3, -2)
+        for name, bias in biases.items():
+            found[bias] = pulls[name].sum(-1).unflatten(-1, split)
+        return g + torch.cat([product_of_each(into[name], pull) for name, pull in pulls.items()], dim=-1)
+
+    return head_loss.detach(), back
+
+
+def _normed(w: Float[Tensor, "*model a b"], hidden: int) -> tuple[Float[Tensor, "*model a b"], Pull]:
+    """Directions of norm 1, as `torch.nn.functional.normalize` makes them, and the pull."""
+    norm = w.norm(dim=hidden, keepdim=True)
+    safe = norm.clamp_min(SMALLEST)
+    directions = w / safe
+
+    def back(g: Tensor) -> Tensor:
+        along = torch.where(norm > SMALLEST, (g * directions).sum(hidden, keepdim=True), 0)
+        return (g - along * directions) / safe
+
+    return directions, back
 
 
 def _targets(recipe: Recipe, x: Float[Tensor, "*model batch feature"]) -> Float[Tensor, "*model batch output"]:
@@ -125,69 +225,88 @@ def _targets(recipe: Recipe, x: Float[Tensor, "*model batch feature"]) -> Float[
     return tasks.targets(recipe.task, x) if x.ndim == 3 else tasks.targets(recipe.task, x[None])[0]
 
 
-def _activated(x: Float[Tensor, "*model batch d"], act: Activation | OwnActivation) -> tuple[Tensor, Pull]:
+def _activated(x: Float[Tensor, "*model d row"], act: Activation | OwnActivation) -> tuple[Tensor, Pull]:
     """An activation, which may be put in the place of what is given, and its pull."""
     if act == "identity":
-        return x, lambda g: g
+        return x, AS_IT_IS
     if act == "relu":
         after = x.relu_()
         return after, lambda g: torch.ops.aten.threshold_backward(g, after, 0)
-    return _pulled(lambda z: forward.activation(z, act), callable(act), x)
+    if act == "gelu":
+        return _in_whole_vectors(torch.nn.functional.gelu, x), lambda g: _in_whole_vectors(
+            torch.ops.aten.gelu_backward, g, x
+        )
+    after, pull = _pulled(lambda z: forward.activation(z, act), callable(act), x)
+    return after.mT.contiguous(), lambda g: pull(g.mT)
+
+
+def _in_whole_vectors(function: Callable[..., Tensor], *stacks: Float[Tensor, "*model d row"]) -> Tensor:
+    """A function of entries that rounds those of a vector and those that are left over differently: none are."""
+    shape = stacks[0].shape
+    size = shape[-2] * shape[-1]
+    made = function(*(torch.nn.functional.pad(s.reshape(-1, size), (0, -size % WHOLE)) for s in stacks))
+    return made[:, :size].reshape(shape)
 
 
 def _costs(
     recipe: Recipe,
-    out: Float[Tensor, "*model batch output"],
+    out: Float[Tensor, "*model output row"],
     target: Tensor,
     empty: int | None,
     share: float,
     asked: bool,
-) -> tuple[Float[Tensor, "*model output"] | None, Float[Tensor, "*model batch output"]]:
-    """Loss of each output, and the gradient of the share of their sum in what the loss is a function of."""
+) -> tuple[Float[Tensor, "*model output"] | None, Float[Tensor, "*model output row"]]:
+    """Loss of each output, and the gradient of their sum in what the loss is a function of.
+
+    The rows stand for a share of the distribution, those from `empty` on for the rest.
+    """
     loss, importance = recipe.loss, recipe.setting.importance
-    each, weight = _weights(importance, share, out.shape[-2], empty, out.dtype)
-    if isinstance(loss, losses.Loss):
-        cost, pull = _pulled(loss.cost, True, out, target)
-        g = pull((weight if cost.ndim == out.ndim else weight.mean(-1)).expand_as(cost))
-        if cost.ndim < out.ndim:
-            cost = (cost / out.shape[-1])[..., None].expand_as(out)
-    elif loss == "mse":
+    each, weight = _weights(importance, share, out.shape[-1], empty, out.dtype)
+    if loss == "mse":
         error = out - target
         cost, g = error.square(), weight * (2 * error)
-    else:
+    elif loss == "cross_entropy":
         cost, pull = _pulled(lambda logits, target: -(target * logits.log_softmax(-1)), False, out, target)
-        g = pull(weight.expand_as(out))
+        cost, g = cost.mT, pull(weight.mT.expand_as(cost))
+    else:
+        cost, pull = _pulled(loss.cost, True, out, target)
+        if cost.ndim == out.ndim:
+            cost, g = cost.mT, pull(weight.mT.expand_as(cost))
+        else:
+            g = pull(weight.mean(-2).expand_as(cost))
+            cost = (cost / out.shape[-2])[..., None, :].expand_as(out)
     if not asked and abs(cost.sum().item()) < SAFE:
         return None, g
-    feature_loss = each * cost[..., :empty, :].mean(-2)
+    feature_loss = each * cost[..., :empty].mean(-1)
     if empty is not None:
-        feature_loss = share * feature_loss + (1 - share) * (each * cost[..., empty, :])
+        feature_loss = share * feature_loss + (1 - share) * (each * cost[..., empty])
     if isinstance(loss, losses.Loss) and not feature_loss.isfinite().all():
-        losses.costs(loss, *(y if y.ndim == 3 else y[None] for y in (out, target)))  # raises for a NaN of its own
+        losses.costs(loss, *(y.mT if y.ndim == 3 else y.mT[None] for y in (out, target)))  # raises for a NaN of its own
     return feature_loss, g
 
 
 @lru_cache(maxsize=64)
 def _weights(
     importance: tuple[float, ...], share: float, rows: int, empty: int | None, dtype: torch.dtype
-) -> tuple[Float[Tensor, " output"], Float[Tensor, "batch output"]]:
+) -> tuple[Float[Tensor, " output"], Float[Tensor, "output row"]]:
     """Importance, and what each cost weighs: alike in all rows, or in all but the empty ones, of which one counts."""
     each = torch.tensor(importance, dtype=dtype)
-    weight = (share * each / (rows if empty is None else empty)).repeat(rows, 1)
+    weight = (share * each / (rows if empty is None else empty))[:, None].repeat(1, rows)
     if empty is not None:
-        weight[empty:] = 0
-        weight[empty] = (1 - share) * each
+        weight[:, empty:] = 0
+        weight[:, empty] = (1 - share) * each
     return each, weight
 
 
-def _pulled(function: Callable[..., Tensor], each: bool, x: Tensor, *more: Tensor) -> tuple[Tensor, Pull]:
-    """What a function makes of a stack, or of `each` of its models as it would alone, and its pull to `x`."""
-    leaf, *others = ((spaced(y) if y.ndim == 3 else aligned(y)) if each else y for y in (x, *more))
-    leaf = leaf.detach().requires_grad_()
-    if each and x.ndim == 3:
-        found = torch.stack(
-            [function(*parts) for parts in zip(leaf.unbind(), *(y.unbind() for y in others), strict=True)]
-        )
+def _pulled(function: Callable[..., Tensor], each: bool, *given: Float[Tensor, "*model d row"]) -> tuple[Tensor, Pull]:
+    """What a function makes of the rows of a stack, or of `each` of its models as it would alone; and its pull.
+
+    The pull takes the gradient in what the function gives, rows first, to that in what it is given first, rows last.
+    """
+    stacks = [spaced(y.mT) if y.ndim == 3 else aligned(y.mT) for y in given]
+    leaf = stacks[0] = stacks[0].detach().requires_grad_()
+    if each and leaf.ndim == 3:
+        found = torch.stack([function(*parts) for parts in zip(*(y.unbind() for y in stacks), strict=True)])
     else:
-        found = function(leaf, *others)
-    return found.detach(), lambda g: torch.autograd.grad(found, leaf, g)[0]
+        found = function(*stacks)
+    return found.detach(), lambda g: torch.autograd.grad(found, leaf, g)[0].mT.contiguous()

@@ -60,6 +60,13 @@ def of_function(name: str, part: Any, kind: Callable[[Any], Any], example: str) 
     return kind(part)
 
 
+def check_no_text(**settings: Any) -> None:
+    """Raise ValueError for the first setting that is text, which would be taken apart into its letters."""
+    for name, value in settings.items():
+        if isinstance(value, str):
+            raise ValueError(f"{name}={value!r}: must be a number, or a list of them, and no text")
+
+
 def first(count: Any) -> tuple[int, ...]:
     """The seeds that a number of models stands for."""
     check_whole(seeds=count)

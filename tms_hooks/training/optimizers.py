@@ -9,7 +9,7 @@ it.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, no_type_check
 
 import torch
@@ -39,7 +39,7 @@ class Optimizer(ABC):
         ValueError: a value outside its range.
     """
 
-    lr: float = 1e-3
+    lr: float = field(default=1e-3, kw_only=False)
     schedule: Schedule = "constant"
     warmup: float = 0.0
     initial_lr: float = 0.0

@@ -6,7 +6,7 @@ whoever loads the run gives the function again (`using=`).
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -63,24 +63,63 @@ def stacked(penalty: PenaltyLike, weights: Mapping[str, Tensor]) -> Float[Tensor
         ValueError: it is not one number, it is NaN where all weights are finite, or it asks for weights that the model
             does not have.
     """
+    return torch.stack(_of_each(penalty, _apart(weights)))
+
+
+def with_gradients(
+    penalty: PenaltyLike, weights: Mapping[str, Tensor]
+) -> tuple[Float[Tensor, " model"], dict[str, Tensor]]:
+    """`stacked`, and its gradients in the weights: by hand, or by autograd model by model."""
+    if type(penalty) is Lasso:
+        check_names("strength", penalty.strength, weights)
+        strengths = {name: of_parameter(penalty.strength, name, is_matrix(name)) for name in weights}
+        costs = [strengths[name] * w.flatten(1).abs().sum(1) for name, w in weights.items()]
+        return torch.stack(costs).sum(0), {
+            name: strength * weights[name].sign() for name, strength in strengths.items()
+        }
+    models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
+    costs = _of_each(penalty, models)
+    sloping = [cost for cost in costs if cost.requires_grad]
+    if not sloping:
+        return torch.stack(costs), {}
+    leaves = {name: [model[name] for model in models] for name in weights}
+    found = iter(torch.autograd.grad(sloping, [w for each in leaves.values() for w in each], allow_unused=True))
+    slopes = {name: [(w, next(found)) for w in each] for name, each in leaves.items()}
+    return torch.stack(costs).detach(), {
+        name: torch.stack([torch.zeros_like(w) if slope is None else slope for w, slope in each])
+        for name, each in slopes.items()
+        if any(slope is not None for _, slope in each)
+    }
+
+
+def _apart(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The weights of each model of a stack."""
+    return [
+        dict(zip(weights, parts, strict=True)) for parts in zip(*(w.unbind() for w in weights.values()), strict=True)
+    ]
+
+
+def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
     named = own.name_of(penalty) if not isinstance(penalty, Penalty) else repr(penalty)
-    each = []
-    for i in range(len(next(iter(weights.values())))):
+    costs = []
+    for weights in models:
         try:
-            each.append(penalty({name: w[i] for name, w in weights.items()}))
+            cost = penalty(weights)
         except KeyError as error:
             if (wanted := error.args[0]) in weights:
                 raise
             raise ValueError(
                 f"penalty={named}: this model has no weights {wanted!r}; {did_you_mean(wanted, weights)}"
             ) from error
-    for i, cost in enumerate(each):
         if not isinstance(cost, Tensor) or cost.ndim:
             what = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(cost)
             raise ValueError(f"penalty={named} gave {what}: it must give one number as a tensor, such as a sum()")
-        if cost.isnan() and _finite(w[i] for w in weights.values()):
-            raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
-    return torch.stack(each)
+        costs.append(cost)
+    if torch.stack(costs).isnan().any():
+        for weights, cost in zip(models, costs, strict=True):
+            if cost.isnan() and _finite(weights.values()):
+                raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
+    return costs
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

@@ -93,7 +93,7 @@ class Recipe:
         *,
         seeds: int | Iterable[int] = (0,),
         steps: int | Sequence[int] = 10_000,
-        stages: Sequence[Stage] = ("joint",),
+        stages: Stage | Sequence[Stage] = ("joint",),
         importance: float | Sequence[float] | Sequence[Sequence[float]] | np.ndarray | Tensor | None = None,
         qk_pairs: Pairs | Sequence[Pairs] = (),
         qk_weight: float | Sequence[float] | np.ndarray | Tensor = 1.0,
@@ -103,6 +103,8 @@ class Recipe:
         **settings: Any,
     ) -> "Recipe":
         """The recipe of these arguments of `train`: what has several forms is made uniform, and None is the default."""
+        given.check_no_text(seeds=seeds, steps=steps, importance=importance, qk_weight=qk_weight, qk_pairs=qk_pairs)
+        stages = (stages,) if isinstance(stages, str) else stages
         data, seeds, steps = given.as_data(data), plain(seeds), plain(steps)
         importance, qk_weight = plain(importance), plain(qk_weight)
         if importance is None:
@@ -184,7 +186,8 @@ class Recipe:
             if stage not in get_args(Stage):
                 raise choice_error("stage", stage, get_args(Stage))
         if min(self.steps, default=0) < 1:
-            raise ValueError(f"steps={self.steps}: every stage needs at least 1")
+            shown = self.steps[0] if len(self.steps) == 1 else self.steps
+            raise ValueError(f"steps={shown}: every stage needs at least 1")
         if len(self.stages) != len(self.steps):
             raise ValueError(
                 f"{len(self.steps)} entries in steps for {len(self.stages)} stages {self.stages}: "

@@ -1,4 +1,4 @@
-"""The reference engine: plain torch autograd on stacked weights.
+"""The reference engine: plain torch on stacked weights, with gradients by hand on the CPU and autograd's elsewhere.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
 nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
@@ -18,7 +18,7 @@ from torch import Tensor
 from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches, by_hand
-from tms_hooks.training.penalties import stacked
+from tms_hooks.training.penalties import stacked, with_gradients
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
@@ -32,8 +32,11 @@ def obstacle(recipe: Recipe, device: str) -> str | None:
     """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains all that is sampled."""
     if recipe.batch_size == "exact":
         return "batch_size='exact': it draws its batches"
-    if device.startswith("cuda") and not torch.cuda.is_available():
-        return f"device={device!r}: torch sees no CUDA device here; use device='cpu'"
+    if device != "cpu":
+        try:
+            torch.empty(0, device=device)
+        except (AssertionError, RuntimeError, NotImplementedError) as error:
+            return f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); use device='cpu'"
     return None
 
 
@@ -144,19 +147,14 @@ def _gradients(
     What is not asked for is None where it is known to be finite.
     """
     names, penalty = trained_names(weights, stage), recipe.setting.penalty
-    if x is not None and by_hand.knows(recipe.cfg, x.device):
-        loss, gradients = by_hand.loss_and_gradients(recipe, weights, x, asked or penalty is not None)
-        if loss is None:
-            return None, None, gradients
-        total = loss.sum(-1)
+    if x is not None and x.device.type == "cpu":
+        parts, gradients = by_hand.loss_and_gradients(recipe, weights, x, stage, asked)
+        total = None if parts is None else objective(recipe, parts, stage)
         if penalty is not None:
-            leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-            cost = stacked(penalty, leaves)
-            total = total + cost.detach()
-            if cost.requires_grad:
-                pulls = torch.autograd.grad(cost.sum(), list(leaves.values()), materialize_grads=True)
-                gradients = {name: gradients[name] + pull for name, pull in zip(leaves, pulls, strict=True)}
-        return (loss, loss.new_zeros(len(loss), 0)), total, gradients
+            cost, slopes = with_gradients(penalty, weights)
+            total = cost if total is None else total + cost
+            gradients |= {name: gradients[name] + slope for name, slope in slopes.items() if name in names}
+        return parts, total, gradients
     weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
     if x is None:
         assert losses_at is not None

@@ -63,6 +63,16 @@ def test_hexagon_norms():
     assert set(nothing.values()) == {"not measurable"}  # no polygons there
 
 
+def test_what_superposes():
+    turned = torch.linalg.qr(torch.randn(3, 6, 2, generator=torch.Generator().manual_seed(0)))[0]
+    assert hexagons.superpose(turned, 0.3).tolist() == [False] * 3, "as linear models are, however turned"
+    assert (turned.norm(dim=-1) > 0.3).sum(1).min() > 2
+    assert (
+        hexagons.superpose(torch.cat([1.2 * ring(6, 6), 0.4 * ring(6, 6)])).tolist()
+        == [True] * MODELS + [False] * MODELS
+    )
+
+
 def test_optimizer_geometry():
     outcomes = outcomes_of("optimizer-geometry")
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tms_hooks import OneHot, ToyConfig
-from tms_hooks.claims import Verdict, claim, claims, find, lab, registry, seeds
+from tms_hooks.claims import Verdict, claim, claims, convergence, find, lab, registry, seeds
 from tms_hooks.claims import reproduce as runner
 from tms_hooks.models.forward import init_weights
 
@@ -42,7 +42,7 @@ def test_every_claim_states_its_size_and_design_first():
 
 
 def test_a_claim_that_leaves_something_out_is_refused(register):
-    with pytest.raises(ValueError, match="claim 'new': the docstring lacks Controls:"):
+    with pytest.raises(ValueError, match=r"claim 'new': the docstring lacks .Controls:.; state that"):
         register(measure_with(DESIGN.replace("Controls", "Checks")))
     assert "new" not in claims()
 
@@ -147,3 +147,19 @@ def test_what_claims_train_moves_with_the_seed(first):
     assert run.recipe.seeds == again.recipe.seeds == (first, first + 1)
     assert torch.equal(start, torch.stack([init_weights(cfg, seed)["W_E"] for seed in (first, first + 1)]))
     assert seeds.first() == 0
+
+
+def test_what_is_measured_without_training_is_measured_once_for_each_seed():
+    measured = []
+
+    @seeds.remembered
+    def measure(n: int) -> int:
+        measured.append((seeds.first(), n))
+        return n + seeds.first()
+
+    with convergence.longer(3):
+        assert measure(2) == measure(2) == 2
+    with seeds.starting_at(40):
+        assert (measure(2), measure(3)) == (42, 43)
+    assert measure(2) == 2
+    assert measured == [(0, 2), (40, 2), (40, 3)]

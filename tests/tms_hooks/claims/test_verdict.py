@@ -89,6 +89,11 @@ def test_a_move_that_can_change_nothing_is_no_move():
     assert outcome(replace(narrow, convergence=narrow.convergence._replace(longer=0.979))) == "not converged"
 
 
+def test_of_several_parts_none_is_the_sole_one():
+    with pytest.raises(ValueError, match="ask one of 'short', 'long' of `parts`"):
+        _ = Verdict(parts={"short": part(), "long": part()}, **REST).sole
+
+
 def test_how_many_models_would_decide_by_hand():
     # 0.2 from the threshold, and the interval reaches 0.3 down: it must shrink to 2/3, so 9/4 of the models.
     found = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.4, 0.8), n=40)}, **REST)).sole
@@ -211,6 +216,7 @@ def test_a_share_has_the_interval_of_wilson():
 
 def test_booleans_are_counted():
     held = np.array([True, True, False, True])
+    assert share("The share", held.tolist(), null=(~held).tolist()) == share("The share", held, null=~held)
     assert share("The share", held, null=~held) == share("The share", (3, 4), null=(1, 4))
 
 

@@ -113,28 +113,33 @@ def to_normal(u):
 @njit(cache=True, nogil=True)
 @no_type_check
 def sparse_uniform_as_torch(out, seeds, start, thresholds, low, span, occupied):
-    """Batches of `SparseUniform` into `out[step, model, row, feature]`, with the bits that torch gives them.
+    """Batches of `SparseUniform` into `out[step, model, feature, row]`, with the bits that torch gives them.
 
     `draw_sparse_uniform` for the torch engine: it rounds once, from double precision, where that rounds as it goes.
     """
-    steps, models, rows, n = out.shape
+    steps, models, n, rows = out.shape
     inverse = 1 / thresholds.astype(np.float64)
-    bits, now = np.empty(LANES, np.int64), np.empty(LANES, np.int64)
+    hashes, bits = np.empty(LANES // 2, np.uint64), np.empty(LANES, np.int64)
+    now, strip = np.empty(LANES, np.bool_), np.empty(LANES, out.dtype)
     for step in range(steps):
         for model in range(models):
             z = batch_key(seeds[model], start + step)
             for top in range(0, rows, LANES):
-                now[:] = 0 if occupied else 1
-                for i in range(n):
+                now[:] = not occupied
+                for i in range(n):  # in loops so small and plain that they vectorize
                     for pair in range(LANES // 2):
-                        z += GAMMA
-                        both = mix(z)
-                        bits[2 * pair], bits[2 * pair + 1] = both & LOW, both >> S32
-                    for r in range(min(LANES, rows - top)):
-                        active = bits[r] < thresholds[now[r], i]
-                        value = (np.float64(bits[r]) + 0.5) * inverse[now[r], i] * span + low
-                        out[step, model, top + r, i] = value if active else 0.0
+                        hashes[pair] = mix(z + GAMMA * np.uint64(pair + 1))
+                    z += GAMMA * HASHES
+                    for pair in range(LANES // 2):
+                        bits[2 * pair], bits[2 * pair + 1] = hashes[pair] & LOW, hashes[pair] >> S32
+                    for r in range(LANES):
+                        active = bits[r] < (thresholds[1, i] if now[r] else thresholds[0, i])
+                        scale = inverse[1, i] if now[r] else inverse[0, i]
+                        value = (np.float64(bits[r]) + 0.5) * scale * span + low
+                        strip[r] = value if active else 0.0
                         now[r] |= active
+                    for r in range(min(LANES, rows - top)):
+                        out[step, model, i, top + r] = strip[r]
 
 
 @compiled()
