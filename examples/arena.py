@@ -65,13 +65,9 @@ run.table
 
 # %%
 sparser = (1.0, 0.1, 0.03, 0.01)
-bars = tms.train(
-    tms.ToyConfig(n_features=20, d_hidden=5),
-    [tms.SparseUniform(n_features=20, feature_probability=p) for p in sparser],
-    importance=[0.85**i for i in range(20)],
-    seeds=len(sparser),
-    **HOW,
-)
+data = [tms.SparseUniform(n_features=20, feature_probability=p) for p in sparser]
+falling = [0.85**i for i in range(20)]
+bars = tms.train(tms.ToyConfig(n_features=20, d_hidden=5), data, importance=falling, seeds=4, **HOW)
 norms, interference = geometry.feature_norms(bars.W_E), geometry.interference(bars.W_E)
 plots.norm_bars(norms, interference, [f"p = {p:g}" for p in sparser])
 
@@ -109,9 +105,7 @@ figure.update_layout(title="The room that each of 100 features has")
 
 # %%
 groups = {"together": tms.CorrelatedGroups, "never together": tms.AnticorrelatedGroups}
-names, kinds = zip(
-    *[(name, kind) for name, kind in groups.items() for _ in range(4)], strict=True
-)
+names, kinds = zip(*[(name, kind) for name, kind in groups.items() for _ in range(4)], strict=True)
 data = [kind(n_features=4, feature_probability=0.1, group_size=2) for kind in kinds]
 paired = tms.train(tms.ToyConfig(n_features=4, d_hidden=2), data, seeds=8, **HOW)
 plots.feature_arrows(paired.W_E, names)
@@ -146,18 +140,12 @@ plots.strips(share, "share of the largest neuron", "hidden activation").update_l
 # %%
 p, lost = np.array([1.0, 0.3, 0.1]), {}
 constant = 8 * (p / 3 - p**2 / 4)  # the variance of |x_i| is p / 3 - p^2 / 4
-signed = [
-    tms.SparseUniform(n_features=8, feature_probability=float(each), low=-1.0)
-    for each in p
-    for _ in range(4)
-]
+each_four = np.repeat(p, 4).tolist()
+signed = [tms.SparseUniform(n_features=8, feature_probability=one, low=-1.0) for one in each_four]
 for m in (4, 8, 12, 16):
     cfg = tms.ToyConfig(n_features=8, d_hidden=m, tied=False, hidden_act="relu")
     absolute = tms.train(cfg, signed, task=tms.Absolute(), seeds=len(signed), **HOW)
-    lost[f"d_hidden = {m}"] = (
-        1 / p,
-        absolute.final_loss.view(3, 4).amin(1).numpy() / constant,
-    )
+    lost[f"d_hidden = {m}"] = (1 / p, absolute.final_loss.view(3, 4).amin(1).numpy() / constant)
 figure = plots.curves(lost, "1 / p", "loss, of the best constant's", log_x=True)
 figure.update_layout(title="Fewer neurons suffice where features are sparse")
 

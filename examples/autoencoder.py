@@ -114,9 +114,7 @@ figure.update_layout(title="Directions of the autoencoder beside those of W_E")
 
 # %%
 generator = torch.Generator().manual_seed(1)
-_, cache = tms.ToyModel(tms.ToyConfig(20, 8), seed=99).run_with_cache(
-    data.sample(2**14, seed=1)
-)
+_, cache = tms.ToyModel(tms.ToyConfig(20, 8), seed=99).run_with_cache(data.sample(2**14, seed=1))
 untrained = train(cache["hook_hidden"].detach(), 40, 0.05, steps=STEPS // 3)
 components = torch.linalg.svd(hidden - hidden.mean(0), full_matrices=False).Vh
 found = {
@@ -125,9 +123,7 @@ found = {
     "random directions": matched(torch.randn(40, 8, generator=generator))[0],
     "principal components": matched(torch.cat([components, -components]))[0],
 }
-plots.strips(found, "cosine with its feature").update_layout(
-    title="Are these the features?"
-)
+plots.strips(found, "cosine with its feature").update_layout(title="Are these the features?")
 
 # %% [markdown]
 # ## How sparse should it be?
@@ -168,16 +164,10 @@ if find_spec("sae_lens"):
     from sae_lens.synthetic import FeatureDictionary, train_toy_sae
 
     dictionary, step = FeatureDictionary(20, 8, initializer=None), iter(range(10**9))
-    dictionary.feature_vectors.data = (
-        toy.W_E.detach().clone()
-    )  # gives what the toy has at hook_hidden
-    lens = StandardTrainingSAE(
-        StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.1)
-    )
+    dictionary.feature_vectors.data = toy.W_E.detach().clone()  # gives what the toy has at hook_hidden
+    lens = StandardTrainingSAE(StandardTrainingSAEConfig(d_in=8, d_sae=40, l1_coefficient=0.1))
     draw = lambda n: data.sample(n, seed=7, step=next(step))  # noqa: E731
-    train_toy_sae(
-        lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3
-    )
+    train_toy_sae(lens, dictionary, draw, training_samples=1024 * STEPS, batch_size=1024, lr=3e-3)
     print(matched(lens.W_dec.detach())[0].sort().values)
 else:
     print("SAELens is not here: make test-compat COMPAT=sae-lens")

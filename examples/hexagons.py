@@ -71,12 +71,8 @@ plots.feature_arrows(np.stack(list(typical.values())), list(typical))
 
 # %%
 norms = tms.geometry.feature_norms(run.W_E)
-given_up = {
-    i: int(norms[i].argmin()) for i, shape in enumerate(shapes) if shape == "pentagon"
-}
-donors = [
-    tms.ToyModel(cfg, seed=i) for i, shape in enumerate(shapes) if shape == "hexagon"
-][:6]
+given_up = {i: int(norms[i].argmin()) for i, shape in enumerate(shapes) if shape == "pentagon"}
+donors = [tms.ToyModel(cfg, seed=i) for i, shape in enumerate(shapes) if shape == "hexagon"][:6]
 len(given_up), len(donors)
 
 
@@ -96,9 +92,7 @@ def is_hexagon(model):
 # %%
 recipients = list(given_up.items())[: 2 if quick else 12]
 tables = [
-    probes.init_patching(
-        tms.ToyModel(cfg, seed=i), donors, {"W_E": feature}, retrain, is_hexagon, seed=i
-    )
+    probes.init_patching(tms.ToyModel(cfg, seed=i), donors, {"W_E": feature}, retrain, is_hexagon, seed=i)
     for i, feature in recipients
 ]
 found = pd.concat(tables, keys=[i for i, _ in recipients], names=["recipient", None])
@@ -108,11 +102,7 @@ found.groupby("condition", sort=False).outcome.agg(["mean", "count"]).round(3)
 # Only what stands above both *redraw* and *rerun* is the donor's doing.
 
 # %%
-shown = (
-    found[found.condition.isin(["patched", "redraw", "rerun"])]
-    .groupby("condition", sort=False)
-    .outcome
-)
+shown = found[found.condition.isin(["patched", "redraw", "rerun"])].groupby("condition", sort=False).outcome
 share = shown.mean()
 low, high = zip(
     *[stats.wilson(int(k), n) for k, n in zip(shown.sum(), shown.count(), strict=True)],
@@ -128,9 +118,7 @@ figure.update_layout(title="Recipients that became a hexagon", yaxis_range=[0, 1
 
 # %%
 i, feature = recipients[0]
-whole = probes.init_patching(
-    tms.ToyModel(cfg, seed=i), donors, {"W_E": ...}, retrain, is_hexagon, seed=i
-)
+whole = probes.init_patching(tms.ToyModel(cfg, seed=i), donors, {"W_E": ...}, retrain, is_hexagon, seed=i)
 whole.groupby("condition", sort=False).outcome.agg(["mean", "count"]).round(3)
 
 # %% [markdown]

@@ -114,13 +114,7 @@ agree = trained == names[cost.argmin(0)]
 # %%
 middle = int(np.abs(np.log(importance)).argmin())
 line = theory.phase_losses(fine_p, importance[middle], n=2)
-lines = {
-    name: (fine_p, cost / fine_p) for name, cost in line.items() if name != "first ignored"
-}
+lines = {name: (fine_p, cost / fine_p) for name, cost in line.items() if name != "first ignored"}
 loss = run.final_loss.view(SIDE, SIDE, TRIES).amin(-1)[middle].numpy()
-figure = plots.curves(
-    lines | {"trained": (p, loss / p)}, "feature probability p", "loss / p", log_x=True
-)
-figure.update_traces(mode="lines").update_traces(
-    mode="markers", selector={"name": "trained"}
-)
+figure = plots.curves(lines | {"trained": (p, loss / p)}, "feature probability p", "loss / p", log_x=True)
+figure.update_traces(mode="lines").update_traces(mode="markers", selector={"name": "trained"})

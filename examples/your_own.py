@@ -50,16 +50,10 @@ HOW = {"steps": STEPS, "optimizer": tms.Adam(lr=1e-2, schedule="cosine"), "progr
 # %%
 class Bursts(tms.Distribution):
     def _draw(self, keys, batch):
-        u = rng.uniforms(
-            keys, batch, self.n_features + 2
-        )  # "model batch number", in [0, 1)
+        u = rng.uniforms(keys, batch, self.n_features + 2)  # "model batch number", in [0, 1)
         start, length = (u[..., i, None] * self.n_features for i in (-2, -1))
-        place = (
-            torch.arange(self.n_features, device=keys.device) - start
-        ) % self.n_features
-        return torch.where(
-            place < length / 3, u[..., :-2], 0.0
-        )  # up to a third of the circle
+        place = (torch.arange(self.n_features, device=keys.device) - start) % self.n_features
+        return torch.where(place < length / 3, u[..., :-2], 0.0)  # up to a third of the circle
 
 
 bursts = Bursts(n_features=12)
@@ -74,9 +68,7 @@ plots.signed_heatmap(bursts.sample(12, seed=0), "feature", "sample", "value").up
 # %%
 run = tms.train(tms.ToyConfig(12, 6), bursts, seeds=8, **HOW)
 gram = tms.geometry.gram(run.W_E[run.final_loss.argmin()])
-plots.signed_heatmap(gram, "feature", "feature", "W_i . W_j").update_layout(
-    title="The best of eight toys"
-)
+plots.signed_heatmap(gram, "feature", "feature", "W_i . W_j").update_layout(title="The best of eight toys")
 
 # %%
 run.table
@@ -187,9 +179,7 @@ table[["score", "baseline", "selectivity"]]
 # %%
 clean, corrupted = x[(a == 2) & (b == 3)], x[(a == 7) & (b == 3)]
 sites = [probes.Site("1.hook_out", unit=i) for i in range(32)]
-swept = probes.patch_sweep(
-    hooked, clean, corrupted, metric=lambda out: out[:, 5] - out[:, 10], sites=sites
-)
+swept = probes.patch_sweep(hooked, clean, corrupted, metric=lambda out: out[:, 5] - out[:, 10], sites=sites)
 swept.nlargest(5, "recovered")[["site", "recovered"]]
 
 # %% [markdown]
