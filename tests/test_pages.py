@@ -3,6 +3,7 @@
 import doctest
 import json
 import re
+import sys
 import tomllib
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 
 import probes
 import tms_hooks as tms
+from tms_hooks.claims import registry
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -22,11 +24,12 @@ SILENT = "## Points that do not fire"
 
 
 def of_the_site(name):
-    """A module of docs/_site, which is no package."""
-    spec = spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
-    module = module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    """A module of docs/_site, which is no package; loaded once, or doctest would find its functions elsewhere."""
+    if name not in sys.modules:
+        spec = spec_from_file_location(name, DOCS / "_site" / f"{name}.py")
+        sys.modules[name] = module_from_spec(spec)
+        spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
 
 
 drawings = of_the_site("drawings")
@@ -38,6 +41,7 @@ drawings = of_the_site("drawings")
 def run(page: Path, folder: Path, monkeypatch) -> dict[str, object]:
     """Write the files that a page shows, and run its code from top to bottom in a folder of its own."""
     monkeypatch.chdir(folder)
+    monkeypatch.setattr(registry, "_claims", dict(registry.claims()))  # a page's own are forgotten
     text = page.read_text(encoding="utf-8")
     space: dict[str, object] = {"__name__": "page"}
     for kind, block in re.findall(r"^```(python|toml)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE):

@@ -23,6 +23,11 @@ from tms_hooks.training import optimizers
 plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
 
 
+@pytest.fixture(autouse=True)
+def to_standard_output(monkeypatch):
+    monkeypatch.setattr(cli.console, "stderr", False)  # `--json -` sends what is for people elsewhere, for good
+
+
 def invoke(*args):
     return CliRunner().invoke(app, [str(a) for a in args], env=plain)
 
@@ -338,7 +343,7 @@ def test_paths_are_printed_as_they_are(tmp_path, name):
 def test_theory_prints_polygons_and_the_map():
     shown = invoke("theory")
     assert shown.exit_code == 0, shown.output
-    rows = [re.findall(r"[-\d.]+", line) for line in shown.output.splitlines() if line.startswith("│")]
+    rows = [line.split() for line in shown.stdout.splitlines() if line[:1].isdigit()]
     polygons, best = rows[:8], rows[8:]
     assert [row[0] for row in polygons] == [str(F) for F in range(3, 11)]
     assert [float(v) for v in polygons[2]] == [5, -1.348, -1.399, 0.9163, -1.588, 1.17, -0.2823]

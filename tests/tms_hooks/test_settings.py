@@ -322,8 +322,8 @@ def test_the_card_of_a_run_whose_models_differ_shows_one_of_them():
     ("W", "titles", "message"),
     [
         (np.zeros((2, 4, 3)), ["a", "b"], "directions in 3 dimensions: arrows are drawn in 2; `polyhedra` draws 3"),
-        (np.zeros((2, 4, 2)), ["a"], r"titles=\['a'\] for 2 models: give one per model"),
-        (np.zeros((99, 4, 2)), ["a"] * 99, "99 models: a figure shows 40; give some of them"),
+        (np.zeros((2, 4, 2)), ["a"], r"titles=\['a'\] for 2 models: give a list of one per model"),
+        (np.zeros((99, 4, 2)), ["a"] * 99, "99 models: a figure shows 1 to 40; give some of them, such as"),
     ],
 )
 def test_arrows_that_no_figure_can_show_are_refused(W, titles, message):

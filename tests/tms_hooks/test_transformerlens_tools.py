@@ -49,7 +49,7 @@ def score(out):
 def test_the_examples_of_the_docs_run():
     page = Path(__file__).parents[2] / "docs" / "transformerlens.md"
     failed, tried = doctest.testfile(str(page), module_relative=False, optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert (failed, tried) == (0, 11)
+    assert (failed, tried) == (0, 12)
 
 
 def test_generic_activation_patch_over_heads(model, tokens):

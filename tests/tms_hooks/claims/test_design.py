@@ -28,8 +28,8 @@ def test_a_docstring_of_one_part_needs_no_name():
 @pytest.mark.parametrize(
     ("design", "rule"),
     [
-        (PART.format("a", "b", "above 1/2", "none"), "lacks Size:, Controls:"),
-        (PART.format("a", "b", "above 1/2", "none").replace("Null", "Nil") + ENDS, 'part "a" lacks Null:'),
+        (PART.format("a", "b", "above 1/2", "none"), 'lacks "Size:" and "Controls:"'),
+        (PART.format("a", "b", "above 1/2", "none").replace("Null", "Nil") + ENDS, 'part "a" lacks "Null:"'),
         (PART.format("a", "b", "half of them", "none") + ENDS, '"half of them." cannot be read'),
         (PART.format("a", "b", "at least above 1/2", "none") + ENDS, "cannot be read"),
         (PART.format("a", "b", "above 1/2", "none").replace('"b"', "b") + ENDS, "quotes no source"),
