@@ -1,6 +1,6 @@
 """The pictures of docs/concepts, made by the library's own plots: `python docs/_site/pictures.py [NAME ...]`.
 
-They are small SVGs without a background, drawn for white; on the dark page the style sheet turns them over.
+They are small SVGs without a background, drawn for white; the dark page gives them a sheet of their own.
 """
 
 import sys
@@ -13,6 +13,7 @@ import torch
 
 import probes
 import tms_hooks as tms
+from probes import style
 from tms_hooks import geometry, plots
 from tms_hooks.plots.layout import row_of_panels
 
@@ -109,7 +110,7 @@ FIGURES = (superposition, interference, dimensionality, tegum_factors, omega, sl
 
 def save(figure: go.Figure, path: Path) -> Path:
     """A figure as a picture without a background, of the kind that its suffix says."""
-    clear = {"template": "plotly_white", "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
+    clear = {"template": style.template(), "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
     shown = go.Figure(figure).update_layout(**clear, margin={"l": 50, "r": 20, "t": 50, "b": 45})
     path.parent.mkdir(parents=True, exist_ok=True)
     shown.write_image(path, width=WIDTH, scale=1 if path.suffix == ".svg" else 1.25)
