@@ -23,6 +23,8 @@ WARM_UP = 3
 """Calls before the capture, in which libraries make what they need."""
 MAKERS = (torch.tensor, torch.as_tensor, torch.asarray, torch.from_numpy, Tensor.new_tensor)
 """Functions that make a tensor of the host's numbers."""
+NO_PART = ("site-packages", "<@beartype")
+"""Where code stands that nobody here wrote, such as torch and checks of types."""
 
 
 def captured(function: Callable[[], None], device: torch.device) -> Callable[[], None]:
@@ -61,7 +63,7 @@ def hindrance(function: Callable[[], None], held: list[Tensor] | None = None) ->
             function()
     except _CannotCapture as told:
         frames = traceback.extract_tb(told.__traceback__)
-        part = [f for f in frames if f.filename != __file__ and "/torch/" not in Path(f.filename).as_posix()][-1]
+        part = [f for f in frames if f.filename != __file__ and not any(name in f.filename for name in NO_PART)][-1]
         return f"{part.name} ({Path(part.filename).name}, line {part.lineno}) {told}"
     return None
 

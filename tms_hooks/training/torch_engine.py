@@ -62,11 +62,12 @@ def in_parts(
     state: State, parts: Sequence[tuple[list[int], Part]], work: Callable[[Part, State], Measurement]
 ) -> Measurement:
     """Do work on the state of each part, whose models are given by their numbers, and put it together again."""
-    if len(parts) == 1:
+    models = [i for some, _ in parts for i in some]
+    if len(parts) == 1 and models == sorted(models):
         return work(parts[0][1], state)
     states = [state.of(models) for models, _ in parts]
     measured = [work(part, own) for (_, part), own in zip(parts, states, strict=True)]
-    order = torch.tensor([i for models, _ in parts for i in models], device=state.diverged_at.device).argsort()
+    order = torch.tensor(models, device=state.diverged_at.device).argsort()
     state.join(states, order)
     return Measurement(*(torch.cat(columns)[order] for columns in zip(*measured, strict=True)))
 
@@ -312,7 +313,7 @@ def _kept(w: Tensor, name: str, kept: tuple[Any, Any]) -> Tensor:
         return w * share
     hidden = -2 if name == "W_U" else -1
     norm = sum((column.square() for column in w.unbind(hidden)), start=w.new_zeros(())).sqrt().clamp(min=SMALLEST)
-    return w * (share + pull / norm.unsqueeze(hidden))
+    return w * (share + norm.reciprocal().unsqueeze(hidden) * pull)
 
 
 @contextmanager
