@@ -43,8 +43,8 @@ def captured(function: Callable[[], None], device: torch.device) -> Callable[[],
                 function()
         torch.cuda.current_stream().wait_stream(side)
         if why is None:
-            try:
-                with torch.cuda.graph(graph, stream=side):
+            try:  # the outer context gives the stream back, which the inner one keeps if the capture fails
+                with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph, stream=side):
                     function()
                 return partial(_replay, graph, held)
             except RuntimeError as error:

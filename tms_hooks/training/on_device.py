@@ -89,6 +89,11 @@ class Updates:
         state.diverged_at = state.diverged_at.clone()
         return measured
 
+    @property
+    def captured(self) -> bool:
+        """Whether a CUDA graph repeats the update."""
+        return self.repeat not in (None, self.update)
+
     def update(self) -> None:
         """One update of every model; those that have diverged stay where they are."""
         training, numbers = self.training, iter(self.table.index_select(0, self.row)[0].unbind())

@@ -1,4 +1,4 @@
-"""The reference engine: plain torch on stacked weights, with gradients by hand on the CPU and autograd's elsewhere.
+"""The reference engine: plain torch on stacked weights, with gradients by hand; `on_device` has it for other devices.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
 nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
