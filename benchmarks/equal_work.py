@@ -20,7 +20,7 @@ from tms_hooks.training.state import State
 def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds per model step of both, timed in alternation; the ratio is the median over pairs."""
     use_threads(threads)
-    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting.recipes(), threads)
+    plain, (engine, advance, ours_steps) = setting.plain(), engine_of([setting.together()], threads)
     steps = setting.plain_steps
     plain.train(1)
     advance(1)

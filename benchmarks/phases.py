@@ -58,10 +58,10 @@ def main(names: Sequence[str] = NAMES) -> None:
                     batch.largest, batch.scale, batch.span, batch.low, batch.occupied,
                 )  # fmt: skip
 
-    @njit
+    @njit(_nrt=False)  # as in training; a view that such a function returns is not to be released by another
     @no_type_check
-    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, sparse):
-        own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
+    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, space):
+        own, gradients = plain.views(w, toy, w[:0], w[:0]), plain.views(g, toy, g[:0], g[:0])
         transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
@@ -104,7 +104,8 @@ def row(
     w[n * m :] = 0
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
     draw_us = cpu(lambda k: draw(k, x, block, batch), times)
-    model = (w, w * 0, loss, batch.weight, plan.toy, plan.narrow, batch.sparse)
+    space = plain.make_plain_space(w, plan.toy, block, batch.sparse)
+    model = (w, w * 0, loss, batch.weight, plan.toy, plan.narrow, space)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
     scalars = np.array(recipe.setting.optimizer.scalars(np.array(0), np.array(1e-3)), np.float32)
     update_us = cpu(lambda k: update(k, plan.optimizer, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)

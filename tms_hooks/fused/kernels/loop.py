@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
-from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
+from tms_hooks.fused.kernels.general import General, finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
-from tms_hooks.fused.kernels.mlps import make_mlp_space, mlp_forward_backward, prepare_mlps
+from tms_hooks.fused.kernels.mlps import Mlps, make_mlp_space, mlp_forward_backward, prepare_mlps
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, views
 from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
@@ -114,6 +115,25 @@ class Room(NamedTuple):
     mlps: Any
 
 
+@no_type_check
+def space_for(what, w, toy, block, sparse):
+    """The space of `narrow`, `general` or `mlps`; None for what is None: an `if` would be asked at each use of it."""
+    raise NotImplementedError("in compiled code only")
+
+
+@overload(space_for)
+@no_type_check
+def _space_for(what, w, toy, block, sparse):
+    if isinstance(what, types.NoneType):
+        return lambda what, w, toy, block, sparse: None
+    kind = getattr(what, "instance_class", None)
+    if kind is General:
+        return lambda what, w, toy, block, sparse: make_space(w, toy, block, what)
+    if kind is Mlps:
+        return lambda what, w, toy, block, sparse: make_mlp_space(w, toy, block, what)
+    return lambda what, w, toy, block, sparse: make_plain_space(w, toy, block, sparse)
+
+
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
@@ -141,10 +161,10 @@ def advance(
         np.zeros(max(o, toy.m, toy.units), w.dtype),
         np.ones(1, w.dtype),
         np.zeros(max(o, toy.m, toy.units, 1), w.dtype),
-        None if drawn is None else np.empty((n + 1, block), np.int64),
-        None if narrow is None else make_plain_space(w, toy, block, batch.sparse),
-        None if general is None else make_space(w, toy, block, general),
-        None if mlps is None else make_mlp_space(w, toy, block, mlps),
+        np.empty((0 if drawn is None else n + 1, block), np.int64),
+        space_for(narrow, w, toy, block, batch.sparse),
+        space_for(general, w, toy, block, batch.sparse),
+        space_for(mlps, w, toy, block, batch.sparse),
     )
     run(
         w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,

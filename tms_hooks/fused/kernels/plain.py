@@ -121,7 +121,10 @@ def aligned(rows, columns, like):
 @compiled()
 @no_type_check
 def views(flat, toy, none, one):
-    """`Parameters` in the order of `engine.ORDER`; `none` and `one` stand for biases and a scale that it lacks."""
+    """`Parameters` in the order of `engine.ORDER`; `none` and `one` stand for biases and a scale that it lacks.
+
+    For functions that count no references either: another would release what it was never given.
+    """
     n, m, o, width = toy.n, toy.m, toy.o, toy.units
     u = 0 if toy.tied else n * m
     b_u = u + o * toy.read
