@@ -1,1 +1,1 @@
-"""Training many toy models at once: what is computed (`recipe`, `batches`), how (`torch_engine`, `on_device`), what stays of it."""
+"""Training many toy models at once: what is computed (`recipe`, `batches`), how (`torch_engine`), what stays of it."""
