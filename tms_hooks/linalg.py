@@ -54,7 +54,7 @@ _COPIES = WeakTensorKeyDictionary()
 """By tensor: its copies, by device."""
 
 
-def on_device(constant: Tensor, device: torch.device) -> Tensor:
+def placed(constant: Tensor, device: torch.device) -> Tensor:
     """A tensor that never changes where it is needed: copied there once, for a step on a device is to copy nothing."""
     if constant.device == device:
         return constant

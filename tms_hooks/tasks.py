@@ -26,7 +26,7 @@ from torch import Tensor
 
 from tms_hooks import own, rng
 from tms_hooks.errors import check_not_negative, check_whole, make_plain
-from tms_hooks.linalg import on_device, stacked_matmul
+from tms_hooks.linalg import placed, stacked_matmul
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ class And(Task):
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
         """1(x_i != 0 and x_j != 0)."""
-        first, second = on_device(self._columns, x.device)
+        first, second = placed(self._columns, x.device)
         active = (x != 0).to(x.dtype)
         return active[..., first] * active[..., second]
 
@@ -227,7 +227,7 @@ class LinearThenReLU(Project):
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
         """relu(A x + v)."""
-        return (super().target(x) + on_device(self._shift, x.device).to(x.dtype)).relu()
+        return (super().target(x) + placed(self._shift, x.device).to(x.dtype)).relu()
 
     @cached_property
     def _shift(self) -> Float[Tensor, " output"]:
@@ -269,7 +269,7 @@ class Residual(Task):
         """x + relu(x) + noise G x."""
         if not self.noise:
             return x + x.relu()
-        return x + x.relu() + _product(x, self.noise * on_device(_normals(x.shape[-1], self.matrix_seed), x.device))
+        return x + x.relu() + _product(x, self.noise * placed(_normals(x.shape[-1], self.matrix_seed), x.device))
 
     def numbers(self, n_features: int) -> Sequence[float | int]:
         """noise G, row by row; nothing without noise."""
@@ -356,7 +356,7 @@ def _rows(name: str, given: Any) -> tuple[tuple[float, ...], ...]:
 
 def _product(x: Tensor, A: Tensor) -> Tensor:
     """`A x` of each input; of stacked batches model by model, so that none depends on what stands beside it."""
-    rows = on_device(A, x.device).mT.to(x.dtype)
+    rows = placed(A, x.device).mT.to(x.dtype)
     return stacked_matmul(x, rows.expand(len(x), -1, -1) if x.ndim == 3 else rows)
 
 

@@ -225,6 +225,10 @@ def counts(weights):
     return weights["W_E"].square().sum() * torch.tensor(0.1)
 
 
+def begins_with_numbers(x):
+    return x + x.new_tensor([0.1, 0.0, 0.0, 0.0, 0.0])
+
+
 def picks_columns(x):
     return x[..., [1, 0, 2, 3, 4]]
 
@@ -244,6 +248,7 @@ class FromTheHost(tms.Distribution):
         ({"loss": asks}, "asks", "asks for a number", "cpu"),
         ({"task": picks}, "picks", "shape that depends", "cpu"),
         ({"task": picks_columns}, "picks_columns", "tensor of numbers", "cpu"),
+        ({"task": begins_with_numbers}, "begins_with_numbers", "tensor of numbers", "cpu"),
         ({"penalty": counts}, "counts", "tensor of numbers", "meta"),
         ({"data": FromTheHost(n_features=5)}, "_draw", "copies between devices", "meta"),
     ],

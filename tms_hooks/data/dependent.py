@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tms_hooks import rng
 from tms_hooks.data.base import PairMoments, WithProbability, moments
-from tms_hooks.linalg import on_device, stacked_matmul
+from tms_hooks.linalg import placed, stacked_matmul
 
 ROOT_HALF = math.sqrt(0.5)
 ROUNDING = 1e-9
@@ -158,9 +158,9 @@ class Copula(WithProbability):
             rest, along_ones = self._two_eigenvalues()
             z = rest * z + (along_ones - rest) * z.mean(-1, keepdim=True)
         else:
-            z = stacked_matmul(z, on_device(self.root, z.device).expand(len(z), -1, -1))
+            z = stacked_matmul(z, placed(self.root, z.device).expand(len(z), -1, -1))
         u = torch.special.ndtr(z)
-        p = on_device(self._p, u.device)
+        p = placed(self._p, u.device)
         return torch.where(u < p, u / p, 0.0)
 
     @property

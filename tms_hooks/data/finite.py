@@ -17,7 +17,7 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, PairMoments, moments
 from tms_hooks.errors import choice_error, plain
-from tms_hooks.linalg import on_device
+from tms_hooks.linalg import placed
 
 TAKEN = 2**63 - 1
 """Above every random number."""
@@ -173,7 +173,7 @@ class RandomPoints(Distribution):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
-        return on_device(self._points, keys.device)[index]
+        return placed(self._points, keys.device)[index]
 
     def _pair_moments(self) -> PairMoments:
         x = self.dataset(torch.float64)
@@ -239,7 +239,7 @@ class Samples(Distribution):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         index = (rng.uniform_bits(keys, batch) * len(self.rows)) >> 32
-        return on_device(self._table, keys.device)[index]
+        return placed(self._table, keys.device)[index]
 
     @staticmethod
     @no_type_check

@@ -13,7 +13,7 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.data.base import Distribution, PairMoments, WithProbability, for_seeds, moments
 from tms_hooks.errors import check_finite
-from tms_hooks.linalg import on_device
+from tms_hooks.linalg import placed
 
 Kind = TypeVar("Kind", bound="Independent")
 
@@ -58,7 +58,7 @@ class Independent(WithProbability):
         return cls(n_features=n_features, feature_probability=p, **values)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        return self._values_below(self._bits(keys, batch), on_device(self.thresholds, keys.device)[1])
+        return self._values_below(self._bits(keys, batch), placed(self.thresholds, keys.device)[1])
 
     def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
         """32 random bits per entry, feature by feature in strips of `STRIP` rows: vectors to compiled code."""
@@ -99,7 +99,7 @@ class Independent(WithProbability):
     def draw_occupied(self, keys: Int64[Tensor, " model"], rows: int) -> Float[Tensor, "model batch feature"]:
         """`sample_occupied` of keys."""
         bits = self._bits(keys, rows)
-        alone, after = on_device(self.thresholds, keys.device)
+        alone, after = placed(self.thresholds, keys.device)
         hits = bits < alone
         return self._values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
 
@@ -180,7 +180,7 @@ def draw_together(
     ):
         return None
     thresholds = torch.stack([d.thresholds[1] for d in data if isinstance(d, Independent)])[:, None]
-    return lambda keys, batch: first._values_below(first._bits(keys, batch), on_device(thresholds, keys.device))
+    return lambda keys, batch: first._values_below(first._bits(keys, batch), placed(thresholds, keys.device))
 
 
 @dataclass(frozen=True, kw_only=True)
