@@ -240,7 +240,8 @@ class Training:
         optimizer = recipe.setting.optimizer
         lr = optimizer.learning_rate(count, steps)
         shrinks = bool(optimizer.decay or optimizer.pull)
-        kept = {name: optimizer.kept(name, lr) for name in self.trained} if shrinks else {}
+        pairs = {name: optimizer.kept(name, lr) for name in self.trained} if shrinks else {}
+        kept = {name: pair for name, pair in pairs.items() if pair != (1, 0)}
         w, *moments = self.next(optimizer, gradients, kept, optimizer.scalars(count, lr))
         # One number that is finite says that all are; what is not is looked for only then.
         if not math.isfinite((w.sum() if loss is None else loss.sum() + w.sum()).item()):
