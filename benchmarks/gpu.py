@@ -17,7 +17,8 @@ from benchmarks.__main__ import shown
 from benchmarks.equal_work import engine_of
 from benchmarks.plain_loop import PlainToys
 from benchmarks.settings import SETTINGS, Setting
-from tms_hooks.training import on_device, torch_engine
+from tms_hooks.device import engine as on_device
+from tms_hooks.training import torch_engine
 from tms_hooks.training.state import State
 
 SETTINGS_HERE = (

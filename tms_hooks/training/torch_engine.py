@@ -1,4 +1,4 @@
-"""The reference engine: plain torch on stacked weights, with gradients by hand; `on_device` has it for other devices.
+"""The reference engine: plain torch on stacked weights, with gradients by hand; `device` has it for other devices.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
 nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
@@ -33,24 +33,15 @@ SMALLEST = 1e-12
 
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
-    """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains all that is sampled."""
-    if recipe.batch_size == "exact":
-        return "batch_size='exact': it draws its batches"
+    """Why not, as `Engine.obstacle`; this engine trains all that is sampled."""
     if device != "cpu":
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError, NotImplementedError) as error:
-            return f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); use device='cpu'"
-    return None
+        return f"device={device!r}: it runs on the CPU only"
+    return "batch_size='exact': it draws its batches" if recipe.batch_size == "exact" else None
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """As `Engine.advance`."""
-    if state.diverged_at.device.type == "cpu":
-        return descend(recipe, state, start, stop)
-    from tms_hooks.training import on_device  # which is made of what is below
-
-    return on_device.advance(recipe, state, start, stop)
+    return descend(recipe, state, start, stop)
 
 
 def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None = None) -> Measurement:

@@ -11,13 +11,23 @@ import torch
 from torch import Tensor
 
 from tms_hooks import losses, tasks
+from tms_hooks.device.graphs import captured
 from tms_hooks.training import batches, torch_engine
-from tms_hooks.training.graphs import captured
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
+from tms_hooks.training.torch_engine import evaluate as evaluate
 
 SPAN = 1024
 """Steps whose numbers are on the device at once."""
+
+
+def obstacle(recipe: Recipe, device: str) -> str | None:
+    """Why not, as `Engine.obstacle`: only a device that is not there."""
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError, NotImplementedError) as error:
+        return f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); use device='cpu'"
+    return None
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:

@@ -15,7 +15,9 @@ from torch.testing import assert_close
 import tms_hooks as tms
 from tests.tms_hooks.test_torch_engine import Halves, recipe
 from tms_hooks import rng
-from tms_hooks.training import batches, graphs, on_device, torch_engine
+from tms_hooks.device import engine as on_device
+from tms_hooks.device import graphs
+from tms_hooks.training import batches, torch_engine
 from tms_hooks.training.state import State
 
 
@@ -255,7 +257,7 @@ class FromTheHost(tms.Distribution):
 )
 def test_what_cannot_be_captured_is_named(settings, part, why, device):
     found = graphs.hindrance(updates(recipe(**settings), device).update)
-    assert found.startswith(f"{part} (test_on_device.py, line ")
+    assert found.startswith(f"{part} (test_device.py, line ")
     assert why in found
 
 
