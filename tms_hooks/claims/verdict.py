@@ -35,8 +35,9 @@ Outcome = Literal[
 OUTCOMES = get_args(Outcome)
 IN_PART = "in part"
 """The headline of a claim whose parts have different outcomes."""
-FAR = 10
-"""Deciding that would take over so many times as many models is out of reach: the statistic is at the threshold."""
+RESOLUTION = 0.05
+"""What is known to lie within so much of a threshold is at it; shares and cosines are of size 1, and where a threshold
+is larger than 1, so much of it counts."""
 Interval = tuple[float, float]
 
 UNKNOWN: Interval = (-math.inf, math.inf)
@@ -104,7 +105,7 @@ class Part:
         if self.convergence and not self.convergence.holds(needs.threshold):
             return "not converged"
         if where is None:
-            return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
+            return "at the threshold" if self._reach <= self._resolution else "too few models"
         if where != needs.side:
             return "refuted"
         beaten = self.margin is None or side_of(self.margin, 0.0) == needs.side
@@ -112,13 +113,28 @@ class Part:
 
     @property
     def n_to_decide(self) -> float:
-        """How many of its unit would put the threshold outside the interval, were the statistic the same.
+        """How many of its unit would end "too few models", were the statistic the same.
 
-        An interval shrinks with the square root of the sample.
+        An interval shrinks with the square root of the sample: until the threshold is outside, or until all of it is at
+        the threshold. So with more of a kind an outcome goes from too few, by way of the threshold or not, to one of
+        the sides, and never back.
         """
-        distance = abs(self.statistic - self.needs.threshold)
-        reach = self.interval[0] if self.statistic > self.needs.threshold else self.interval[1]
-        return math.inf if distance == 0 else self.n * ((reach - self.statistic) / distance) ** 2
+        low, high = (abs(end - self.statistic) for end in self.interval)
+        off = self.statistic - self.needs.threshold
+        near, far = (low, high) if off > 0 else (high, low)
+        shrunk = [near / abs(off)] if off else []
+        if (room := self._resolution - abs(off)) > 0:
+            shrunk.append(max(far / room, near / (self._resolution + abs(off))))
+        return self.n * min(shrunk) ** 2
+
+    @property
+    def _reach(self) -> float:
+        """The distance from the threshold to the end of the interval that is farther from it."""
+        return max(abs(end - self.needs.threshold) for end in self.interval)
+
+    @property
+    def _resolution(self) -> float:
+        return RESOLUTION * max(1.0, abs(self.needs.threshold))
 
     @property
     def p(self) -> float:
