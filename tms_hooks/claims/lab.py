@@ -7,6 +7,7 @@ squared norms on each direction is fixed, and single norms fall with n.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
 from itertools import combinations, product
 from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,16 +45,43 @@ ByDensity = Mapping[float, Stacked]
 """The same at several feature probabilities."""
 
 
-@convergence.remembered
 def train_toys(cfg: ToyConfig, data: Distribution, models: int | range, *, steps: int, **settings: Any) -> Run:
     """Toys, trained; recorded at the start and the end, unless told otherwise.
+
+    A model is trained the same alone and in a crowd: of what was trained before, the first models are not trained
+    again.
 
     Args:
         cfg, data: architecture and distribution.
         models: how many, or their seeds, were the first one's 0.
         steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
-    return train(cfg, data, seeds=seeds.of(models), **_usual(convergence.steps(steps), settings))
+    asked = range(models) if isinstance(models, int) else models
+    known = _trained_before(cfg, data, asked.start, asked.step, steps=steps, **settings)
+    if not known or len(known[0].recipe.seeds) < len(asked):
+        known[:] = [train(cfg, data, seeds=seeds.of(asked), **_usual(convergence.steps(steps), settings))]
+    return known[0] if len(known[0].recipe.seeds) == len(asked) else first_of(known[0], len(asked))
+
+
+@convergence.remembered
+def _trained_before(*call: Any, **settings: Any) -> list[Run]:
+    """Of one call of `train_toys`, but for how many: a list for the run of the most models."""
+    return []
+
+
+def first_of(run: Run, count: int) -> Run:
+    """The first models of a run, as if they had been trained without the others."""
+    kept = range(count)
+    return replace(
+        run,
+        recipe=run.recipe.alone(*kept),
+        weights={name: w[:count] for name, w in run.weights.items()},
+        state=run.state.of(kept),
+        history=run.history.isel(model=slice(count)),
+        final_feature_loss=run.final_feature_loss[:count],
+        final_head_loss=run.final_head_loss[:count],
+        diverged={model: step for model, step in run.diverged.items() if model < count},
+    )
 
 
 def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:

@@ -7,7 +7,7 @@ rate of 2 makes sense. Ten features, the document's other number, are an arm.
 
 from collections.abc import Mapping
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -454,29 +454,22 @@ def untied(n_features: int, init: Initialization = "linear") -> ToyConfig:
 
 def grow_untied(n_features: int, n_models: int, init: Initialization = "linear") -> Growth:
     """Train untied toys without bias and record both ends along the way."""
-    return Growth.of(
-        _train_untied(untied(n_features, init), lab.each(lab.untrained(untied(n_features, init), n_models)))
-    )
+    cfg = untied(n_features, init)
+    return Growth.of(lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=STEPS, **recorded()))
 
 
 def grow_exchanged(n_features: int, n_models: int) -> Growth:
     """The same from starts whose two ends have changed places: a long embed and a short unembed."""
-    starts = lab.each(lab.untrained(untied(n_features), n_models))
-    return Growth.of(
-        _train_untied(untied(n_features), [{"W_E": W["W_U"].mT.clone(), "W_U": W["W_E"].mT.clone()} for W in starts])
-    )
+    cfg = untied(n_features)
+    exchanged = [
+        {"W_E": W["W_U"].mT.clone(), "W_U": W["W_E"].mT.clone()} for W in lab.each(lab.untrained(cfg, n_models))
+    ]
+    return Growth.of(lab.train_from(cfg, OneHot(n_features=n_features), exchanged, steps=STEPS, **recorded()))
 
 
-def _train_untied(cfg: ToyConfig, starts: list[dict[str, Tensor]]) -> Run:
-    return lab.train_from(
-        cfg,
-        OneHot(n_features=cfg.n_features),
-        starts,
-        steps=STEPS,
-        optimizer=documented(PEAK),
-        loss="cross_entropy",
-        record_every=STEPS // 500,
-    )
+def recorded() -> dict[str, Any]:
+    """By the document's schedule, with 500 records."""
+    return {"optimizer": documented(PEAK), "loss": "cross_entropy", "record_every": STEPS // 500}
 
 
 def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
