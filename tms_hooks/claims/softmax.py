@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
@@ -472,10 +472,23 @@ def recorded() -> dict[str, Any]:
     return {"optimizer": documented(PEAK), "loss": "cross_entropy", "record_every": STEPS // 500}
 
 
-def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
-    """(model, feature): did the unembed reach this share of its final norm at an earlier record than the embed did?"""
+def when_told_apart(growth: Growth) -> Int[np.ndarray, "model feature"]:
+    """Record from which on each feature, alone in the input, has the largest logit; the last where it never has."""
+    own = np.stack([lab.own_is_largest(W_E @ W_U).numpy() for W_E, W_U in zip(growth.W_E, growth.W_U, strict=True)])
+    last = len(own) - 1
+    at = lab.settled(own.reshape(len(own), -1), range(len(own))).reshape(own.shape[1:])
+    return np.minimum(at, last).astype(int)
+
+
+def unembed_first(growth: Growth, share: float = 0.5, final: bool = False) -> np.ndarray:
+    """(model, feature): did the unembed reach this share of its norm at an earlier record than the embed did?
+
+    Its norm is that when the feature is told apart. The final one would be another with each length of training: under
+    a softmax norms grow with the logarithm of the steps for ever.
+    """
     norms = growth.W_U.norm(dim=-2).numpy(), growth.W_E.norm(dim=-1).numpy()
-    unembed, embed = ((norm > share * norm[-1]).argmax(0) for norm in norms)
+    at = np.full(norms[0].shape[1:], -1) if final else when_told_apart(growth)
+    unembed, embed = ((norm > share * np.take_along_axis(norm, at[None], 0)).argmax(0) for norm in norms)
     return np.less(unembed, embed)
 
 
@@ -489,8 +502,11 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Null: tied models.
 
     Part "unembed first": "Learn the unembed before the embed".
-    Statistic: the share of models in which more than half of the features reach half of their final norm in W_U at an
-    earlier record than in W_E (500 records; a tie counts as not earlier).
+    Statistic: the share of models in which more than half of the features reach half of their norm in W_U at an earlier
+    record than in W_E (500 records; a tie counts as not earlier). The norm is that at the record from which on the
+    feature is told apart. (Of the final norm, which was asked for before, half is no moment that training converges to:
+    norms grow with its logarithm. Of 8 models 25, 62, 88 and 0 % had the unembed first after 10,000, 30,000, 90,000 and
+    270,000 steps.)
     Threshold: above 1/2.
     Null: models whose start has the two ends exchanged (`torch.nn.Linear` starts with a W_U 4.5 times as long as W_E).
 
@@ -518,7 +534,8 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Null: models whose start has the two ends exchanged.
 
     Size: 8 models for each arm (quick), 24 (full).
-    Controls: at a quarter and three quarters of the final norm; features whose unembed, and whose embed, came first;
+    Controls: at a quarter and three quarters of the norm, and at half of the final one; features whose unembed, and
+    whose embed, came first;
     models whose W_U separates all inputs with the final W_E before W_E does with the final W_U; how far |W_E|^2 -
     |W_U|^2 moved, relative to their sum: gradient flow conserves it.
     """
@@ -566,6 +583,7 @@ def judge_order(growth: Mapping[int, Growth], exchanged: Mapping[int, Growth], e
         controls |= {
             f"all learned, n = {size}": told_apart(g.W_E[-1] @ g.W_U[-1]).mean(),
             **{f"unembed first at {part} of the norm, n = {size}": in_order(g, part).mean() for part in (0.25, 0.75)},
+            f"unembed first at half of the final norm, n = {size}": (unembed_first(g, final=True).mean(1) > 0.5).mean(),
             f"features, unembed first, n = {size}": unembed_first(g).mean(),
             f"features, embed first, n = {size}": unembed_first(Growth(g.steps, g.W_U.mT, g.W_E.mT)).mean(),
             f"unembed separates first, n = {size}": _separates_first(g).mean(),

@@ -362,4 +362,19 @@ def judge_starts(hexagons: np.ndarray, pentagons: np.ndarray, rate: float) -> Ve
             "starts of hexagons": len(hexagons),
         },
         detail=f"Of all starts {rate:.1%} become hexagons.",
+        figures={
+            "Of three re-runs on other data, from a model's whole start, how many end as a hexagon: share of starts.": (
+                plots.grouped_shares(
+                    {name: again_counts(ends) for name, ends in starts.items()}, "the start was that of"
+                )
+            )
+        }
+        if (starts := {name: ends for name, ends in (("a hexagon", hexagons), ("a pentagon", pentagons)) if len(ends)})
+        else {},
     )
+
+
+def again_counts(ends: Bool[np.ndarray, "model time"]) -> pd.DataFrame:
+    """`stats.census` of starts by how many of their re-runs are hexagons."""
+    counts = ends.sum(1)
+    return stats.census([f"{count} of {ends.shape[1]}" for count in counts], counts, "hexagons")

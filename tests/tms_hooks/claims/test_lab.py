@@ -36,9 +36,7 @@ def test_the_usual_recipe_is_remembered_and_can_be_departed_from():
     ],
 )
 def test_the_first_models_of_many_are_what_fewer_would_be(data, how, monkeypatch):
-    cfg = ToyConfig(
-        n_features=3, d_hidden=2, **{name: how.pop(name) for name in ("output_act", "tied") if name in how}
-    )
+    cfg = ToyConfig(n_features=3, d_hidden=2, **{name: how.pop(name) for name in ("output_act", "tied") if name in how})
     how = {**RECIPE, "steps": 5, "record_every": 2} | how
     alone = lab.train_toys(cfg, data, 2, **how)
     crowd = lab.train_toys(cfg, data, 5, **how)  # more than are known: trained anew
