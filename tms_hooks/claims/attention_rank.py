@@ -36,7 +36,7 @@ class Beyond(NamedTuple):
     """Heads of many pairs in wide toys, with biases."""
 
 
-@claim("qk-rank", "A", quick=12, full=100)
+@claim("qk-rank", "A", quick=12, full=100, seconds=45)
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, one slice serves several.
 

@@ -576,7 +576,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     )
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60)
+@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60, seconds=31)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 

@@ -154,7 +154,7 @@ def judge_directions(
     )
 
 
-@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
+@claim("relu-degenerate-gelu-not", "B", quick=20, full=60, seconds=27)
 def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
 

@@ -70,7 +70,7 @@ def train_regime(world: World, n_points: int, n_models: int) -> Regime:
     return Regime(torch.stack(W), torch.stack(hidden), np.array(unseen))
 
 
-@claim("data-regimes", "H", quick=2, full=8)
+@claim("data-regimes", "H", quick=2, full=8, seconds=120)
 def data_regimes(n_models: int) -> Verdict:
     """Few data points are learned as directions; many give features, fewer of them, and the geometry of a pentagon.
 

@@ -8,6 +8,7 @@ squared norms on each direction is fixed, and single norms fall with n.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
 from dataclasses import replace
+from functools import cache
 from itertools import combinations, product
 from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -117,6 +118,14 @@ def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, pre
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
     return {f"{prefix}learned > {cut}": float(np.mean(statistic(cut))) for cut in cuts}
+
+
+@cache
+def transformer(name: str) -> Any:
+    """`probes.load_transformer`, once in each process."""
+    from probes import load_transformer
+
+    return load_transformer(name)
 
 
 def mean(values: Iterable[Any]) -> float:

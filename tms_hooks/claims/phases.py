@@ -38,7 +38,7 @@ def train_wide(p: float, n_models: int, output_act: Activation = "relu") -> Run:
     return lab.train_sparse(20, 5, p, n_models, steps=6_000, batch_size=batch, output_act=output_act, decay=0.7)
 
 
-@claim("superposition-wide", "N", quick=8, full=32)
+@claim("superposition-wide", "N", quick=8, full=32, seconds=31)
 def superposition_wide(n_models: int) -> Verdict:
     """The sparser the features, the more of them are represented; a linear model never represents more than PCA does.
 

@@ -24,7 +24,7 @@ SQUARE_DEGREES = 15.0
 Grid = Float[Tensor, "factor model feature hidden"]
 
 
-@claim("importance-and-frequency", "N", quick=8, full=12, counts="groups of seeds")
+@claim("importance-and-frequency", "N", quick=8, full=12, counts="groups of seeds", seconds=45)
 def importance_and_frequency(n_groups: int) -> Verdict:
     """One feature of a pentagon made rarer: at about 2.5 times, the pentagon turns into two digons.
 

@@ -87,7 +87,7 @@ def separable(trained: Tied) -> np.ndarray:
     return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
-@claim("softmax-circle", "B", quick=8, full=24)
+@claim("softmax-circle", "B", quick=8, full=24, seconds=65)
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -248,7 +248,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=8, full=24)
+@claim("softmax-bias-concentric", "B", quick=8, full=24, seconds=35)
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -492,7 +492,7 @@ def unembed_first(growth: Growth, share: float = 0.5, final: bool = False) -> np
     return np.less(unembed, embed)
 
 
-@claim("softmax-untied-unembed-first", "B", quick=8, full=24)
+@claim("softmax-untied-unembed-first", "B", quick=2, full=24, seconds=140)
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 
@@ -533,7 +533,7 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models whose start has the two ends exchanged.
 
-    Size: 8 models for each arm (quick), 24 (full).
+    Size: 2 models for each arm (quick), 24 (full).
     Controls: at a quarter and three quarters of the norm, and at half of the final one; features whose unembed, and
     whose embed, came first;
     models whose W_U separates all inputs with the final W_E before W_E does with the final W_U; how far |W_E|^2 -

@@ -37,7 +37,7 @@ def hexagons_of(run: Run) -> list[int]:
     return [*map(int, np.flatnonzero(lab.shape_names(run.W_E) == "hexagon"))]
 
 
-@claim("stuck-feature", "H", quick=8, full=16, counts="pentagons")
+@claim("stuck-feature", "H", quick=8, full=16, counts="pentagons", seconds=50)
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 

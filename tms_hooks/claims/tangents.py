@@ -51,7 +51,7 @@ class Agreement(NamedTuple):
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=3, full=6, counts="sentences")
+@claim("probes-and-tangents", "N", quick=2, full=6, counts="sentences", seconds=48)
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 
@@ -74,7 +74,7 @@ def probes_and_tangents(n_examples: int) -> Verdict:
     Threshold: above 0.05.
     Null: probes of shuffled targets.
 
-    Size: Jacobians at 3 sentences of each template and 30 samples of each toy (quick), 6 and 60 (full).
+    Size: Jacobians at 2 sentences of each template and 20 samples of each toy (quick), 6 and 60 (full).
     Controls: inside where present and where absent; random directions; the first half of the singular vectors; 3 dense
     toys (p = 0.5).
     """
@@ -140,7 +140,7 @@ def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
 @seeds.remembered
 def sentence_agreements(n_examples: int) -> list[Agreement]:
     """Of MiniLM, for each template."""
-    model = probes.load_transformer("minilm")
+    model = lab.transformer("minilm")
     return [sentence_agreement(model, template, n_examples) for template in TEMPLATES]
 
 

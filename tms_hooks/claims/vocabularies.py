@@ -13,7 +13,6 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-import probes
 from tms_hooks import plots
 from tms_hooks.claims import Part, Verdict, claim, lab, seeds, statistic
 from tms_hooks.config import ToyConfig
@@ -65,7 +64,7 @@ def counted(counts: Int[np.ndarray, "page token"], W_E: Float[Tensor, "token hid
 @cache
 def counted_in_topics(name: str) -> Counted:
     """Of a real model."""
-    model = probes.load_transformer(name)
+    model = lab.transformer(name)
     return counted(token_counts(model, topics()), model.W_E.detach())
 
 
@@ -183,13 +182,13 @@ def overlaps_of_sets(
     centered = (W - W.mean(0)).double()
     values, vectors = torch.linalg.eigh(centered.mT @ centered / len(W))
     values, vectors = values.flip(0).clamp(min=0), vectors.flip(1)
+    chosen = [torch.randperm(len(W), generator=seeds.generator(seed))[:SET] for seed in range(SETS)]
+    turned = [centered[each] @ vectors for each in chosen]
     measured, predicted = [], []
     for k in REMOVED:
-        rest = centered @ vectors[:, k:]
         rows = []
-        for seed in range(SETS):
-            chosen = torch.randperm(len(W), generator=seeds.generator(seed))[:SET]
-            V = torch.nn.functional.normalize(rest[chosen], dim=-1)
+        for each in turned:
+            V = torch.nn.functional.normalize(each[:, k:], dim=-1)
             total = float((V.mT @ V).square().sum())  # of all pairs, a token with itself too
             rows.append((max(total - len(V), 0.0) / (len(V) * (len(V) - 1))) ** 0.5)
         measured.append(rows)
@@ -216,7 +215,7 @@ def interference_from_the_spectrum(n_models: int) -> Verdict:
     Size: 2 models (quick), 2 (full), all their tokens.
     Controls: measured and predicted at each number of directions removed.
     """
-    return judge_spectrum({name: overlaps_of_sets(probes.load_transformer(name).W_E.detach()) for name in MODELS})
+    return judge_spectrum({name: overlaps_of_sets(lab.transformer(name).W_E.detach()) for name in MODELS})
 
 
 def judge_spectrum(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Verdict:

@@ -98,7 +98,7 @@ N = 10
 
 
 def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:
-    """A circle whose two ends reach norm 20 at these of 30 steps; mixed up until both have, and always unless learned."""
+    """A circle whose two ends reach norm 20 at these of 30 steps, mixed up until both have, and on unless learned."""
     turns = 2 * pi / N * torch.arange(N)
     unit = torch.stack([turns.cos(), turns.sin()], dim=-1).expand(MODELS, N, 2)
     step = torch.arange(30)[:, None, None, None]
