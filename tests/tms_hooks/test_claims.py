@@ -142,7 +142,7 @@ def in_family(family: str, seconds: int):
 
 def test_a_worker_keeps_to_its_family_and_the_longest_come_first():
     waiting = [in_family(*each) for each in (("a", 1), ("a", 9), ("b", 8), ("b", 7), ("c", 14))]
-    seconds = {claim.name: claim.seconds for claim in waiting}
+    seconds = {claim.name: float(claim.seconds) for claim in waiting}
     asked = [(None, ()), ("a", ("b",)), (None, ("b",)), ("d", ("b", "c")), ("d", ("a", "b", "c"))]
     found = [runner.next_claim(waiting, seconds, family, others).name for family, others in asked]
     assert found == ["b, 8", "a, 9", "c, 14", "a, 9", "b, 8"]
@@ -151,11 +151,11 @@ def test_a_worker_keeps_to_its_family_and_the_longest_come_first():
 @pytest.mark.parametrize("n_jobs", [2, 3, 4])
 def test_a_first_run_leaves_no_worker_idle_for_long(n_jobs):
     waiting = list(claims().values())
-    seconds = {claim.name: claim.seconds for claim in waiting}
+    seconds = {claim.name: float(claim.seconds) for claim in waiting}
     free_at, families = [0.0] * n_jobs, [None] * n_jobs
     while waiting:
         worker = min(range(n_jobs), key=free_at.__getitem__)
-        claim = runner.next_claim(waiting, seconds, families[worker], {*families} - {families[worker]})
+        claim = runner.next_claim(waiting, seconds, families[worker], {*families} - {families[worker], None})
         waiting.remove(claim)
         free_at[worker], families[worker] = free_at[worker] + claim.seconds, claim.family
     assert max(free_at) < 1.03 * sum(free_at) / n_jobs

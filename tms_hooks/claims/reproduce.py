@@ -118,7 +118,7 @@ def reproduce(
             yield Result(claim, earlier.verdict, stored=True)
         else:
             same_size = earlier and earlier.size == claim.size(quick)
-            seconds[claim.name] = earlier.verdict.seconds if earlier and same_size else claim.seconds
+            seconds[claim.name] = earlier.verdict.seconds if earlier and same_size else float(claim.seconds)
     waiting = [claim for claim in claims if claim.name in seconds]
     workers: dict[Connection, SpawnProcess] = {}
     busy: dict[Connection, Claim] = {}
