@@ -339,17 +339,18 @@ def stratified_losses(run: Run, rows: int = 4_096) -> Float[np.ndarray, " model"
     recipe = run.recipe
     importance = torch.tensor(recipe.setting.importance)
     total = np.zeros(len(run.W_E))
-    for weight, x in strata(recipe.setting.data, rows):
+    for weight, x in by_active_count(recipe.setting.data, rows):
         x = x.expand(len(run.W_E), *x.shape)
         out = forward.reconstruct(run.weights, x, recipe.cfg).out
         total += weight * (importance * (out - recipe.task.target(x)).square()).sum(-1).double().mean(-1).numpy()
     return total
 
 
-def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+def by_active_count(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
     """Inputs with k active features (or groups) and the probability of so many, for each k that occurs.
 
-    Every set of k is there where they are few enough, with the same evenly spread values.
+    Every set of k is there where they are few enough, with the same evenly spread values. `Independent.strata`,
+    by which training judges, knows none, one and several: it is for any number of features, and for every seed.
     """
     assert isinstance(data, SparseUniform | CorrelatedGroups | AnticorrelatedGroups)
     if len(set(data.active_probability().tolist())) > 1:
@@ -381,7 +382,7 @@ def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "ro
 def _patterns(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
     """The same for features of different probabilities: all sets of active ones, and the probability of each."""
     p = data.active_probability()
-    assert p is not None, "`strata` is asked of data that know it"
+    assert p is not None, "asked of data that know it"
     value = SobolEngine(data.n_features, scramble=True, seed=0).draw(max(rows >> data.n_features, 64))
     active = [torch.tensor(each) for each in product((False, True), repeat=data.n_features)]
     return [(float(torch.where(on, p, 1 - p).prod()), on * value) for on in active]

@@ -232,29 +232,13 @@ def share(
     successes, trials = counted(held)
     if not trials:
         return unmeasurable(measured, f"there are no {unit} to count", unit)
+
+    def less(null: Any) -> tuple[float, Interval]:
+        others, of = counted(null)
+        return (others / of, stats.newcombe((successes, trials), (others, of))) if of else (math.nan, UNKNOWN)
+
     interval = stats.wilson(successes, trials)
-    known, margin = _null_share(null, (successes, trials), interval)
-    return Part(
-        measured=measured,
-        statistic=successes / trials,
-        interval=interval,
-        n=trials,
-        unit=unit,
-        null=known,
-        margin=margin,
-        optimum=None if best is None else float(best),
-    )
-
-
-def _null_share(null: Any, counts: tuple[int, int], interval: Interval) -> tuple[float | None, Interval | None]:
-    if null is None:
-        return None, None
-    if isinstance(null, (int, float)):
-        return float(null), (interval[0] - null, interval[1] - null)
-    successes, trials = counted(null)
-    if not trials:
-        return math.nan, UNKNOWN
-    return successes / trials, stats.newcombe(counts, (successes, trials))
+    return _part_of(measured, successes / trials, interval, trials, unit, null, less, best)
 
 
 def statistic(
@@ -285,35 +269,46 @@ def statistic(
         interval = stats.bootstrap(function, *samples)
     if math.isnan(value) or any(map(math.isnan, interval)):
         return unmeasurable(measured, "it is not a number, for these or for some resampled ones", unit)
+
+    def less(null: Sequence[np.ndarray]) -> tuple[float, Interval]:
+        if min(map(len, null)) < stats.FEWEST or math.isnan(known := float(function(*null))):
+            return math.nan, UNKNOWN
+        margin = stats.bootstrap(difference, *samples, *null)
+        return known, UNKNOWN if any(map(math.isnan, margin)) else margin
+
+    def difference(*both: np.ndarray) -> float:
+        return float(function(*both[: len(samples)])) - float(function(*both[len(samples) :]))
+
+    return _part_of(measured, value, interval, fewest, unit, null, less, best)
+
+
+def _part_of(
+    measured: str,
+    value: float,
+    interval: Interval,
+    n: int,
+    unit: str,
+    null: Any,
+    less: Callable[[Any], tuple[float, Interval]],
+    best: float | None,
+) -> Part:
+    """With its null: a known number, or samples, of which `less` gives the statistic and the margin to it."""
     known: float | None = None
     margin: Interval | None = None
     if isinstance(null, (int, float)):
         known, margin = float(null), (interval[0] - null, interval[1] - null)
     elif null is not None:
-        known, margin = _null_statistic(function, samples, null, value)
+        known, margin = less(null)
     return Part(
         measured=measured,
         statistic=value,
         interval=interval,
-        n=fewest,
+        n=n,
         unit=unit,
         null=known,
         margin=margin,
         optimum=None if best is None else float(best),
     )
-
-
-def _null_statistic(
-    function: Callable[..., float], samples: Sequence[np.ndarray], null: Sequence[np.ndarray], value: float
-) -> tuple[float, Interval]:
-    if min(map(len, null)) < stats.FEWEST or math.isnan(known := float(function(*null))):
-        return math.nan, UNKNOWN
-
-    def difference(*both: np.ndarray) -> float:
-        return float(function(*both[: len(samples)])) - float(function(*both[len(samples) :]))
-
-    margin = stats.bootstrap(difference, *samples, *null)
-    return known, UNKNOWN if any(map(math.isnan, margin)) else margin
 
 
 def unmeasurable(measured: str, why: str, unit: str = "models") -> Part:

@@ -79,7 +79,7 @@ def test_stratified_losses_are_the_exact_ones(p):
 @pytest.mark.parametrize("kind", [CorrelatedGroups, AnticorrelatedGroups])
 def test_strata_of_groups_are_what_is_drawn(kind):
     data = kind(n_features=4, feature_probability=0.2)
-    strata = lab.strata(data, 4_096)
+    strata = lab.by_active_count(data, 4_096)
     np.testing.assert_allclose(sum(weight for weight, _ in strata), 1)
     second = sum(weight * (x.double().mT @ x.double() / len(x)) for weight, x in strata)
     np.testing.assert_allclose(second, data.second_moment(), atol=0.005)
