@@ -165,12 +165,12 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     Statistic: the share of models, n = 40, that at some time have more directions (of features longer than 0.5) than in
     the end; a tenth of the rate, 90,000 steps.
     Threshold: above 1/2.
-    Null: none, since the document names no other case.
+    Null: models at the document's high rate.
 
     Beyond the source "low rate, ten": the document does not say how many features this was.
     Statistic: the same, n = 10.
     Threshold: above 1/2.
-    Null: none, since the document names no other case.
+    Null: models at the document's high rate.
 
     Beyond the source "Adam":
     Statistic: the share of models that start at random and end perfect, n = 10 and 40, after 10,000 steps of the usual
@@ -256,6 +256,7 @@ def judge_perfect(
                 name: share(
                     f"The share of models that lose directions again, n = {n},",
                     loses_directions(found[f"n = {n}, low rate"]),
+                    null=loses_directions(found[f"n = {n}"]),
                 )
                 for name, n in (("low rate", 40), ("low rate, ten", 10))
             },

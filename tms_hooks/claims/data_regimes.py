@@ -70,7 +70,7 @@ def train_regime(world: World, n_points: int, n_models: int) -> Regime:
     return Regime(torch.stack(W), torch.stack(hidden), np.array(unseen))
 
 
-@claim("data-regimes", "H", quick=2, full=8, seconds=120)
+@claim("data-regimes", "H", quick=1, full=8, seconds=120)
 def data_regimes(n_models: int) -> Verdict:
     """Few data points are learned as directions; many give features, fewer of them, and the geometry of a pentagon.
 
@@ -112,7 +112,7 @@ def data_regimes(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models of 16 points.
 
-    Size: 2 models (quick), 8 (full), at each of 3, 30, 100, 300 and 3,000 points, and at n = 64 of 5, 16, 64, 256 and
+    Size: 1 model (quick), 8 (full), at each of 3, 30, 100, 300 and 3,000 points, and at n = 64 of 5, 16, 64, 256 and
     4,096.
     Controls: features learned, directions and error on unseen points for each number of points; shapes at the largest.
     """
