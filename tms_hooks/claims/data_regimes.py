@@ -118,8 +118,8 @@ def data_regimes(n_models: int) -> Verdict:
     """
     points = torch.stack([SOURCE.data(SOURCE.points[0], model).dataset() for model in range(n_models)])
     untrained = points @ lab.untrained_directions(SOURCE.n_features, 2, n_models)
-    trained = [{n: train_regime(world, n, n_models) for n in world.points} for world in (SOURCE, SMALL)]
-    return judge_regimes(*trained, untrained)
+    trained, small = ({n: train_regime(world, n, n_models) for n in world.points} for world in (SOURCE, SMALL))
+    return judge_regimes(trained, small, untrained)
 
 
 def judge_regimes(

@@ -83,11 +83,9 @@ def probes_and_tangents(n_examples: int) -> Verdict:
     Controls: inside where present and where absent; random directions; the first half of the singular vectors; 3 dense
     toys (p = 0.5).
     """
-    return judge_agreement(
-        toy_agreements(0.05, TOYS, 10 * n_examples),
-        *zip(*sentence_agreements(n_examples), strict=True),
-        toy_agreements(0.5, DENSE_TOYS, 10 * n_examples),
-    )
+    real, added = zip(*sentence_agreements(n_examples), strict=True)
+    toys, dense = (toy_agreements(p, n, 10 * n_examples) for p, n in ((0.05, TOYS), (0.5, DENSE_TOYS)))
+    return judge_agreement(toys, real, added, dense)
 
 
 def judge_agreement(
