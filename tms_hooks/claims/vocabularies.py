@@ -275,7 +275,7 @@ def seen(pages: Sequence[Int[np.ndarray, " _"]], W_E: Float[Tensor, "vocabulary 
         often[np.unique(window)] += 1
     often[often > sum(map(len, windows)) / 2] = 0
     chosen = np.argsort(-often, kind="stable")[:COMMON]
-    shared = np.empty((len(pages), len(chosen) + 1, len(chosen) + 1))
+    shared = np.empty((len(pages), len(chosen) + 1, len(chosen) + 1), dtype=np.float32)  # pages are copied by thousands
     for page, of_page in enumerate(windows):
         there = np.array([[*np.isin(chosen, window), True] for window in of_page], dtype=float)
         shared[page] = there.T @ there
@@ -299,7 +299,7 @@ def kinds_of_pairs(shared: Float[np.ndarray, "page token_1 token_1"]) -> tuple[n
     >>> [np.argwhere(kind).tolist() for kind in kinds]
     [[[0, 1], [0, 2], [1, 2]], [[0, 1], [1, 2]], [[0, 2]]]
     """
-    total = shared.sum(0)
+    total = shared.sum(0).astype(float)
     often, together = total[-1, :-1], total[:-1, :-1]
     by_chance = np.outer(often, often) / total[-1, -1]
     pairs = np.triu(by_chance >= BY_CHANCE, 1)
