@@ -577,7 +577,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     )
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60, seconds=31)
+@claim("hidden-bias-goes-to-zero", "B", quick=8, full=60, seconds=31)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 
@@ -613,7 +613,7 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     Threshold: below 0.1.
     Null: none, since the statistic is a difference.
 
-    Size: 12 models (quick), 60 (full), for each of four arms.
+    Size: 8 models (quick), 60 (full), for each of four arms.
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; by the document's schedule; median losses.
     """

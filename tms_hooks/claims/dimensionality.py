@@ -194,7 +194,7 @@ def window_counts(D: Float[Tensor, "seed density feature"], alive: Tensor, name:
     return inside.sum((1, 2)).numpy(), (near & ~inside).sum((1, 2)).numpy()
 
 
-@claim("adversarial-vulnerability", "N", quick=8, full=12, counts="seeds", seconds=36)
+@claim("adversarial-vulnerability", "N", quick=3, full=12, counts="seeds", seconds=36)
 def adversarial_vulnerability(n_seeds: int) -> Verdict:
     """Vulnerability to small adversarial perturbations follows superposition, the number of features per dimension.
 
@@ -220,7 +220,7 @@ def adversarial_vulnerability(n_seeds: int) -> Verdict:
     Threshold: above 0.9.
     Null: a random perturbation of the same norm.
 
-    Size: 8 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 6,000
+    Size: 3 seeds (quick), 12 (full), at each of 10 densities p from 1 to 0.05, evenly spaced on a log scale. 6,000
     steps.
     Controls: vulnerability at each density; under a random perturbation; of the same norms in random directions.
     """
