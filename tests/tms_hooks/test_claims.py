@@ -322,7 +322,7 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(present.verdicts(results))
     shown = console.export_text()
-    for part in (longest, "? too few models", f"{-end} [{-end},", f"{end}]", "! failed"):
+    for part in (longest, "= at the threshold", f"{-end} [{-end},", f"{end}]", "! failed"):
         assert part in shown
     assert "…" not in shown
 
