@@ -179,9 +179,7 @@ def agreements(
     """
     shuffled = present[torch.randperm(len(present), generator=seeds.generator())]
     probed, control = (
-        probes.linear_probe(model, inputs, y, hook, cv=2, control=False, pos=0).directions[
-            hook
-        ]  # unscored
+        probes.linear_probe(model, inputs, y, hook, cv=2, control=False, pos=0).directions[hook]  # unscored
         for y in (present, shuffled)
     )
     space = probes.tangent_space(model, inputs[at], hook, out_hook, pos=0, out_pos=0)
