@@ -21,7 +21,8 @@ from typer.testing import CliRunner
 from tms_hooks import SparseUniform, ToyConfig, files, train
 from tms_hooks.claims import UNKNOWN, Verdict, claims, lab, present, registry
 from tms_hooks.claims import reproduce as runner
-from tms_hooks.cli import app, write_json
+from tms_hooks.cli import app
+from tms_hooks.cli.printing import write_json
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
 KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "seed", "commit", "controls"]
