@@ -110,13 +110,13 @@ def bottleneck() -> go.Figure:
 
 
 FIGURES = {  # heights in pixels, wide and narrow
-    superposition: (230, 400),
+    superposition: (230, 430),
     interference: (220, 370),
     dimensionality: (300, 250),
     tegum_factors: (260, 220),
     omega: (280, 250),
-    slices: (300, 300),
-    bottleneck: (270, 440),
+    slices: (300, 380),
+    bottleneck: (270, 460),
 }
 
 
@@ -124,7 +124,8 @@ def narrow(make: Callable[[], go.Figure]) -> go.Figure:
     """A figure with two panels in a row, and its legend below."""
     wrap, layout.WRAP = layout.WRAP, 2
     try:
-        return make().update_layout(legend={"orientation": "h", "x": 0, "y": 1.02, "yanchor": "bottom"})
+        legend = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "font": {"size": 11}}
+        return make().update_layout(legend=legend).update_xaxes(nticks=5, tickangle=0)
     finally:
         layout.WRAP = wrap
 
