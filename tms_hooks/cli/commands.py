@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.logging import RichHandler
 from rich.markup import escape
 from rich.table import Table
 from typer.core import TyperGroup
@@ -94,8 +93,7 @@ def configure(
     ] = False,
 ) -> None:
     """Set up logging for every command."""
-    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False, highlighter=None)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Aside()])
 
 
 @app.command()

@@ -1,6 +1,7 @@
 """What the commands print: results to standard output, what a person reads while waiting to standard error."""
 
 import json
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import StringIO
@@ -27,6 +28,14 @@ def tell(text: str, style: str | None = None) -> None:
 def say(what: str) -> None:
     """What is done next."""
     aside.print(what, style="dim", markup=False, emoji=False, soft_wrap=True)
+
+
+class Aside(logging.Handler):
+    """What the library says of its own accord, as a whole line."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Called with what is said."""
+        say(self.format(record))
 
 
 def print_table(table: "pd.DataFrame", title: str) -> None:
