@@ -34,6 +34,7 @@ from tms_hooks.cli.options import (
     usage_errors,
 )
 from tms_hooks.cli.printing import (
+    Aside,
     aside,
     console,
     nothing_lost,

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numba
@@ -86,7 +87,7 @@ class _Compiling(event.Listener):
         if event.data.get("dispatcher") is kernels.advance:
             log.warning(
                 "compiling the training loop for toys of this kind: ten to thirty seconds, once; it is kept in %s",
-                kernels.advance.stats.cache_path,
+                Path(kernels.advance.stats.cache_path).parent,
             )
 
     def on_end(self, event: event.Event) -> None:
