@@ -309,8 +309,9 @@ def test_reproduce_and_list(tmp_path):
     assert entry["claim"] == "hexagon-norms"
     assert entry["n_models"] > 40
     assert (out / "index.html").is_file()
-    again = CliRunner().invoke(app, arguments)
-    assert "stored" in again.output
+    again = CliRunner().invoke(app, arguments, env={"COLUMNS": "60"})
+    [row] = [line for line in again.output.splitlines() if line.endswith("stored")]  # whole, however narrow
+    assert [name for name in ("hexagons", "pentagons", "limit") if name not in row] == []
     listed = CliRunner().invoke(app, ["list", "--out", str(out)])
     assert listed.exit_code == 0
     for name in claims():

@@ -38,10 +38,10 @@ from tms_hooks.cli.printing import (
     aside,
     console,
     nothing_lost,
-    print_lines,
     print_table,
     records,
     say,
+    show,
     tell,
     write_json,
 )
@@ -393,7 +393,8 @@ def reproduce(
         tell(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
-    console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
+    show(present.verdicts(ordered))
+    console.print(f"{present.counts(ordered)}.")
     console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}".rstrip())
     for result in ordered:
         if result.failed or not result.verdict:
@@ -461,7 +462,7 @@ def figure(
     with nothing_lost(), usage_errors(ValueError, RuntimeError, option="--out"):
         path = report.write_figure(out, drawn, claim.statement, caption)
     for caption in captions:
-        console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
+        tell(caption, "bold" if caption == captions[index - 1] else "dim")
     tell(f"Figure {index} is in {path}.")
 
 
@@ -491,14 +492,13 @@ def list_claims(
         for c in chosen
     ]
     write_json(rows, json_file)
-    piped = not console.is_terminal  # a pipe has whole statements and lines, for grep
     if names:
         for claim in chosen:
             found = stored[claim.name]
             console.print(f"[bold]{claim.name}[/bold] ({claim.source}: {SOURCES.get(claim.source, claim.source)})")
-            console.print(claim.design, markup=False, soft_wrap=piped)
+            console.print(claim.design, markup=False)
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
-            console.print(f"\n{outcome}\n", markup=False, soft_wrap=piped)
+            console.print(f"\n{outcome}\n", markup=False)
         return
     for i, source in enumerate(dict.fromkeys(claim.source for claim in chosen)):
         console.print("\n" * bool(i) + f"[bold]{source}[/bold]: {SOURCES.get(source, source)}")
@@ -510,7 +510,7 @@ def list_claims(
             marked = last_verdict[claim.name]
             mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
             shown.add_row(mark, claim.name, escape(claim.statement))
-        (print_lines if piped else console.print)(shown)
+        show(shown)
     there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
     legend = ", ".join([*there, f"no mark: not measured in {out}"])
     tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")

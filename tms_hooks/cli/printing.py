@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 console, aside = Console(highlight=False), Console(stderr=True, highlight=False)
+console.soft_wrap = not console.is_terminal  # a pipe has whole statements and lines, for grep
 
 
 def tell(text: str, style: str | None = None) -> None:
@@ -75,6 +76,11 @@ def print_table(table: "pd.DataFrame", title: str) -> None:
 
 WIDEST = 100_000
 """Characters in a line that nothing breaks."""
+
+
+def show(shown: Table) -> None:
+    """A table that is laid out for a terminal, and is whole lines elsewhere."""
+    (console.print if console.is_terminal else print_lines)(shown)
 
 
 def print_lines(shown: Table) -> None:
