@@ -185,6 +185,12 @@ def test_a_page_on_a_dark_phone_by_keyboard_and_in_print(tmp_path):
         said = page.locator("output").inner_text()
         page.emulate_media(media="print")
         printed = page.evaluate("getComputedStyle(document.querySelector('.controls')).display")
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1100, "height": 390})  # as after it is turned
+        page.wait_for_function(
+            "new Set([...document.querySelectorAll('.plot')].at(-1).querySelectorAll('.annotation-text').values()"
+            ".map(title => Math.round(title.getBoundingClientRect().top))).size === 2"
+        )
         browser.close()
     assert complaints == []
     assert width == 390
