@@ -115,7 +115,7 @@ def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> li
             what = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(cost)
             raise ValueError(f"penalty={named} gave {what}: it must give one number as a tensor, such as a sum()")
         costs.append(cost)
-    if torch.stack(costs).isnan().any():
+    if costs[0].device.type == "cpu" and torch.stack(costs).isnan().any():
         for weights, cost in zip(models, costs, strict=True):
             if cost.isnan() and _finite(weights.values()):
                 raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
