@@ -1,6 +1,7 @@
 """Execute every notebook of this folder from its .py half and keep the outputs in its .ipynb half.
 
 `python examples/run.py [NAME ...]` writes the notebooks; with `--check` it runs them in quick mode and writes nothing.
+Their badges and first cells have the repository's address from `pyproject.toml`, the one place to change it.
 What is kept shows everywhere, without scripts and without a network: figures as pictures (by kaleido), and a picture of
 what is HTML with a script (by a browser). Run in Jupyter, the notebooks have plotly's own figures.
 """
@@ -8,7 +9,9 @@ what is HTML with a script (by a browser). Run in Jupyter, the notebooks have pl
 import argparse
 import base64
 import os
+import re
 import shutil
+import tomllib
 from pathlib import Path
 
 import jupytext
@@ -16,7 +19,22 @@ from nbclient import NotebookClient
 from nbformat import NotebookNode
 
 HERE = Path(__file__).parent
+COMPILING = "compiling the training loop"
 NOTEBOOKS = sorted(path for path in HERE.glob("*.py") if path.name != "run.py")
+
+
+def addressed(text: str, repository: str) -> str:
+    """A notebook's text that opens in Colab, and installs there, from this repository, such as "owner/name"."""
+    badge = re.sub(r"(colab[.\w]+/github)/[\w.-]+/[\w.-]+/blob/", rf"\1/{repository}/blob/", text)
+    return re.sub(
+        r"git\+https://github\.com/[\w.-]+/[\w.-]+", f"git+https://github.com/{repository}", badge
+    )
+
+
+def repository() -> str:
+    """Owner and name of the repository, as `pyproject.toml` has them."""
+    project = tomllib.loads((HERE.parent / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return project["urls"]["Repository"].removeprefix("https://github.com/")
 
 
 def execute(path: Path, quick: bool) -> NotebookNode:
@@ -26,6 +44,13 @@ def execute(path: Path, quick: bool) -> NotebookNode:
     where = {"metadata": {"path": str(HERE)}}
     client = NotebookClient(notebook, timeout=600, kernel_name="python3", resources=where)
     return client.execute(env=env)
+
+
+def quiet(notebook: NotebookNode) -> None:
+    """Leave out what one machine says once: that it compiles."""
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = [out for out in cell.outputs if COMPILING not in out.get("text", "")]
 
 
 def photograph(notebook: NotebookNode) -> None:
@@ -54,8 +79,12 @@ def main() -> None:
     for path in NOTEBOOKS:
         if asked.names and path.stem not in asked.names:
             continue
+        if not asked.check:
+            for half in (path, path.with_suffix(".ipynb")):
+                half.write_text(addressed(half.read_text("utf-8"), repository()), "utf-8")
         notebook = execute(path, asked.check)
         if not asked.check:
+            quiet(notebook)
             photograph(notebook)
             jupytext.write(notebook, path.with_suffix(".ipynb"))
         print(

@@ -69,6 +69,18 @@ omega = probes.qk_circuit(toy, layer=0, head=0)
 aligned = probes.align(omega, toy.W_E, toy.W_E, n_null=200)
 aligned.table().round(3)
 
+# %% [markdown]
+# The key vector names feature 1. The query vector may name another than feature 0, and is right all the same: training
+# has put two features on opposite ends of one line, and a singular vector has no sign, so it lies along both. Asked
+# from the side of the directions, both have the first singular vector:
+
+# %%
+W = torch.nn.functional.normalize(toy.W_E.detach(), dim=-1)
+twin = int((W @ W[0]).argmin())
+print(f"feature {twin} lies opposite feature 0: cosine {W[twin] @ W[0]:.3f}")
+nearest = aligned.directions().loc["left"]
+nearest.loc[[0, twin], ["singular_vector", "cosine", "threshold", "pvalue"]].round(3)
+
 # %%
 probes.render.cosine_figure(
     aligned.left_cosines,
@@ -139,12 +151,14 @@ probes.render.slices_figure(
 
 # %% [markdown]
 # ## The bottleneck between embedding and unembedding
-# Each feature, or token, is written along one direction and read along another. `summary` gives norms, gain and what
-# is spilled on the others.
+# Each feature, or token, is written along one direction and read along another. Of unit directions `gain` is what a
+# feature's own read gets of it, `largest` the largest that another's gets, and `spill` the root of the sum of squares
+# over all others: the root of the feature's interference.
 
 # %%
 toy_way, real_way = (probes.bottleneck(model, "embed->unembed").unit() for model in (toy, real))
-toy_way.summary().describe().loc[["mean", "min", "max"]].round(3)
+shown = ["gain", "spill", "largest"]
+toy_way.summary()[shown].describe().loc[["mean", "min", "max"]].round(3)
 
 # %%
-real_way.summary(sample=500).describe().loc[["mean", "min", "max"]].round(3)
+real_way.summary(sample=500)[shown].describe().loc[["mean", "min", "max"]].round(3)

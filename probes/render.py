@@ -32,7 +32,8 @@ class Visual:
         """The element without the bundle, in a `div` of fixed width; a fresh id each time, so it can stand twice."""
         name = f"circuitsvis-{uuid.uuid4()}"
         return (
-            f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black">'
+            f'<div style="width: {WIDTH}px; max-width: 100%; overflow-x: auto; background: white; color: black; '
+            'padding: 0 15px; box-sizing: border-box">'  # its visuals reach 15 pixels over both edges
             f'<div id="{name}"></div></div>'
             f'<script>CircuitsVis.render("{name}", CircuitsVis.{self.element}, {script_json(self.props)})</script>'
         )

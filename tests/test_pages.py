@@ -74,8 +74,12 @@ def test_concepts_show_every_picture_that_is_drawn():
         name for page in (DOCS / "concepts").glob("*.md") for name in re.findall(r"pictures/(\w+)", page.read_text())
     }
     drawn = {make.__name__: make() for make in pictures.FIGURES}
-    assert shown == drawn.keys() == {path.stem for path in pictures.OUT.glob("*.svg")}
+    there = {path.stem: path.read_text(encoding="utf-8")[:300] for path in pictures.OUT.glob("*.svg")}
+    assert shown == drawn.keys()
+    assert there.keys() == {name + kind for name in shown for kind in ("", "-narrow")}
+    assert {float(re.search(r' width="(\d+)"', svg)[1]) for name, svg in there.items() if "-" in name} == {358}
     assert all(len(figure.data) > 0 for figure in drawn.values())
+    assert pictures.layout.WRAP == 4
     assert max(path.stat().st_size for path in pictures.OUT.glob("*.svg")) < 100_000
 
 

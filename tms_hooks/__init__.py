@@ -80,7 +80,9 @@ def __getattr__(name: str) -> object:
         return version("tms-hooks")
     if name not in _ROOM_OF:
         if name.startswith("_") or find_spec(f"{__name__}.{name}") is None:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+            from tms_hooks.errors import did_you_mean
+
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}; {did_you_mean(name, __all__)}")
         return import_module(f"{__name__}.{name}")
     value = getattr(import_module(f"{__name__}.{_ROOM_OF[name]}"), name)
     if isinstance(value, type) and not issubclass(value, Exception):

@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, fields
 from itertools import product
 from pathlib import Path
 from types import UnionType
@@ -139,6 +139,10 @@ def _shard(settings: Mapping[str, Any], seeds: tuple[int, ...]) -> tuple[str, di
     known = SETTINGS.union({"engine"}, *names.values())
     for name in left.keys() - known:
         raise ValueError(f"setting {name!r} is not known; {did_you_mean(name, sorted(known))}")
+    for cls in classes.values():
+        needed = {field.name for field in fields(cls) if field.default is field.default_factory is MISSING}
+        if absent := ", ".join(sorted(needed - left.keys())):
+            raise ValueError(f"settings {dict(settings)}: {cls.__name__} needs {absent}; add it to base, or as an axis")
     hints = _hints(*classes.values())
     for name, value in left.items():
         if not _is_of(value, hints[name]):

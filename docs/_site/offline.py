@@ -67,7 +67,17 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
 
 def on_page_content(content: str, **_: Any) -> str:
     """Called with the HTML of each page."""
-    return typeset(described(content))
+    return typeset(fitting(described(content)))
+
+
+def fitting(content: str) -> str:
+    """Each picture of docs/pictures with the one for narrow screens beside it.
+
+    >>> fitting('<img alt="x" src="../pictures/omega.svg" />')[:71]
+    '<picture><source media="(max-width: 44em)" srcset="../pictures/omega-na'
+    """
+    offered = r'<picture><source media="(max-width: 44em)" srcset="\2-narrow.svg">\1</picture>'
+    return re.sub(r'(<img[^>]* src="([^"]*pictures/\w+)\.svg"[^>]*>)', offered, content)
 
 
 def described(content: str) -> str:

@@ -1,9 +1,11 @@
 """The pictures of docs/concepts, made by the library's own plots: `python docs/_site/pictures.py [NAME ...]`.
 
-They are small SVGs without a background, drawn for white; the dark page gives them a sheet of their own.
+They are small SVGs without a background, drawn for white; the dark page gives them a sheet of their own. Each is there
+a second time for narrow screens, with two panels in a row.
 """
 
 import sys
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
@@ -15,10 +17,12 @@ import probes
 import tms_hooks as tms
 from probes import style
 from tms_hooks import geometry, plots
+from tms_hooks.plots import layout
 from tms_hooks.plots.layout import row_of_panels
 
 OUT = Path(__file__).parents[1] / "pictures"
-WIDTH = 640
+WIDTH, NARROW = 640, 358
+"""Pixels: of a page's column, and of one on a telephone."""
 DENSITIES = (1.0, 0.3, 0.1, 0.03)
 HOW = {"steps": 2_000, "optimizer": tms.Adam(lr=0.01, schedule="cosine"), "progress": False}
 
@@ -46,12 +50,12 @@ def with_a_head() -> tms.Run:
 
 def superposition() -> go.Figure:
     """The same toy on dense and on sparse features."""
-    return plots.feature_arrows(sparser().W_E, [f"p = {p:g}" for p in DENSITIES]).update_layout(height=230)
+    return plots.feature_arrows(sparser().W_E, [f"p = {p:g}" for p in DENSITIES])
 
 
 def interference() -> go.Figure:
     """Their Gram matrices."""
-    return plots.matrices(geometry.gram(sparser().W_E), [f"p = {p:g}" for p in DENSITIES]).update_layout(height=220)
+    return plots.matrices(geometry.gram(sparser().W_E), [f"p = {p:g}" for p in DENSITIES])
 
 
 def dimensionality() -> go.Figure:
@@ -59,7 +63,7 @@ def dimensionality() -> go.Figure:
     p = (0.4, 0.3, 0.1)
     run = tms.train(tms.ToyConfig(40, 10), [tms.SparseUniform(40, each) for each in p], seeds=len(p), **HOW)
     values = dict(zip(map(str, p), geometry.dimensionality(run.W_E), strict=True))
-    return plots.strips(values, "D_i", "p", {"1": 1.0, "1/2": 0.5, "1/4": 0.25}).update_layout(height=300)
+    return plots.strips(values, "D_i", "p", {"1": 1.0, "1/2": 0.5, "1/4": 0.25})
 
 
 def tegum_factors() -> go.Figure:
@@ -68,7 +72,7 @@ def tegum_factors() -> go.Figure:
     W = W[geometry.represented(W)]
     order = [i for factor in geometry.tegum_factors(W) for i in factor]
     both = torch.stack([geometry.gram(W), geometry.gram(W[order])])
-    return plots.matrices(both, ["by number", "by tegum factor"]).update_layout(height=260)
+    return plots.matrices(both, ["by number", "by tegum factor"])
 
 
 def omega() -> go.Figure:
@@ -82,7 +86,7 @@ def omega() -> go.Figure:
     for col, matrix in enumerate(between.values(), start=1):
         figure.add_heatmap(z=matrix.numpy(), coloraxis="coloraxis", row=1, col=col)
     scale = {"autocolorscale": True, "cmin": -limit, "cmax": limit}
-    return figure.update_yaxes(autorange="reversed").update_layout(coloraxis=scale, height=280)
+    return figure.update_yaxes(autorange="reversed").update_layout(coloraxis=scale)
 
 
 def slices() -> go.Figure:
@@ -95,29 +99,48 @@ def slices() -> go.Figure:
     share = {name: np.array([(n <= k).double().mean().item() for k in range(1, 6)]) for name, n in needed.items()}
     colors = dict(zip(needed, (plots.TOY, plots.NULL), strict=True))
     figure = plots.cumulative(share, colors, "share of the scores that k slices carry", "slices k")
-    return figure.update_xaxes(type="linear", tickvals=[1, 2, 3, 4, 5]).update_layout(height=300)
+    return figure.update_xaxes(type="linear", tickvals=[1, 2, 3, 4, 5])
 
 
 def bottleneck() -> go.Figure:
     """An untied toy: where each feature is written (solid), and where it is read (dotted)."""
     run = tms.train(tms.ToyConfig(5, 2, tied=False), tms.SparseUniform(5, 0.05), seeds=3, **HOW)
     write, read = run.W_E.numpy(), run.weights["W_U"].mT.numpy()
-    return plots.write_and_read(write, read, [f"seed {seed}" for seed in range(3)]).update_layout(height=270)
+    return plots.write_and_read(write, read, [f"seed {seed}" for seed in range(3)])
 
 
-FIGURES = (superposition, interference, dimensionality, tegum_factors, omega, slices, bottleneck)
+FIGURES = {  # heights in pixels, wide and narrow
+    superposition: (230, 430),
+    interference: (220, 370),
+    dimensionality: (300, 250),
+    tegum_factors: (260, 220),
+    omega: (280, 250),
+    slices: (300, 380),
+    bottleneck: (270, 460),
+}
 
 
-def save(figure: go.Figure, path: Path) -> Path:
+def narrow(make: Callable[[], go.Figure]) -> go.Figure:
+    """A figure with two panels in a row, and its legend below."""
+    wrap, layout.WRAP = layout.WRAP, 2
+    try:
+        legend = {"orientation": "h", "x": 0, "y": -0.22, "yanchor": "top", "font": {"size": 11}}
+        return make().update_layout(legend=legend).update_xaxes(nticks=5, tickangle=0)
+    finally:
+        layout.WRAP = wrap
+
+
+def save(figure: go.Figure, path: Path, width: int = WIDTH) -> Path:
     """A figure as a picture without a background, of the kind that its suffix says."""
     clear = {"template": style.template(), "paper_bgcolor": "rgba(0,0,0,0)", "plot_bgcolor": "rgba(0,0,0,0)"}
     shown = go.Figure(figure).update_layout(**clear, margin={"l": 50, "r": 20, "t": 50, "b": 45})
     path.parent.mkdir(parents=True, exist_ok=True)
-    shown.write_image(path, width=WIDTH, scale=1 if path.suffix == ".svg" else 1.25)
+    shown.write_image(path, width=width, scale=1 if path.suffix == ".svg" else 1.25)
     return path
 
 
 if __name__ == "__main__":
-    for make in FIGURES:
+    for make, (high, high_if_narrow) in FIGURES.items():
         if make.__name__ in sys.argv[1:] or not sys.argv[1:]:
-            print(save(make(), OUT / f"{make.__name__}.svg"))
+            print(save(make().update_layout(height=high), OUT / f"{make.__name__}.svg"))
+            save(narrow(make).update_layout(height=high_if_narrow), OUT / f"{make.__name__}-narrow.svg", NARROW)

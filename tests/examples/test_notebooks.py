@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,9 @@ import jupytext
 import pytest
 
 ROOT = Path(__file__).parents[2]
+spec = spec_from_file_location("notebooks_run", ROOT / "examples" / "run.py")
+run = module_from_spec(spec)
+spec.loader.exec_module(run)
 NOTEBOOKS = sorted(path for path in (ROOT / "examples").glob("*.py") if path.name != "run.py")
 
 
@@ -36,6 +40,7 @@ def test_the_saved_notebook_is_the_script_with_its_outputs(path):
 def test_a_saved_notebook_is_small_and_shows_everything_without_scripts(path):
     saved = path.with_suffix(".ipynb")
     data = [out.data for cell in jupytext.read(saved).cells for out in cell.get("outputs", []) if "data" in out]
+    assert run.COMPILING not in saved.read_text(encoding="utf-8")
     assert [html[:80] for each in data if "<script" in (html := each.get("text/html", ""))] == []
     assert any("image/png" in each for each in data)
     assert saved.stat().st_size < 1_000_000
@@ -47,7 +52,7 @@ def test_a_notebook_opens_in_colab_and_installs_itself_there(path):
     [badge] = re.findall(
         r"\(https://colab.research.google.com/github/([\w-]+/[\w-]+)/blob/main/(\S+)\)", cells[0].source
     )
-    assert badge[1] == f"examples/{path.stem}.ipynb"
+    assert badge == (run.repository(), f"examples/{path.stem}.ipynb")
     first = next(cell.source for cell in cells if cell.cell_type == "code")
     assert f"git+https://github.com/{badge[0]}" in first  # from where it was opened
     called = []
@@ -58,6 +63,15 @@ def test_a_notebook_opens_in_colab_and_installs_itself_there(path):
     exec(first.replace("from importlib.util import find_spec", "find_spec = lambda name: None"), space)
     assert [call[0] for call in called] == ["pip"] * len(called) != []
     assert "tms-hooks[" in called[0][1]
+
+
+def test_the_address_of_the_repository_is_written_into_notebooks():
+    text = NOTEBOOKS[0].read_text(encoding="utf-8")
+    moved = run.addressed(text, "other-owner/other.name")
+    assert "github/other-owner/other.name/blob/main/examples/" in moved
+    assert 'source = "git+https://github.com/other-owner/other.name"' in moved
+    assert run.repository() not in moved
+    assert run.addressed(moved, run.repository()) == text
 
 
 @pytest.mark.parametrize("name", ["arena", "your_own"])

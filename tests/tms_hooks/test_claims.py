@@ -22,7 +22,8 @@ from typer.testing import CliRunner
 from tms_hooks import SparseUniform, ToyConfig, files, train
 from tms_hooks.claims import UNKNOWN, Verdict, claims, lab, present, registry
 from tms_hooks.claims import reproduce as runner
-from tms_hooks.cli import app, write_json
+from tms_hooks.cli import app
+from tms_hooks.cli.printing import write_json
 from tms_hooks.pages.claims_page import write_markdown, write_page
 
 KEYS = ["claim", "verdict", "parts", "n_models", "unit", "seconds", "seed", "commit", "controls"]
@@ -347,8 +348,9 @@ def test_reproduce_and_list(tmp_path):
     assert entry["claim"] == "hexagon-norms"
     assert entry["n_models"] > 40
     assert (out / "index.html").is_file()
-    again = CliRunner().invoke(app, arguments)
-    assert "stored" in again.output
+    again = CliRunner().invoke(app, arguments, env={"COLUMNS": "60"})
+    [row] = [line for line in again.output.splitlines() if line.endswith("stored")]  # whole, however narrow
+    assert [name for name in ("hexagons", "pentagons", "limit") if name not in row] == []
     listed = CliRunner().invoke(app, ["list", "--out", str(out)])
     assert listed.exit_code == 0
     for name in claims():

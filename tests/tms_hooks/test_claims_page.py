@@ -1,6 +1,7 @@
 """The page of `tms reproduce` in a real browser: offline, light, dark and printed."""
 
 import shutil
+from pathlib import Path
 
 import numpy as np
 import planned
@@ -8,7 +9,9 @@ import plotly.graph_objects as go
 import pytest
 
 from tms_hooks import plots
+from tms_hooks.claims import present
 from tms_hooks.claims import reproduce as runner
+from tms_hooks.claims.verdict import OUTCOMES
 from tms_hooks.pages.claims_page import write_page
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -117,3 +120,12 @@ def test_print_opens_everything_on_white(browse):
     assert page.locator("details.claim[open]").count() == 0
     assert len(page.pdf(format="A4")) > 20_000
     assert page.locator("details.claim[open]").count() == 0
+
+
+def test_every_outcome_says_what_it_means(written):
+    assert present.MEANINGS.keys() == present.SYMBOLS.keys() > set(OUTCOMES)
+    page = written.read_text(encoding="utf-8")
+    assert page.count(f"<p>{present.MEANINGS['refuted']}</p>") == 1
+    assert f'title="{present.MEANINGS["refuted"]}"' in page
+    kept = (Path(__file__).parents[2] / "docs" / "claims.md").read_text(encoding="utf-8")
+    assert f"*at the threshold*, {present.MEANINGS['at the threshold']};" in kept

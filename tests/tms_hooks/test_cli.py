@@ -14,9 +14,9 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 import tms_hooks as tms
-from tms_hooks import cli, config, progress
+from tms_hooks import config, progress
 from tms_hooks.claims import claims
-from tms_hooks.cli import app
+from tms_hooks.cli import app, commands, options, printing
 from tms_hooks.pages import report
 from tms_hooks.training import optimizers
 
@@ -25,7 +25,7 @@ plain = {"TERM": "dumb", "COLUMNS": "200", "NO_COLOR": "1"}
 
 @pytest.fixture(autouse=True)
 def to_standard_output(monkeypatch):
-    monkeypatch.setattr(cli.console, "stderr", False)  # `--json -` sends what is for people elsewhere, for good
+    monkeypatch.setattr(printing.console, "stderr", False)  # `--json -` sends what is for people elsewhere, for good
 
 
 def invoke(*args):
@@ -34,9 +34,9 @@ def invoke(*args):
 
 def test_help_teaches_every_command():
     shown = invoke("--help").output
-    commands = {command.name or command.callback.__name__ for command in app.registered_commands}
-    assert {"demo", "theory", "train"} <= commands
-    for name in commands:
+    names = {command.name or command.callback.__name__ for command in app.registered_commands}
+    assert {"demo", "theory", "train"} <= names
+    for name in names:
         assert name in shown
         taught = re.sub(r"[\s│]+", " ", invoke(name, "--help").output)
         assert re.search(rf"Example: .*`tms {name}\b", taught), name
@@ -54,9 +54,9 @@ def test_help_waits_for_no_library_and_the_commands_do(run_python):
 
 
 def test_what_the_command_line_restates_is_the_library_s():
-    assert cli.Activation == config.Activation
-    assert cli.Schedule == optimizers.Schedule
-    assert set(cli.OptimizerName.__args__) == set(optimizers.OPTIMIZERS)
+    assert options.Activation == config.Activation
+    assert options.Schedule == optimizers.Schedule
+    assert set(options.OptimizerName.__args__) == set(optimizers.OPTIMIZERS)
 
 
 def test_version():
@@ -73,7 +73,7 @@ def test_no_color_where_none_is_wanted(run_python, monkeypatch, no_color):
     monkeypatch.delenv("NO_COLOR", raising=False)
     for name, value in no_color.items():
         monkeypatch.setenv(name, value)
-    shown = run_python("from tms_hooks import cli; cli.tell('told', 'red')")
+    shown = run_python("from tms_hooks.cli.printing import tell; tell('told', 'red')")
     colored = re.search(r"\x1b\[(\d+;)*3[0-7]m", shown)
     assert bool(colored) == (not no_color)
 
@@ -96,17 +96,17 @@ def test_names_and_numbers_of_a_table_are_never_broken(monkeypatch, capsys, wide
         {"mean loss": [0.25, 1.5], "prose": ["word " * 12] * 2, "shard": [shard] * 2},
         index=pd.MultiIndex.from_product([[0.1, 0.5], [True]], names=["feature_probability", "tied"]),
     )
-    monkeypatch.setattr(cli, "console", Console(width=wide, force_terminal=True, no_color=True))
-    cli.print_table(table, "On a terminal")
+    monkeypatch.setattr(printing, "console", Console(width=wide, force_terminal=True, no_color=True))
+    printing.print_table(table, "On a terminal")
     shown = capsys.readouterr().out
     assert "┃" in shown
     for text in (*table.columns, *table.index.names, shard):
         assert text in shown, text
-    monkeypatch.setattr(cli, "console", Console(width=40, force_terminal=True, no_color=True, highlight=False))
-    cli.print_table(table, "Where it has no room")
+    monkeypatch.setattr(printing, "console", Console(width=40, force_terminal=True, no_color=True, highlight=False))
+    printing.print_table(table, "Where it has no room")
     narrow = capsys.readouterr().out
-    monkeypatch.setattr(cli, "console", Console(width=80, highlight=False))
-    cli.print_table(table, "Where it has no room")
+    monkeypatch.setattr(printing, "console", Console(width=80, highlight=False))
+    printing.print_table(table, "Where it has no room")
     piped = capsys.readouterr().out.splitlines()
     assert narrow.splitlines() == piped
     assert [len(piped), {line == line.rstrip() for line in piped}] == [4, {True}]
@@ -237,9 +237,10 @@ def test_progress_is_plain_lines_where_there_is_no_terminal(monkeypatch, capsys)
 
 def test_claims_are_listed_a_line_each_by_source(tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        patch.setattr(cli, "console", Console(width=80, force_terminal=True, no_color=True))
+        for module in (commands, printing):
+            patch.setattr(module, "console", Console(width=80, force_terminal=True, no_color=True))
         patch.chdir(tmp_path)  # a long path would be folded
-        cli.list_claims(None, Path("out"))
+        commands.list_claims(None, Path("out"))
     *lines, legend = re.sub(r"\x1b\[\d*m", "", capsys.readouterr().out).splitlines()
     assert max(map(len, lines)) <= 80
     assert legend.startswith(f"{len(claims())} claims; no mark: not measured in out")
@@ -269,15 +270,34 @@ def test_train_never_replaces_a_run_unless_told_to(tmp_path):
 
 
 def test_train_goes_on_from_a_checkpoint_over_the_run_that_was_stopped(tmp_path, caplog):
-    options = ["--seeds", 2, *QUICK, "--checkpoint", tmp_path / "saved"]
-    assert invoke("train", tmp_path / "run", *options).exit_code == 0
+    given = ["--seeds", 2, *QUICK, "--checkpoint", tmp_path / "saved"]
+    assert invoke("train", tmp_path / "run", *given).exit_code == 0
     whole = tms.load(tmp_path / "run")
     replace(whole, completed_steps=2).save(tmp_path / "run")  # as after Ctrl-C
     with caplog.at_level("INFO"):
-        again = invoke("train", tmp_path / "run", *options)
+        again = invoke("train", tmp_path / "run", *given)
     assert again.exit_code == 0, again.output
     assert "resuming from" in caplog.text
     assert tms.load(tmp_path / "run").W_E.equal(whole.W_E)
+
+
+def test_folders_that_are_made_are_named_before_any_work(tmp_path):
+    file, listed, store = tmp_path / "kept" / "found.json", tmp_path / "lists" / "claims.json", tmp_path / "store"
+    (tmp_path / "grid.toml").write_text("[base]\nn_features = 4\nd_hidden = 2\nsteps = 2\nfeature_probability = 0.5\n")
+    training = ["train", tmp_path / "runs" / "a", "--checkpoint", tmp_path / "saved", "--json", file, *QUICK]
+    new = "is a new folder: it is made when there is something to keep in it."
+    for words, folders in (
+        (training, [tmp_path / "runs", tmp_path / "saved", file.parent]),
+        (["sweep", tmp_path / "grid.toml", "--store", store, "--n-jobs", 1], [store]),
+        (["list", "--json", listed], [listed.parent]),
+    ):
+        first, again = invoke(*words), invoke(*words, *["--overwrite"] * (words == training))
+        told = first.stderr.splitlines()
+        assert told[: len(folders)] == [f"{folder} {new}" for folder in folders], first.output
+        assert [folder.is_dir() for folder in folders] == [True] * len(folders)
+        assert again.exit_code == 0 and new not in again.output, again.output
+        for named in {file, listed}.intersection(words):
+            assert told[-1] == f"The results are in {named}, for programs."
 
 
 @pytest.mark.parametrize("command", ["train", "demo", "sweep", "reproduce", "theory", "figure", "compare"])
@@ -414,12 +434,12 @@ def test_the_options_of_train_are_the_library_s_arguments():
         for name in signature(thing).parameters
     }
     own = {"out", "importance_decay", "overwrite", "seed", "json_file", "verbose"}
-    ours = set(signature(cli.train).parameters) - own
+    ours = set(signature(commands.train).parameters) - own
     assert ours < theirs
 
 
 def test_a_number_that_is_missing_is_none(capsys):
-    cli.print_table(pd.DataFrame({"a": [0.5, float("nan")]}, index=["x", "y"]), "title")
+    printing.print_table(pd.DataFrame({"a": [0.5, float("nan")]}, index=["x", "y"]), "title")
     assert [line.split() for line in capsys.readouterr().out.splitlines()] == [
         ["title"],
         ["a"],
@@ -444,8 +464,8 @@ def test_compare_sets_a_run_beside_a_real_model(tmp_path):
 
 @pytest.mark.real_weights
 def test_compare_takes_toys_with_as_many_features_as_dimensions(tmp_path):
-    options = ["-n", 4, "-m", 4, "-p", 0.5, "--lr", 0.01, "--seeds", 2, "--steps", 500, "--batch-size", 64]
-    assert invoke("train", tmp_path / "run", *options).exit_code == 0
+    given = ["-n", 4, "-m", 4, "-p", 0.5, "--lr", 0.01, "--seeds", 2, "--steps", 500, "--batch-size", 64]
+    assert invoke("train", tmp_path / "run", *given).exit_code == 0
     done = invoke("compare", tmp_path / "run", "--model", "smollm2", "--out", tmp_path / "page")
     assert done.exit_code == 0, done.output
     assert "none (none)" in done.output

@@ -140,6 +140,8 @@ def test_a_page_on_a_dark_phone_by_keyboard_and_in_print(tmp_path):
             "c": plots.curves(
                 {f"a long name of curve {i}": (np.arange(3), i * np.arange(3)) for i in range(5)}, "x", "y"
             ),
+            "p": plots.norm_bars(np.ones((5, 3)), np.zeros((5, 3)), [f"panel number {i}" for i in range(5)]),
+            "s": plots.feature_arrows(np.stack([np.eye(2)] * 5), [f"n = {i}" for i in range(5)]),
         },
         visuals={"v": probes.render.attention(["a", "b"], torch.eye(2)[None]).html()},
         beside=True,
@@ -152,8 +154,20 @@ def test_a_page_on_a_dark_phone_by_keyboard_and_in_print(tmp_path):
         page = browser.new_context(color_scheme="dark", viewport={"width": 390, "height": 844}).new_page()
         page.on("pageerror", lambda error: complaints.append(error))
         page.goto(page_of.as_uri())
-        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 3")
+        page.wait_for_function("document.querySelectorAll('.plot .main-svg').length >= 5")
         width = page.evaluate("document.documentElement.scrollWidth")
+        scrolls = page.evaluate(
+            "[...document.querySelectorAll('figure, .light, .light div')].filter(box => box.scrollWidth >"
+            " box.clientWidth && getComputedStyle(box).overflowX !== 'visible').map(box => box.outerHTML.slice(0, 99))"
+        )
+        panels = "[...document.querySelectorAll('.plot')].slice(3).map(plot => "
+        boxes = page.evaluate(
+            f"{panels}[...plot.querySelectorAll('.annotation-text')].map(title => title.getBoundingClientRect())"
+            ".map(({left, right, top}) => [left, right, top]))"
+        )
+        named = page.evaluate(
+            f"{panels}['x', 'y'].map(axis => plot.querySelectorAll(`[class^=g-${{axis}}] text`).length))"
+        )
         middle = page.evaluate("document.querySelectorAll('.plot')[1]._fullData[0].colorscale[1][1]")
         under = page.evaluate(  # the curves' legend begins below their axes
             "(() => { const plot = document.querySelectorAll('.plot')[2];"
@@ -171,9 +185,24 @@ def test_a_page_on_a_dark_phone_by_keyboard_and_in_print(tmp_path):
         said = page.locator("output").inner_text()
         page.emulate_media(media="print")
         printed = page.evaluate("getComputedStyle(document.querySelector('.controls')).display")
+        page.emulate_media(media="screen")
+        page.set_viewport_size({"width": 1100, "height": 390})  # as after it is turned
+        page.wait_for_function(
+            "new Set([...document.querySelectorAll('.plot')].at(-1).querySelectorAll('.annotation-text').values()"
+            ".map(title => Math.round(title.getBoundingClientRect().top))).size === 2"
+        )
         browser.close()
     assert complaints == []
     assert width == 390
+    assert scrolls == []
+    for titles, in_rows in zip(boxes, ([1, 1, 1, 1, 1], [2, 2, 1]), strict=True):
+        rows = {round(top): [] for _, _, top in titles}
+        for left, right, top in sorted(titles):
+            rows[round(top)].append((left, right))
+        assert [len(row) for row in rows.values()] == in_rows
+        assert all(0 < left < right < 390 for row in rows.values() for left, right in row)
+        assert all(row[0][1] < row[1][0] for row in rows.values() if len(row) == 2)
+    assert named == [[1, 5], [2, 3]]  # axes are named below and at the left
     assert middle == style.THEMES["dark"].paper
     assert under > 0
     assert "invert" in slab

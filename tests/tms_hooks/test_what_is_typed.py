@@ -114,6 +114,10 @@ SAID = {
     "tms.train(cfg, data, optimizer=torch.optim.SGD)": "TypeError optimizer=<class 'torch.optim.sgd.SGD'>: models are "
     "updated by rules of this library; give tms.SGD(lr=...)",
     "tms.train(cfg, tms.SparseUniform)": "TypeError data=<class 'tms_hooks.data.independent.SparseUniform'> is no ",
+    "tms.train(cfg, lambda n: torch.rand(n, 4))": "TypeError data=<function <lambda> at",
+    "tms.ToyConfg(4, 2)": "AttributeError module 'tms_hooks' has no attribute 'ToyConfg'; did you mean 'ToyConfig'?",
+    "tms.sweep({'n_features': 4, 'd_hidden': 2}, {'lr': [0.1]}, store='x')": "ValueError settings {'n_features': 4, "
+    "'d_hidden': 2, 'lr': 0.1}: SparseUniform needs feature_probability; add it to base, or as an axis",
     "tms.train(cfg, [1, 2])": "TypeError data=1 is no distribution: give an object such as tms.SparseU",
     "tms.train(cfg, data, seeds=[0.5])": "ValueError seeds=0.5: must be a whole number",
     "tms.train(cfg, data, seeds=True)": "ValueError seeds=True: must be a whole number",

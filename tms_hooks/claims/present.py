@@ -24,6 +24,19 @@ SYMBOLS = {
     "failed": "!",
 }
 """Beside the word and its color, for whom the colors look alike."""
+MEANINGS = {
+    "supported": "the whole interval lies on the side of the threshold that the source states",
+    "in part": "its parts came out differently",
+    "refuted": "the whole interval lies on the other side of the threshold",
+    "does not distinguish": "what the source states is true of the null too",
+    "at the threshold": "the interval holds the threshold, and all of it lies so near that the difference is of no account",
+    "too few models": "the interval holds the threshold and reaches farther; more models would decide",
+    "not converged": "models trained three times as long give another number",
+    "not measurable": "nothing trained here could tell",
+    "not run": "it was not measured in this run",
+    "failed": "it raised an error",
+}
+"""What each outcome says, in one sentence."""
 COLORS = {"supported": "green", "refuted": "red", "not run": "dim", "failed": "bold red"}
 """All others are yellow."""
 FEWEST = 20

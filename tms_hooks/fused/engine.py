@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import lru_cache
 from itertools import pairwise
+from pathlib import Path
 from typing import NamedTuple, TypeVar
 
 import numba
@@ -85,7 +86,10 @@ class _Compiling(event.Listener):
     def on_start(self, event: event.Event) -> None:
         """Called at the start of whatever numba compiles and does not find in its cache."""
         if event.data.get("dispatcher") is kernels.advance:
-            log.warning("compiling the training loop for toys of this kind: a few seconds, once on this machine")
+            log.warning(
+                "compiling the training loop for toys of this kind: ten to thirty seconds, once; it is kept in %s",
+                Path(kernels.advance.stats.cache_path).parent,
+            )
 
     def on_end(self, event: event.Event) -> None:
         """Nothing to say."""

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tms_hooks import files
-from tms_hooks.claims.present import RULE, SYMBOLS, chance, counts, number, part_counts
+from tms_hooks.claims.present import MEANINGS, RULE, SYMBOLS, chance, counts, number, part_counts
 from tms_hooks.claims.registry import SOURCES
 from tms_hooks.claims.reproduce import Result, code_version, commit
+from tms_hooks.claims.verdict import OUTCOMES
 from tms_hooks.pages import report
 
 
@@ -30,6 +31,7 @@ def write_page(results: Sequence[Result], out: Path, quick: bool) -> Path:
         by_outcome={outcome: [result for result in results if result.outcome == outcome] for outcome in outcomes},
         sources={key: name for key, name in SOURCES.items() if any(result.claim.source == key for result in results)},
         symbols=SYMBOLS,
+        meanings=MEANINGS,
         number=number,
         results=results,
     )
@@ -42,6 +44,7 @@ def write_markdown(results: Sequence[Result], out: Path, quick: bool) -> Path:
         "quick": quick,
         "version": _version(results, quick),
         "rule": RULE,
+        "meanings": {outcome: MEANINGS[outcome] for outcome in OUTCOMES},
         "chance": chance(results),
         "counts": counts(results),
         "part_counts": part_counts(results),

@@ -199,9 +199,9 @@ def alignment(run: Run) -> Part:
     section = report.Section(
         short=HEADS,
         title="Do the singular vectors of a head recover the features it attends to?",
-        text=f"{len(pvalues)} toys with 10 features of importance 0.8^i in 5 dimensions, feature probability 0.2; then "
-        f"a pseudo-attention head is trained to respond when the query token holds feature {query} and the key token "
-        f"feature {key}. It never sees the features, only the hidden states. $Ω = W_Q W_K^T$. Null: both sets of "
+        text=f"{len(pvalues)} toys with 10 features of importance $0.8^i$ in 5 dimensions, feature probability 0.2; "
+        f"then a pseudo-attention head is trained to respond when the query token holds feature {query} and the key "
+        f"token feature {key}. It never sees the features, only the hidden states. $Ω = W_Q W_K^T$. Null: both sets of "
         f"directions turned at random, {NULL_DRAWS:,} times; the statistic is the product of the two |cosines|. Among "
         "the other features are those antipodal to the attended ones: Omega cannot tell the two apart.",
         finding=f"In {share:.0%} of the toys ({low:.0%} to {high:.0%}) the first singular pair lies nearer "
@@ -355,10 +355,10 @@ def bottlenecks(toys: Sequence[ToyModel], real: Any, real_name: str) -> Part:
     section = report.Section(
         short=BOTTLENECKS,
         title="How crowded is the way from embedding to unembedding?",
-        text="Each feature (token) is written along its row of W_E and read along its column of W_U. The rms overlap "
-        "is the root-mean-square cosine between one feature's write and another's read. Directions of equal norm "
-        "cannot have less than the Welch bound on average; random ones have 1/sqrt(d). Features below a tenth of the "
-        f"largest norm are left out. For {real_name}: {SAMPLED_TOKENS:,} tokens drawn at random, against the whole "
+        text="Each feature (token) is written along its row of $W_E$ and read along its column of $W_U$. The rms "
+        "overlap is the root-mean-square cosine between one feature's write and another's read. Directions of equal "
+        "norm cannot have less than the Welch bound on average; random ones have 1/sqrt(d). Features below a tenth of "
+        f"the largest norm are left out. For {real_name}: {SAMPLED_TOKENS:,} tokens drawn at random, against the whole "
         "vocabulary. Each number is a mean over the models that have it. Fewer than two features have no overlap, and "
         "with no more features than dimensions the Welch bound is 0, of which nothing is a multiple: that is none.",
         finding=f"The toys hold {_crowded(table['toys'], '.1f', 'features')}; {real_name} holds "

@@ -81,8 +81,8 @@ def as_data(given: Any) -> Any:
         return tuple(as_data(each) for each in given)
     if isinstance(given, type) or not hasattr(given, "shape"):
         raise TypeError(
-            f"data={given!r} is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor "
-            "(sample, feature)"
+            f"data={given!r} is no distribution: give an object such as tms.SparseUniform(6, 0.057), a tensor (sample, "
+            "feature), or one of your own: a class(tms.Distribution) with the method _draw(keys, batch)"
         )
     return Samples(given)
 

@@ -1,32 +1,52 @@
-"""`tms`: the command line. Thin: it parses, calls the library and prints tables.
+"""The commands of `tms`: each parses its options, calls the library and prints what came out."""
 
-Nothing here is imported before a command needs it, so that `tms --help` answers at once. What a person reads while
-waiting goes to standard error; results go to standard output.
-"""
-
-import json
 import logging
-import math
 import os
 import sys
 import warnings
-from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
-from io import StringIO
+from collections.abc import Iterable
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.logging import RichHandler
 from rich.markup import escape
-from rich.measure import Measurement
 from rich.table import Table
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    import pandas as pd
+from tms_hooks.cli.options import (
+    COUNT,
+    Activation,
+    FirstSeed,
+    Json,
+    Model,
+    OptimizerName,
+    Out,
+    Quick,
+    Schedule,
+    Verbose,
+    check_extras,
+    check_page,
+    check_places,
+    folder_of,
+    number,
+    print_version,
+    usage_errors,
+)
+from tms_hooks.cli.printing import (
+    Aside,
+    aside,
+    console,
+    nothing_lost,
+    print_table,
+    records,
+    say,
+    show,
+    tell,
+    write_json,
+)
 
+if TYPE_CHECKING:
     from tms_hooks.claims.registry import Claim
     from tms_hooks.run import Run
     from tms_hooks.training.recipe import Recipe
@@ -61,97 +81,10 @@ app = typer.Typer(
     epilog="Exit codes: 0, done; 1, something failed: a claim, or a result that could not be written; 2, a wrong "
     "option or input, told before any work; 130, stopped by Ctrl-C. Results go to standard output, progress to "
     "standard error: plain lines where it is no terminal, no color where NO_COLOR is set.\n\n"
-    "Folders that are missing are made. A run is replaced only with --overwrite; a page is made anew over an earlier "
-    "page of these commands, and over no other file; the file that --json names, or --out of a picture, is replaced.",
+    "Folders that are missing are made, and the command says which. A run is replaced only with --overwrite; a page is "
+    "made anew over an earlier page of these commands, and over no other file; the file that --json names, or --out of "
+    "a picture, is replaced.",
 )
-console, aside = Console(highlight=False), Console(stderr=True, highlight=False)
-
-# Restated from the library, which takes seconds to import; a test holds them against it.
-Activation = Literal["identity", "relu", "gelu", "softmax"]
-Schedule = Literal["constant", "linear", "cosine", "exponential"]
-OptimizerName = Literal["Adam", "AdamW", "SGD", "RMSprop"]
-
-
-def number(*, whole: bool = False, least: float | int = -math.inf, such_as: str = "") -> dict[str, Any]:
-    """How an option reads a number: its error says what was typed, what it must be, and one that would do."""
-
-    def read(text: str | float | int) -> float | int:
-        try:
-            value = int(text) if whole else float(text)
-        except ValueError:
-            kind = "a whole number" if whole else "a number"
-            raise typer.BadParameter(f"{text!r}: must be {kind}" + f", such as {such_as}" * bool(such_as)) from None
-        if not value >= least:
-            raise typer.BadParameter(f"{text}: must be at least {least:g}" + f", such as {such_as}" * bool(such_as))
-        return value
-
-    return {"parser": read, "metavar": "INTEGER" if whole else "FLOAT"}
-
-
-COUNT = {"whole": True, "least": 1}
-FirstSeed = Annotated[
-    int, typer.Option(help="The first model's seed; the others follow.", **number(whole=True, least=0))
-]
-Model = Annotated[str, typer.Option(help="Real transformer: smollm2, gpt2, any name of the hub, a folder.")]
-
-
-def print_version(wanted: bool) -> bool:
-    """Print what is installed and end, if that is wanted."""
-    if not wanted:
-        return False
-    from importlib.metadata import version
-
-    found = (f"{library} {version(library)}" for library in ("torch", "transformer-lens"))
-    print(f"tms-hooks {version('tms-hooks')} ({', '.join(found)}, Python {sys.version.split()[0]})")
-    raise typer.Exit
-
-
-def results_alone(file: Path | None) -> Path | None:
-    """Where JSON goes to standard output, all that is for people goes to standard error."""
-    console.stderr = file == Path("-")
-    return file
-
-
-Json = Annotated[
-    Path | None,
-    typer.Option(
-        "--json",
-        metavar="FILE",
-        callback=results_alone,
-        help="Write the results to this file as JSON too; - prints them alone.",
-    ),
-]
-
-
-def write_json(results: object, file: Path | None) -> None:
-    """The results for programs: in a file, or on standard output; numbers that are missing are null."""
-    if file is None:
-        return
-    text = json.dumps(results, indent=1)
-    if file == Path("-"):
-        print(text)
-    else:
-        from tms_hooks import files
-
-        with nothing_lost():
-            files.keep(file, text)
-
-
-def records(table: "pd.DataFrame") -> list[dict[str, Any]]:
-    """A table's rows, the index among their entries."""
-    rows: list[dict[str, Any]] = json.loads(table.reset_index().to_json(orient="records", double_precision=15))
-    return rows
-
-
-def speak_up(verbose: bool) -> bool:
-    """What the library says of its own accord is told too, if that is wanted."""
-    logging.getLogger("tms_hooks").setLevel(logging.INFO if verbose else logging.NOTSET)
-    return verbose
-
-
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", callback=speak_up, help="Say which engine trains, and why no other.")
-]
 
 
 @app.callback()
@@ -161,67 +94,7 @@ def configure(
     ] = False,
 ) -> None:
     """Set up logging for every command."""
-    handler = RichHandler(console=aside, show_time=False, show_level=False, show_path=False, highlighter=None)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
-
-
-def tell(text: str, style: str | None = None) -> None:
-    """A line as it is: what stands in it, such as a path, may look like markup or an emoji, or be long."""
-    console.print(text, style=style, markup=False, emoji=False, soft_wrap=True)
-
-
-def check_places(*folders: Path | None, size: int = 0) -> None:
-    """Refuse, before any work, folders in which nothing could be written."""
-    from tms_hooks.files import check_writable
-
-    with usage_errors(OSError):
-        for folder in folders:
-            if folder is not None:
-                check_writable(folder, size)
-
-
-def check_page(page: Path) -> None:
-    """Refuse, before any work, to write a page over a file that is no page of ours."""
-    from tms_hooks.pages.report import check_replaceable
-
-    with usage_errors(OSError, option="--out"):
-        check_replaceable(page)
-
-
-def folder_of(file: Path | None) -> Path | None:
-    """Where a file of results is to be; none if there is none, or it is standard output."""
-    return None if file is None or file == Path("-") else file.parent
-
-
-def check_extras(**extras: str) -> None:
-    """Refuse, before any work, a command whose extra is not installed: library -> the extra that has it."""
-    from tms_hooks.errors import check_installed
-
-    try:
-        for library, extra in extras.items():
-            check_installed(library, extra)
-    except ImportError as error:
-        raise typer.BadParameter(str(error)) from error
-
-
-@contextmanager
-def nothing_lost() -> Iterator[None]:
-    """A result that could not be written where it should is elsewhere: one line says where, no traceback."""
-    try:
-        yield
-    except OSError as error:
-        say(str(error))
-        raise typer.Exit(1) from error
-
-
-@contextmanager
-def usage_errors(*kinds: type[Exception], option: str | None = None) -> Iterator[None]:
-    """Errors of these kinds are the user's: one line and exit code 2, no traceback."""
-    try:
-        yield
-    except kinds as error:
-        plain = error.args[0] if isinstance(error, KeyError) else error  # the text of a KeyError has quotes around it
-        raise typer.BadParameter(str(plain), param_hint=option) from error
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[Aside()])
 
 
 @app.command()
@@ -312,7 +185,7 @@ def train(
     from tms_hooks.training.optimizers import OPTIMIZERS
     from tms_hooks.training.recipe import Recipe
 
-    check_places(folder_of(json_file))
+    check_places(out.parent, checkpoint, folder_of(json_file))
     if data == "OneHot" and feature_probability is not None:
         raise typer.BadParameter("--feature-probability: one-hot data has none; leave it out")
     p = 0.057 if feature_probability is None else feature_probability
@@ -449,7 +322,7 @@ def sweep(
 
     Example: `tms sweep grid.toml --store runs --json results.json`
     """
-    check_places(folder_of(json_file))
+    check_places(store, folder_of(json_file))
     from tms_hooks.sweep import sweep_toml
 
     where = {"backend": backend, "n_jobs": n_jobs, "address": address}
@@ -468,10 +341,6 @@ def sweep(
     print_table(table[["mean loss", "least", "shard"]], f"Held-out loss over {loss.sizes['seed']} seeds")
     tell(f"Every shard is a run in {store}; read one with tms_hooks.load.")
     write_json(records(table), json_file)
-
-
-Out = Annotated[Path, typer.Option(help="Folder of the finished claims and the page.")]
-Quick = Annotated[bool, typer.Option("--quick", help="Fewer models, wider intervals, the same code.")]
 
 
 @app.command()
@@ -524,7 +393,8 @@ def reproduce(
         tell(f"Stopped. {len(results)} of {len(chosen)} claims are stored in {out}; the same command goes on.")
         raise typer.Exit(130) from None
     ordered = [results[claim.name] for claim in chosen]
-    console.print(present.verdicts(ordered), f"{present.counts(ordered)}.")
+    show(present.verdicts(ordered))
+    console.print(f"{present.counts(ordered)}.")
     console.print(f"Parts: {present.part_counts(ordered)}. {present.chance(ordered)}".rstrip())
     for result in ordered:
         if result.failed or not result.verdict:
@@ -592,7 +462,7 @@ def figure(
     with nothing_lost(), usage_errors(ValueError, RuntimeError, option="--out"):
         path = report.write_figure(out, drawn, claim.statement, caption)
     for caption in captions:
-        console.print(caption, style="bold" if caption == captions[index - 1] else "dim", markup=False)
+        tell(caption, "bold" if caption == captions[index - 1] else "dim")
     tell(f"Figure {index} is in {path}.")
 
 
@@ -622,14 +492,13 @@ def list_claims(
         for c in chosen
     ]
     write_json(rows, json_file)
-    piped = not console.is_terminal  # a pipe has whole statements and lines, for grep
     if names:
         for claim in chosen:
             found = stored[claim.name]
             console.print(f"[bold]{claim.name}[/bold] ({claim.source}: {SOURCES.get(claim.source, claim.source)})")
-            console.print(claim.design, markup=False, soft_wrap=piped)
+            console.print(claim.design, markup=False)
             outcome = found.verdict.paragraph if found else f"Not measured yet: tms reproduce {claim.name}"
-            console.print(f"\n{outcome}\n", markup=False, soft_wrap=piped)
+            console.print(f"\n{outcome}\n", markup=False)
         return
     for i, source in enumerate(dict.fromkeys(claim.source for claim in chosen)):
         console.print("\n" * bool(i) + f"[bold]{source}[/bold]: {SOURCES.get(source, source)}")
@@ -641,7 +510,7 @@ def list_claims(
             marked = last_verdict[claim.name]
             mark = f"[{COLORS.get(marked, 'yellow')}]{SYMBOLS[marked]}[/]" if marked else " "
             shown.add_row(mark, claim.name, escape(claim.statement))
-        (print_lines if piped else console.print)(shown)
+        show(shown)
     there = [f"{SYMBOLS[outcome]} {outcome}" for outcome in SYMBOLS if outcome in last_verdict.values()]
     legend = ", ".join([*there, f"no mark: not measured in {out}"])
     tell(f"\n{len(chosen)} claims; {legend}. tms list CLAIM prints one in full.")
@@ -691,58 +560,6 @@ def theory(
         with nothing_lost():
             page = write_page(out, polygons, best, say=say)
         tell(f"\nOpen {page} in a browser.")
-
-
-def say(what: str) -> None:
-    """What is done next."""
-    aside.print(what, style="dim", markup=False, emoji=False, soft_wrap=True)
-
-
-def print_table(table: "pd.DataFrame", title: str) -> None:
-    """A DataFrame as a table on the terminal, whose names and numbers are never broken: prose alone is folded.
-
-    In a pipe, and where the terminal is too narrow for that, it is whole lines.
-    """
-    from pandas.api.types import is_numeric_dtype
-
-    from tms_hooks.pages import report
-
-    names = [name if isinstance(name, tuple) else (name,) for name in table.index]
-    columns: dict[str, list[str]] = {
-        str(name or ""): [str(row[i]) for row in names] for i, name in enumerate(table.index.names)
-    }
-    for column in table.columns:
-        columns[str(column)] = [report.number(v, ".4g") if isinstance(v, float) else str(v) for v in table[column]]
-    numeric = [str(column) for column in table.columns if is_numeric_dtype(table[column])]
-
-    def laid_out(**look: Any) -> Table:
-        shown = Table(**look)
-        for name, cells in columns.items():
-            one_word = not any(" " in cell for cell in cells)
-            justify: Literal["left", "right"] = "right" if name in numeric else "left"
-            shown.add_column(escape(name), justify=justify, no_wrap=one_word, overflow="fold")
-        for row in zip(*columns.values(), strict=True):
-            shown.add_row(*map(escape, row))
-        return shown
-
-    boxed, wide = laid_out(title=escape(title), title_justify="left"), console.options.update(max_width=WIDEST)
-    if console.is_terminal and Measurement.get(console, wide, boxed).minimum <= console.width:
-        console.print(boxed)
-    else:
-        tell(title)
-        print_lines(laid_out(box=None, pad_edge=False, padding=(0, 2, 0, 0)))
-
-
-WIDEST = 100_000
-"""Characters in a line that nothing breaks."""
-
-
-def print_lines(shown: Table) -> None:
-    """A table as whole lines, for `grep` and `cut`: without color, without blanks at their ends."""
-    text = Console(width=WIDEST, file=StringIO(), no_color=True, highlight=False)
-    text.print(shown)
-    for line in text.file.getvalue().splitlines():  # type: ignore[attr-defined]
-        tell(line.rstrip())
 
 
 QUIET = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "TRANSFORMERS_VERBOSITY": "error"}
