@@ -20,7 +20,7 @@ from torch import Tensor
 from probes.activations import rows_per_run
 from probes.base_run import BaseRun, Metric, behind, repeat
 from probes.given import as_batch, whole
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, output_tensors, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
 from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with_part
@@ -181,7 +181,8 @@ class Pair:
         self.source = {name: replacement(patch, value, seed) for name, value in activations.items()}
         self.clean, self.corrupted = (other, self.base.metrics) if denoise else (self.base.metrics, other)
         self.patch, self.seed = patch, seed
-        if (self.clean - self.corrupted).mean() == 0:
+        rounding = torch.finfo(torch.promote_types(output_tensors(self.base.output)[0].dtype, torch.float32)).eps
+        if (self.clean - self.corrupted).mean().abs() <= rounding * torch.cat([self.clean, self.corrupted]).abs().max():
             raise ValueError(
                 f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )

@@ -24,6 +24,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
+from probes.architectures import turns_by_length
 from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
 from probes.names import axes
 
@@ -81,7 +82,7 @@ class BaseRun:
             return 0
         read = self._savings.read
         cut = pos if read is None else min(pos, max(read))
-        cut -= cut % math.ceil(self.inputs.shape[1] / MOST_CUTS)
+        cut -= cut % self._step
         self._remember(cut)
         return cut
 
@@ -181,20 +182,30 @@ class BaseRun:
         parameters = inspect.signature(getattr(self.model, "forward", self.model)).parameters
         if not tokens or inputs.shape[1] < 2 or "past_key_values" not in parameters or self._savings == Savings():
             return frozenset()
-        cut, last, other = inputs.shape[1] // 2, inputs[:, -1], inputs.clone()
-        other[:, -1] = torch.where(last > 0, last - 1, 1)
+        if turns_by_length(self.model):  # a shorter run would also change what the longer ones give
+            return frozenset()
+        step, last, other = self._step, inputs.shape[1] - 1, inputs.clone()
+        other[:, -1] = torch.where(inputs[:, -1] > 0, inputs[:, -1] - 1, 1)
+        same = {name for name, value in self.activations.items() if "pos" in axes(name, value.ndim)}
         try:
             with torch.no_grad():
-                earlier = self.model(other)[:, :-1]
-            self._remember(cut)
-            with recording(self.model, self.activations) as found:
-                output = self._run(1, (), None, cut)
-            if not (_alike(earlier, self.output[:, :-1]) and _alike(output, self.output[:, cut:])):
-                return frozenset()
+                if not _alike(self.model(other)[:, :-1], self.output[:, :-1]):
+                    return frozenset()
+            for cut in dict.fromkeys((step, last - last % step)):  # the shortest beginning and the longest
+                self._remember(cut)
+                with recording(self.model, self.activations) as found:
+                    output = self._run(1, (), None, cut)
+                if not _alike(output, self.output[:, cut:]):
+                    return frozenset()
+                same = {n for n in same if _alike(found[n], behind(n, self.activations[n], cut))}
         except Exception:  # whatever a model raises that cannot go on from keys and values
             return frozenset()
-        with_positions = (name for name, value in self.activations.items() if "pos" in axes(name, value.ndim))
-        return frozenset(n for n in with_positions if _alike(found[n], behind(n, self.activations[n], cut)))
+        return frozenset(same)
+
+    @property
+    def _step(self) -> int:
+        """Beginnings are multiples of so many positions."""
+        return math.ceil(self.inputs.shape[1] / MOST_CUTS)
 
     @torch.no_grad()
     def _remember(self, cut: int) -> None:

@@ -167,6 +167,8 @@ def end_of(model: HookedModel, end: Literal["embed", "unembed"], inputs: Any = N
         ValueError: no such weights, or something else stands between them and the stream.
     """
     weights, norm = weight_of(model, "W_E" if end == "embed" else "W_U"), getattr(model, "ln_final", None)
+    if not hasattr(norm, "hook_normalized"):  # a bridge without norms has a part that does nothing
+        norm = None
     run = observe(model, _watched(model, None, None), inputs)
     if end == "embed":
         hidden = "hook_hidden" if "hook_hidden" in run.at else "hook_embed"

@@ -95,7 +95,8 @@ class Fit(NamedTuple):
     """What depends on the positions alone; minus each query's mean where only the pattern is known; 0 if there is no
     need of it."""
     error: float
-    """What is left over, relative to the scores."""
+    """What is left over, relative to the scores; infinite where fewer than two numbers were compared, of which a scale
+    fits one."""
 
 
 def fit_scores(
@@ -136,7 +137,16 @@ def fit_scores(
     left = own - comparable(scores)
     # what float32 makes of differences below the last digit of a logarithm near 1 is no difference
     error = varying(left).norm() / (target.norm() + 1e-6 * seen.sum().sqrt())
+    if form.any() and _compared(ours, form, is_pattern, biased) < 2:
+        error = torch.tensor(math.inf)
     return Fit(scale, common(left), float(error))
+
+
+def _compared(ours: Tensor, form: Tensor, is_pattern: bool, biased: bool) -> float:
+    """How many independent numbers of a form show in the scores: of a pattern one less for each query."""
+    per_query = (ours.abs() > 1e-5 * form.abs().max()).sum(-1)
+    numbers = float((per_query - int(is_pattern)).clamp_min(0).sum())
+    return numbers * (len(ours) - 1) / len(ours) if biased else numbers
 
 
 def centered(values: Tensor, where: Tensor) -> Tensor:
