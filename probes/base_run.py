@@ -25,7 +25,16 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
 from probes.architectures import turns_by_length
-from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
+from probes.hooked import (
+    HookedModel,
+    HookFn,
+    adding_zeros,
+    blocks,
+    fires_again,
+    output_tensors,
+    recording,
+    temporary_hooks,
+)
 from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
@@ -127,6 +136,8 @@ class BaseRun:
         begun: list[bool] = []
 
         def note(name: str, value: Tensor, hook: Any) -> None:
+            if name in self.activations:
+                raise fires_again(name)
             self.activations[name] = value.detach().clone()
             self._done.setdefault(name, len(self._block_outputs) + len(begun))
 

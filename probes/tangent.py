@@ -139,8 +139,9 @@ def tangent_space(
     size = None if batch_size is None else whole("batch_size", batch_size, least=1)
     require_live(model, inputs, [hook])
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
-    later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows)
-    with torch.enable_grad(), adding_zeros(model, [hook]) as zeros, later as found:
+    later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows, once=True)
+    earlier = recording(model, [hook], keep=lambda value: None, once=True)
+    with torch.enable_grad(), adding_zeros(model, [hook]) as zeros, earlier, later as found:
         output = model(inputs)
         if out_hook is not None and out_hook not in found:
             raise ValueError(f"hook {out_hook!r} does not fire on these inputs; probes.audit_hooks tells which do")

@@ -165,3 +165,31 @@ def test_bad_input(net):
 
     with pytest.raises(TypeError, match="submodule '0' returned dict: hook those that return a tensor"):
         probes.hook_modules(nn.Sequential(Wordy()), ["0"])(TOKENS)
+
+
+class Twice(nn.Module):
+    """One layer, used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(torch.relu(self.layer(x)))
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda m, x: probes.collect_activations(m, x, "layer.hook_out"),
+        lambda m, x: probes.patch_sweep(m, x, x + 1, lambda out: out.sum(-1), probes.Site("layer.hook_out", unit=0)),
+        lambda m, x: probes.attribution_sweep(m, x, x + 1, lambda out: out.sum(-1), "layer.hook_out"),
+        lambda m, x: probes.tangent_space(m, x, "layer.hook_out"),
+    ],
+    ids=["collect", "sweep", "attribution", "tangent"],
+)
+def test_a_layer_that_is_used_twice_has_no_one_activation(tool: Any) -> None:
+    model, x = probes.hook_modules(Twice().eval()), torch.rand(3, 4)
+    with pytest.raises(ValueError, match="fires more than once in a run, as in a layer that is used again"):
+        tool(model, x)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
