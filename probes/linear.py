@@ -206,9 +206,8 @@ class _Probe:
             error[test] += 1.0 - (predicted == y[test]) if self.classify else (predicted - y[test]) ** 2
             scale[test] += 1.0 if self.classify else (y[test] - mean) ** 2
             if self.classify:
-                guess = (
-                    DummyClassifier(strategy="most_frequent").fit(x[train], y[train]).predict(x[test]).reshape(shape)
-                )
+                usual = DummyClassifier(strategy="most_frequent").fit(x[train], y[train])
+                guess = usual.predict(x[test]).reshape(shape)
                 baseline += float((y[test] == guess).sum()) / y[tested].size
         examples = np.unique(self.example[tested])
         error, scale = self._by_example(error)[examples], self._by_example(scale)[examples]
