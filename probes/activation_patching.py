@@ -222,6 +222,8 @@ class Pair:
         starts, cuts = [self.base.start(site.hook) for site in self.sites], cuts or [0] * len(self.sites)
         rows = rows_per_run(self.base.inputs, 64) if batch_size is None else whole("batch_size", batch_size, least=1)
         size = max(1, rows // self.base.n_examples)
+        if size > 1 and len(self.sites) > 1 and not self.base.alone(self.other_inputs):
+            size = 1  # what one copy is patched with would change the others
         sharing: list[list[int]] = []
         for i in sorted(range(len(starts)), key=lambda i: (starts[i], cuts[i])):
             last = sharing[-1] if sharing else []

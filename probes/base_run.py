@@ -35,6 +35,7 @@ from probes.hooked import (
     recording,
     temporary_hooks,
 )
+from probes.liveness import NOT_REPEATABLE, apart
 from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
@@ -125,6 +126,18 @@ class BaseRun:
                     "give clean and corrupted inputs of one shape (as many examples, as many tokens)"
                 )
         return self._metrics(output, 1)[0], found
+
+    @torch.no_grad()
+    def alone(self, others: Any) -> bool:
+        """Whether the examples come out as they did if others are in the batch with them."""
+        if not isinstance(self.inputs, Tensor | list | tuple):
+            return False
+        both = torch.cat([self.inputs, others]) if isinstance(self.inputs, Tensor) else [*self.inputs, *others]
+        if not apart(self.model(both), self.output):
+            return True
+        if apart(self.model(self.inputs), self.output):
+            raise ValueError(NOT_REPEATABLE)
+        return False
 
     def live(self, hook: str) -> bool:
         """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
