@@ -139,9 +139,10 @@ def tangent_space(
     size = None if batch_size is None else whole("batch_size", batch_size, least=1)
     require_live(model, inputs, [hook])
     with torch.no_grad():
-        if isinstance(inputs, Tensor) and len(inputs) > 1 and apart(model(inputs), model(inputs[:1])):
+        mixing = isinstance(inputs, Tensor) and len(inputs) > 1
+        if mixing and apart(model(torch.cat([inputs, inputs[:1]])), model(inputs)):
             raise ValueError(
-                f"this {type(model).__name__} mixes the examples of a batch: the first gives another output by itself; "
+                f"this {type(model).__name__} mixes the examples of a batch: with one more they give other outputs; "
                 "give one example at a time"
             )
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
