@@ -162,7 +162,7 @@ class Pair:
         base_inputs, self.other_inputs = (as_batch(model, run) for run in (reversed(runs) if denoise else runs))
         asked = as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
-        names = check_hooks(model, [*hooks, *also])
+        names = check_hooks(model, dict.fromkeys([*hooks, *also]))
         require_repeatable(model, base_inputs)
         try:
             self.base = BaseRun(model, base_inputs, names, metric)

@@ -166,7 +166,7 @@ def recording(
             raise fires_again(name)
         found[name] = keep(value)
 
-    with temporary_hooks(model, [(name, partial(record, name)) for name in hooks]):
+    with temporary_hooks(model, [(name, partial(record, name)) for name in dict.fromkeys(hooks)]):
         yield found
 
 
