@@ -108,9 +108,11 @@ TOOLS: dict[str, Callable[[Any, int], Any]] = {
         probes.align(probes.ov_circuit(model, 9, 0, inputs=prompts(1, n)), model.W_E[:100], n_null=100).table()
     ),
     "nearest_tokens": lambda model, n: len(probes.nearest_tokens(model, model.W_E[:4], inputs=prompts(1, n))),
-    "attention_slices": lambda model, n: probes.attention_slices(model, prompts(1, n), 9, 0).slices.shape,
-    "attention_slices, relative": lambda model, n: (
-        probes.attention_slices(model, prompts(1, n), 9, 0, relative=True).slices.shape
+    "attention_slices, 4 rotations": lambda model, n: (
+        probes.attention_slices(model, prompts(1, n), 9, 0, n_null=4).slices.shape
+    ),
+    "attention_slices, 4 rotations, relative": lambda model, n: (
+        probes.attention_slices(model, prompts(1, n), 9, 0, relative=True, n_null=4).slices.shape
     ),
     "ablate_slices": lambda model, n: len(probes.ablate_slices(model, prompts(1, n), metric, 9, 0, [0, 1], n_random=4)),
     "tangent_space, from block 20 to 29": lambda model, n: (
