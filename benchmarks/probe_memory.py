@@ -1,12 +1,16 @@
 """Peak memory of every tool that is asked about prompts of 1,024 tokens of SmolLM2, each in a process of its own.
 
 What counts is the largest resident set of that process, with the interpreter, torch and the model in it: what the
-machine must have. Run: `python -m benchmarks.probe_memory`, or some of it: `--tools tangent_space patch_sweep`.
+machine must have. Run: `python -m benchmarks.probe_memory`, or some of it: `--tools tangent_space patch_sweep`. What
+takes longer than `--limit` seconds is stopped: the peak is then that of so far, which tools that go a part at a time
+reach with their first part.
 """
 
 import argparse
+import contextlib
 import multiprocessing
 import resource
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -108,9 +112,11 @@ TOOLS: dict[str, Callable[[Any, int], Any]] = {
         probes.align(probes.ov_circuit(model, 9, 0, inputs=prompts(1, n)), model.W_E[:100], n_null=100).table()
     ),
     "nearest_tokens": lambda model, n: len(probes.nearest_tokens(model, model.W_E[:4], inputs=prompts(1, n))),
-    "attention_slices": lambda model, n: probes.attention_slices(model, prompts(1, n), 9, 0).slices.shape,
-    "attention_slices, relative": lambda model, n: (
-        probes.attention_slices(model, prompts(1, n), 9, 0, relative=True).slices.shape
+    "attention_slices, 4 rotations": lambda model, n: (
+        probes.attention_slices(model, prompts(1, n), 9, 0, n_null=4).slices.shape
+    ),
+    "attention_slices, 4 rotations, relative": lambda model, n: (
+        probes.attention_slices(model, prompts(1, n), 9, 0, relative=True, n_null=4).slices.shape
     ),
     "ablate_slices": lambda model, n: len(probes.ablate_slices(model, prompts(1, n), metric, 9, 0, [0, 1], n_random=4)),
     "tangent_space, from block 20 to 29": lambda model, n: (
@@ -122,27 +128,37 @@ TOOLS: dict[str, Callable[[Any, int], Any]] = {
 }
 
 
-def measured(name: str, tokens: int) -> tuple[float, float]:
-    """Largest resident set of this process in GB, and seconds, when a tool has run in it."""
+def measured(name: str, tokens: int, limit: int) -> tuple[float, float]:
+    """Largest resident set of this process in GB, and seconds, when a tool has run in it or was stopped."""
     torch.set_num_threads(1)
     model = probes.load_transformer("smollm2")
+    signal.signal(signal.SIGALRM, _stop)
+    signal.alarm(limit)
     began = time.perf_counter()
-    TOOLS[name](model, tokens)
+    with contextlib.suppress(TimeoutError):
+        TOOLS[name](model, tokens)
+    signal.alarm(0)
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024 if sys.platform == "darwin" else 1)
     return kilobytes / 1e6 * 1.024, time.perf_counter() - began
+
+
+def _stop(*_: Any) -> None:
+    raise TimeoutError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tokens", type=int, default=1024)
     parser.add_argument("--tools", nargs="+", default=[""], help="those whose name begins like one of these")
+    parser.add_argument("--limit", type=int, default=0, help="seconds for each tool; 0: as long as it takes")
     args = parser.parse_args()
     print("| tool | peak, GB | seconds |\n|---|---|---|")
     for name in TOOLS:
         if name.startswith(tuple(args.tools)):
             with multiprocessing.get_context("spawn").Pool(1) as pool:
-                peak, seconds = pool.apply(measured, (name, args.tokens))
-            print(f"| {name} | {peak:.1f} | {seconds:.0f} |", flush=True)
+                peak, seconds = pool.apply(measured, (name, args.tokens, args.limit))
+            stopped = ", stopped" if 0 < args.limit <= seconds else ""
+            print(f"| {name} | {peak:.1f}{stopped} | {seconds:.0f} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from torch import Tensor
 from probes.activations import rows_per_run
 from probes.base_run import BaseRun, Metric, behind, repeat
 from probes.given import as_batch, whole
-from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, recording
+from probes.hooked import HookedModel, HookFn, bootstrap_draws, check_hooks, nearest, output_tensors, recording
 from probes.liveness import audit_hooks, require_live, require_repeatable
 from probes.names import PARTS_OF_BLOCKS, axes, in_every_block
 from probes.sites import INDEXED, PATCHES, Site, expand_sites, replacement, with_part
@@ -162,7 +162,7 @@ class Pair:
         base_inputs, self.other_inputs = (as_batch(model, run) for run in (reversed(runs) if denoise else runs))
         asked = as_sites(model, base_inputs, sites)
         hooks = check_hooks(model, dict.fromkeys(site.hook for site in asked))
-        names = check_hooks(model, [*hooks, *also])
+        names = check_hooks(model, dict.fromkeys([*hooks, *also]))
         require_repeatable(model, base_inputs)
         try:
             self.base = BaseRun(model, base_inputs, names, metric)
@@ -181,7 +181,8 @@ class Pair:
         self.source = {name: replacement(patch, value, seed) for name, value in activations.items()}
         self.clean, self.corrupted = (other, self.base.metrics) if denoise else (self.base.metrics, other)
         self.patch, self.seed = patch, seed
-        if (self.clean - self.corrupted).mean() == 0:
+        rounding = torch.finfo(torch.promote_types(output_tensors(self.base.output)[0].dtype, torch.float32)).eps
+        if (self.clean - self.corrupted).mean().abs() <= rounding * torch.cat([self.clean, self.corrupted]).abs().max():
             raise ValueError(
                 f"the metric is {self.clean.mean():.6g} in both runs: nothing to recover; give runs that it tells apart"
             )
@@ -221,6 +222,8 @@ class Pair:
         starts, cuts = [self.base.start(site.hook) for site in self.sites], cuts or [0] * len(self.sites)
         rows = rows_per_run(self.base.inputs, 64) if batch_size is None else whole("batch_size", batch_size, least=1)
         size = max(1, rows // self.base.n_examples)
+        if size > 1 and len(self.sites) > 1 and not self.base.alone(self.other_inputs):
+            size = 1  # what one copy is patched with would change the others
         sharing: list[list[int]] = []
         for i in sorted(range(len(starts)), key=lambda i: (starts[i], cuts[i])):
             last = sharing[-1] if sharing else []

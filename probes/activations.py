@@ -53,7 +53,8 @@ def stream_activations(
 
     Raises:
         KeyError: an unknown hook.
-        ValueError: a hook that does not fire, no inputs, or a model in train mode whose runs differ.
+        ValueError: a hook that does not fire, or fires more than once in a run; no inputs, or a model in train mode
+            whose runs differ.
     """
     return (activations for _, activations in _runs(model, inputs, check_hooks(model, hooks), batch_size))
 
@@ -65,7 +66,8 @@ def _runs(model: HookedModel, inputs: Any, names: list[str], batch_size: int | N
         if empty:
             require_repeatable(model, batch)
         empty = False
-        with torch.no_grad(), recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True)) as found:
+        read = recording(model, names, keep=lambda value: value.detach().to("cpu", copy=True), once=True)
+        with torch.no_grad(), read as found:
             model(batch, **stop_after(model, names))
         for name in names:
             if name not in found:

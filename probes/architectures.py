@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 
 from probes.given import whole
 from probes.hooked import blocks, require_data
@@ -100,12 +100,24 @@ def rotations(model: Any, layer: int) -> list[Rotation]:
         if name.endswith("embed_positions"):  # GPT-J: "pos coordinate", the sines before the cosines
             sin, cos = table[1].double().chunk(2)
             found.append(torch.atan2(sin, cos))
+    if tables := [dict(part.named_buffers()) for part in heads.modules() if hasattr(part, "cos_cached")]:
+        # a native bridge: "pos coordinate", each angle twice, side by side
+        angles = torch.atan2(tables[0]["sin_cached"][1].double(), tables[0]["cos_cached"][1].double())
+        found.append(angles[0::2])
     if getattr(heads, "rotary_sin", None) is not None:
         # a HookedTransformer keeps tables "pos coordinate" with each pair's angle twice
         angles = torch.atan2(heads.rotary_sin[1].double(), heads.rotary_cos[1].double())
         found.append(angles[0::2] if model.cfg.rotary_adjacent_pairs else angles[: len(angles) // 2])
     fit = [frequencies for frequencies in found if 2 * len(frequencies) <= heads.W_Q.shape[-1]]
     return [Rotation(frequencies, adjacent) for frequencies in fit for adjacent in (False, True)]
+
+
+def turns_by_length(model: Any) -> bool:
+    """Whether rotary positions turn by angles that depend on how long a prompt is (LongRoPE, dynamic NTK)."""
+    parts = model.modules() if isinstance(model, nn.Module) else ()
+    kinds = [kind for part in parts if (kind := getattr(part, "rope_type", None)) is not None]
+    kinds = [one for kind in kinds for one in (kind.values() if isinstance(kind, dict) else [kind])]
+    return any(kind in ("dynamic", "longrope") for kind in kinds)
 
 
 def setting(model: Any, *names: str) -> float | None:

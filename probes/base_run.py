@@ -24,7 +24,18 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils._pytree import tree_map_only
 
-from probes.hooked import HookedModel, HookFn, adding_zeros, blocks, output_tensors, recording, temporary_hooks
+from probes.architectures import turns_by_length
+from probes.hooked import (
+    HookedModel,
+    HookFn,
+    adding_zeros,
+    blocks,
+    fires_again,
+    output_tensors,
+    recording,
+    temporary_hooks,
+)
+from probes.liveness import NOT_REPEATABLE, apart
 from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
@@ -81,7 +92,7 @@ class BaseRun:
             return 0
         read = self._savings.read
         cut = pos if read is None else min(pos, max(read))
-        cut -= cut % math.ceil(self.inputs.shape[1] / MOST_CUTS)
+        cut -= cut % self._step
         self._remember(cut)
         return cut
 
@@ -116,6 +127,18 @@ class BaseRun:
                 )
         return self._metrics(output, 1)[0], found
 
+    @torch.no_grad()
+    def alone(self, others: Any) -> bool:
+        """Whether the examples come out as they did if others are in the batch with them."""
+        if not isinstance(self.inputs, Tensor | list | tuple):
+            return False
+        both = torch.cat([self.inputs, others]) if isinstance(self.inputs, Tensor) else [*self.inputs, *others]
+        if not apart(self.model(both), self.output):
+            return True
+        if apart(self.model(self.inputs), self.output):
+            raise ValueError(NOT_REPEATABLE)
+        return False
+
     def live(self, hook: str) -> bool:
         """Whether the metric has a gradient other than zero there; if not, the hook may still be live."""
         gradient = self.gradients.get(hook)
@@ -126,6 +149,8 @@ class BaseRun:
         begun: list[bool] = []
 
         def note(name: str, value: Tensor, hook: Any) -> None:
+            if name in self.activations:
+                raise fires_again(name)
             self.activations[name] = value.detach().clone()
             self._done.setdefault(name, len(self._block_outputs) + len(begun))
 
@@ -181,20 +206,30 @@ class BaseRun:
         parameters = inspect.signature(getattr(self.model, "forward", self.model)).parameters
         if not tokens or inputs.shape[1] < 2 or "past_key_values" not in parameters or self._savings == Savings():
             return frozenset()
-        cut, last, other = inputs.shape[1] // 2, inputs[:, -1], inputs.clone()
-        other[:, -1] = torch.where(last > 0, last - 1, 1)
+        if turns_by_length(self.model):  # a shorter run would also change what the longer ones give
+            return frozenset()
+        step, last, other = self._step, inputs.shape[1] - 1, inputs.clone()
+        other[:, -1] = torch.where(inputs[:, -1] > 0, inputs[:, -1] - 1, 1)
+        same = {name for name, value in self.activations.items() if "pos" in axes(name, value.ndim)}
         try:
             with torch.no_grad():
-                earlier = self.model(other)[:, :-1]
-            self._remember(cut)
-            with recording(self.model, self.activations) as found:
-                output = self._run(1, (), None, cut)
-            if not (_alike(earlier, self.output[:, :-1]) and _alike(output, self.output[:, cut:])):
-                return frozenset()
+                if not _alike(self.model(other)[:, :-1], self.output[:, :-1]):
+                    return frozenset()
+            for cut in dict.fromkeys((step, last - last % step)):  # the shortest beginning and the longest
+                self._remember(cut)
+                with recording(self.model, self.activations) as found:
+                    output = self._run(1, (), None, cut)
+                if not _alike(output, self.output[:, cut:]):
+                    return frozenset()
+                same = {n for n in same if _alike(found[n], behind(n, self.activations[n], cut))}
         except Exception:  # whatever a model raises that cannot go on from keys and values
             return frozenset()
-        with_positions = (name for name, value in self.activations.items() if "pos" in axes(name, value.ndim))
-        return frozenset(n for n in with_positions if _alike(found[n], behind(n, self.activations[n], cut)))
+        return frozenset(same)
+
+    @property
+    def _step(self) -> int:
+        """Beginnings are multiples of so many positions."""
+        return math.ceil(self.inputs.shape[1] / MOST_CUTS)
 
     @torch.no_grad()
     def _remember(self, cut: int) -> None:

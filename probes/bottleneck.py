@@ -167,6 +167,8 @@ def end_of(model: HookedModel, end: Literal["embed", "unembed"], inputs: Any = N
         ValueError: no such weights, or something else stands between them and the stream.
     """
     weights, norm = weight_of(model, "W_E" if end == "embed" else "W_U"), getattr(model, "ln_final", None)
+    if not hasattr(norm, "hook_normalized"):  # a bridge without norms has a part that does nothing
+        norm = None
     run = observe(model, _watched(model, None, None), inputs)
     if end == "embed":
         hidden = "hook_hidden" if "hook_hidden" in run.at else "hook_embed"
@@ -187,8 +189,9 @@ def _watched(model: HookedModel, writes: int | None, reads: int | None) -> list[
     """Hooks on the way of a path; a model has some of them."""
     names = ["hook_hidden", "hook_embed", "hook_unembed", "unembed.hook_in", "ln_final.hook_normalized"]
     first, last = writes or 0, len(blocks(model)) if reads is None else reads + 1
-    stream = ("mlp.hook_post", "hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_PARTS)
+    stream = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", *_PARTS)
     names += [f"blocks.{layer}.{part}" for layer in range(first, last) for part in stream]
+    names += [] if writes is None else [f"blocks.{writes}.mlp.hook_post"]
     reading = ("mlp.hook_in", "ln2.hook_normalized", "mlp.in.hook_out", "mlp.hook_pre_linear", "mlp.hook_pre")
     return names + [f"blocks.{reads}.{part}" for part in reading if reads is not None]
 

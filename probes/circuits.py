@@ -5,6 +5,7 @@ x_key W_V W_O. Both products are d_model x d_model matrices of rank d_head at mo
 singular value decomposition of `left @ right.T` needs a QR of each factor and one small matrix, never the product.
 """
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -154,6 +155,11 @@ def scoring(
         best = min(tried, key=lambda found: found.fit.error)
         if best.fit.error <= precision:
             return best
+    if math.isinf(best.fit.error):
+        raise ValueError(
+            f"inputs of shape {tuple(x.shape[:2])} give too few scores, or too much alike, to verify layer {layer}'s "
+            "heads by: give two examples of three positions or more"
+        )
     if fold_norm:
         raise ValueError(
             f"fold_norm=True: no norm in front of layer {layer}'s heads reproduces the model's scores "
@@ -161,7 +167,7 @@ def scoring(
         )
     raise ValueError(
         f"layer {layer}, head {head}: the model's scores are not x_query Omega x_key times a constant "
-        f"(relative error {best.fit.error:.1e}): {_what_stands_between(model, len(x))}"
+        f"(relative error {best.fit.error:.1e}): {_what_stands_between(model, *x.shape[:2])}"
     )
 
 
@@ -171,11 +177,11 @@ def read_by(model: Any, layer: int, head: int, fold_norm: bool) -> list[tuple[Te
     return [fold_ln1(model, layer, *each) for each in weights] if fold_norm else weights
 
 
-def _what_stands_between(model: Any, n_examples: int) -> str:
+def _what_stands_between(model: Any, n_examples: int, n_positions: int) -> str:
     if clip := setting(model, "clip_qkv"):
         return f"queries and keys are clipped at {clip:g}"
-    if n_examples == 1:
-        return "a position bias can be told apart on several examples of one length, not on one"
+    if n_examples == 1 or n_positions < 3:
+        return "a position bias can be told apart on several examples of three positions or more, all of one length"
     return "queries or keys are clipped, normalized or turned by positions in a way that is not known here"
 
 
@@ -226,8 +232,8 @@ def _multiplier_of_heads(model: HookedModel, layer: int, fold_norm: bool, inputs
             weight, bias = fold_ln1(model, layer, weight, bias) if fold_norm else (weight, bias)
             made += at[pattern][:, head] @ (x @ weight + bias) @ heads.W_O[head].detach().double()
         added = [at[name] - at[before] for name in after if name in at]
-        if {end, others} <= at.keys():  # where attention and MLP stand side by side
-            added.append(at[end] - at[before] - at[others].reshape(made.shape))
+        if end in at:  # where attention and MLP stand side by side, or there is no MLP
+            added.append(at[end] - at[before] - (at[others].reshape(made.shape) if others in at else 0))
         for own in added:
             if (factor := multiplier(made.flatten(0, 1), own.flatten(0, 1), run.precision)) is not None:
                 return factor

@@ -138,20 +138,35 @@ def temporary_hooks(model: HookedModel, fwd_hooks: Iterable[tuple[str, HookFn]])
     return model.hooks(fwd_hooks=[(own_name(points, name), fn) for name, fn in fwd_hooks])
 
 
+def fires_again(hook: str) -> ValueError:
+    """The error where a hook has a second activation in one run."""
+    return ValueError(
+        f"hook {hook!r} fires more than once in a run, as in a layer that is used again: which of its activations is "
+        "meant cannot be said; hook a part that runs once"
+    )
+
+
 @contextmanager
 def recording(
-    model: HookedModel, hooks: Iterable[str], keep: Callable[[Any], Any] = lambda value: value.detach().clone()
+    model: HookedModel,
+    hooks: Iterable[str],
+    keep: Callable[[Any], Any] = lambda value: value.detach().clone(),
+    *,
+    once: bool = False,
 ) -> Iterator[dict[str, Any]]:
     """A dictionary that fills as the model runs: hook -> what `keep` makes of the (last) activation there.
 
-    By default that is a copy: a model may go on to change the activation itself in place.
+    By default that is a copy: a model may go on to change the activation itself in place. With `once` a second
+    activation in the same run is refused.
     """
     found: dict[str, Any] = {}
 
     def record(name: str, value: Any, hook: Any) -> None:
+        if once and name in found:
+            raise fires_again(name)
         found[name] = keep(value)
 
-    with temporary_hooks(model, [(name, partial(record, name)) for name in hooks]):
+    with temporary_hooks(model, [(name, partial(record, name)) for name in dict.fromkeys(hooks)]):
         yield found
 
 

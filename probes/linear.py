@@ -201,16 +201,21 @@ class _Probe:
                     f"fold {number} of {len(self.folds)} is fitted to one class, {seen.item()!r}: give more examples "
                     "of the others, or other folds"
                 )
-            predicted = self.fit(x[train], y[train]).predict(x[test])
+            shape = y[test].shape  # of one target in a row scikit-learn predicts no row
+            predicted = self.fit(x[train], y[train]).predict(x[test]).reshape(shape)
             error[test] += 1.0 - (predicted == y[test]) if self.classify else (predicted - y[test]) ** 2
             scale[test] += 1.0 if self.classify else (y[test] - mean) ** 2
             if self.classify:
-                guess = DummyClassifier(strategy="most_frequent").fit(x[train], y[train]).predict(x[test])
+                usual = DummyClassifier(strategy="most_frequent").fit(x[train], y[train])
+                guess = usual.predict(x[test]).reshape(shape)
                 baseline += float((y[test] == guess).sum()) / y[tested].size
         examples = np.unique(self.example[tested])
         error, scale = self._by_example(error)[examples], self._by_example(scale)[examples]
-        if (scale.sum(0) == 0).any():
-            raise ValueError("a target is the same in all rows that are tested: it has no R^2; take other folds")
+        if (same := scale.sum(0) == 0).any():
+            raise ValueError(
+                f"target {int(same.argmax())} is the same in all rows that are tested: it has no R^2; drop it, or take "
+                "other folds"
+            )
         scores = 1 - error.sum(0) / scale.sum(0)
         draws = bootstrap_draws(len(error), self.seed)
         draws = draws[((draws @ scale) > 0).all(1)]  # where a target is constant it has no R^2
@@ -330,6 +335,10 @@ def _as_array(targets: Any) -> Array:
         targets = targets.detach().cpu()
         return (targets.double() if targets.is_floating_point() else targets).numpy()
     y = np.asarray(targets)
+    if y.dtype.kind == "O":  # as pandas has them
+        y = np.array(y.tolist())
+    if y.dtype.kind not in "biufUS":
+        raise ValueError(f"targets are {y.dtype}, such as {y.flat[0]!r}: give numbers, booleans or strings")
     return y.astype(np.float64) if y.dtype.kind == "f" else y
 
 
@@ -424,8 +433,11 @@ def _default_hooks(model: HookedModel, inputs: Any) -> list[str]:
     """The residual stream after every block, or whatever fires and is batch (pos) (head) unit."""
     if names := in_every_block(model, AFTER_BLOCKS):
         return names
-    audit = audit_hooks(model, as_batch(model, inputs[:2] if isinstance(inputs, Tensor) else inputs[:1]))
-    shapes = audit["shape"][audit["fires"]].dropna()
+    some = as_batch(model, inputs[:2] if isinstance(inputs, Tensor) else inputs[:1])
+    audit = audit_hooks(model, some)
+    shapes = {str(name): shape for name, shape in audit["shape"][audit["fires"]].dropna().items()}
     return [
-        str(name) for name, shape in shapes.items() if axes(str(name), len(shape), model)[1:2] in (("unit",), ("pos",))
+        name
+        for name, shape in shapes.items()
+        if shape[:1] == (len(some),) and axes(name, len(shape), model)[1:2] in (("unit",), ("pos",))
     ]

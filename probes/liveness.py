@@ -98,6 +98,22 @@ def audit_hooks(model: HookedModel, inputs: Any, hooks: str | Iterable[str] | No
     return pd.DataFrame(columns, index=index)
 
 
+def apart(output: Any, of_fewer: Any) -> bool:
+    """Whether the first examples of an output differ from an output on these alone by more than rounding.
+
+    Matrix products of other sizes round otherwise, and deep models amplify it. What has no axis of examples is left
+    out.
+    """
+    for some, alone in zip(output_tensors(output), output_tensors(of_fewer), strict=True):
+        if some.shape[1:] != alone.shape[1:] or not alone.ndim or not alone.is_floating_point():
+            continue
+        limit = max(1e-3, 8 * torch.finfo(alone.dtype).eps)
+        some, alone = (value.double().nan_to_num() for value in (some[: len(alone)], alone))
+        if not (some - alone).norm() <= limit * alone.norm():
+            return True
+    return False
+
+
 NOT_REPEATABLE = "two runs on the same inputs differ, as they do with dropout: call model.eval()"
 
 

@@ -27,7 +27,9 @@ def hook_modules(module: nn.Module, names: str | Iterable[str] | Mapping[str, st
 
     The result has the methods of a `HookedRootModule`, and the module's own attributes: `model.W_E` is the module's,
     and so are the parameters, not copies. Where a submodule returns a tuple, its first tensor passes the point. A point
-    is silent if its submodule is never called, or only its weights are read: `probes.audit_hooks` tells.
+    is silent if its submodule is never called, or only its weights are read: `probes.audit_hooks` tells. Tools that go
+    by axes read an activation as batch (pos) (head) unit: where channels come before positions, as behind a
+    convolution, hook a submodule that flattens or transposes.
 
     Args:
         module: the module, which keeps its code, its weights and its mode. Tools want `module.eval()`.

@@ -18,7 +18,7 @@ from torch import Tensor
 from probes.calls import brief
 from probes.given import as_batch, as_tensor, whole
 from probes.hooked import HookedModel, adding_zeros, check_hooks, output_tensors, recording, require_gradients
-from probes.liveness import require_live
+from probes.liveness import apart, require_live
 from probes.names import axes
 
 ATTENDED_AT_ONCE = 2**23
@@ -128,8 +128,8 @@ def tangent_space(
         KeyError: an unknown hook.
         IndexError: a position that is not there.
         RuntimeError: under `torch.inference_mode()`.
-        ValueError: a dead or silent `hook`; an `out_hook` that does not depend on it at these positions; activations
-            whose axes have no names.
+        ValueError: a dead or silent `hook`; a model that mixes the examples of a batch; an `out_hook` that does not
+            depend on `hook` at these positions; activations whose axes have no names.
     """
     check_hooks(model, [hook] if out_hook is None else [hook, out_hook])
     if hook == out_hook:
@@ -138,9 +138,17 @@ def tangent_space(
     pos, out_pos, inputs = whole("pos", pos), whole("out_pos", out_pos), as_batch(model, inputs)
     size = None if batch_size is None else whole("batch_size", batch_size, least=1)
     require_live(model, inputs, [hook])
+    with torch.no_grad():
+        mixing = isinstance(inputs, Tensor) and len(inputs) > 1
+        if mixing and apart(model(torch.cat([inputs, inputs[:1]])), model(inputs)):
+            raise ValueError(
+                f"this {type(model).__name__} mixes the examples of a batch: with one more they give other outputs; "
+                "give one example at a time"
+            )
     at, out_at = _Part(model, hook, pos), _Part(model, out_hook, out_pos)
-    later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows)
-    with torch.enable_grad(), adding_zeros(model, [hook]) as zeros, later as found:
+    later = recording(model, [] if out_hook is None else [out_hook], keep=out_at.rows, once=True)
+    earlier = recording(model, [hook], keep=lambda value: None, once=True)
+    with torch.enable_grad(), adding_zeros(model, [hook]) as zeros, earlier, later as found:
         output = model(inputs)
         if out_hook is not None and out_hook not in found:
             raise ValueError(f"hook {out_hook!r} does not fire on these inputs; probes.audit_hooks tells which do")

@@ -19,7 +19,7 @@ from probes.hooked import bridged, nearest
 
 log = logging.getLogger(__name__)
 _SMOLLM2_GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
-LIMIT = 1e-3
+LIMIT = 1e-4
 """Relative error of a bridge's logits, beside the model's own, that arithmetic in another order may make."""
 
 

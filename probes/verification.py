@@ -95,7 +95,8 @@ class Fit(NamedTuple):
     """What depends on the positions alone; minus each query's mean where only the pattern is known; 0 if there is no
     need of it."""
     error: float
-    """What is left over, relative to the scores."""
+    """What is left over, relative to the scores; infinite where fewer than two numbers were compared, of which a scale
+    fits one."""
 
 
 def fit_scores(
@@ -136,7 +137,16 @@ def fit_scores(
     left = own - comparable(scores)
     # what float32 makes of differences below the last digit of a logarithm near 1 is no difference
     error = varying(left).norm() / (target.norm() + 1e-6 * seen.sum().sqrt())
+    if form.any() and not _telling(ours, form, seen, is_pattern, biased):
+        error = torch.tensor(math.inf)
     return Fit(scale, common(left), float(error))
+
+
+def _telling(ours: Tensor, form: Tensor, seen: Tensor, is_pattern: bool, biased: bool) -> bool:
+    """Whether two numbers or more are compared, of a pattern one less for each query, and the form shows in them."""
+    numbers = float((seen.sum(-1) - int(is_pattern)).clamp_min(0).sum())
+    numbers *= (len(seen) - 1) / len(seen) if biased else 1
+    return numbers >= 2 and bool(ours.abs().max() > 1e-5 * form.abs().max())
 
 
 def centered(values: Tensor, where: Tensor) -> Tensor:

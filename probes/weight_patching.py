@@ -23,6 +23,8 @@ from probes.hooked import nearest
 
 M = TypeVar("M", bound=nn.Module)
 CONTROLS = ("self", "redraw", "rerun")
+STACKED = ("W_Q", "W_K", "W_V", "W_O", "b_Q", "b_K", "b_V", "b_O", "W_in", "W_gate", "W_out", "b_in", "b_out")
+"""What a bridge copies out of its layers when it is asked for all of them at once."""
 Slices = Mapping[str, Any]
 """Parameter name -> its index, as in brackets: `{"W_E": 3, "blocks.0.mlp.W_in": (..., 5)}`; `...` is all of it."""
 
@@ -196,10 +198,9 @@ def _weight(model: nn.Module, name: str) -> Tensor:
         raise AttributeError(f"{name!r} is {type(weight).__name__}, not a parameter; name a tensor such as 'W_E'")
     storages = {p.untyped_storage().data_ptr() for p in model.parameters()}
     if weight.untyped_storage().data_ptr() not in storages:
-        raise ValueError(
-            f"{name!r} of this model is a copy, not its parameter: writing there is lost; name one layer's own, such "
-            f"as 'blocks.0.attn.{name}' or 'blocks.0.mlp.{name}'"
-        )
+        layers = f"one layer's own, such as 'blocks.0.attn.{name}' or 'blocks.0.mlp.{name}'"
+        instead = layers if name in STACKED else "one of model.named_parameters()"
+        raise ValueError(f"{name!r} of this model is a copy, not its parameter: writing there is lost; name {instead}")
     return weight
 
 

@@ -488,3 +488,39 @@ def test_a_sender_at_the_receivers_own_hook_does_not_come_before_it(case: Case) 
     model, clean, corrupted, metric, _, hook, *_ = case
     with pytest.raises(ValueError, match="does not come before the receiver"):
         path_patch(model, clean, corrupted, metric, [Site(hook=hook)], Site(hook=hook))
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("kind", ["dynamic", "long"])
+def test_no_beginning_is_kept_where_angles_depend_on_the_length(kind: str) -> None:
+    model, hook = zoo.stretching(kind), "blocks.0.hook_resid_pre"
+    clean, corrupted = (zoo.tokens(2, 80, seed=seed) for seed in (1, 2))
+
+    def metric(logits: torch.Tensor) -> torch.Tensor:
+        return logits[:, -1, 3] - logits[:, -1, 4]
+
+    positions = [5, 10, 20, 30, 50, 79]  # a prompt that ends before position 32 turns by other angles
+    table = patch_sweep(model, clean, corrupted, metric, [Site(hook, pos=pos) for pos in positions])
+    with torch.no_grad():
+        _, cache = model.run_with_cache(clean)
+        for pos, found in zip(positions, table.metric, strict=True):
+
+            def patch(value: torch.Tensor, hook: Any, pos: int = pos) -> torch.Tensor:
+                value = value.clone()
+                value[:, pos] = cache["blocks.0.hook_resid_pre"][:, pos]
+                return value
+
+            expected = metric(model.run_with_hooks(corrupted, fwd_hooks=[(hook, patch)])).mean()
+            assert found == pytest.approx(float(expected), abs=1e-4)
+
+
+def test_two_runs_of_the_same_examples_differ_by_no_more_than_rounding(toy: Any) -> None:
+    """Sums of equal numbers in another order: their difference is what everything would be divided by."""
+    case, inputs = of(toy), toy.draw(7, 1).double()
+    runs = [inputs.roll(shift, 0) for shift in range(7)]
+    with torch.no_grad():
+        values = [case.metric(case.model(run)) for run in runs]
+    assert any((values[0] - other).mean() != 0 for other in values)
+    for other in runs:
+        with pytest.raises(ValueError, match="in both runs: nothing to recover"):
+            patch_sweep(case.model, runs[0], other, case.metric, case.early)

@@ -2,9 +2,10 @@ import pytest
 import torch
 from transformer_lens import FactoredMatrix
 
-from probes.alignment import align
+from probes.alignment import align, nearest_tokens
 from probes.architectures import rotations
 from probes.circuits import factored_svd, ov_circuit, qk_circuit
+from probes.slices import attention_slices
 from tests.probes import zoo
 
 FAMILIES = ["tiny", "gpt2", "llama", "gemma", "neox"]
@@ -355,3 +356,69 @@ def test_ov_of_weights_without_full_rank(make_bridge, name, kind, rank, fold_nor
         found = ov_circuit(model, 1, 2, fold_norm=fold_norm)
         assert int((found.S > 1e-6).sum()) == rank
         torch.testing.assert_close((found.U * found.S) @ found.Vh, found.matrix)
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize(
+    "tool",
+    [lambda m, x: qk_circuit(m, 0, 2, inputs=x), lambda m, x: attention_slices(m, x, 0, 2, n_null=1)],
+    ids=["qk", "slices"],
+)
+def test_too_few_scores_verify_nothing(tool):
+    """A constant fits any one number, so that whatever stands between would pass."""
+    clipped, turned, biased = (zoo.build(name) for name in ("olmo, clipped", "gptj", "bloom"))
+    for model in (clipped, turned, biased):
+        for few in (zoo.tokens(1, 1), zoo.tokens(1, 2), zoo.tokens(2, 1)):
+            with pytest.raises(ValueError, match="too few scores, or too much alike, to verify"):
+                tool(model, few)
+    with pytest.raises(ValueError, match="too few scores, or too much alike, to verify"):
+        tool(biased, torch.full((3, 6), 7))
+    with pytest.raises(ValueError, match="times a constant"):
+        tool(clipped, torch.full((3, 6), 7))
+
+
+def native(**options):
+    """A model of TransformerLens's own."""
+    from transformer_lens.config import TransformerBridgeConfig
+    from transformer_lens.model_bridge.sources import boot_native
+
+    sizes = {"d_model": 32, "d_head": 8, "n_heads": 4, "n_layers": 2, "d_mlp": 48, "n_ctx": 16, "d_vocab": 50}
+    kind = {"act_fn": "gelu", "normalization_type": "LN", "architecture": None, "seed": 0} | options
+    model = boot_native(TransformerBridgeConfig(**sizes, **kind)).eval()
+    zoo.draw_anew(model)
+    return model
+
+
+@pytest.mark.bridge
+@pytest.mark.parametrize("turned", [8, 4])
+def test_omega_of_a_native_rotary_model(turned):
+    model, tokens = native(positional_embedding_type="rotary", rotary_dim=turned), zoo.tokens()
+    _, cache = model.run_with_cache(tokens)
+    x, pattern = cache["blocks.1.attn.hook_in"].double(), cache["blocks.1.attn.hook_pattern"][:, 1].double()
+    x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    scores = [x[:, 4] @ qk_circuit(model, 1, 1, bias=True, offset=4 - key).matrix for key in range(5)]
+    scores = torch.stack([(row * x[:, key]).sum(-1) for key, row in enumerate(scores)], -1) / 8**0.5
+    torch.testing.assert_close(scores.softmax(-1), pattern[:, 4], atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.bridge
+def test_ov_of_a_model_of_attention_alone():
+    model, tokens = native(attn_only=True), zoo.tokens()
+    _, cache = model.run_with_cache(tokens)
+    x = cache["blocks.1.attn.hook_in"].double()
+    x = torch.cat([x, torch.ones_like(x[..., :1])], -1)
+    pattern = cache["blocks.1.attn.hook_pattern"].double()
+    made = sum(pattern[:, head] @ x @ ov_circuit(model, 1, head, bias=True).matrix for head in range(4))
+    added = cache["blocks.1.hook_resid_post"] - cache["blocks.1.hook_resid_pre"] - model.blocks[1].attn.b_O
+    torch.testing.assert_close(made.float(), added.detach(), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.bridge
+def test_tokens_of_a_model_without_norms():
+    model = native(normalization_type=None)
+    table = nearest_tokens(model, torch.eye(32)[:2], n=50)
+    for direction in range(2):
+        rows = table[(table.direction == direction) & (table.sign == 1)].set_index("token")["product"]
+        torch.testing.assert_close(
+            torch.tensor(rows.sort_index().to_numpy()), model.W_U[direction].detach().double(), check_stride=False
+        )

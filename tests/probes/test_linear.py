@@ -14,10 +14,12 @@ from sklearn.model_selection import GroupKFold, KFold, ShuffleSplit, cross_val_p
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
+from torch import nn
 
 from probes.activations import collect_activations
 from probes.linear import linear_probe, probe_activations
 from probes.logistic import LogisticTargets
+from probes.modules import hook_modules
 from tms_hooks.config import ToyConfig
 from tms_hooks.data import KHot
 from tms_hooks.models.toy import ToyModel
@@ -366,3 +368,43 @@ def test_saved_activations_are_probed_as_the_models_own(subject, tmp_path):
         probe_activations({}, targets)
     with pytest.raises(ValueError, match="30 targets for 29 inputs"):
         probe_activations({"short": torch.ones(29, 4)}, targets)
+
+
+@pytest.mark.parametrize("kind", ["real", "classes"])
+def test_one_target_in_a_row_is_that_target(kind):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(40, 3))
+    y = x[:, 0] + rng.normal(size=40)
+    y = y if kind == "real" else y > 0
+    split = KFold(4)
+    one, row = (probe_activations({"x": x}, targets, cv=split) for targets in (y, y[:, None]))
+    for column in ("score", "baseline", "control"):
+        assert row[column].item() == pytest.approx(one[column].item(), abs=1e-3)
+
+
+def test_targets_of_pandas_and_what_is_no_target():
+    x, words = np.random.default_rng(0).normal(size=(20, 3)), ["odd", "even"] * 10
+    given = [words, pd.Series(words), pd.Series(words).astype("category"), np.array(words, dtype=object)]
+    scores = [probe_activations({"x": x}, y).score.item() for y in given]
+    assert scores == scores[:1] * 4
+    with pytest.raises(ValueError, match="targets are object, such as None: give numbers, booleans or strings"):
+        probe_activations({"x": x}, [None, 1] * 10)
+    constant = np.stack([x[:, 0], np.ones(20)], 1)
+    with pytest.raises(ValueError, match=r"target 1 is the same in all rows that are tested: .*; drop it"):
+        probe_activations({"x": x}, constant)
+
+
+def test_default_hooks_are_of_the_examples():
+    """A table of positions has as many rows as a prompt has tokens."""
+
+    class Counted(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed, self.place = nn.Embedding(9, 4), nn.Embedding(9, 4)
+
+        def forward(self, tokens):
+            return self.embed(tokens) + self.place(torch.arange(tokens.shape[1]))
+
+    model = hook_modules(Counted().eval())
+    tokens = torch.randint(0, 9, (12, 5), generator=torch.Generator().manual_seed(0))
+    assert linear_probe(model, tokens, torch.arange(12.0), cv=3).index.tolist() == ["embed.hook_out"]

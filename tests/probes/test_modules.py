@@ -4,6 +4,7 @@ from functools import partial
 from inspect import unwrap
 from typing import Any
 
+import pandas as pd
 import pytest
 import torch
 from torch import Tensor, nn
@@ -165,3 +166,65 @@ def test_bad_input(net):
 
     with pytest.raises(TypeError, match="submodule '0' returned dict: hook those that return a tensor"):
         probes.hook_modules(nn.Sequential(Wordy()), ["0"])(TOKENS)
+
+
+class Twice(nn.Module):
+    """One layer, used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(torch.relu(self.layer(x)))
+
+
+@pytest.mark.parametrize(
+    "tool",
+    [
+        lambda m, x: probes.collect_activations(m, x, "layer.hook_out"),
+        lambda m, x: probes.patch_sweep(m, x, x + 1, lambda out: out.sum(-1), probes.Site("layer.hook_out", unit=0)),
+        lambda m, x: probes.attribution_sweep(m, x, x + 1, lambda out: out.sum(-1), "layer.hook_out"),
+        lambda m, x: probes.tangent_space(m, x, "layer.hook_out"),
+    ],
+    ids=["collect", "sweep", "attribution", "tangent"],
+)
+def test_a_layer_that_is_used_twice_has_no_one_activation(tool: Any) -> None:
+    model, x = probes.hook_modules(Twice().eval()), torch.rand(3, 4)
+    with pytest.raises(ValueError, match="fires more than once in a run, as in a layer that is used again"):
+        tool(model, x)
+    assert not any(point.fwd_hooks for point in model.hook_dict.values())
+
+
+class Mixing(nn.Module):
+    """Every output is minus the mean over the batch, as of a batch norm that keeps no statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 5), nn.Linear(5, 3)
+        self.norm = nn.BatchNorm1d(5, track_running_stats=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.norm(self.first(x)))
+
+
+def test_patches_do_not_meet_in_a_model_that_mixes_examples() -> None:
+    model = probes.hook_modules(Mixing().eval())
+    clean, corrupted = torch.rand(2, 6, 4, generator=torch.Generator().manual_seed(0))
+    metric = lambda out: out[:, 0] ** 3  # noqa: E731
+    table = probes.patch_sweep(model, clean, corrupted, metric, probes.Site("first.hook_out", unit="each"))
+    own = [probes.patch_sweep(model, clean, corrupted, metric, probes.Site("first.hook_out", unit=i)) for i in range(5)]
+    assert table.metric.tolist() == pytest.approx(pd.concat(own).metric.tolist(), abs=1e-6)
+    with pytest.raises(ValueError, match=r"mixes the examples of a batch: .* give one example at a time"):
+        probes.tangent_space(model, clean, "first.hook_out")
+
+
+def test_a_sweep_of_noise_is_refused() -> None:
+    class Noisy(nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return super().forward(x) + torch.rand(x.shape)
+
+    model = probes.hook_modules(nn.Sequential(Noisy(3, 3), nn.Linear(3, 3)).eval())
+    x, y = torch.rand(2, 4, 3)
+    with pytest.raises(ValueError, match="two runs on the same inputs differ"):
+        probes.patch_sweep(model, x, y, lambda out: out[:, 0], probes.Site("0.hook_out", unit="each"))

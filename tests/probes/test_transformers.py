@@ -219,6 +219,23 @@ def test_a_bridge_that_computes_something_else_is_refused(tmp_path, options, why
 
 
 @pytest.mark.bridge
+def test_a_bridge_that_leaves_out_little_is_refused_too(tmp_path):
+    """TransformerLens's Gemma 3 caps no scores, which a cap of 4 changes by a little."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        cfg = Gemma3TextConfig(**sizes, num_key_value_heads=2, intermediate_size=48, attn_logit_softcapping=4.0)
+        hf = Gemma3ForCausalLM(cfg).eval()
+        for parameter in hf.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+    hf.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"what the model does \(relative error of its logits \d.\de-04"):
+        load_transformer(tmp_path)
+
+
+@pytest.mark.bridge
 def test_what_an_adapter_stumbles_over_is_said_in_our_words(tmp_path):
     """TransformerLens's Falcon reads fused weights with one key head as they are; those of Falcon 40B have more."""
     from transformers import FalconConfig, FalconForCausalLM

@@ -127,6 +127,7 @@ def test_gpt2_bridge_shares_its_tied_embedding(as_bridge: Any) -> None:
         ({"W_E": 200}, IndexError, r"W_E\[200\]"),
         ({"W_E": slice(3, 3)}, ValueError, "empty"),
         ({"W_Q": 0}, ValueError, "is a copy.*blocks.0.attn.W_Q"),
+        pytest.param({"b_U": 0}, ValueError, "is a copy.*name one of model.named_parameters", marks=pytest.mark.bridge),
         ({"blocks": 0}, AttributeError, "not a parameter"),
     ],
 )

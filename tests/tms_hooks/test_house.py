@@ -121,7 +121,8 @@ MOST_FILES, MOST_LINES = 54, 11_280
 - in data and training, losses of rare features by strata, and in proportion (110); `given`, which `recipe` held before;
   `by_hand`, and rows that are drawn ahead, for losses of one's own (330); gradients by hand of MLPs, heads, GELU and
   penalties (150);
-- in probes, `given`: arrays, lists and counts of any kind, and parts that fit where prompts are long (150);
+- in probes, `given`: arrays, lists and counts of any kind, and parts that fit where prompts are long (150); layers that
+  are used twice, models that mix examples or turn by a prompt's length, heads verified by too few numbers (70);
 - in data and training, draws of a step that is a tensor, and constants that are on a device once (170).
 
 Whoever raises these says here what for."""

@@ -29,7 +29,7 @@ MEANINGS = {
     "in part": "its parts came out differently",
     "refuted": "the whole interval lies on the other side of the threshold",
     "does not distinguish": "what the source states is true of the null too",
-    "at the threshold": "the interval holds the threshold, and all of it lies so near that the difference is of no account",
+    "at the threshold": "the interval holds the threshold, and all of it lies too near to make a difference",
     "too few models": "the interval holds the threshold and reaches farther; more models would decide",
     "not converged": "models trained three times as long give another number",
     "not measurable": "nothing trained here could tell",
