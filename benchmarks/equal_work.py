@@ -4,6 +4,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
@@ -96,12 +97,11 @@ def engine_for(recipe: Recipe) -> ModuleType:
 
 
 def use_threads(threads: int) -> None:
-    torch.set_num_threads(threads)
-    try:
+    with suppress(ImportError):
         import numba
-    except ImportError:
-        return
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+
+        numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    torch.set_num_threads(threads)  # last: numba's first answer makes torch use all of the machine's
 
 
 def seconds(work: Callable[[], Any]) -> float:

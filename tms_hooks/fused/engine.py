@@ -2,7 +2,8 @@
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
 same rounded operations; only the order of the sums over a batch differs. Where data or a task have no loop, torch makes
-their rows and targets and the kernel is given them, a few steps at once. It needs numba, the extra "fast".
+their rows and targets and the kernel is given them, a few steps at once; penalties and costs of the user's own are asked
+in torch, step by step. It needs numba, the extra "fast".
 """
 
 import logging
@@ -30,8 +31,9 @@ from tms_hooks.models import forward
 from tms_hooks.models.forward import B_K, B_Q, W_IN, W_K, W_OUT, W_Q, Weights, in_block
 from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
-from tms_hooks.training import batches
+from tms_hooks.training import batches, by_hand, torch_engine
 from tms_hooks.training.optimizers import Optimizer
+from tms_hooks.training.penalties import with_gradients
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
@@ -60,15 +62,8 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if recipe.batch_size == "exact":
         return "batch_size='exact': it draws its batches"
-    if recipe.setting.penalty is not None:
-        return f"penalty={recipe.setting.penalty}"
-    if isinstance(recipe.loss, losses.Loss):
-        return f"loss={recipe.loss}"
-    for name in ("hidden_act", "output_act"):
-        if callable(act := getattr(cfg, name)):
-            return f"{name}={name_of(act)}, a function"
-    if cfg.n_outputs != cfg.n_features and cfg.n_heads:
-        return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
+    if callable(cfg.hidden_act):
+        return f"hidden_act={name_of(cfg.hidden_act)}, a function"
     if cfg.d_mlp is not None and cfg.n_heads:
         return f"d_mlp={cfg.d_mlp} with n_heads={cfg.n_heads}: it has MLPs, or heads"
     if cfg.scale == "after":
@@ -123,6 +118,8 @@ def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
+    if _has_own_costs(recipe):
+        return torch_engine.evaluate(recipe, weights, x)
     with torch.no_grad(), one_thread(torch.device("cpu")):
         flat = _pack(weights, _shapes(recipe.cfg, weights), _transposed(recipe.cfg))
         k = len(flat)
@@ -138,7 +135,7 @@ class _Job(NamedTuple):
     """Does it for a slice of these models."""
     models: int
     entries: int
-    """Entries of data: by how many the work grows; 0 if torch draws, which is not for several threads."""
+    """Entries of data: by how many the work grows; 0 if torch has a part in it, which is not for several threads."""
     arrays: tuple[np.ndarray, ...]
     """Weights, two moments and steps of divergence, all changed in place; losses (model, feature) and (model, head),
     gradients at the first step."""
@@ -191,7 +188,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
         head_biased=cfg.head_bias,
-        act=ACTIVATIONS[cfg.output_act],
+        act=ACTIVATIONS["identity" if callable(cfg.output_act) else cfg.output_act],
         read=width if behind else cfg.d_hidden,
         mlp_in=cfg.n_mlps * width,
         mlp_out=0 if behind else cfg.n_mlps * width,
@@ -212,10 +209,20 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     parts, kept = _shrinking(recipe, rates, first, last)
     kept = kept.astype(dtype)
     updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept, first, last)
+    costly, penalty = _has_own_costs(recipe), setting.penalty
+    none = np.empty(0, dtype)
+    nothing = kernels.Outside(none.reshape(0, 0, 0), none.reshape(0, 0, 0), False, none, none.reshape(0, 0))
 
-    def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
+    def call(
+        models: slice,
+        batch: kernels.Batch,
+        updates: kernels.Updates,
+        out: Sequence[np.ndarray],
+        outside: kernels.Outside = nothing,
+    ) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        kernels.advance(*before, seeds[models], toy, batch, drawn, asked, updates, narrow, general, mlps, *after)
+        own = (seeds[models], toy, batch, drawn, asked, updates, narrow, general, mlps, outside)
+        kernels.advance(*before, *own, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -228,6 +235,45 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
             own = updates._replace(start=steps.start, stop=min(steps.stop, stop), scalars=scalars[now], kept=kept[now])
             call(some, batch._replace(given=np.stack(each, axis=1)), own, unseen if now.start else arrays[4:])
 
+    @torch.enable_grad()
+    def work_with_torch(models: slice) -> None:
+        unseen = [np.empty_like(array) for array in arrays[4:]]
+        shapes, flipped = _ordered(cfg, forward.weight_shapes(cfg)), _transposed(cfg)
+        count = batch.rows * batches.tokens(recipe) + batch.occupied
+        outs = np.zeros((len(weights), cfg.n_outputs, count + kernels.LANES), dtype)
+        outside = nothing._replace(costs=np.zeros(len(weights), dtype))
+        outside = outside._replace(slopes=np.zeros_like(weights)) if penalty is not None else outside
+        outside = outside._replace(outs=outs, targets=np.zeros_like(outs)) if costly else outside
+        for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
+            here = kernels.Outside(*(a[some] if isinstance(a, np.ndarray) else a for a in outside))
+            logits, targets = (torch.from_numpy(a)[..., :count] for a in (here.outs, here.targets))
+            costs = torch.from_numpy(here.costs)
+            named, slopes = (_views(torch.from_numpy(a), shapes, flipped) for a in (weights[some], here.slopes))
+            fed = dataset is None and batch.fed
+            given = [_given(recipe, batches.batch(recipe, recipe.seeds[some], step)) for step in steps] if fed else []
+            for at, step in enumerate(steps, steps.start - start):
+                now, first = slice(at, at + 1), step == start
+                own = updates._replace(start=step, stop=min(step + 1, stop), scalars=scalars[now], kept=kept[now])
+                rows = batch._replace(given=given[step - steps.start][:, None]) if fed else batch
+                costs.zero_()
+                if costly and (first or stage != "heads"):
+                    call(some, rows, own, unseen, here._replace(forward=True))
+                    empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
+                    loss, g = by_hand.costs_of_logits(recipe, logits, targets, empty, share, first)
+                    logits.copy_(g)
+                    if loss is not None:
+                        costs += loss.sum(-1)
+                if penalty is not None:
+                    cost, found = with_gradients(penalty, named)
+                    costs += cost
+                    for name, slope in found.items():
+                        slopes[name].copy_(slope)
+                call(some, rows, own, arrays[4:] if first else unseen, here)
+                if costly and first:
+                    torch.from_numpy(arrays[4][some]).copy_(loss)
+
+    if costly or penalty is not None:
+        return _Job(work_with_torch, len(weights), 0, arrays)
     if dataset is None and batch.fed:
         return _Job(work_on_given, len(weights), 0, arrays)
     entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
@@ -251,6 +297,11 @@ def _given(recipe: Recipe, x: Float[Tensor, "model batch *pos feature"]) -> np.n
         y = tasks.targets(recipe.task, x.flatten(1, 2) if recipe.cfg.n_heads else x)
         parts.append(y.to(x.dtype).unflatten(1, (x.shape[1], -1)).flatten(2))
     return torch.cat(parts, dim=2).mT.contiguous().numpy()
+
+
+def _has_own_costs(recipe: Recipe) -> bool:
+    """Whether what outputs cost is asked in torch: a loss or an output activation without a loop here."""
+    return isinstance(recipe.loss, losses.Loss) or callable(recipe.cfg.output_act)
 
 
 def _asked(recipe: Recipe) -> kernels.Asked | None:
@@ -307,6 +358,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
     cfg = recipe.cfg
     if not (
         cfg.n_heads
+        or _has_own_costs(recipe)
         or cfg.d_mlp
         or cfg.hidden_bias
         or cfg.unit_norm
@@ -338,7 +390,7 @@ def _share_out(jobs: Sequence[_Job]) -> None:
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    parts, entries = min(numba.get_num_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
+    parts, entries = min(_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
     if parts == 1 or entries < WORTH_THREADS:
         for job in jobs:
             job.work(slice(None))
@@ -351,6 +403,14 @@ def _share_out(jobs: Sequence[_Job]) -> None:
         slices += [(job.work, slice(a, b)) for a, b in pairwise(edges)]
     with ThreadPoolExecutor(parts) as pool:
         list(pool.map(lambda piece: piece[0](piece[1]), slices))
+
+
+def _threads() -> int:
+    """How many threads numba may use; torch keeps its own number, which numba changes when it is first asked."""
+    of_torch = torch.get_num_threads()
+    found: int = numba.get_num_threads()
+    torch.set_num_threads(of_torch)
+    return found
 
 
 def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
@@ -415,6 +475,18 @@ def _pack(
             flat[:, at : at + size].reshape(array.shape)[...] = array
         at += size
     return flat
+
+
+def _views(flat: Float[Tensor, "model parameter"], shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:
+    """Views on all parameters of models that lie in one row each; of no models, none."""
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1) if flat.numel() else []
+    found = {}
+    for (name, shape), part in zip(shapes.items(), parts, strict=False):
+        if name in transposed:
+            found[name] = part.unflatten(1, (*shape[:-2], shape[-1], shape[-2])).mT
+        else:
+            found[name] = part.unflatten(1, shape) if shape else part[:, 0]
+    return found
 
 
 def _unpack(flat: np.ndarray, shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:

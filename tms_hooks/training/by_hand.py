@@ -248,6 +248,35 @@ def _in_whole_vectors(function: Callable[..., Tensor], *stacks: Float[Tensor, "*
     return made[:, :size].reshape(shape)
 
 
+def costs_of_logits(
+    recipe: Recipe,
+    logits: Float[Tensor, "model output row"],
+    target: Float[Tensor, "model output row"],
+    empty: int | None,
+    share: float,
+    asked: bool,
+) -> tuple[Float[Tensor, "model output"] | None, Float[Tensor, "model output row"]]:
+    """Loss of each output, unless it is not asked for and far from overflow, and the gradient of their sum in logits.
+
+    Rows are as in `_costs`. What is in the place of the logits may change.
+
+    Raises:
+        ValueError: a loss of the user's own is NaN for finite outputs.
+    """
+    if len(logits) == 1:
+        loss, g = _costs_and_pull(recipe, logits[0], target[0], empty, share, asked)
+        return None if loss is None else loss[None], g[None]
+    return _costs_and_pull(recipe, logits, target, empty, share, asked)
+
+
+def _costs_and_pull(
+    recipe: Recipe, logits: Tensor, target: Tensor, empty: int | None, share: float, asked: bool
+) -> tuple[Tensor | None, Tensor]:
+    act, through = _activated(logits, recipe.cfg.output_act)
+    loss, g = _costs(recipe, act, target, empty, share, asked)
+    return loss, through(g)
+
+
 def _costs(
     recipe: Recipe,
     out: Float[Tensor, "*model output row"],

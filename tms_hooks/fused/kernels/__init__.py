@@ -42,7 +42,8 @@ _before = config.CACHE_DIR
 if not _before:
     _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
-from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
+from tms_hooks.fused.kernels.general import General, Outside  # noqa: E402  where numba caches is settled on import
+from tms_hooks.fused.kernels.lanes import LANES  # noqa: E402
 from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
 from tms_hooks.fused.kernels.mlps import Mlps  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy, narrow  # noqa: E402
@@ -57,8 +58,10 @@ __all__ = [
     "Asked",
     "Batch",
     "Drawn",
+    "LANES",
     "General",
     "Mlps",
+    "Outside",
     "Toy",
     "Updates",
     "advance",

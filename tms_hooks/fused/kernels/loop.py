@@ -81,18 +81,25 @@ def fill(to, value):
 
 @compiled()
 @no_type_check
-def more_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space):
+def more_forward_backward(
+    x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space,
+    outs, targets, top, forward,
+):  # fmt: skip
     """Add one block's losses and gradients of a toy that is more than a plain one."""
     if mlps is None:
-        general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured)
+        general_forward_backward(
+            x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, outs, targets, top, forward
+        )
     else:
-        mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space)
+        mlp_forward_backward(
+            x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space, outs, targets, top, forward
+        )
 
 
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
     loss_out, head_out, g_out,
 ):  # fmt: skip
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
@@ -100,7 +107,8 @@ def advance(
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
     `narrow` for others and `mlps` for toys that have none: what is None is not compiled. It is one function: each that
-    calls another is optimized together with it once more.
+    calls another is optimized together with it once more. Costs of outputs that are from `outside` are for toys that
+    are more than plain ones.
     """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
@@ -124,11 +132,14 @@ def advance(
         room = np.empty((n + 1, block), np.int64)
     begin, end = updates.first, updates.last
     gradient, old = g[begin:end], np.empty_like(g[begin:end])
+    nothing = np.empty((0, 0), w.dtype)
 
     for model in range(len(w)):
         own, trained, seed = views(w[model], toy), w[model, begin:end], seeds[model]
         moment, square = first[model, begin:end], second[model, begin:end]
         given = batch.given[min(model, len(batch.given) - 1)]
+        at = min(model, len(outside.outs) - 1)
+        outs, targets = (outside.outs[at], outside.targets[at]) if at >= 0 else (nothing, nothing)
         for step in range(start, max(stop, start + 1)):
             fill(g, 0)
             fill(loss, 0)
@@ -170,7 +181,7 @@ def advance(
                 if general is not None:
                     more_forward_backward(
                         x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start,
-                        mlps, mlp_space,
+                        mlps, mlp_space, outs, targets, top, outside.forward,
                     )  # fmt: skip
             if batch.occupied:
                 if narrow is not None:
@@ -183,10 +194,15 @@ def advance(
                     one = np.int64(1)  # a literal would be compiled for
                     more_forward_backward(
                         x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space,
-                        step == start, mlps, mlp_space,
+                        step == start, mlps, mlp_space, outs, targets, rows, outside.forward,
                     )  # fmt: skip
+            if outside.forward:
+                break
             if general is not None:
                 finish(gradients, own, space, general)
+            if len(outside.slopes) > 0:
+                for j in range(len(g)):
+                    g[j] += outside.slopes[model, j]
             if step == start:
                 copy(loss_out[model], loss)
                 copy(head_out[model], head_loss)
@@ -196,6 +212,8 @@ def advance(
             total = loss.sum()
             if general is not None:
                 total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
+            if len(outside.costs) > 0:
+                total += outside.costs[model]
             copy(old, trained)
             shrink(trained, updates.parts, updates.kept[step - start])
             finite = update(updates.optimizer, trained, gradient, moment, square, updates.scalars[step - start])
