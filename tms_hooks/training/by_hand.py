@@ -244,6 +244,8 @@ def _in_whole_vectors(function: Callable[..., Tensor], *stacks: Float[Tensor, "*
     """A function of entries that rounds those of a vector and those that are left over differently: none are."""
     shape = stacks[0].shape
     size = shape[-2] * shape[-1]
+    if size % WHOLE == 0:
+        return function(*(s.contiguous() for s in stacks))
     made = function(*(torch.nn.functional.pad(s.reshape(-1, size), (0, -size % WHOLE)) for s in stacks))
     return made[:, :size].reshape(shape)
 
@@ -294,6 +296,10 @@ def _costs(
     if loss == "mse":
         error = out - target
         cost, g = error.square(), weight * (2 * error)
+    elif type(loss) is losses.Lp:
+        error = out - target
+        steep = _in_whole_vectors(lambda d: d.abs() ** (loss.p - 1), error)
+        cost, g = steep * error.abs(), weight * (loss.p * steep * error.sign())
     elif loss == "cross_entropy":
         cost, pull = _pulled(lambda logits, target: -(target * logits.log_softmax(-1)), False, out, target)
         cost, g = cost.mT, pull(weight.mT.expand_as(cost))
