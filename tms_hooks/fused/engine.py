@@ -2,8 +2,8 @@
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
 same rounded operations; only the order of the sums over a batch differs. Where data or a task have no loop, torch makes
-their rows and targets and the kernel is given them, a few steps at once; penalties and costs of the user's own are asked
-in torch, step by step. It needs numba, the extra "fast".
+their rows and targets and the kernel is given them, a few steps at once; penalties, and costs without a loop, are those
+of torch, step by step. It needs numba, the extra "fast".
 """
 
 import logging
@@ -390,7 +390,7 @@ def _share_out(jobs: Sequence[_Job]) -> None:
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    parts, entries = min(_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
+    parts, entries = min(numba.get_num_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
     if parts == 1 or entries < WORTH_THREADS:
         for job in jobs:
             job.work(slice(None))
@@ -403,14 +403,6 @@ def _share_out(jobs: Sequence[_Job]) -> None:
         slices += [(job.work, slice(a, b)) for a, b in pairwise(edges)]
     with ThreadPoolExecutor(parts) as pool:
         list(pool.map(lambda piece: piece[0](piece[1]), slices))
-
-
-def _threads() -> int:
-    """How many threads numba may use; torch keeps its own number, which numba changes when it is first asked."""
-    of_torch = torch.get_num_threads()
-    found: int = numba.get_num_threads()
-    torch.set_num_threads(of_torch)
-    return found
 
 
 def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:

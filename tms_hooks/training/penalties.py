@@ -75,7 +75,7 @@ def with_gradients(
     if type(penalty) is Lasso:
         check_names("strength", penalty.strength, weights)
         strengths = {name: of_parameter(penalty.strength, name, is_matrix(name)) for name in weights}
-        costs = [strengths[name] * w.flatten(1).abs().sum(1) for name, w in weights.items()]
+        costs = [strengths[name] * w.reshape(len(w), -1).abs().sum(1) for name, w in weights.items()]
         return torch.stack(costs).sum(0), {
             name: strength * weights[name].sign() for name, strength in strengths.items()
         }

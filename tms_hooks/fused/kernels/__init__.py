@@ -54,11 +54,11 @@ config.CACHE_DIR = _before
 __all__ = [
     "ASKED",
     "DRAWN",
+    "LANES",
     "UPDATED",
     "Asked",
     "Batch",
     "Drawn",
-    "LANES",
     "General",
     "Mlps",
     "Outside",
