@@ -52,6 +52,7 @@ ELSEWHERE = {
     )
     for field in fields(part)
 } | {
+    "learning_rate": "optimizer=tms.Adam(lr=...)",
     "weight_decay": "optimizer=tms.AdamW(decay=...)",
     "epochs": "steps=...",
     "p": "data=tms.SparseUniform(n_features, feature_probability=...)",
