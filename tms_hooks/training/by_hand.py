@@ -1,4 +1,4 @@
-"""Gradients by hand: autograd sees only functions of the user's own, and the losses of heads.
+"""Gradients by hand: autograd sees only functions of the user's own, and cross-entropies.
 
 They are those of autograd through `torch_engine.loss_parts`, and take a third of its time: a toy is small, and each of
 the hundred operations that autograd keeps account of costs a few microseconds whatever its size. Features stand first
@@ -48,7 +48,9 @@ def loss_and_gradients(
     Raises:
         ValueError: a loss of the user's own is NaN for finite outputs.
     """
-    few = max(batches.MOST_AHEAD // x[0].numel(), 1)  # whose layers stay in cache
+    cfg = recipe.cfg
+    widest = max(cfg.n_features, cfg.n_outputs, cfg.d_hidden, cfg.d_mlp or 0)
+    few = max(batches.MOST_AHEAD // (x[0].numel() // cfg.n_features * widest), 1)  # whose layers stay in cache
     if len(x) <= few:
         return _of_few(recipe, weights, x, stage, asked)
     groups = [slice(i, i + few) for i in range(0, len(x), few)]
@@ -102,7 +104,8 @@ def _of_few(
     head_loss, through_scores = inputs.new_zeros(*inputs.shape[:-2], 0), AS_IT_IS
     if cfg.n_heads:
         head_loss, through_scores = _heads(recipe, weights, found, x, hidden, stage)
-    costs = (target, empty, share, asked or cfg.n_heads > 0)
+        asked |= not abs(head_loss.sum().item()) < SAFE
+    costs = (target, empty, share, asked)
     if recipe.loss == "cross_entropy":
         loss, g = _costs(recipe, logits, *costs)
     else:
@@ -178,7 +181,7 @@ def _heads(
 ) -> tuple[Float[Tensor, "*model head"], Pull]:
     """Losses of the heads; the pull puts the gradients in their weights into `found`, and adds that in what they read.
 
-    The cost of their scores, which are few, goes through autograd.
+    The cross-entropy of their patterns goes through autograd.
     """
     count, split = x.shape[-3], weights[W_Q].shape[-3::2]  # heads and d_head
     read = {W_Q: hidden[..., :count], W_K: hidden[..., count:]}
@@ -188,15 +191,21 @@ def _heads(
     for name, bias in biases.items():
         made[name] = made[name] + weights[bias].flatten(-2)[..., None]
     q, k = (made[name].unflatten(-1, (-1, count)).unflatten(-3, split) for name in read)
-    scores = (q * k).sum(-3).movedim(-1, -3).contiguous()  # row, head, key
-    scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].requires_grad_()
-    cost = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
-    head_loss = cost(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
+    scores = (q * k).sum(-3).movedim(-1, -3)  # row, head, key
+    present = losses.qk_pairs_present(x, recipe.qk_pairs)
+    weight = (recipe.setting.qk_weight if stage == "joint" else 1.0) / count
+    if recipe.head_objective == "scores":
+        errors = scores - present
+        head_loss, slope = errors[..., 0].square().mean(-2), errors * (2 * weight)
+    else:
+        scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].contiguous().requires_grad_()
+        head_loss = losses.qk_cross_entropy(scores, present)
+        (slope,) = torch.autograd.grad(head_loss, scores, torch.full_like(head_loss, weight * count))
+        slope, head_loss = slope[..., 0, 1:], head_loss.detach()
 
     def back(g: Tensor) -> Tensor:
-        weight = torch.full_like(head_loss, recipe.setting.qk_weight if stage == "joint" else 1.0)
-        (slope,) = torch.autograd.grad(head_loss, scores, weight)
-        slope = slope[..., 0, 1:].movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
+        nonlocal slope
+        slope = slope.movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
         pulls = {W_Q: (slope * k).sum(-2).flatten(-3, -2), W_K: (slope * q).flatten(-4, -3).flatten(-2)}
         for name, pull in pulls.items():
             found[name] = outer_of_each(read[name], pull).unflatten(-1, split).transpose(-3, -2)
@@ -204,7 +213,7 @@ def _heads(
             found[bias] = pulls[name].sum(-1).unflatten(-1, split)
         return g + torch.cat([product_of_each(into[name], pull) for name, pull in pulls.items()], dim=-1)
 
-    return head_loss.detach(), back
+    return head_loss, back
 
 
 def _normed(w: Float[Tensor, "*model a b"], hidden: int) -> tuple[Float[Tensor, "*model a b"], Pull]:
