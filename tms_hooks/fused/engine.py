@@ -239,27 +239,25 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     def work_with_torch(models: slice) -> None:
         unseen = [np.empty_like(array) for array in arrays[4:]]
         shapes, flipped = _ordered(cfg, forward.weight_shapes(cfg)), _transposed(cfg)
-        count = batch.rows * batches.tokens(recipe) + batch.occupied
-        outs = np.zeros((len(weights), cfg.n_outputs, count + kernels.LANES), dtype)
-        outside = nothing._replace(costs=np.zeros(len(weights), dtype))
-        outside = outside._replace(slopes=np.zeros_like(weights)) if penalty is not None else outside
-        outside = outside._replace(outs=outs, targets=np.zeros_like(outs)) if costly else outside
+        count, fed = batch.rows * batches.tokens(recipe) + batch.occupied, dataset is None and batch.fed
+        empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
         for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
-            here = kernels.Outside(*(a[some] if isinstance(a, np.ndarray) else a for a in outside))
-            logits, targets = (torch.from_numpy(a)[..., :count] for a in (here.outs, here.targets))
-            costs = torch.from_numpy(here.costs)
-            named, slopes = (_views(torch.from_numpy(a), shapes, flipped) for a in (weights[some], here.slopes))
-            fed = dataset is None and batch.fed
+            now = weights[some]
+            outs = np.zeros((len(now) if costly else 0, cfg.n_outputs, count + kernels.LANES), dtype)
+            slopes = np.zeros_like(now if penalty is not None else now[:0])
+            outside = kernels.Outside(outs, np.zeros_like(outs), False, np.zeros(len(now), dtype), slopes)
+            logits, targets = (torch.from_numpy(a)[..., :count] for a in outside[:2])
+            costs = torch.from_numpy(outside.costs)
+            named, slopes_of = (_views(torch.from_numpy(flat), shapes, flipped) for flat in (now, slopes))
             given = [_given(recipe, batches.batch(recipe, recipe.seeds[some], step)) for step in steps] if fed else []
-            for at, step in enumerate(steps, steps.start - start):
-                now, first = slice(at, at + 1), step == start
-                own = updates._replace(start=step, stop=min(step + 1, stop), scalars=scalars[now], kept=kept[now])
-                rows = batch._replace(given=given[step - steps.start][:, None]) if fed else batch
+            for at, step in enumerate(steps):
+                one = slice(step - start, step - start + 1)
+                own = updates._replace(start=step, stop=min(step + 1, stop), scalars=scalars[one], kept=kept[one])
+                rows = batch._replace(given=given[at][:, None]) if fed else batch
                 costs.zero_()
-                if costly and (first or stage != "heads"):
-                    call(some, rows, own, unseen, here._replace(forward=True))
-                    empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
-                    loss, g = by_hand.costs_of_logits(recipe, logits, targets, empty, share, first)
+                if costly and (step == start or stage != "heads"):
+                    call(some, rows, own, unseen, outside._replace(forward=True))
+                    loss, g = by_hand.costs_of_logits(recipe, logits, targets, empty, share, step == start)
                     logits.copy_(g)
                     if loss is not None:
                         costs += loss.sum(-1)
@@ -267,10 +265,11 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
                     cost, found = with_gradients(penalty, named)
                     costs += cost
                     for name, slope in found.items():
-                        slopes[name].copy_(slope)
-                call(some, rows, own, arrays[4:] if first else unseen, here)
-                if costly and first:
-                    torch.from_numpy(arrays[4][some]).copy_(loss)
+                        slopes_of[name].copy_(slope)
+                call(some, rows, own, arrays[4:] if step == start else unseen, outside)
+                if costly and step == start:
+                    assert loss is not None  # it is asked for
+                    arrays[4][some] = loss.numpy()
 
     if costly or penalty is not None:
         return _Job(work_with_torch, len(weights), 0, arrays)

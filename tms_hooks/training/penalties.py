@@ -80,11 +80,11 @@ def with_gradients(
             name: strength * weights[name].sign() for name, strength in strengths.items()
         }
     leaves = {name: spaced(w.detach()).requires_grad_() for name, w in weights.items()}
-    costs = stacked(penalty, leaves)
-    if not costs.requires_grad:
-        return costs, {}
-    found = torch.autograd.grad(costs.sum(), list(leaves.values()), allow_unused=True)
-    return costs.detach(), {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None}
+    total = stacked(penalty, leaves)
+    if not total.requires_grad:
+        return total, {}
+    found = torch.autograd.grad(total.sum(), list(leaves.values()), allow_unused=True)
+    return total.detach(), {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None}
 
 
 def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, " model"]:
