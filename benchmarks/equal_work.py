@@ -20,7 +20,7 @@ from tms_hooks.training.state import State
 def compare(setting: Setting, threads: int, repeats: int) -> dict[str, Any]:
     """Seconds per model step of both, timed in alternation; the ratio is the median over pairs."""
     use_threads(threads)
-    plain, (engine, advance, ours_steps) = setting.plain(), engine_of(setting.recipes(), threads)
+    plain, (engine, advance, ours_steps) = setting.plain(), engine_of([setting.together()], threads)
     steps = setting.plain_steps
     plain.train(1)
     advance(1)
@@ -97,11 +97,12 @@ def engine_for(recipe: Recipe) -> ModuleType:
 
 
 def use_threads(threads: int) -> None:
+    """For numba, then for torch: numba's threads start when they are first asked, and change the number of torch's."""
     with suppress(ImportError):
         import numba
 
         numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
-    torch.set_num_threads(threads)  # last: numba's first answer makes torch use all of the machine's
+    torch.set_num_threads(threads)
 
 
 def seconds(work: Callable[[], Any]) -> float:

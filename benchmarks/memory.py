@@ -35,7 +35,7 @@ def _grown_by(name: str, who: str) -> float:
 
 
 def _steps(setting: Setting, who: str) -> Any:
-    return setting.plain().train if who == "plain" else engine_of(setting.recipes(), threads=1)[1]
+    return setting.plain().train if who == "plain" else engine_of([setting.together()], threads=1)[1]
 
 
 def _resident(what: str) -> float:

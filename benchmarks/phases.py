@@ -4,8 +4,9 @@ The limit of a draw is its hashes, of a gradient its fused multiply-adds, both m
 does nothing else.
 """
 
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, no_type_check
 
 import numpy as np
@@ -15,16 +16,16 @@ from rich.table import Table
 from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.data import SparseUniform
 from tms_hooks.fused import engine as fused_engine
-from tms_hooks.fused.codes import RELU
-from tms_hooks.fused.kernels import UPDATED, Toy, draws, lanes, loop, narrow, plain, rules
+from tms_hooks.fused.kernels import draws, lanes, loop, plain, rules
 from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.training.recipe import Recipe
 from tms_hooks.training.state import State
 
-NAMES = tuple(__import__("sys").argv[1:]) or ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
+NAMES = ("b5", "s5", "d6", "a20", "a100", "s100", "c400")
 
 
-def main() -> None:
+def main(names: Sequence[str] = NAMES) -> None:
+    """Print the table of some settings: their models that are least and most sparse."""
     from numba import njit
 
     @njit
@@ -57,10 +58,10 @@ def main() -> None:
                     batch.largest, batch.scale, batch.span, batch.low, batch.occupied,
                 )  # fmt: skip
 
-    @njit
+    @njit(_nrt=False)  # as in training; a view that such a function returns is not to be released by another
     @no_type_check
-    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, sparse):
-        own, gradients, space = plain.views(w, toy), plain.views(g, toy), plain.make_plain_space(w, toy, block, sparse)
+    def gradient(times, x, block, rows, w, g, loss, weight, toy, narrow, space):
+        own, gradients = plain.views(w, toy, w[:0], w[:0]), plain.views(g, toy, g[:0], g[:0])
         transpose(space.w_e_t, own.w_e)
         for _ in range(times):
             for top in range(0, rows, block):
@@ -80,7 +81,7 @@ def main() -> None:
     for name in ("setting", "p", "rows drawn", "draw", "gradient", "update", "whole step"):
         table.add_column(name, justify="left" if name == "setting" else "right")
     for setting in SETTINGS:
-        if setting.name in NAMES:
+        if setting.name in names:
             recipes = setting.recipes()
             for recipe in recipes[:1] if len(recipes) == 1 else (recipes[0], recipes[-1]):
                 table.add_row(*row(setting, recipe, draw, gradient, update, hash_us, fma_us))
@@ -94,21 +95,20 @@ def row(
 ) -> list[str]:
     """A line of the table."""
     assert isinstance(recipe.setting.data, SparseUniform)
-    n, m = setting.n, setting.m
-    batch = fused_engine._batch(recipe, None, np.dtype(np.float32))
-    rows, like = batch.rows, np.zeros(1, np.float32)
+    n, m, like = setting.n, setting.m, np.zeros(1, np.float32)
+    plan = fused_engine._plan(recipe, "joint", like.dtype, None)
+    batch, rows = plan.batch, plan.batch.rows
     block = -(-min(max(loop.SMALL // n, loop.BLOCK), rows) // 64) * 64
     x, loss = plain.aligned(n, block + 16, like), np.zeros(n, np.float32)
     w = np.random.default_rng(0).normal(size=n * m + n).astype(np.float32) * 0.3
     w[n * m :] = 0
-    toy = Toy(n, m, n, True, True, False, False, 0, False, RELU)
     times = max(int(20_000 / (hash_us * rows * n + fma_us * 5 * rows * n * m) / 10), 3)
     draw_us = cpu(lambda k: draw(k, x, block, batch), times)
-    model = (w, w * 0, loss, batch.weight, toy, narrow(m, n, n, RELU), batch.occupied)
+    space = plain.make_plain_space(w, plan.toy, block, batch.sparse)
+    model = (w, w * 0, loss, batch.weight, plan.toy, plan.narrow, space)
     gradient_us = cpu(lambda k: gradient(k, x, block, rows, *model), times)
     scalars = np.array(recipe.setting.optimizer.scalars(np.array(0), np.array(1e-3)), np.float32)
-    adam = UPDATED.index(type(recipe.setting.optimizer))
-    update_us = cpu(lambda k: update(k, adam, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)
+    update_us = cpu(lambda k: update(k, plan.optimizer, w, w * 0, w * 0, w * 0 + 1, scalars), 1000)
     state = State.initial(recipe, None, "cpu")
     steps = max(times // len(recipe.seeds), 20)
     whole = cpu(lambda k: fused_engine.advance(recipe, state, 0, k), steps) / len(recipe.seeds)
@@ -136,4 +136,4 @@ def cpu(work: Callable[[int], object], times: int) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:] or NAMES)

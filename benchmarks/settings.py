@@ -136,7 +136,7 @@ class Setting:
         return kind(self.n, self.m, self.probabilities, *heads)
 
     def recipes(self) -> list[Recipe]:
-        """The same models for our engines: a recipe for each feature probability."""
+        """The same models in a recipe for each feature probability."""
         cfg = tms.ToyConfig(n_features=self.n, d_hidden=self.m, n_heads=int(self.rank > 0), d_head=self.rank or None)
         if self.one_hot:
             return [self._recipe(cfg, tms.OneHot(n_features=self.n), range(self.models))]
@@ -162,8 +162,10 @@ class Setting:
         )
 
     def together(self) -> Recipe:
-        """All models in one recipe."""
+        """The same models for our engines, in one recipe: the plain loop too has them side by side."""
         recipes = self.recipes()
+        if len(recipes) == 1:
+            return recipes[0]
         data = [setting.data for recipe in recipes for setting in recipe.settings]
         one = recipes[0]
         return Recipe.of(one.cfg, data, seeds=range(self.models), steps=one.steps, qk_pairs=one.qk_pairs)

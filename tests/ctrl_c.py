@@ -137,10 +137,10 @@ def run(command: str, after: float | None) -> tuple[float, End | None]:
 def main() -> None:
     """Strike the commands that are named; exit 1 if one ended badly. Seconds are printed and not judged."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("commands", nargs="*", default=list(COMMANDS), choices=[*COMMANDS, []])
+    parser.add_argument("commands", nargs="*", choices=[*COMMANDS, []])  # an empty list has to be among them
     parser.add_argument("--strikes", type=int, default=8)
     asked, bad = parser.parse_args(), 0
-    for command in asked.commands:
+    for command in asked.commands or COMMANDS:
         run(command, None)  # compiles what is to be compiled
         whole, _ = run(command, None)
         ends = []

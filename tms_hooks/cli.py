@@ -338,7 +338,8 @@ def train(
     if not run.stopped:
         table = census([name_polytope(W) for W in run.W_E], run.final_loss.numpy(), "held-out loss")
         print_table(table, f"{seeds:,} models after {run.completed_steps:,} steps, {run.provenance['seconds']:.1f} s")
-    write_json(about(run, out), json_file)
+    if json_file is not None:  # naming what models make takes seconds, which Ctrl-C need not wait for
+        write_json(about(run, out), json_file)
     if run.stopped:
         tell(f"Stopped at step {run.completed_steps:,} of {run.recipe.total_steps:,}.")
         raise typer.Exit(130)

@@ -1,12 +1,14 @@
 """What the benchmarks compare is the same task on both sides."""
 
 import json
+import re
 import sys
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
+from benchmarks import phases
 from benchmarks.equal_loss import loss_of
 from benchmarks.settings import SETTINGS
 from tms_hooks.training.batches import held_out
@@ -57,3 +59,10 @@ def test_models_in_one_call_are_those_of_a_call_each():
     together = few.together()
     assert [together.alone(i) for i in range(3)] == few.recipes()
     assert len(together.parts) == 3
+
+
+def test_the_parts_of_a_step_are_timed(capsys):
+    phases.main(["s5"])
+    printed = capsys.readouterr().out
+    assert re.search(r"s5 .* 0\.01 .* 50 ", printed)
+    assert "multiply-adds per nanosecond" in printed

@@ -1,7 +1,10 @@
 """The fused engine against the torch engine on the same batches, and a model alone against itself in a crowd."""
 
 import logging
+import os
 import platform
+import subprocess
+import sys
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import get_args
@@ -748,3 +751,28 @@ for steps in (1, 2):
 """
     assert run_python(script).count("compiling the training loop") == 1
     assert "compiling" not in run_python(script), "it is kept"
+
+
+def test_numbas_threads_leave_torchs_as_they_were():
+    """They start when numba is first asked for their number, so in a fresh process."""
+    script = """
+import torch
+from tms_hooks.fused import engine
+torch.set_num_threads(1)
+print(engine._threads(), torch.get_num_threads())
+"""
+    env = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "1"], done.stderr
+
+
+def test_models_apart_from_one_another_are_put_back_where_they_were():
+    sparse, dense = (tms.SparseUniform(n_features=5, feature_probability=p) for p in (0.1, 0.6))
+    crowd = make(data=(sparse, dense, sparse), importance=(1.0,) * 5, empty_rows="drawn")
+    together = start(crowd)
+    fused_engine.advance(crowd, together, 0, 20)
+    for i in range(3):
+        alone = start(crowd.alone(i))
+        fused_engine.advance(crowd.alone(i), alone, 0, 20)
+        for kept, own in ((together.weights, alone.weights), (together.moments, alone.moments)):
+            assert all(w[0].equal(kept[name][i]) for name, w in own.items())

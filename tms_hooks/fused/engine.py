@@ -11,6 +11,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from typing import NamedTuple, TypeVar
 
@@ -136,9 +137,26 @@ class _Job(NamedTuple):
     models: int
     entries: int
     """Entries of data: by how many the work grows; 0 if torch has a part in it, which is not for several threads."""
-    arrays: tuple[np.ndarray, ...]
-    """Weights, two moments and steps of divergence, all changed in place; losses (model, feature) and (model, head),
-    gradients at the first step."""
+
+
+class _Plan(NamedTuple):
+    """What the kernel must know of the models of one setting that is the same for all steps of a stage."""
+
+    toy: kernels.Toy
+    batch: kernels.Batch
+    drawn: kernels.Drawn | None
+    asked: kernels.Asked | None
+    narrow: tuple[int, ...] | None
+    general: kernels.General | None
+    mlps: kernels.Mlps | None
+    optimizer: int
+    """Its number in `kernels.UPDATED`."""
+    trained: tuple[int, int]
+    """The first parameter that is trained, and the one after the last."""
+    shrinking: tuple[str, ...]
+    """Names of the parameters that shrink before an update,"""
+    shrunk: np.ndarray
+    """and where they are: `Updates.parts`."""
 
 
 def _run(
@@ -155,63 +173,46 @@ def _run(
     """
     cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
     out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
-    arrays = (weights, *moments, diverged_at, *out)
-    if len(parts) == 1:
-        jobs = [_job(*parts[0][1:], arrays, start, stop)]
-    else:
-        jobs = [_job(part, data, tuple(a[models] for a in arrays), start, stop) for models, part, data in parts]
+    arrays, jobs, apart = (weights, *moments, diverged_at, *out), [], []
+    for models, part, data in parts:
+        own = tuple(a[models[0] : models[0] + len(models)] for a in arrays)
+        if models != list(range(models[0], models[0] + len(models))):  # a view only of models side by side
+            own = tuple(a[models] for a in arrays)
+            apart.append((models, own))
+        jobs.append(_job(part, data, own, start, stop))
     for job in jobs:
         if not job.entries:
             job.work(slice(None))
     _share_out([job for job in jobs if job.entries])
-    for (models, *_), job in zip(parts if len(parts) > 1 else [], jobs, strict=False):
-        for array, own in zip(arrays, job.arrays, strict=True):
-            array[models] = own
+    for models, own in apart:
+        for array, changed in zip(arrays, own, strict=True):
+            array[models] = changed
     return out
 
 
 def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...], start: int, stop: int) -> _Job:
-    """Rows are those of the data; with heads a row is a query token, then its key tokens, feature by feature."""
-    cfg, setting, (weights, *_) = recipe.cfg, recipe.setting, arrays
+    """Train models: weights, two moments and steps of divergence, changed in place; losses and gradients at `start`."""
+    weights, cfg, optimizer = arrays[0], recipe.cfg, recipe.setting.optimizer
     dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
-    behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
-    batch, asked = _batch(recipe, dataset, dtype), _asked(recipe)
-    general = _general(recipe, stage, batch.rows, dtype)
-    toy = kernels.Toy(
-        n=cfg.n_features,
-        m=cfg.d_hidden,
-        o=cfg.n_outputs,
-        tied=cfg.tied and not behind,
-        biased=cfg.output_bias,
-        hidden_biased=cfg.hidden_bias,
-        scaled=bool(cfg.unit_norm),
-        units=cfg.n_heads * (cfg.d_head or 0),
-        head_biased=cfg.head_bias,
-        act=ACTIVATIONS["identity" if callable(cfg.output_act) else cfg.output_act],
-        read=width if behind else cfg.d_hidden,
-        mlp_in=cfg.n_mlps * width,
-        mlp_out=0 if behind else cfg.n_mlps * width,
-    )
-    mlps = kernels.Mlps(MLP_PLACES[cfg.bottleneck], cfg.n_mlps, width) if width else None
-    narrow = kernels.narrow(toy.m, toy.o, toy.n, toy.act) if general is None else None
-    drawn = None if batch.fed else _loop(setting.data)
+    plan = _plan(recipe, stage, dtype, None if dataset is None else len(dataset))
+    batch = plan.batch
+    if dataset is not None:
+        batch = batch._replace(given=_given(recipe, dataset[None])[:, None])
     counts = np.arange(count, count + max(stop - start, 1))
-    rates = _rates(setting.optimizer, counts, steps)
-    told = setting.optimizer.scalars(counts, rates)
+    rates = _rates(optimizer, counts, steps)
+    told = optimizer.scalars(counts, rates)
     scalars = np.empty((len(counts), len(told)), dtype)
-    for column, values in zip(scalars.T, told, strict=True):
-        column[:] = values
-    optimizer = kernels.UPDATED.index(type(setting.optimizer))
-    end = weights.shape[1]
-    heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
-    first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
-    parts, kept = _shrinking(recipe, rates, first, last)
-    kept = kept.astype(dtype)
-    updates = kernels.Updates(start, stop, optimizer, scalars, parts, kept, first, last)
-    costly, penalty = _has_own_costs(recipe), setting.penalty
-    none = np.empty(0, dtype)
-    nothing = kernels.Outside(none.reshape(0, 0, 0), none.reshape(0, 0, 0), False, none, none.reshape(0, 0))
+    for i, values in enumerate(told):
+        scalars[:, i] = values
+    kept = np.empty((len(counts), len(plan.shrinking), 2), dtype)
+    for i, name in enumerate(plan.shrinking):
+        kept[:, i, 0], kept[:, i, 1] = optimizer.kept(name, rates)
+    updates = kernels.Updates(start, stop, plan.optimizer, scalars, plan.shrunk, kept, *plan.trained)
+
+    costly, penalty = _has_own_costs(recipe), recipe.setting.penalty
+    none = np.empty((1, 0, 0), dtype)
+    nothing = kernels.Outside(none, none, False, none.reshape(-1), none[0])
 
     def call(
         models: slice,
@@ -221,8 +222,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         outside: kernels.Outside = nothing,
     ) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        own = (seeds[models], toy, batch, drawn, asked, updates, narrow, general, mlps, outside)
-        kernels.advance(*before, *own, *after)
+        toy, more = plan.toy, (plan.narrow, plan.general, plan.mlps, outside)
+        kernels.advance(*before, seeds[models], toy, batch, plan.drawn, plan.asked, updates, *more, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -243,7 +244,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
         for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
             now = weights[some]
-            outs = np.zeros((len(now) if costly else 0, cfg.n_outputs, count + kernels.LANES), dtype)
+            outs = np.zeros((len(now), cfg.n_outputs, count + kernels.LANES) if costly else (1, 0, 0), dtype)
             slopes = np.zeros_like(now if penalty is not None else now[:0])
             outside = kernels.Outside(outs, np.zeros_like(outs), False, np.zeros(len(now), dtype), slopes)
             logits, targets = (torch.from_numpy(a)[..., :count] for a in outside[:2])
@@ -272,11 +273,59 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
                     arrays[4][some] = loss.numpy()
 
     if costly or penalty is not None:
-        return _Job(work_with_torch, len(weights), 0, arrays)
+        return _Job(work_with_torch, len(weights), 0)
     if dataset is None and batch.fed:
-        return _Job(work_on_given, len(weights), 0, arrays)
-    entries = len(weights) * max(stop - start, 1) * batch.rows * cfg.n_features
-    return _Job(work, len(weights), entries, arrays)
+        return _Job(work_on_given, len(weights), 0)
+    entries = len(weights) * max(stop - start, 1) * batch.rows * recipe.cfg.n_features
+    return _Job(work, len(weights), entries)
+
+
+@lru_cache(maxsize=256)  # a run is a call of the engine for each record, with the same plans
+def _plan(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _Plan:
+    """The plan of a stage; `rows` are those of a data set. With heads a row is a query token, then its key tokens."""
+    cfg, optimizer = recipe.cfg, recipe.setting.optimizer
+    behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
+    batch = _batch(recipe, rows, dtype)
+    general = _general(recipe, stage, batch.rows, dtype)
+    toy = kernels.Toy(
+        n=cfg.n_features,
+        m=cfg.d_hidden,
+        o=cfg.n_outputs,
+        tied=cfg.tied and not behind,
+        biased=cfg.output_bias,
+        hidden_biased=cfg.hidden_bias,
+        scaled=bool(cfg.unit_norm),
+        units=cfg.n_heads * (cfg.d_head or 0),
+        head_biased=cfg.head_bias,
+        act=ACTIVATIONS["identity" if callable(cfg.output_act) else cfg.output_act],
+        read=width if behind else cfg.d_hidden,
+        mlp_in=cfg.n_mlps * width,
+        mlp_out=0 if behind else cfg.n_mlps * width,
+    )
+    ordered = _ordered(cfg, forward.weight_shapes(cfg))
+    end = sum(map(math.prod, ordered.values()))
+    heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
+    first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
+    shrunk, at, transposed = {}, 0, _transposed(cfg)
+    for name, shape in ordered.items():
+        size = math.prod(shape)
+        if first <= at < last and optimizer.kept(name, 1.0)[0] != 1:
+            wide = shape[-2] if name in transposed else shape[-1] if shape else 1
+            shrunk[name] = at - first, size // wide, wide
+        at += size
+    return _Plan(
+        toy,
+        batch,
+        drawn=None if batch.fed else _loop(recipe.setting.data),
+        asked=_asked(recipe),
+        narrow=kernels.narrow(toy.m, toy.o, toy.n, toy.act) if general is None else None,
+        general=general,
+        mlps=kernels.Mlps(MLP_PLACES[cfg.bottleneck], cfg.n_mlps, width) if width else None,
+        optimizer=kernels.UPDATED.index(type(optimizer)),
+        trained=(first, last),
+        shrinking=tuple(shrunk),
+        shrunk=np.array(list(shrunk.values()), np.int64).reshape(-1, 3),
+    )
 
 
 def _pieces(recipe: Recipe, rows: int, start: int, stop: int) -> Iterator[tuple[slice, range]]:
@@ -324,9 +373,9 @@ def _loop(data: Distribution) -> kernels.Drawn | None:
     return kernels.Drawn(kernels.DRAWN.index(type(data)), np.array(data.numbers, np.float64))
 
 
-def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.Batch:
-    """What the kernel must know of its batches: drawn ones, a whole data set, or others that it is given later."""
-    rows, share = batches.rows(recipe) if dataset is None else (len(dataset), 1.0)
+def _batch(recipe: Recipe, dataset: int | None, dtype: np.dtype) -> kernels.Batch:
+    """What the kernel must know of its batches: drawn ones, or a data set of so many rows or others, given later."""
+    rows, share = batches.rows(recipe) if dataset is None else (dataset, 1.0)
     importance, thresholds = np.array(recipe.setting.importance), np.ones((2, recipe.cfg.n_features))
     low, high, data = 0.0, 1.0, recipe.setting.data
     has_loop = type(data) in (SparseUniform, *kernels.DRAWN) and not (data.fill_is_single and dtype == np.float64)
@@ -342,7 +391,7 @@ def _batch(recipe: Recipe, dataset: Tensor | None, dtype: np.dtype) -> kernels.B
         weight=(importance * share / (rows * batches.tokens(recipe))).astype(dtype),
         empty_weight=(importance * (1 - share)).astype(dtype),
         fed=fed,
-        given=np.empty((1, 1, 0, 0), dtype) if dataset is None else _given(recipe, dataset[None])[:, None],
+        given=np.empty((1, 1, 0, 0), dtype),
         largest=(thresholds - 1).astype(np.uint32),
         scale=(1 / thresholds).astype(dtype),
         span=dtype.type(high - low),
@@ -389,7 +438,7 @@ def _share_out(jobs: Sequence[_Job]) -> None:
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    parts, entries = min(numba.get_num_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
+    parts, entries = min(_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
     if parts == 1 or entries < WORTH_THREADS:
         for job in jobs:
             job.work(slice(None))
@@ -404,26 +453,19 @@ def _share_out(jobs: Sequence[_Job]) -> None:
         list(pool.map(lambda piece: piece[0](piece[1]), slices))
 
 
+def _threads() -> int:
+    """How many threads numba may use. Being asked it starts its own, and says to torch's how many: that is undone."""
+    before = torch.get_num_threads()
+    count = numba.get_num_threads()
+    torch.set_num_threads(before)
+    return count
+
+
 def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
     """The learning rate of each update."""
     if optimizer.schedule == "constant" and not optimizer.warmup:
         return np.full(len(counts), optimizer.lr)
     return np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
-
-
-def _shrinking(recipe: Recipe, rates: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:
-    """`Updates.parts` and `Updates.kept` of the parameters from `first` to `last` that shrink before an update."""
-    parts, kept, at = [], [], 0
-    transposed = _transposed(recipe.cfg)
-    for name, shape in _ordered(recipe.cfg, forward.weight_shapes(recipe.cfg)).items():
-        size, kept_by = math.prod(shape), recipe.setting.optimizer.kept
-        if first <= at < last and kept_by(name, 1.0)[0] != 1:
-            width = shape[-2] if name in transposed else shape[-1] if shape else 1
-            parts.append((at - first, size // width, width))
-            kept.append(np.stack(np.broadcast_arrays(*kept_by(name, rates)), axis=-1))
-        at += size
-    table = np.array(parts, np.int64).reshape(-1, 3)
-    return table, np.stack(kept, axis=1) if kept else np.empty((len(rates), 0, 2))
 
 
 def _ordered(cfg: ToyConfig, named: Mapping[str, Value]) -> dict[str, Value]:

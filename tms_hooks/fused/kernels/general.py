@@ -48,13 +48,13 @@ class General(NamedTuple):
 
 
 class Outside(NamedTuple):
-    """What torch computes of a step: costs of outputs that have no loop here, and penalties. What it does not is empty.
+    """What torch computes of a step: costs of outputs that have no loop here, and penalties.
 
     Such costs take two calls: one that makes logits and targets, and one that goes on from the gradients in the logits.
     """
 
     outs: Any
-    """Model, output, row: logits, then the objective's gradients in them.
+    """Model, output, row: logits, then the objective's gradients in them; of one model without outputs, if not needed.
 
     Rows are those of all tokens in turn, then the empty row, and room for a strip that is read too far.
     """
@@ -63,9 +63,9 @@ class Outside(NamedTuple):
     forward: bool
     """Whether this call is the first of the two."""
     costs: Any
-    """Model: what it costs besides what is known here. One that is not finite ends the model's training."""
+    """Model: what it costs besides what is known here; none, or one that is not finite ends the model's training."""
     slopes: Any
-    """Model, parameter: what is added to the gradients."""
+    """Model, parameter: what is added to the gradients; or none."""
 
 
 class Space(NamedTuple):

@@ -3,12 +3,13 @@
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
+from numba import njit, types
+from numba.extending import overload
 
 from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
-from tms_hooks.fused.kernels.general import finish, general_forward_backward, make_space, prepare
+from tms_hooks.fused.kernels.general import General, finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
-from tms_hooks.fused.kernels.mlps import make_mlp_space, mlp_forward_backward, prepare_mlps
+from tms_hooks.fused.kernels.mlps import Mlps, make_mlp_space, mlp_forward_backward, prepare_mlps
 from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, views
 from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
@@ -96,6 +97,50 @@ def more_forward_backward(
         )
 
 
+class Room(NamedTuple):
+    """What is written over at each step, so that steps allocate nothing; None is what a toy has no need of."""
+
+    x: Any
+    y: Any
+    """The targets: `x`, where they are the inputs."""
+    if_empty: Any
+    """The targets of an empty row."""
+    g: Any
+    loss: Any
+    head_loss: Any
+    old: Any
+    """The trained parameters before an update."""
+    none: Any
+    """Zeros, for the biases that a toy lacks,"""
+    one: Any
+    """and a 1, for its scale;"""
+    unseen: Any
+    """for the gradients of these."""
+    drawing: Any
+    plain: Any
+    general: Any
+    mlps: Any
+
+
+@no_type_check
+def space_for(what, w, toy, block, sparse):
+    """The space of `narrow`, `general` or `mlps`; None for what is None: an `if` would be asked at each use of it."""
+    raise NotImplementedError("in compiled code only")
+
+
+@overload(space_for)
+@no_type_check
+def _space_for(what, w, toy, block, sparse):
+    if isinstance(what, types.NoneType):
+        return lambda what, w, toy, block, sparse: None
+    kind = getattr(what, "instance_class", None)
+    if kind is General:
+        return lambda what, w, toy, block, sparse: make_space(w, toy, block, what)
+    if kind is Mlps:
+        return lambda what, w, toy, block, sparse: make_mlp_space(w, toy, block, what)
+    return lambda what, w, toy, block, sparse: make_plain_space(w, toy, block, sparse)
+
+
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
@@ -106,48 +151,75 @@ def advance(
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
-    `narrow` for others and `mlps` for toys that have none: what is None is not compiled. It is one function: each that
-    calls another is optimized together with it once more. Costs of outputs that are from `outside` are for toys that
-    are more than plain ones.
+    `narrow` for others and `mlps` for toys that have none: what is None is not compiled. Costs of outputs that are from
+    `outside` are for toys that are more than plain ones.
+    """
+    n, o = toy.n, toy.o
+    positions = 1 if general is None else general.positions
+    block = -(-min(max(SMALL // max(n, o), BLOCK), batch.rows) // WHOLE) * WHOLE
+    x = aligned(positions * n, block + LANES, w)
+    room = Room(
+        x,
+        x if asked is None else aligned(positions * o, block + LANES, w),
+        np.zeros(o, w.dtype),
+        np.empty_like(w[0]),
+        np.empty_like(loss_out[0]),
+        np.empty_like(head_out[0]),
+        np.empty(updates.last - updates.first, w.dtype),
+        np.zeros(max(o, toy.m, toy.units), w.dtype),
+        np.ones(1, w.dtype),
+        np.zeros(max(o, toy.m, toy.units, 1), w.dtype),
+        np.empty((0 if drawn is None else n + 1, block), np.int64),
+        space_for(narrow, w, toy, block, batch.sparse),
+        space_for(general, w, toy, block, batch.sparse),
+        space_for(mlps, w, toy, block, batch.sparse),
+    )
+    run(
+        w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
+        loss_out, head_out, g_out, room, block,
+    )  # fmt: skip
+
+
+@compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True)
+@no_type_check
+def run(
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
+    loss_out, head_out, g_out, room, block,
+):  # fmt: skip
+    """`advance`, which gives it room. Counting references took a third of a small toy's step.
+
+    It is one function: each that calls another is optimized together with it once more.
     """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
-    block = -(-min(max(SMALL // max(n, o), BLOCK), rows) // WHOLE) * WHOLE
-    x, g = aligned(positions * n, block + LANES, w), np.empty_like(w[0])
-    y, if_empty = x, np.zeros(o, w.dtype)
+    x, y, if_empty, g, loss, head_loss, old = (
+        room.x, room.y, room.if_empty, room.g, room.loss, room.head_loss, room.old,
+    )  # fmt: skip
+    plain, space, mlp_space = room.plain, room.general, room.mlps
     if asked is not None:
-        y = aligned(positions * o, block + LANES, w)
         if asked.number >= 0:
             target(y[:o], x[:n], asked, np.int64(1))  # of nothing but zeros
         for i in range(o):
             if_empty[i] = y[i, 0] if asked.number >= 0 else asked.numbers[i]
-    loss, head_loss = np.empty_like(loss_out[0]), np.empty_like(head_out[0])
-    gradients = views(g, toy)
-    if narrow is not None:
-        plain = make_plain_space(w, toy, block, batch.sparse)
-    if general is not None:
-        space = make_space(w, toy, block, general)
-    mlp_space = None if mlps is None else make_mlp_space(w, toy, block, mlps)
-    if drawn is not None:
-        room = np.empty((n + 1, block), np.int64)
+    gradients = views(g, toy, room.unseen, room.unseen)
     begin, end = updates.first, updates.last
-    gradient, old = g[begin:end], np.empty_like(g[begin:end])
-    nothing = np.empty((0, 0), w.dtype)
+    gradient = g[begin:end]
 
     for model in range(len(w)):
-        own, trained, seed = views(w[model], toy), w[model, begin:end], seeds[model]
+        own, trained, seed = views(w[model], toy, room.none, room.one), w[model, begin:end], seeds[model]
         moment, square = first[model, begin:end], second[model, begin:end]
         given = batch.given[min(model, len(batch.given) - 1)]
         at = min(model, len(outside.outs) - 1)
-        outs, targets = (outside.outs[at], outside.targets[at]) if at >= 0 else (nothing, nothing)
+        outs, targets = outside.outs[at], outside.targets[at]
         for step in range(start, max(stop, start + 1)):
             fill(g, 0)
             fill(loss, 0)
             fill(head_loss, 0)
-            if narrow is not None:
-                transpose(plain.w_e_t, own.w_e)
-                if not toy.tied:
-                    transpose(plain.w_u_t, own.w_u)
+            if narrow is not None:  # noqa: SIM102  what is None is cut out before it is compiled
+                if len(narrow) == 0:
+                    transpose(plain.w_e_t, own.w_e)
+                    if not toy.tied:
+                        transpose(plain.w_u_t, own.w_u)
             if general is not None:
                 prepare(own, space, general)
                 if mlps is not None:
@@ -171,7 +243,7 @@ def advance(
                                 x_t, key, top, count, batch.largest, batch.scale, batch.span, batch.low, batch.occupied
                             )
                         else:
-                            draw(x_t, drawn, key, top, count, rows, room)
+                            draw(x_t, drawn, key, top, count, rows, room.drawing)
                 if asked is not None:  # noqa: SIM102
                     if asked.number >= 0:
                         for t in range(positions):

@@ -118,11 +118,14 @@ def aligned(rows, columns, like):
     return flat[skip : skip + rows * columns].reshape((rows, columns))
 
 
-@njit(cache=True)
+@compiled()
 @no_type_check
-def views(flat, toy):
-    """`Parameters` in the order of `engine.ORDER`."""
-    n, m, o, width, kind = toy.n, toy.m, toy.o, toy.units, flat.dtype
+def views(flat, toy, none, one):
+    """`Parameters` in the order of `engine.ORDER`; `none` and `one` stand for biases and a scale that it lacks.
+
+    For functions that count no references either: another would release what it was never given.
+    """
+    n, m, o, width = toy.n, toy.m, toy.o, toy.units
     u = 0 if toy.tied else n * m
     b_u = u + o * toy.read
     b = b_u + (o if toy.biased else 0)
@@ -136,13 +139,13 @@ def views(flat, toy):
     return Parameters(
         flat[: n * m].reshape((n, m)),
         flat[u:b_u].reshape((o, toy.read)),
-        flat[b_u:b] if toy.biased else np.zeros(o, kind),
-        flat[b:scale] if toy.hidden_biased else np.zeros(m, kind),
-        flat[scale:q] if toy.scaled else np.ones(1, kind),
+        flat[b_u:b] if toy.biased else none[:o],
+        flat[b:scale] if toy.hidden_biased else none[:m],
+        flat[scale:q] if toy.scaled else one,
         flat[q:k].reshape((width, m)),
         flat[k:b_q].reshape((width, m)),
-        flat[b_q:b_k] if toy.head_biased else np.zeros(width, kind),
-        flat[b_k:w_in] if toy.head_biased else np.zeros(width, kind),
+        flat[b_q:b_k] if toy.head_biased else none[:width],
+        flat[b_k:w_in] if toy.head_biased else none[:width],
         flat[w_in:w_out].reshape((toy.mlp_in, m)),
         flat[w_out:].reshape((toy.mlp_out, m)),
     )
