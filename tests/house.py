@@ -53,6 +53,7 @@ ANNEXES = (
     "clusters",
     "sweep",
     "fused",
+    "device",
     "theory",
     "landscape",
     "plots",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from tms_hooks.errors import explained
 
@@ -47,6 +48,20 @@ def takes_arrays(function: Function) -> Function:
         return checked(*map(as_tensor, args), **{name: as_tensor(value) for name, value in named.items()})
 
     return cast(Function, outer)
+
+
+_COPIES = WeakTensorKeyDictionary()
+"""By tensor: its copies, by device."""
+
+
+def placed(constant: Tensor, device: torch.device) -> Tensor:
+    """A tensor that never changes where it is needed: copied there once, for a step on a device is to copy nothing."""
+    if constant.device == device:
+        return constant
+    copies: dict[torch.device, Tensor] = _COPIES.setdefault(constant, {})
+    if device not in copies:
+        copies[device] = constant.to(device)
+    return copies[device]
 
 
 def scale_of(V: Float[Tensor, "*axis"], dim: int | tuple[int, ...] = -1) -> Float[Tensor, "*one"]:
@@ -223,12 +238,12 @@ def spaced(stack: Float[Tensor, "model *axis"]) -> Float[Tensor, "model *axis"]:
 def aligned(x: Tensor) -> Tensor:
     """A tensor where BLAS rounds as it does anywhere else, copied if need be."""
     x = x.contiguous()
-    return x.clone() if x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
+    return x.clone() if x.device.type == "cpu" and x.data_ptr() % 64 else x  # torch allocates at multiples of 64 bytes
 
 
 def stacked_matmul(
     x: Float[Tensor, "*batch rows"], W: Float[Tensor, "*model rows columns"]
 ) -> Float[Tensor, "*batch columns"]:
     """`x @ W` for one model, with any batch axes, or for a stack of them: "model batch in" @ "model in out"."""
-    product: Tensor = x @ W if W.ndim == 2 or W.is_cuda else _StackedMatmul.apply(x, W)
+    product: Tensor = x @ W if W.ndim == 2 or W.device.type != "cpu" else _StackedMatmul.apply(x, W)
     return product

@@ -107,7 +107,7 @@ def costs(
         ValueError: a NaN for finite outputs.
     """
     found = own.model_by_model(loss.cost, out, target)
-    if found.isnan().any() and out.isfinite().all():
+    if found.device.type == "cpu" and found.isnan().any() and out.isfinite().all():
         raise ValueError(f"loss={loss} gives NaN for finite outputs: must be a number for every output")
     return found if found.ndim == 3 else (found / out.shape[-1])[..., None].expand_as(out)
 
@@ -128,7 +128,7 @@ def qk_pairs_present(
     heads = []
     for head_pairs in pairs:
         formed = [
-            ((x[..., :1, pair[0]] != 0) & (x[..., 1:, pair[1]] != 0)) * x.new_tensor(pair_weight(pair))
+            ((x[..., :1, pair[0]] != 0) & (x[..., 1:, pair[1]] != 0)).to(x.dtype) * pair_weight(pair)
             for pair in head_pairs
         ]
         heads.append(torch.stack(formed).sum(0))

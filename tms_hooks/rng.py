@@ -33,14 +33,24 @@ def keys(seeds: Sequence[int], step: int, device: torch.device | str = "cpu") ->
     return torch.tensor([_signed(key(seed, step)) for seed in seeds], dtype=torch.int64, device=device)
 
 
+def streams(seeds: Sequence[int], device: torch.device | str = "cpu") -> Int64[Tensor, " model"]:
+    """What the keys of all steps of each seed are made of, by `keys_at`."""
+    return torch.tensor([_signed(_mix(seed)) for seed in seeds], dtype=torch.int64, device=device)
+
+
+def keys_at(streams: Int64[Tensor, " model"], step: Int64[Tensor, ""]) -> Int64[Tensor, " model"]:
+    """`keys` of a step that is a tensor, which is asked for nothing.
+
+    >>> keys_at(streams([0, 7]), torch.tensor(17)).equal(keys([0, 7], 17))
+    True
+    """
+    return _mixed(_mixed(streams + step + _signed(GAMMA)) + _signed(GAMMA))
+
+
 def uniform_bits(keys: Int64[Tensor, " model"], count: int) -> Int64[Tensor, "model {count}"]:
     """`count` uniform integers in [0, 2^32) for each key, two from every 64-bit hash (low half first)."""
     pairs = torch.arange(1, (count + 1) // 2 + 1, dtype=torch.int64, device=keys.device)
-    z = keys[:, None] + pairs * _signed(GAMMA)
-    # In place: a fresh tensor for every operation takes twice as long.
-    z.bitwise_xor_(_shift(z, 30)).mul_(_signed(MIX_1))
-    z.bitwise_xor_(_shift(z, 27)).mul_(_signed(MIX_2))
-    z.bitwise_xor_(_shift(z, 31))
+    z = _mixed(keys[:, None] + pairs * _signed(GAMMA))
     return z.view(torch.uint32).to(torch.int64)[:, :count]  # the low half first: little-endian
 
 
@@ -81,6 +91,13 @@ def _mix(z: int) -> int:
     z = ((z ^ (z >> 30)) * MIX_1) % 2**64
     z = ((z ^ (z >> 27)) * MIX_2) % 2**64
     return z ^ (z >> 31)
+
+
+def _mixed(z: Int64[Tensor, "*shape"]) -> Int64[Tensor, "*shape"]:
+    """What `_mix` does behind its sum, in place: a fresh tensor for every operation takes twice as long."""
+    z.bitwise_xor_(_shift(z, 30)).mul_(_signed(MIX_1))
+    z.bitwise_xor_(_shift(z, 27)).mul_(_signed(MIX_2))
+    return z.bitwise_xor_(_shift(z, 31))
 
 
 def _signed(z: int) -> int:

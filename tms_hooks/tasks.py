@@ -21,12 +21,12 @@ from typing import Any, ClassVar, no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import own, rng
 from tms_hooks.errors import check_not_negative, check_whole, make_plain
-from tms_hooks.linalg import stacked_matmul
+from tms_hooks.linalg import placed, stacked_matmul
 
 
 @dataclass(frozen=True)
@@ -133,9 +133,13 @@ class And(Task):
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
         """1(x_i != 0 and x_j != 0)."""
-        first, second = torch.tensor(self.pairs, device=x.device).T
+        first, second = placed(self._columns, x.device)
         active = (x != 0).to(x.dtype)
         return active[..., first] * active[..., second]
+
+    @cached_property
+    def _columns(self) -> Int64[Tensor, "2 output"]:
+        return torch.tensor(self.pairs).T
 
     def numbers(self, n_features: int) -> Sequence[float | int]:
         """The pairs, one after another."""
@@ -223,7 +227,11 @@ class LinearThenReLU(Project):
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch output"]:
         """relu(A x + v)."""
-        return (super().target(x) + torch.tensor(self.v, dtype=x.dtype, device=x.device)).relu()
+        return (super().target(x) + placed(self._shift, x.device).to(x.dtype)).relu()
+
+    @cached_property
+    def _shift(self) -> Float[Tensor, " output"]:
+        return torch.tensor(self.v, dtype=torch.float64)
 
     def numbers(self, n_features: int) -> Sequence[float | int]:
         """The lowest value of an output, `v`, then the rows of `A`."""
@@ -259,7 +267,9 @@ class Residual(Task):
 
     def target(self, x: Float[Tensor, "*batch feature"]) -> Float[Tensor, "*batch feature"]:
         """x + relu(x) + noise G x."""
-        return x + x.relu() + (_product(x, self.mixture(x.shape[-1])) if self.noise else 0)
+        if not self.noise:
+            return x + x.relu()
+        return x + x.relu() + _product(x, self.noise * placed(_normals(x.shape[-1], self.matrix_seed), x.device))
 
     def numbers(self, n_features: int) -> Sequence[float | int]:
         """noise G, row by row; nothing without noise."""
@@ -328,7 +338,7 @@ def targets(task: Task, x: Float[Tensor, "model batch feature"]) -> Float[Tensor
     if not is_own(task):
         return task.target(x)
     y = own.model_by_model(task.target, x)
-    if not y.isfinite().all():
+    if y.device.type == "cpu" and not y.isfinite().all():  # a device is not asked: `torch_engine` asks for it later
         at = int((~y.isfinite()).any(-1).flatten().nonzero()[0])
         raise ValueError(f"{task}: target of {x.flatten(0, 1)[at].tolist()} has a NaN or an infinity: must be finite")
     return y
@@ -346,7 +356,7 @@ def _rows(name: str, given: Any) -> tuple[tuple[float, ...], ...]:
 
 def _product(x: Tensor, A: Tensor) -> Tensor:
     """`A x` of each input; of stacked batches model by model, so that none depends on what stands beside it."""
-    rows = A.mT.to(x.device, x.dtype)
+    rows = placed(A, x.device).mT.to(x.dtype)
     return stacked_matmul(x, rows.expand(len(x), -1, -1) if x.ndim == 3 else rows)
 
 

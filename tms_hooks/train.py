@@ -247,7 +247,7 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     reason: str | None = None
     for name in ("fused", "torch") if wanted == "auto" else (wanted,):
         try:
-            engine = _engine(name, recipe)
+            engine = _engine(name, recipe, device)
             reason = engine.obstacle(recipe, device)
         except ImportError as error:
             reason = f"it is not installed ({error}); pip install 'tms-hooks[fast]'"
@@ -261,7 +261,7 @@ def choose_engine(wanted: EngineName, recipe: Recipe, device: str) -> tuple[str,
     raise ValueError(f"engine={wanted!r} cannot run this: {reason}" + "; use engine='auto'" * (wanted == "fused"))
 
 
-def _engine(name: str, recipe: Recipe) -> Engine:
+def _engine(name: str, recipe: Recipe, device: str) -> Engine:
     if name == "fused":
         from tms_hooks.fused import engine  # an annex: it may be missing
 
@@ -270,6 +270,10 @@ def _engine(name: str, recipe: Recipe) -> Engine:
         from tms_hooks.landscape import descent
 
         return descent
+    if device != "cpu":
+        from tms_hooks.device import engine as on_device
+
+        return on_device
     return torch_engine
 
 

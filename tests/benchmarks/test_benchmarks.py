@@ -3,12 +3,13 @@
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
 
 from benchmarks import __main__ as command
-from benchmarks import phases
+from benchmarks import gpu, phases
 from benchmarks.equal_loss import loss_of
 from benchmarks.settings import SETTINGS
 from tms_hooks.training.batches import held_out
@@ -66,3 +67,22 @@ def test_the_parts_of_a_step_are_timed(capsys):
     printed = capsys.readouterr().out
     assert re.search(r"s5 .* 0\.01 .* 50 ", printed)
     assert "multiply-adds per nanosecond" in printed
+
+
+def test_the_comparison_on_a_device_has_all_its_rows():
+    """On the CPU in the place of a device, with a few small toys: how far it goes without one."""
+    small = [replace(s, n=6, m=2, models=2) for s in gpu.SETTINGS_HERE]
+    rows = [gpu.compare(setting, torch.device("cpu"), repeats=1) for setting in small]
+    assert min(row[f"{what}_us"] for row in rows for what in ("plain", "ours", "cpu")) > 0
+    table = gpu.readable(rows)
+    assert list(table["setting"]) == ["d6", "a100", "c400", "w4096"]
+    assert set(table["CUDA graph"]) == {"no"}
+    assert gpu.readable([rows[0] | {"ours_us": None}])["ours, device"].tolist() == ["out of memory"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_nothing_is_compared(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["benchmarks.gpu"])
+    with pytest.raises(SystemExit, match="2"):
+        gpu.main()
+    assert "device='cuda' is not on this machine" in capsys.readouterr().err

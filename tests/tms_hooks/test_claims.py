@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import planned
@@ -131,6 +132,43 @@ def test_a_verdict_that_cannot_be_stored_is_not_lost(tmp_path, monkeypatch):
 # Side by side
 
 
+def in_family(family: str, seconds: int):
+    def measure(n_models: int) -> Verdict:
+        raise AssertionError("nobody runs it")
+
+    measure.__module__ = family
+    return registry.Claim(f"{family}, {seconds}", "H", 3, 30, measure, seconds=seconds)
+
+
+def test_a_worker_keeps_to_its_family_and_the_longest_come_first():
+    waiting = [in_family(*each) for each in (("a", 1), ("a", 9), ("b", 8), ("b", 7), ("c", 14))]
+    seconds = {claim.name: float(claim.seconds) for claim in waiting}
+    asked = [(None, ()), ("a", ("b",)), (None, ("b",)), ("d", ("b", "c")), ("d", ("a", "b", "c"))]
+    found = [runner.next_claim(waiting, seconds, family, others).name for family, others in asked]
+    assert found == ["b, 8", "a, 9", "c, 14", "a, 9", "b, 8"]
+
+
+@pytest.mark.parametrize("n_jobs", [2, 3, 4])
+def test_a_first_run_leaves_no_worker_idle_for_long(n_jobs):
+    waiting = list(claims().values())
+    seconds = {claim.name: float(claim.seconds) for claim in waiting}
+    free_at, families = [0.0] * n_jobs, [None] * n_jobs
+    while waiting:
+        worker = min(range(n_jobs), key=free_at.__getitem__)
+        claim = runner.next_claim(waiting, seconds, families[worker], {*families} - {families[worker], None})
+        waiting.remove(claim)
+        free_at[worker], families[worker] = free_at[worker] + claim.seconds, claim.family
+    assert max(free_at) < 1.03 * sum(free_at) / n_jobs
+
+
+def test_the_longest_is_begun_first_before_any_was_measured(tmp_path):
+    begun = []
+    planned_ones = [planned.planned(planned.holds, name) for name in "abc"]
+    several = [replace(claim, seconds=s) for claim, s in zip(planned_ones, (5, 20, 10), strict=True)]
+    list(runner.reproduce(several, tmp_path, quick=True, started=begun.append))
+    assert [claim.name for claim in begun] == ["b", "c", "a"]
+
+
 def test_an_error_in_one_claim_is_its_result_and_the_others_go_on(tmp_path):
     measures = (planned.divides_by_zero, planned.dies, planned.holds, planned.one_thread, planned.hears_ctrl_c)
     results = run(measures, tmp_path, n_jobs=2)
@@ -164,6 +202,7 @@ def test_stopping_keeps_what_is_finished_and_ends_the_workers(tmp_path):
 def test_workers_end_with_a_parent_that_is_killed(tmp_path):
     script = f"""
 import sys
+from dataclasses import replace
 from pathlib import Path
 sys.path[:0] = [{str(Path(planned.__file__).parent)!r}, {str(Path(__file__).parents[2])!r}]
 import planned
@@ -283,7 +322,7 @@ def test_the_table_is_whole_at_80_columns(tmp_path, width, end):
     console = Console(width=width, record=True, file=io.StringIO())
     console.print(present.verdicts(results))
     shown = console.export_text()
-    for part in (longest, "? too few models", f"{-end} [{-end},", f"{end}]", "! failed"):
+    for part in (longest, "= at the threshold", f"{-end} [{-end},", f"{end}]", "! failed"):
         assert part in shown
     assert "…" not in shown
 

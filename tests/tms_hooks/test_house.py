@@ -9,12 +9,13 @@ import pytest
 from tests.house import ANNEXES, PATH, PROBES_ANNEXES, READING, ROOT, length, path
 
 ROOMS = ("tms_hooks", "probes", *(f"tms_hooks.{room}" for room in (*PATH, *ANNEXES)))
-# Doors to annexes: `train` asks for the compiled engine or the exact loss when it trains, and does without; so does the
+# Doors to annexes: `train` asks for the compiled engine, another device or the exact loss when it trains; so does the
 # torch engine for batches that are drawn in compiled code. And the one door upwards: a run is asked to go on, and
 # `train` goes on with it.
 DOORS = {
     ("tms_hooks.train", "tms_hooks.fused"),
     ("tms_hooks.training", "tms_hooks.fused"),
+    ("tms_hooks.train", "tms_hooks.device"),
     ("tms_hooks.train", "tms_hooks.landscape"),
     ("tms_hooks.run", "tms_hooks.train"),
 }
@@ -100,7 +101,7 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 54, 11_150
+MOST_FILES, MOST_LINES = 54, 11_330
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then came, in lines:
 
 - in probes, `verification` (150) and what it let circuits, slices and bottlenecks check (240); an audit that goes on
@@ -121,7 +122,8 @@ MOST_FILES, MOST_LINES = 54, 11_150
 - in data and training, losses of rare features by strata, and in proportion (110); `given`, which `recipe` held before;
   `by_hand`, and rows that are drawn ahead, for losses of one's own (330); gradients by hand of MLPs, heads, GELU and
   penalties (150);
-- in probes, `given`: arrays, lists and counts of any kind, and parts that fit where prompts are long (150).
+- in probes, `given`: arrays, lists and counts of any kind, and parts that fit where prompts are long (150);
+- in data and training, draws of a step that is a tensor, and constants that are on a device once (170).
 
 Whoever raises these says here what for."""
 

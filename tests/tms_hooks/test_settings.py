@@ -305,7 +305,7 @@ def test_labels_are_short_and_say_nothing_of_fields_that_a_model_does_not_have()
 def test_the_table_of_a_run_gives_no_hint_about_rows_and_columns(caplog):
     wide = train(tms.SparseUniform(4, 0.1), cfg=tms.ToyConfig(4, 8), steps=1)
     errors.say_once.cache_clear()
-    caplog.clear()  # of what was compiled
+    caplog.clear()  # training may have said that it compiles
     with caplog.at_level("WARNING"):
         assert len(wide.table) == 1
         assert not caplog.messages

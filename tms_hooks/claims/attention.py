@@ -45,7 +45,7 @@ class Beyond(NamedTuple):
     """Heads of two pairs, one worth twice the other."""
 
 
-@claim("qk-recovers-features", "A", quick=8, full=40)
+@claim("qk-recovers-features", "A", quick=8, full=40, seconds=40)
 def qk_recovers_features(n_models: int) -> Verdict:
     """The first singular vectors of Omega recover the attended pair of features when features are orthogonal.
 

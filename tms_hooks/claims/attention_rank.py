@@ -36,7 +36,7 @@ class Beyond(NamedTuple):
     """Heads of many pairs in wide toys, with biases."""
 
 
-@claim("qk-rank", "A", quick=12, full=100)
+@claim("qk-rank", "A", quick=8, full=100, seconds=45)
 def qk_rank(n_models: int) -> Verdict:
     """With r = m the singular vectors of a head recover all m attended features; with r < m, one slice serves several.
 
@@ -76,7 +76,7 @@ def qk_rank(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: random rotations.
 
-    Size: 12 models (quick), 100 (full).
+    Size: 8 models (quick), 100 (full).
     Controls: the optimal heads by the closed form, of five orthonormal features at p = 0.05 too; untrained heads; the
     same at |cosine| > 0.8; two pairs: the largest angle between the span of the two leading left singular vectors and
     that of the two query features.

@@ -165,12 +165,12 @@ def bias_perfect_not_found(n_models: int) -> Verdict:
     Statistic: the share of models, n = 40, that at some time have more directions (of features longer than 0.5) than in
     the end; a tenth of the rate, 90,000 steps.
     Threshold: above 1/2.
-    Null: none, since the document names no other case.
+    Null: models at the document's high rate.
 
     Beyond the source "low rate, ten": the document does not say how many features this was.
     Statistic: the same, n = 10.
     Threshold: above 1/2.
-    Null: none, since the document names no other case.
+    Null: models at the document's high rate.
 
     Beyond the source "Adam":
     Statistic: the share of models that start at random and end perfect, n = 10 and 40, after 10,000 steps of the usual
@@ -256,6 +256,7 @@ def judge_perfect(
                 name: share(
                     f"The share of models that lose directions again, n = {n},",
                     loses_directions(found[f"n = {n}, low rate"]),
+                    null=loses_directions(found[f"n = {n}"]),
                 )
                 for name, n in (("low rate", 40), ("low rate, ten", 10))
             },
@@ -576,7 +577,7 @@ def judge_scale(outcomes: Mapping[str, Outcome]) -> Verdict:
     )
 
 
-@claim("hidden-bias-goes-to-zero", "B", quick=12, full=60)
+@claim("hidden-bias-goes-to-zero", "B", quick=8, full=60, seconds=31)
 def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     """A hidden bias alone goes to zero if tied; untied it only re-centers: the activations stay centered on zero.
 
@@ -612,7 +613,7 @@ def hidden_bias_goes_to_zero(n_models: int) -> Verdict:
     Threshold: below 0.1.
     Null: none, since the statistic is a difference.
 
-    Size: 12 models (quick), 60 (full), for each of four arms.
+    Size: 8 models (quick), 60 (full), for each of four arms.
     Controls: the medians of both ratios, in every arm and before training; the same untied models without a hidden
     bias; by the document's schedule; median losses.
     """

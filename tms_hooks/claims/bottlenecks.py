@@ -65,7 +65,7 @@ def crowded(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     return np.array([sum(k for k in sizes if k > 1) / sum(sizes) if sizes else np.nan for sizes in groups])
 
 
-@claim("pentagon-one-hot", "B", quick=20, full=60)
+@claim("pentagon-one-hot", "B", quick=8, full=60)
 def pentagon_one_hot(n_models: int) -> Verdict:
     """One-hot features in two dimensions are learned in five directions, however many features there are.
 
@@ -80,7 +80,7 @@ def pentagon_one_hot(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: untrained models.
 
-    Size: 20 models for each n (quick), 60 (full).
+    Size: 8 models for each n (quick), 60 (full).
     Controls: learned > 0.05 and > 0.2; a linear output; n = 5 by the usual recipe; how far the median loss of
     five-direction models is from the closed form n - 5 / sum cos^2, relatively, where it is furthest; and for which d
     the document's sum of squared cosines is least as printed, and with the factor 1/d that it lacks.
@@ -154,7 +154,7 @@ def judge_directions(
     )
 
 
-@claim("relu-degenerate-gelu-not", "B", quick=20, full=60)
+@claim("relu-degenerate-gelu-not", "B", quick=8, full=60, seconds=27)
 def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     """ReLU puts several features on one direction; GELU only one, with norms nearer to 1, and learns faster.
 
@@ -186,7 +186,7 @@ def relu_degenerate_gelu_not(n_models: int) -> Verdict:
     Threshold: above 0.
     Null: none, since the statistic is a difference from the control.
 
-    Size: 20 seeds (quick), 60 (full), for each activation: n = 10 in two dimensions by the document's schedule (the
+    Size: 8 seeds (quick), 60 (full), for each activation: n = 10 in two dimensions by the document's schedule (the
     loss is recorded every 30 steps).
     Controls: features per direction, mean norm and median steps of each; steps until the loss has fallen half-way; "one
     per direction" and "unit norm" at learned > 0.05 and > 0.2, and n = 40 (8 models).
@@ -285,7 +285,7 @@ def judge_degeneracy(
     )
 
 
-@claim("nine-in-three-d", "B", quick=12, full=40)
+@claim("nine-in-three-d", "B", quick=8, full=40)
 def nine_in_three_d(n_models: int) -> Verdict:
     """One-hot features in three dimensions are always learned in nine directions by ReLU, and in various by GELU.
 
@@ -312,7 +312,7 @@ def nine_in_three_d(n_models: int) -> Verdict:
     Threshold: above 0.9.
     Null: untrained models.
 
-    Size: 12 models for each n (quick), 40 (full), half as many under GELU.
+    Size: 8 models for each n (quick), 40 (full), half as many under GELU.
     Controls: learned > 0.05 and > 0.2; nine by the document's schedule; the loss that nine and that eight directions
     prevent at n = 10; "antiprism or dipyramid" at n = 8, where no ninth feature is in the way; the shapes.
     """

@@ -387,7 +387,7 @@ def outcomes(optimizer: Optimizer, n_models: int) -> pd.DataFrame:
             "lr": optimizer.lr,
             "momentum": getattr(optimizer, "momentum", 0.0),
             "model": range(n_models),
-            "loss": np.where(diverged, np.inf, run.final_loss.numpy()),
+            "loss": np.where(diverged, np.inf, lab.stratified_losses(run)),
             "pentagon": lab.shape_names(run.W_E) == "pentagon",
             "hexagon": lab.shape_names(run.W_E) == "hexagon",
         }

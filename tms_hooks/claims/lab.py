@@ -7,6 +7,8 @@ squared norms on each direction is fixed, and single norms fall with n.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence, Sized
+from dataclasses import replace
+from functools import cache
 from itertools import combinations, product
 from math import comb
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -44,16 +46,43 @@ ByDensity = Mapping[float, Stacked]
 """The same at several feature probabilities."""
 
 
-@convergence.remembered
 def train_toys(cfg: ToyConfig, data: Distribution, models: int | range, *, steps: int, **settings: Any) -> Run:
     """Toys, trained; recorded at the start and the end, unless told otherwise.
+
+    A model is trained the same alone and in a crowd: of what was trained before, the first models are not trained
+    again.
 
     Args:
         cfg, data: architecture and distribution.
         models: how many, or their seeds, were the first one's 0.
         steps, settings: as `tms_hooks.train` takes them, sequences as tuples: a call is remembered by them.
     """
-    return train(cfg, data, seeds=seeds.of(models), **_usual(convergence.steps(steps), settings))
+    asked = range(models) if isinstance(models, int) else models
+    known = _trained_before(cfg, data, asked.start, asked.step, steps=steps, **settings)
+    if not known or len(known[0].recipe.seeds) < len(asked):
+        known[:] = [train(cfg, data, seeds=seeds.of(asked), **_usual(convergence.steps(steps), settings))]
+    return known[0] if len(known[0].recipe.seeds) == len(asked) else first_of(known[0], len(asked))
+
+
+@convergence.remembered
+def _trained_before(*call: Any, **settings: Any) -> list[Run]:
+    """Of one call of `train_toys`, but for how many: a list for the run of the most models."""
+    return []
+
+
+def first_of(run: Run, count: int) -> Run:
+    """The first models of a run, as if they had been trained without the others."""
+    kept = range(count)
+    return replace(
+        run,
+        recipe=run.recipe.alone(*kept),
+        weights={name: w[:count] for name, w in run.weights.items()},
+        state=run.state.of(kept),
+        history=run.history.isel(model=slice(count)),
+        final_feature_loss=run.final_feature_loss[:count],
+        final_head_loss=run.final_head_loss[:count],
+        diverged={model: step for model, step in run.diverged.items() if model < count},
+    )
 
 
 def train_from(cfg: ToyConfig, data: Distribution, starts: Sequence[Init], *, steps: int, **settings: Any) -> Run:
@@ -89,6 +118,14 @@ def at_cuts(statistic: Callable[[float], Any], cuts: Iterable[float] = CUTS, pre
     {'learned > 0.3': 0.6, 'learned > 0.7': 1.4}
     """
     return {f"{prefix}learned > {cut}": float(np.mean(statistic(cut))) for cut in cuts}
+
+
+@cache
+def transformer(name: str) -> Any:
+    """`probes.load_transformer`, once in each process."""
+    from probes import load_transformer
+
+    return load_transformer(name)
 
 
 def mean(values: Iterable[Any]) -> float:
@@ -302,17 +339,18 @@ def stratified_losses(run: Run, rows: int = 4_096) -> Float[np.ndarray, " model"
     recipe = run.recipe
     importance = torch.tensor(recipe.setting.importance)
     total = np.zeros(len(run.W_E))
-    for weight, x in strata(recipe.setting.data, rows):
+    for weight, x in by_active_count(recipe.setting.data, rows):
         x = x.expand(len(run.W_E), *x.shape)
         out = forward.reconstruct(run.weights, x, recipe.cfg).out
         total += weight * (importance * (out - recipe.task.target(x)).square()).sum(-1).double().mean(-1).numpy()
     return total
 
 
-def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
+def by_active_count(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
     """Inputs with k active features (or groups) and the probability of so many, for each k that occurs.
 
-    Every set of k is there where they are few enough, with the same evenly spread values.
+    Every set of k is there where they are few enough, with the same evenly spread values. `Independent.strata`,
+    by which training judges, knows none, one and several: it is for any number of features, and for every seed.
     """
     assert isinstance(data, SparseUniform | CorrelatedGroups | AnticorrelatedGroups)
     if len(set(data.active_probability().tolist())) > 1:
@@ -344,7 +382,7 @@ def strata(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "ro
 def _patterns(data: Distribution, rows: int) -> list[tuple[float, Float[Tensor, "row feature"]]]:
     """The same for features of different probabilities: all sets of active ones, and the probability of each."""
     p = data.active_probability()
-    assert p is not None, "`strata` is asked of data that know it"
+    assert p is not None, "asked of data that know it"
     value = SobolEngine(data.n_features, scramble=True, seed=0).draw(max(rows >> data.n_features, 64))
     active = [torch.tensor(each) for each in product((False, True), repeat=data.n_features)]
     return [(float(torch.where(on, p, 1 - p).prod()), on * value) for on in active]

@@ -139,7 +139,7 @@ def judge_filter(main: Readouts, at_random: Readouts, others: Mapping[str, Reado
     )
 
 
-@claim("nonlinearity-magnifies", "N", quick=8, full=24)
+@claim("nonlinearity-magnifies", "N", quick=8, full=24, seconds=32)
 def nonlinearity_magnifies(n_models: int) -> Verdict:
     """A nonlinear activation function magnifies interference.
 
@@ -220,7 +220,7 @@ def mean_interference(W: Stacked, learned: float = LEARNED) -> np.ndarray:
     return np.array([float(s[a].mean()) for s, a in zip(spread, alive, strict=True) if a.any()])
 
 
-@claim("privileged-basis", "N", quick=8, full=48)
+@claim("privileged-basis", "N", quick=8, full=48, seconds=28)
 def privileged_basis(n_models: int) -> Verdict:
     """A ReLU on the hidden layer makes features align with neurons.
 

@@ -38,7 +38,7 @@ def train_wide(p: float, n_models: int, output_act: Activation = "relu") -> Run:
     return lab.train_sparse(20, 5, p, n_models, steps=6_000, batch_size=batch, output_act=output_act, decay=0.7)
 
 
-@claim("superposition-wide", "N", quick=8, full=32)
+@claim("superposition-wide", "N", quick=8, full=32, seconds=31)
 def superposition_wide(n_models: int) -> Verdict:
     """The sparser the features, the more of them are represented; a linear model never represents more than PCA does.
 
@@ -259,7 +259,7 @@ def first_less_rest(W: Stacked) -> np.ndarray:
     return np.array([float(s[a & first].mean() - s[a & ~first].mean()) for s, a in zip(spread, alive, strict=True)])
 
 
-@claim("phase-change", "N", quick=8, full=8, counts="diagrams")
+@claim("phase-change", "N", quick=3, full=8, counts="diagrams")
 def phase_change(n_diagrams: int) -> Verdict:
     """An extra feature is ignored, dedicated or superposed, in regions that meet at the closed-form boundaries.
 
@@ -282,7 +282,7 @@ def phase_change(n_diagrams: int) -> Verdict:
     Threshold: below 0.1.
     Null: 0.4, what norms that are uniform from 0 to 1 would have for one feature.
 
-    Size: 8 diagrams of either kind (quick), 8 diagrams (full): 7,840 models. 1,000 steps, batch 512.
+    Size: 3 diagrams of either kind (quick), 8 diagrams (full): 7,840 models. 1,000 steps, batch 512.
     Controls: the share of points in theory's region for either diagram, and of all points, also those near boundaries;
     of single models, not the best of ten; with a linear output (n = 2), which cannot superpose.
     """

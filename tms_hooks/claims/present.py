@@ -31,10 +31,10 @@ FEWEST = 20
 RULE = (
     "A part is supported if the whole 95 % interval of its statistic lies on the stated side of the threshold and its "
     "null is beaten (else it does not distinguish), refuted if the interval lies on the other side. If the interval "
-    "holds the threshold there were too few models, or the statistic is at the threshold: more than ten times as many "
-    "models would be needed. A part is not converged if three times the training moves its statistic out of its "
-    "interval, by more than 1 % of its distance from the threshold. The outcome of a claim is that of the parts that "
-    "its source states, or 'in part' if they differ."
+    "holds the threshold there were too few models, unless all of it lies within 0.05 of the threshold (5 % of one "
+    "beyond 1): then the statistic is at the threshold. A part is not converged if three times the training moves its "
+    "statistic out of its interval, by more than 1 % of its distance from the threshold. The outcome of a claim is "
+    "that of the parts that its source states, or 'in part' if they differ."
 )
 
 

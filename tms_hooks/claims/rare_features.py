@@ -24,7 +24,7 @@ SQUARE_DEGREES = 15.0
 Grid = Float[Tensor, "factor model feature hidden"]
 
 
-@claim("importance-and-frequency", "N", quick=8, full=12, counts="groups of seeds")
+@claim("importance-and-frequency", "N", quick=3, full=12, counts="groups of seeds", seconds=45)
 def importance_and_frequency(n_groups: int) -> Verdict:
     """One feature of a pentagon made rarer: at about 2.5 times, the pentagon turns into two digons.
 
@@ -63,7 +63,7 @@ def importance_and_frequency(n_groups: int) -> Verdict:
     Threshold: below 0.25.
     Null: none, since the statistic is a distance from the stated number.
 
-    Size: 8 groups of eight seeds (quick), 12 (full), at each of 11 factors from 1 to 10, evenly spaced on a log scale,
+    Size: 3 groups of eight seeds (quick), 12 (full), at each of 11 factors from 1 to 10, evenly spaced on a log scale,
     and at each of three densities. 3,000 steps.
     Controls: the factors themselves; the factor at which pentagons no longer outnumber two digons among single models;
     that factor if the first feature's importance is divided instead of its p, and where the losses cross then.

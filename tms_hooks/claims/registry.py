@@ -75,6 +75,7 @@ class Claim:
         quick, full: its size, as stated in the docstring.
         measure: size -> verdict. The same code at either size.
         counts: what the size counts.
+        seconds: about how long the full size takes on one core: work is shared out by it until a run has measured it.
     """
 
     name: str
@@ -83,6 +84,12 @@ class Claim:
     full: int
     measure: Measure
     counts: str = "models"
+    seconds: int = 15
+
+    @property
+    def family(self) -> str:
+        """The module that it stands in."""
+        return self.measure.__module__
 
     @property
     def statement(self) -> str:
@@ -153,7 +160,9 @@ class Claim:
 _claims: dict[str, Claim] = {}
 
 
-def claim(name: str, source: str, *, quick: int, full: int, counts: str = "models") -> Callable[[Measure], Measure]:
+def claim(
+    name: str, source: str, *, quick: int, full: int, counts: str = "models", seconds: int = 15
+) -> Callable[[Measure], Measure]:
     """Register the function below, unchanged, as a claim; run again, in a notebook, it takes its own place.
 
     Raises:
@@ -161,7 +170,7 @@ def claim(name: str, source: str, *, quick: int, full: int, counts: str = "model
     """
 
     def register(measure: Measure) -> Measure:
-        made = Claim(name, source, quick, full, measure, counts)
+        made = Claim(name, source, quick, full, measure, counts, seconds)
         if name in _claims and _place(_claims[name].measure) != _place(measure):
             raise ValueError(f"claim {name!r} is registered twice: choose another name")
         try:
@@ -178,7 +187,7 @@ def claims() -> dict[str, Claim]:
     """All claims by name, in the order of their families; those of other files come last."""
     families = [import_module(f"tms_hooks.claims.{family}").__name__ for family in FAMILIES]
     place = {family: i for i, family in enumerate(families)}
-    return dict(sorted(_claims.items(), key=lambda item: place.get(item[1].measure.__module__, len(place))))
+    return dict(sorted(_claims.items(), key=lambda item: place.get(item[1].family, len(place))))
 
 
 def _place(measure: Measure) -> tuple[str, str]:

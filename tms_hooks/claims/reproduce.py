@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import traceback
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import redirect_stderr
 from dataclasses import replace
 from functools import cache
@@ -95,11 +95,11 @@ def reproduce(
 ) -> Generator[Result, None, None]:
     """Measure claims in `n_jobs` processes, and yield each result when it is finished: first those found in `out`.
 
-    What a claim finds depends neither on `n_jobs` nor on the other claims. Claims that were never measured come first,
-    then the others, those first that took longest the last time. Neighbors in the list share trained models and
-    compiled kernels; so every second worker takes the last of the new claims and the others take the first. An error
-    in a claim is its result, and the others go on. Closing the generator stops the workers at once; what is finished
-    stays in `out`.
+    What a claim finds depends neither on `n_jobs` nor on the other claims. Those of a family share trained models and
+    compiled kernels, so a worker keeps to its family while that has claims, and families and claims that take longest
+    come first: see `next_claim`. How long is what it took the last time, or else what the claim declares. An error in a
+    claim is its result, and the others go on. Closing the generator stops the workers at once; what is finished stays
+    in `out`.
 
     Args:
         claims: of functions that another process can import.
@@ -117,18 +117,22 @@ def reproduce(
         if earlier and (earlier.size, earlier.code, earlier.verdict.seed) == (claim.size(quick), code_version(), seed):
             yield Result(claim, earlier.verdict, stored=True)
         else:
-            seconds[claim.name] = earlier.verdict.seconds if earlier else float("inf")
-    waiting = sorted((c for c in claims if c.name in seconds), key=lambda claim: -seconds[claim.name])
+            same_size = earlier and earlier.size == claim.size(quick)
+            seconds[claim.name] = earlier.verdict.seconds if earlier and same_size else float(claim.seconds)
+    waiting = [claim for claim in claims if claim.name in seconds]
     workers: dict[Connection, SpawnProcess] = {}
     busy: dict[Connection, Claim] = {}
+    families: dict[Connection, str] = {}
     try:
         while waiting or busy:
             while waiting and len(busy) < n_jobs:
                 if len(busy) == len(workers):
                     _hire(workers)
-                number, pipe = next((i, pipe) for i, pipe in enumerate(workers) if pipe not in busy)
-                new = seconds[waiting[-1].name] == float("inf")
-                busy[pipe] = claim = waiting.pop(-1 if new and number % 2 else 0)
+                pipe = next(pipe for pipe in workers if pipe not in busy)
+                others = {families[other] for other in busy}
+                busy[pipe] = claim = next_claim(waiting, seconds, families.get(pipe), others)
+                waiting.remove(claim)
+                families[pipe] = claim.family
                 pipe.send((claim, out, quick, seed))
                 started(claim)
             wait(list(busy))
@@ -146,6 +150,21 @@ def reproduce(
             process.terminate()
         for process in workers.values():
             process.join()
+
+
+def next_claim(
+    waiting: Sequence[Claim], seconds: Mapping[str, float], family: str | None, others: Collection[str]
+) -> Claim:
+    """The longest of its family for a worker whose last claim was of `family`; then of what would take longest.
+
+    That is the family with most left to do, first among those that no other worker is at.
+    """
+    left: dict[str, float] = {}
+    for claim in waiting:
+        left[claim.family] = left.get(claim.family, 0.0) + seconds[claim.name]
+    if family not in left:
+        family = max(left, key=lambda name: (name not in others, left[name]))
+    return max((claim for claim in waiting if claim.family == family), key=lambda claim: seconds[claim.name])
 
 
 def settle(claim: Claim, out: Path, quick: bool, seed: int = 0) -> Result:

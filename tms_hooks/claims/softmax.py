@@ -7,11 +7,11 @@ rate of 2 makes sense. Ten features, the document's other number, are an arm.
 
 from collections.abc import Mapping
 from itertools import combinations, pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from tms_hooks import geometry, plots, theory
@@ -87,7 +87,7 @@ def separable(trained: Tied) -> np.ndarray:
     return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
-@claim("softmax-circle", "B", quick=8, full=24)
+@claim("softmax-circle", "B", quick=3, full=24, seconds=65)
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -130,7 +130,7 @@ def softmax_circle(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: untrained models.
 
-    Size: 8 models for each arm (quick), 24 (full).
+    Size: 3 models for each arm (quick), 24 (full).
     Controls: the circle at the cuts 0.7 and 0.2, 0.9 and 0.05; models that have every feature on it; features at zero,
     and between; the radius beyond which zero is a trap (closed form) against the mean trained one.
     """
@@ -248,7 +248,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=8, full=24)
+@claim("softmax-bias-concentric", "B", quick=3, full=24, seconds=35)
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -285,7 +285,7 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models without a bias.
 
-    Size: 8 models for each arm (quick), 24 (full).
+    Size: 3 models for each arm (quick), 24 (full).
     Controls: concentric at gaps of 0.05 and 0.2; told apart with the trained biases set to zero, and shuffled; pairs on
     one ray; mean bias rising from each circle to the next smaller one; the slope of bias on squared norm, which is -1/2
     in the middle of what a ray allows; all for n = 10 as well.
@@ -454,39 +454,45 @@ def untied(n_features: int, init: Initialization = "linear") -> ToyConfig:
 
 def grow_untied(n_features: int, n_models: int, init: Initialization = "linear") -> Growth:
     """Train untied toys without bias and record both ends along the way."""
-    return Growth.of(
-        _train_untied(untied(n_features, init), lab.each(lab.untrained(untied(n_features, init), n_models)))
-    )
+    cfg = untied(n_features, init)
+    return Growth.of(lab.train_toys(cfg, OneHot(n_features=n_features), n_models, steps=STEPS, **recorded()))
 
 
 def grow_exchanged(n_features: int, n_models: int) -> Growth:
     """The same from starts whose two ends have changed places: a long embed and a short unembed."""
-    starts = lab.each(lab.untrained(untied(n_features), n_models))
-    return Growth.of(
-        _train_untied(untied(n_features), [{"W_E": W["W_U"].mT.clone(), "W_U": W["W_E"].mT.clone()} for W in starts])
-    )
+    cfg = untied(n_features)
+    exchanged = [
+        {"W_E": W["W_U"].mT.clone(), "W_U": W["W_E"].mT.clone()} for W in lab.each(lab.untrained(cfg, n_models))
+    ]
+    return Growth.of(lab.train_from(cfg, OneHot(n_features=n_features), exchanged, steps=STEPS, **recorded()))
 
 
-def _train_untied(cfg: ToyConfig, starts: list[dict[str, Tensor]]) -> Run:
-    return lab.train_from(
-        cfg,
-        OneHot(n_features=cfg.n_features),
-        starts,
-        steps=STEPS,
-        optimizer=documented(PEAK),
-        loss="cross_entropy",
-        record_every=STEPS // 500,
-    )
+def recorded() -> dict[str, Any]:
+    """By the document's schedule, with 500 records."""
+    return {"optimizer": documented(PEAK), "loss": "cross_entropy", "record_every": STEPS // 500}
 
 
-def unembed_first(growth: Growth, share: float = 0.5) -> np.ndarray:
-    """(model, feature): did the unembed reach this share of its final norm at an earlier record than the embed did?"""
+def when_told_apart(growth: Growth) -> Int[np.ndarray, "model feature"]:
+    """Record from which on each feature, alone in the input, has the largest logit; the last where it never has."""
+    own = np.stack([lab.own_is_largest(W_E @ W_U).numpy() for W_E, W_U in zip(growth.W_E, growth.W_U, strict=True)])
+    last = len(own) - 1
+    at = lab.settled(own.reshape(len(own), -1), range(len(own))).reshape(own.shape[1:])
+    return np.minimum(at, last).astype(int)
+
+
+def unembed_first(growth: Growth, share: float = 0.5, final: bool = False) -> np.ndarray:
+    """(model, feature): did the unembed reach this share of its norm at an earlier record than the embed did?
+
+    Its norm is that when the feature is told apart. The final one would be another with each length of training: under
+    a softmax norms grow with the logarithm of the steps for ever.
+    """
     norms = growth.W_U.norm(dim=-2).numpy(), growth.W_E.norm(dim=-1).numpy()
-    unembed, embed = ((norm > share * norm[-1]).argmax(0) for norm in norms)
+    at = np.full(norms[0].shape[1:], -1) if final else when_told_apart(growth)
+    unembed, embed = ((norm > share * np.take_along_axis(norm, at[None], 0)).argmax(0) for norm in norms)
     return np.less(unembed, embed)
 
 
-@claim("softmax-untied-unembed-first", "B", quick=8, full=24)
+@claim("softmax-untied-unembed-first", "B", quick=2, full=24, seconds=140)
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 
@@ -496,8 +502,11 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Null: tied models.
 
     Part "unembed first": "Learn the unembed before the embed".
-    Statistic: the share of models in which more than half of the features reach half of their final norm in W_U at an
-    earlier record than in W_E (500 records; a tie counts as not earlier).
+    Statistic: the share of models in which more than half of the features reach half of their norm in W_U at an earlier
+    record than in W_E (500 records; a tie counts as not earlier). The norm is that at the record from which on the
+    feature is told apart. (Of the final norm, which was asked for before, half is no moment that training converges to:
+    norms grow with its logarithm. Of 8 models 25, 62, 88 and 0 % had the unembed first after 10,000, 30,000, 90,000 and
+    270,000 steps.)
     Threshold: above 1/2.
     Null: models whose start has the two ends exchanged (`torch.nn.Linear` starts with a W_U 4.5 times as long as W_E).
 
@@ -524,8 +533,9 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models whose start has the two ends exchanged.
 
-    Size: 8 models for each arm (quick), 24 (full).
-    Controls: at a quarter and three quarters of the final norm; features whose unembed, and whose embed, came first;
+    Size: 2 models for each arm (quick), 24 (full).
+    Controls: at a quarter and three quarters of the norm, and at half of the final one; features whose unembed, and
+    whose embed, came first;
     models whose W_U separates all inputs with the final W_E before W_E does with the final W_U; how far |W_E|^2 -
     |W_U|^2 moved, relative to their sum: gradient flow conserves it.
     """
@@ -573,6 +583,7 @@ def judge_order(growth: Mapping[int, Growth], exchanged: Mapping[int, Growth], e
         controls |= {
             f"all learned, n = {size}": told_apart(g.W_E[-1] @ g.W_U[-1]).mean(),
             **{f"unembed first at {part} of the norm, n = {size}": in_order(g, part).mean() for part in (0.25, 0.75)},
+            f"unembed first at half of the final norm, n = {size}": (unembed_first(g, final=True).mean(1) > 0.5).mean(),
             f"features, unembed first, n = {size}": unembed_first(g).mean(),
             f"features, embed first, n = {size}": unembed_first(Growth(g.steps, g.W_U.mT, g.W_E.mT)).mean(),
             f"unembed separates first, n = {size}": _separates_first(g).mean(),

@@ -37,7 +37,7 @@ def hexagons_of(run: Run) -> list[int]:
     return [*map(int, np.flatnonzero(lab.shape_names(run.W_E) == "hexagon"))]
 
 
-@claim("stuck-feature", "H", quick=8, full=16, counts="pentagons")
+@claim("stuck-feature", "H", quick=4, full=16, counts="pentagons", seconds=50)
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
@@ -67,7 +67,7 @@ def stuck_feature(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: hexagons, half as many.
 
-    Size: 8 such pentagons (quick), 16 (full).
+    Size: 4 such pentagons (quick), 16 (full).
     Controls: models in a minimum and near no critical point; the unlearned feature's loss and gradient at the end,
     relative to the others'; how many pentagons have one unlearned feature at cut-offs 0.3, 0.5 and 0.7.
     """
@@ -362,4 +362,19 @@ def judge_starts(hexagons: np.ndarray, pentagons: np.ndarray, rate: float) -> Ve
             "starts of hexagons": len(hexagons),
         },
         detail=f"Of all starts {rate:.1%} become hexagons.",
+        figures={
+            "Of three re-runs on other data, from a model's whole start, how many end as a hexagon: share of starts.": (
+                plots.grouped_shares(
+                    {name: again_counts(ends) for name, ends in starts.items()}, "the start was that of"
+                )
+            )
+        }
+        if (starts := {name: ends for name, ends in (("a hexagon", hexagons), ("a pentagon", pentagons)) if len(ends)})
+        else {},
     )
+
+
+def again_counts(ends: Bool[np.ndarray, "model time"]) -> pd.DataFrame:
+    """`stats.census` of starts by how many of their re-runs are hexagons."""
+    counts = ends.sum(1)
+    return stats.census([f"{count} of {ends.shape[1]}" for count in counts], counts, "hexagons")

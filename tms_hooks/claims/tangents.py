@@ -51,7 +51,7 @@ class Agreement(NamedTuple):
     half: Float[np.ndarray, " feature"]
 
 
-@claim("probes-and-tangents", "N", quick=3, full=6, counts="sentences")
+@claim("probes-and-tangents", "N", quick=2, full=6, counts="sentences", seconds=48)
 def probes_and_tangents(n_examples: int) -> Verdict:
     """A probe's global direction lies in the local tangent space where its feature is present, not where it is absent.
 
@@ -74,20 +74,28 @@ def probes_and_tangents(n_examples: int) -> Verdict:
     Threshold: above 0.05.
     Null: probes of shuffled targets.
 
-    Size: Jacobians at 3 sentences of each template and 30 samples of each toy (quick), 6 and 60 (full).
+    Beyond the source "MiniLM, what the blocks add": an output holds its input, whose Jacobian is the identity.
+    Statistic: the same, in the tangent space of blocks 4 and 5's output less their input.
+    Threshold: above 0.05.
+    Null: probes of shuffled targets.
+
+    Size: Jacobians at 2 sentences of each template and 20 samples of each toy (quick), 6 and 60 (full).
     Controls: inside where present and where absent; random directions; the first half of the singular vectors; 3 dense
     toys (p = 0.5).
     """
-    return judge_agreement(
-        toy_agreements(0.05, TOYS, 10 * n_examples),
-        sentence_agreements(n_examples),
-        toy_agreements(0.5, DENSE_TOYS, 10 * n_examples),
-    )
+    real, added = zip(*sentence_agreements(n_examples), strict=True)
+    toys, dense = (toy_agreements(p, n, 10 * n_examples) for p, n in ((0.05, TOYS), (0.5, DENSE_TOYS)))
+    return judge_agreement(toys, real, added, dense)
 
 
-def judge_agreement(toys: Sequence[Agreement], real: Sequence[Agreement], dense: Sequence[Agreement]) -> Verdict:
-    """Is more of a probe's direction in the tangent space where its feature is present? `real`: of each template."""
-    groups = {"toys": toys, "MiniLM": real}
+def judge_agreement(
+    toys: Sequence[Agreement], real: Sequence[Agreement], added: Sequence[Agreement], dense: Sequence[Agreement]
+) -> Verdict:
+    """Is more of a probe's direction in the tangent space where its feature is present?
+
+    `real`, and what its blocks have `added`, are of each template.
+    """
+    groups = {"toys": toys, "MiniLM": real, "MiniLM, what the blocks add": added}
     gaps = {name: _gaps(each, "present", "absent") for name, each in groups.items()}
     null = {name: _gaps(each, "shuffled", "shuffled_absent") for name, each in groups.items()}
     means = {
@@ -102,7 +110,7 @@ def judge_agreement(toys: Sequence[Agreement], real: Sequence[Agreement], dense:
                 np.mean,
                 gap,
                 null=(null[name],),
-                unit="templates" if name == "MiniLM" else "toys",
+                unit="toys" if name == "toys" else "templates",
             )
             for name, gap in gaps.items()
         },
@@ -113,7 +121,7 @@ def judge_agreement(toys: Sequence[Agreement], real: Sequence[Agreement], dense:
         + "; a random direction has 0.2.",
         figures={
             "Inside the tangent space where the feature is present, minus where it is absent.": plots.distributions(
-                gaps, "difference", {"toys": plots.TOY, "MiniLM": plots.REAL}
+                gaps, "difference", dict(zip(gaps, (plots.TOY, plots.REAL, plots.PALETTE[1]), strict=True))
             )
         },
     )
@@ -133,18 +141,18 @@ def toy_agreements(p: float, n_toys: int, n_examples: int) -> list[Agreement]:
         with torch.no_grad():
             on = (toy(x) > 0).any(-1).nonzero()[:n_examples, 0]  # elsewhere the Jacobian is zero
         learned = geometry.represented(toy.W_E.detach(), LEARNED)
-        found.append(agreement(toy, x, (x > 0)[:, learned], on, "hook_hidden", "hook_out"))
+        found += agreements(toy, x, (x > 0)[:, learned], on, "hook_hidden", "hook_out")
     return found
 
 
 @seeds.remembered
-def sentence_agreements(n_examples: int) -> list[Agreement]:
-    """Of MiniLM, for each template."""
-    model = probes.load_transformer("minilm")
+def sentence_agreements(n_examples: int) -> list[list[Agreement]]:
+    """Of MiniLM, for each template: with the output, and with what the blocks add."""
+    model = lab.transformer("minilm")
     return [sentence_agreement(model, template, n_examples) for template in TEMPLATES]
 
 
-def sentence_agreement(model: Any, template: str, n_examples: int) -> Agreement:
+def sentence_agreement(model: Any, template: str, n_examples: int) -> list[Agreement]:
     """At the first position of sentences that name a color and an animal."""
     chosen = list(product(range(len(COLORS)), range(len(ANIMALS))))
     tokens = torch.cat([model.to_tokens(template.format(COLORS[i], ANIMALS[j])) for i, j in chosen])
@@ -153,28 +161,39 @@ def sentence_agreement(model: Any, template: str, n_examples: int) -> Agreement:
     # the first six hold each color and each animal once, and so on
     order = torch.argsort((animals - colors) % len(ANIMALS), stable=True)[:n_examples]
     present = torch.cat([eye[colors], eye[animals]], dim=1)
-    return agreement(model, tokens, present, order, "blocks.3.hook_out", "blocks.5.hook_out")
+    return agreements(model, tokens, present, order, "blocks.3.hook_out", "blocks.5.hook_out", added=True)
 
 
-def agreement(
+def agreements(
     model: Any,
     inputs: Tensor,
     present: Bool[Tensor, "example feature"],
     at: Int[Tensor, " k"],
     hook: str,
     out_hook: str,
-) -> Agreement:
-    """Probes on all inputs beside tangent spaces at some of them, at the first position where there are positions."""
+    added: bool = False,
+) -> list[Agreement]:
+    """Probes on all inputs beside tangent spaces at some of them, at the first position where there are positions.
+
+    Of the output, and, if `added`, of the output less the input, which has as many dimensions.
+    """
     shuffled = present[torch.randperm(len(present), generator=seeds.generator())]
     probed, control = (
-        probes.linear_probe(model, inputs, y, hook, control=False, pos=0).directions[hook] for y in (present, shuffled)
+        probes.linear_probe(model, inputs, y, hook, cv=2, control=False, pos=0).directions[hook]  # unscored
+        for y in (present, shuffled)
     )
     space = probes.tangent_space(model, inputs[at], hook, out_hook, pos=0, out_pos=0)
     random = torch.randn(probed.shape, generator=seeds.generator())
     where = torch.where(present[at], 1.0, torch.nan), torch.where(present[at], torch.nan, 1.0)
-    means = [(inside(space, each, SHARE) * w).nanmean(0) for each in (probed, control) for w in where]
-    others = [(random, SHARE), (probed, 0.5)]
-    return Agreement(*(m.numpy() for m in [*means, *(inside(space, *other).mean(0) for other in others)]))
+
+    def of(space: probes.TangentSpace) -> Agreement:
+        means = [(inside(space, each, SHARE) * w).nanmean(0) for each in (probed, control) for w in where]
+        others = [inside(space, *other).mean(0) for other in ((random, SHARE), (probed, 0.5))]
+        return Agreement(*(m.numpy() for m in [*means, *others]))
+
+    if not added:
+        return [of(space)]
+    return [of(space), of(probes.TangentSpace.of(space.jacobian - torch.eye(space.jacobian.shape[-1])))]
 
 
 def inside(

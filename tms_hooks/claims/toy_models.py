@@ -27,7 +27,7 @@ RECALL = 0.9
 EXAMPLES = 512
 
 
-@claim("superposition-emerges", "N", quick=8, full=60)
+@claim("superposition-emerges", "N", quick=8, full=100, seconds=30)
 def superposition_emerges(n_models: int) -> Verdict:
     """Dense features: only the most important get dimensions, orthogonal; sparser: antipodal pairs, then a pentagon.
 
@@ -51,7 +51,7 @@ def superposition_emerges(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models with a linear output.
 
-    Size: 8 models (quick), 60 (full), at each of p = 1, 0.5, 0.2, 0.1 and 0.05.
+    Size: 8 models (quick), 100 (full), at each of p = 1, 0.5, 0.2, 0.1 and 0.05.
     Controls: the three shares at learned > 0.3 and > 0.7; the most frequent shapes at every density.
     """
 
@@ -131,7 +131,7 @@ def judge_emergence(trained: ByDensity, best: Mapping[float, int], linear: ByDen
     )
 
 
-@claim("cosine-misleads", "N", quick=8, full=16)
+@claim("cosine-misleads", "N", quick=8, full=16, seconds=31)
 def cosine_misleads(n_models: int) -> Verdict:
     """Under superposition cosine similarity misleads: it takes inputs for similar that share no feature.
 

@@ -35,7 +35,7 @@ class Sparsity(NamedTuple):
     """Of a head that fires: the same of heads of its layer that never fire, on the same pairs."""
 
 
-@claim("heads-are-sparse", "A", quick=2, full=24, counts="heads")
+@claim("heads-are-sparse", "A", quick=2, full=24, counts="heads", seconds=32)
 def heads_are_sparse(n_heads: int) -> Verdict:
     """A real head carries the score of a pair on which it fires in few slices: fewer than rotations, or silent heads.
 
@@ -59,7 +59,7 @@ def heads_are_sparse(n_heads: int) -> Verdict:
     Controls: mean fractions of firing and of silent heads; the same for scores relative to the
     query's mean, which is what a softmax feels; 3 toy heads that respond to one pair of features, and as initialized.
     """
-    real = probes.load_transformer("smollm2")
+    real = lab.transformer("smollm2")
     return judge_heads(firing_sparsities(real, n_heads), *toy_sparsities(HEAD_TOYS))
 
 
@@ -168,7 +168,7 @@ def real_bottlenecks(n_paths: int) -> Verdict:
 @seeds.remembered
 def real_crowding(n_paths: int) -> tuple[list[Crowded], Crowded]:
     """Of SmolLM2, between so many pairs of blocks and from embed to unembed."""
-    model = probes.load_transformer("smollm2")
+    model = lab.transformer("smollm2")
     paths = [f"blocks.{i}.mlp.out->blocks.{j}.mlp.in" for i, j in block_pairs(model.cfg.n_layers, n_paths)]
     *mlps, tokens = (measure(probes.bottleneck(model, path)) for path in [*paths, "embed->unembed"])
     return mlps, tokens

@@ -134,7 +134,7 @@ def untied_is_better(n_models: int) -> Verdict:
         "n = 40": {arm: train_forty(n_models, **arms[arm]).final_loss.numpy() for arm in ("tied", "untied")},
         "five": {arm: run.final_loss.numpy() for arm, run in five.items()},
         "sparse": {
-            arm: lab.train_toys(toy(5, 2, **arms[arm]), sparse, n_models, steps=STEPS).final_loss.numpy()
+            arm: lab.stratified_losses(lab.train_toys(toy(5, 2, **arms[arm]), sparse, n_models, steps=STEPS))
             for arm in ("tied", "untied")
         },
     }

@@ -35,8 +35,9 @@ Outcome = Literal[
 OUTCOMES = get_args(Outcome)
 IN_PART = "in part"
 """The headline of a claim whose parts have different outcomes."""
-FAR = 10
-"""Deciding that would take over so many times as many models is out of reach: the statistic is at the threshold."""
+RESOLUTION = 0.05
+"""What is known to lie within so much of a threshold is at it; shares and cosines are of size 1, and where a threshold
+is larger than 1, so much of it counts."""
 Interval = tuple[float, float]
 
 UNKNOWN: Interval = (-math.inf, math.inf)
@@ -104,7 +105,7 @@ class Part:
         if self.convergence and not self.convergence.holds(needs.threshold):
             return "not converged"
         if where is None:
-            return "at the threshold" if self.n_to_decide > FAR * self.n else "too few models"
+            return "at the threshold" if self._reach <= self._resolution else "too few models"
         if where != needs.side:
             return "refuted"
         beaten = self.margin is None or side_of(self.margin, 0.0) == needs.side
@@ -112,13 +113,28 @@ class Part:
 
     @property
     def n_to_decide(self) -> float:
-        """How many of its unit would put the threshold outside the interval, were the statistic the same.
+        """How many of its unit would end "too few models", were the statistic the same.
 
-        An interval shrinks with the square root of the sample.
+        An interval shrinks with the square root of the sample: until the threshold is outside, or until all of it is at
+        the threshold. So with more of a kind an outcome goes from too few, by way of the threshold or not, to one of
+        the sides, and never back.
         """
-        distance = abs(self.statistic - self.needs.threshold)
-        reach = self.interval[0] if self.statistic > self.needs.threshold else self.interval[1]
-        return math.inf if distance == 0 else self.n * ((reach - self.statistic) / distance) ** 2
+        low, high = (abs(end - self.statistic) for end in self.interval)
+        off = self.statistic - self.needs.threshold
+        near, far = (low, high) if off > 0 else (high, low)
+        shrunk = [near / abs(off)] if off else []
+        if (room := self._resolution - abs(off)) > 0:
+            shrunk.append(max(far / room, near / (self._resolution + abs(off))))
+        return self.n * min(shrunk) ** 2
+
+    @property
+    def _reach(self) -> float:
+        """The distance from the threshold to the end of the interval that is farther from it."""
+        return max(abs(end - self.needs.threshold) for end in self.interval)
+
+    @property
+    def _resolution(self) -> float:
+        return RESOLUTION * max(1.0, abs(self.needs.threshold))
 
     @property
     def p(self) -> float:
@@ -216,29 +232,13 @@ def share(
     successes, trials = counted(held)
     if not trials:
         return unmeasurable(measured, f"there are no {unit} to count", unit)
+
+    def less(null: Any) -> tuple[float, Interval]:
+        others, of = counted(null)
+        return (others / of, stats.newcombe((successes, trials), (others, of))) if of else (math.nan, UNKNOWN)
+
     interval = stats.wilson(successes, trials)
-    known, margin = _null_share(null, (successes, trials), interval)
-    return Part(
-        measured=measured,
-        statistic=successes / trials,
-        interval=interval,
-        n=trials,
-        unit=unit,
-        null=known,
-        margin=margin,
-        optimum=None if best is None else float(best),
-    )
-
-
-def _null_share(null: Any, counts: tuple[int, int], interval: Interval) -> tuple[float | None, Interval | None]:
-    if null is None:
-        return None, None
-    if isinstance(null, (int, float)):
-        return float(null), (interval[0] - null, interval[1] - null)
-    successes, trials = counted(null)
-    if not trials:
-        return math.nan, UNKNOWN
-    return successes / trials, stats.newcombe(counts, (successes, trials))
+    return _part_of(measured, successes / trials, interval, trials, unit, null, less, best)
 
 
 def statistic(
@@ -269,35 +269,46 @@ def statistic(
         interval = stats.bootstrap(function, *samples)
     if math.isnan(value) or any(map(math.isnan, interval)):
         return unmeasurable(measured, "it is not a number, for these or for some resampled ones", unit)
+
+    def less(null: Sequence[np.ndarray]) -> tuple[float, Interval]:
+        if min(map(len, null)) < stats.FEWEST or math.isnan(known := float(function(*null))):
+            return math.nan, UNKNOWN
+        margin = stats.bootstrap(difference, *samples, *null)
+        return known, UNKNOWN if any(map(math.isnan, margin)) else margin
+
+    def difference(*both: np.ndarray) -> float:
+        return float(function(*both[: len(samples)])) - float(function(*both[len(samples) :]))
+
+    return _part_of(measured, value, interval, fewest, unit, null, less, best)
+
+
+def _part_of(
+    measured: str,
+    value: float,
+    interval: Interval,
+    n: int,
+    unit: str,
+    null: Any,
+    less: Callable[[Any], tuple[float, Interval]],
+    best: float | None,
+) -> Part:
+    """With its null: a known number, or samples, of which `less` gives the statistic and the margin to it."""
     known: float | None = None
     margin: Interval | None = None
     if isinstance(null, (int, float)):
         known, margin = float(null), (interval[0] - null, interval[1] - null)
     elif null is not None:
-        known, margin = _null_statistic(function, samples, null, value)
+        known, margin = less(null)
     return Part(
         measured=measured,
         statistic=value,
         interval=interval,
-        n=fewest,
+        n=n,
         unit=unit,
         null=known,
         margin=margin,
         optimum=None if best is None else float(best),
     )
-
-
-def _null_statistic(
-    function: Callable[..., float], samples: Sequence[np.ndarray], null: Sequence[np.ndarray], value: float
-) -> tuple[float, Interval]:
-    if min(map(len, null)) < stats.FEWEST or math.isnan(known := float(function(*null))):
-        return math.nan, UNKNOWN
-
-    def difference(*both: np.ndarray) -> float:
-        return float(function(*both[: len(samples)])) - float(function(*both[len(samples) :]))
-
-    margin = stats.bootstrap(difference, *samples, *null)
-    return known, UNKNOWN if any(map(math.isnan, margin)) else margin
 
 
 def unmeasurable(measured: str, why: str, unit: str = "models") -> Part:

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import numpy as np
@@ -155,6 +156,11 @@ class WithProbability(Distribution):
 
     def active_probability(self) -> Float[Tensor, " feature"]:
         """The feature probabilities, float64."""
+        return self._p.clone()
+
+    @cached_property
+    def _p(self) -> Float[Tensor, " feature"]:
+        """What was given, one per feature, float64."""
         return torch.tensor(self.feature_probability, dtype=torch.float64).expand(self.n_features).clone()
 
 

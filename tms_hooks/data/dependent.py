@@ -13,7 +13,7 @@ from torch import Tensor
 
 from tms_hooks import rng
 from tms_hooks.data.base import PairMoments, WithProbability, moments
-from tms_hooks.linalg import stacked_matmul
+from tms_hooks.linalg import placed, stacked_matmul
 
 ROOT_HALF = math.sqrt(0.5)
 ROUNDING = 1e-9
@@ -38,7 +38,8 @@ class _Groups(WithProbability):
     @property
     def numbers(self) -> Sequence[float | int]:
         """Group size, feature probability, and whether members are active apart."""
-        return self.group_size, float(self.active_probability()[0]), self.apart
+        assert isinstance(self.feature_probability, float | int)  # it is one number for all
+        return self.group_size, float(self.feature_probability), self.apart
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         n, size = self.n_features, self.group_size
@@ -157,9 +158,9 @@ class Copula(WithProbability):
             rest, along_ones = self._two_eigenvalues()
             z = rest * z + (along_ones - rest) * z.mean(-1, keepdim=True)
         else:
-            z = stacked_matmul(z, self.root.to(z.device).expand(len(z), -1, -1))
+            z = stacked_matmul(z, placed(self.root, z.device).expand(len(z), -1, -1))
         u = torch.special.ndtr(z)
-        p = self.active_probability().to(u.device)
+        p = placed(self._p, u.device)
         return torch.where(u < p, u / p, 0.0)
 
     @property

@@ -17,6 +17,7 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.data.base import MAX_DATASET_ROWS, Distribution, PairMoments, moments
 from tms_hooks.errors import choice_error, plain
+from tms_hooks.linalg import placed
 
 TAKEN = 2**63 - 1
 """Above every random number."""
@@ -117,7 +118,7 @@ class OneHot(Distribution):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         index = (rng.uniform_bits(keys, batch) * self.n_features) >> 32
-        return torch.nn.functional.one_hot(index, self.n_features).to(torch.float64)
+        return (index[..., None] == torch.arange(self.n_features, device=keys.device)).to(torch.float64)
 
     @staticmethod
     @no_type_check
@@ -162,13 +163,17 @@ class RandomPoints(Distribution):
         points = torch.zeros_like(order).scatter_(-1, active, value.gather(-1, active))
         return torch.nn.functional.normalize(points, dim=-1).to(dtype)
 
+    @cached_property
+    def _points(self) -> Float[Tensor, "batch feature"]:
+        return self.dataset(torch.float64)
+
     def active_probability(self) -> Float[Tensor, " feature"]:
         """Share of the points in which each feature is active, float64."""
         return (self.dataset(torch.float64) > 0).to(torch.float64).mean(0)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         index = (rng.uniform_bits(keys, batch) * self.n_points) >> 32
-        return self.dataset(torch.float64).to(keys.device)[index]
+        return placed(self._points, keys.device)[index]
 
     def _pair_moments(self) -> PairMoments:
         x = self.dataset(torch.float64)
@@ -234,7 +239,7 @@ class Samples(Distribution):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         index = (rng.uniform_bits(keys, batch) * len(self.rows)) >> 32
-        return self._table.to(keys.device)[index]
+        return placed(self._table, keys.device)[index]
 
     @staticmethod
     @no_type_check

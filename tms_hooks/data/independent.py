@@ -1,7 +1,8 @@
 """Independent features: the data of the toy-models paper, and draws of only those rows that are not empty."""
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -10,8 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import rng
-from tms_hooks.data.base import PairMoments, WithProbability, for_seeds, moments
+from tms_hooks.data.base import Distribution, PairMoments, WithProbability, for_seeds, moments
 from tms_hooks.errors import check_finite
+from tms_hooks.linalg import placed
 
 Kind = TypeVar("Kind", bound="Independent")
 
@@ -56,7 +58,7 @@ class Independent(WithProbability):
         return cls(n_features=n_features, feature_probability=p, **values)
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        return self._values_below(self._bits(keys, batch), self.thresholds[1].to(keys.device))
+        return self._values_below(self._bits(keys, batch), placed(self.thresholds, keys.device)[1])
 
     def _bits(self, keys: Int64[Tensor, " model"], rows: int) -> Int64[Tensor, "model batch feature"]:
         """32 random bits per entry, feature by feature in strips of `STRIP` rows: vectors to compiled code."""
@@ -92,14 +94,14 @@ class Independent(WithProbability):
         >>> SparseUniform(n_features=3, feature_probability=0.01).sample_occupied(4, seed=0).count_nonzero(dim=-1)
         tensor([1, 1, 1, 1])
         """
+        return for_seeds(lambda keys: self.draw_occupied(keys, rows), **how)
 
-        def draw(keys: Int64[Tensor, " model"]) -> Float[Tensor, "model batch feature"]:
-            bits = self._bits(keys, rows)
-            alone, after = self.thresholds.to(keys.device)
-            hits = bits < alone
-            return self._values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
-
-        return for_seeds(draw, **how)
+    def draw_occupied(self, keys: Int64[Tensor, " model"], rows: int) -> Float[Tensor, "model batch feature"]:
+        """`sample_occupied` of keys."""
+        bits = self._bits(keys, rows)
+        alone, after = placed(self.thresholds, keys.device)
+        hits = bits < alone
+        return self._values_below(bits, torch.where(hits.cumsum(-1) > hits.long(), after, alone))
 
     def strata(self, rows: int, **how: Any) -> list[tuple[float, Float[Tensor, "batch feature"]]]:
         """Samples by how many features are active: none, one, several; each part beside its share of all rows.
@@ -163,6 +165,22 @@ class Independent(WithProbability):
         p = self.active_probability()
         some_from_here = -torch.expm1(torch.log1p(-p).flip(0).cumsum(0).flip(0))
         return (torch.stack([p / some_from_here, p]) * 2.0**32).round().clamp(min=1).to(torch.int64)
+
+
+def draw_together(
+    data: Sequence[Distribution],
+) -> Callable[[Int64[Tensor, " model"], int], Float[Tensor, "model batch feature"]] | None:
+    """The draws of models that each have independent features of their own, if these differ in probabilities alone."""
+    first = data[0]
+    if not isinstance(first, Independent) or type(first)._draw is not Independent._draw:
+        return None
+    if any(
+        type(d) is not type(first) or replace(d, feature_probability=1.0) != replace(first, feature_probability=1.0)
+        for d in data
+    ):
+        return None
+    thresholds = torch.stack([d.thresholds[1] for d in data if isinstance(d, Independent)])[:, None]
+    return lambda keys, batch: first._values_below(first._bits(keys, batch), placed(thresholds, keys.device))
 
 
 @dataclass(frozen=True, kw_only=True)

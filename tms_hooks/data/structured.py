@@ -13,6 +13,7 @@ from torch import Tensor
 from tms_hooks import rng
 from tms_hooks.data.base import Distribution, PairMoments, WithProbability, moments
 from tms_hooks.errors import check_finite, choice_error
+from tms_hooks.linalg import placed
 
 Manifold = Literal["circle", "figure eight", "sphere"]
 LATENTS = {"circle": 1024, "figure eight": 1024, "sphere": 4096}
@@ -66,7 +67,7 @@ class OnManifold(Distribution):
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
         bits = rng.uniform_bits(keys, batch * (self.n_features + 1)).unflatten(1, (batch, self.n_features + 1))
-        p = self.probabilities.to(keys.device)[(bits[..., -1] * len(self.probabilities)) >> 32]
+        p = placed(self.probabilities, keys.device)[(bits[..., -1] * len(self.probabilities)) >> 32]
         u = rng.in_unit(bits[..., :-1].to(torch.float64))
         return torch.where(u < p, u / p, 0.0)
 
@@ -128,7 +129,7 @@ class Tree(WithProbability):
     @property
     def given_parent(self) -> Float[Tensor, " feature"]:
         """P(active | parent active), float64."""
-        return super().active_probability()
+        return self._p.clone()
 
     def active_probability(self) -> Float[Tensor, " feature"]:
         """The product of the probabilities down from the root, float64."""
@@ -140,7 +141,7 @@ class Tree(WithProbability):
         return *self.given_parent.tolist(), *self.lineage
 
     def _draw(self, keys: Int64[Tensor, " model"], batch: int) -> Float[Tensor, "model batch feature"]:
-        u, p = rng.uniforms(keys, batch, self.n_features), self.given_parent.to(keys.device)
+        u, p = rng.uniforms(keys, batch, self.n_features), placed(self._p, keys.device)
         active = u < p
         for i, parent in enumerate(self.lineage):
             if parent >= 0:

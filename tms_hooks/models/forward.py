@@ -196,10 +196,11 @@ def activation(x: Float[Tensor, "*shape"], kind: Activation | OwnActivation) -> 
 def _model_by_model(
     x: Float[Tensor, "model batch d"], kind: Activation | OwnActivation
 ) -> Float[Tensor, "model batch d"]:
-    """`activation` of a stack. GELU rounds an entry by where in memory it stands, so each model has it to itself."""
+    """`activation` of a stack. On the CPU, GELU rounds an entry by where it stands: each model has it to itself."""
     if callable(kind):
         return model_by_model(kind, x)
-    return torch.stack([activation(each, kind) for each in x]) if kind == "gelu" else activation(x, kind)
+    apart = kind == "gelu" and x.device.type == "cpu"
+    return torch.stack([activation(each, kind) for each in x]) if apart else activation(x, kind)
 
 
 def _mlp(

@@ -5,15 +5,17 @@ the same batches alone and in a crowd, and a resumed run sees those that an unin
 is all of a finite data set if no batch size is given; else it is drawn, with its empty rows or without them.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import lru_cache
-from itertools import repeat
+from itertools import groupby, repeat
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from tms_hooks import rng
 from tms_hooks.data import MAX_DATASET_ROWS, Distribution, Independent
+from tms_hooks.data.independent import draw_together
 from tms_hooks.errors import say_once
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe, mostly_empty
 
@@ -48,6 +50,44 @@ def batch(
         assert isinstance(data, Independent)  # Recipe sees to it
         return data.sample_occupied(count, seed=seeds, step=step, dtype=recipe.torch_dtype, device=device)
     return _draw(recipe, count, seeds, step, device)
+
+
+def at_steps(
+    recipe: Recipe, device: torch.device
+) -> Callable[[Int64[Tensor, ""]], Float[Tensor, "model batch *pos feature"]]:
+    """`batch` of all models as a function of a step that is a tensor on the device, where nothing is asked or copied.
+
+    The data of the models may differ, if all rows are drawn.
+    """
+    if not recipe.varying and whole_dataset(recipe, device) is not None:
+        x = batch(recipe, recipe.seeds, 0, device)
+        return lambda step: x
+    (count, _), each = rows(recipe), tokens(recipe)
+    draw, streams = _drawer(recipe), rng.streams(recipe.seeds, device)
+
+    def at(step: Int64[Tensor, ""]) -> Float[Tensor, "model batch *pos feature"]:
+        keys = [rng.keys_at(streams, step * each + position) for position in range(each)]
+        positions = [draw(key, count).to(recipe.torch_dtype) for key in keys]
+        return torch.stack(positions, dim=2) if recipe.cfg.n_heads else positions[0]
+
+    return at
+
+
+def _drawer(recipe: Recipe) -> Callable[[Int64[Tensor, " model"], int], Float[Tensor, "model batch feature"]]:
+    """How the rows of all models are drawn: at once where that can be, else of each data by themselves."""
+    data = [setting.data for setting in recipe.settings]
+    if recipe.empty_rows == "exact":
+        assert isinstance(data[0], Independent)  # Recipe sees to it
+        return data[0].draw_occupied
+    if len(set(data)) == 1:
+        return data[0]._draw
+    each = [(own, len(list(same))) for own, same in groupby(data)]
+
+    def side_by_side(keys: Int64[Tensor, " model"], count: int) -> Float[Tensor, "model batch feature"]:
+        split = keys.split([models for _, models in each])
+        return torch.cat([own._draw(some, count) for (own, _), some in zip(each, split, strict=True)])
+
+    return draw_together(data) or side_by_side
 
 
 def ahead(
@@ -120,9 +160,10 @@ def _held_out_rows(recipe: Recipe, entries: int) -> int:
 
 def rows(recipe: Recipe) -> tuple[int, float]:
     """How many rows are drawn per step, and the share of the distribution that they stand for."""
-    size, data = recipe.batch_size if isinstance(recipe.batch_size, int) else DEFAULT_BATCH, recipe.setting.data
+    size = recipe.batch_size if isinstance(recipe.batch_size, int) else DEFAULT_BATCH
     if recipe.empty_rows == "drawn":
         return size, 1.0
+    data = recipe.setting.data
     assert isinstance(data, Independent)  # Recipe sees to it
     share = 1 - data.empty_probability
     return max(round(size * share), 1), share

@@ -5,8 +5,8 @@ reference one can stand in for each other because nothing else passes between tr
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Protocol, cast, runtime_checkable
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -42,6 +42,8 @@ class State:
     """Optimizer moments "first.<name>", "second.<name>"; absent means zero. Emptied between stages."""
     diverged_at: Int64[Tensor, " model"]
     """Step at which a model's loss or next weights stopped being finite; -1 while all is well."""
+    made: Any = field(default=None, repr=False, compare=False)
+    """What an engine has made for this state and needs again, such as captured updates; no copy has it."""
 
     @classmethod
     def initial(cls, recipe: Recipe, init: Sequence[Init] | None, device: torch.device | str) -> "State":

@@ -1,4 +1,4 @@
-"""The reference engine: plain torch on stacked weights, with gradients by hand on the CPU and autograd's elsewhere.
+"""The reference engine: plain torch on stacked weights, with gradients by hand; `device` has it for other devices.
 
 Model `i` gets the same bits whoever is stacked beside it. That holds because the loss is summed over models and
 nothing is shared between them; because optimizers' rules are single elementwise operations, whose results do not
@@ -7,21 +7,25 @@ depend on where in memory an entry stands; and because on the CPU matrix product
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 from itertools import repeat
+from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks import losses, tasks
 from tms_hooks.models import forward
 from tms_hooks.training import batches, by_hand
-from tms_hooks.training.penalties import stacked, with_gradients
+from tms_hooks.training.optimizers import Optimizer
+from tms_hooks.training.penalties import PenaltyLike, stacked, with_gradients
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
+Part = TypeVar("Part")
 LossesAt = Callable[[Recipe, forward.Weights, int], Losses]
 """Losses of stacked models of one setting at a step, which can be differentiated."""
 SMALLEST = 1e-12
@@ -29,15 +33,10 @@ SMALLEST = 1e-12
 
 
 def obstacle(recipe: Recipe, device: str) -> str | None:
-    """Why not, as `Engine.obstacle`: only a device that is not there, for this engine trains all that is sampled."""
-    if recipe.batch_size == "exact":
-        return "batch_size='exact': it draws its batches"
+    """Why not, as `Engine.obstacle`; this engine trains all that is sampled."""
     if device != "cpu":
-        try:
-            torch.empty(0, device=device)
-        except (AssertionError, RuntimeError, NotImplementedError) as error:
-            return f"device={device!r} is not on this machine ({str(error).splitlines()[0]}); use device='cpu'"
-    return None
+        return f"device={device!r}: it runs on the CPU only"
+    return "batch_size='exact': it draws its batches" if recipe.batch_size == "exact" else None
 
 
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
@@ -47,12 +46,19 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
 
 def descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: LossesAt | None = None) -> Measurement:
     """`Engine.advance` down the losses of batches, or down others; models of one setting are stacked."""
-    parts = recipe.parts
-    if len(parts) == 1:
-        return _descend(recipe, state, start, stop, losses_at)
+    return in_parts(state, recipe.parts, lambda part, models: _descend(part, models, start, stop, losses_at))
+
+
+def in_parts(
+    state: State, parts: Sequence[tuple[list[int], Part]], work: Callable[[Part, State], Measurement]
+) -> Measurement:
+    """Do work on the state of each part, whose models are given by their numbers, and put it together again."""
+    models = [i for some, _ in parts for i in some]
+    if len(parts) == 1 and models == sorted(models):
+        return work(parts[0][1], state)
     states = [state.of(models) for models, _ in parts]
-    measured = [_descend(part, own, start, stop, losses_at) for (_, part), own in zip(parts, states, strict=True)]
-    order = torch.tensor([i for models, _ in parts for i in models], device=state.diverged_at.device).argsort()
+    measured = [work(part, own) for (_, part), own in zip(parts, states, strict=True)]
+    order = torch.tensor(models, device=state.diverged_at.device).argsort()
     state.join(states, order)
     return Measurement(*(torch.cat(columns)[order] for columns in zip(*measured, strict=True)))
 
@@ -64,7 +70,7 @@ def _descend(recipe: Recipe, state: State, start: int, stop: int, losses_at: Los
         state.moments = {}
     device = state.diverged_at.device
     with one_thread(device):
-        training, steps = _Training(state, trained_names(state.weights, stage)), range(start, max(stop, start + 1))
+        training, steps = Training(state, trained_names(state.weights, stage)), range(start, max(stop, start + 1))
         drawn = repeat(None) if losses_at else batches.ahead(recipe, start, steps.stop, device)
         for step, x in zip(steps, drawn, strict=False):
             parts, total, gradients = _gradients(recipe, training.weights, step, stage, x, losses_at, step == start)
@@ -95,7 +101,7 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
     the cross-entropy `-I_i target_i log out_i` in nats, or what a `losses.Loss` says.
     """
     cfg = recipe.cfg
-    importance = torch.tensor(recipe.setting.importance, dtype=x.dtype, device=x.device)
+    importance = _constant(recipe.importance, x.dtype, x.device)
     rows = x.flatten(1, 2) if cfg.n_heads else x
     hidden, logits, out = forward.reconstruct(weights, rows, cfg)
     target = tasks.targets(recipe.task, rows)
@@ -115,7 +121,15 @@ def loss_parts(recipe: Recipe, weights: forward.Weights, x: Float[Tensor, "model
 def objective(recipe: Recipe, parts: Losses, stage: Stage = "joint") -> Float[Tensor, " model"]:
     """What a stage minimizes: L1, L2, or L1 + lambda L2."""
     l1, l2 = (part.sum(-1) for part in parts)
-    return {"representation": l1, "heads": l2, "joint": l1 + recipe.setting.qk_weight * l2}[stage]
+    given = recipe.qk_weight
+    weight = _constant(given, l2.dtype, l2.device) if isinstance(given, tuple) else given
+    return {"representation": l1, "heads": l2, "joint": l1 + weight * l2}[stage]
+
+
+@lru_cache(maxsize=64)
+def _constant(numbers: tuple[Any, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A setting as a tensor, which is read and never written to: of one for all models, or of one per model."""
+    return torch.tensor(numbers, dtype=dtype, device=device)
 
 
 def trained_names(weights: Iterable[str], stage: Stage) -> list[str]:
@@ -146,26 +160,41 @@ def _gradients(
 
     What is not asked for is None where it is known to be finite.
     """
-    names, penalty = trained_names(weights, stage), recipe.setting.penalty
-    if x is not None and x.device.type == "cpu":
-        parts, gradients = by_hand.loss_and_gradients(recipe, weights, x, stage, asked)
-        total = None if parts is None else objective(recipe, parts, stage)
-        if penalty is not None:
-            cost, slopes = with_gradients(penalty, weights)
-            total = cost if total is None else total + cost
-            gradients |= {name: gradients[name] + slope for name, slope in slopes.items() if name in names}
-        return parts, total, gradients
+    if x is not None:
+        return penalized(recipe, weights, stage, *by_hand.loss_and_gradients(recipe, weights, x, stage, asked))
+    assert losses_at is not None
+    return by_autograd(recipe, weights, stage, lambda own: losses_at(recipe, own, step), recipe.setting.penalty)
+
+
+def by_autograd(
+    recipe: Recipe,
+    weights: forward.Weights,
+    stage: Stage,
+    losses_of: Callable[[forward.Weights], Losses],
+    penalty: PenaltyLike | None = None,
+) -> tuple[Losses, Float[Tensor, " model"], dict[str, Tensor]]:
+    """Losses, what the stage minimizes, and its gradients in what it trains."""
+    names = trained_names(weights, stage)
     weights = {name: w.detach().requires_grad_(name in names) for name, w in weights.items()}
-    if x is None:
-        assert losses_at is not None
-        feature_loss, head_loss = losses_at(recipe, weights, step)
-    else:
-        feature_loss, head_loss = sampled_losses(recipe, weights, x)
+    feature_loss, head_loss = losses_of(weights)
     total = objective(recipe, (feature_loss, head_loss), stage)
     if penalty is not None:
         total = total + stacked(penalty, weights)
     found = torch.autograd.grad(total.sum(), [weights[name] for name in names])
     return (feature_loss.detach(), head_loss.detach()), total.detach(), dict(zip(names, found, strict=True))
+
+
+def penalized(
+    recipe: Recipe, weights: forward.Weights, stage: Stage, parts: Losses | None, gradients: dict[str, Tensor]
+) -> tuple[Losses | None, Float[Tensor, " model"] | None, dict[str, Tensor]]:
+    """Losses as they are, with what the stage minimizes and its gradients: those of the losses and of the penalty."""
+    total, penalty = None if parts is None else objective(recipe, parts, stage), recipe.penalty
+    if penalty is not None:
+        assert not isinstance(penalty, tuple)  # it is the same for all models that are trained together
+        cost, slopes = with_gradients(penalty, weights)
+        total = cost if total is None else total + cost
+        gradients |= {name: gradients[name] + slope for name, slope in slopes.items() if name in gradients}
+    return parts, total, gradients
 
 
 def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> Measurement:
@@ -178,7 +207,7 @@ def measurement(recipe: Recipe, parts: Losses, gradients: dict[str, Tensor]) -> 
     return Measurement(feature_loss, square.sqrt(), head_loss)
 
 
-class _Training:
+class Training:
     """Models of one setting in training. What is trained lies in one line, so that a rule is called once per update.
 
     Rules are elementwise: they give an entry the same bits wherever it lies.
@@ -194,36 +223,61 @@ class _Training:
         self.trained = _views(self.line, trained)
         self.weights = state.weights | self.trained
         self.diverged_at = state.diverged_at
-        self.all_go = bool((state.diverged_at < 0).all())
+        self.all_go = state.diverged_at.device.type == "cpu" and bool((state.diverged_at < 0).all())
 
     def update(self, recipe: Recipe, gradients: dict[str, Tensor], loss: Tensor | None, step: int) -> None:
         """One update of every model; one whose loss or next weights are not finite stays where it is, for good."""
         _, count, steps = recipe.stage_at(step)
         optimizer = recipe.setting.optimizer
         lr = optimizer.learning_rate(count, steps)
-        kept = self.line
-        if optimizer.decay or optimizer.pull:
-            kept = _line({name: _kept(w, name, optimizer.kept(name, lr)) for name, w in self.trained.items()})
-        gradient = _line({name: gradients[name] for name in self.trained})
-        w, *moments = optimizer.rule(kept, gradient, *self.moments, *optimizer.scalars(count, lr))
+        shrinks = bool(optimizer.decay or optimizer.pull)
+        pairs = {name: optimizer.kept(name, lr) for name in self.trained} if shrinks else {}
+        kept = {name: pair for name, pair in pairs.items() if pair != (1, 0)}
+        w, *moments = self.next(optimizer, gradients, kept, optimizer.scalars(count, lr))
         # One number that is finite says that all are; what is not is looked for only then.
         if not math.isfinite((w.sum() if loss is None else loss.sum() + w.sum()).item()):
-            every = torch.cat([part.reshape(len(part), -1) for part in _views(w, self.trained).values()], dim=1)
-            finite = every.isfinite().all(-1) if loss is None else loss.isfinite() & every.isfinite().all(-1)
-            self.diverged_at = torch.where(~finite & (self.diverged_at < 0), step, self.diverged_at)
+            self.diverged_at = self.diverged(w, loss, step)
             self.all_go = False
         if not self.all_go:
-            w, *moments = (
-                self._of_the_going(*pair) for pair in ((w, self.line), *((m, torch.zeros_like(m)) for m in moments))
-            )
+            w, *moments = self.of_the_going(w, moments)
         self.moments = moments
         self.line.copy_(w)
+
+    def next(
+        self,
+        optimizer: Optimizer,
+        gradients: dict[str, Tensor],
+        kept: Mapping[str, tuple[Any, Any]],
+        scalars: Sequence[Any],
+    ) -> Sequence[Tensor]:
+        """What the rule makes of the line and its moments; numbers may be tensors. `kept` is by parameter."""
+        line, like = self.line, self.trained
+        if kept:
+            line = _line({name: _kept(w, name, kept[name]) if name in kept else w for name, w in like.items()})
+        gradient = _line({name: gradients[name] for name in like})
+        made: Sequence[Tensor] = optimizer.rule(line, gradient, *self.moments, *scalars)
+        return made
+
+    def diverged(self, w: Tensor, loss: Tensor | None, step: int | Int64[Tensor, ""]) -> Int64[Tensor, " model"]:
+        """`State.diverged_at` after an update to the line `w`."""
+        every = torch.cat([part.reshape(len(part), -1) for part in _views(w, self.trained).values()], dim=1)
+        finite = every.isfinite().all(-1) if loss is None else loss.isfinite() & every.isfinite().all(-1)
+        return torch.where(~finite & (self.diverged_at < 0), step, self.diverged_at)
+
+    def of_the_going(self, w: Tensor, moments: Iterable[Tensor]) -> Iterator[Tensor]:
+        """The next line and moments, but where models have diverged the line of now and moments of 0."""
+        pairs = ((w, self.line), *((m, torch.zeros_like(m)) for m in moments))
+        return (self._of_the_going(*pair) for pair in pairs)
 
     def _of_the_going(self, new: Tensor, old: Tensor) -> Tensor:
         """A line with what is new of models that have not diverged, and what is old of the others."""
         going = self.diverged_at < 0
         both = zip(_views(new, self.trained).values(), _views(old, self.trained).values(), strict=True)
         return torch.cat([torch.where(going.view(-1, *[1] * (a.ndim - 1)), a, b).reshape(-1) for a, b in both])
+
+    def views(self, line: Tensor) -> dict[str, Tensor]:
+        """The tensors of a line, by the names of what is trained."""
+        return _views(line, self.trained)
 
     def keep_in(self, state: State) -> None:
         """Put new tensors in the place of the state's old ones."""
@@ -244,14 +298,14 @@ def _views(line: Tensor, like: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: part.view(like[name].shape) for name, part in zip(like, parts, strict=True)}
 
 
-def _kept(w: Tensor, name: str, kept: tuple[float, float]) -> Tensor:
+def _kept(w: Tensor, name: str, kept: tuple[Any, Any]) -> Tensor:
     """What is left of a parameter before an update; see `Optimizer.kept`. No sum here depends on a place in memory."""
     share, pull = kept
-    if not pull:
-        return w if share == 1 else w * share
+    if isinstance(pull, float) and pull == 0:  # a tensor is not asked
+        return w * share
     hidden = -2 if name == "W_U" else -1
     norm = sum((column.square() for column in w.unbind(hidden)), start=w.new_zeros(())).sqrt().clamp(min=SMALLEST)
-    return w * (share + pull / norm.unsqueeze(hidden))
+    return w * (share + norm.reciprocal().unsqueeze(hidden) * pull)
 
 
 @contextmanager

@@ -61,6 +61,7 @@ def test_bias_perfect_not_found():
     longer = many._replace(weights=many.weights | {"W_E": 1.1 * many.weights["W_E"]})
     wrong = outcomes(judge(perfect, longer, low=circle(6)))
     assert [wrong[name] for name in ("exact", "low rate", "low rate, ten")] == ["refuted"] * 3
+    assert outcomes(judge(perfect, shrinks))["low rate"] == "does not distinguish"  # at the high rate they do it too
 
 
 def test_after_six_nothing():

@@ -29,7 +29,7 @@ def test_polygons_by_n():
     between[:, 5] = 0.3 * (between[:, 0] + between[:, 1])
     assert judge(right | {6: between})["the rest overlap"] == "refuted"
     half = torch.cat([ring(5, 6, models=10), ring(6, 6, models=10)])
-    assert judge(right | {6: half})["n = 6"] == "at the threshold"
+    assert judge(right | {6: half})["n = 6"] == "too few models"
     assert judge(right, untrained=right)["n = 5"] == "does not distinguish"
 
 
@@ -95,7 +95,7 @@ def test_optimizer_geometry():
     assert outcomes(judge(adaptive | {"SGD": 1.0}))["SGD at the others' learning rate"] == "supported"
     assert outcomes(judge(adaptive | {"SGD": 1.0}, slow=1.0))["SGD at the others' learning rate"] == "refuted"
     assert outcomes(judge(adaptive | {"SGD": 0.0, "RMSprop": 0.0}))["RMSprop"] == "refuted"
-    assert outcomes(judge(adaptive | {"SGD": 0.5}))["SGD"] == "at the threshold"
+    assert outcomes(judge(adaptive | {"SGD": 0.5}))["SGD"] == "too few models"
 
 
 def test_seed_and_optimizer():

@@ -98,12 +98,12 @@ N = 10
 
 
 def grown(embed_at: int, unembed_at: int, learned: bool = True) -> Growth:
-    """A circle whose two ends reach norm 20 at these of 30 steps."""
+    """A circle whose two ends reach norm 20 at these of 30 steps, mixed up until both have, and on unless learned."""
     turns = 2 * pi / N * torch.arange(N)
     unit = torch.stack([turns.cos(), turns.sin()], dim=-1).expand(MODELS, N, 2)
     step = torch.arange(30)[:, None, None, None]
     W_E, W_U = (0.1 + 19.9 * (step >= at) for at in (embed_at, unembed_at))
-    other = unit if learned else unit.roll(1, dims=1)
+    other = torch.where(learned & (step >= max(embed_at, unembed_at)), unit, unit.roll(1, dims=1))
     return Growth(np.arange(30), W_E * unit, W_U * other.mT)
 
 
@@ -131,6 +131,18 @@ def test_softmax_untied_unembed_first():
     assert outcomes(judge(small, wrong))["embed harms"] == "refuted"
     half = [torch.cat([a[:, :10], b[:, :10]], dim=1) for a, b in zip(right[1:], wrong[1:], strict=True)]
     assert outcomes(judge(Growth(np.arange(30), *half), wrong))["unembed first"] in UNDECIDED
+
+
+def test_which_end_is_first_does_not_depend_on_how_long_training_goes_on():
+    """The unembed goes on growing after the features are told apart, so that half of its final norm comes later."""
+    short = grown(20, 10)
+    longer = 10 * short.W_U[-1:] * torch.arange(1, 11)[:, None, None, None]
+    long = Growth(
+        np.arange(40), torch.cat([short.W_E, short.W_E[-1:].expand(10, -1, -1, -1)]), torch.cat([short.W_U, longer])
+    )
+    assert (softmax.when_told_apart(short) == 20).all() and (softmax.when_told_apart(long) == 20).all()
+    assert softmax.unembed_first(short).all() and softmax.unembed_first(long).all()
+    assert softmax.unembed_first(short, final=True).all() and not softmax.unembed_first(long, final=True).any()
 
 
 def test_slopes_against_differences():

@@ -89,3 +89,11 @@ def test_whole_start():
     assert set(judge(0.01, 0.01).values()) == {"refuted"}
     assert set(judge(0.9, 0.9).values()) == {"does not distinguish"}  # so do all starts
     assert set(judge(0.9, 0.1, starts=0).values()) == {"not measurable"}
+
+
+def test_the_figure_of_starts_counts_their_hexagons():
+    hexagons = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
+    [(_, drawn)] = stuck_features.judge_starts(hexagons, ~hexagons[:2], 0.1).figures
+    bars = {(bar.name, x): y for bar in drawn.data for x, y in zip(bar.x, bar.y, strict=True)}
+    assert bars == {("3 of 3", "a hexagon"): 0.75, ("2 of 3", "a hexagon"): 0.25, ("0 of 3", "a pentagon"): 1.0}
+    assert not stuck_features.judge_starts(hexagons[:0], hexagons[:0], 0.1).figures

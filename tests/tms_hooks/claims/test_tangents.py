@@ -17,16 +17,16 @@ def test_probes_and_tangents():
         absent = np.random.default_rng(seed).uniform(0.15, 0.25, size=10)
         return Agreement(absent + gap, absent, absent + chance, absent, absent, absent)
 
-    def judge(toys: float, real: float, chance: float = 0.0):
-        each = [[world(gap, seed, chance) for seed in range(9)] for gap in (toys, real)]
-        return outcomes(tangents.judge_agreement(*each, []))
+    def judge(toys: float, real: float, added: float, chance: float = 0.0):
+        each = [[world(gap, seed, chance) for seed in range(9)] for gap in (toys, real, added)]
+        return [*outcomes(tangents.judge_agreement(*each, [])).values()]
 
-    assert judge(0.5, 0.3) == {"toys": "supported", "MiniLM": "supported"}
-    assert judge(0.5, 0.0) == {"toys": "supported", "MiniLM": "refuted"}
-    assert judge(0.0, 0.3) == {"toys": "refuted", "MiniLM": "supported"}
-    assert set(judge(0.3, 0.3, chance=0.3).values()) == {"does not distinguish"}  # so do shuffled targets
+    assert judge(0.5, 0.3, 0.0) == ["supported", "supported", "refuted"]
+    assert judge(0.5, 0.0, 0.3) == ["supported", "refuted", "supported"]
+    assert judge(0.0, 0.3, 0.3) == ["refuted", "supported", "supported"]
+    assert set(judge(0.3, 0.3, 0.3, chance=0.3)) == {"does not distinguish"}  # so do shuffled targets
     nothing = Agreement(*[np.full(10, np.nan)] * 6)
-    assert outcomes(tangents.judge_agreement([nothing] * 9, [nothing] * 9, []))["MiniLM"] == "not measurable"
+    assert outcomes(tangents.judge_agreement(*[[nothing] * 9] * 3, []))["MiniLM"] == "not measurable"
 
 
 def test_a_toy_whose_tangent_space_is_known():
@@ -35,7 +35,10 @@ def test_a_toy_whose_tangent_space_is_known():
     with torch.no_grad():
         toy.W_E.copy_(torch.eye(5))
     x = torch.cat([torch.eye(5)] * 8)
-    found = tangents.agreement(toy, x, x > 0, torch.arange(10), "hook_hidden", "hook_out")
+    [found] = tangents.agreements(toy, x, x > 0, torch.arange(10), "hook_hidden", "hook_out")
+    # of the output less the input: nothing is left of what is on, and the others are taken away
+    _, less = tangents.agreements(toy, x, x > 0, torch.arange(10), "hook_hidden", "hook_out", added=True)
+    np.testing.assert_allclose(less.present, 1 / 20, rtol=1e-5)
     # the probe of one of five exclusive features is (4, -1, -1, -1, -1): it tells that one from the others
     np.testing.assert_allclose(found.present, 16 / 20, rtol=1e-5)
     np.testing.assert_allclose(found.absent, 1 / 20, rtol=1e-5)

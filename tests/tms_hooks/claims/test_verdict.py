@@ -39,7 +39,10 @@ def part(**changes) -> Part:
         ({"interval": (0.2, 0.4), "statistic": 0.3}, "below", "supported"),
         ({"interval": (0.4, 0.9)}, "above", "too few models"),
         ({"interval": (0.5, 0.9)}, "above", "too few models"),  # touching is not beyond
-        ({"interval": (0.4, 0.62), "statistic": 0.51}, "above", "at the threshold"),
+        ({"interval": (0.4, 0.62), "statistic": 0.51}, "above", "too few models"),  # it may as well be 0.6
+        ({"interval": (0.45, 0.551), "statistic": 0.5}, "above", "too few models"),
+        ({"interval": (0.46, 0.54), "statistic": 0.51}, "above", "at the threshold"),
+        ({"interval": (0.5, 0.5), "statistic": 0.5}, "below", "at the threshold"),
         ({"interval": UNKNOWN, "statistic": math.nan, "n": 0}, "above", "not measurable"),
         ({"interval": (0.0, 0.3), "statistic": math.nan}, "above", "refuted"),  # whatever it is, it is below
         ({"interval": (0.0, 0.9), "statistic": math.nan}, "above", "not measurable"),
@@ -99,6 +102,29 @@ def test_how_many_models_would_decide_by_hand():
     found = decided(Verdict(parts={"all": part(statistic=0.7, interval=(0.4, 0.8), n=40)}, **REST)).sole
     np.testing.assert_allclose(found.n_to_decide, 90)
     assert "About 90 models would decide" in found.paragraph
+
+
+@pytest.mark.parametrize("side", ["above", "below"])
+@pytest.mark.parametrize("share_held", [0.375, 0.4375, 0.46875, 0.5, 0.53125, 0.5625, 0.625])
+def test_with_more_models_no_outcome_goes_back_to_too_few(share_held, side):
+    """Of the same share of 32 ... 131,072 models: too few, perhaps at the threshold, decided; `n_to_decide` agrees."""
+    order = {"too few models": 0, "at the threshold": 1, "supported": 2, "refuted": 2}
+    sizes = [32 * 2**i for i in range(13)]
+    parts = [decided(Verdict(parts={"all": share("", (int(share_held * n), n))}, **REST), side).sole for n in sizes]
+    ranks = [order[part.outcome] for part in parts]
+    assert ranks == sorted(ranks)
+    assert (ranks[0], ranks[-1]) == (0, 1 if share_held == 0.5 else 2)
+    enough = sizes[min(i for i, rank in enumerate(ranks) if rank)]
+    few = [part.n_to_decide for part, rank in zip(parts, ranks, strict=True) if not rank]
+    assert all(enough / 2.2 < n < 1.1 * enough for n in few)  # sizes double, and Wilson's interval is not quite even
+
+
+def test_what_counts_as_at_the_threshold_grows_with_thresholds_beyond_one():
+    near = part(statistic=20.1, interval=(19.2, 20.9))
+    assert outcome(near, threshold=20) == "at the threshold"
+    assert outcome(replace(near, interval=(18.9, 20.9)), threshold=20) == "too few models"
+    assert outcome(part(statistic=0.0, interval=(-0.04, 0.04)), threshold=0) == "at the threshold"
+    assert outcome(part(statistic=0.0, interval=(-0.5, 0.5)), threshold=0) == "too few models"
 
 
 def test_the_p_value_agrees_with_the_interval():

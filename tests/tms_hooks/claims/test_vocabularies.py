@@ -1,6 +1,7 @@
 """Claims about real embeddings, each part in a world where it holds and in one where it is false."""
 
 import numpy as np
+import pytest
 import torch
 from worlds import outcomes_of
 
@@ -54,3 +55,33 @@ def test_the_spectrum_of_normal_tokens_is_right():
     same, _ = vocabularies.overlaps_of_sets((W - W.mean(0)) * lengths)
     np.testing.assert_allclose(same.mean(0)[0], measured.mean(0)[0], rtol=0.05)
     np.testing.assert_allclose(from_spectrum(np.array([3.0, 0.0])), 1.0)
+
+
+def test_exclusive_tokens_are_opposite():
+    outcomes = outcomes_of("exclusive-tokens-are-opposite")
+    kind = np.arange(36) % 3
+    windows = (RNG.random((240, 36)) < 0.7) & (np.arange(240)[:, None] % 3 == kind)
+    pages = np.column_stack([windows, np.ones(240)]).reshape(20, 12, 37)
+    same = kind[:, None] == kind
+
+    def judge(within: float, across: float):
+        tokens = vocabularies.Seen(pages.transpose(0, 2, 1) @ pages, np.where(same, within, across))
+        return vocabularies.judge_exclusive({"smollm2": tokens, "minilm": tokens})
+
+    assert [*outcomes(judge(0.0, -0.3)).values()] == ["supported"] * 4
+    assert [*outcomes(judge(0.0, 0.3)).values()] == ["refuted"] * 2 + ["supported"] * 2
+    found = judge(0.5, 0.1)
+    assert [*outcomes(found).values()] == ["supported"] * 2 + ["refuted"] * 2
+    assert found.controls["pairs, exclusive, minilm"] == 3 * 12 * 12
+    assert found.controls["mean cosine, together, minilm"] == pytest.approx(0.5)
+
+
+def test_the_tokens_that_are_in_most_windows_but_half_are_seen(monkeypatch):
+    monkeypatch.setattr(vocabularies, "COMMON", 2)
+    monkeypatch.setattr(vocabularies, "WINDOW", 3)
+    pages = [np.array([0, 1, 0, 0, 1, 2]), np.array([0, 0, 0, 3, 0])]  # windows 010, 012 and 000, 30
+    W_E = torch.tensor([[9.0, 0.0], [3.0, 1.0], [1.0, 1.0], [0.0, 7.0]])
+    found = vocabularies.seen(pages, W_E)
+    # tokens 1 and 2, and the one that is everywhere; token 0 is in all windows
+    assert found.shared.tolist() == [[[2, 1, 2], [1, 1, 1], [2, 1, 2]], [[0, 0, 0], [0, 0, 0], [0, 0, 2]]]
+    np.testing.assert_allclose(found.cosines, [[1, -1], [-1, 1]])  # about the mean of the two

@@ -1,0 +1,300 @@
+"""Training on a device, shown without one: its updates on the CPU, where their numbers can be compared, and on "meta".
+
+A tensor on torch's device "meta" has a shape and a place but no numbers: what asks for one, or mixes it with a tensor
+of the CPU, fails there. The last test alone asks for a GPU.
+"""
+
+import dataclasses
+from functools import partial
+from itertools import pairwise
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+import tms_hooks as tms
+from tests.tms_hooks.test_torch_engine import Halves, recipe
+from tms_hooks import rng
+from tms_hooks.device import engine as on_device
+from tms_hooks.device import graphs
+from tms_hooks.training import batches, torch_engine
+from tms_hooks.training.state import State
+
+
+def cubed(out, target):
+    return (out - target).abs() ** 3
+
+
+def per_sample(out, target):
+    return (out - target).square().sum(-1)
+
+
+def swish(x):
+    return torch.nn.functional.silu(x)
+
+
+def ridge(weights):
+    return 0.01 * weights["W_E"].square().sum()
+
+
+def squares(x):
+    return x.square()
+
+
+RARE = tms.SparseUniform(n_features=5, feature_probability=0.05)
+HEADS = {"n_heads": 2, "d_head": 1, "qk_pairs": [[(0, 1)], [(1, 0), (4, 3)]]}
+ZOO = {
+    "plain": {},
+    "identity, no bias": {"output_act": "identity", "output_bias": False},
+    "untied": {"tied": False, "hidden_bias": True, "hidden_act": "relu"},
+    "gelu": {"output_act": "gelu", "hidden_act": "gelu"},
+    "softmax": {"output_act": "softmax", "loss": "cross_entropy", "data": tms.OneHot(n_features=5)},
+    "one-hot, sampled": {"data": tms.OneHot(n_features=5), "batch_size": 16},
+    "empty rows": {"data": RARE, "empty_rows": "exact"},
+    "unit norm": {"unit_norm": True, "tied": False},
+    "scale": {"unit_norm": True, "scale": "after"},
+    "mlp": {"d_mlp": 4},
+    "mlp reads": {"d_mlp": 4, "tied": False, "bottleneck": "embed->mlp.in"},
+    "residual": {"d_mlp": 4, "n_mlps": 2, "bottleneck": "residual"},
+    "heads": HEADS | {"head_bias": True, "qk_weight": 0.5},
+    "pattern": HEADS | {"head_objective": "pattern", "d_mlp": 4, "bottleneck": "residual"},
+    "stages": HEADS | {"stages": ("representation", "heads"), "steps": (4, 5)},
+    "task": {"task": Halves(), "d_out": 2, "tied": False},
+    "own task": {"task": squares},
+    "and": {"task": tms.And([(0, 1), (2, 4)]), "d_out": 2, "tied": False},
+    "matrix": {"task": tms.LinearThenReLU(torch.eye(5)[:3] - 0.1), "d_out": 3, "tied": False},
+    "mixture": {"task": tms.Residual(noise=0.1)},
+    "absolute": {"task": tms.Absolute(), "data": tms.SparseUniform(5, 0.4, low=-1.0)},
+    "own loss": {"loss": cubed, "importance": (1.0, 0.5, 0.2, 0.1, 0.0)},
+    "loss per sample": {"loss": per_sample},
+    "power": {"loss": tms.losses.Lp(4), "data": RARE, "empty_rows": "exact"},
+    "own activation": {"output_act": swish},
+    "lasso": {"penalty": tms.Lasso(0.01)},
+    "own penalty": {"penalty": ridge, "n_heads": 1, "d_head": 1},
+    "adamw, cosine": {"optimizer": tms.AdamW(lr=0.02, schedule="cosine", warmup=0.3, decay={"W_E": 0.1, "b_U": 1.0})},
+    "pull, linear": {"optimizer": tms.Adam(lr=0.02, schedule="linear", pull=0.5), "tied": False},
+    "momentum": {"optimizer": tms.SGD(lr=0.1, momentum=0.9, schedule="exponential", final_lr=0.01)},
+    "rmsprop": {"optimizer": tms.RMSprop(lr=0.01)},
+    "double": {"dtype": "float64"},
+    "diverges": {"optimizer": tms.SGD(lr=1e30), "steps": (4,)},
+    "gaussian": {"data": tms.SparseGaussian(n_features=5, feature_probability=0.4)},
+    "k-hot": {"data": tms.KHot(n_features=5, k=2, values="uniform")},
+    "groups": {"data": tms.CorrelatedGroups(n_features=6, feature_probability=0.3)},
+    "apart": {"data": tms.AnticorrelatedGroups(n_features=6, feature_probability=0.3)},
+    "copula": {"data": tms.Copula(n_features=5, feature_probability=0.3, rho=0.2)},
+    "matrix copula": {"data": tms.Copula(n_features=2, feature_probability=0.3, rho=[[1, 0.4], [0.4, 1]])},
+    "points": {"data": tms.RandomPoints(n_features=5, n_points=7, k=2), "batch_size": 16},
+    "samples": {"data": tms.Samples(torch.eye(5)[:3] + 0.1), "batch_size": 16},
+    "manifold": {"data": tms.OnManifold(n_features=5)},
+    "tree": {"data": tms.Tree(n_features=5, feature_probability=0.5)},
+}
+"""Every kind of model, data, task, loss, penalty and optimizer that the torch engine trains."""
+
+
+def updates(plan, device, step=0):
+    """The updates of all models of a recipe, ready to make the one of this step."""
+    state = State.initial(plan, None, device)
+    made = on_device.Updates(plan, plan.stage_at(step)[0], state.of(range(len(plan.seeds))))
+    made.advance(state, step, step)
+    made.table[0] = torch.tensor(made._numbers(step), dtype=torch.float64)
+    return made
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_an_update_asks_for_no_number_and_copies_none(name):
+    """On a device without numbers; in each stage."""
+    plan = recipe(seeds=range(2), **ZOO[name])
+    for step in range(len(plan.stages)):
+        assert graphs.hindrance(updates(plan, "meta", sum(plan.steps[:step])).update) is None
+
+
+def trained(plan, advance, edges=None):
+    """State and last measurement after the steps between edges, on the CPU."""
+    state, edges = State.initial(plan, None, "cpu"), edges or [0, *torch.tensor(plan.steps).cumsum(0).tolist()]
+    for start, stop in pairwise(edges):
+        measured = advance(plan, state, start, stop)
+    return state, measured
+
+
+def usual(plan, state, start, stop, by_hand=True):
+    """The usual updates, which ask each time; also with the gradients of autograd."""
+    stage, count, _ = plan.stage_at(start)
+    if count == 0:
+        state.moments = {}
+    training = torch_engine.Training(state, torch_engine.trained_names(state.weights, stage))
+    for step in range(start, stop):
+        x, weights = batches.batch(plan, plan.seeds, step), training.weights
+        if by_hand:
+            _, loss, gradients = torch_engine._gradients(plan, weights, step, stage, x)
+        else:
+            parts, _, gradients = torch_engine.by_autograd(
+                plan, weights, stage, lambda leaves, x=x: torch_engine.sampled_losses(plan, leaves, x)
+            )
+            _, loss, gradients = torch_engine.penalized(plan, weights, stage, parts, gradients)
+        training.update(plan, gradients, loss, step)
+    training.keep_in(state)
+
+
+@pytest.mark.parametrize("name", ZOO)
+def test_updates_are_the_usual_ones(name):
+    """To the bit with the same gradients; to rounding with those by hand, which are added in another order."""
+    plan = recipe(**ZOO[name])
+    ours, _ = trained(plan, on_device.advance)
+    same, _ = trained(plan, partial(usual, by_hand=False))
+    near, _ = trained(plan, usual)
+    assert ours.diverged_at.tolist() == same.diverged_at.tolist() == near.diverged_at.tolist()
+    for kind in ("weights", "moments"):
+        assert {n: w.tolist() for n, w in getattr(ours, kind).items()} == {
+            n: w.tolist() for n, w in getattr(same, kind).items()
+        }
+    if name != "diverges":  # whose weights are as large as numbers get
+        assert_close(ours.weights, near.weights, rtol=1e-5, atol=2e-5)
+
+
+def test_what_is_measured():
+    plan = recipe(tied=False, **HEADS)
+    for edges in ([0, 3, 3], [0, 3, 4]):
+        (_, ours), (_, wanted) = trained(plan, on_device.advance, edges), trained(plan, torch_engine.advance, edges)
+        assert_close(ours._asdict(), wanted._asdict(), rtol=1e-5, atol=1e-6)
+
+
+def test_what_diverges_stays_and_the_others_go_on():
+    plan = recipe(seeds=range(3), optimizer=[tms.SGD(lr=0.1), tms.SGD(lr=1e30), tms.SGD(lr=0.1)], steps=(6,))
+    ours, _ = trained(plan, on_device.advance)
+    wanted, _ = trained(plan, torch_engine.advance)
+    assert ours.diverged_at.tolist() == wanted.diverged_at.tolist()
+    assert ours.diverged_at[1] >= 0 > ours.diverged_at[0]
+    assert ours.weights["W_E"].isfinite().all()
+    assert_close(ours.weights["W_E"][::2], wanted.weights["W_E"][::2], rtol=1e-5, atol=1e-5)
+
+
+def test_spans_and_edges_change_no_bit(monkeypatch):
+    plan = recipe(optimizer=tms.Adam(lr=0.02, schedule="cosine"))
+    whole, _ = trained(plan, on_device.advance)
+    monkeypatch.setattr(on_device, "SPAN", 3)
+    for edges in ([0, 10], [0, 4, 5, 10]):
+        pieces, _ = trained(plan, on_device.advance, edges)
+        assert pieces.weights["W_E"].equal(whole.weights["W_E"])
+
+
+VARIED = {
+    "probability": {"data": [tms.SparseUniform(5, p) for p in (0.6, 0.3, 0.6, 0.4)]},
+    "class": {"data": [tms.SparseUniform(5, 0.6), tms.SparseGaussian(5, 0.6), tms.Copula(5, 0.6, 0.2), RARE]},
+    "importance": {"importance": [[1.0] * 5, [1.0, 0.5, 0.2, 0.1, 0.0], [1.0] * 5, [0.3] * 5]},
+    "weight of heads": HEADS | {"qk_weight": [1.0, 0.1, 1.0, 0.0]},
+    "optimizer": {"optimizer": [tms.Adam(lr=0.1), tms.SGD(lr=0.1), tms.Adam(lr=0.1), tms.Adam(lr=0.01)]},
+    "all": {
+        "data": [tms.SparseUniform(5, p) for p in (0.9, 0.05, 0.4, 0.05)],
+        "empty_rows": "auto",
+        "penalty": [None, None, tms.Lasso(0.1), None],
+    },
+}
+
+
+@pytest.mark.parametrize(("name", "stacks"), [*zip(VARIED, (1, 1, 1, 1, 3, 3), strict=True)])
+def test_models_of_several_settings_are_one_product(name, stacks):
+    """Each is what it is alone, to the bit, as products on the CPU are made one by one."""
+    given = {"data": tms.SparseUniform(5, 0.4)} | VARIED[name]
+    data = given.pop("data")
+    defaults = {"optimizer": tms.Adam(lr=0.02), "empty_rows": "drawn", "batch_size": 32, "steps": 5}
+    cfg = tms.ToyConfig(5, 2, **{k: given.pop(k) for k in ("n_heads", "d_head") if k in given})
+    plan = on_device.Recipe.of(cfg, data, seeds=(3, 1, 4, 5), **defaults | given)
+    assert len(on_device.stacks(plan)) == stacks
+    together, measured = trained(plan, on_device.advance)
+    for model in range(4):
+        alone, own = trained(plan.alone(model), on_device.advance)
+        for weight, w in alone.weights.items():
+            assert w[0].equal(together.weights[weight][model])
+        assert own.loss[0].equal(measured.loss[model])
+
+
+def test_keys_of_a_step_that_is_a_tensor():
+    seeds = (0, 1, 2**40 + 3, 2**63 - 1)
+    for step in (0, 1, 12_345, 2**40, 2**63 - 1):
+        assert rng.keys_at(rng.streams(seeds), torch.tensor(step)).equal(rng.keys(seeds, step))
+
+
+def asks(out, target):
+    error = out - target
+    return error.square() if error.sum().item() > -1e9 else error
+
+
+def picks(x):
+    return x[(x > 0).any(-1)].sum(0) * 0 + x
+
+
+def counts(weights):
+    return weights["W_E"].square().sum() * torch.tensor(0.1)
+
+
+def begins_with_numbers(x):
+    return x + x.new_tensor([0.1, 0.0, 0.0, 0.0, 0.0])
+
+
+def picks_columns(x):
+    return x[..., [1, 0, 2, 3, 4]]
+
+
+@dataclasses.dataclass(frozen=True)
+class FromTheHost(tms.Distribution):
+    """Rows that the CPU keeps."""
+
+    def _draw(self, keys, batch):
+        bits = rng.uniform_bits(keys, batch)
+        return torch.eye(self.n_features, dtype=torch.float64).to(keys.device)[bits * self.n_features >> 32]
+
+
+@pytest.mark.parametrize(
+    ("settings", "part", "why", "device"),
+    [
+        ({"loss": asks}, "asks", "asks for a number", "cpu"),
+        ({"task": picks}, "picks", "shape that depends", "cpu"),
+        ({"task": picks_columns}, "picks_columns", "tensor of numbers", "cpu"),
+        ({"task": begins_with_numbers}, "begins_with_numbers", "tensor of numbers", "cpu"),
+        ({"penalty": counts}, "counts", "tensor of numbers", "meta"),
+        ({"data": FromTheHost(n_features=5)}, "_draw", "copies between devices", "meta"),
+    ],
+)
+def test_what_cannot_be_captured_is_named(settings, part, why, device):
+    found = graphs.hindrance(updates(recipe(**settings), device).update)
+    assert found.startswith(f"{part} (test_device.py, line ")
+    assert why in found
+
+
+def odd(out, target):
+    """Costs that are no number once weights have moved."""
+    return torch.where(out.abs() > 0.8, torch.nan, (out - target).square())
+
+
+def test_a_function_that_gives_no_number_is_told_though_it_is_not_asked():
+    """In training it is not asked; afterwards the CPU makes that step again."""
+    plan = recipe(loss=odd, output_act="identity", optimizer=tms.SGD(lr=0.5))
+    with pytest.raises(ValueError, match="loss=odd gives NaN for finite outputs"):
+        trained(plan, on_device.advance)
+
+
+def test_all_that_a_graph_reads_is_held():
+    """A graph has the places in memory alone, so what is read there must live as long."""
+    plan = recipe(data=tms.SparseUniform(5, (0.9, 0.8, 0.7, 0.6, 0.5)), importance=(1.0, 0.5, 0.2, 0.1, 0.05))
+    made, held = updates(plan, "cpu"), []
+    assert graphs.hindrance(made.update, held) is None
+    places = {x.untyped_storage().data_ptr() for x in held}
+    stay = (made.table, made.row, made.step, made.training.line, made.training.diverged_at, plan.data.thresholds)
+    importance = torch_engine._constant(plan.importance, torch.float32, torch.device("cpu"))
+    for x in (*stay, *made.training.moments, importance):
+        assert x.untyped_storage().data_ptr() in places
+    assert sum(x.numel() for x in held) < 10 * sum(x.numel() for x in stay)  # not what the update makes on its way
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ZOO)
+def test_on_a_gpu(name):  # never run where it was written
+    plan = recipe(**ZOO[name])
+    state = State.initial(plan, None, "cuda")
+    for start, stop in pairwise([0, *torch.tensor(plan.steps).cumsum(0).tolist()]):
+        torch_engine.advance(plan, state, start, stop)
+        assert all(own.captured for _, own in state.made[1])
+    usual_state, _ = trained(plan, usual)
+    assert state.diverged_at.tolist() == usual_state.diverged_at.tolist()
+    if name != "diverges":
+        assert_close({n: w.cpu() for n, w in state.weights.items()}, usual_state.weights, rtol=1e-3, atol=1e-4)
