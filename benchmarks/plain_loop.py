@@ -103,6 +103,27 @@ class PlainHeads(PlainToys):
         return super().weights() | heads
 
 
+class PlainOutputs(PlainHeads):
+    """Another number of outputs beside a head: the first of its features, by an unembed of its own."""
+
+    OUTPUTS = 3
+
+    def __init__(self, n: int, m: int, p: Float[Tensor, " model"], r: int, pairs: list[tuple[int, int]]) -> None:
+        super().__init__(n, m, p, r, pairs)
+        std = (2 / (m + self.OUTPUTS)) ** 0.5
+        self.U = (torch.randn(len(p), m, self.OUTPUTS, generator=self.generator) * std).requires_grad_()
+        self.c = torch.zeros(len(p), self.OUTPUTS, requires_grad=True)
+        params = [self.W, self.Q, self.K, self.U, self.c]
+        self.optimizer = torch.optim.Adam(params, lr=1e-3)
+
+    def loss(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, " model"]:
+        out = self.out(torch.einsum("bkm,kmo->bko", self.hidden(x), self.U) + self.c)
+        return self.cost(out - x[..., : self.OUTPUTS]).mean(0).sum(-1)
+
+    def weights(self) -> dict[str, Tensor]:
+        return super().weights() | {"W_U": self.U.detach(), "b_U": self.c.detach()}
+
+
 class PlainSquares(PlainToys):
     """A task of one's own."""
 
@@ -169,6 +190,13 @@ class PlainSwish(PlainToys):
 
     def out(self, logits: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model feature"]:
         return torch.nn.functional.silu(logits)
+
+
+class PlainHiddenSwish(PlainToys):
+    """Another activation of the hidden layer."""
+
+    def hidden(self, x: Float[Tensor, "batch model feature"]) -> Float[Tensor, "batch model hidden"]:
+        return torch.nn.functional.silu(super().hidden(x))
 
 
 class PlainGelu(PlainToys):

@@ -74,13 +74,19 @@ PARTS = {
     "power": Part(loops.PlainPower, given={"loss": tms.losses.Lp(4)}),
     "loss": Part(given={"loss": squared_error}),
     "activation": Part(loops.PlainSwish, {"output_act": swish}),
+    "hidden": Part(loops.PlainHiddenSwish, {"hidden_act": swish}),
     "penalty": Part(loops.PlainRidge, given={"penalty": ridge}),
     "optimizer": Part(loops.PlainSigns, given={"optimizer": Signs()}),
     "gelu-loss": Part(loops.PlainGelu, {"output_act": "gelu"}, given={"loss": squared_error}),
     "residual-loss": Part(loops.PlainResidual, RESIDUAL, given={"loss": squared_error}),
+    "outputs": Part(
+        loops.PlainOutputs,
+        HEADS | {"d_out": loops.PlainOutputs.OUTPUTS, "tied": False},
+        given={"task": tms.Project(torch.eye(6)[: loops.PlainOutputs.OUTPUTS])},
+    ),
     "heads-loss": Part(loops.PlainHeads, HEADS, given={"loss": squared_error}),
 }
-"""A task of one's own, other data, parts of the model, and everything that only the torch engine trains."""
+"""Parts of one's own, other data, parts of the model: all that the settings below do not have."""
 
 
 @dataclass(frozen=True, kw_only=True)

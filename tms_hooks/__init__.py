@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from tms_hooks import geometry, landscape, plots, theory
+    from tms_hooks import geometry, landscape, losses, plots, theory
     from tms_hooks.config import ToyConfig
     from tms_hooks.data import (
         AnticorrelatedGroups,
@@ -44,8 +44,8 @@ __all__ = [
     "SGD", "Absolute", "Adam", "AdamW", "And", "AnticorrelatedGroups", "Copula", "CorrelatedGroups",
     "DamagedRun", "Distribution", "KHot", "Lasso", "LinearThenReLU", "OnManifold", "OneHot", "Optimizer", "Penalty",
     "Project", "RMSprop", "RandomPoints", "Reconstruct", "Residual", "Run", "Samples", "SparseGaussian",
-    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "plots",
-    "sweep", "sweep_toml", "theory", "train",
+    "SparseUniform", "Task", "ToyConfig", "ToyModel", "ToyOutput", "Tree", "geometry", "landscape", "load", "losses",
+    "plots", "sweep", "sweep_toml", "theory", "train",
 ]  # fmt: skip
 
 _HOMES = {
@@ -65,6 +65,8 @@ _HOMES = {
 _ROOM_OF = {name: room for room, names in _HOMES.items() for name in names.split()}
 _ALSO_CALLED = {
     "weight_decay": "decay=...",
+    "learning_rate": "lr=...",
+    "correlation": "rho=...",
     "p": "feature_probability=...",
     "sparsity": "feature_probability=1 - sparsity",
 }

@@ -190,6 +190,21 @@ def outer_of_each(
     return _stack_of(apart(a), [part.T for part in apart(b)])
 
 
+def layer_of_each(
+    W: Float[Tensor, "*model inner out"], x: Float[Tensor, "*model inner row"]
+) -> tuple[Float[Tensor, "*model out row"], Callable[[Tensor], tuple[Tensor, Tensor]]]:
+    """`W^T x` as `product_of_each`, and what takes the gradient in it to those in `W` and in `x`."""
+    if W.ndim == 2:
+        return product_of_each(W.mT, x), lambda g: (outer_of_each(x, g), product_of_each(W, g))
+    rows = apart(x)
+
+    def back(g: Tensor) -> tuple[Tensor, Tensor]:
+        parts = apart(g)
+        return _stack_of(rows, [part.T for part in parts]), _stack_of(apart(W), parts)
+
+    return _stack_of(apart(W.mT), rows), back
+
+
 def _stack_of(left: Sequence[Tensor], right: Sequence[Tensor]) -> Float[Tensor, "model rows columns"]:
     """Products, put where they are to stand if each stands at the start of a line there."""
     rows, columns = len(left[0]), right[0].shape[1]

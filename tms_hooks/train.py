@@ -52,6 +52,7 @@ ELSEWHERE = {
     )
     for field in fields(part)
 } | {
+    "learning_rate": "optimizer=tms.Adam(lr=...)",
     "weight_decay": "optimizer=tms.AdamW(decay=...)",
     "epochs": "steps=...",
     "p": "data=tms.SparseUniform(n_features, feature_probability=...)",
@@ -134,8 +135,8 @@ def train(
             only. Weights are all that is taken: the optimizer begins anew, with the batches of step 0. To go on with a
             run as if it had not stopped, use `Run.resume`.
         engine: "torch" is the reference; "fused" is compiled and many times faster, on the CPU and for all but models
-            with an MLP beside heads or the scale behind the activation, losses and activations of your own, penalties,
-            and the exact loss; "auto" picks it where it applies to all models of the run.
+            with an MLP beside heads, the scale behind the activation, a hidden activation or optimizer of your own, and
+            for the exact loss; "auto" picks it where it applies to all models of the run.
         device: where the torch engine computes, such as "cuda".
         dtype: "float32" or "float64".
         empty_rows: with sparse data most rows of a batch are empty. "exact" draws only the others, `1 - P(empty)` times

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import tms_hooks as tms
+from tms_hooks import losses
 from tms_hooks.config import Activation
 from tms_hooks.fused import engine as fused_engine
 from tms_hooks.models.forward import W_Q
 from tms_hooks.tasks import TASKS, TaskFunction
 from tms_hooks.training import torch_engine
 from tms_hooks.training.batches import held_out
-from tms_hooks.training.recipe import Recipe
+from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import State
 
 pytest.importorskip("numba", reason="the fused engine is the optional extra 'fast'")
@@ -559,6 +560,102 @@ def test_divergence_stops_the_model_where_torch_stops_it_and_no_other(broken):
     assert_close(ours.moments, theirs.moments, 1e-10)
 
 
+# Costs and penalties that torch computes, step by step
+
+
+def bent(out, target):
+    """Rounds by where in memory an entry stands, as vectors of exponentials do."""
+    return torch.exp((out - target).abs()) - 1
+
+
+def per_sample(out, target):
+    return (1 + (out - target).square().sum(-1)).sqrt()
+
+
+def leaky(x):
+    return torch.nn.functional.silu(x)
+
+
+def gram(weights):
+    """A product, whose sums the alignment of its operands decides."""
+    return 0.01 * (weights["W_E"] @ weights["W_E"].mT).square().sum() + weights["b_U"].exp().sum()
+
+
+RARE = tms.SparseUniform(n_features=5, feature_probability=0.1)
+TWO_OUTPUTS = HEADS | {"task": TaskFunction(lambda x: x[..., :2] * x[..., 2:4]), "importance": (1.0, 0.5)}
+ONE, EACH = (losses.LossFunction(function) for function in (bent, per_sample))
+WITH_TORCH = {
+    "loss": ({}, {"loss": ONE, "data": RARE, "empty_rows": "exact"}),
+    "loss per sample": ({"tied": False, "output_bias": False}, {"loss": EACH, "importance": (2.0,) * 5}),
+    "power": ({"output_act": "identity"}, {"loss": losses.Lp(2.5), "data": RARE, "empty_rows": "exact"}),
+    "activation": ({"output_act": leaky, "unit_norm": True}, {}),
+    "loss of an activation": ({"output_act": leaky, "hidden_act": "gelu"}, {"loss": ONE, "batch_size": 700}),
+    "gelu": ({"output_act": "gelu"}, {"loss": ONE}),
+    "whole data set": ({"output_act": "softmax"}, {"loss": ONE, "data": tms.OneHot(5), "batch_size": None}),
+    "given rows": ({}, {"loss": ONE, "penalty": gram, "data": tms.SparseGaussian(5, 0.3)}),
+    "penalty": ({}, {"penalty": gram}),
+    "lasso": ({"tied": False, "unit_norm": "read"}, {"penalty": tms.Lasso({"W_U": 0.1, "b_U": 0.2})}),
+    "both": ({"tied": False, "hidden_bias": True}, {"penalty": gram, "loss": losses.Lp(1)}),
+    "behind": ({"d_mlp": 7, **MLPS["behind"], "d_out": 2, "tied": False}, TWO_OUTPUTS | {"loss": ONE, "qk_pairs": ()}),
+    "before": ({"d_mlp": 7, **MLPS["before"], "hidden_act": "gelu"}, {"loss": ONE, "penalty": tms.Lasso(0.01)}),
+    "blocks": ({"d_mlp": 7, **MLPS["blocks"]}, {"loss": ONE, "penalty": gram, "data": RARE, "empty_rows": "exact"}),
+    "heads": ({"n_heads": 2, "d_head": 3, "head_bias": True}, HEADS | {"loss": ONE, "penalty": gram}),
+    "outputs beside heads": ({"n_heads": 2, "d_out": 2, "tied": False}, TWO_OUTPUTS),
+    "outputs beside patterns": (
+        {"n_heads": 2, "d_out": 2, "tied": False},
+        TWO_OUTPUTS | {"loss": ONE, "head_objective": "pattern"},
+    ),
+}
+SOME_STAGES = [(name, stage) for name in WITH_TORCH for stage in get_args(Stage)[: 3 if "heads" in name else 1]]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("name", "stage"), SOME_STAGES)
+def test_costs_and_penalties_that_torch_computes_agree_with_torch(name, stage, dtype):
+    switches, more = WITH_TORCH[name]
+    recipe = make(tms.ToyConfig(5, 3, **switches), dtype=dtype, **more | {"stages": (stage,)})
+    assert fused_engine.obstacle(recipe) is None
+    assert_same_step(recipe)
+    assert_same_step(replace(recipe, seeds=(4,)))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", WITH_TORCH)
+def test_what_torch_computes_is_the_same_in_a_crowd_and_in_pieces_to_the_bit(name, dtype, monkeypatch):
+    switches, more = WITH_TORCH[name]
+    crowd = make(tms.ToyConfig(5, 3, **switches), seeds=range(6), dtype=dtype, **more)
+    together = start(crowd)
+    fused_engine.advance(crowd, together, 0, 12)
+    monkeypatch.setattr(fused_engine, "MOST_GIVEN", 9_000)  # a few models or steps at once
+    for index, marks in ((4, (0, 1, 5, 12)), (1, (0, 12))):
+        own, state = replace(crowd, seeds=(index,)), start(replace(crowd, seeds=(index,)))
+        for begin, end in pairwise(marks):
+            fused_engine.advance(own, state, begin, end)
+        for kind in ("weights", "moments"):
+            for name, w in getattr(state, kind).items():
+                assert w[0].equal(getattr(together, kind)[name][index]), name
+
+
+def test_a_penalty_per_model_is_that_of_the_model_alone():
+    penalties = (None, gram, tms.Lasso(0.1))
+    runs = [tms.train(tms.ToyConfig(5, 2), RARE, seeds=3, steps=7, penalty=penalties, engine="fused")]
+    runs += [tms.train(tms.ToyConfig(5, 2), RARE, seeds=[i], steps=7, penalty=penalties[i]) for i in range(3)]
+    for i, alone in enumerate(runs[1:]):
+        assert alone.W_E[0].equal(runs[0].W_E[i])
+        assert (alone.history.loss.values[:, 0] == runs[0].history.loss.values[:, i]).all()
+
+
+def test_a_cost_that_overflows_stops_its_model_where_torch_stops_it():
+    recipe = make(loss=ONE, optimizer=tms.SGD(lr=0.01), penalty=gram, dtype="float32")
+    stopped = []
+    for engine in (fused_engine, torch_engine):
+        state = start(recipe)
+        state.weights["b_U"][1] += 100  # whose exponential is infinite, and the weights behind it are not
+        engine.advance(recipe, state, 0, 5)
+        stopped.append(state.diverged_at.tolist())
+    assert stopped == [[-1, 0, -1]] * 2
+
+
 @pytest.mark.parametrize("with_heads", [False, True])
 def test_held_out_losses_agree_with_torch(with_heads):
     cfg, more = heads() if with_heads else (None, {})
@@ -604,10 +701,10 @@ def test_auto_takes_the_fused_engine_where_it_applies_and_says_when_not(caplog):
     cfg = tms.ToyConfig(n_features=3, d_hidden=2)
     assert tms.train(cfg, data, steps=1).provenance["engine"] == "fused"
     with caplog.at_level(logging.INFO):
-        run = tms.train(other := tms.ToyConfig(3, 2, output_act=torch.tanh), data, steps=1)
+        run = tms.train(other := tms.ToyConfig(3, 2, hidden_act=torch.tanh), data, steps=1)
     assert run.provenance["engine"] == "torch"
-    assert "output_act=tanh" in caplog.text
-    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: output_act=tanh.*engine='auto'"):
+    assert "hidden_act=tanh" in caplog.text
+    with pytest.raises(ValueError, match=r"engine='fused' cannot run this: hidden_act=tanh.*engine='auto'"):
         tms.train(other, data, engine="fused")
 
 

@@ -235,19 +235,11 @@ def test_an_activation_of_ones_own_is_that_of_the_library():
 # On which engine, and in a crowd
 
 
-@pytest.mark.parametrize(
-    ("part", "named"),
-    [
-        ({"loss": losses.Lp(4)}, r"loss=Lp\(p=4\)"),
-        ({"loss": huber}, "loss=huber"),
-        ({"cfg": tms.ToyConfig(**OPEN, hidden_act=bent)}, "hidden_act=bent, a function"),
-    ],
-)
-def test_the_compiled_engine_names_the_part_that_it_cannot_compile(part, named):
-    given = {"cfg": tms.ToyConfig(**OPEN), "data": SIGNED} | part
-    with pytest.raises(ValueError, match=f"engine='fused' cannot run this: {named}"):
-        tms.train(**given, steps=1, engine="fused")
-    assert tms.train(**given, steps=1).provenance["engine"] == "torch"
+def test_the_compiled_engine_names_the_part_that_it_cannot_compile():
+    given = {"cfg": tms.ToyConfig(**OPEN, hidden_act=bent), "data": SIGNED, "steps": 1}
+    with pytest.raises(ValueError, match="engine='fused' cannot run this: hidden_act=bent, a function"):
+        tms.train(**given, engine="fused")
+    assert tms.train(**given).provenance["engine"] == "torch"
 
 
 @pytest.mark.parametrize("part", [{"task": Cube()}, {"data": Uneven(n_features=3)}])

@@ -105,6 +105,11 @@ SAID = {
     "tms.train(cfg, data, steps=1).loss": "AttributeError a run has no attribute 'loss'; use run.final_loss",
     "tms.train(cfg, data, steps=1).tabel": "AttributeError a run has no attribute 'tabel'; did you mean 'table'?",
     "tms.ToyModel(cfg)(torch.eye(4).double())": "ValueError input of torch.float64: this model's weights are float32;",
+    "tms.Adam(learning_rate=0.1)": "TypeError Adam has no argument 'learning_rate'; use lr=...",
+    "tms.train(cfg, data, learning_rate=0.1)": "TypeError train has no argument 'learning_rate'; use optimizer=tms.Ad",
+    "tms.Copula(4, 0.1, correlation=0.2)": "TypeError Copula has no argument 'correlation'; use rho=...",
+    "tms.train(cfg, data, optimizer=torch.optim.AdamW([torch.ones(1)]))": "TypeError optimizer=AdamW(...): "
+    "models are updated by rules of this library; give tms.AdamW(lr=...)",
     "tms.Adam(lrate=0.1)": "TypeError Adam has no argument 'lrate'; ",
     "tms.train(cfg, data, lr=1e-2)": "TypeError train has no argument 'lr'; use optimizer=tms.Adam(lr=...)",
     "tms.train(cfg, data, step=5)": "TypeError train has no argument 'step'; did you mean 'steps'?",
@@ -302,7 +307,7 @@ def test_a_run_shows_what_it_is_and_not_its_weights():
 
 
 def test_the_face_lists_what_one_needs():
-    assert {"ToyModel", "plots", "Distribution", "Optimizer", "Samples", "train", "geometry"} <= set(dir(tms))
+    assert {"ToyModel", "plots", "losses", "Distribution", "Optimizer", "Samples", "train", "geometry"} <= set(dir(tms))
     assert not {"Any", "TYPE_CHECKING", "import_module"} & set(dir(tms))
 
 

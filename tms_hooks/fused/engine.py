@@ -2,7 +2,8 @@
 
 It draws the batches of `torch_engine` from the same stream of random bits, differentiates by hand, and updates with the
 same rounded operations; only the order of the sums over a batch differs. Where data or a task have no loop, torch makes
-their rows and targets and the kernel is given them, a few steps at once. It needs numba, the extra "fast".
+their rows and targets and the kernel is given them, a few steps at once; penalties, and costs without a loop, are those
+of torch, step by step. It needs numba, the extra "fast".
 """
 
 import logging
@@ -32,8 +33,9 @@ from tms_hooks.models import forward
 from tms_hooks.models.forward import B_K, B_Q, W_IN, W_K, W_OUT, W_Q, Weights, in_block
 from tms_hooks.own import name_of
 from tms_hooks.tasks import Reconstruct
-from tms_hooks.training import batches
+from tms_hooks.training import batches, by_hand, torch_engine
 from tms_hooks.training.optimizers import Optimizer
+from tms_hooks.training.penalties import with_gradients
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 from tms_hooks.training.torch_engine import measurement, one_thread, trained_names
@@ -62,15 +64,8 @@ def _obstacle(recipe: Recipe, device: str) -> str | None:
         return f"device={device!r}: it runs on the CPU only"
     if recipe.batch_size == "exact":
         return "batch_size='exact': it draws its batches"
-    if recipe.setting.penalty is not None:
-        return f"penalty={recipe.setting.penalty}"
-    if isinstance(recipe.loss, losses.Loss):
-        return f"loss={recipe.loss}"
-    for name in ("hidden_act", "output_act"):
-        if callable(act := getattr(cfg, name)):
-            return f"{name}={name_of(act)}, a function"
-    if cfg.n_outputs != cfg.n_features and cfg.n_heads:
-        return f"d_out={cfg.d_out} with n_heads={cfg.n_heads}: with heads its outputs are the features"
+    if callable(cfg.hidden_act):
+        return f"hidden_act={name_of(cfg.hidden_act)}, a function"
     if cfg.d_mlp is not None and cfg.n_heads:
         return f"d_mlp={cfg.d_mlp} with n_heads={cfg.n_heads}: it has MLPs, or heads"
     if cfg.scale == "after":
@@ -128,6 +123,8 @@ def evaluate(
     recipe: Recipe, weights: Weights, x: Float[Tensor, "batch *pos feature"]
 ) -> tuple[Float[Tensor, "model output"], Float[Tensor, "model head"]]:
     """Losses of stacked models of one setting, all on the same batch."""
+    if _has_own_costs(recipe):
+        return torch_engine.evaluate(recipe, weights, x)
     with torch.no_grad(), one_thread(torch.device("cpu")):
         flat = _pack(weights, _shapes(recipe.cfg, weights), _transposed(recipe.cfg))
         k = len(flat)
@@ -143,7 +140,7 @@ class _Job(NamedTuple):
     """Does it for a slice of these models."""
     models: int
     entries: int
-    """Entries of data: by how many the work grows; 0 if torch draws, which is not for several threads."""
+    """Entries of data: by how many the work grows; 0 if torch has a part in it, which is not for several threads."""
 
 
 class _Plan(NamedTuple):
@@ -199,7 +196,7 @@ def _run(
 
 def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...], start: int, stop: int) -> _Job:
     """Train models: weights, two moments and steps of divergence, changed in place; losses and gradients at `start`."""
-    weights, optimizer = arrays[0], recipe.setting.optimizer
+    weights, cfg, optimizer = arrays[0], recipe.cfg, recipe.setting.optimizer
     dtype, seeds = weights.dtype, np.array(recipe.seeds)
     stage, count, steps = recipe.stage_at(start)
     plan = _plan(recipe, stage, dtype, None if dataset is None else len(dataset))
@@ -217,9 +214,19 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         kept[:, i, 0], kept[:, i, 1] = optimizer.kept(name, rates)
     updates = kernels.Updates(start, stop, plan.optimizer, scalars, plan.shrunk, kept, *plan.trained)
 
-    def call(models: slice, batch: kernels.Batch, updates: kernels.Updates, out: Sequence[np.ndarray]) -> None:
+    costly, penalty = _has_own_costs(recipe), recipe.setting.penalty
+    none = np.empty((1, 0, 0), dtype)
+    nothing = kernels.Outside(none, none, False, none.reshape(-1), none[0])
+
+    def call(
+        models: slice,
+        batch: kernels.Batch,
+        updates: kernels.Updates,
+        out: Sequence[np.ndarray],
+        outside: kernels.Outside = nothing,
+    ) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        toy, more = plan.toy, (plan.narrow, plan.general, plan.mlps)
+        toy, more = plan.toy, (plan.narrow, plan.general, plan.mlps, outside)
         kernels.advance(*before, seeds[models], toy, batch, plan.drawn, plan.asked, updates, *more, *after)
 
     def work(models: slice) -> None:
@@ -233,6 +240,44 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
             own = updates._replace(start=steps.start, stop=min(steps.stop, stop), scalars=scalars[now], kept=kept[now])
             call(some, batch._replace(given=np.stack(each, axis=1)), own, unseen if now.start else arrays[4:])
 
+    @torch.enable_grad()
+    def work_with_torch(models: slice) -> None:
+        unseen = [np.empty_like(array) for array in arrays[4:]]
+        shapes, flipped = _ordered(cfg, forward.weight_shapes(cfg)), _transposed(cfg)
+        count, fed = batch.rows * batches.tokens(recipe) + batch.occupied, dataset is None and batch.fed
+        empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
+        for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
+            now = weights[some]
+            outs = np.zeros((len(now), cfg.n_outputs, count + kernels.LANES) if costly else (1, 0, 0), dtype)
+            slopes = np.zeros_like(now if penalty is not None else now[:0])
+            outside = kernels.Outside(outs, np.zeros_like(outs), False, np.zeros(len(now), dtype), slopes)
+            logits, targets = (torch.from_numpy(a)[..., :count] for a in outside[:2])
+            costs = torch.from_numpy(outside.costs)
+            named, slopes_of = (_views(torch.from_numpy(flat), shapes, flipped) for flat in (now, slopes))
+            given = [_given(recipe, batches.batch(recipe, recipe.seeds[some], step)) for step in steps] if fed else []
+            for at, step in enumerate(steps):
+                one = slice(step - start, step - start + 1)
+                own = updates._replace(start=step, stop=min(step + 1, stop), scalars=scalars[one], kept=kept[one])
+                rows = batch._replace(given=given[at][:, None]) if fed else batch
+                costs.zero_()
+                if costly and (step == start or stage != "heads"):
+                    call(some, rows, own, unseen, outside._replace(forward=True))
+                    loss, g = by_hand.costs_of_logits(recipe, logits, targets, empty, share, step == start)
+                    logits.copy_(g)
+                    if loss is not None:
+                        costs += loss.sum(-1)
+                if penalty is not None:
+                    cost, found = with_gradients(penalty, named)
+                    costs += cost
+                    for name, slope in found.items():
+                        slopes_of[name].copy_(slope)
+                call(some, rows, own, arrays[4:] if step == start else unseen, outside)
+                if costly and step == start:
+                    assert loss is not None  # it is asked for
+                    arrays[4][some] = loss.numpy()
+
+    if costly or penalty is not None:
+        return _Job(work_with_torch, len(weights), 0)
     if dataset is None and batch.fed:
         return _Job(work_on_given, len(weights), 0)
     entries = len(weights) * max(stop - start, 1) * batch.rows * recipe.cfg.n_features
@@ -256,7 +301,7 @@ def _plan(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _P
         scaled=bool(cfg.unit_norm),
         units=cfg.n_heads * (cfg.d_head or 0),
         head_biased=cfg.head_bias,
-        act=ACTIVATIONS[cfg.output_act],
+        act=ACTIVATIONS["identity" if callable(cfg.output_act) else cfg.output_act],
         read=width if behind else cfg.d_hidden,
         mlp_in=cfg.n_mlps * width,
         mlp_out=0 if behind else cfg.n_mlps * width,
@@ -304,6 +349,11 @@ def _given(recipe: Recipe, x: Float[Tensor, "model batch *pos feature"]) -> np.n
         y = tasks.targets(recipe.task, x.flatten(1, 2) if recipe.cfg.n_heads else x)
         parts.append(y.to(x.dtype).unflatten(1, (x.shape[1], -1)).flatten(2))
     return torch.cat(parts, dim=2).mT.contiguous().numpy()
+
+
+def _has_own_costs(recipe: Recipe) -> bool:
+    """Whether what outputs cost is asked in torch: a loss or an output activation without a loop here."""
+    return isinstance(recipe.loss, losses.Loss) or callable(recipe.cfg.output_act)
 
 
 def _asked(recipe: Recipe) -> kernels.Asked | None:
@@ -360,6 +410,7 @@ def _general(recipe: Recipe, stage: Stage, rows: int, dtype: np.dtype) -> kernel
     cfg = recipe.cfg
     if not (
         cfg.n_heads
+        or _has_own_costs(recipe)
         or cfg.d_mlp
         or cfg.hidden_bias
         or cfg.unit_norm
@@ -461,6 +512,18 @@ def _pack(
             flat[:, at : at + size].reshape(array.shape)[...] = array
         at += size
     return flat
+
+
+def _views(flat: Float[Tensor, "model parameter"], shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:
+    """Views on all parameters of models that lie in one row each; of no models, none."""
+    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1) if flat.numel() else []
+    found = {}
+    for (name, shape), part in zip(shapes.items(), parts, strict=False):
+        if name in transposed:
+            found[name] = part.unflatten(1, (*shape[:-2], shape[-1], shape[-2])).mT
+        else:
+            found[name] = part.unflatten(1, shape) if shape else part[:, 0]
+    return found
 
 
 def _unpack(flat: np.ndarray, shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Gradients by hand: autograd sees only functions of the user's own, and the losses of heads.
+"""Gradients by hand: autograd sees only functions of the user's own, and cross-entropies.
 
 They are those of autograd through `torch_engine.loss_parts`, and take a third of its time: a toy is small, and each of
 the hundred operations that autograd keeps account of costs a few microseconds whatever its size. Features stand first
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from tms_hooks import losses, tasks
 from tms_hooks.config import Activation, OwnActivation, ToyConfig
-from tms_hooks.linalg import LINE, aligned, outer_of_each, product_of_each, spaced
+from tms_hooks.linalg import LINE, aligned, layer_of_each, outer_of_each, product_of_each, spaced
 from tms_hooks.models import forward
 from tms_hooks.models.forward import B_K, B_Q, W_IN, W_K, W_OUT, W_Q, in_block
 from tms_hooks.training import batches
@@ -48,7 +48,9 @@ def loss_and_gradients(
     Raises:
         ValueError: a loss of the user's own is NaN for finite outputs.
     """
-    few = max(batches.MOST_AHEAD // x[0].numel(), 1)  # whose layers stay in cache
+    cfg = recipe.cfg
+    widest = max(cfg.n_features, cfg.n_outputs, cfg.d_hidden, cfg.d_mlp or 0)
+    few = max(batches.MOST_AHEAD // (x[0].numel() // cfg.n_features * widest), 1)  # whose layers stay in cache
     if len(x) <= few:
         return _of_few(recipe, weights, x, stage, asked)
     groups = [slice(i, i + few) for i in range(0, len(x), few)]
@@ -98,11 +100,12 @@ def _of_few(
     scale = weights["scale"][..., None, None] if cfg.unit_norm else None
     logits = raw * scale if scale is not None and cfg.scale == "before" else raw
     if cfg.output_bias:
-        logits = logits + weights["b_U"][..., None]
+        logits = logits.add_(weights["b_U"][..., None])  # what is in its place is not asked for again
     head_loss, through_scores = inputs.new_zeros(*inputs.shape[:-2], 0), AS_IT_IS
     if cfg.n_heads:
         head_loss, through_scores = _heads(recipe, weights, found, x, hidden, stage)
-    costs = (target, empty, share, asked or cfg.n_heads > 0)
+        asked |= not abs(head_loss.sum().item()) < SAFE
+    costs = (target, empty, share, asked)
     if recipe.loss == "cross_entropy":
         loss, g = _costs(recipe, logits, *costs)
     else:
@@ -144,13 +147,15 @@ def _read(
         out, pull = _mlp(weights, found, stream, layer)
         stream, pulls = stream + out, [pull, *pulls]
 
+    logits, through = layer_of_each(W_U, stream)
+
     def back(g: Tensor) -> Tensor:
-        found["W_U"], g = outer_of_each(stream, g), product_of_each(W_U, g)
+        found["W_U"], g = through(g)
         for pull in pulls:
             g = g + pull(g)
         return g
 
-    return product_of_each(W_U.mT, stream), back
+    return logits, back
 
 
 def _mlp(
@@ -158,14 +163,17 @@ def _mlp(
 ) -> tuple[Float[Tensor, "*model d_out row"], Pull]:
     """What an MLP makes of what it reads; the pull puts the gradients in its weights into `found`."""
     into, outof = in_block(layer, W_IN), in_block(layer, W_OUT)
-    post, through = _activated(product_of_each(weights[into].mT, x), "relu")
+    pre, through_in = layer_of_each(weights[into], x)
+    post = pre.relu_()
+    out, through_out = layer_of_each(weights[outof], post)
 
     def back(g: Tensor) -> Tensor:
-        found[outof], g = outer_of_each(post, g), through(product_of_each(weights[outof], g))
-        found[into] = outer_of_each(x, g)
-        return product_of_each(weights[into], g)
+        found[outof], g = through_out(g)
+        torch.ops.aten.threshold_backward.grad_input(g, post, 0, grad_input=g)  # in place: these are the widest layers
+        found[into], g = through_in(g)
+        return g
 
-    return product_of_each(weights[outof].mT, post), back
+    return out, back
 
 
 def _heads(
@@ -178,33 +186,40 @@ def _heads(
 ) -> tuple[Float[Tensor, "*model head"], Pull]:
     """Losses of the heads; the pull puts the gradients in their weights into `found`, and adds that in what they read.
 
-    The cost of their scores, which are few, goes through autograd.
+    The cross-entropy of their patterns goes through autograd.
     """
     count, split = x.shape[-3], weights[W_Q].shape[-3::2]  # heads and d_head
     read = {W_Q: hidden[..., :count], W_K: hidden[..., count:]}
     into = {name: weights[name].transpose(-3, -2).flatten(-2) for name in read}
-    made = {name: product_of_each(into[name].mT, part) for name, part in read.items()}
+    layers = {name: layer_of_each(into[name], part) for name, part in read.items()}
+    made = {name: out for name, (out, _) in layers.items()}
     biases = {W_Q: B_Q, W_K: B_K} if recipe.cfg.head_bias else {}
     for name, bias in biases.items():
         made[name] = made[name] + weights[bias].flatten(-2)[..., None]
     q, k = (made[name].unflatten(-1, (-1, count)).unflatten(-3, split) for name in read)
     scores = (q * k).sum(-3).movedim(-1, -3).contiguous()  # row, head, key
-    scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].requires_grad_()
-    cost = losses.qk_error if recipe.head_objective == "scores" else losses.qk_cross_entropy
-    head_loss = cost(scores, losses.qk_pairs_present(x, recipe.qk_pairs))
+    present = losses.qk_pairs_present(x, recipe.qk_pairs)
+    weight = recipe.setting.qk_weight if stage == "joint" else 1.0
+    if recipe.head_objective == "scores":
+        errors = scores - present
+        head_loss, slope = errors[..., 0].square().mean(-2), errors * (2 * weight / count)
+    else:
+        scores = torch.nn.functional.pad(scores, (1, 0))[..., None, :].requires_grad_()
+        head_loss = losses.qk_cross_entropy(scores, present)
+        (slope,) = torch.autograd.grad(head_loss, scores, torch.full_like(head_loss, weight))
+        slope, head_loss = slope[..., 0, 1:], head_loss.detach()
+    by_score = slope.movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
 
     def back(g: Tensor) -> Tensor:
-        weight = torch.full_like(head_loss, recipe.setting.qk_weight if stage == "joint" else 1.0)
-        (slope,) = torch.autograd.grad(head_loss, scores, weight)
-        slope = slope[..., 0, 1:].movedim(-3, -1).unsqueeze(-3)  # head, one for all of d_head, key, row
-        pulls = {W_Q: (slope * k).sum(-2).flatten(-3, -2), W_K: (slope * q).flatten(-4, -3).flatten(-2)}
-        for name, pull in pulls.items():
-            found[name] = outer_of_each(read[name], pull).unflatten(-1, split).transpose(-3, -2)
+        pulls = {W_Q: (by_score * k).sum(-2).flatten(-3, -2), W_K: (by_score * q).flatten(-4, -3).flatten(-2)}
+        slopes = {name: through(pulls[name]) for name, (_, through) in layers.items()}
+        for name, (of_weights, _) in slopes.items():
+            found[name] = of_weights.unflatten(-1, split).transpose(-3, -2)
         for name, bias in biases.items():
             found[bias] = pulls[name].sum(-1).unflatten(-1, split)
-        return g + torch.cat([product_of_each(into[name], pull) for name, pull in pulls.items()], dim=-1)
+        return g + torch.cat([of_read for _, of_read in slopes.values()], dim=-1)
 
-    return head_loss.detach(), back
+    return head_loss, back
 
 
 def _normed(w: Float[Tensor, "*model a b"], hidden: int) -> tuple[Float[Tensor, "*model a b"], Pull]:
@@ -244,8 +259,39 @@ def _in_whole_vectors(function: Callable[..., Tensor], *stacks: Float[Tensor, "*
     """A function of entries that rounds those of a vector and those that are left over differently: none are."""
     shape = stacks[0].shape
     size = shape[-2] * shape[-1]
+    if size % WHOLE == 0:
+        return function(*(s.contiguous() for s in stacks))
     made = function(*(torch.nn.functional.pad(s.reshape(-1, size), (0, -size % WHOLE)) for s in stacks))
     return made[:, :size].reshape(shape)
+
+
+def costs_of_logits(
+    recipe: Recipe,
+    logits: Float[Tensor, "model output row"],
+    target: Float[Tensor, "model output row"],
+    empty: int | None,
+    share: float,
+    asked: bool,
+) -> tuple[Float[Tensor, "model output"] | None, Float[Tensor, "model output row"]]:
+    """Loss of each output, unless it is not asked for and far from overflow, and the gradient of their sum in logits.
+
+    Rows are as in `_costs`. What is in the place of the logits may change.
+
+    Raises:
+        ValueError: a loss of the user's own is NaN for finite outputs.
+    """
+    if len(logits) == 1:
+        loss, g = _costs_and_pull(recipe, logits[0], target[0], empty, share, asked)
+        return None if loss is None else loss[None], g[None]
+    return _costs_and_pull(recipe, logits, target, empty, share, asked)
+
+
+def _costs_and_pull(
+    recipe: Recipe, logits: Tensor, target: Tensor, empty: int | None, share: float, asked: bool
+) -> tuple[Tensor | None, Tensor]:
+    act, through = _activated(logits, recipe.cfg.output_act)
+    loss, g = _costs(recipe, act, target, empty, share, asked)
+    return loss, through(g)
 
 
 def _costs(
@@ -261,10 +307,17 @@ def _costs(
     The rows stand for a share of the distribution, those from `empty` on for the rest.
     """
     loss, importance = recipe.loss, recipe.setting.importance
-    each, weight = _weights(importance, share, out.shape[-1], empty, out.dtype)
+    each, weight, twice = _weights(importance, share, out.shape[-1], empty, out.dtype)
     if loss == "mse":
         error = out - target
-        cost, g = error.square(), weight * (2 * error)
+        g, flat = twice * error, error.flatten()
+        if not asked and torch.dot(flat, flat).item() < SAFE:
+            return None, g
+        cost = error.square()
+    elif type(loss) is losses.Lp:
+        error = out - target
+        steep = _in_whole_vectors(lambda d: d.abs() ** (loss.p - 1), error)
+        cost, g = steep * error.abs(), weight * (loss.p * steep * error.sign())
     elif loss == "cross_entropy":
         cost, pull = _pulled(lambda logits, target: -(target * logits.log_softmax(-1)), False, out, target)
         cost, g = cost.mT, pull(weight.mT.expand_as(cost))
@@ -288,14 +341,17 @@ def _costs(
 @lru_cache(maxsize=64)
 def _weights(
     importance: tuple[float, ...], share: float, rows: int, empty: int | None, dtype: torch.dtype
-) -> tuple[Float[Tensor, " output"], Float[Tensor, "output row"]]:
-    """Importance, and what each cost weighs: alike in all rows, or in all but the empty ones, of which one counts."""
+) -> tuple[Float[Tensor, " output"], Float[Tensor, "output row"], Float[Tensor, "output row"]]:
+    """Importance, and what each cost weighs: alike in all rows, or in all but the empty ones, of which one counts.
+
+    And twice that.
+    """
     each = torch.tensor(importance, dtype=dtype)
     weight = (share * each / (rows if empty is None else empty))[:, None].repeat(1, rows)
     if empty is not None:
         weight[:, empty:] = 0
         weight[:, empty] = (1 - share) * each
-    return each, weight
+    return each, weight, 2 * weight
 
 
 def _pulled(function: Callable[..., Tensor], each: bool, *given: Float[Tensor, "*model d row"]) -> tuple[Tensor, Pull]:

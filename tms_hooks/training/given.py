@@ -9,6 +9,7 @@ from operator import index
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from tms_hooks.config import ToyConfig
@@ -97,7 +98,8 @@ def as_optimizer(given: Any) -> Any:
     if not isinstance(given, str):
         name = (given if isinstance(given, type) else type(given)).__name__
         ours = by_name.get(name.lower(), Adam).__name__
-        raise TypeError(f"optimizer={given!r}: models are updated by rules of this library; give tms.{ours}(lr=...)")
+        shown = f"{name}(...)" if isinstance(given, torch.optim.Optimizer) else repr(given)  # of many lines
+        raise TypeError(f"optimizer={shown}: models are updated by rules of this library; give tms.{ours}(lr=...)")
     if given.lower() not in by_name:
         raise choice_error("optimizer", given, by_name)
     return by_name[given.lower()]()

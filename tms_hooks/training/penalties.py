@@ -15,6 +15,7 @@ from torch import Tensor
 
 from tms_hooks import own
 from tms_hooks.errors import did_you_mean
+from tms_hooks.linalg import spaced
 from tms_hooks.training.optimizers import PerParameter, check_names, is_matrix, of_parameter, per_parameter
 
 PenaltyLike = Callable[[Mapping[str, Tensor]], Tensor]
@@ -63,7 +64,8 @@ def stacked(penalty: PenaltyLike, weights: Mapping[str, Tensor]) -> Float[Tensor
         ValueError: it is not one number, it is NaN where all weights are finite, or it asks for weights that the model
             does not have.
     """
-    return torch.stack(_of_each(penalty, _apart(weights)))
+    apart = zip(*(spaced(w).unbind() for w in weights.values()), strict=True)
+    return _of_each(penalty, [dict(zip(weights, parts, strict=True)) for parts in apart])
 
 
 def with_gradients(
@@ -73,33 +75,19 @@ def with_gradients(
     if type(penalty) is Lasso:
         check_names("strength", penalty.strength, weights)
         strengths = {name: of_parameter(penalty.strength, name, is_matrix(name)) for name in weights}
-        costs = [strengths[name] * w.flatten(1).abs().sum(1) for name, w in weights.items()]
+        costs = [strengths[name] * w.reshape(len(w), -1).abs().sum(1) for name, w in weights.items()]
         return torch.stack(costs).sum(0), {
             name: strength * weights[name].sign() for name, strength in strengths.items()
         }
-    models = [{name: w.detach().requires_grad_() for name, w in model.items()} for model in _apart(weights)]
-    costs = _of_each(penalty, models)
-    sloping = [cost for cost in costs if cost.requires_grad]
-    if not sloping:
-        return torch.stack(costs), {}
-    leaves = {name: [model[name] for model in models] for name in weights}
-    found = iter(torch.autograd.grad(sloping, [w for each in leaves.values() for w in each], allow_unused=True))
-    slopes = {name: [(w, next(found)) for w in each] for name, each in leaves.items()}
-    return torch.stack(costs).detach(), {
-        name: torch.stack([torch.zeros_like(w) if slope is None else slope for w, slope in each])
-        for name, each in slopes.items()
-        if any(slope is not None for _, slope in each)
-    }
+    leaves = {name: spaced(w.detach()).requires_grad_() for name, w in weights.items()}
+    total = stacked(penalty, leaves)
+    if not total.requires_grad:
+        return total, {}
+    found = torch.autograd.grad(total.sum(), list(leaves.values()), allow_unused=True)
+    return total.detach(), {name: slope for name, slope in zip(leaves, found, strict=True) if slope is not None}
 
 
-def _apart(weights: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
-    """The weights of each model of a stack."""
-    return [
-        dict(zip(weights, parts, strict=True)) for parts in zip(*(w.unbind() for w in weights.values()), strict=True)
-    ]
-
-
-def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> list[Tensor]:
+def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> Float[Tensor, " model"]:
     named = own.name_of(penalty) if not isinstance(penalty, Penalty) else repr(penalty)
     costs = []
     for weights in models:
@@ -115,11 +103,12 @@ def _of_each(penalty: PenaltyLike, models: Sequence[Mapping[str, Tensor]]) -> li
             what = f"a tensor of shape {tuple(cost.shape)}" if isinstance(cost, Tensor) else repr(cost)
             raise ValueError(f"penalty={named} gave {what}: it must give one number as a tensor, such as a sum()")
         costs.append(cost)
-    if costs[0].device.type == "cpu" and torch.stack(costs).isnan().any():
+    found = torch.stack(costs)
+    if found.device.type == "cpu" and found.isnan().any():
         for weights, cost in zip(models, costs, strict=True):
             if cost.isnan() and _finite(weights.values()):
                 raise ValueError(f"penalty={named} gave NaN for finite weights: it must be defined for all weights")
-    return costs
+    return found
 
 
 def _finite(tensors: Iterable[Tensor]) -> bool:

@@ -42,7 +42,8 @@ _before = config.CACHE_DIR
 if not _before:
     _home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
-from tms_hooks.fused.kernels.general import General  # noqa: E402  where numba caches is settled on import
+from tms_hooks.fused.kernels.general import General, Outside  # noqa: E402  where numba caches is settled on import
+from tms_hooks.fused.kernels.lanes import LANES  # noqa: E402
 from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
 from tms_hooks.fused.kernels.mlps import Mlps  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy, narrow  # noqa: E402
@@ -53,12 +54,14 @@ config.CACHE_DIR = _before
 __all__ = [
     "ASKED",
     "DRAWN",
+    "LANES",
     "UPDATED",
     "Asked",
     "Batch",
     "Drawn",
     "General",
     "Mlps",
+    "Outside",
     "Toy",
     "Updates",
     "advance",

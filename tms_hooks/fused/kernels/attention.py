@@ -44,17 +44,17 @@ def score_errors(x, rows, q, k, loss, general, space):
 
 @compiled(fastmath=SUMS)
 @no_type_check
-def attention_errors(x, rows, n, loss, general, space):
+def attention_errors(x, rows, n, o, loss, general, space):
     """The same for the cross-entropy of attention over several keys, a softmax of their scores.
 
-    `space.out` holds, token by token, logits of `n` features and then queries (of the first token) or keys.
+    `space.out` holds, token by token, logits of `o` outputs and then queries (of the first token) or keys.
     """
     out, scores, target, s, pairs = space.out, space.scores, space.target, space.s, general.pairs
     keys, zero, one = len(scores), x.dtype.type(0), x.dtype.type(1)
     readers = len(out) // (keys + 1)
-    width = (readers - n) // len(loss)
+    width = (readers - o) // len(loss)
     for head in range(len(loss)):
-        first, last = n + head * width, n + (head + 1) * width
+        first, last = o + head * width, o + (head + 1) * width
         for r in range(rows):
             s[r] = zero
         for key in range(keys):

@@ -12,7 +12,7 @@ from numba import njit
 
 from tms_hooks.fused.codes import GELU, RELU, SOFTMAX
 from tms_hooks.fused.kernels.attention import attention_errors, score_errors
-from tms_hooks.fused.kernels.lanes import LANES, compiled
+from tms_hooks.fused.kernels.lanes import LANES, add, compiled, first_lanes, load, splat, store, total, where
 from tms_hooks.fused.kernels.plain import SUMS, aligned, clear_rest, output_errors
 from tms_hooks.fused.kernels.products import add_outer, product
 from tms_hooks.fused.kernels.softmax import log_softmax, softmax_backward, softmax_errors
@@ -45,6 +45,27 @@ class General(NamedTuple):
     """Whether the stage minimizes the losses of the features."""
     attends: bool
     """Whether the stage minimizes the losses of the heads."""
+
+
+class Outside(NamedTuple):
+    """What torch computes of a step: costs of outputs that have no loop here, and penalties.
+
+    Such costs take two calls: one that makes logits and targets, and one that goes on from the gradients in the logits.
+    """
+
+    outs: Any
+    """Model, output, row: logits, then the objective's gradients in them; of one model without outputs, if not needed.
+
+    Rows are those of all tokens in turn, then the empty row, and room for a strip that is read too far.
+    """
+    targets: Any
+    """The same rows of the targets."""
+    forward: bool
+    """Whether this call is the first of the two."""
+    costs: Any
+    """Model: what it costs besides what is known here; none, or one that is not finite ends the model's training."""
+    slopes: Any
+    """Model, parameter: what is added to the gradients; or none."""
 
 
 class Space(NamedTuple):
@@ -205,24 +226,54 @@ def add_sums(g_b, d, rows):
 
 @compiled()
 @no_type_check
-def general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured):
+def hand_over(out, y, outs, targets, top, forward, g_b, rows):
+    """Logits and targets of a block to torch, or the gradients in its logits from there, whose sums are in biases.
+
+    The order of the sums is written out: the compiler's depends on where in memory the arrays lie.
+    """
+    nought = splat(out.dtype.type(0))
+    for i in range(len(y)):
+        if forward:
+            for r in range(rows):
+                outs[i, top + r] = out[i, r]
+                targets[i, top + r] = y[i, r]
+        else:
+            sums = nought
+            for r in range(0, rows, LANES):
+                slopes = where(first_lanes(rows - r), load(outs, i, top + r), nought)
+                store(out, i, r, slopes)
+                sums = add(sums, slopes)
+            g_b[i] += total(sums)
+
+
+@compiled()
+@no_type_check
+def general_forward_backward(
+    x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, outs, targets, top, forward
+):
     """Add one block's losses and gradients. `measured`: all losses are wanted, minimized or not."""
-    n, m, o, readers = toy.n, toy.m, toy.o, toy.o + toy.units
-    begin = 0 if general.reconstructs or measured else o  # readers that are needed
-    end = readers if general.attends or measured else o
+    n, m, o, readers, handed = toy.n, toy.m, toy.o, toy.o + toy.units, len(outs) > 0
+    begin = 0 if (general.reconstructs or measured) and (forward or not handed) else o  # readers that are needed
+    end = readers if (general.attends or measured) and not forward else o
     for t in range(general.positions):
         x_t, y_t, h = x[t * n : (t + 1) * n], y[t * o : (t + 1) * o], space.h[t * m : (t + 1) * m]
         out, reads = space.out[t * readers : (t + 1) * readers], space.readers[t * readers : (t + 1) * readers]
         product(h, w.b, space.write_t, x_t, rows)
         activate(h, space.before[t * m :], rows, general.hidden_act, space.s, space.t)
         product(out[begin:end], space.start[t * readers + begin : t * readers + end], reads[begin:end], h, rows)
-        if begin < o:
+        if handed:
+            if forward or general.reconstructs:
+                begins = t * ((outs.shape[1] - LANES) // general.positions) + top
+                hand_over(out[:o], y_t, outs, targets, begins, forward, g.b_u, rows)
+        elif begin < o:
             if toy.act == SOFTMAX:
                 softmax_errors(out[:o], y_t, weight, general.cross_entropy, loss, g.b_u, rows, space)
             else:
                 output_errors(out[:o], y_t, weight, toy.act, loss, g.b_u, rows)
+    if forward:
+        return
     if end > o and general.attention:
-        attention_errors(x, rows, n, head_loss, general, space)
+        attention_errors(x, rows, n, o, head_loss, general, space)
     elif end > o:
         score_errors(x, rows, space.out[o:readers], space.out[readers + o :], head_loss, general, space)
     begin, end = 0 if general.reconstructs else o, readers if general.attends else o  # readers that have gradients

@@ -82,12 +82,19 @@ def fill(to, value):
 
 @compiled()
 @no_type_check
-def more_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space):
+def more_forward_backward(
+    x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, mlps, mlp_space,
+    outs, targets, top, forward,
+):  # fmt: skip
     """Add one block's losses and gradients of a toy that is more than a plain one."""
     if mlps is None:
-        general_forward_backward(x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured)
+        general_forward_backward(
+            x, y, rows, w, g, loss, head_loss, weight, toy, general, space, measured, outs, targets, top, forward
+        )
     else:
-        mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space)
+        mlp_forward_backward(
+            x, y, rows, w, g, loss, weight, toy, general, space, mlps, mlp_space, outs, targets, top, forward
+        )
 
 
 class Room(NamedTuple):
@@ -137,14 +144,15 @@ def _space_for(what, w, toy, block, sparse):
 @njit(cache=True, nogil=True)
 @no_type_check
 def advance(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
     loss_out, head_out, g_out,
 ):  # fmt: skip
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
-    `narrow` for others and `mlps` for toys that have none: what is None is not compiled.
+    `narrow` for others and `mlps` for toys that have none: what is None is not compiled. Costs of outputs that are from
+    `outside` are for toys that are more than plain ones.
     """
     n, o = toy.n, toy.o
     positions = 1 if general is None else general.positions
@@ -167,7 +175,7 @@ def advance(
         space_for(mlps, w, toy, block, batch.sparse),
     )
     run(
-        w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,
+        w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
         loss_out, head_out, g_out, room, block,
     )  # fmt: skip
 
@@ -175,7 +183,7 @@ def advance(
 @compiled(no_cpython_wrapper=True, no_cfunc_wrapper=True)
 @no_type_check
 def run(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps,
+    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
     loss_out, head_out, g_out, room, block,
 ):  # fmt: skip
     """`advance`, which gives it room. Counting references took a third of a small toy's step.
@@ -201,6 +209,8 @@ def run(
         own, trained, seed = views(w[model], toy, room.none, room.one), w[model, begin:end], seeds[model]
         moment, square = first[model, begin:end], second[model, begin:end]
         given = batch.given[min(model, len(batch.given) - 1)]
+        at = min(model, len(outside.outs) - 1)
+        outs, targets = outside.outs[at], outside.targets[at]
         for step in range(start, max(stop, start + 1)):
             fill(g, 0)
             fill(loss, 0)
@@ -243,7 +253,7 @@ def run(
                 if general is not None:
                     more_forward_backward(
                         x, y, count, own, gradients, loss, head_loss, batch.weight, toy, general, space, step == start,
-                        mlps, mlp_space,
+                        mlps, mlp_space, outs, targets, top, outside.forward,
                     )  # fmt: skip
             if batch.occupied:
                 if narrow is not None:
@@ -256,10 +266,15 @@ def run(
                     one = np.int64(1)  # a literal would be compiled for
                     more_forward_backward(
                         x, y, one, own, gradients, loss, head_loss, batch.empty_weight, toy, general, space,
-                        step == start, mlps, mlp_space,
+                        step == start, mlps, mlp_space, outs, targets, rows, outside.forward,
                     )  # fmt: skip
+            if outside.forward:
+                break
             if general is not None:
                 finish(gradients, own, space, general)
+            if len(outside.slopes) > 0:
+                for j in range(len(g)):
+                    g[j] += outside.slopes[model, j]
             if step == start:
                 copy(loss_out[model], loss)
                 copy(head_out[model], head_loss)
@@ -269,6 +284,8 @@ def run(
             total = loss.sum()
             if general is not None:
                 total = (total if general.reconstructs else 0) + (head_loss.sum() if general.attends else 0)
+            if len(outside.costs) > 0:
+                total += outside.costs[model]
             copy(old, trained)
             shrink(trained, updates.parts, updates.kept[step - start])
             finite = update(updates.optimizer, trained, gradient, moment, square, updates.scalars[step - start])

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, no_type_check
 from numba import njit
 
 from tms_hooks.fused.codes import BEFORE, BEHIND, SOFTMAX
-from tms_hooks.fused.kernels.general import activate, activate_backward
+from tms_hooks.fused.kernels.general import activate, activate_backward, hand_over
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.plain import aligned, clear_rest, output_errors
 from tms_hooks.fused.kernels.products import add_outer, product, transpose
@@ -72,7 +72,9 @@ def prepare_mlps(w, toy, mlps, room):
 
 @compiled()
 @no_type_check
-def mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, mlps, room):
+def mlp_forward_backward(
+    x, y, rows, w, g, loss, weight, toy, general, space, mlps, room, outs, targets, top, forward
+):  # fmt: skip
     """Add one block's losses and gradients. `y` are the targets, `weight` importances over the batch size."""
     m, d, layers, out = toy.m, mlps.width, mlps.layers, space.out
     h, dh = space.h, space.dh
@@ -82,7 +84,9 @@ def mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, ml
         _units(room.post, w.w_in, first, rows, room)
         product(h, w.b, room.w_out_t, room.post, rows)
         activate(h, space.before, rows, general.hidden_act, space.s, space.t)
-        _read(out, y, h, rows, g, loss, weight, toy, general, space)
+        _read(out, y, h, rows, g, loss, weight, toy, general, space, outs, targets, top, forward)
+        if forward:
+            return
         product(dh, room.zeros, space.readers_t, out, rows)
         activate_backward(dh, h, space.before, rows, g.b, general.hidden_act, space.s)
         _back(g, 0, first, dh, rows, w, toy, mlps, room, space)
@@ -92,7 +96,9 @@ def mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, ml
     activate(first, space.before, rows, general.hidden_act, space.s, space.t)
     if mlps.place == BEHIND:
         _units(room.post, w.w_in, first, rows, room)
-        _read(out, y, room.post, rows, g, loss, weight, toy, general, space)
+        _read(out, y, room.post, rows, g, loss, weight, toy, general, space, outs, targets, top, forward)
+        if forward:
+            return
         product(room.d_post, room.zeros, space.readers_t, out, rows)
         _through_units(g.w_in, first, room.post, rows, room, space)
         product(room.d_stream, room.zeros, room.w_in_t, room.d_post, rows)
@@ -103,7 +109,9 @@ def mlp_forward_backward(x, y, rows, w, g, loss, weight, toy, general, space, ml
             _units(post, w.w_in[layer * d : (layer + 1) * d], now, rows, room)
             product(then, room.zeros, room.w_out_t[layer * m : (layer + 1) * m], post, rows)
             _add(then, now, rows)
-        _read(out, y, last, rows, g, loss, weight, toy, general, space)
+        _read(out, y, last, rows, g, loss, weight, toy, general, space, outs, targets, top, forward)
+        if forward:
+            return
         product(room.d_stream, room.zeros, space.readers_t, out, rows)
         for layer in range(layers - 1, -1, -1):
             _back(g, layer, room.stream[layer * m :][:m], room.d_stream, rows, w, toy, mlps, room, space)
@@ -158,10 +166,15 @@ def _add(to, other, rows):
 
 @compiled()
 @no_type_check
-def _read(out, y, source, rows, g, loss, weight, toy, general, space):
+def _read(out, y, source, rows, g, loss, weight, toy, general, space, outs, targets, top, forward):
     """Logits from what the unembed reads; then their losses, gradients in them, and those in the unembed."""
-    product(out, space.start, space.readers, source, rows)
-    if toy.act == SOFTMAX:
+    if forward or len(outs) == 0:
+        product(out, space.start, space.readers, source, rows)
+    if len(outs) > 0:
+        hand_over(out, y, outs, targets, top, forward, g.b_u, rows)
+        if forward:
+            return
+    elif toy.act == SOFTMAX:
         softmax_errors(out, y, weight, general.cross_entropy, loss, g.b_u, rows, space)
     else:
         output_errors(out, y, weight, toy.act, loss, g.b_u, rows)
