@@ -101,7 +101,7 @@ def our_modules() -> dict[str, str]:
     }
 
 
-MOST_FILES, MOST_LINES = 54, 11_330
+MOST_FILES, MOST_LINES = 54, 11_410
 """An evening's reading. The rebuilt house stood at 45 and 5,500; since then came, in lines:
 
 - in probes, `verification` (150) and what it let circuits, slices and bottlenecks check (240); an audit that goes on
