@@ -18,7 +18,6 @@ from benchmarks.equal_work import engine_of
 from benchmarks.plain_loop import PlainToys
 from benchmarks.settings import SETTINGS, Setting
 from tms_hooks.device import engine as on_device
-from tms_hooks.training import torch_engine
 from tms_hooks.training.state import State
 
 SETTINGS_HERE = (
@@ -41,7 +40,7 @@ def main() -> None:
     given = parser.parse_args()
     if unknown := set(given.settings) - set(names):
         parser.error(f"no setting {sorted(unknown)}; choose from {', '.join(names)}")
-    if why := torch_engine.obstacle(SETTINGS_HERE[0].together(), given.device):
+    if why := on_device.obstacle(SETTINGS_HERE[0].together(), given.device):
         parser.error(f"{why.partition(';')[0]}; there is nothing to measure, and python -m benchmarks measures the CPU")
     device, console = torch.device(given.device), Console()
     rows = []

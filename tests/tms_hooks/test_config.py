@@ -87,8 +87,8 @@ def test_unknown_names_without_a_type_checker(run_python):
         "task=<class 'tms_hooks.tasks.Task'> is no task: give an object such as Reconstruct(), not its class, or a "
         "function",
         "optimizer=0.1: models are updated by rules of this library; give tms.Adam(lr=...)",
-        "data=0.5 is no distribution: give an object such as tms.SparseUniform(6, 0.057), or a tensor (sample, "
-        "feature)",
+        "data=0.5 is no distribution: give an object such as tms.SparseUniform(6, 0.057), a tensor (sample, feature), "
+        "or one of your own: a class(tms.Distribution) with the method _draw(keys, batch)",
         "batch_size='exat': must be at least 1, or None for the default, or 'exact' for the expectation",
         "engine='torchh' is not known; did you mean 'torch'?",
         "dtype='flot32' is not known; did you mean 'float32'?",

@@ -95,7 +95,8 @@ def test_ctrl_c_ends_a_command_with_130_and_keeps_what_is_finished(tmp_path, mon
     (tmp_path / "grid.toml").write_text(GRID)
     if name == "compare":
         toy, data = tms.ToyConfig(n_features=4, d_hidden=2), tms.SparseUniform(n_features=4, feature_probability=0.3)
-        tms.train(toy, data, steps=2, batch_size=16).save(tmp_path / "trained")
+        toys = 500  # which it takes seconds to compare, so that it has not ended before it is struck
+        tms.train(toy, data, seeds=toys, steps=2, batch_size=16).save(tmp_path / "trained")
     if name not in ("train", "sweep"):
         options += ["--out", "out"]
     log, notes = tmp_path / "log", tmp_path / "notes"
