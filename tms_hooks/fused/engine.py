@@ -46,8 +46,8 @@ ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 
 MOST_GIVEN = 2**17
 """Entries of data that are drawn in torch at once, if one step of one model has no more: they stay in cache."""
-WORTH_THREADS = 1_000_000
-"""Entries of drawn data, about a millisecond of work, below which starting threads takes longer than they save."""
+WORTH_THREADS = 4_000_000
+"""Entries of drawn data, about two milliseconds of work, below which starting threads takes longer than they save."""
 
 WIDE, FEW = 2**17, 1 / 64
 """Weights of a toy that is wide, and the share of active features up to which its entries are looked up one by one."""
