@@ -377,4 +377,4 @@ def judge_starts(hexagons: np.ndarray, pentagons: np.ndarray, rate: float) -> Ve
 def again_counts(ends: Bool[np.ndarray, "model time"]) -> pd.DataFrame:
     """`stats.census` of starts by how many of their re-runs are hexagons."""
     counts = ends.sum(1)
-    return stats.census([f"{count} of {ends.shape[1]}" for count in counts], counts, "hexagons")
+    return stats.census([f"{count} of {ends.shape[1]} are hexagons" for count in counts], counts, "hexagons")

@@ -372,8 +372,13 @@ def judge_exclusive(found: Mapping[str, Seen]) -> Verdict:
         | {f"mean cosine, {kind}": lab.mean(each) for kind, each in values.items()},
         detail=lab.listing("Pairs", {kind: len(each) for kind, each in values.items()}),
         figures={
-            "Cosines of all pairs of tokens, of those that exclude each other and of those that go together.": (
-                plots.distributions(values, "cosine", dict(zip(values, 2 * plots.PALETTE[:3], strict=True)))
+            f"{title}: cosines of all pairs of tokens, of exclusive ones, and of those that go together.": (
+                plots.distributions(
+                    {kind.partition(",")[0]: each for kind, each in values.items() if kind.endswith(f", {name}")},
+                    "cosine",
+                    dict(zip(("all", "exclusive", "together"), plots.PALETTE, strict=False)),
+                )
             )
+            for title, name in zip(("SmolLM2", "MiniLM"), MODELS, strict=True)
         },
     )
