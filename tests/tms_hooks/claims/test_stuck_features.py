@@ -95,5 +95,6 @@ def test_the_figure_of_starts_counts_their_hexagons():
     hexagons = np.array([[1, 1, 1], [1, 1, 1], [0, 1, 1], [1, 1, 1]], dtype=bool)
     [(_, drawn)] = stuck_features.judge_starts(hexagons, ~hexagons[:2], 0.1).figures
     bars = {(bar.name, x): y for bar in drawn.data for x, y in zip(bar.x, bar.y, strict=True)}
-    assert bars == {("3 of 3", "a hexagon"): 0.75, ("2 of 3", "a hexagon"): 0.25, ("0 of 3", "a pentagon"): 1.0}
+    all_three, two, none = (f"{count} of 3 are hexagons" for count in (3, 2, 0))
+    assert bars == {(all_three, "a hexagon"): 0.75, (two, "a hexagon"): 0.25, (none, "a pentagon"): 1.0}
     assert not stuck_features.judge_starts(hexagons[:0], hexagons[:0], 0.1).figures
