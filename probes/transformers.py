@@ -156,7 +156,6 @@ def _official_name(name: str) -> str | None:
 
 def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
     from transformer_lens.model_bridge import TransformerBridge
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
 
     hf, tokenizer, _ = parts
     kind, vocabulary = type(hf).__name__, len(hf.get_input_embeddings().weight)
@@ -166,6 +165,8 @@ def _boot(name: str, parts: tuple[Any, Any, set[str]], device: str) -> Any:
         expected = hf.to(device)(some).logits  # asked, as is the tokenizer, before the bridge changes it
     try:
         if tokenizer is None:
+            from transformer_lens.model_bridge.sources import build_bridge_from_module  # not in TransformerLens 3.2
+
             bridge = build_bridge_from_module(hf, kind, hf_config=hf.config, device=device).eval()
         else:
             start = (tokenizer("")["input_ids"] or [None])[0]
