@@ -1,10 +1,12 @@
 """The fused engine against the torch engine on the same batches, and a model alone against itself in a crowd."""
 
+import gc
 import logging
 import os
 import platform
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from itertools import pairwise, product
 from typing import get_args
@@ -776,3 +778,16 @@ def test_models_apart_from_one_another_are_put_back_where_they_were():
         fused_engine.advance(crowd.alone(i), alone, 0, 20)
         for kept, own in ((together.weights, alone.weights), (together.moments, alone.moments)):
             assert all(w[0].equal(kept[name][i]) for name, w in own.items())
+
+
+def test_no_recipe_is_kept_once_its_run_is_gone():
+    """Its data may be large."""
+    recipe = make(steps=(77,))
+    state = start(recipe)
+    fused_engine.advance(recipe, state, 0, 3)
+    plans, gone = len(fused_engine._PLANS), weakref.ref(recipe)
+    assert plans > 0
+    del recipe
+    gc.collect()
+    assert gone() is None
+    assert len(fused_engine._PLANS) < plans

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
-from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
+from weakref import WeakKeyDictionary
 
 import numba
 import numpy as np
@@ -284,9 +284,20 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     return _Job(work, len(weights), entries)
 
 
-@lru_cache(maxsize=256)  # a run is a call of the engine for each record, with the same plans
+_PLANS: WeakKeyDictionary[Recipe, dict[tuple[Stage, np.dtype, int | None], _Plan]] = WeakKeyDictionary()
+"""A run calls the engine for each record, with the same plans. They go with the recipe, whose data may be large."""
+
+
 def _plan(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _Plan:
-    """The plan of a stage; `rows` are those of a data set. With heads a row is a query token, then its key tokens."""
+    """The plan of a stage, made once; `rows` are those of a data set."""
+    plans, asked = _PLANS.setdefault(recipe, {}), (stage, dtype, rows)
+    if asked not in plans:
+        plans[asked] = _planned(recipe, stage, dtype, rows)
+    return plans[asked]
+
+
+def _planned(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _Plan:
+    """With heads a row is a query token, then its key tokens."""
     cfg, optimizer = recipe.cfg, recipe.setting.optimizer
     behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
     batch = _batch(recipe, rows, dtype)
