@@ -19,7 +19,7 @@ from tms_hooks.side_by_side import FIRES
 
 TRAINED = 24
 """Frames, the first ones, whose sentences readers are fitted to; the others are held out."""
-PER_FRAME = 8
+HEADS_PER_FILLING = 3
 SHARES = (0.1, 0.5)
 """A head counts if it fires on at least the first and at most the second share of the tokens fitted to."""
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1, 1.0, 10.0)
@@ -50,11 +50,11 @@ class Scores(NamedTuple):
 
 @seeds.remembered
 def reader_scores(model: Any, n_heads: int) -> Scores:
-    """Of so many heads, drawn at random from those that count; each frame is filled as often as there are heads, or 8.
+    """Of so many heads, drawn at random from those that count; each frame is filled once for three heads.
 
     Heads that fire on none of the held-out tokens, or on all, have no score and are left out.
     """
-    per_frame = min(n_heads, PER_FRAME)
+    per_frame = max(1, n_heads // HEADS_PER_FILLING)
     fitted = observed(model, prompts.framed_sentences(model, range(TRAINED), per_frame, words=0))
     share = fitted.fires.double().mean(-1)
     counted = ((share >= SHARES[0]) & (share <= SHARES[1])).nonzero()

@@ -68,7 +68,7 @@ def heads_are_sparse(n_heads: int) -> Verdict:
     Null: both fitted to shuffled labels.
 
     Size: at most 2 heads, those that fire most often (quick), 24 (full). "regression": as many heads, and each frame
-    filled 2 times (quick, 80 sentences) or 8 times (full, 320).
+    filled once (quick, 40 sentences) or 8 times (full, 320).
     Controls: mean fractions of firing and of silent heads; the same for scores relative to the
     query's mean, which is what a softmax feels; 3 toy heads that respond to one pair of features, and as initialized;
     the areas under the ROC curve, the share of heads for which regression's is larger, the median strength.
