@@ -24,7 +24,7 @@ UNSEEN = 500
 
 
 class World(NamedTuple):
-    """How many features there are and how many of them a point has, the sizes of data sets, how models train and how long."""
+    """How many features there are and how many of them a point has, the sizes of data sets, and how models train."""
 
     n_features: int
     active: int

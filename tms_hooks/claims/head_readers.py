@@ -125,10 +125,10 @@ def directions(
     means, to which it turns as s grows.
     """
     x, y = (centered.double() - centered.double().mean(0) for centered in (x, labels.mT))
-    variances, axes = torch.linalg.eigh(x.mT @ x / len(x))
-    along = axes.mT @ (x.mT @ y / len(x))
-    weights = [1 / (variances + s * variances.mean()) for s in STRENGTHS] + [torch.ones_like(variances)]
-    found = torch.stack([(axes @ (w[:, None] * along)).mT for w in weights], dim=1)
+    covariance, along = x.mT @ x / len(x), x.mT @ y / len(x)
+    ridge = torch.tensor(STRENGTHS)[:, None] * covariance.diagonal().mean()
+    factors = torch.linalg.cholesky(covariance + torch.diag_embed(ridge.expand(-1, x.shape[1])))
+    found = torch.cat([torch.cholesky_solve(along.expand(len(ridge), -1, -1), factors), along[None]]).permute(2, 0, 1)
     return torch.nn.functional.normalize(found, dim=-1)
 
 
