@@ -68,7 +68,7 @@ def reader_scores(model: Any, n_heads: int) -> Scores:
             fitted.frame % FOLDS,
             held.read[layer],
             held.fires[layer, head],
-            seed=seeds.first() + number,
+            shuffle=number,
         )
         for number, (layer, head) in enumerate(chosen.tolist())
     ]
@@ -103,10 +103,10 @@ def score(
     fold: Int[Tensor, " token"],
     held_x: Float[Tensor, "held_token d_model"],
     held_fires: Bool[Tensor, " held_token"],
-    seed: int,
+    shuffle: int,
 ) -> list[float]:
     """One head's row of `Scores`; the ridge's strength is the best on folds of the sentences that are fitted to."""
-    order = torch.randperm(len(fires), generator=torch.Generator().manual_seed(seed))
+    order = torch.randperm(len(fires), generator=seeds.generator(shuffle))
     labels = torch.stack([fires, fires[order]])
     inner = [(fold != k, fold == k) for k in fold.unique()]
     tried = torch.stack([areas(directions(x[fit], labels[:, fit]), x[rest], labels[:, rest]) for fit, rest in inner])

@@ -76,7 +76,7 @@ def test_where_noise_is_shared_regression_tells_better_than_the_difference_of_me
     fold = torch.arange(1_200) % head_readers.FOLDS
 
     def scored(spread: float):
-        return head_readers.score(*sentences(spread, 0), fold, *sentences(spread, 1), seed=0)
+        return head_readers.score(*sentences(spread, 0), fold, *sentences(spread, 1), shuffle=0)
 
     regression, means, shuffled, shuffled_means, strength = scored(4.0)
     # the difference of means is along the first dimension: noise 1 + 16, then 1 + 16 / 17 once the second tells it
