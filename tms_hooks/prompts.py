@@ -67,11 +67,15 @@ FRAMES = (
     "News: {thing} found in {place}. {a} and {b} deny everything.",
 )
 """Sentences of many kinds, so that heads of many kinds fire on some of their words and not on others."""
-PEOPLE = ("Mary", "John", "Anna", "Tom", "Sarah", "Paul", "Kate", "Mark", "Emma", "James", "Lisa", "David", "Alice")
-PEOPLE += ("Peter", "Laura", "Simon", "Jane", "Robert", "Helen", "Frank", "Susan", "Daniel", "Maria", "George")
+PEOPLE = (
+    *("Mary", "John", "Anna", "Tom", "Sarah", "Paul", "Kate", "Mark", "Emma", "James", "Lisa", "David"),
+    *("Alice", "Peter", "Laura", "Simon", "Jane", "Robert", "Helen", "Frank", "Susan", "Daniel", "Maria", "George"),
+)
 THINGS = ("book", "lamp", "horse", "guitar", "cake", "knife", "radio", "shirt", "ring", "chair", "map", "coat")
-PLACES = ("garden", "kitchen", "library", "school", "hotel", "station", "museum", "church", "market", "castle")
-PLACES += ("forest", "harbor")
+PLACES = (
+    *("garden", "kitchen", "library", "school", "hotel", "station"),
+    *("museum", "church", "market", "castle", "forest", "harbor"),
+)
 
 
 class Prompts(NamedTuple):
