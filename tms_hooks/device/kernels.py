@@ -42,10 +42,17 @@ def key_at(streams, model, step):
 
 @triton.jit
 @no_type_check
-def hashes(key, pair, feature, n):
-    """The bits of pairs of rows, [pair, feature]: those of the even row below, those of the odd row above."""
-    place = ((pair // HASHES)[:, None] * n + feature[None, :]) * HASHES + (pair % HASHES)[:, None]
+def bits_at(key, pair, feature, n):
+    """The random bits of a feature in a pair of rows: those of the even row below, those of the odd row above."""
+    place = (pair // HASHES * n + feature) * HASHES + pair % HASHES
     return mixed(key + (place + 1).to(tl.uint64) * GAMMA)
+
+
+@triton.jit
+@no_type_check
+def half_of(z, half):
+    """The bits of one row of a pair."""
+    return ((z >> (32 * half)) & 0xFFFFFFFF).to(tl.uint32)
 
 
 @triton.jit
@@ -57,130 +64,149 @@ def row_of(pair, half):
 
 @triton.jit
 @no_type_check
-def values(z, half, feature, inside, thresholds, interval, n, OCCUPIED: tl.constexpr, REAL: tl.constexpr):
-    """`Independent._draw`, or with OCCUPIED `draw_occupied`, of one row of each pair: [pair, feature]."""
-    bits = (z >> (32 * half)).to(tl.uint32)
-    threshold = tl.load(thresholds + n + feature, feature < n, 1)[None, :]
-    if OCCUPIED:
-        alone = tl.load(thresholds + feature, feature < n, 1)[None, :]
-        hits = (bits.to(tl.int64) < alone) & (feature < n)[None, :]
-        first = tl.min(tl.where(hits, feature[None, :], n), axis=1)
-        threshold = tl.where(feature[None, :] > first[:, None], threshold, alone)
-    low, high = tl.load(interval).to(REAL), tl.load(interval + 1).to(REAL)
-    u = (bits.to(REAL) + 0.5) * (1.0 / threshold.to(REAL))
-    active = (bits.to(tl.int64) < threshold) & inside
-    return tl.where(active, u * (high - low) + low, 0.0).to(tl.float32 if tl.float32 == REAL else tl.float64)
+def value(bits, threshold, low, span):
+    """`Independent._values_below` of `SparseUniform`; one minus a threshold fits into 32 bits, as it may be 2^32."""
+    u = (bits.to(low.dtype) + 0.5) * (1.0 / threshold.to(low.dtype))
+    return tl.where(bits <= (threshold - 1).to(tl.uint32), u * span + low, 0.0)
 
 
 @triton.jit
 @no_type_check
 def draw(
-    x, keys, thresholds, interval, rows, n, OCCUPIED: tl.constexpr, PAIRS: tl.constexpr, N: tl.constexpr
+    x, keys, thresholds, interval, rows, n, down, across, OCCUPIED: tl.constexpr, PAIRS: tl.constexpr, N: tl.constexpr
 ):  # fmt: skip
     """Batches of all models into x[model, row, feature], with the bits that torch gives them.
 
-    Grid: models, tiles of PAIRS pairs of rows, tiles of N features; with OCCUPIED one of all features.
+    Grid: of each model `down` tiles of PAIRS pairs of rows by `across` tiles of N features; with OCCUPIED one of all.
     """
-    model = tl.program_id(0).to(tl.int64)
-    pair, feature = tl.program_id(1) * PAIRS + tl.arange(0, PAIRS), tl.program_id(2) * N + tl.arange(0, N)
-    z = hashes(tl.load(keys + model).to(tl.uint64), pair, feature, n)
+    tile, model = tl.program_id(0) % (down * across), (tl.program_id(0) // (down * across)).to(tl.int64)
+    pair, feature = tile // across * PAIRS + tl.arange(0, PAIRS), tile % across * N + tl.arange(0, N)
+    real = (feature < n)[None, :]
+    thresholds += model * 2 * n + feature[None, :]
+    alone, after = tl.load(thresholds, real, 1), tl.load(thresholds + n, real, 1)
+    low, span = tl.load(interval), tl.load(interval + 1)
+    z = bits_at(tl.load(keys + model).to(tl.uint64), pair[:, None], feature[None, :], n)
     for half in tl.static_range(2):
-        row = row_of(pair, half)
-        inside = (row < rows)[:, None] & (feature < n)[None, :]
-        made = values(z, half, feature, inside, thresholds + model * 2 * n, interval, n, OCCUPIED, tl.float64)
-        tl.store(x + (model * rows + row[:, None]) * n + feature[None, :], made, inside)
+        bits, threshold = half_of(z, half), after
+        if OCCUPIED:
+            hits = (bits <= (alone - 1).to(tl.uint32)) & real
+            first = tl.min(tl.where(hits, feature[None, :], n), axis=1)
+            threshold = tl.where(feature[None, :] > first[:, None], after, alone)
+        row = row_of(pair, half)[:, None]
+        made = value(bits, threshold, low, span)
+        tl.store(x + (model * rows + row) * n + feature[None, :], made, (row < rows) & real)
 
 
 @triton.jit
 @no_type_check
-def product(a, b, DOT: tl.constexpr):
-    """a b, in single precision: by tensor cores, which need three products for it, or written out."""
-    if DOT:
-        return tl.dot(a, b, input_precision="tf32x3")
-    return tl.sum(a[:, :, None] * b[None, :, :], axis=1)
-
-
-@triton.jit
-@no_type_check
-def folded(a, b, DOT: tl.constexpr):
-    """a^T b, a sum over rows."""
-    if DOT:
-        return tl.dot(tl.trans(a), b, input_precision="tf32x3")
-    return tl.sum(a[:, :, None] * b[:, None, :], axis=0)
+def errors(
+    logits, x, importance, diverged_at, bad, entries, n, share, blocks, RELU: tl.constexpr, BLOCK: tl.constexpr
+):  # fmt: skip
+    """Gradients of the mean squared error in the logits, in their place. Grid: `blocks` of each model's entries."""
+    model, at = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
+    inside = (at < entries) & (tl.load(diverged_at + model) < 0)
+    out = tl.load(logits + model * entries + at, inside, 0.0)
+    weight = 2 * share * tl.load(importance + model * n + at % n, inside, 0.0)
+    if RELU:
+        weight = tl.where(out > 0, weight, 0.0)
+        out = tl.maximum(out, 0.0)
+    error = out - tl.load(x + model * entries + at, inside, 0.0)
+    tl.store(bad + model + 0 * at, tl.full((BLOCK,), 1, tl.int32), inside & ~(error * error <= LARGEST))
+    tl.store(logits + model * entries + at, weight * error, inside)
 
 
 @triton.jit
 @no_type_check
 def gradients(
     W_E, W_U, b_U, found, total, counters, streams, thresholds, interval, importance, diverged_at, bad,
-    n, m, rows, share, splits,
-    TIED: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, OCCUPIED: tl.constexpr, DOT: tl.constexpr,
-    PAIRS: tl.constexpr, N: tl.constexpr, M: tl.constexpr,
+    rows, share, splits, n: tl.constexpr, m: tl.constexpr,
+    TIED: tl.constexpr, BIAS: tl.constexpr, RELU: tl.constexpr, OCCUPIED: tl.constexpr, PAIRS: tl.constexpr,
 ):  # fmt: skip
     """Gradients of the mean squared error in some of the rows of a model, into found[split], laid out as the weights.
 
-    Grid: models, splits. With OCCUPIED the rows stand for `share` of all, and the others are empty.
+    Grid: models, splits. With OCCUPIED the rows stand for `share` of all, and the others are empty. A lane has rows,
+    and all that is said of a feature or hidden unit is written out: tuples of numbers, or of vectors of rows.
     """
     model, split = tl.program_id(0), tl.program_id(1)
     if (model == 0) & (split == 0):  # `apply` alone reads the second counter, so it is moved on while nobody does
         tl.store(counters + 1, tl.load(counters + 1) + 1)
     if tl.load(diverged_at + model) >= 0:
         return
-    models = tl.num_programs(0)
-    feature, hidden = tl.arange(0, N), tl.arange(0, M)
-    at = model * n * m + feature[:, None] * m + hidden[None, :]
-    fits = (feature < n)[:, None] & (hidden < m)[None, :]
-    E = tl.load(W_E + at, fits, 0.0)
-    U = tl.trans(E)
-    if not TIED:
-        across = model * n * m + hidden[:, None] * n + feature[None, :]
-        U = tl.load(W_U + across, tl.trans(fits), 0.0)
-    bias = tl.zeros((N,), tl.float32)
-    if BIAS:
-        bias = tl.load(b_U + model * n + feature, feature < n, 0.0)
-    weight = 2 * tl.load(importance + model * n + feature, feature < n, 0.0)
-    sum_E, sum_U, sum_b = tl.zeros((N, M), tl.float32), tl.zeros((M, N), tl.float32), tl.zeros((N,), tl.float32)
-    cost = tl.zeros((N,), tl.float32)
-    if OCCUPIED & (split == 0):
-        out = tl.maximum(bias, 0.0) if RELU else bias
-        sum_b = weight * out * (1 - share)
-        cost = sum_b * out
-    key = key_at(streams, model, tl.load(counters))
-    pairs = tl.cdiv(rows, 2 * HASHES) * HASHES
-    top = split * PAIRS
+    W_E += model * n * m
+    W_U += model * n * m
+    low, span = tl.load(interval).to(tl.float32), tl.load(interval + 1).to(tl.float32)
+    E, U, b, weight, alone, after = (), (), (), (), (), ()
+    for i in tl.static_range(n):
+        for j in tl.static_range(m):
+            E += (tl.load(W_E + i * m + j),)
+            U += (tl.load(W_E + i * m + j if TIED else W_U + j * n + i),)
+        b += (tl.load(b_U + model * n + i) if BIAS else 0.0,)
+        weight += (2 * tl.load(importance + model * n + i),)
+        alone += (tl.load(thresholds + (model * 2 + 0) * n + i),)
+        after += (tl.load(thresholds + (model * 2 + 1) * n + i),)
+    none = tl.zeros((PAIRS,), tl.float32)
+    sum_E, sum_U, sum_b = (none,) * (n * m), (none,) * (n * m), (none,) * n
+    key, cost = key_at(streams, model, tl.load(counters)), none
+    pairs, top = tl.cdiv(rows, 2 * HASHES) * HASHES, split * PAIRS
     while top < pairs:  # the interpreter's `range` takes no tensor
         pair = top + tl.arange(0, PAIRS)
-        z = hashes(key, pair, feature, n)
+        z = ()
+        for i in tl.static_range(n):
+            z += (bits_at(key, pair, i, n),)
         for half in tl.static_range(2):
-            inside = (row_of(pair, half) < rows)[:, None] & (feature < n)[None, :]
-            x = values(z, half, feature, inside, thresholds + model * 2 * n, interval, n, OCCUPIED, tl.float32)
-            h = product(x, E, DOT)
-            out = product(h, U, DOT) + bias[None, :]
-            slope = weight[None, :] * (share / rows)
-            if RELU:
-                slope = tl.where(out > 0, slope, 0.0)
-                out = tl.maximum(out, 0.0)
-            error = tl.where(inside, out - x, 0.0)
-            d = error * slope
-            cost += tl.sum(d * error, axis=0)
-            sum_b += tl.sum(d, axis=0)
-            dh = product(d, tl.trans(U), DOT)
-            sum_E += folded(x, dh, DOT)
-            if TIED:
-                sum_E += folded(d, h, DOT)
-            else:
-                sum_U += folded(h, d, DOT)
+            inside, now = row_of(pair, half) < rows, tl.zeros((PAIRS,), tl.int1)
+            x, h = (), (none,) * m
+            for i in tl.static_range(n):
+                bits = half_of(z[i], half)
+                entry = value(bits, after[i], low, span)
+                if OCCUPIED:
+                    entry = tl.where(now, entry, value(bits, alone[i], low, span))
+                    now |= bits <= (tl.where(now, after[i], alone[i]) - 1).to(tl.uint32)
+                x += (tl.where(inside, entry, 0.0),)
+                kept = ()
+                for j in tl.static_range(m):
+                    kept += (h[j] + x[i] * E[i * m + j],)
+                h = kept
+            dh, new_E, new_U, new_b = (none,) * m, (), (), ()
+            for i in tl.static_range(n):
+                out = none + b[i]
+                for j in tl.static_range(m):
+                    out += h[j] * U[i * m + j]
+                slope = tl.where(inside, weight[i] * (share / rows), 0.0)
+                if RELU:
+                    slope = tl.where(out > 0, slope, 0.0)
+                    out = tl.maximum(out, 0.0)
+                error = out - x[i]
+                d = error * slope
+                cost += d * error
+                new_b += (sum_b[i] + d,)
+                kept = ()
+                for j in tl.static_range(m):
+                    kept += (dh[j] + d * U[i * m + j],)
+                    new_U += (sum_U[i * m + j] + d * h[j],)
+                dh = kept
+            for i in tl.static_range(n):
+                for j in tl.static_range(m):
+                    new_E += (sum_E[i * m + j] + x[i] * dh[j],)
+            sum_E, sum_U, sum_b = new_E, new_U, new_b
         top += splits * PAIRS
     if not (tl.sum(cost, axis=0) <= LARGEST):  # nor is NaN
         tl.store(bad + model, 1)
     found += split.to(tl.int64) * total
-    tl.store(found + at, sum_E, fits)
-    ends = models * n * m
-    if not TIED:
-        tl.store(found + ends + model * n * m + hidden[:, None] * n + feature[None, :], sum_U, tl.trans(fits))
-        ends *= 2
-    if BIAS:
-        tl.store(found + ends + model * n + feature, sum_b, feature < n)
+    of_U, of_b = found + tl.num_programs(0) * n * m, found + tl.num_programs(0) * n * m * (1 if TIED else 2)
+    for i in tl.static_range(n):
+        for j in tl.static_range(m):
+            one, other = tl.sum(sum_E[i * m + j], axis=0), tl.sum(sum_U[i * m + j], axis=0)
+            if TIED:
+                one += other
+            else:
+                tl.store(of_U + model * n * m + j * n + i, other)
+            tl.store(found + model * n * m + i * m + j, one)
+        if BIAS:
+            one = tl.sum(sum_b[i], axis=0)
+            if OCCUPIED & (split == 0):
+                one += weight[i] * (1 - share) * (tl.maximum(b[i], 0.0) if RELU else b[i])
+            tl.store(of_b + model * n + i, one)
 
 
 @triton.jit
@@ -227,5 +253,5 @@ def apply(
 @cache
 def rule(kind: type[Optimizer]) -> Any:
     """The rule of an optimizer, as `apply` calls it: the same lines, with Triton's functions where they say `torch`."""
-    lines = kind.rule.__code__  # type: ignore[attr-defined]
+    lines = kind.rule.__code__
     return triton.jit(FunctionType(lines, {"torch": tl, "__name__": kind.__module__}, "rule"))

@@ -1,8 +1,7 @@
 """What Triton's kernels do of training on a GPU: all of plain toys, and the rows of others."""
 
+from abc import abstractmethod
 from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,11 +21,11 @@ from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Measurement, State
 
 AT_ONCE = 32
-"""Updates in one CUDA graph: replaying one costs the host more than an update of small toys costs the GPU."""
-MOST_ENTRIES = 2**14
-"""Entries of a weight matrix, n and m rounded up: what one program can have at hand."""
+"""Updates of small toys in one CUDA graph: replaying a graph costs the host as much as such an update takes."""
 WRITTEN_OUT = 64
-"""Entries up to which products are written out; tensor cores multiply tiles of 16 by 16."""
+"""Parameters of a toy up to which its sums are written out, number by number: they have to fit into registers."""
+PAIRS = 32
+"""Pairs of rows that a program has at once: one per lane of a warp."""
 BLOCK = 1024
 """Weights that one program updates."""
 MOST_FEATURES = 2**13
@@ -36,7 +35,8 @@ MOST_FEATURES = 2**13
 def updates(recipe: Recipe, stage: Stage, state: State) -> Updates:
     """Updates of a stack, in kernels as far as they go."""
     if obstacle(recipe) is None:
-        return PlainUpdates(recipe, stage, state)
+        size = sum(w[0].numel() for w in state.weights.values())
+        return (SmallToys if size <= WRITTEN_OUT else LargeToys)(recipe, stage, state)
     return Updates(recipe, stage, state, rows_drawn(recipe, state.diverged_at.device))
 
 
@@ -57,18 +57,16 @@ def obstacle(recipe: Recipe) -> str | None:
         "dtype": recipe.dtype == "float32",
         "data": data is not None,
         "optimizer": type(optimizer) in OPTIMIZERS.values() and not optimizer.pull,
-        "n_features": max(_up(cfg.n_features), 16) * max(_up(cfg.d_hidden), 16) <= MOST_ENTRIES,
     }
     return next((part for part, plain in fits.items() if not plain), None)
 
 
 def rows_drawn(recipe: Recipe, device: torch.device) -> batches.Draw | None:
     """Draws of all models in one kernel, with torch's bits; None for rows that the kernel does not know."""
-    data, exact = [setting.data for setting in recipe.settings], recipe.empty_rows == "exact"
-    n = recipe.cfg.n_features
-    if {type(each) for each in data} != {SparseUniform} or len({_interval(each) for each in data}) > 1:
-        return None
-    if exact and n > MOST_FEATURES:
+    n, exact = recipe.cfg.n_features, recipe.empty_rows == "exact"
+    data = [s.data for s in recipe.settings if type(s.data) is SparseUniform]
+    alike = len(data) == len(recipe.seeds) and len({(each.low, each.high) for each in data}) == 1
+    if not alike or (exact and n > MOST_FEATURES):
         return None
     thresholds, interval = _rows_of(recipe, device)
     N = _up(n) if exact else min(_up(n), 128)
@@ -76,38 +74,18 @@ def rows_drawn(recipe: Recipe, device: torch.device) -> batches.Draw | None:
 
     def draw(keys: Int64[Tensor, " model"], count: int) -> Float[Tensor, "model batch feature"]:
         x = torch.empty(len(keys), count, n, dtype=recipe.torch_dtype, device=device)
-        grid = len(keys), triton.cdiv(_pairs(count), pairs), triton.cdiv(n, N)
-        kernels.draw[grid](
-            x, keys, thresholds, interval, count, n, OCCUPIED=exact, PAIRS=pairs, N=N, enable_fp_fusion=False
-        )
+        down, across = triton.cdiv(_pairs(count), pairs), triton.cdiv(n, N)
+        kernels.draw[len(keys) * down * across,](
+            x, keys, thresholds, interval, count, n, down, across,
+            OCCUPIED=exact, PAIRS=pairs, N=N, enable_fp_fusion=False,
+        )  # fmt: skip
         return x
 
     return draw
 
 
-class Tiles(NamedTuple):
-    """What a program of `kernels.gradients` works on at once."""
-
-    dot: bool
-    """Whether products are made by tensor cores."""
-    pairs: int
-    """Pairs of rows."""
-    N: int
-    M: int
-    warps: int
-
-    @classmethod
-    def of(cls, n: int, m: int) -> "Tiles":
-        """Tiles for toys of n features and m hidden units."""
-        N, M = _up(n), _up(m)
-        if N * M <= WRITTEN_OUT:
-            return cls(False, min(8192 // (N * M), 128), N, M, 4)
-        N, M = max(N, 16), max(M, 16)
-        return cls(True, min(max(4096 // N, 16), 128), N, M, 4 if N * M <= 2048 else 8)
-
-
 class PlainUpdates(Updates):
-    """Updates of plain toys, each in two kernels.
+    """Updates of plain toys in kernels: a subclass finds `gradients`.
 
     These do not ask whether the next weights of a model are finite, for that is to be known of all of them before any
     is changed. They go on and tell at the end; then all steps since the state was loaded are made again, as others are.
@@ -119,13 +97,26 @@ class PlainUpdates(Updates):
         self.shrinking = dict.fromkeys(self.training.trained, False)  # all of them, in the order of the line
         self.table = self.table.new_zeros(len(self.table), self.numbers(range(1)).shape[1])
         self.bad = torch.zeros(len(recipe.seeds), dtype=torch.int32, device=device)
+        self.importance = torch.tensor([setting.importance for setting in recipe.settings], device=device)
+        self.rows, self.relu = batches.rows(recipe), recipe.cfg.output_act == "relu"
         self.usual: Updates | None = None
-        self.launches = self._launches(device)
+        self.found = self.training.line[None]
+        """Gradients as they are found, in parts that are to be added; each is laid out as the line of weights."""
+
+    @abstractmethod
+    def gradients(self) -> None:
+        """Put the gradients of a step into `found`, and move the row of the table on."""
 
     def update(self) -> None:
         """One update of every model that has not diverged."""
-        for launch in self.launches:
-            launch()
+        self.gradients()
+        w, line, (first, second) = self.training.trained, self.training.line, self.training.moments
+        kernels.apply[triton.cdiv(len(line), BLOCK),](
+            line, first, second, self.found, self.table, self.counters, self.training.diverged_at, self.bad,
+            len(line), *w["W_E"].shape, len(self.found),
+            RULE=kernels.rule(type(self.optimizer)), SCALARS=self.table.shape[1] - 2 * len(w),
+            MATRICES=len(w) - ("b_U" in w), PARAMETERS=len(w), BLOCK=BLOCK,
+        )  # fmt: skip
 
     def advance(self, state: State, start: int, stop: int) -> Measurement:
         """As `Engine.advance`."""
@@ -150,32 +141,25 @@ class PlainUpdates(Updates):
         super()._load(state, step)
         self.bad.zero_()
 
-    def _launches(self, device: torch.device) -> tuple[Callable[[], Any], ...]:
-        recipe, w, (first, second) = self.recipe, self.training.trained, self.training.moments
-        models, n, m = w["W_E"].shape
-        rows, share = batches.rows(recipe)
-        tiles = Tiles.of(n, m)
-        splits = max(min(triton.cdiv(_pairs(rows), tiles.pairs), 2 * _processors(device) // models), 1)
-        line = self.training.line
-        found = line.new_empty(splits, len(line))
-        state = self.training.diverged_at, self.bad
-        importance = torch.tensor([setting.importance for setting in recipe.settings], device=device)
-        of_rows = (rng.streams(recipe.seeds, device), *_rows_of(recipe, device), importance)
-        return (
-            partial(
-                kernels.gradients[models, splits],
-                w["W_E"], w.get("W_U", line), w.get("b_U", line), found, len(line), self.counters, *of_rows, *state,
-                n, m, rows, share, splits,
-                TIED="W_U" not in w, BIAS="b_U" in w, RELU=recipe.cfg.output_act == "relu",
-                OCCUPIED=recipe.empty_rows == "exact", DOT=tiles.dot, PAIRS=tiles.pairs, N=tiles.N, M=tiles.M,
-                num_warps=tiles.warps,
-            ),
-            partial(
-                kernels.apply[triton.cdiv(len(line), BLOCK),],
-                line, first, second, found, self.table, self.counters, *state, len(line), models, n, m, splits,
-                RULE=kernels.rule(type(self.optimizer)), SCALARS=self.table.shape[1] - 2 * len(w),
-                MATRICES=len(w) - ("b_U" in w), PARAMETERS=len(w), BLOCK=BLOCK,
-            ),
+
+class SmallToys(PlainUpdates):
+    """All but the rule of an update in one kernel: no batch is ever in the device's memory."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, state: State) -> None:
+        super().__init__(recipe, stage, state)
+        models, (rows, _), device = len(recipe.seeds), self.rows, self.step.device
+        splits = max(min(triton.cdiv(_pairs(rows), PAIRS), 16 * _processors(device) // models), 1)
+        self.found = self.training.line.new_empty(splits, len(self.training.line))
+        self.of_rows = rng.streams(recipe.seeds, device), *_rows_of(recipe, device), self.importance
+
+    def gradients(self) -> None:
+        """As `PlainUpdates.gradients`."""
+        w, (models, n, m), (rows, share) = self.training.trained, self.training.trained["W_E"].shape, self.rows
+        splits, total = self.found.shape
+        kernels.gradients[models, splits](
+            w["W_E"], w.get("W_U", self.bad), w.get("b_U", self.bad), self.found, total, self.counters, *self.of_rows,
+            self.training.diverged_at, self.bad, rows, share, splits, n=n, m=m, TIED="W_U" not in w,
+            BIAS="b_U" in w, RELU=self.relu, OCCUPIED=self.recipe.empty_rows == "exact", PAIRS=PAIRS, num_warps=1,
         )  # fmt: skip
 
     def _repeated(self) -> Callable[[int], None]:
@@ -183,27 +167,59 @@ class PlainUpdates(Updates):
             for _ in range(AT_ONCE):
                 self.update()
 
-        once, many = (captured(function, self.step.device) for function in (self.update, several))
-        self.captured = once != self.update
+        once, many = super()._repeated(), captured(several, self.step.device)
 
         def repeat(steps: int) -> None:
             for _ in range(steps // AT_ONCE):
                 many()
-            for _ in range(steps % AT_ONCE):
-                once()
+            once(steps % AT_ONCE)
 
         return repeat
 
 
-def _rows_of(recipe: Recipe, device: torch.device) -> tuple[Int64[Tensor, "model 2 feature"], Float[Tensor, "2"]]:
-    """What the kernels know of the rows of each model: thresholds, and the interval of values."""
+class LargeToys(PlainUpdates):
+    """Products by torch, each of all models at once; all else of an update in kernels."""
+
+    def __init__(self, recipe: Recipe, stage: Stage, state: State) -> None:
+        super().__init__(recipe, stage, state)
+        w = self.training.trained
+        self.found = torch.empty_like(self.training.line)[None]
+        self.U = w.get("W_U", w["W_E"].mT)
+        self.b = w.get("b_U", self.importance.new_zeros(self.importance.shape))
+
+    def gradients(self) -> None:
+        """As `PlainUpdates.gradients`."""
+        self.row.add_(1)
+        E, found, (rows, share), x = (
+            self.training.weights["W_E"],
+            self.training.views(self.found[0]),
+            self.rows,
+            self.draw(self.step),
+        )
+        h = x @ E
+        logits = torch.baddbmm(self.b[:, None], h, self.U)
+        models, _, n = x.shape
+        blocks = triton.cdiv(rows * n, BLOCK)
+        kernels.errors[models * blocks,](
+            logits, x, self.importance, self.training.diverged_at, self.bad, rows * n, n, share / rows, blocks,
+            RELU=self.relu, BLOCK=BLOCK,
+        )  # fmt: skip
+        found["W_E"].copy_(x.mT @ (logits @ self.U.mT))
+        if "W_U" in found:
+            found["W_U"].copy_(h.mT @ logits)
+        else:
+            found["W_E"].baddbmm_(logits.mT, h)
+        if "b_U" in found:
+            empty = self.b.relu() if self.relu else self.b
+            found["b_U"].copy_(logits.sum(1) + 2 * (1 - share) * self.importance * empty)
+
+
+def _rows_of(recipe: Recipe, device: torch.device) -> tuple[Int64[Tensor, "model 2 feature"], Float[Tensor, " 2"]]:
+    """What the kernels know of the rows of each model: thresholds, and where values begin and how far they go."""
     data = [setting.data for setting in recipe.settings if isinstance(setting.data, SparseUniform)]
     thresholds = torch.stack([each.thresholds for each in data])
-    return thresholds.to(device), torch.tensor(_interval(data[0]), dtype=torch.float64, device=device)
-
-
-def _interval(data: SparseUniform) -> tuple[float, float]:
-    return float(data.low), float(data.high)
+    low, span = data[0].low, data[0].high - data[0].low
+    return thresholds.to(device), torch.tensor([low, span], dtype=torch.float64, device=device)
 
 
 def _pairs(rows: int) -> int:

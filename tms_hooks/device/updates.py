@@ -43,6 +43,7 @@ class Updates:
         with torch_engine.one_thread(self.step.device):
             self._load(state, start)
             if self.look is None:
+                self._look()  # makes what stays
                 self.look = captured(self._look, self.step.device)
             self.look()
             assert self.measured is not None
