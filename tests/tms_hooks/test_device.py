@@ -348,8 +348,14 @@ def test_kernels_make_the_usual_updates_of_plain_toys(plain, name):
 )
 def test_the_kernel_s_rows_have_the_bits_of_torch_s(plain, data, dtype):
     plan = plain_recipe(data.n_features, data=data, dtype=dtype, seeds=(3, 2**40), batch_size=70)
-    keys, (count, _) = rng.keys(plan.seeds, 2**33, HERE), batches.rows(plan)
-    assert plain.rows_drawn(plan, HERE)(keys, count).cpu().equal(batches.batch(plan, plan.seeds, 2**33))
+    drawn = plain.rows_drawn(plan, HERE)(torch.tensor(2**33, device=HERE))
+    assert drawn.cpu().equal(batches.batch(plan, plan.seeds, 2**33))
+
+
+def test_the_kernel_s_tokens_have_the_bits_of_torch_s(plain):
+    plan = recipe(data=tms.SparseUniform(5, 0.3), **HEADS)
+    drawn = plain.rows_drawn(plan, HERE)(torch.tensor(7, device=HERE))
+    assert drawn.cpu().equal(batches.batch(plan, plan.seeds, 7))
 
 
 @pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # of the interpreter

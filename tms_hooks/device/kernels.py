@@ -73,7 +73,8 @@ def value(bits, threshold, low, span):
 @triton.jit
 @no_type_check
 def draw(
-    x, keys, thresholds, interval, rows, n, down, across, OCCUPIED: tl.constexpr, PAIRS: tl.constexpr, N: tl.constexpr
+    x, streams, step, thresholds, interval, rows, n, down, across,
+    OCCUPIED: tl.constexpr, PAIRS: tl.constexpr, N: tl.constexpr,
 ):  # fmt: skip
     """Batches of all models into x[model, row, feature], with the bits that torch gives them.
 
@@ -85,7 +86,7 @@ def draw(
     thresholds += model * 2 * n + feature[None, :]
     alone, after = tl.load(thresholds, real, 1), tl.load(thresholds + n, real, 1)
     low, span = tl.load(interval), tl.load(interval + 1)
-    z = bits_at(tl.load(keys + model).to(tl.uint64), pair[:, None], feature[None, :], n)
+    z = bits_at(key_at(streams, model, tl.load(step)), pair[:, None], feature[None, :], n)
     for half in tl.static_range(2):
         bits, threshold = half_of(z, half), after
         if OCCUPIED:
@@ -183,12 +184,12 @@ def gradients(
                 kept = ()
                 for j in tl.static_range(m):
                     kept += (dh[j] + d * U[i * m + j],)
-                    new_U += (sum_U[i * m + j] + d * h[j],)
+                    new_U += ((sum_E if TIED else sum_U)[i * m + j] + d * h[j],)
                 dh = kept
             for i in tl.static_range(n):
                 for j in tl.static_range(m):
-                    new_E += (sum_E[i * m + j] + x[i] * dh[j],)
-            sum_E, sum_U, sum_b = new_E, new_U, new_b
+                    new_E += ((new_U if TIED else sum_E)[i * m + j] + x[i] * dh[j],)
+            sum_E, sum_U, sum_b = new_E, (sum_U if TIED else new_U), new_b
         top += splits * PAIRS
     if not (tl.sum(cost, axis=0) <= LARGEST):  # nor is NaN
         tl.store(bad + model, 1)
@@ -196,12 +197,9 @@ def gradients(
     of_U, of_b = found + tl.num_programs(0) * n * m, found + tl.num_programs(0) * n * m * (1 if TIED else 2)
     for i in tl.static_range(n):
         for j in tl.static_range(m):
-            one, other = tl.sum(sum_E[i * m + j], axis=0), tl.sum(sum_U[i * m + j], axis=0)
-            if TIED:
-                one += other
-            else:
-                tl.store(of_U + model * n * m + j * n + i, other)
-            tl.store(found + model * n * m + i * m + j, one)
+            tl.store(found + model * n * m + i * m + j, tl.sum(sum_E[i * m + j], axis=0))
+            if not TIED:
+                tl.store(of_U + model * n * m + j * n + i, tl.sum(sum_U[i * m + j], axis=0))
         if BIAS:
             one = tl.sum(sum_b[i], axis=0)
             if OCCUPIED & (split == 0):

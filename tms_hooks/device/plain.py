@@ -1,5 +1,6 @@
 """What Triton's kernels do of training on a GPU: all of plain toys, and the rows of others."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 
@@ -13,7 +14,7 @@ from tms_hooks import rng
 from tms_hooks.data.independent import STRIP, SparseUniform
 from tms_hooks.device import kernels
 from tms_hooks.device.graphs import captured
-from tms_hooks.device.updates import Updates
+from tms_hooks.device.updates import RowsAt, Updates
 from tms_hooks.tasks import Reconstruct
 from tms_hooks.training import batches
 from tms_hooks.training.optimizers import OPTIMIZERS
@@ -26,8 +27,8 @@ WRITTEN_OUT = 64
 """Parameters of a toy up to which its sums are written out, number by number: they have to fit into registers."""
 PAIRS = 32
 """Pairs of rows that a program has at once: one per lane of a warp."""
-BLOCK = 1024
-"""Weights that one program updates."""
+BLOCK = 256
+"""Entries that a program works on where each is for itself."""
 MOST_FEATURES = 2**13
 """Features of rows of which none is empty, which a program has to see at once."""
 
@@ -61,27 +62,30 @@ def obstacle(recipe: Recipe) -> str | None:
     return next((part for part, plain in fits.items() if not plain), None)
 
 
-def rows_drawn(recipe: Recipe, device: torch.device) -> batches.Draw | None:
-    """Draws of all models in one kernel, with torch's bits; None for rows that the kernel does not know."""
-    n, exact = recipe.cfg.n_features, recipe.empty_rows == "exact"
+def rows_drawn(recipe: Recipe, device: torch.device) -> RowsAt | None:
+    """`batches.at_steps` in one kernel, with torch's bits; None for rows that the kernel does not know."""
+    n, exact, each = recipe.cfg.n_features, recipe.empty_rows == "exact", batches.tokens(recipe)
     data = [s.data for s in recipe.settings if type(s.data) is SparseUniform]
-    alike = len(data) == len(recipe.seeds) and len({(each.low, each.high) for each in data}) == 1
+    alike = len(data) == len(recipe.seeds) and len({(one.low, one.high) for one in data}) == 1
     if not alike or (exact and n > MOST_FEATURES):
         return None
-    thresholds, interval = _rows_of(recipe, device)
+    (count, _), of_rows = batches.rows(recipe), _of_rows(recipe, device)
     N = _up(n) if exact else min(_up(n), 128)
     pairs = max(1024 // N, 1)
+    down, across = triton.cdiv(_pairs(count), pairs), triton.cdiv(n, N)
 
-    def draw(keys: Int64[Tensor, " model"], count: int) -> Float[Tensor, "model batch feature"]:
-        x = torch.empty(len(keys), count, n, dtype=recipe.torch_dtype, device=device)
-        down, across = triton.cdiv(_pairs(count), pairs), triton.cdiv(n, N)
-        kernels.draw[len(keys) * down * across,](
-            x, keys, thresholds, interval, count, n, down, across,
-            OCCUPIED=exact, PAIRS=pairs, N=N, enable_fp_fusion=False,
-        )  # fmt: skip
+    def draw(step: Int64[Tensor, ""]) -> Float[Tensor, "model batch feature"]:
+        x = torch.empty(len(data), count, n, dtype=recipe.torch_dtype, device=device)
+        streams, *rest = of_rows
+        kernels.draw[len(data) * down * across,](
+            x, streams, step, *rest, count, n, down, across, OCCUPIED=exact, PAIRS=pairs, N=N, enable_fp_fusion=False
+        )
         return x
 
-    return draw
+    def draw_tokens(step: Int64[Tensor, ""]) -> Float[Tensor, "model batch pos feature"]:
+        return torch.stack([draw(step * each + position) for position in range(each)], dim=2)
+
+    return draw_tokens if recipe.cfg.n_heads else draw
 
 
 class PlainUpdates(Updates):
@@ -150,7 +154,7 @@ class SmallToys(PlainUpdates):
         models, (rows, _), device = len(recipe.seeds), self.rows, self.step.device
         splits = max(min(triton.cdiv(_pairs(rows), PAIRS), 16 * _processors(device) // models), 1)
         self.found = self.training.line.new_empty(splits, len(self.training.line))
-        self.of_rows = rng.streams(recipe.seeds, device), *_rows_of(recipe, device), self.importance
+        self.of_rows = *_of_rows(recipe, device), self.importance
 
     def gradients(self) -> None:
         """As `PlainUpdates.gradients`."""
@@ -183,43 +187,53 @@ class LargeToys(PlainUpdates):
     def __init__(self, recipe: Recipe, stage: Stage, state: State) -> None:
         super().__init__(recipe, stage, state)
         w = self.training.trained
-        self.found = torch.empty_like(self.training.line)[None]
+        (models, n, m), (rows, _) = w["W_E"].shape, self.rows
         self.U = w.get("W_U", w["W_E"].mT)
         self.b = w.get("b_U", self.importance.new_zeros(self.importance.shape))
+        few = models * triton.cdiv(n, 32) * triton.cdiv(m, 32) < 4 * _processors(self.step.device)
+        self.parts = math.gcd(rows, 16) if few else 1
+        """Parts of the rows whose sums are made side by side, where there are too few products to fill the device."""
+        self.found = torch.empty_like(self.training.line)[None]
+        self.places = self.training.views(self.found[0])
 
     def gradients(self) -> None:
         """As `PlainUpdates.gradients`."""
         self.row.add_(1)
-        E, found, (rows, share), x = (
-            self.training.weights["W_E"],
-            self.training.views(self.found[0]),
-            self.rows,
-            self.draw(self.step),
-        )
-        h = x @ E
-        logits = torch.baddbmm(self.b[:, None], h, self.U)
+        (rows, share), x = self.rows, self.draw(self.step)
+        h = x @ self.training.trained["W_E"]
+        d = torch.baddbmm(self.b[:, None], h, self.U)
         models, _, n = x.shape
         blocks = triton.cdiv(rows * n, BLOCK)
         kernels.errors[models * blocks,](
-            logits, x, self.importance, self.training.diverged_at, self.bad, rows * n, n, share / rows, blocks,
+            d, x, self.importance, self.training.diverged_at, self.bad, rows * n, n, share / rows, blocks,
             RELU=self.relu, BLOCK=BLOCK,
         )  # fmt: skip
-        found["W_E"].copy_(x.mT @ (logits @ self.U.mT))
-        if "W_U" in found:
-            found["W_U"].copy_(h.mT @ logits)
+        into_E, into_U = self._over_rows(x, d @ self.U.mT), self._over_rows(h, d)
+        if "W_U" in self.places:
+            self.places["W_U"].copy_(into_U)
+            self.places["W_E"].copy_(into_E)
         else:
-            found["W_E"].baddbmm_(logits.mT, h)
-        if "b_U" in found:
+            torch.add(into_E, into_U.mT, out=self.places["W_E"])
+        if "b_U" in self.places:
             empty = self.b.relu() if self.relu else self.b
-            found["b_U"].copy_(logits.sum(1) + 2 * (1 - share) * self.importance * empty)
+            torch.add(d.sum(1), 2 * (1 - share) * self.importance * empty, out=self.places["b_U"])
+
+    def _over_rows(
+        self, a: Float[Tensor, "model batch left"], b: Float[Tensor, "model batch right"]
+    ) -> Float[Tensor, "model left right"]:
+        """a^T b."""
+        if self.parts == 1:
+            return a.mT @ b
+        a, b = (side.unflatten(1, (self.parts, -1)) for side in (a, b))
+        return (a.mT @ b).sum(1)
 
 
-def _rows_of(recipe: Recipe, device: torch.device) -> tuple[Int64[Tensor, "model 2 feature"], Float[Tensor, " 2"]]:
-    """What the kernels know of the rows of each model: thresholds, and where values begin and how far they go."""
+def _of_rows(recipe: Recipe, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What kernels know of the rows of each model: streams, thresholds, where values begin and how far they go."""
     data = [setting.data for setting in recipe.settings if isinstance(setting.data, SparseUniform)]
-    thresholds = torch.stack([each.thresholds for each in data])
-    low, span = data[0].low, data[0].high - data[0].low
-    return thresholds.to(device), torch.tensor([low, span], dtype=torch.float64, device=device)
+    thresholds = torch.stack([each.thresholds for each in data]).to(device)
+    interval = torch.tensor([data[0].low, data[0].high - data[0].low], dtype=torch.float64, device=device)
+    return rng.streams(recipe.seeds, device), thresholds, interval
 
 
 def _pairs(rows: int) -> int:

@@ -7,7 +7,7 @@ what optimizer and schedule have for each step, filled before. So it can be capt
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from tms_hooks.device.graphs import captured
@@ -15,6 +15,8 @@ from tms_hooks.training import batches, torch_engine
 from tms_hooks.training.recipe import Recipe, Stage
 from tms_hooks.training.state import Losses, Measurement, State
 
+RowsAt = Callable[[Int64[Tensor, ""]], Float[Tensor, "model batch *pos feature"]]
+"""Batches of all models at a step."""
 SPAN = 1024
 """Steps whose numbers are on the device at once."""
 
@@ -22,11 +24,11 @@ SPAN = 1024
 class Updates:
     """The updates of a stack, one after another: each is `update`, which is not told which one it is."""
 
-    def __init__(self, recipe: Recipe, stage: Stage, state: State, draw: batches.Draw | None = None) -> None:
+    def __init__(self, recipe: Recipe, stage: Stage, state: State, draw: RowsAt | None = None) -> None:
         device = state.diverged_at.device
         self.recipe, self.stage, self.optimizer = recipe, stage, recipe.settings[0].optimizer
         self.training = torch_engine.Training(state, torch_engine.trained_names(state.weights, stage))
-        self.draw = batches.at_steps(recipe, device, draw)
+        self.draw = draw or batches.at_steps(recipe, device)
         shrinking = {name: self.optimizer.kept(name, 1.0) for name in self.training.trained}
         self.shrinking = {name: pull != 0 for name, (share, pull) in shrinking.items() if (share, pull) != (1, 0)}
         self.table = torch.zeros(SPAN, self.numbers(range(1)).shape[1], dtype=torch.float64, device=device)

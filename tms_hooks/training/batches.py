@@ -19,8 +19,6 @@ from tms_hooks.data.independent import draw_together
 from tms_hooks.errors import say_once
 from tms_hooks.training.recipe import HELD_OUT_SEED, Recipe, mostly_empty
 
-Draw = Callable[[Int64[Tensor, " model"], int], Float[Tensor, "model batch feature"]]
-"""So many rows of each model, of the keys of a step."""
 DEFAULT_BATCH = 1024
 QK_KEYS = 8
 """Key tokens that a query chooses from under `head_objective="pattern"`."""
@@ -55,17 +53,17 @@ def batch(
 
 
 def at_steps(
-    recipe: Recipe, device: torch.device, draw: Draw | None = None
+    recipe: Recipe, device: torch.device
 ) -> Callable[[Int64[Tensor, ""]], Float[Tensor, "model batch *pos feature"]]:
     """`batch` of all models as a function of a step that is a tensor on the device, where nothing is asked or copied.
 
-    The data of the models may differ, if all rows are drawn: by `draw`, if it is given, else by their own functions.
+    The data of the models may differ, if all rows are drawn.
     """
     if not recipe.varying and whole_dataset(recipe, device) is not None:
         x = batch(recipe, recipe.seeds, 0, device)
         return lambda step: x
     (count, _), each = rows(recipe), tokens(recipe)
-    draw, streams = draw or _drawer(recipe), rng.streams(recipe.seeds, device)
+    draw, streams = _drawer(recipe), rng.streams(recipe.seeds, device)
 
     def at(step: Int64[Tensor, ""]) -> Float[Tensor, "model batch *pos feature"]:
         keys = [rng.keys_at(streams, step * each + position) for position in range(each)]
@@ -75,7 +73,7 @@ def at_steps(
     return at
 
 
-def _drawer(recipe: Recipe) -> Draw:
+def _drawer(recipe: Recipe) -> Callable[[Int64[Tensor, " model"], int], Float[Tensor, "model batch feature"]]:
     """How the rows of all models are drawn: at once where that can be, else of each data by themselves."""
     data = [setting.data for setting in recipe.settings]
     if recipe.empty_rows == "exact":
