@@ -105,14 +105,14 @@ def errors(
 ):  # fmt: skip
     """Gradients of the mean squared error in the logits, in their place. Grid: `blocks` of each model's entries."""
     model, at = (tl.program_id(0) // blocks).to(tl.int64), tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = (at < entries) & (tl.load(diverged_at + model) < 0)
+    inside = at < tl.where(tl.load(diverged_at + model) < 0, entries, 0)  # none of a model that has diverged
     out = tl.load(logits + model * entries + at, inside, 0.0)
     weight = 2 * share * tl.load(importance + model * n + at % n, inside, 0.0)
     if RELU:
         weight = tl.where(out > 0, weight, 0.0)
         out = tl.maximum(out, 0.0)
     error = out - tl.load(x + model * entries + at, inside, 0.0)
-    tl.store(bad + model + 0 * at, tl.full((BLOCK,), 1, tl.int32), inside & ~(error * error <= LARGEST))
+    tl.store(bad + model + 0 * at, tl.full((BLOCK,), 1, tl.int32), inside & ((error * error <= LARGEST) == 0))
     tl.store(logits + model * entries + at, weight * error, inside)
 
 

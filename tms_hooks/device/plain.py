@@ -29,6 +29,8 @@ PAIRS = 32
 """Pairs of rows that a program has at once: one per lane of a warp."""
 BLOCK = 256
 """Entries that a program works on where each is for itself."""
+MOST_NUMBERED = 2**31
+"""Weights of all models, or entries of a batch of one, that the kernels can number."""
 MOST_FEATURES = 2**13
 """Features of rows of which none is empty, which a program has to see at once."""
 
@@ -58,6 +60,8 @@ def obstacle(recipe: Recipe) -> str | None:
         "dtype": recipe.dtype == "float32",
         "data": data is not None,
         "optimizer": type(optimizer) in OPTIMIZERS.values() and not optimizer.pull,
+        "seeds": len(recipe.seeds) * cfg.n_features * (2 * cfg.d_hidden + 1) < MOST_NUMBERED,
+        "batch_size": batches.rows(recipe)[0] * cfg.n_features < MOST_NUMBERED,
     }
     return next((part for part, plain in fits.items() if not plain), None)
 
@@ -101,7 +105,8 @@ class PlainUpdates(Updates):
         self.shrinking = dict.fromkeys(self.training.trained, False)  # all of them, in the order of the line
         self.table = self.table.new_zeros(len(self.table), self.numbers(range(1)).shape[1])
         self.bad = torch.zeros(len(recipe.seeds), dtype=torch.int32, device=device)
-        self.importance = torch.tensor([setting.importance for setting in recipe.settings], device=device)
+        importance = [setting.importance for setting in recipe.settings]
+        self.importance = torch.tensor(importance, dtype=torch.float32, device=device)
         self.rows, self.relu = batches.rows(recipe), recipe.cfg.output_act == "relu"
         self.usual: Updates | None = None
         self.found = self.training.line[None]
