@@ -61,7 +61,6 @@ def obstacle(recipe: Recipe) -> str | None:
         "data": data is not None,
         "optimizer": type(optimizer) in OPTIMIZERS.values() and not optimizer.pull,
         "seeds": len(recipe.seeds) * cfg.n_features * (2 * cfg.d_hidden + 1) < MOST_NUMBERED,
-        "batch_size": batches.rows(recipe)[0] * cfg.n_features < MOST_NUMBERED,
     }
     return next((part for part, plain in fits.items() if not plain), None)
 
@@ -71,9 +70,10 @@ def rows_drawn(recipe: Recipe, device: torch.device) -> RowsAt | None:
     n, exact, each = recipe.cfg.n_features, recipe.empty_rows == "exact", batches.tokens(recipe)
     data = [s.data for s in recipe.settings if type(s.data) is SparseUniform]
     alike = len(data) == len(recipe.seeds) and len({(one.low, one.high) for one in data}) == 1
-    if not alike or (exact and n > MOST_FEATURES):
+    count, _ = batches.rows(recipe)
+    if not alike or count * n >= MOST_NUMBERED or (exact and n > MOST_FEATURES):
         return None
-    (count, _), of_rows = batches.rows(recipe), _of_rows(recipe, device)
+    of_rows = _of_rows(recipe, device)
     N = _up(n) if exact else min(_up(n), 128)
     pairs = max(1024 // N, 1)
     down, across = triton.cdiv(_pairs(count), pairs), triton.cdiv(n, N)
