@@ -21,7 +21,7 @@ from tms_hooks.device import engine as on_device
 from tms_hooks.training.state import State
 
 SETTINGS_HERE = (
-    *(setting for setting in SETTINGS if setting.name in ("d6", "a100", "c400")),
+    *(setting for setting in SETTINGS if setting.name in ("b5", "d6", "a20", "a100", "c400")),
     Setting(name="w4096", n=4096, m=256, models=64, p=0.01, p_last=0.01, plain_steps=1),
 )
 LEAST = 0.3

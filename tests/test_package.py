@@ -9,8 +9,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-# Ray is not in any extra: it has no wheel for every Python that this package supports.
-ON_REQUEST = {"ray"}
+# Ray is in no extra: it has no wheel for every Python that this package supports. Triton comes with torch for CUDA.
+ON_REQUEST = {"ray", "triton"}
 # Declared and never imported by name here: other libraries load them when they are asked to.
 BY_NAME = {"circuitsvis", "dask", "gguf", "kaleido"}
 TOOLS = ("notebooks", "docs", "dev", "all")

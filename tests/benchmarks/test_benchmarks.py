@@ -71,11 +71,12 @@ def test_the_parts_of_a_step_are_timed(capsys):
 
 def test_the_comparison_on_a_device_has_all_its_rows():
     """On the CPU in the place of a device, with a few small toys: how far it goes without one."""
-    small = [replace(s, n=6, m=2, models=2) for s in gpu.SETTINGS_HERE]
+    small = [replace(s, n=6, m=2, models=2) for s in gpu.SETTINGS_HERE[1:3]]
     rows = [gpu.compare(setting, torch.device("cpu"), repeats=1) for setting in small]
     assert min(row[f"{what}_us"] for row in rows for what in ("plain", "ours", "cpu")) > 0
     table = gpu.readable(rows)
-    assert list(table["setting"]) == ["d6", "a100", "c400", "w4096"]
+    assert list(table["setting"]) == ["d6", "a20"]
+    assert {"d6", "a100", "c400", "w4096"} < {setting.name for setting in gpu.SETTINGS_HERE}
     assert set(table["CUDA graph"]) == {"no"}
     assert gpu.readable([rows[0] | {"ours_us": None}])["ours, device"].tolist() == ["out of memory"]
 

@@ -17,6 +17,8 @@ from tests.tms_hooks.test_torch_engine import Halves, recipe
 from tms_hooks import rng
 from tms_hooks.device import engine as on_device
 from tms_hooks.device import graphs
+from tms_hooks.device import updates as stacks_of
+from tms_hooks.device.updates import Updates
 from tms_hooks.training import batches, torch_engine
 from tms_hooks.training.state import State
 
@@ -94,9 +96,10 @@ ZOO = {
 def updates(plan, device, step=0):
     """The updates of all models of a recipe, ready to make the one of this step."""
     state = State.initial(plan, None, device)
-    made = on_device.Updates(plan, plan.stage_at(step)[0], state.of(range(len(plan.seeds))))
+    made = Updates(plan, plan.stage_at(step)[0], state.of(range(len(plan.seeds))))
     made.advance(state, step, step)
-    made.table[0] = torch.tensor(made._numbers(step), dtype=torch.float64)
+    made.table[0] = made.numbers(range(step, step + 1))[0]
+    made.row.fill_(-1)
     return made
 
 
@@ -171,7 +174,7 @@ def test_what_diverges_stays_and_the_others_go_on():
 def test_spans_and_edges_change_no_bit(monkeypatch):
     plan = recipe(optimizer=tms.Adam(lr=0.02, schedule="cosine"))
     whole, _ = trained(plan, on_device.advance)
-    monkeypatch.setattr(on_device, "SPAN", 3)
+    monkeypatch.setattr(stacks_of, "SPAN", 3)
     for edges in ([0, 10], [0, 4, 5, 10]):
         pieces, _ = trained(plan, on_device.advance, edges)
         assert pieces.weights["W_E"].equal(whole.weights["W_E"])
@@ -286,13 +289,117 @@ def test_all_that_a_graph_reads_is_held():
     assert sum(x.numel() for x in held) < 10 * sum(x.numel() for x in stay)  # not what the update makes on its way
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.fixture(scope="module")
+def plain():
+    """Triton's kernels: on a GPU if there is one, else in Triton's interpreter, on the CPU (tests/conftest.py)."""
+    pytest.importorskip("triton", reason="Triton is not installed")
+    from tms_hooks.device import plain
+
+    return plain
+
+
+GPU = torch.cuda.is_available()
+HERE = torch.device("cuda" if GPU else "cpu")
+PLAIN = {
+    "usual": {},
+    "no bias": {"output_act": "identity", "output_bias": False},
+    "untied": {"tied": False, "importance": (1.0, 0.5, 0.2, 0.1, 0.0)},
+    "occupied": {"data": RARE},
+    "signs": {"data": [tms.SparseUniform(5, p, low=-1.0, high=0.5) for p in (0.9, 0.6)]},
+    "one unit": {"d_hidden": 1, "batch_size": 1},
+    "wide": {"n_features": 20, "d_hidden": 4, "batch_size": 100, "output_bias": False},
+    "wide, untied": {"n_features": 3, "d_hidden": 30, "tied": False, "output_act": "identity"},
+    "wide, occupied": {"n_features": 30, "d_hidden": 2, "data": tms.SparseUniform(30, 0.01)},
+    "rms": {"optimizer": tms.RMSprop(lr=0.01)},
+    "momentum": {"optimizer": tms.SGD(lr=0.1, momentum=0.9)},
+    "decay": {"optimizer": tms.AdamW(lr=0.02, schedule="cosine", decay={"W_E": 0.1, "b_U": 1.0})},
+}
+
+
+def plain_recipe(n_features=5, d_hidden=2, data=None, **settings):
+    own = {name: settings.pop(name) for name in ("output_act", "output_bias", "tied") if name in settings}
+    defaults = {"optimizer": tms.Adam(lr=0.02), "batch_size": 70, "steps": 5, "seeds": range(2)}
+    data = data or tms.SparseUniform(n_features, 0.4)
+    return on_device.Recipe.of(tms.ToyConfig(n_features, d_hidden, **own), data, **defaults | settings)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_kernels_make_the_usual_updates_of_plain_toys(plain, name):
+    plan = plain_recipe(**PLAIN[name])
+    assert plain.obstacle(plan) is None
+    state = State.initial(plan, None, HERE)
+    made = plain.updates(plan, "joint", state)
+    assert type(made).__name__ == ("LargeToys" if "wide" in name else "SmallToys")
+    made.advance(state, 0, 5)
+    wanted, _ = trained(plan, torch_engine.advance)
+    for kind in ("weights", "moments"):
+        assert_close({n: w.cpu() for n, w in getattr(state, kind).items()}, getattr(wanted, kind), rtol=1e-4, atol=1e-5)
+    assert state.diverged_at.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        tms.SparseUniform(5, (0.9, 0.8, 0.7, 0.6, 1.0)),
+        tms.SparseUniform(150, 0.3, low=-0.1, high=0.7),
+        tms.SparseUniform(37, 0.01),
+    ],
+)
+def test_the_kernel_s_rows_have_the_bits_of_torch_s(plain, data, dtype):
+    plan = plain_recipe(data.n_features, data=data, dtype=dtype, seeds=(3, 2**40), batch_size=70)
+    drawn = plain.rows_drawn(plan, HERE)(torch.tensor(2**33, device=HERE))
+    assert drawn.cpu().equal(batches.batch(plan, plan.seeds, 2**33))
+
+
+def test_the_kernel_s_tokens_have_the_bits_of_torch_s(plain):
+    plan = recipe(data=tms.SparseUniform(5, 0.3), **HEADS)
+    drawn = plain.rows_drawn(plan, HERE)(torch.tensor(7, device=HERE))
+    assert drawn.cpu().equal(batches.batch(plan, plan.seeds, 7))
+
+
+@pytest.mark.filterwarnings("ignore:(overflow|invalid value) encountered")  # of the interpreter
+@pytest.mark.parametrize("n_features", [5, 30])
+def test_kernels_make_steps_again_in_which_a_model_diverges(plain, n_features):
+    plan = plain_recipe(n_features, optimizer=tms.SGD(lr=1e30), seeds=[3])
+    state, (wanted, _) = State.initial(plan, None, HERE), trained(plan, usual)
+    made = plain.updates(plan, "joint", state)
+    made.advance(state, 0, 5)
+    assert state.diverged_at.tolist() == wanted.diverged_at.tolist() == [1]
+    assert_close(state.weights["W_E"].cpu(), wanted.weights["W_E"], rtol=1e-4, atol=0)  # it is as large as its gradient
+    stays = state.weights["W_E"]
+    made.advance(state, 5, 8)  # has nothing to make again
+    assert state.weights["W_E"].equal(stays)
+    assert made.bad.tolist() == [0]
+
+
+NOT_PLAIN = (
+    "gelu",
+    "softmax",
+    "unit norm",
+    "mlp",
+    "heads",
+    "task",
+    "own loss",
+    "lasso",
+    "double",
+    "gaussian",
+    "pull, linear",
+)
+
+
+@pytest.mark.parametrize("name", NOT_PLAIN)
+def test_kernels_leave_other_toys_alone(plain, name):
+    assert plain.obstacle(recipe(**ZOO[name])) is not None
+
+
+@pytest.mark.skipif(not GPU, reason="no GPU")
 @pytest.mark.parametrize("name", ZOO)
-def test_on_a_gpu(name):  # never run where it was written
+def test_on_a_gpu(name):
     plan = recipe(**ZOO[name])
     state = State.initial(plan, None, "cuda")
     for start, stop in pairwise([0, *torch.tensor(plan.steps).cumsum(0).tolist()]):
-        torch_engine.advance(plan, state, start, stop)
+        on_device.advance(plan, state, start, stop)
         assert all(own.captured for _, own in state.made[1])
     usual_state, _ = trained(plan, usual)
     assert state.diverged_at.tolist() == usual_state.diverged_at.tolist()
