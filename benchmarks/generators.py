@@ -146,9 +146,15 @@ def _vectors(name: str) -> Any:
     return words
 
 
+@njit
+@no_type_check
+def _splitmix(z):
+    return lanes.random_bits(lanes.counters(z))
+
+
 def per_nanosecond(name: str) -> float:
     """Numbers of 32 bits, best of five tries."""
-    words = lanes.random_bits if name == "SplitMix64" else _vectors(name)
+    words = _splitmix if name == "SplitMix64" else _vectors(name)
     each = {"SplitMix64": 1, "pcg4d": 4}.get(name, 2) * lanes.LANES
 
     @njit

@@ -31,9 +31,9 @@ def main(names: Sequence[str] = NAMES) -> None:
     @njit
     @no_type_check
     def hashes(times, count, out):
-        z, seen = np.uint64(0), lanes.splat(np.uint32(0))
+        z, seen = lanes.counters(np.uint64(0)), lanes.splat(np.uint32(0))
         for _ in range(times * count // 8):
-            z += np.uint64(1)
+            z = lanes.following(z)
             seen = lanes.either(seen, lanes.random_bits(z))
         lanes.store(out, 0, 0, lanes.real(seen, np.float32(0)))
 

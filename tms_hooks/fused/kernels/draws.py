@@ -16,12 +16,15 @@ from tms_hooks.fused.kernels.lanes import (
     add,
     at_most,
     compiled,
+    counters,
     either,
     first_lanes,
     fma,
+    following,
     mul,
     random_bits,
     real,
+    real_31,
     splat,
     store,
     where,
@@ -32,6 +35,7 @@ GAMMA, MIX_1, MIX_2 = np.uint64(rng.GAMMA), np.uint64(rng.MIX_1), np.uint64(rng.
 ONE, S27, S30, S31, S32 = np.uint64(1), np.uint64(27), np.uint64(30), np.uint64(31), np.uint64(32)
 LOW = np.uint64(0xFFFFFFFF)
 HASHES = np.uint64(LANES // 2)
+HALF = np.uint32(2**31)
 
 
 @njit(cache=True, inline="always")
@@ -152,24 +156,26 @@ def draw_sparse_uniform(x, key, first_row, rows, largest, scale, span, low, occu
     value is `low` plus `span` times that.
     """
     n, zero, half = len(x), splat(x.dtype.type(0)), splat(x.dtype.type(0.5))
-    z = key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES)
+    z = counters(key + GAMMA * (np.uint64(first_row // LANES * n) * HASHES))
     # A loop each: masks that come from two branches are packed and unpacked where they are no registers.
     if occupied:
         for r in range(0, rows, LANES):
             seen = first_lanes(0)
             for i in range(n):
                 bits = random_bits(z)
-                z += GAMMA * HASHES
+                z = following(z)
+                whole = real_31(bits, low) if largest[0, i] < HALF else real(bits, low)  # no more of it counts
                 active = at_most(bits, where(seen, splat(largest[1, i]), splat(largest[0, i])))
-                value = mul(add(real(bits, low), half), where(seen, splat(scale[1, i]), splat(scale[0, i])))
+                value = mul(add(whole, half), where(seen, splat(scale[1, i]), splat(scale[0, i])))
                 seen = either(seen, active)
                 store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
     else:
         for r in range(0, rows, LANES):
             for i in range(n):
                 bits = random_bits(z)
-                z += GAMMA * HASHES
-                value = mul(add(real(bits, low), half), splat(scale[1, i]))
+                z = following(z)
+                whole = real_31(bits, low) if largest[1, i] < HALF else real(bits, low)
+                value = mul(add(whole, half), splat(scale[1, i]))
                 active = at_most(bits, splat(largest[1, i]))
                 store(x, i, r, where(active, fma(value, splat(span), splat(low)), zero))
     for i in range(n):

@@ -219,32 +219,74 @@ def lowest_bit(typing, bits):
 
 @intrinsic
 @no_type_check
-def random_bits(typing, z):
-    """32 random bits a lane, out of the `LANES / 2` hashes of SplitMix64 that follow `z`, low half first."""
+def counters(typing, z):
+    """The states of SplitMix64 that follow `z`, `LANES / 2` of them."""
 
     def code(context, builder, sig, args):
-        def xor_shift(value, bits):
-            return builder.xor(value, builder.lshr(value, _constant([bits] * half, 64)))
-
         half = LANES // 2
-        v = builder.add(_splat(builder, args[0], half), _constant([rng.GAMMA * (j + 1) for j in range(half)], 64))
-        v = builder.mul(xor_shift(v, 30), _constant([rng.MIX_1] * half, 64))
-        v = builder.mul(xor_shift(v, 27), _constant([rng.MIX_2] * half, 64))
-        return builder.bitcast(xor_shift(v, 31), ir.VectorType(ir.IntType(32), LANES))
+        return builder.add(_splat(builder, args[0], half), _constant([rng.GAMMA * (j + 1) for j in range(half)], 64))
 
-    return Vector(types.uint32)(types.uint64), code
+    return Vector(types.uint64, LANES // 2)(types.uint64), code
 
 
 @intrinsic
 @no_type_check
-def real(typing, whole, like):
-    """Whole numbers as real ones of the type of the scalar `like`."""
-    kind = Vector(like, whole.lanes)
+def following(typing, z):
+    """As many states, those after `z`: kept in registers, they cost an addition a strip."""
 
     def code(context, builder, sig, args):
-        return builder.uitofp(args[0], context.get_value_type(kind))
+        return builder.add(args[0], _constant([rng.GAMMA * z.lanes] * z.lanes, 64))
 
-    return kind(whole, like), code
+    return z(z), code
+
+
+def _times(builder: Any, value: Any, factor: int) -> Any:
+    """Whole numbers of 64 bits times a constant: low halves in full, and both mixed products, of 32 bits, in one."""
+    count = value.type.count
+    if PART != 8:
+        return builder.mul(value, _constant([factor] * count, 64))
+    low, high = factor % 2**32, factor >> 32
+    halves = builder.bitcast(value, ir.VectorType(ir.IntType(32), 2 * count))
+    mixed = builder.bitcast(builder.mul(halves, _constant([high, low] * count, 32)), value.type)
+    product = builder.mul(builder.and_(value, _constant([2**32 - 1] * count, 64)), _constant([low] * count, 64))
+    product = builder.add(product, builder.shl(mixed, _constant([32] * count, 64)))
+    return builder.add(product, builder.and_(mixed, _constant([2**64 - 2**32] * count, 64)))
+
+
+@intrinsic
+@no_type_check
+def random_bits(typing, z):
+    """32 random bits a lane, out of the hashes of SplitMix64 of `counters`, low half first."""
+
+    def code(context, builder, sig, args):
+        def xor_shift(value, bits):
+            return builder.xor(value, builder.lshr(value, _constant([bits] * z.lanes, 64)))
+
+        v = _times(builder, xor_shift(args[0], 30), rng.MIX_1)
+        v = xor_shift(_times(builder, xor_shift(v, 27), rng.MIX_2), 31)
+        return builder.bitcast(v, ir.VectorType(ir.IntType(32), LANES))
+
+    return Vector(types.uint32)(z), code
+
+
+def _to_real(name: str) -> Any:
+    @intrinsic
+    @no_type_check
+    def convert(typing, whole, like):
+        kind = Vector(like, whole.lanes)
+
+        def code(context, builder, sig, args):
+            return getattr(builder, name)(args[0], context.get_value_type(kind))
+
+        return kind(whole, like), code
+
+    return convert
+
+
+real = _to_real("uitofp")
+"""Whole numbers as real ones of the type of the scalar `like`;"""
+real_31 = real if PART == 16 else _to_real("sitofp")
+"""right below 2^31 only, but one instruction of any processor, where the other may be five."""
 
 
 @intrinsic
