@@ -524,3 +524,20 @@ def test_two_runs_of_the_same_examples_differ_by_no_more_than_rounding(toy: Any)
     for other in runs:
         with pytest.raises(ValueError, match="in both runs: nothing to recover"):
             patch_sweep(case.model, runs[0], other, case.metric, case.early)
+
+
+def test_a_metric_may_fall_be_negative_and_be_read_from_either_run(case: Case) -> None:
+    model, clean, corrupted, metric, _, early, _, late = case
+    table = patch_sweep(model, clean, corrupted, metric, [early, late])
+    for pair, of in (((corrupted, clean), metric), ((clean, corrupted), lambda out: -metric(out))):
+        other = patch_sweep(model, *pair, of, [early, late])
+        assert other.recovered[0] == pytest.approx(1) == pytest.approx(table.recovered[0])
+    lower = patch_sweep(model, clean, corrupted, lambda out: metric(out) - 1e3, [early, late])
+    np.testing.assert_allclose(lower.recovered, table.recovered, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_metric_that_is_the_same_in_both_runs_has_nothing_to_recover(case: Case, value: float) -> None:
+    model, clean, corrupted, metric, _, early, *_ = case
+    with pytest.raises(ValueError, match=f"the metric is {value:g} in both runs"):
+        patch_sweep(model, clean, corrupted, lambda out: 0 * metric(out) + value, early)
