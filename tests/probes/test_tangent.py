@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformer_lens.hook_points import HookPoint
 
 import tms_hooks as tms
 from probes.activations import collect_activations
@@ -248,3 +249,24 @@ def test_a_model_that_mixes_the_examples_of_a_batch_is_given_one_at_a_time() -> 
         with pytest.raises(ValueError, match="mixes the examples of a batch"):
             tangent_space(model, several, "hook_hidden")
     torch.testing.assert_close(tangent_space(model, x[:1], "hook_hidden").jacobian[0], model.W_U.detach().mT)
+
+
+class Twice(zoo.OwnModel):
+    """Its hidden layer runs two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_in = HookPoint()
+        self.setup()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.hook_hidden(self.hook_in(x) @ self.W_E)
+        return self.hook_hidden(hidden.tanh()) @ self.W_U
+
+
+@pytest.mark.parametrize("hooks", [("hook_hidden", None), ("hook_in", "hook_hidden")])
+def test_a_hook_that_fires_twice_has_no_jacobian_of_its_own(hooks: tuple[str, str | None]) -> None:
+    model = Twice()
+    zoo.draw_anew(model)
+    with pytest.raises(ValueError, match=r"hook 'hook_hidden' fires more than once in a run"):
+        tangent_space(model, torch.rand(2, 6), *hooks)

@@ -174,3 +174,11 @@ def test_the_gradient_of_dimensionality_is_finite_where_a_feature_is_dead() -> N
     # D_0 = |W_0|^2 / (|W_0|^2 + (W_0/|W_0| . W_2)^2) = a^2 / (a^2 + 1) for W_0 = (a, 0): its slope at a = 1 is 1/2
     torch.testing.assert_close(gradient[:2, 0], torch.tensor([0.5, 0.0], dtype=torch.float64))
     assert gradient.isfinite().all()
+
+
+def test_features_above_one_half_are_represented_by_default() -> None:
+    W = torch.tensor([[0.51, 0.0], [-0.51, 0.0], [0.0, 0.49]])
+    assert geometry.represented(W).tolist() == [True, True, False]
+    assert geometry.directions(W) == [[0], [1]]
+    assert geometry.tegum_factors(W) == [[0, 1]]
+    assert geometry.count_directions(W).item() == 2

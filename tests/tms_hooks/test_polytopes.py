@@ -8,7 +8,7 @@ import torch
 
 from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes
 from tms_hooks.geometry.measures import rotate_onto
-from tms_hooks.geometry.polytopes import MAX_DISTANCE, _distance
+from tms_hooks.geometry.polytopes import MAX_DISTANCE, _distance, named_polytope
 from tms_hooks.linalg import unit
 
 IDEALS = {name: V for k in range(1, 13) for name, V in ideal_polytopes(k).items()} | {
@@ -167,3 +167,9 @@ def test_a_shape_has_its_name_up_to_the_largest_distance(distance: float, name: 
     W = torch.tensor([[1.0, 0.0], [math.cos(t), math.sin(t)]], dtype=torch.float64)
     assert polytopes(W)[0].distance == pytest.approx(distance)
     assert name_polytope(W) == name
+
+
+def test_features_above_one_half_are_represented_by_default() -> None:
+    for function in (name_polytope, named_polytope):
+        assert function(0.51 * IDEALS["pentagon"]) == "pentagon" and function(0.49 * IDEALS["pentagon"]) == "empty"
+    assert [shape.name for shape in polytopes(0.51 * IDEALS["pentagon"])] == ["pentagon"]
