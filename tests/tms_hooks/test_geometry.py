@@ -61,6 +61,7 @@ def test_measures_see_no_rotation_follow_permutations_and_keep_models_apart(func
     torch.testing.assert_close(function(W @ random_rotation(4, 2)), function(W))
     torch.testing.assert_close(function(W[:, perm]), function(W)[:, perm])
     torch.testing.assert_close(function(W)[1], function(W[1]))
+    torch.testing.assert_close(function(W[:, None].expand(3, 2, 7, 4))[:, 1], function(W))
     flipped = W * torch.tensor([1.0, -1, 1, 1, -1, 1, 1])[:, None]
     torch.testing.assert_close(function(flipped), function(W))
 

@@ -361,3 +361,15 @@ def test_a_rotation_that_moves_nothing_is_no_symmetry_to_set_aside() -> None:
     cfg, data = ToyConfig(n_features=2, d_hidden=3), OneHot(n_features=2)
     point = landscape.critical_point(ToyModel.from_weights(cfg, {"W_E": W.float(), "b_U": torch.zeros(2)}), data)
     assert len(point.eigenvalues) == 8 - 2
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_a_saddle_is_one_in_any_unit_of_the_loss(unit: float) -> None:
+    """Of an empty model the spectrum is known; here one feature's weight goes down and the other's is held up."""
+    p, cfg = 0.2, ToyConfig(n_features=2, d_hidden=1)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(cfg, {"W_E": torch.zeros(2, 1), "b_U": torch.full((2,), p / 2)})
+    point = landscape.critical_point(model, SparseUniform(2, p), unit * torch.tensor([1.0, 3.0]))
+    assert (point.kind, point.escape) == ("saddle", 1)
+    expected = unit * torch.tensor([-12 * v, -4 * v, 2.0, 6.0], dtype=F64)
+    torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=0)
