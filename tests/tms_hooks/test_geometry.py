@@ -52,6 +52,7 @@ def test_dimensionality_by_hand() -> None:
     torch.testing.assert_close(geometry.dimensionality(W), torch.tensor([1 / 2, 16 / 17, 0.0]))
     torch.testing.assert_close(geometry.interference(W), torch.tensor([1.0, 1 / 4, 0.0]))
     torch.testing.assert_close(geometry.dimensions_per_feature(W), torch.tensor(2 / 5))
+    torch.testing.assert_close(geometry.dimensions_per_feature(torch.stack([W, 2 * W])), torch.tensor([2 / 5, 1 / 10]))
 
 
 @pytest.mark.parametrize("function", [geometry.dimensionality, geometry.interference, geometry.feature_norms])
