@@ -114,3 +114,17 @@ def test_heads_fire_where_their_pattern_says(smollm2):
         assert pattern[fired.head] >= 0.5
         assert (pattern[fired.silent] < 0.5).all()
     assert sum(len(batch.pairs) for batch in batches) * heads[0].share == len(heads[0].fires_on)
+
+
+@pytest.mark.real_weights
+def test_sentences_of_other_frames_and_words_share_neither(smollm2):
+    lists = (prompts.PEOPLE, prompts.THINGS, prompts.PLACES)
+    halves = [{w for ws in lists for w in ws[half * len(ws) // 2 :][: len(ws) // 2]} for half in (0, 1)]
+    assert len(halves[0] | halves[1]) == sum(map(len, lists))  # no word stands twice
+    for half, frames in enumerate((range(24), range(24, 40))):
+        found = prompts.framed_sentences(smollm2, frames, 2, half)
+        assert sorted(int(frame) for each in found for frame in each.frame) == sorted([*frames, *frames])
+        text = "".join(smollm2.tokenizer.decode(tokens) for each in found for tokens in each.tokens[:, 1:])
+        assert sum(word in text for word in halves[half]) > len(halves[half]) / 2
+        assert not any(word in text for word in halves[1 - half])
+    assert len(set(prompts.FRAMES)) == len(prompts.FRAMES) == 40

@@ -20,7 +20,7 @@ from tms_hooks.data import RandomPoints
 from tms_hooks.models import forward
 from tms_hooks.training.optimizers import AdamW, Optimizer
 
-STEPS, UNSEEN = 3_000, 500
+UNSEEN = 500
 
 
 class World(NamedTuple):
@@ -28,7 +28,8 @@ class World(NamedTuple):
 
     n_features: int
     active: int
-    points: tuple[int, ...]
+    steps: Mapping[int, int]
+    """By number of points, ascending."""
     optimizer: Optimizer
 
     @property
@@ -41,8 +42,13 @@ class World(NamedTuple):
         return RandomPoints(self.n_features, n_points=n_points, k=self.active, points_seed=seeds.first() + model)
 
 
-SOURCE = World(1_000, 10, (3, 30, 100, 300, 3_000), AdamW(lr=1e-3, decay=1e-2, schedule="cosine", warmup=0.05))
-SMALL = World(64, 2, (5, 16, 64, 256, 4_096), lab.USUAL)
+SOURCE = World(
+    1_000,
+    10,
+    dict.fromkeys((3, 30, 100, 300), 9_000) | {3_000: 3_000},
+    AdamW(lr=1e-3, decay=1e-2, schedule="cosine", warmup=0.05),
+)
+SMALL = World(64, 2, dict.fromkeys((5, 16, 64, 256, 4_096), 3_000), lab.USUAL)
 
 
 class Regime(NamedTuple):
@@ -60,24 +66,30 @@ def train_regime(world: World, n_points: int, n_models: int) -> Regime:
     W, hidden, unseen = [], [], []
     for model in range(n_models):
         run = lab.train_toys(
-            world.cfg, world.data(n_points, model), range(model, model + 1), steps=STEPS, optimizer=world.optimizer
+            world.cfg,
+            world.data(n_points, model),
+            range(model, model + 1),
+            steps=world.steps[n_points],
+            optimizer=world.optimizer,
         )
         x = world.data(n_points + UNSEEN, model).dataset()
         made = forward.reconstruct(run.weights, x[None], world.cfg)
         W.append(run.W_E[0])
-        hidden.append(made.hidden[0, : world.points[0]])
+        hidden.append(made.hidden[0, : min(world.steps)])
         unseen.append(float((made.out[0] - x)[n_points:].square().sum(1).mean()))
     return Regime(torch.stack(W), torch.stack(hidden), np.array(unseen))
 
 
-@claim("data-regimes", "H", quick=1, full=8, seconds=120)
+@claim("data-regimes", "H", quick=1, full=8, seconds=180)
 def data_regimes(n_models: int) -> Verdict:
     """Few data points are learned as directions; many give features, fewer of them, and the geometry of a pentagon.
 
     The setting of the figure, a tenth as wide, as its published exercise has it: n = 1,000, sparsity 0.99 (ten active
     features in each point), AdamW at 0.001 with a decay of 0.01, warm-up and cosine, the whole data set at each step;
-    3,000 steps where the exercise has 50,000 (of single models what is counted here does not change from 3,000 to
-    9,000, and for 3,000 points to 27,000; the error on unseen points does, as the check of convergence says).
+    9,000 steps for up to 300 points and 3,000 for 3,000 points, where the exercise has 50,000. Of 3,000 points nothing
+    that is counted here changed from 3,000 to 27,000. With few points the error on unseen ones comes late: after 3,000
+    steps, which were tried first, three of eight seeds had double descent, and all after 9,000. It never comes to rest
+    (at 300 points 1.1, 3.4 and 29 after 3,000, 9,000 and 27,000 steps); which error is larger does.
 
     Part "memorizing": "the model memorizes the dataset as features in low data regimes".
     Statistic: the share of models of 3 points whose hidden layer holds these in three directions, longer than 0.5.
@@ -116,9 +128,9 @@ def data_regimes(n_models: int) -> Verdict:
     4,096.
     Controls: features learned, directions and error on unseen points for each number of points; shapes at the largest.
     """
-    points = torch.stack([SOURCE.data(SOURCE.points[0], model).dataset() for model in range(n_models)])
+    points = torch.stack([SOURCE.data(min(SOURCE.steps), model).dataset() for model in range(n_models)])
     untrained = points @ lab.untrained_directions(SOURCE.n_features, 2, n_models)
-    trained, small = ({n: train_regime(world, n, n_models) for n in world.points} for world in (SOURCE, SMALL))
+    trained, small = ({n: train_regime(world, n, n_models) for n in world.steps} for world in (SOURCE, SMALL))
     return judge_regimes(trained, small, untrained)
 
 

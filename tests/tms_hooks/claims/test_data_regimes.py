@@ -17,7 +17,7 @@ def test_data_regimes():
         return Regime(W, ring(points, 3), error + 0.01 * rng.random(MODELS))
 
     worlds = ((9, 7, 0.9), (20, 12, 1.0), (30, 20, 1.2), (20, 12, 0.95), (6, 5, 0.85))
-    right, small = (dict(zip(w.points, (regime(*world) for world in worlds), strict=True)) for w in (SOURCE, SMALL))
+    right, small = (dict(zip(w.steps, (regime(*world) for world in worlds), strict=True)) for w in (SOURCE, SMALL))
     untrained = 0.1 * ring(3, 3)
 
     def judge(found, small=small, null=untrained):
@@ -37,9 +37,9 @@ def test_data_regimes():
     assert (found["pentagon"], found["pentagon, n = 64"]) == ("refuted", "supported")
 
 
-def test_models_keep_their_points_as_there_are_more(monkeypatch):
-    monkeypatch.setattr("tms_hooks.claims.data_regimes.STEPS", 2)
-    one, two = (train_regime(SMALL, 5, n) for n in (1, 2))
+def test_models_keep_their_points_as_there_are_more():
+    short = SMALL._replace(steps={5: 2})
+    one, two = (train_regime(short, 5, n) for n in (1, 2))
     assert torch.equal(one.W[0], two.W[0]) and one.unseen[0] == two.unseen[0]
     assert not torch.equal(two.hidden[0], two.hidden[1])
     assert torch.equal(SMALL.data(9, 1).dataset()[:5], SMALL.data(5, 1).dataset())

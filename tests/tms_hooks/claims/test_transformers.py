@@ -6,11 +6,14 @@ from worlds import UNDECIDED, outcomes_of
 
 import probes
 from tms_hooks import ToyConfig, side_by_side
-from tms_hooks.claims import transformers
+from tms_hooks.claims import head_readers, transformers
+from tms_hooks.claims.head_readers import Scores
 from tms_hooks.claims.transformers import Sparsity
 from tms_hooks.models.toy import ToyModel
 
 HEADS = 20
+EVEN = Scores(*(0.9 + 0.01 * np.random.default_rng(0).standard_normal((5, HEADS))))
+"""Readers of which none is better."""
 
 
 def test_heads_are_sparse():
@@ -18,20 +21,100 @@ def test_heads_are_sparse():
 
     def judge(fires: float, silent: float, toys: float = 0.5):
         heads = [Sparsity(fires + 0.001 * i, fires, (Sparsity(silent, silent),) * 2) for i in range(HEADS)]
-        return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)])
+        return transformers.judge_heads(heads, [Sparsity(toys, toys)], [Sparsity(1.0, 1.0)], EVEN)
 
     found = judge(0.5, 0.9)
-    assert set(outcomes(found).values()) == {"supported"}
+    assert outcomes(found) == {
+        "than silent heads": "supported",
+        "than rotations": "supported",
+        "regression": "at the threshold",
+    }
     assert (found.parts["than rotations"].statistic, found.n_models) == (1.0, HEADS)
     assert found.controls["needed / null, silent heads"] == 0.9
     alike = judge(0.5, 0.5)  # sparser than rotations, and so are heads that never fire
-    assert outcomes(alike) == {"than silent heads": "refuted", "than rotations": "supported"}
+    assert outcomes(alike) | {"regression": ""} == {
+        "than silent heads": "refuted",
+        "than rotations": "supported",
+        "regression": "",
+    }
     assert "do not say that a head fires" in alike.detail
-    assert outcomes(judge(1.1, 1.3)) == {"than silent heads": "supported", "than rotations": "refuted"}
+    worse = outcomes(judge(1.1, 1.3))
+    assert (worse["than silent heads"], worse["than rotations"]) == ("supported", "refuted")
     assert outcomes(judge(0.5, 0.51))["than silent heads"] in UNDECIDED
     alone = [Sparsity(0.5, 0.5)] * HEADS  # no silent head in any layer
-    assert outcomes(transformers.judge_heads(alone, [], []))["than silent heads"] == "not measurable"
-    assert set(outcomes(transformers.judge_heads([], [], [])).values()) == {"not measurable"}
+    assert outcomes(transformers.judge_heads(alone, [], [], EVEN))["than silent heads"] == "not measurable"
+    none = Scores(*np.empty((5, 0)))
+    assert set(outcomes(transformers.judge_heads([], [], [], none)).values()) == {"not measurable"}
+
+
+def test_readers_by_regression_are_judged_against_differences_of_means_and_shuffled_labels():
+    outcomes = outcomes_of("heads-are-sparse")
+
+    def judge(gain: float, by_chance: float = 0.0):
+        better = EVEN._replace(
+            regression=EVEN.means + gain + 0.001 * np.arange(HEADS),
+            shuffled_regression=EVEN.shuffled_means + by_chance + 0.001 * np.arange(HEADS),
+        )
+        return outcomes(transformers.judge_heads([], [], [], better))["regression"]
+
+    assert judge(0.1) == "supported"
+    assert judge(-0.1) == "refuted"
+    assert judge(0.1, by_chance=0.1) == "does not distinguish"
+
+
+def sentences(spread: float, seed: int, n: int = 1_200, d: int = 12):
+    """A label that adds 2 along the first dimension, which shares noise of the given spread with the second."""
+    generator = torch.Generator().manual_seed(seed)
+    x, shared = torch.randn(n, d, generator=generator), spread * torch.randn(n, generator=generator)
+    fires = torch.rand(n, generator=generator) < 0.3
+    x[:, 0] += 2 * fires + shared
+    x[:, 1] += shared
+    return x, fires
+
+
+def test_where_noise_is_shared_regression_tells_better_than_the_difference_of_means():
+    fold = torch.arange(1_200) % head_readers.FOLDS
+
+    def scored(spread: float):
+        return head_readers.score(*sentences(spread, 0), fold, *sentences(spread, 1), shuffle=0)
+
+    regression, means, shuffled, shuffled_means, strength = scored(4.0)
+    # the difference of means is along the first dimension: noise 1 + 16, then 1 + 16 / 17 once the second tells it
+    normal = torch.distributions.Normal(0.0, 1.0)
+    expected = [float(normal.cdf(torch.tensor(2 / (2 * noise) ** 0.5))) for noise in (1 + 16 / 17, 17.0)]
+    np.testing.assert_allclose((regression, means), expected, atol=0.03)
+    assert abs(shuffled - 0.5) < 0.2 and abs(shuffled_means - 0.5) < 0.2
+    assert strength in head_readers.STRENGTHS
+    regression, means, *_ = scored(0.0)
+    assert abs(regression - means) < 0.01  # nothing to take away
+
+
+def test_ridge_is_that_of_a_library_and_the_last_direction_is_the_difference_of_means():
+    from sklearn.linear_model import Ridge
+    from sklearn.metrics import roc_auc_score
+
+    x, fires = sentences(1.0, 2, n=300)
+    [found] = head_readers.directions(x, fires[None])
+    variance = float(x.double().var(0, correction=0).mean())
+    for strength, direction in zip(head_readers.STRENGTHS, found, strict=False):
+        theirs = torch.tensor(Ridge(alpha=strength * variance * len(x)).fit(x.double(), fires.double()).coef_)
+        torch.testing.assert_close(direction, theirs / theirs.norm())
+    apart = x[fires].double().mean(0) - x[~fires].double().mean(0)
+    torch.testing.assert_close(found[-1], apart / apart.norm())
+    areas = head_readers.areas(found[None], x, fires[None])[0]
+    expected = [roc_auc_score(fires, x.double() @ direction) for direction in found]
+    np.testing.assert_allclose(areas, expected)
+    assert head_readers.areas(found[None], x, torch.ones(1, 300, dtype=torch.bool)).isnan().all()
+
+
+def test_a_head_fires_on_one_earlier_token_that_is_not_the_first():
+    pattern = torch.eye(4)
+    assert not head_readers.fired(pattern).any()  # on itself
+    start = torch.zeros(4, 4)
+    start[:, 0] = 1
+    assert not head_readers.fired(start).any()
+    before = torch.tensor([[1, 0, 0, 0], [1, 0, 0, 0], [0.4, 0.6, 0, 0], [0.4, 0.3, 0.3, 0]])
+    assert head_readers.fired(before).tolist() == [True, False]
 
 
 def test_a_planted_head_is_sparse_and_a_random_one_is_not():
