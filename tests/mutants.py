@@ -49,8 +49,8 @@ CORE = {
     "probes/bottleneck.py": ("bottleneck",),
     "probes/circuits.py": ("circuits", "slices"),
     "probes/slices.py": ("slices",),
-    "probes/tangent.py": ("tangent",),
-    "probes/activation_patching.py": ("activation_patching",),
+    "probes/tangent.py": ("tangent", "long_prompts"),
+    "probes/activation_patching.py": ("activation_patching", "long_prompts"),
 }
 """Each module of the numeric core -> the test files of its room that are about it; its doctests run as well."""
 PATIENCE = 4

@@ -524,3 +524,67 @@ def test_two_runs_of_the_same_examples_differ_by_no_more_than_rounding(toy: Any)
     for other in runs:
         with pytest.raises(ValueError, match="in both runs: nothing to recover"):
             patch_sweep(case.model, runs[0], other, case.metric, case.early)
+
+
+def test_a_metric_may_fall_be_negative_and_be_read_from_either_run(case: Case) -> None:
+    model, clean, corrupted, metric, _, early, _, late = case
+    table = patch_sweep(model, clean, corrupted, metric, [early, late])
+    for pair, of in (((corrupted, clean), metric), ((clean, corrupted), lambda out: -metric(out))):
+        other = patch_sweep(model, *pair, of, [early, late])
+        assert other.recovered[0] == pytest.approx(1) == pytest.approx(table.recovered[0])
+    lower = patch_sweep(model, clean, corrupted, lambda out: metric(out) - 1e3, [early, late])
+    np.testing.assert_allclose(lower.recovered, table.recovered, atol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, -3.0])
+def test_a_metric_that_is_the_same_in_both_runs_has_nothing_to_recover(case: Case, value: float) -> None:
+    model, clean, corrupted, metric, _, early, *_ = case
+    with pytest.raises(ValueError, match=f"the metric is {value:g} in both runs"):
+        patch_sweep(model, clean, corrupted, lambda out: 0 * metric(out) + value, early)
+
+
+class Mixing(zoo.OwnModel):
+    """Each example is seen beside the mean of its batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.hook_hidden(x @ self.W_E)
+        return (hidden - hidden.mean(0) / 2) @ self.W_U
+
+
+@pytest.mark.parametrize("batch_size", [3, 6, 500, None])
+@pytest.mark.parametrize("n_sites", [1, 2, 3])
+def test_copies_that_would_change_each_other_are_run_apart(batch_size: int | None, n_sites: int) -> None:
+    model = Mixing()
+    zoo.draw_anew(model)
+    clean, corrupted = torch.rand(2, 3, 6, generator=torch.Generator().manual_seed(0))
+    case = Case(model, clean, corrupted, lambda out: out[:, 0] + out.square().sum(1), [], "", "", "")
+    sites = [Site("hook_hidden", unit=unit) for unit in range(n_sites)]
+    table = patch_sweep(model, clean, corrupted, case.metric, sites, batch_size=batch_size)
+    values = (clean @ model.W_E).detach()
+    expected = [one_run(case, corrupted, values, row, None) for _, row in table.iterrows()]
+    np.testing.assert_allclose(table.metric, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_examples", "n_sites", "batch_size", "rows"),
+    [
+        (3, 7, 6, [6, 6, 6, 3]), (3, 7, 8, [6, 6, 6, 3]), (3, 7, 2, [3] * 7), (3, 2, 3, [3, 3]), (3, 7, 500, [21]),
+        (1, 66, None, [64, 2]), (3, 1, 500, [3]),
+    ],
+)  # fmt: skip
+def test_as_many_sites_share_a_run_as_fit(
+    toy: Any, n_examples: int, n_sites: int, batch_size: int | None, rows: list[int]
+) -> None:
+    clean, corrupted = toy.draw(2 * n_examples, 1).chunk(2)
+    ran: list[int] = []
+
+    def edited(module: Any, inputs: Any) -> None:
+        if module.hook_hidden.fwd_hooks and torch.is_grad_enabled() is False:
+            ran.append(len(inputs[0]))
+
+    handle = toy.model.register_forward_pre_hook(edited)
+    sites = [Site("hook_hidden", pos=i % 3, unit=i % 4) for i in range(n_sites)]
+    patch_sweep(toy.model, clean, corrupted, toy.metric, sites, batch_size=batch_size)
+    handle.remove()
+    assert ran[-len(rows) :] == rows
+    assert sum(ran[-len(rows) :]) == n_examples * n_sites

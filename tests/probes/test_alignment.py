@@ -414,3 +414,71 @@ def test_a_covariance_with_one_negative_direction_is_none_however_small():
                 align(randn(4, 4), torch.eye(4), n_null=5, covariance=C)
         else:  # zero up to rounding: its support has one dimension less
             assert len(align(randn(4, 4), torch.eye(4), n_null=5, covariance=C).S) == 3
+
+
+def test_a_thousand_rotations_are_the_default_and_the_smallest_pvalue_says_so():
+    features = orthonormal(3, 40)
+    found = align(torch.outer(features[0], features[1]), features)
+    assert found.pvalues.tolist() == [1 / 1001]
+
+
+def test_blocks_of_one_side_and_size_have_one_threshold():
+    omega = torch.diag(torch.tensor([5.0, 4.0, 3.0, 3.0, 2.0, 1.0, 1.0]))
+    found = align(omega, randn(4, 7), randn(9, 7, seed=1), n_null=60)
+    assert found.blocks == ((0, 1), (1, 2), (2, 4), (4, 5), (5, 7))
+    for thresholds in (found.left_thresholds, found.right_thresholds):
+        single, double = thresholds[[0, 1, 4]], thresholds[[2, 3, 5, 6]]
+        assert single.unique().numel() == double.unique().numel() == 1 and single[0] != double[0]
+
+
+@pytest.mark.parametrize("n_null", [19, 39, 99])
+def test_a_cosine_that_passes_the_threshold_has_a_pvalue_of_a_twentieth(n_null):
+    """By bisection: the cosine at which p comes down to 0.05, beside the threshold that is said there."""
+    omega, right = torch.outer(torch.eye(9)[0], torch.eye(9)[1]), randn(1, 9)
+
+    def at(cosine: float):
+        left = torch.zeros(1, 9)
+        left[0, 0], left[0, 2] = cosine, (1 - cosine**2) ** 0.5
+        return align(omega, left, right, n_null=n_null, seed=3)
+
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (low, middle) if at(middle).left_pvalues.item() <= 0.05 else (middle, high)
+    assert at(high).left_thresholds.item() == pytest.approx(high, abs=1e-6)
+
+
+def test_vectors_that_are_as_significant_come_in_the_order_of_their_cosines():
+    """In three dimensions, with six comparisons, p is 1 below a cosine of 5/6."""
+    found = align(torch.diag(torch.tensor([3.0, 2.0, 1.0])), torch.tensor([0.48, 0.6, 0.64]), n_null=1).directions(n=3)
+    left = found.loc[("left", 0)]
+    assert left["pvalue"].tolist() == [1, 1, 1]
+    assert left["singular_vector"].tolist() == [2, 1, 0]
+
+
+def test_directions_that_are_the_singular_vectors_have_an_angle_of_zero_in_spite_of_rounding():
+    for seed in range(20):
+        basis = orthonormal(6, 6, seed=seed)
+        omega = basis.mT @ torch.diag(torch.tensor([4.0, 4, 3, 3, 2, 2]).double()) @ basis
+        np.testing.assert_allclose(align(omega, basis, n_null=1).directions()["angle"], 0, atol=1e-6)
+
+
+def test_equal_values_are_one_block_at_any_tolerance():
+    assert equal_blocks(torch.tensor([2.0, 2.0, 1.0]), 0.0) == ((0, 2), (2, 3))
+    assert equal_blocks(torch.tensor([4.0, 3.0, 2.9]), 0.25) == ((0, 2), (2, 3))  # 3 is not below 3/4 of 4
+
+
+@pytest.mark.parametrize(("lowest", "dimensions"), [(-1.5e-6, None), (-0.7e-6, 3), (0.7e-10, 3), (1.5e-10, 4)])
+@pytest.mark.parametrize("unit", [1e-3, 1.0, 1e3])
+def test_what_a_covariance_has_along_a_direction_counts_beside_its_most(lowest, dimensions, unit):
+    C = unit * torch.diag(torch.tensor([1.0, 1.0, 0.5, lowest], dtype=torch.float64))
+    if dimensions is None:
+        with pytest.raises(ValueError, match="must be symmetric, non-negative"):
+            align(torch.eye(4), torch.ones(1, 4), n_null=5, covariance=C)
+    else:
+        assert align(torch.eye(4), torch.ones(1, 4), n_null=5, covariance=C).dimensions == (dimensions, dimensions)
+
+
+def test_eight_tokens_of_each_sign_are_the_default():
+    table = nearest_tokens(ToyModel(ToyConfig(20, 3), seed=0), torch.eye(3)[0])
+    assert table.groupby("sign").size().to_dict() == {-1: 8, 1: 8}

@@ -315,3 +315,42 @@ def test_an_end_alone_is_that_of_the_whole_path(make_bridge):
     own, x = zoo.other(name), zoo.features(name)
     torch.testing.assert_close(end_of(own, "embed", x), own.W_E.detach(), rtol=0, atol=0)
     torch.testing.assert_close(end_of(own, "unembed", x), own.W_U.detach().mT, rtol=0, atol=0)
+
+
+def residual_toy() -> ToyModel:
+    return ToyModel(ToyConfig(n_features=6, d_hidden=3, tied=False, d_mlp=5, n_mlps=2, bottleneck="residual"), seed=1)
+
+
+def test_ends_of_a_toy_with_blocks():
+    model = residual_toy()
+    torch.testing.assert_close(end_of(model, "embed"), model.W_E.detach(), rtol=0, atol=0)
+    torch.testing.assert_close(end_of(model, "unembed"), model.W_U.detach().mT, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("scaled", "path"),
+    [(0, "embed->unembed"), (0, "embed->blocks.1.mlp.in"), (1, "embed->unembed"), (1, "blocks.0.mlp.out->unembed")],
+)
+def test_a_block_between_that_scales_the_stream_is_refused(scaled, path):
+    """Both ends are right, but what was written before is twice as large behind it."""
+    model = residual_toy()
+    bottleneck(model, path)
+    model.blocks[scaled].hook_resid_post.add_perma_hook(lambda value, hook: 2 * value)
+    with pytest.raises(ValueError, match=f"block {scaled} does more to the residual stream than to add"):
+        bottleneck(model, path)
+
+
+@pytest.mark.bridge
+def test_an_embedding_that_is_doubled_is_written_twice_as_long(make_bridge):
+    model, _ = make_bridge("llama")
+    write = bottleneck(model, "embed->unembed").write
+    model.embed.register_forward_hook(lambda module, inputs, output: 2 * output)
+    torch.testing.assert_close(bottleneck(model, "embed->unembed").write, 2 * write, rtol=1e-5, atol=1e-6)
+
+
+def test_a_summary_of_one_feature():
+    square = torch.tensor([[2.0, 0.0], [0.0, 3.0], [1.0, 1.0]])
+    [[write_norm, read_norm, gain, *_]] = Bottleneck("embed->unembed", square, square).summary(sample=1).to_numpy()
+    assert (write_norm, gain) == (read_norm, pytest.approx(write_norm**2))
+    with pytest.raises(ValueError, match="sample=4: 'embed->unembed' writes 3 features"):
+        Bottleneck("embed->unembed", square, square).summary(sample=4)

@@ -422,3 +422,28 @@ def test_tokens_of_a_model_without_norms():
         torch.testing.assert_close(
             torch.tensor(rows.sort_index().to_numpy()), model.W_U[direction].detach().double(), check_stride=False
         )
+
+
+@pytest.mark.parametrize(("left_unit", "right_unit"), [(1e6, 1e6), (1e-6, 1e-6), (1e9, 1e-3)])
+def test_factored_svd_has_the_scale_of_its_factors(left_unit, right_unit):
+    left, right = randn(6, 3), randn(9, 3, seed=1)
+    _, S, _ = factored_svd(left, right)
+    torch.testing.assert_close(factored_svd(left_unit * left, right_unit * right)[1], left_unit * right_unit * S)
+    with pytest.raises(ArithmeticError, match="the factors are not finite"):
+        factored_svd(left, right * torch.nan)
+
+
+@pytest.mark.bridge
+def test_heads_that_are_doubled_on_their_way_out_move_twice_as_much(make_bridge):
+    model, _ = make_bridge("llama")
+    once = ov_circuit(model, 1, 2).matrix
+    model.blocks[1].attn.o.register_forward_hook(lambda module, inputs, output: 2 * output)
+    torch.testing.assert_close(ov_circuit(model, 1, 2).matrix, 2 * once, rtol=1e-5, atol=1e-6)
+
+
+def test_which_inputs_would_tell_a_bias_of_the_positions_apart(toy):
+    from probes.circuits import _what_stands_between
+
+    for examples, positions, enough in ((1, 3, False), (2, 2, False), (1, 1, False), (2, 3, True), (5, 9, True)):
+        said = _what_stands_between(toy.model, examples, positions)
+        assert ("not known here" in said) == enough == ("can be told apart on several examples" not in said)

@@ -96,6 +96,10 @@ def test_sweeps_of_some_patterns_at_a_time(tiny: Any, tool: str, monkeypatch: py
     assert runs == [2, 3, 2]
     pd.testing.assert_frame_equal(parts, whole, rtol=1e-5)
     assert parts.attrs == whole.attrs
+    monkeypatch.setattr(activation_patching, "ENTRIES_AT_ONCE", 1)  # not even one fits: one at a time
+    runs.clear()
+    sweep(tiny.model, clean, corrupted, tiny.metric, sites[:5:2], **asked)
+    assert runs == [1, 2]  # block 0's pattern; block 1's, and its queries
 
 
 def test_gradients_of_activations_ask_for_none_of_weights(subject: Any) -> None:

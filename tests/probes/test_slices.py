@@ -255,3 +255,46 @@ def test_slices_of_either_sign_reach_their_score_in_spite_of_rounding():
         assert slices_needed(parts[:2, order]).tolist() == [10, 10]
     for unit in (1.0, 1e-9, 1e9):
         assert slices_needed(unit * torch.cat([parts, -parts])).tolist() == [10, 10, 6, 10, 10, 6]  # 1.2 = .7 + 5 x .1
+
+
+def test_a_hundred_rotations_are_the_default_and_none_can_be_asked_for(toy):
+    assert attention_slices(toy.model, toy.inputs, 0, 0).null_needed.shape == (100, 45)
+    assert attention_slices(toy.model, toy.inputs, 0, 0, n_null=0).null_needed.shape == (0, 45)
+
+
+def test_the_first_position_behind_the_inputs_is_outside(toy):
+    for pair in ([0, 3, 0], [0, 0, 3], [5, 0, 0], [0, -1, 0]):
+        with pytest.raises(ValueError, match="is masked or outside the inputs"):
+            attention_slices(toy.model, toy.inputs, 0, 0, pairs=torch.tensor([pair]), n_null=0)
+
+
+def test_slices_can_be_taken_from_scores_of_any_size(toy):
+    metric = lambda out: out.attn_scores.flatten(1).sum(1)  # noqa: E731
+    small, large = (ablate_slices(toy.model, unit * toy.inputs, metric, 0, 1, [0], n_random=2) for unit in (1.0, 1e4))
+    torch.testing.assert_close(large["share"].to_list()[1:], small["share"].to_list()[1:], rtol=1e-3, atol=1e-3)
+
+
+def test_queries_that_are_not_what_the_weights_make_are_not_ablated(toy):
+    """A constant is found in the scores, but what a slice adds to the query is not known any more."""
+    toy.model.blocks[0].attn.hook_q.add_perma_hook(lambda value, hook: 1.01 * value)
+    with pytest.raises(ValueError, match="layer 0, head 1: hook_q does not hold what W_Q makes"):
+        ablate_slices(toy.model, toy.inputs, lambda out: out.attn_scores.flatten(1).sum(1), 0, 1, [0])
+
+
+def test_the_null_splits_the_score_of_two_oblique_vectors_along_random_axes():
+    """Independent rotations of the same two vectors need as many slices on average, in five dimensions."""
+    from tms_hooks.config import ToyConfig
+    from tms_hooks.models.toy import ToyModel
+
+    m, n = 5, 2000
+    model = ToyModel(ToyConfig(n_features=m, d_hidden=m, n_heads=1, d_head=m, tied=True), seed=0)
+    with torch.no_grad():
+        model.W_E.copy_(torch.eye(m))
+        model.blocks[0].attn.W_Q.copy_(torch.eye(m)[None])
+        model.blocks[0].attn.W_K.copy_(torch.eye(m)[None])
+    query, key = torch.tensor([3.0, 0, 0, 0, 0]), torch.tensor([0.5, 0.8, 0, 0, 0])
+    split = attention_slices(model, torch.stack([query, key])[None], 0, 0, pairs=torch.tensor([0, 0, 1]), n_null=n)
+    axes = torch.linalg.qr(torch.randn(n, m, m, generator=torch.Generator().manual_seed(9)))[0]
+    needed = slices_needed((query @ axes) * (key @ axes)).double()
+    found = split.null_needed[:, 0].double()
+    assert (found.mean() - needed.mean()).abs() < 4 * ((found.var() + needed.var()) / n) ** 0.5

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformer_lens.hook_points import HookPoint
 
 import tms_hooks as tms
 from probes.activations import collect_activations
@@ -223,3 +224,49 @@ def test_an_output_of_more_axes_than_have_names_is_refused() -> None:
     zoo.draw_anew(model)
     with pytest.raises(ValueError, match=r"the output has shape \(4, 1, 2, 3\): name hooks that are batch"):
         tangent_space(model, torch.rand(4, 6), "hook_hidden")
+
+
+def test_a_jacobian_of_zeros_has_no_direction() -> None:
+    with pytest.raises(ValueError, match="k=1: the Jacobian has rank 0"):
+        TangentSpace.of(torch.zeros(1, 3, 2)).angles(torch.eye(2), 1)
+
+
+def test_one_output_unit_at_a_time(case: Any) -> None:
+    model, inputs, hook, out_hook = case
+    one = tangent_space(model, inputs, hook, out_hook, batch_size=1)
+    torch.testing.assert_close(one.jacobian, tangent_space(model, inputs, hook, out_hook).jacobian)
+
+
+def test_a_model_that_mixes_the_examples_of_a_batch_is_given_one_at_a_time() -> None:
+    class Centered(zoo.OwnModel):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x - x.sum(0) / 3)
+
+    model = Centered()
+    zoo.draw_anew(model)
+    x = torch.rand(3, 6)
+    for several in (x, x[:2]):
+        with pytest.raises(ValueError, match="mixes the examples of a batch"):
+            tangent_space(model, several, "hook_hidden")
+    torch.testing.assert_close(tangent_space(model, x[:1], "hook_hidden").jacobian[0], model.W_U.detach().mT)
+
+
+class Twice(zoo.OwnModel):
+    """Its hidden layer runs two times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hook_in = HookPoint()
+        self.setup()
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        hidden = self.hook_hidden(self.hook_in(x) @ self.W_E)
+        return self.hook_hidden(hidden.tanh()) @ self.W_U
+
+
+@pytest.mark.parametrize("hooks", [("hook_hidden", None), ("hook_in", "hook_hidden")])
+def test_a_hook_that_fires_twice_has_no_jacobian_of_its_own(hooks: tuple[str, str | None]) -> None:
+    model = Twice()
+    zoo.draw_anew(model)
+    with pytest.raises(ValueError, match=r"hook 'hook_hidden' fires more than once in a run"):
+        tangent_space(model, torch.rand(2, 6), *hooks)

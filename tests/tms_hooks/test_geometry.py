@@ -52,6 +52,7 @@ def test_dimensionality_by_hand() -> None:
     torch.testing.assert_close(geometry.dimensionality(W), torch.tensor([1 / 2, 16 / 17, 0.0]))
     torch.testing.assert_close(geometry.interference(W), torch.tensor([1.0, 1 / 4, 0.0]))
     torch.testing.assert_close(geometry.dimensions_per_feature(W), torch.tensor(2 / 5))
+    torch.testing.assert_close(geometry.dimensions_per_feature(torch.stack([W, 2 * W])), torch.tensor([2 / 5, 1 / 10]))
 
 
 @pytest.mark.parametrize("function", [geometry.dimensionality, geometry.interference, geometry.feature_norms])
@@ -61,6 +62,7 @@ def test_measures_see_no_rotation_follow_permutations_and_keep_models_apart(func
     torch.testing.assert_close(function(W @ random_rotation(4, 2)), function(W))
     torch.testing.assert_close(function(W[:, perm]), function(W)[:, perm])
     torch.testing.assert_close(function(W)[1], function(W[1]))
+    torch.testing.assert_close(function(W[:, None].expand(3, 2, 7, 4))[:, 1], function(W))
     flipped = W * torch.tensor([1.0, -1, 1, 1, -1, 1, 1])[:, None]
     torch.testing.assert_close(function(flipped), function(W))
 
@@ -154,3 +156,31 @@ def test_only_more_dimensions_than_features_raise_the_question_of_columns(caplog
         caplog.clear()
         geometry.dimensionality(noise(torch.Size(shape), seed=0))
         assert ("W.mT here" in caplog.text) == asked
+
+
+@pytest.mark.parametrize(("cosine", "joined"), [(0.05, False), (0.1, False), (0.11, True), (-0.11, True), (0.19, True)])
+def test_features_are_orthogonal_up_to_a_cosine_of_a_tenth(cosine: float, joined: bool) -> None:
+    W = torch.tensor([[1.0, 0.0], [cosine, math.sqrt(1 - cosine**2)]], dtype=torch.float64)
+    assert geometry.tegum_factors(W) == ([[0, 1]] if joined else [[0], [1]])
+
+
+def test_opposite_features_have_two_directions_though_they_are_apart_by_more_than_two_for_rounding() -> None:
+    for dtype in (torch.float32, torch.float64):
+        for v in noise(torch.Size([100, 5]), seed=10).to(dtype):
+            assert geometry.directions(torch.stack([v, -v]), min_norm=0.0) == [[0], [1]]
+
+
+def test_the_gradient_of_dimensionality_is_finite_where_a_feature_is_dead() -> None:
+    W = torch.tensor([[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]], dtype=torch.float64, requires_grad=True)
+    [gradient] = torch.autograd.grad(geometry.dimensionality(W)[0], W)
+    # D_0 = |W_0|^2 / (|W_0|^2 + (W_0/|W_0| . W_2)^2) = a^2 / (a^2 + 1) for W_0 = (a, 0): its slope at a = 1 is 1/2
+    torch.testing.assert_close(gradient[:2, 0], torch.tensor([0.5, 0.0], dtype=torch.float64))
+    assert gradient.isfinite().all()
+
+
+def test_features_above_one_half_are_represented_by_default() -> None:
+    W = torch.tensor([[0.51, 0.0], [-0.51, 0.0], [0.0, 0.49]])
+    assert geometry.represented(W).tolist() == [True, True, False]
+    assert geometry.directions(W) == [[0], [1]]
+    assert geometry.tegum_factors(W) == [[0, 1]]
+    assert geometry.count_directions(W).item() == 2

@@ -7,6 +7,7 @@ import torch
 
 from tms_hooks import Adam, Copula, KHot, OneHot, SparseUniform, ToyConfig, landscape, theory
 from tms_hooks.landscape.critical import KINK_STEP, _feature_share, _has_kink
+from tms_hooks.landscape.exact import exact_losses, no_exact_loss
 from tms_hooks.models import forward
 from tms_hooks.models.toy import ToyModel
 
@@ -77,6 +78,8 @@ def test_exact_loss_of_a_scaled_unit_norm_toy() -> None:
         ({"tied": False, "hidden_bias": True}, 6),
         ({"tied": True, "hidden_act": "relu"}, 0),
         ({"tied": False, "hidden_bias": True, "output_bias": False}, 4),
+        ({"tied": True, "unit_norm": True, "hidden_bias": True}, 1),
+        ({"tied": False, "unit_norm": True}, 1),
     ],
 )
 def test_symmetries_leave_every_output_alone(switches: dict, expected: int) -> None:
@@ -298,3 +301,75 @@ def test_a_kink_is_looked_for_at_one_distance_on_both_sides() -> None:
     steps = torch.stack(seen)
     torch.testing.assert_close(steps.norm(dim=1), torch.full((len(seen),), KINK_STEP, dtype=F64), rtol=1e-9, atol=0)
     assert any(torch.equal(step, -steps[0]) for step in steps)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [SparseUniform(4, 0.3), KHot(n_features=4, k=2, values="uniform"), KHot(n_features=4, k=2), OneHot(n_features=4)],
+)
+def test_importance_weighs_what_each_feature_adds(data) -> None:
+    cfg, importance = ToyConfig(n_features=4, d_hidden=2), torch.tensor([0.5, 1.0, 2.0, 4.0])
+    weights = random_weights(cfg)
+    each = exact_losses(weights, cfg, data)
+    torch.testing.assert_close(exact_losses(weights, cfg, data, importance), importance * each)
+    torch.testing.assert_close(landscape.exact_loss(weights, cfg, data, importance), (importance * each).sum())
+
+
+def test_which_sums_over_patterns_are_known() -> None:
+    eight = ToyConfig(n_features=8, d_hidden=2)
+    assert no_exact_loss(eight, SparseUniform(8, 0.1)) is None
+    for low, high in ((0.5, 1.0), (-1.0, 1.0), (0.0, 2.0)):
+        reason = no_exact_loss(eight, SparseUniform(8, 0.1, low=low, high=high))
+        assert f"low={low}, high={high}" in str(reason)
+
+
+@pytest.mark.parametrize(("start", "kind"), [(1.4, "minimum"), (1.6, "not critical"), (0.7, "minimum")])
+def test_a_critical_point_out_of_reach_is_not_the_model_s_own(start: float, kind: str) -> None:
+    """One feature that is always 1: (1 - w^2)^2 has its minimum at w = 1, and what is more than 1/2 away is not it."""
+    cfg = ToyConfig(n_features=1, d_hidden=1, output_bias=False)
+    point = landscape.critical_point(ToyModel.from_weights(cfg, {"W_E": torch.tensor([[start]])}), OneHot(n_features=1))
+    assert (point.kind, point.moved) == (kind, pytest.approx(abs(start - 1), abs=1e-6))
+
+
+def test_one_direction_down_is_enough_for_a_saddle_and_the_steepest_names_the_feature() -> None:
+    """As at every empty model: -4 v I_i along each feature's only weight, and here a step beside it."""
+    p, importance = 0.2, torch.tensor([1.0, 3.0])
+    v = p / 3 - p**2 / 4
+    for n, escape in ((1, 0), (2, 1)):
+        model = ToyModel.from_weights(
+            ToyConfig(n_features=n, d_hidden=1), {"W_E": torch.full((n, 1), 0.02), "b_U": torch.full((n,), p / 2)}
+        )
+        point = landscape.critical_point(model, SparseUniform(n_features=n, feature_probability=p), importance[:n])
+        assert (point.kind, point.escape) == ("saddle", escape)
+        assert point.moved == pytest.approx(0.02 * n**0.5, abs=1e-3)
+        assert point.eigenvalues[0] == pytest.approx(-4 * v * float(importance[n - 1]), rel=1e-3)
+
+
+def test_flat_directions_that_are_left_count_as_those_of_a_minimum() -> None:
+    """One-hot features on a circle that is longer than it need be: no neighbor's logit is above its kink."""
+    n, norm = 5, 1.2 * theory.perfect_circle(5).norm
+    weights = {k: w.float() for k, w in polygon(n, n, norm, 1 - norm**2, 0).items()}
+    point = landscape.critical_point(ToyModel.from_weights(ToyConfig(n_features=n, d_hidden=2), weights), OneHot(n))
+    assert point.kind == "minimum"
+    assert int((point.eigenvalues.abs() < 1e-9).sum()) == 15 - 1 - 5  # the loss sees norm^2 + bias of each, no more
+
+
+def test_a_rotation_that_moves_nothing_is_no_symmetry_to_set_aside() -> None:
+    """A pair on one line in three dimensions: turns of the line are two, the one about it is none."""
+    line = torch.tensor([[2.0, -1.0, 2.0]], dtype=F64) / 3
+    W = torch.cat([line, -line])
+    cfg, data = ToyConfig(n_features=2, d_hidden=3), OneHot(n_features=2)
+    point = landscape.critical_point(ToyModel.from_weights(cfg, {"W_E": W.float(), "b_U": torch.zeros(2)}), data)
+    assert len(point.eigenvalues) == 8 - 2
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1.0, 1e4])
+def test_a_saddle_is_one_in_any_unit_of_the_loss(unit: float) -> None:
+    """Of an empty model the spectrum is known; here one feature's weight goes down and the other's is held up."""
+    p, cfg = 0.2, ToyConfig(n_features=2, d_hidden=1)
+    v = p / 3 - p**2 / 4
+    model = ToyModel.from_weights(cfg, {"W_E": torch.zeros(2, 1), "b_U": torch.full((2,), p / 2)})
+    point = landscape.critical_point(model, SparseUniform(2, p), unit * torch.tensor([1.0, 3.0]))
+    assert (point.kind, point.escape) == ("saddle", 1)
+    expected = unit * torch.tensor([-12 * v, -4 * v, 2.0, 6.0], dtype=F64)
+    torch.testing.assert_close(point.eigenvalues, expected, rtol=1e-5, atol=0)

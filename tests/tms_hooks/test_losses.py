@@ -90,3 +90,29 @@ def test_absolute_errors_are_the_least_power() -> None:
     assert losses.Lp(p=1).cost(out, target).tolist() == [[0.5, 2.0]]
     with pytest.raises(ValueError, match=r"p=0\.9: must be at least 1"):
         losses.Lp(p=0.9)
+
+
+def test_one_key_s_score_is_read_off_the_query_s_row_and_averaged_over_the_batch() -> None:
+    scores = torch.arange(24.0).reshape(3, 2, 2, 2)  # batch head query key: at (query 0, key 1) 1, 5; 9, 13; 17, 21
+    present = torch.zeros(3, 2, 1)
+    present[:, 0, 0] = torch.tensor([1.0, 8.0, 14.0])  # head 0 is off by 0, 1 and 3
+    present[:, 1, 0] = torch.tensor([5.0, 13.0, 27.0])  # head 1 by 0, 0 and 6
+    assert_close(losses.qk_error(scores, present), torch.tensor([10 / 3, 12.0]))
+
+
+def test_weights_below_one_are_shares_too() -> None:
+    """One key forms a pair of weight 1/4 and another of 1/4: each is to have half of the pattern."""
+    present, scores = torch.tensor([[[0.25, 0.25, 0.0]]]), torch.tensor([0.0, 1.0, 3.0, 4.0]).log().expand(1, 1, 4, 4)
+    expected = -(math.log(1 / 8) + math.log(3 / 8)) / 2
+    assert_close(losses.qk_cross_entropy(scores, present), torch.tensor([expected]))
+
+
+def test_costs_that_are_nan_for_finite_outputs_are_refused_and_others_are_passed_on() -> None:
+    own = losses.LossFunction(lambda out, target: out.sqrt() * target)
+    out = torch.full((1, 2, 3), 4.0)
+    assert_close(losses.costs(own, out, torch.ones(1, 2, 3)), torch.full((1, 2, 3), 2.0))
+    out[0, 1, 2] = -1.0
+    with pytest.raises(ValueError, match="gives NaN for finite outputs"):
+        losses.costs(own, out, torch.ones(1, 2, 3))
+    out[0, 1, 2] = torch.nan  # of a model that has diverged
+    assert losses.costs(own, out, torch.ones(1, 2, 3))[0, 1, 2].isnan()

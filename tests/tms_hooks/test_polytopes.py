@@ -8,7 +8,7 @@ import torch
 
 from tms_hooks.geometry import ideal_polytopes, name_polytope, polytopes
 from tms_hooks.geometry.measures import rotate_onto
-from tms_hooks.geometry.polytopes import MAX_DISTANCE, _distance
+from tms_hooks.geometry.polytopes import MAX_DISTANCE, _distance, named_polytope
 from tms_hooks.linalg import unit
 
 IDEALS = {name: V for k in range(1, 13) for name, V in ideal_polytopes(k).items()} | {
@@ -129,3 +129,47 @@ def test_rings_are_turned_against_each_other(name: str, cosines: dict[float, int
     found = (V @ V.mT)[tuple(torch.triu_indices(len(V), len(V), 1))]
     for cosine, edges in cosines.items():
         assert int(((found - cosine).abs() < 1e-12).sum()) == edges
+
+
+FAMILIES = {
+    1: ["point"], 2: ["digon"], 3: ["triangle"], 4: ["square", "tetrahedron"],
+    5: ["pentagon", "5-cell", "triangular bipyramid"], 6: ["hexagon", "5-simplex", "octahedron", "triangular prism"],
+    7: ["heptagon", "6-simplex", "pentagonal bipyramid"],
+    8: ["octagon", "7-simplex", "16-cell", "hexagonal bipyramid", "square antiprism", "cube"],
+    9: ["nonagon", "8-simplex", "heptagonal bipyramid", "tricapped triangular prism"],
+    10: ["decagon", "9-simplex", "5-orthoplex", "octagonal bipyramid", "gyroelongated square bipyramid"],
+    11: ["11-gon", "10-simplex", "nonagonal bipyramid"],
+    12: ["12-gon", "11-simplex", "6-orthoplex", "decagonal bipyramid", "icosahedron", "cuboctahedron"],
+    13: ["13-gon", "12-simplex"], 14: ["14-gon", "13-simplex", "7-orthoplex"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("k", FAMILIES)
+def test_every_number_of_vertices_has_these_ideals(k: int) -> None:
+    """Simplices have one dimension less than vertices, orthoplexes half as many, all the rest but polygons three."""
+    ideals = ideal_polytopes(k)
+    assert list(ideals) == FAMILIES[k]
+    for name, V in ideals.items():
+        spanned = int(torch.linalg.matrix_rank(V))
+        flat = name in (f"{k}-gon", FAMILIES[k][0]) and k > 2
+        simplex = "simplex" in name or name in ("tetrahedron", "5-cell", "digon")
+        orthoplex = "orthoplex" in name or name in ("octahedron", "16-cell")
+        wanted = 2 if flat else k - 1 if simplex else k // 2 if orthoplex else min(k, 3)
+        assert V.shape[1] == spanned == wanted
+    with pytest.raises(ValueError, match="n_vertices=0: must be at least 1"):
+        ideal_polytopes(0)
+
+
+@pytest.mark.parametrize(("distance", "name"), [(0.14, "digon"), (0.16, "unknown")])
+def test_a_shape_has_its_name_up_to_the_largest_distance(distance: float, name: str) -> None:
+    """Two directions at the angle t are 2 sin((pi - t) / 4) from a digon."""
+    t = math.pi - 4 * math.asin(distance / 2)
+    W = torch.tensor([[1.0, 0.0], [math.cos(t), math.sin(t)]], dtype=torch.float64)
+    assert polytopes(W)[0].distance == pytest.approx(distance)
+    assert name_polytope(W) == name
+
+
+def test_features_above_one_half_are_represented_by_default() -> None:
+    for function in (name_polytope, named_polytope):
+        assert function(0.51 * IDEALS["pentagon"]) == "pentagon" and function(0.49 * IDEALS["pentagon"]) == "empty"
+    assert [shape.name for shape in polytopes(0.51 * IDEALS["pentagon"])] == ["pentagon"]

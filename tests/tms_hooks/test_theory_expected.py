@@ -147,3 +147,28 @@ def test_the_most_features_that_are_summed() -> None:
     bias, p = torch.full((12,), -11.9, dtype=F64), torch.full((12,), 0.3, dtype=F64)
     found = expected_loss(torch.ones(12, 12, dtype=F64), bias, p)
     torch.testing.assert_close(found, torch.tensor(12 * 0.3 / 3, dtype=F64))
+
+
+@pytest.mark.parametrize("unit", [1e-4, 1e4])
+def test_a_loss_without_its_target_grows_with_the_square_of_the_weights(unit: float) -> None:
+    """Small coefficients are told by the largest, not by 1."""
+    a, b, silent = t(0.9, -0.6, 0.012, -0.004, 0.3), t(-0.07)[0], t(0.5, 0.3, 0.9, 0.4, 0.0)
+    found = output_loss(unit * a, unit * b, silent, 4)
+    torch.testing.assert_close(found, unit**2 * output_loss(a, b, silent, 4), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("a", [[-1.0, 1e-5, 1e-5], [-1.0, -1e-5, 0.5], [1e-4, -1.0, 1e-4], [0.013, -1.0, 0.019]])
+def test_small_coefficients_beside_a_large_negative_one(a: list[float]) -> None:
+    """Differences divided by a small one lose digits, twice as many for the target; nodes across the kink lose others.
+
+    What is 1 to 2 % of the largest is computed by differences, to the last digits.
+    """
+    p, b = [0.4, 0.5, 0.6], 0.3
+    for target, accuracy in ((0, 1e-10), (1, 1e-9), (2, 1e-9)):
+        found = output_loss(t(*a), t(b)[0], t(*p), target).item()
+        assert found == pytest.approx(by_quadrature(a, b, p, target), abs=accuracy)
+
+
+def test_every_coefficient_has_a_probability() -> None:
+    with pytest.raises((ValueError, TypeError)):
+        output_loss(t(1.0, 0.5), t(0.0)[0], t(0.5, 0.5, 0.5), 0)

@@ -194,3 +194,24 @@ def test_the_map_that_the_documents_show_is_the_default() -> None:
     """4 to 10 features at the densities of the page that `tms theory` writes; to sum them all takes half a minute."""
     default = {name: p.default for name, p in inspect.signature(theory.best_polygon_table).parameters.items()}
     assert default == {"features": range(4, 11), "densities": (0.001, 0.003, 0.01, 0.03, 0.1, 0.3)}
+
+
+def test_two_features_make_a_digon_and_twelve_corners_are_still_summed() -> None:
+    assert theory.best_polygon(2, 0.3) == 2
+    assert theory.polygon_loss(2, 0.3, 2) < 2 * (0.3 / 3 - 0.3**2 / 4)  # the variance of each
+    norm, bias, loss = theory.finite_polygon(12, 1e-4)
+    limit = theory.polygon(12)
+    assert (norm, bias) == pytest.approx((limit.norm, limit.bias), rel=0.01)
+    assert loss / 1e-4 == pytest.approx(limit.loss, rel=0.01)
+
+
+@pytest.mark.parametrize("corners", [(2, 3), (3, 2)])
+def test_polygons_that_never_cost_the_same_say_which_costs_less(corners: tuple[int, int]) -> None:
+    assert theory.polygon_loss(5, 0.1, 3) < theory.polygon_loss(5, 0.1, 2)
+    with pytest.raises(ValueError, match=r"no crossing for p in \[0.001, 1\]; the 3-gon costs less throughout"):
+        theory.polygon_crossing(5, *corners)
+
+
+def test_a_table_has_nine_digits() -> None:
+    best = theory.polygon(7)
+    assert theory.polygon_table([7]).loc[7, "gain, bias"] == round(best.gain, 9) != best.gain

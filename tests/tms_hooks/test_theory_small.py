@@ -232,3 +232,9 @@ def test_phase_losses_agree_with_samples() -> None:
     losses = ((x - (x @ W @ W.mT).relu()).square() * torch.tensor([1.0, 2.0])).sum(1)
     error = float(losses.std()) / len(x) ** 0.5
     assert abs(theory.phase_losses(0.3, 2.0)["antipodal"] - float(losses.mean())) < 3 * error
+
+
+def test_the_pretty_good_measurement_of_stacked_models_is_that_of_each() -> None:
+    V = torch.stack([directions(7, 3), 1e3 * directions(7, 3, seed=1)])
+    for found, alone in zip(theory.pretty_good_measurement(V), V, strict=True):
+        torch.testing.assert_close(found, theory.pretty_good_measurement(alone))

@@ -334,3 +334,89 @@ def test_numbers_are_plain_and_all_of_it_can_be_stored():
     assert (again.verdict, again.paragraph, again.record()) == (found.verdict, found.paragraph, found.record())
     assert again.figures == (("x", drawn()),)
     assert verdict(theory=math.nan).theory is None  # a closed form that there was nothing to compare with
+
+
+# Edges, worked by hand
+
+
+def sole(**changes) -> Part:
+    """A part that is decided at the threshold 0, above it."""
+    return decided(Verdict(parts={"all": part(**changes)}, **REST), "above", changes.pop("threshold", 0)).sole
+
+
+def test_what_reaches_exactly_as_far_as_the_resolution_is_at_the_threshold():
+    assert outcome(part(statistic=0.0, interval=(-0.05, 0.05)), threshold=0) == "at the threshold"
+
+
+@pytest.mark.parametrize(
+    ("statistic", "interval", "wanted"),
+    [
+        (0.02, (-0.30, 0.10), 0.32 / 0.07),  # at the threshold once -0.3 has come up to -0.05 and 0.1 down to 0.05
+        (0.02, (-0.10, 0.30), 0.12 / 0.02),  # the side by then, before 0.3 is down to 0.05
+        (0.02, (-0.30, 0.30), 0.28 / 0.03),
+        (0.05, (-0.20, 0.30), 0.25 / 0.05),  # it is at the edge: it can only come to its side
+        (-0.02, (-0.10, 0.30), 0.32 / 0.07),
+        (0.00, (-0.20, 0.30), 0.30 / 0.05),
+    ],
+)
+def test_how_much_an_interval_must_shrink(statistic, interval, wanted):
+    np.testing.assert_allclose(sole(statistic=statistic, interval=interval, n=10).n_to_decide, 10 * wanted**2)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "interval", "p"),
+    [
+        (-0.2, (-0.9, 0.0), 0.05),  # the end towards the threshold counts
+        (0.2, (0.0, 0.9), 0.05),
+        (0.0, (-0.1, 0.3), 1.0),
+        (0.0, (0.0, 0.0), 1.0),
+        (0.2, UNKNOWN, math.nan),
+        (math.nan, (-0.1, 0.3), math.nan),
+    ],
+)
+def test_a_p_value_on_either_side(statistic, interval, p):
+    np.testing.assert_allclose(sole(statistic=statistic, interval=interval).p, p, rtol=1e-6)
+
+
+def test_exactly_as_many_rows_as_a_bootstrap_needs_are_measured():
+    eight = np.arange(8.0)
+    found = statistic("The mean", np.mean, eight, null=(eight - 20,))
+    assert (found.statistic, found.null, found.n) == (3.5, -16.5, 8)
+    assert found.margin[0] > 0
+    two = statistic("The difference", lambda a, b: float(a.mean() - b.mean()), eight, eight, null=(eight, eight[:7]))
+    assert math.isnan(two.null) and two.margin == UNKNOWN  # one of the null's samples is too small
+    assert "and there are 0" in statistic("The mean", np.mean).why
+
+
+def test_a_statistic_or_a_null_that_is_nan_says_so():
+    found = statistic("The mean", lambda rows: math.nan, np.arange(8.0))
+    assert (found.n, found.why) == (0, "it is not a number, for these or for some resampled ones")
+    eight = np.arange(8.0)
+    null = statistic("The mean", lambda m: m.mean() if m.mean() >= 0 else math.nan, eight, null=(eight - 20,))
+    assert math.isnan(null.null) and null.margin == UNKNOWN
+
+
+def test_a_paragraph_names_parts_where_there_are_several():
+    one = decided(verdict())
+    assert one.paragraph.startswith("Supported: The share is")
+
+    def measure(n_models: int) -> Verdict:
+        raise AssertionError("nobody runs it")
+
+    measure.__doc__ = TWO.replace('Beyond the source "third": Statistic: a share.', "").replace(
+        " Threshold: above 1/2. Null: untrained models.\n", ""
+    )
+    both = planned.planned(measure).decide(Verdict(parts={"first": part(), "second": part()}, **REST))
+    assert both.paragraph.startswith("first: Supported: ") and " second: Refuted: " in both.paragraph
+
+
+def test_what_a_verdict_is_when_nothing_has_run_it_and_how_its_seconds_are_told():
+    found = decided(verdict())
+    assert (found.seconds, found.seed) == (0.0, 0)
+    assert replace(found, seconds=1.23456).record()["seconds"] == 1.235
+    assert replace(found, figures=()) == found  # figures are made from the numbers
+
+
+def test_a_share_that_is_bounded_on_one_side_alone_could_not_be_measured():
+    text = decided(verdict(statistic=math.nan, interval=(0.0, math.inf), why="none ended")).paragraph
+    assert "The share could not be measured, since none ended" in text
