@@ -18,7 +18,7 @@ from numba.extending import intrinsic, models, register_model
 from tms_hooks import rng
 
 # For functions that allocate nothing: passing an array on then costs no atomic reference count.
-compiled: Any = partial(njit, cache=True, _nrt=False)
+compiled: Any = partial(njit, cache=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
 # infinity: a branch on it would keep loops from vectorizing.
 INNER = {"_nrt": False, "forceinline": True, "error_model": "numpy"}

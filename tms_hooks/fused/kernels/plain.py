@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 
 from tms_hooks.fused.codes import GELU, IDENTITY, RELU
@@ -109,9 +108,7 @@ def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
     return (0,) * m if m <= WIDEST and o == n and act in (IDENTITY, RELU) else ()
 
 
-@njit(cache=True)
-@no_type_check
-def aligned(rows, columns, like):
+def aligned(rows: int, columns: int, like: np.ndarray) -> np.ndarray:
     """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
     flat = np.zeros(rows * columns + LINE, like.dtype)
     skip = -flat.ctypes.data % LINE // flat.itemsize
@@ -151,9 +148,7 @@ def views(flat, toy, none, one):
     )
 
 
-@njit(cache=True)
-@no_type_check
-def make_plain_space(like, toy, block, sparse):
+def make_plain_space(like: np.ndarray, toy: Toy, block: int, sparse: bool) -> PlainSpace:
     """`PlainSpace` for blocks of so many rows."""
     n, m, o, rows = toy.n, toy.m, toy.o, block + LANES
     w_e_t = np.empty((m, n), like.dtype)
