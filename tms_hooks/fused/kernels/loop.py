@@ -126,7 +126,7 @@ def make_room(
     like: np.ndarray, heads: int, trained: int, toy: Toy, batch: Batch,
     drawn: Any, asked: Any, narrow: Any, general: General | None, mlps: Mlps | None,
 ) -> Room:  # fmt: skip
-    """Room for models like this one, of which so many parameters are trained: made here, as compiling it took seconds."""
+    """Room for models like this one, of which so many parameters are trained; compiled, this would take seconds."""
     n, o = toy.n, toy.o
     positions = 1 if general is None else general.positions
     block = -(-min(max(SMALL // max(n, o), BLOCK), batch.rows) // WHOLE) * WHOLE
