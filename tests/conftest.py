@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,8 @@ ROOT = Path(__file__).parents[1]
 if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
     # No GPU: Triton's kernels are interpreted. It asks for this when it is first imported.
     os.environ.setdefault("TRITON_INTERPRET", "1")
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in a shell's background job, and so in all its children
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest leaves out by marks

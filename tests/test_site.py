@@ -95,6 +95,7 @@ def visit(browser):
             )  # as its switch
             page.set_viewport_size({"width": width, "height": 900})
             page.evaluate("new Promise(done => requestAnimationFrame(() => setTimeout(done)))")
+            page.evaluate(READY)  # a screen of another width may show another picture
             if (wide := page.evaluate("document.documentElement.scrollWidth")) > width:
                 wrong.append(f"{scheme}: {wide} pixels wide on a screen of {width}")
             wrong += [f"{scheme}, {width}: {visual} is not drawn" for visual in page.evaluate(NOT_DRAWN)]

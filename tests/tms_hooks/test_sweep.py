@@ -123,7 +123,8 @@ def test_loky_gives_the_same_bits_and_goes_on_after_a_worker_was_killed(tmp_path
         deadline = time.monotonic() + 240
         while not list(other.glob("store/*/run.json")) and time.monotonic() < deadline:
             time.sleep(0.01)
-        workers = [p for p in psutil.Process().children() if "popen_loky_posix" in " ".join(p.cmdline())]
+        children = [p for p in psutil.Process().children() if p.status() != psutil.STATUS_ZOMBIE]
+        workers = [p for p in children if "popen_loky_posix" in " ".join(p.cmdline())]
         workers[0].kill()
 
     killer = threading.Thread(target=kill_one)
