@@ -226,10 +226,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         outside: kernels.Outside = nothing,
     ) -> None:
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
-        toy, more, kinds = plan.toy, (plan.drawn, plan.asked), (plan.narrow, plan.general, plan.mlps)
-        trained = updates.last - updates.first
-        room = kernels.make_room(weights[0], cfg.n_heads, trained, toy, batch, *more, *kinds)
-        kernels.advance(*before, seeds[models], toy, batch, *more, updates, *kinds, outside, *after, room)
+        toy, more = plan.toy, (plan.narrow, plan.general, plan.mlps, outside)
+        kernels.advance(*before, seeds[models], toy, batch, plan.drawn, plan.asked, updates, *more, *after)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])

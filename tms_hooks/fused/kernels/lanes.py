@@ -17,7 +17,8 @@ from numba.extending import intrinsic, models, register_model
 
 from tms_hooks import rng
 
-# For functions that allocate nothing: passing an array on then costs no atomic reference count.
+# For functions that allocate nothing, and so count no references, and are called by compiled ones alone: a way in from
+# Python would be compiled as well.
 compiled: Any = partial(njit, cache=True, _nrt=False, no_cpython_wrapper=True, no_cfunc_wrapper=True)
 # For functions made at run time: they become part of those that call them, and are cached there. Dividing by zero gives
 # infinity: a branch on it would keep loops from vectorizing.

@@ -4,6 +4,7 @@ import math
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
+from numba import njit
 from numba.extending import overload
 
 from tms_hooks.fused.codes import GELU, IDENTITY, RELU
@@ -108,7 +109,9 @@ def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
     return (0,) * m if m <= WIDEST and o == n and act in (IDENTITY, RELU) else ()
 
 
-def aligned(rows: int, columns: int, like: np.ndarray) -> np.ndarray:
+@njit(cache=True)
+@no_type_check
+def aligned(rows, columns, like):
     """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
     flat = np.zeros(rows * columns + LINE, like.dtype)
     skip = -flat.ctypes.data % LINE // flat.itemsize
@@ -148,7 +151,9 @@ def views(flat, toy, none, one):
     )
 
 
-def make_plain_space(like: np.ndarray, toy: Toy, block: int, sparse: bool) -> PlainSpace:
+@njit(cache=True)
+@no_type_check
+def make_plain_space(like, toy, block, sparse):
     """`PlainSpace` for blocks of so many rows."""
     n, m, o, rows = toy.n, toy.m, toy.o, block + LANES
     w_e_t = np.empty((m, n), like.dtype)
