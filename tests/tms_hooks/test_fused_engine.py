@@ -780,12 +780,10 @@ print(engine._threads(), torch.get_num_threads())
 
 
 @pytest.mark.parametrize(
-    "cfg",
-    [tms.ToyConfig(5, 2), tms.ToyConfig(5, 2, n_heads=1), tms.ToyConfig(5, 2, d_mlp=3)],
-    ids=["plain", "heads", "mlp"],
+    "more", [{}, {"n_heads": 1, "d_head": 2}, {"d_mlp": 3, "bottleneck": "residual"}], ids=["plain", "heads", "mlp"]
 )
-def test_a_room_hands_nothing_on_from_one_call_to_the_next(cfg):
-    recipe = make(cfg, qk_pairs=((0, 1),) if cfg.n_heads else ())
+def test_a_room_hands_nothing_on_from_one_call_to_the_next(more):
+    recipe = make(tms.ToyConfig(5, 2, **more), qk_pairs=(((0, 1),),) if "n_heads" in more else ())
     states = [start(recipe), start(recipe, scale=float("nan")), start(recipe)]
     for state in states:
         fused_engine.advance(recipe, state, 0, 5)
