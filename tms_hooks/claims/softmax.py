@@ -87,7 +87,7 @@ def separable(trained: Tied) -> np.ndarray:
     return told_apart(geometry.gram(trained.W) + trained.bias[:, None, :])
 
 
-@claim("softmax-circle", "B", quick=3, full=24, seconds=65)
+@claim("softmax-circle", "B", quick=2, full=24, seconds=65)
 def softmax_circle(n_models: int) -> Verdict:
     """A tied softmax puts some features on one circle and the rest at zero, never two on one ray, unlike MSE.
 
@@ -130,7 +130,7 @@ def softmax_circle(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: untrained models.
 
-    Size: 3 models for each arm (quick), 24 (full).
+    Size: 2 models for each arm (quick), 24 (full).
     Controls: the circle at the cuts 0.7 and 0.2, 0.9 and 0.05; models that have every feature on it; features at zero,
     and between; the radius beyond which zero is a trap (closed form) against the mean trained one.
     """
@@ -248,7 +248,7 @@ def circles(W: Float[Tensor, "_ 2"], gap: float = GAP) -> list[list[int]]:
     return [circle for circle in found if norms[circle].mean() > AT_ZERO * norms.max()]
 
 
-@claim("softmax-bias-concentric", "B", quick=3, full=24, seconds=35)
+@claim("softmax-bias-concentric", "B", quick=2, full=24, seconds=35)
 def softmax_bias_concentric(n_models: int) -> Verdict:
     """A tied softmax with a bias tells all features apart on concentric circles, the smaller ones with larger biases.
 
@@ -285,7 +285,7 @@ def softmax_bias_concentric(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models without a bias.
 
-    Size: 3 models for each arm (quick), 24 (full).
+    Size: 2 models for each arm (quick), 24 (full).
     Controls: concentric at gaps of 0.05 and 0.2; told apart with the trained biases set to zero, and shuffled; pairs on
     one ray; mean bias rising from each circle to the next smaller one; the slope of bias on squared norm, which is -1/2
     in the middle of what a ray allows; all for n = 10 as well.
@@ -492,7 +492,7 @@ def unembed_first(growth: Growth, share: float = 0.5, final: bool = False) -> np
     return np.less(unembed, embed)
 
 
-@claim("softmax-untied-unembed-first", "B", quick=2, full=24, seconds=140)
+@claim("softmax-untied-unembed-first", "B", quick=1, full=24, seconds=140)
 def softmax_untied_unembed_first(n_models: int) -> Verdict:
     """An untied softmax without bias learns all features, the unembed of each before its embed.
 
@@ -533,7 +533,7 @@ def softmax_untied_unembed_first(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: models whose start has the two ends exchanged.
 
-    Size: 2 models for each arm (quick), 24 (full).
+    Size: 1 model for each arm (quick), 24 (full).
     Controls: at a quarter and three quarters of the norm, and at half of the final one; features whose unembed, and
     whose embed, came first;
     models whose W_U separates all inputs with the final W_E before W_E does with the final W_U; how far |W_E|^2 -

@@ -37,7 +37,7 @@ def hexagons_of(run: Run) -> list[int]:
     return [*map(int, np.flatnonzero(lab.shape_names(run.W_E) == "hexagon"))]
 
 
-@claim("stuck-feature", "H", quick=4, full=16, counts="pentagons", seconds=50)
+@claim("stuck-feature", "H", quick=3, full=16, counts="pentagons", seconds=50)
 def stuck_feature(n_models: int) -> Verdict:
     """The feature that a pentagon has not learned, high in loss and low in gradient, is stuck on a saddle point.
 
@@ -67,7 +67,7 @@ def stuck_feature(n_models: int) -> Verdict:
     Threshold: above 1/2.
     Null: hexagons, half as many.
 
-    Size: 4 such pentagons (quick), 16 (full).
+    Size: 3 such pentagons (quick), 16 (full).
     Controls: models in a minimum and near no critical point; the unlearned feature's loss and gradient at the end,
     relative to the others'; how many pentagons have one unlearned feature at cut-offs 0.3, 0.5 and 0.7.
     """
