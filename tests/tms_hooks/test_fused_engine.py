@@ -779,6 +779,21 @@ print(engine._threads(), torch.get_num_threads())
     assert done.stdout.split() == ["2", "1"], done.stderr
 
 
+@pytest.mark.parametrize(
+    "more", [{}, {"n_heads": 1, "d_head": 2}, {"d_mlp": 3, "bottleneck": "residual"}], ids=["plain", "heads", "mlp"]
+)
+def test_a_room_hands_nothing_on_from_one_call_to_the_next(more):
+    recipe = make(tms.ToyConfig(5, 2, **more), qk_pairs=(((0, 1),),) if "n_heads" in more else ())
+    states = [start(recipe), start(recipe, scale=float("nan")), start(recipe)]
+    for state in states:
+        fused_engine.advance(recipe, state, 0, 5)
+    fresh, ill, again = states
+    assert (ill.diverged_at == 0).all(), "its room is full of what is not a number"
+    assert all(again.weights[name].equal(w) for name, w in fresh.weights.items())
+    (plan,) = fused_engine._PLANS[recipe].values()
+    assert len(plan.rooms) == 1, "all three were in it"
+
+
 def test_models_apart_from_one_another_are_put_back_where_they_were():
     sparse, dense = (tms.SparseUniform(n_features=5, feature_probability=p) for p in (0.1, 0.6))
     crowd = make(data=(sparse, dense, sparse), importance=(1.0,) * 5, empty_rows="drawn")

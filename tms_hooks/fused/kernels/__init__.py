@@ -44,7 +44,7 @@ if not _before:
     config.CACHE_DIR = str(_home / "tms-hooks" / "kernels" / _fingerprint())
 from tms_hooks.fused.kernels.general import General, Outside  # noqa: E402  where numba caches is settled on import
 from tms_hooks.fused.kernels.lanes import LANES  # noqa: E402
-from tms_hooks.fused.kernels.loop import Batch, Updates, advance  # noqa: E402
+from tms_hooks.fused.kernels.loop import Batch, Room, Updates, advance, make_room  # noqa: E402
 from tms_hooks.fused.kernels.mlps import Mlps  # noqa: E402
 from tms_hooks.fused.kernels.plain import Toy, narrow  # noqa: E402
 from tms_hooks.fused.kernels.rules import ASKED, DRAWN, UPDATED, Asked, Drawn  # noqa: E402
@@ -62,8 +62,10 @@ __all__ = [
     "General",
     "Mlps",
     "Outside",
+    "Room",
     "Toy",
     "Updates",
     "advance",
+    "make_room",
     "narrow",
 ]

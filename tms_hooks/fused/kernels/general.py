@@ -8,12 +8,11 @@ import math
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
 
 from tms_hooks.fused.codes import GELU, RELU, SOFTMAX
 from tms_hooks.fused.kernels.attention import attention_errors, score_errors
 from tms_hooks.fused.kernels.lanes import LANES, add, compiled, first_lanes, load, splat, store, total, where
-from tms_hooks.fused.kernels.plain import SUMS, aligned, clear_rest, output_errors
+from tms_hooks.fused.kernels.plain import SUMS, Toy, aligned, clear_rest, output_errors
 from tms_hooks.fused.kernels.products import add_outer, product
 from tms_hooks.fused.kernels.softmax import log_softmax, softmax_backward, softmax_errors
 from tms_hooks.fused.kernels.unit_norm import add_gradients, normalize
@@ -97,9 +96,7 @@ class Space(NamedTuple):
     sums: Any
 
 
-@njit(cache=True)
-@no_type_check
-def make_space(like, toy, block, general):
+def make_space(like: np.ndarray, toy: Toy, block: int, general: General) -> Space:
     """`Space` for blocks of so many rows."""
     n, m, tokens, readers, rows = toy.n, toy.m, general.positions, toy.o + toy.units, block + LANES
     return Space(

@@ -134,6 +134,21 @@ splat_part, load_part, first_of_part = _of_width(PART)
 
 @intrinsic
 @no_type_check
+def rows_apart(typing, matrix, width):
+    """The same matrix, whose rows are said to be `width` entries apart: a stride that is known is not loaded."""
+
+    def code(context, builder, sig, args):
+        array = context.make_array(matrix)(context, builder, args[0])
+        entry = ir.Constant(context.get_value_type(types.intp), matrix.dtype.bitwidth // 8)
+        row = builder.mul(context.cast(builder, args[1], sig.args[1], types.intp), entry)
+        array.strides = cgutils.pack_array(builder, [row, entry])
+        return array._getvalue()
+
+    return matrix(matrix, width), code
+
+
+@intrinsic
+@no_type_check
 def store(typing, array, i, r, value):
     """`array[i, r : r + LANES] = value`."""
 

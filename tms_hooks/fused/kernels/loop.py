@@ -3,14 +3,12 @@
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit, types
-from numba.extending import overload
 
 from tms_hooks.fused.kernels.draws import batch_key, draw_sparse_uniform
 from tms_hooks.fused.kernels.general import General, finish, general_forward_backward, make_space, prepare
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.mlps import Mlps, make_mlp_space, mlp_forward_backward, prepare_mlps
-from tms_hooks.fused.kernels.plain import aligned, empty_row, forward_backward, make_plain_space, views
+from tms_hooks.fused.kernels.plain import Toy, aligned, empty_row, forward_backward, make_plain_space, views
 from tms_hooks.fused.kernels.products import transpose
 from tms_hooks.fused.kernels.rules import draw, shrink, target, update
 
@@ -100,6 +98,8 @@ def more_forward_backward(
 class Room(NamedTuple):
     """What is written over at each step, so that steps allocate nothing; None is what a toy has no need of."""
 
+    block: int
+    """Rows worked on together."""
     x: Any
     y: Any
     """The targets: `x`, where they are the inputs."""
@@ -122,79 +122,58 @@ class Room(NamedTuple):
     mlps: Any
 
 
-@no_type_check
-def space_for(what, w, toy, block, sparse):
-    """The space of `narrow`, `general` or `mlps`; None for what is None: an `if` would be asked at each use of it."""
-    raise NotImplementedError("in compiled code only")
+def make_room(
+    like: np.ndarray, heads: int, trained: int, toy: Toy, batch: Batch,
+    drawn: Any, asked: Any, narrow: Any, general: General | None, mlps: Mlps | None,
+) -> Room:  # fmt: skip
+    """Room for models like this one, of which so many parameters are trained; compiled, this would take seconds."""
+    o, absent = toy.o, max(toy.o, toy.m, toy.units, 1)
+    positions = 1 if general is None else general.positions
+    block = -(-min(max(SMALL // max(toy.n, o), BLOCK), batch.rows) // WHOLE) * WHOLE
+    x = aligned(positions * toy.n, block + LANES, like)
+
+    def flat(size: int) -> np.ndarray:
+        return aligned(1, size, like)[0]
+
+    return Room(
+        block=block,
+        x=x,
+        y=x if asked is None else aligned(positions * o, block + LANES, like),
+        if_empty=flat(o),
+        g=flat(len(like)),
+        loss=flat(o),
+        head_loss=flat(heads),
+        old=flat(trained),
+        none=flat(absent),
+        one=np.ones(1, like.dtype),
+        unseen=flat(absent),
+        drawing=np.empty((0 if drawn is None else toy.n + 1, block), np.int64),
+        plain=None if narrow is None else make_plain_space(like, toy, block, batch.sparse),
+        general=None if general is None else make_space(like, toy, block, general),
+        mlps=None if mlps is None else make_mlp_space(like, toy, block, mlps),
+    )
 
 
-@overload(space_for)
-@no_type_check
-def _space_for(what, w, toy, block, sparse):
-    if isinstance(what, types.NoneType):
-        return lambda what, w, toy, block, sparse: None
-    kind = getattr(what, "instance_class", None)
-    if kind is General:
-        return lambda what, w, toy, block, sparse: make_space(w, toy, block, what)
-    if kind is Mlps:
-        return lambda what, w, toy, block, sparse: make_mlp_space(w, toy, block, what)
-    return lambda what, w, toy, block, sparse: make_plain_space(w, toy, block, sparse)
-
-
-@njit(cache=True, nogil=True)
+@compiled(nogil=True, no_cpython_wrapper=False)
 @no_type_check
 def advance(
     w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
-    loss_out, head_out, g_out,
+    loss_out, head_out, g_out, room,
 ):  # fmt: skip
     """Updates `start` to `stop - 1` of every model; losses and gradients out are those before the first.
 
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
     `narrow` for others and `mlps` for toys that have none: what is None is not compiled. Costs of outputs that are from
-    `outside` are for toys that are more than plain ones.
-    """
-    n, o = toy.n, toy.o
-    positions = 1 if general is None else general.positions
-    block = -(-min(max(SMALL // max(n, o), BLOCK), batch.rows) // WHOLE) * WHOLE
-    x = aligned(positions * n, block + LANES, w)
-    room = Room(
-        x,
-        x if asked is None else aligned(positions * o, block + LANES, w),
-        np.zeros(o, w.dtype),
-        np.empty_like(w[0]),
-        np.empty_like(loss_out[0]),
-        np.empty_like(head_out[0]),
-        np.empty(updates.last - updates.first, w.dtype),
-        np.zeros(max(o, toy.m, toy.units), w.dtype),
-        np.ones(1, w.dtype),
-        np.zeros(max(o, toy.m, toy.units, 1), w.dtype),
-        np.empty((0 if drawn is None else n + 1, block), np.int64),
-        space_for(narrow, w, toy, block, batch.sparse),
-        space_for(general, w, toy, block, batch.sparse),
-        space_for(mlps, w, toy, block, batch.sparse),
-    )
-    run(
-        w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
-        loss_out, head_out, g_out, room, block,
-    )  # fmt: skip
-
-
-@compiled()
-@no_type_check
-def run(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
-    loss_out, head_out, g_out, room, block,
-):  # fmt: skip
-    """`advance`, which gives it room. Counting references took a third of a small toy's step.
-
-    It is one function: each that calls another is optimized together with it once more.
+    `outside` are for toys that are more than plain ones. It counts no references, which took a third of a small toy's
+    step, and is one function: each that calls another is optimized together with it once more.
     """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
-    x, y, if_empty, g, loss, head_loss, old = (
-        room.x, room.y, room.if_empty, room.g, room.loss, room.head_loss, room.old,
+    block, x, if_empty, g, loss, head_loss, old = (
+        room.block, room.x, room.if_empty, room.g, room.loss, room.head_loss, room.old,
     )  # fmt: skip
+    y = x if asked is None else room.y  # said once more: what is known to be the same is loaded once
     plain, space, mlp_space = room.plain, room.general, room.mlps
     if asked is not None:
         if asked.number >= 0:

@@ -6,12 +6,12 @@ kept as its transpose, and so is the `W_out` that is the unembed; of several blo
 
 from typing import Any, NamedTuple, no_type_check
 
-from numba import njit
+import numpy as np
 
 from tms_hooks.fused.codes import BEFORE, BEHIND, SOFTMAX
 from tms_hooks.fused.kernels.general import activate, activate_backward, hand_over
 from tms_hooks.fused.kernels.lanes import LANES, compiled
-from tms_hooks.fused.kernels.plain import aligned, clear_rest, output_errors
+from tms_hooks.fused.kernels.plain import Toy, aligned, clear_rest, output_errors
 from tms_hooks.fused.kernels.products import add_outer, product, transpose
 from tms_hooks.fused.kernels.softmax import softmax_errors
 
@@ -42,9 +42,7 @@ class MlpSpace(NamedTuple):
     """For products that begin at 0."""
 
 
-@njit(cache=True)
-@no_type_check
-def make_mlp_space(like, toy, block, mlps):
+def make_mlp_space(like: np.ndarray, toy: Toy, block: int, mlps: Mlps) -> MlpSpace:
     """`MlpSpace` for blocks of so many rows."""
     m, d, layers, rows = toy.m, mlps.width, mlps.layers, block + LANES
     return MlpSpace(

@@ -4,7 +4,6 @@ import math
 from typing import Any, NamedTuple, no_type_check
 
 import numpy as np
-from numba import njit
 from numba.extending import overload
 
 from tms_hooks.fused.codes import GELU, IDENTITY, RELU
@@ -18,6 +17,7 @@ from tms_hooks.fused.kernels.lanes import (
     fma,
     load,
     mul,
+    rows_apart,
     splat,
     store,
     sub,
@@ -109,9 +109,7 @@ def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
     return (0,) * m if m <= WIDEST and o == n and act in (IDENTITY, RELU) else ()
 
 
-@njit(cache=True)
-@no_type_check
-def aligned(rows, columns, like):
+def aligned(rows: int, columns: int, like: np.ndarray) -> np.ndarray:
     """Zeros of shape (rows, columns) from a cache line's start on, so that no vector straddles two."""
     flat = np.zeros(rows * columns + LINE, like.dtype)
     skip = -flat.ctypes.data % LINE // flat.itemsize
@@ -151,9 +149,7 @@ def views(flat, toy, none, one):
     )
 
 
-@njit(cache=True)
-@no_type_check
-def make_plain_space(like, toy, block, sparse):
+def make_plain_space(like: np.ndarray, toy: Toy, block: int, sparse: bool) -> PlainSpace:
     """`PlainSpace` for blocks of so many rows."""
     n, m, o, rows = toy.n, toy.m, toy.o, block + LANES
     w_e_t = np.empty((m, n), like.dtype)
@@ -225,12 +221,13 @@ def _forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
 @no_type_check
 def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """The same with the hidden layer in registers."""
-    n, m, sums = toy.n, toy.m, space.sums
+    n, m, sums = toy.n, toy.m, rows_apart(space.sums, LANES)
+    out = rows_apart(space.out, x.strides[0] // x.itemsize)
     zero, two = x.dtype.type(0), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, space.out, sums, zero))
+    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, out, sums, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
