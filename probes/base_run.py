@@ -10,7 +10,6 @@ first patched run: where they do not reproduce it, the model is run as a whole.
 """
 
 import inspect
-import math
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
@@ -40,10 +39,6 @@ from probes.names import axes
 
 Metric = Callable[[Any], Tensor]
 """The model's output on the examples -> one number per example, such as a difference of two logits."""
-
-
-MOST_CUTS = 8
-"""Of how many beginnings of the examples keys and values are kept, which of long ones takes room."""
 
 
 class Savings(NamedTuple):
@@ -77,7 +72,7 @@ class BaseRun:
         self._blocks, self._block_outputs = blocks(model), list[Any]()
         unembed = getattr(model, "unembed", None)
         self._unembed = unembed if isinstance(unembed, nn.Module) else None
-        self._pasts: dict[int, Any] = {}
+        self._keys_and_values: Any = None
         self.gradients = self._record(hooks)
         self.n_examples = len(output_tensors(self.output)[0])
         self.metrics = self._metrics(self.output, 1)[0]
@@ -91,10 +86,7 @@ class BaseRun:
         if not pos or hook not in self._cuttable:
             return 0
         read = self._savings.read
-        cut = pos if read is None else min(pos, max(read))
-        cut -= cut % self._step
-        self._remember(cut)
-        return cut
+        return pos if read is None else min(pos, max(read))
 
     def rerun(
         self, copies: int, fwd_hooks: Sequence[tuple[str, HookFn]], reading: Sequence[str] = (), cut: int = 0
@@ -129,11 +121,12 @@ class BaseRun:
 
     @torch.no_grad()
     def alone(self, others: Any) -> bool:
-        """Whether the examples come out as they did if others are in the batch with them."""
+        """Whether the examples come out as they did if another is in the batch with them."""
         if not isinstance(self.inputs, Tensor | list | tuple):
             return False
-        both = torch.cat([self.inputs, others]) if isinstance(self.inputs, Tensor) else [*self.inputs, *others]
-        if not apart(self.model(both), self.output):
+        one = others[:1]
+        more = torch.cat([self.inputs, one]) if isinstance(self.inputs, Tensor) else [*self.inputs, *one]
+        if not apart(self.model(more), self.output):
             return True
         if apart(self.model(self.inputs), self.output):
             raise ValueError(NOT_REPEATABLE)
@@ -208,40 +201,29 @@ class BaseRun:
             return frozenset()
         if turns_by_length(self.model):  # a shorter run would also change what the longer ones give
             return frozenset()
-        step, last, other = self._step, inputs.shape[1] - 1, inputs.clone()
-        other[:, -1] = torch.where(inputs[:, -1] > 0, inputs[:, -1] - 1, 1)
+        last = inputs.shape[1] - 1
         same = {name for name, value in self.activations.items() if "pos" in axes(name, value.ndim)}
         try:
             with torch.no_grad():
-                if not _alike(self.model(other)[:, :-1], self.output[:, :-1]):
-                    return frozenset()
-            for cut in dict.fromkeys((step, last - last % step)):  # the shortest beginning and the longest
-                self._remember(cut)
+                again, self._keys_and_values = self.model(inputs[:, :-1], return_type="logits_and_cache", use_cache=True)
+            if not _alike(again, self.output[:, :-1]):
+                return frozenset()
+            for cut in {(last + 1) // 2, last}:
                 with recording(self.model, self.activations) as found:
                     output = self._run(1, (), None, cut)
                 if not _alike(output, self.output[:, cut:]):
                     return frozenset()
                 same = {n for n in same if _alike(found[n], behind(n, self.activations[n], cut))}
-        except Exception:  # whatever a model raises that cannot go on from keys and values
+        except Exception:  # whatever a model raises that cannot go on from keys and values, or whose cannot be cut
             return frozenset()
         return frozenset(same)
 
-    @property
-    def _step(self) -> int:
-        """Beginnings are multiples of so many positions."""
-        return math.ceil(self.inputs.shape[1] / MOST_CUTS)
-
-    @torch.no_grad()
-    def _remember(self, cut: int) -> None:
-        """Keys and values of all positions before a cut."""
-        if cut and cut not in self._pasts:
-            self._pasts[cut] = self.model(self.inputs[:, :cut], return_type="logits_and_cache", use_cache=True)[1]
-
     def _past(self, cut: int, copies: int) -> dict[str, Any]:
-        """Options with which a model goes on at the cut."""
+        """Options with which a model goes on at the cut, from keys and values of all positions before it."""
         if not cut:
             return {}
-        past = deepcopy(self._pasts[cut])  # to which the run adds its own
+        past = deepcopy(self._keys_and_values)  # to which the run adds its own
+        past.crop(cut - (self.inputs.shape[1] - 1))
         past.batch_select_indices(torch.arange(len(self.inputs)).repeat(copies))
         return {"past_key_values": past}
 
