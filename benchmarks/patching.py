@@ -41,7 +41,7 @@ def metric(logits: torch.Tensor) -> torch.Tensor:
 
 def theirs(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, layers: list[int]) -> torch.Tensor:
     """One run a site, as `generic_activation_patch` does it."""
-    sweep: Callable[..., Any] = {
+    swept = {
         "head": partial(
             patching.generic_activation_patch,
             patch_setter=patching.layer_head_vector_patch_setter,
@@ -52,18 +52,28 @@ def theirs(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, la
             patch_setter=patching.layer_pos_patch_setter,
             activation_name="resid_pre",
         ),
+        "attention": partial(
+            patching.generic_activation_patch,
+            patch_setter=patching.layer_pos_patch_setter,
+            activation_name="attn_out",
+        ),
         "mlp": partial(
             patching.generic_activation_patch,
             patch_setter=patching.layer_pos_patch_setter,
             activation_name="mlp_out",
         ),
-    }[by]
+    }
+    sweeps = [swept[part] for part in ("position", "attention", "mlp")] if by == "every" else [swept[by]]
     column, n = ("head", model.cfg.n_heads) if by == "head" else ("pos", clean.shape[1])
     index = pd.DataFrame([(layer, i) for layer in layers for i in range(n)], columns=["layer", column])
     patching.tqdm = lambda rows: rows  # no progress bars
     with torch.no_grad():
         _, cache = model.run_with_cache(clean)
-        return sweep(model, corrupted, cache, lambda logits: metric(logits).mean(), index_df=index).flatten()
+        found = [
+            sweep(model, corrupted, cache, lambda logits: metric(logits).mean(), index_df=index).flatten()
+            for sweep in sweeps
+        ]
+    return torch.cat(found)
 
 
 def ours(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, layers: list[int]) -> torch.Tensor:
@@ -71,8 +81,9 @@ def ours(model: Any, clean: torch.Tensor, corrupted: torch.Tensor, by: str, laye
     if by == "head":
         sites = [Site(hook=f"blocks.{i}.attn.hook_z", head="each") for i in layers]
     else:
-        part = {"position": "hook_resid_pre", "mlp": "hook_mlp_out"}[by]
-        sites = [Site(hook=f"blocks.{i}.{part}", pos="each") for i in layers]
+        hooks = {"position": "hook_resid_pre", "attention": "hook_attn_out", "mlp": "hook_mlp_out"}
+        asked = list(hooks.values()) if by == "every" else [hooks[by]]
+        sites = [Site(hook=f"blocks.{i}.{part}", pos="each") for part in asked for i in layers]
     return torch.tensor(patch_sweep(model, clean, corrupted, metric, sites).metric.to_numpy())
 
 
@@ -90,7 +101,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--layers", type=int, nargs="+", default=list(range(12)))
     parser.add_argument("--width", type=int, default=768, help="of the model; `work` hardly depends on it")
-    parser.add_argument("--by", nargs="+", default=["head", "position", "mlp"])
+    parser.add_argument("--by", nargs="+", default=["head", "position", "every"])
     args = parser.parse_args()
     torch.set_num_threads(1)
     model = gpt2_small_shape(args.width)

@@ -223,7 +223,8 @@ class BaseRun:
         if not cut:
             return {}
         past = deepcopy(self._keys_and_values)  # to which the run adds its own
-        past.crop(cut - (self.inputs.shape[1] - 1))
+        if (fewer := self.inputs.shape[1] - 1 - cut) > 0:
+            past.crop(-fewer)
         past.batch_select_indices(torch.arange(len(self.inputs)).repeat(copies))
         return {"past_key_values": past}
 
