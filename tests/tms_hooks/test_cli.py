@@ -164,6 +164,7 @@ def test_train_on_one_hot_data(tmp_path):
         (["--steps", -5], "'--steps': -5: must be at least 1"),
         (["--batch-size", 2.5], "'--batch-size': '2.5': must be a whole number"),
         (["--final-lr", "nan"], "'--final-lr': nan: must be at least 0"),
+        (["--lr"], "Option '--lr' requires an argument"),
     ],
 )
 def test_bad_options_are_told_with_their_rule(tmp_path, options, rule):

@@ -64,7 +64,7 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except Exception as raised:
             error: Any = raised  # its class has moved between versions of typer
-            name = getattr(error, "option_name", "")
+            name = getattr(error, "option_name", "") if getattr(error, "ctx", None) else ""  # none: it lacks a value
             known = {opt for param in error.ctx.command.params for opt in param.opts} if name else set()
             if name not in known and (meant := CALLED.get(name, name[1:])) in known:  # -p, of --p
                 error.message, error.possibilities = f"No such option: {name}; did you mean {meant}?", None
