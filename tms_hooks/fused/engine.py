@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -208,15 +209,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
     batch = plan.batch
     if dataset is not None:
         batch = batch._replace(given=_given(recipe, dataset[None])[:, None])
-    counts = np.arange(count, count + max(stop - start, 1))
-    rates = _rates(optimizer, counts, steps)
-    told = optimizer.scalars(counts, rates)
-    scalars = np.empty((len(counts), len(told)), dtype)
-    for i, values in enumerate(told):
-        scalars[:, i] = values
-    kept = np.empty((len(counts), len(plan.shrinking), 2), dtype)
-    for i, name in enumerate(plan.shrinking):
-        kept[:, i, 0], kept[:, i, 1] = optimizer.kept(name, rates)
+    scalars, kept = _numbers(optimizer, plan.shrinking, range(count, count + max(stop - start, 1)), steps, dtype)
     updates = kernels.Updates(start, stop, plan.optimizer, scalars, plan.shrunk, kept, *plan.trained)
 
     costly, penalty = _has_own_costs(recipe), recipe.setting.penalty
@@ -246,7 +239,6 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
             own = updates._replace(start=steps.start, stop=min(steps.stop, stop), scalars=scalars[now], kept=kept[now])
             call(some, batch._replace(given=np.stack(each, axis=1)), own, unseen if now.start else arrays[4:])
 
-    @torch.enable_grad()
     def work_with_torch(models: slice) -> None:
         unseen = [np.empty_like(array) for array in arrays[4:]]
         shapes, flipped = _ordered(cfg, forward.weight_shapes(cfg)), _transposed(cfg)
@@ -283,7 +275,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
                     arrays[4][some] = loss.numpy()
 
     if costly or penalty is not None:
-        return _Job(work_with_torch, len(weights), 0)
+        return _Job(torch.enable_grad()(work_with_torch), len(weights), 0)
     if dataset is None and batch.fed:
         return _Job(work_on_given, len(weights), 0)
     entries = len(weights) * max(stop - start, 1) * batch.rows * recipe.cfg.n_features
@@ -499,11 +491,24 @@ def _threads() -> int:
     return count
 
 
-def _rates(optimizer: Optimizer, counts: np.ndarray, steps: int) -> np.ndarray:
-    """The learning rate of each update."""
+@lru_cache(maxsize=2)  # models of different settings mostly share an optimizer
+def _numbers(
+    optimizer: Optimizer, shrinking: tuple[str, ...], updates: range, steps: int, dtype: np.dtype
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each of these updates, of so many steps, is told of its optimizer: `scalars` and `kept` of `Updates`."""
+    counts = np.array(updates)
     if optimizer.schedule == "constant" and not optimizer.warmup:
-        return np.full(len(counts), optimizer.lr)
-    return np.array([optimizer.learning_rate(count, steps) for count in counts.tolist()])
+        rates = np.full(len(counts), optimizer.lr)
+    else:
+        rates = np.array([optimizer.learning_rate(count, steps) for count in updates])
+    told = optimizer.scalars(counts, rates)
+    scalars = np.empty((len(counts), len(told)), dtype)
+    for i, values in enumerate(told):
+        scalars[:, i] = values
+    kept = np.empty((len(counts), len(shrinking), 2), dtype)
+    for i, name in enumerate(shrinking):
+        kept[:, i, 0], kept[:, i, 1] = optimizer.kept(name, rates)
+    return scalars, kept
 
 
 def _ordered(cfg: ToyConfig, named: Mapping[str, Value]) -> dict[str, Value]:
