@@ -205,7 +205,8 @@ class BaseRun:
         same = {name for name, value in self.activations.items() if "pos" in axes(name, value.ndim)}
         try:
             with torch.no_grad():
-                again, self._keys_and_values = self.model(inputs[:, :-1], return_type="logits_and_cache", use_cache=True)
+                options = {"return_type": "logits_and_cache", "use_cache": True}
+                again, self._keys_and_values = self.model(inputs[:, :-1], **options)
             if not _alike(again, self.output[:, :-1]):
                 return frozenset()
             for cut in {(last + 1) // 2, last}:

@@ -247,7 +247,8 @@ def wide_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
 
     The hidden layer comes from single entries of `x`, if there is room for them.
     """
-    h, dh, out, entries = space.h, space.dh, space.out, space.entries
+    apart, entries = x.strides[0] // x.itemsize, space.entries
+    h, dh, out = rows_apart(space.h, apart), rows_apart(space.dh, apart), rows_apart(space.out, apart)
     count = find_entries(entries, x, rows)
     if count < 0:
         product(h, space.zeros, space.w_e_t, x, rows)
