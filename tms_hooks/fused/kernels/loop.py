@@ -165,26 +165,8 @@ def advance(
     Parameters, moments and gradients are "model parameter", in the order of `engine.ORDER`. `drawn` is None for
     `SparseUniform` and rows that are given, `asked` where the targets are the inputs, `general` for plain toys,
     `narrow` for others and `mlps` for toys that have none: what is None is not compiled. Costs of outputs that are from
-    `outside` are for toys that are more than plain ones. Nothing counts references, which took a third of a small toy's
-    step.
-    """
-    _run(
-        w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
-        loss_out, head_out, g_out, room,
-    )  # fmt: skip
-
-
-@compiled()
-@no_type_check
-def _run(
-    w, first, second, diverged_at, seeds, toy, batch, drawn, asked, updates, narrow, general, mlps, outside,
-    loss_out, head_out, g_out, room,
-):  # fmt: skip
-    """`advance`, in one function. What a function calls is optimized again together with it.
-
-    For this reason all steps are in one, as each more takes time to compile; and for this reason it is not the one that
-    Python calls: optimized once more, with AVX-512, steps of small toys take a tenth less time. A third time gains
-    nothing.
+    `outside` are for toys that are more than plain ones. It counts no references, which took a third of a small toy's
+    step, and is one function: each that calls another is optimized together with it once more.
     """
     n, o, rows, start, stop = toy.n, toy.o, batch.rows, updates.start, updates.stop
     positions = 1 if general is None else general.positions
