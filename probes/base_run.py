@@ -121,12 +121,11 @@ class BaseRun:
 
     @torch.no_grad()
     def alone(self, others: Any) -> bool:
-        """Whether the examples come out as they did if another is in the batch with them."""
+        """Whether the examples come out as they did if others are in the batch with them."""
         if not isinstance(self.inputs, Tensor | list | tuple):
             return False
-        one = others[:1]
-        more = torch.cat([self.inputs, one]) if isinstance(self.inputs, Tensor) else [*self.inputs, *one]
-        if not apart(self.model(more), self.output):
+        both = torch.cat([self.inputs, others]) if isinstance(self.inputs, Tensor) else [*self.inputs, *others]
+        if not apart(self.model(both), self.output):
             return True
         if apart(self.model(self.inputs), self.output):
             raise ValueError(NOT_REPEATABLE)
