@@ -790,7 +790,7 @@ def test_a_room_hands_nothing_on_from_one_call_to_the_next(more):
     fresh, ill, again = states
     assert (ill.diverged_at == 0).all(), "its room is full of what is not a number"
     assert all(again.weights[name].equal(w) for name, w in fresh.weights.items())
-    (plan,) = fused_engine._PLANS[recipe].values()
+    ((plan,),) = fused_engine._PLANS[recipe].values()
     assert len(plan.rooms) == 1, "all three were in it"
 
 

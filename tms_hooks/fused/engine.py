@@ -8,7 +8,7 @@ of torch, step by step. It needs numba, the extra "fast".
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
@@ -44,6 +44,7 @@ from tms_hooks.training.torch_engine import measurement, one_thread, trained_nam
 
 Value = TypeVar("Value")
 log = logging.getLogger(__name__)
+MOMENTS = "first.", "second."
 ORDER = ("W_E", "W_U", "b_U", "b_hidden", "scale", W_Q, W_K, B_Q, B_K)
 
 MOST_GIVEN = 2**17
@@ -97,6 +98,14 @@ class _Compiling(event.Listener):
 event.register("numba:compile", _Compiling())
 
 
+class _Packed(NamedTuple):
+    """What training goes on from: parameters and moments as the kernel has them, and the views on these in a state."""
+
+    weights: np.ndarray
+    moments: list[np.ndarray]
+    named: dict[str, Tensor]
+
+
 def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     """Run updates `start` to `stop - 1` in place, within one stage, and measure on the batch of step `start`.
 
@@ -106,21 +115,29 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
     if count == 0:
         state.moments = {}
     with torch.no_grad(), one_thread(torch.device("cpu")):
-        shapes, flipped = _shapes(recipe.cfg, state.weights), _transposed(recipe.cfg)
-        weights = _pack(state.weights, shapes, flipped)
-        moments = [_pack(state.moments, shapes, flipped, prefix, weights) for prefix in ("first.", "second.")]
+        layout = _layout(recipe.cfg)
+        weights, *moments = _packed(state, layout)
         diverged_at = state.diverged_at.numpy().copy()
-        parts = [(models, part, batches.whole_dataset(part)) for models, part in recipe.parts]
-        loss, head_loss, gradient = _run(parts, weights, moments, diverged_at, start, stop)
-        trained = trained_names(shapes, stage)
+        recipes, plans = [part for _, part in recipe.parts], _plans(recipe, stage, weights.dtype)
+        loss, head_loss, gradient = _run(recipes, plans, weights, moments, diverged_at, start, stop)
+        trained = trained_names(layout, stage)
         if stop > start:
-            for prefix, flat in zip(("first.", "second."), moments, strict=True):
-                unpacked = _unpack(flat, shapes, flipped)
-                state.moments |= {prefix + name: unpacked[name] for name in trained}
-            state.weights |= _unpack(weights, shapes, flipped)
+            state.weights = state.weights | _views(weights, layout)
+            for prefix, flat in zip(MOMENTS, moments, strict=True):
+                state.moments |= {prefix + name: view for name, view in _views(flat, layout, trained).items()}
             state.diverged_at = torch.from_numpy(diverged_at)
-        gradients = {name: g for name, g in _unpack(gradient, shapes, flipped).items() if name in trained}
-        return measurement(recipe, (torch.from_numpy(loss), torch.from_numpy(head_loss)), gradients)
+            state.made = _Packed(weights, moments, state.weights | state.moments)
+        losses = torch.from_numpy(loss), torch.from_numpy(head_loss)
+        return measurement(recipe, losses, _views(gradient, layout, trained))
+
+
+def _packed(state: State, layout: "Layout") -> list[np.ndarray]:
+    """Copies of a state's parameters and its two moments, as the kernel has them."""
+    now, made = state.weights | state.moments, state.made
+    if isinstance(made, _Packed) and now.keys() == made.named.keys() and all(now[n] is made.named[n] for n in now):
+        return [flat.copy() for flat in (made.weights, *made.moments)]
+    weights = _pack(state.weights, layout)
+    return [weights, *(_pack(state.moments, layout, prefix, weights) for prefix in MOMENTS)]
 
 
 def evaluate(
@@ -130,10 +147,11 @@ def evaluate(
     if _has_own_costs(recipe):
         return torch_engine.evaluate(recipe, weights, x)
     with torch.no_grad(), one_thread(torch.device("cpu")):
-        flat = _pack(weights, _shapes(recipe.cfg, weights), _transposed(recipe.cfg))
+        flat = _pack(weights, _layout(recipe.cfg))
         k = len(flat)
         every = replace(recipe, seeds=(0,) * k)  # these may be fewer models than the recipe's, and draw nothing
-        loss, head_loss, _ = _run([(list(range(k)), every, x)], flat, [flat, flat], np.full(k, -1), 0, 0)
+        plan = _planned(range(k), every, x, every.stages[0], flat.dtype)
+        loss, head_loss, _ = _run([every], [plan], flat, [flat, flat], np.full(k, -1), 0, 0)
     return torch.from_numpy(loss), torch.from_numpy(head_loss)
 
 
@@ -150,6 +168,11 @@ class _Job(NamedTuple):
 class _Plan(NamedTuple):
     """What the kernel must know of the models of one setting that is the same for all steps of a stage."""
 
+    models: slice | list[int]
+    """Where they are; a slice, of which arrays have views, if they are side by side."""
+    seeds: np.ndarray
+    whole: bool
+    """Whether the batch is a whole data set, which the plan has."""
     toy: kernels.Toy
     batch: kernels.Batch
     drawn: kernels.Drawn | None
@@ -170,26 +193,26 @@ class _Plan(NamedTuple):
 
 
 def _run(
-    parts: Sequence[tuple[list[int], Recipe, Tensor | None]],
+    recipes: Sequence[Recipe],
+    plans: Sequence[_Plan],
     weights: np.ndarray,
     moments: Sequence[np.ndarray],
     diverged_at: np.ndarray,
     start: int,
     stop: int,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Call the kernel for all settings at once: numbers of the models, their recipe, and the data set if it has one.
+    """Call the kernel for all settings at once: the recipe and the plan of each.
 
     It changes the arrays in place and returns losses (model, feature), (model, head) and gradients at `start`.
     """
-    cfg, k, dtype = parts[0][1].cfg, len(weights), weights.dtype
+    cfg, k, dtype = recipes[0].cfg, len(weights), weights.dtype
     out = np.empty((k, cfg.n_outputs), dtype), np.empty((k, cfg.n_heads), dtype), np.empty_like(weights)
     arrays, jobs, apart = (weights, *moments, diverged_at, *out), [], []
-    for models, part, data in parts:
-        own = tuple(a[models[0] : models[0] + len(models)] for a in arrays)
-        if models != list(range(models[0], models[0] + len(models))):  # a view only of models side by side
-            own = tuple(a[models] for a in arrays)
-            apart.append((models, own))
-        jobs.append(_job(part, data, own, start, stop))
+    for recipe, plan in zip(recipes, plans, strict=True):
+        own = [array[plan.models] for array in arrays]
+        if isinstance(plan.models, list):
+            apart.append((plan.models, own))
+        jobs.append(_job(recipe, plan, own, start, stop))
     for job in jobs:
         if not job.entries:
             job.work(slice(None))
@@ -200,15 +223,11 @@ def _run(
     return out
 
 
-def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...], start: int, stop: int) -> _Job:
+def _job(recipe: Recipe, plan: _Plan, arrays: Sequence[np.ndarray], start: int, stop: int) -> _Job:
     """Train models: weights, two moments and steps of divergence, changed in place; losses and gradients at `start`."""
-    weights, cfg, optimizer = arrays[0], recipe.cfg, recipe.setting.optimizer
-    dtype, seeds = weights.dtype, np.array(recipe.seeds)
+    weights, batch, cfg, optimizer = arrays[0], plan.batch, recipe.cfg, recipe.setting.optimizer
+    dtype = weights.dtype
     stage, count, steps = recipe.stage_at(start)
-    plan = _plan(recipe, stage, dtype, None if dataset is None else len(dataset))
-    batch = plan.batch
-    if dataset is not None:
-        batch = batch._replace(given=_given(recipe, dataset[None])[:, None])
     scalars, kept = _numbers(optimizer, plan.shrinking, range(count, count + max(stop - start, 1)), steps, dtype)
     updates = kernels.Updates(start, stop, plan.optimizer, scalars, plan.shrunk, kept, *plan.trained)
 
@@ -226,7 +245,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
         before, after = ([array[models] for array in several] for several in (arrays[:4], out))
         toy, more, kinds = plan.toy, (plan.drawn, plan.asked), (plan.narrow, plan.general, plan.mlps)
         with _room(plan, weights[0], cfg.n_heads) as room:
-            kernels.advance(*before, seeds[models], toy, batch, *more, updates, *kinds, outside, *after, room)
+            kernels.advance(*before, plan.seeds[models], toy, batch, *more, updates, *kinds, outside, *after, room)
 
     def work(models: slice) -> None:
         call(models, batch, updates, arrays[4:])
@@ -241,8 +260,8 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
 
     def work_with_torch(models: slice) -> None:
         unseen = [np.empty_like(array) for array in arrays[4:]]
-        shapes, flipped = _ordered(cfg, forward.weight_shapes(cfg)), _transposed(cfg)
-        count, fed = batch.rows * batches.tokens(recipe) + batch.occupied, dataset is None and batch.fed
+        layout = _layout(cfg)
+        count, fed = batch.rows * batches.tokens(recipe) + batch.occupied, batch.fed and not plan.whole
         empty, share = (batch.rows, batches.rows(recipe)[1]) if batch.occupied else (None, 1.0)
         for some, steps in _pieces(recipe, batch.rows, start, max(stop, start + 1)):
             now = weights[some]
@@ -251,7 +270,7 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
             outside = kernels.Outside(outs, np.zeros_like(outs), False, np.zeros(len(now), dtype), slopes)
             logits, targets = (torch.from_numpy(a)[..., :count] for a in outside[:2])
             costs = torch.from_numpy(outside.costs)
-            named, slopes_of = (_views(torch.from_numpy(flat), shapes, flipped) for flat in (now, slopes))
+            named, slopes_of = _views(now, layout), _views(slopes, layout) if penalty is not None else {}
             given = [_given(recipe, batches.batch(recipe, recipe.seeds[some], step)) for step in steps] if fed else []
             for at, step in enumerate(steps):
                 one = slice(step - start, step - start + 1)
@@ -276,29 +295,34 @@ def _job(recipe: Recipe, dataset: Tensor | None, arrays: tuple[np.ndarray, ...],
 
     if costly or penalty is not None:
         return _Job(torch.enable_grad()(work_with_torch), len(weights), 0)
-    if dataset is None and batch.fed:
+    if batch.fed and not plan.whole:
         return _Job(work_on_given, len(weights), 0)
     entries = len(weights) * max(stop - start, 1) * batch.rows * recipe.cfg.n_features
     return _Job(work, len(weights), entries)
 
 
-_PLANS: WeakKeyDictionary[Recipe, dict[tuple[Stage, np.dtype, int | None], _Plan]] = WeakKeyDictionary()
+_PLANS: WeakKeyDictionary[Recipe, dict[tuple[Stage, np.dtype], list[_Plan]]] = WeakKeyDictionary()
 """A run calls the engine for each record, with the same plans. They go with the recipe, whose data may be large."""
 
 
-def _plan(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _Plan:
-    """The plan of a stage, made once; `rows` are those of a data set."""
-    plans, asked = _PLANS.setdefault(recipe, {}), (stage, dtype, rows)
-    if asked not in plans:
-        plans[asked] = _planned(recipe, stage, dtype, rows)
-    return plans[asked]
+def _plans(recipe: Recipe, stage: Stage, dtype: np.dtype) -> list[_Plan]:
+    """The plans of a stage for each of a recipe's parts, made once."""
+    made, asked = _PLANS.setdefault(recipe, {}), (stage, dtype)
+    if asked not in made:
+        made[asked] = [
+            _planned(models, part, batches.whole_dataset(part), stage, dtype) for models, part in recipe.parts
+        ]
+    return made[asked]
 
 
-def _planned(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) -> _Plan:
-    """With heads a row is a query token, then its key tokens."""
+def _planned(models: Sequence[int], recipe: Recipe, dataset: Tensor | None, stage: Stage, dtype: np.dtype) -> _Plan:
+    """The plan of a stage for models of one setting. With heads a row is a query token, then its key tokens."""
     cfg, optimizer = recipe.cfg, recipe.setting.optimizer
     behind, width = cfg.bottleneck == "embed->mlp.in", cfg.d_mlp or 0
-    batch = _batch(recipe, rows, dtype)
+    batch = _batch(recipe, None if dataset is None else len(dataset), dtype)
+    if dataset is not None:
+        batch = batch._replace(given=_given(recipe, dataset[None])[:, None])
+    side_by_side = list(models) == list(range(models[0], models[-1] + 1))
     general = _general(recipe, stage, batch.rows, dtype)
     toy = kernels.Toy(
         n=cfg.n_features,
@@ -327,6 +351,9 @@ def _planned(recipe: Recipe, stage: Stage, dtype: np.dtype, rows: int | None) ->
             shrunk[name] = at - first, size // wide, wide
         at += size
     return _Plan(
+        slice(models[0], models[-1] + 1) if side_by_side else list(models),
+        np.array(recipe.seeds),
+        dataset is not None,
         toy,
         batch,
         drawn=None if batch.fed else _loop(recipe.setting.data),
@@ -468,8 +495,9 @@ def _share_out(jobs: Sequence[_Job]) -> None:
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    parts, entries = min(_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
-    if parts == 1 or entries < WORTH_THREADS:
+    entries = sum(job.entries for job in jobs)
+    parts = min(_threads(), sum(job.models for job in jobs)) if entries >= WORTH_THREADS else 1
+    if parts == 1:
         for job in jobs:
             job.work(slice(None))
         return
@@ -527,52 +555,48 @@ def _transposed(cfg: ToyConfig) -> set[str]:
     return {"W_U", W_Q, W_K} | {in_block(layer, W_IN) for layer in range(cfg.n_mlps)} | behind
 
 
-def _shapes(cfg: ToyConfig, weights: Weights) -> "Shapes":
-    return {name: tuple(w.shape[1:]) for name, w in _ordered(cfg, weights).items()}
+class _Place(NamedTuple):
+    """Where a parameter stands in the flat ones of a model."""
+
+    start: int
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    """In entries."""
 
 
-Shapes = Mapping[str, tuple[int, ...]]
-"""Of one model's parameters, the representation, then the heads: so that what a stage trains lies together."""
+Layout = Mapping[str, _Place]
 
 
-def _pack(
-    tensors: Weights, shapes: Shapes, transposed: Set[str], prefix: str = "", like: np.ndarray | None = None
-) -> np.ndarray:
+@lru_cache
+def _layout(cfg: ToyConfig) -> Layout:
+    """Of every parameter, in the order of `_ordered`."""
+    places, at, transposed = {}, 0, _transposed(cfg)
+    for name, shape in _ordered(cfg, forward.weight_shapes(cfg)).items():
+        strides = [math.prod(shape[i + 1 :]) for i in range(len(shape))]
+        if name in transposed:
+            strides[-2:] = 1, shape[-2]
+        places[name] = _Place(at, shape, tuple(strides))
+        at += math.prod(shape)
+    return places
+
+
+def _pack(tensors: Weights, layout: Layout, prefix: str = "", like: np.ndarray | None = None) -> np.ndarray:
     """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
     if like is None:
         some = next(iter(tensors.values()))
-        like = np.empty((len(some), sum(map(math.prod, shapes.values()))), some.numpy().dtype)
-    flat, at = np.zeros_like(like), 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
+        like = np.empty((len(some), sum(math.prod(place.shape) for place in layout.values())), some.numpy().dtype)
+    flat = np.zeros_like(like)
+    for name, view in _views(flat, layout).items():
         if (tensor := tensors.get(prefix + name)) is not None:
-            array = tensor.numpy()
-            array = array.swapaxes(-1, -2) if name in transposed else array
-            flat[:, at : at + size].reshape(array.shape)[...] = array
-        at += size
+            view.copy_(tensor)
     return flat
 
 
-def _views(flat: Float[Tensor, "model parameter"], shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:
-    """Views on all parameters of models that lie in one row each; of no models, none."""
-    parts = flat.split([math.prod(shape) for shape in shapes.values()], dim=1) if flat.numel() else []
-    found = {}
-    for (name, shape), part in zip(shapes.items(), parts, strict=False):
-        if name in transposed:
-            found[name] = part.unflatten(1, (*shape[:-2], shape[-1], shape[-2])).mT
-        else:
-            found[name] = part.unflatten(1, shape) if shape else part[:, 0]
-    return found
-
-
-def _unpack(flat: np.ndarray, shapes: Shapes, transposed: Set[str]) -> dict[str, Tensor]:
-    """Inverse of `_pack`; of a single model they are views."""
-    out, at = {}, 0
-    for name, shape in shapes.items():
-        size = math.prod(shape)
-        part = flat[:, at : at + size]
-        if name in transposed:
-            part = part.reshape(-1, *shape[:-2], shape[-1], shape[-2]).swapaxes(-1, -2)
-        out[name] = torch.from_numpy(np.ascontiguousarray(part).reshape(-1, *shape))
-        at += size
-    return out
+def _views(flat: np.ndarray, layout: Layout, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+    """Views on parameters of models that lie in one row each, all by default."""
+    whole, size = torch.from_numpy(flat), flat.shape[1]
+    places = {name: layout[name] for name in (layout if names is None else names)}
+    return {
+        name: whole.as_strided((len(flat), *shape), (size, *strides), start)
+        for name, (start, shape, strides) in places.items()
+    }

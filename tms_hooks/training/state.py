@@ -112,7 +112,7 @@ class State:
 
         Engines train the weights as they are and leave norms to the forward pass.
         """
-        weights = {name: w.clone() for name, w in self.weights.items()}
+        weights = {name: w.clone(memory_format=torch.contiguous_format) for name, w in self.weights.items()}
         return State(forward.normalize_weights(weights, cfg), {}, self.diverged_at.clone())
 
 

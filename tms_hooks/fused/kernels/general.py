@@ -13,7 +13,7 @@ from tms_hooks.fused.codes import GELU, RELU, SOFTMAX
 from tms_hooks.fused.kernels.attention import attention_errors, score_errors
 from tms_hooks.fused.kernels.lanes import LANES, add, compiled, first_lanes, load, splat, store, total, where
 from tms_hooks.fused.kernels.plain import SUMS, Toy, aligned, clear_rest, output_errors
-from tms_hooks.fused.kernels.products import add_outer, product
+from tms_hooks.fused.kernels.products import add_outer, padded, product, turn
 from tms_hooks.fused.kernels.softmax import log_softmax, softmax_backward, softmax_errors
 from tms_hooks.fused.kernels.unit_norm import add_gradients, normalize
 
@@ -94,6 +94,8 @@ class Space(NamedTuple):
     s: Any
     t: Any
     sums: Any
+    across: Any
+    """Row, hidden: room for a transpose."""
 
 
 def make_space(like: np.ndarray, toy: Toy, block: int, general: General) -> Space:
@@ -102,10 +104,10 @@ def make_space(like: np.ndarray, toy: Toy, block: int, general: General) -> Spac
     return Space(
         np.zeros((n, m), like.dtype),
         np.zeros((m, n), like.dtype),
-        np.zeros((n, m), like.dtype),
+        aligned(n, m, like),
         np.zeros((tokens * readers, toy.read), like.dtype),
         np.zeros((tokens * toy.read, readers), like.dtype),
-        np.zeros((tokens * readers, toy.read), like.dtype),
+        aligned(tokens * readers, toy.read, like),
         np.zeros(tokens * readers, like.dtype),
         np.zeros(m, like.dtype),
         np.zeros((tokens * m, rows), like.dtype),
@@ -118,6 +120,7 @@ def make_space(like: np.ndarray, toy: Toy, block: int, general: General) -> Spac
         np.zeros(rows, like.dtype),
         np.zeros(rows, like.dtype),
         aligned(LANES, LANES, like),
+        aligned(block, padded(max(m, toy.read)), like),
     )
 
 
@@ -280,8 +283,10 @@ def general_forward_backward(
         if toy.head_biased and end > o:
             add_sums(g.b_q if t == 0 else g.b_k, out[o:end], rows)
         clear_rest(out[begin:end], rows)
-        add_outer(d[begin:end], out[begin:end], h, rows, space.sums)
+        turn(space.across, h, rows)
+        add_outer(d[begin:end], out[begin:end], h, space.across, rows, space.sums)
         if general.reconstructs:
             product(dh, space.zeros, space.readers_t[t * m : (t + 1) * m], out[:end], rows)
             activate_backward(dh, h, space.before[t * m :], rows, g.b, general.hidden_act, space.s)
-            add_outer(space.d_write, x[t * n : (t + 1) * n], dh, rows, space.sums)
+            turn(space.across, dh, rows)
+            add_outer(space.d_write, x[t * n : (t + 1) * n], dh, space.across, rows, space.sums)

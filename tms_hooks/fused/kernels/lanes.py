@@ -216,6 +216,18 @@ def either(typing, a, b):
 
 @intrinsic
 @no_type_check
+def both(typing, a, b):
+    """The bits that are set in both of two vectors of real numbers."""
+
+    def code(context, builder, sig, args):
+        whole = ir.VectorType(ir.IntType(a.of.bitwidth), a.lanes)
+        return builder.bitcast(builder.and_(*(builder.bitcast(value, whole) for value in args)), args[0].type)
+
+    return a(a, b), code
+
+
+@intrinsic
+@no_type_check
 def nonzero(typing, a):
     """A whole number whose bit `r` says that lane `r` is not 0."""
 
@@ -303,6 +315,30 @@ real = _to_real("uitofp")
 """Whole numbers as real ones of the type of the scalar `like`;"""
 real_31 = real if PART == 16 else _to_real("sitofp")
 """right below 2^31 only, but one instruction of any processor, where the other may be five."""
+
+
+@intrinsic
+@no_type_check
+def transposed(typing, vectors):
+    """As many vectors as each has lanes, with vector and lane exchanged.
+
+    Blocks of 1, 2, 4, ... lanes change places between two vectors so many apart.
+    """
+    count = len(vectors)
+
+    def code(context, builder, sig, args):
+        parts, apart = cgutils.unpack_tuple(builder, args[0]), 1
+        while apart < count:
+            second = [lane & apart for lane in range(count)]  # whether a lane is in the second block of its pair
+            upper = _constant([lane + count - apart if two else lane for lane, two in enumerate(second)], 32)
+            lower = _constant([lane + count if two else lane + apart for lane, two in enumerate(second)], 32)
+            for j in (j for j in range(count) if not j & apart):
+                pair = parts[j], parts[j + apart]
+                parts[j], parts[j + apart] = (builder.shuffle_vector(*pair, lanes) for lanes in (upper, lower))
+            apart *= 2
+        return context.make_tuple(builder, vectors, parts)
+
+    return vectors(vectors), code
 
 
 @intrinsic

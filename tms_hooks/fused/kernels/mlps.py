@@ -12,7 +12,7 @@ from tms_hooks.fused.codes import BEFORE, BEHIND, SOFTMAX
 from tms_hooks.fused.kernels.general import activate, activate_backward, hand_over
 from tms_hooks.fused.kernels.lanes import LANES, compiled
 from tms_hooks.fused.kernels.plain import Toy, aligned, clear_rest, output_errors
-from tms_hooks.fused.kernels.products import add_outer, product, transpose
+from tms_hooks.fused.kernels.products import add_outer, product, transpose, turn
 from tms_hooks.fused.kernels.softmax import softmax_errors
 
 
@@ -88,7 +88,8 @@ def mlp_forward_backward(
         product(dh, room.zeros, space.readers_t, out, rows)
         activate_backward(dh, h, space.before, rows, g.b, general.hidden_act, space.s)
         _back(g, 0, first, dh, rows, w, toy, mlps, room, space)
-        add_outer(space.d_write, x, room.added, rows, space.sums)
+        turn(space.across, room.added, rows)
+        add_outer(space.d_write, x, room.added, space.across, rows, space.sums)
         return
     product(first, w.b, space.write_t, x, rows)
     activate(first, space.before, rows, general.hidden_act, space.s, space.t)
@@ -115,7 +116,8 @@ def mlp_forward_backward(
             _back(g, layer, room.stream[layer * m :][:m], room.d_stream, rows, w, toy, mlps, room, space)
             _add(room.d_stream, room.added, rows)
     activate_backward(room.d_stream, first, space.before, rows, g.b, general.hidden_act, space.s)
-    add_outer(space.d_write, x, room.d_stream, rows, space.sums)
+    turn(space.across, room.d_stream, rows)
+    add_outer(space.d_write, x, room.d_stream, space.across, rows, space.sums)
 
 
 @compiled()
@@ -137,7 +139,8 @@ def _through_units(g_w_in, stream, post, rows, room, space):
     for i in range(len(post)):
         for r in range(-(-rows // LANES) * LANES):
             d_post[i, r] = d_post[i, r] if post[i, r] > zero else zero
-    add_outer(g_w_in, d_post, stream, rows, space.sums)
+    turn(space.across, stream, rows)
+    add_outer(g_w_in, d_post, stream, space.across, rows, space.sums)
 
 
 @compiled()
@@ -148,7 +151,8 @@ def _back(g, layer, stream, d_out, rows, w, toy, mlps, room, space):
     units = slice(layer * d, (layer + 1) * d)
     post = room.post[units]
     product(room.d_post, room.zeros, w.w_out[units], d_out, rows)
-    add_outer(g.w_out[units], post, d_out, rows, space.sums)
+    turn(space.across, d_out, rows)
+    add_outer(g.w_out[units], post, d_out, space.across, rows, space.sums)
     _through_units(g.w_in[units], stream, post, rows, room, space)
     product(room.added, room.zeros, room.w_in_t[layer * m : (layer + 1) * m], room.d_post, rows)
 
@@ -177,4 +181,5 @@ def _read(out, y, source, rows, g, loss, weight, toy, general, space, outs, targ
     else:
         output_errors(out, y, weight, toy.act, loss, g.b_u, rows)
     clear_rest(out, rows)
-    add_outer(space.d_readers, out, source, rows, space.sums)
+    turn(space.across, source, rows)
+    add_outer(space.d_readers, out, source, space.across, rows, space.sums)

@@ -31,9 +31,11 @@ from tms_hooks.fused.kernels.products import (
     add_sparse_outer,
     find_entries,
     fold,
+    padded,
     product,
     sparse_product,
     strips,
+    turn,
 )
 
 # Sums over a batch may be reassociated, and products fused into them: without that they do not vectorize.
@@ -102,6 +104,8 @@ class PlainSpace(NamedTuple):
     """Feature and row of single entries of `x`: room for those of a sparse block, none if blocks are not sparse."""
     across: Any
     """Row, hidden: room for a transpose."""
+    live: Any
+    """A strip of bits that are set, then one of zeros."""
 
 
 def narrow(m: int, o: int, n: int, act: int) -> tuple[int, ...]:
@@ -152,6 +156,8 @@ def views(flat, toy, none, one):
 def make_plain_space(like: np.ndarray, toy: Toy, block: int, sparse: bool) -> PlainSpace:
     """`PlainSpace` for blocks of so many rows."""
     n, m, o, rows = toy.n, toy.m, toy.o, block + LANES
+    live = aligned(1, 2 * LANES, like)
+    live.view(f"i{like.itemsize}")[:, :LANES] = -1
     w_e_t = np.empty((m, n), like.dtype)
     return PlainSpace(
         w_e_t,
@@ -162,7 +168,8 @@ def make_plain_space(like: np.ndarray, toy: Toy, block: int, sparse: bool) -> Pl
         aligned(-(-n * (2 * m + 2) // LANES) * LANES if m <= WIDEST else LANES, LANES, like),
         np.zeros(m, like.dtype),
         np.empty((n * block // 8 if sparse else 0, 2), np.int64),
-        np.empty((block if sparse else 0, m), like.dtype),
+        aligned(0 if narrow(m, o, n, toy.act) else block, padded(m), like),
+        live,
     )
 
 
@@ -227,7 +234,7 @@ def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, out, sums, zero))
+    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, out, sums, space.live, zero))
     fold(sums)
     for i in range(n):
         at = i * (2 * m + 2)
@@ -254,16 +261,18 @@ def wide_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
         product(h, space.zeros, space.w_e_t, x, rows)
     else:
         sparse_product(h, w.w_e, x, rows, entries, count, space.across)
+    turn(space.across, h, rows)
     for top in range(0, toy.o, SOME):
         end = min(top + SOME, toy.o)
         now = out[: end - top]
         product(now, w.b_u[top:end], w.w_u[top:end], h, rows)
         output_errors(now, y[top:end], weight[top:end], toy.act, loss[top:end], g.b_u[top:end], rows)
         clear_rest(now, rows)
-        add_outer(g.w_u[top:end], now, h, rows, space.sums)
+        add_outer(g.w_u[top:end], now, h, space.across, rows, space.sums)
         add_product(dh, space.zeros, space.w_u_t, top, now, rows, top == 0)
     if count < 0:
-        add_outer(g.w_e, x, dh, rows, space.sums)
+        turn(space.across, dh, rows)
+        add_outer(g.w_e, x, dh, space.across, rows, space.sums)
     else:
         add_sparse_outer(g.w_e, x, dh, rows, entries, count, space.across)
 

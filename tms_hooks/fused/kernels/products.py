@@ -23,6 +23,7 @@ every strip `j`; `t0_1` is the sum of row 0 and strip 1. In `_strips`, capitals 
 from typing import Any, no_type_check
 
 import numpy as np
+from numba import njit
 from numba.extending import overload
 
 from tms_hooks.fused.kernels import lanes
@@ -37,8 +38,6 @@ from tms_hooks.fused.kernels.lanes import (
     load,
     lowest_bit,
     nonzero,
-    splat,
-    store,
 )
 
 
@@ -96,12 +95,38 @@ def loop(to, left, right, top, at, new_i, new_j, rows, sums, zero):
 """)
 
 
+def _outer_by_rows(height: int, width: int) -> Any:
+    """`to[i, k] += left[i, :rows] . across[:rows, k]` for the tile of `width` parts from (top, at) on.
+
+    None is added before row `new_i`. Rows of `across` are vectors, so that no sum is over the lanes of one; it may have
+    more columns than `to`.
+    """
+    tile, parts = [(i, j) for i in range(height) for j in range(width)], range(width)
+    sums = ["; ".join(f"t{i}_{j} = fma(a, b{j}, t{i}_{j})" for j in parts) for i in range(height)]
+    places = [[f"to, top + {i}, at + {j} * PART" for j in parts] for i in range(height)]
+    added = [
+        "; ".join(f"store({at}, add(load_part({at}), where(first_{j}, t{i}_{j}, nought)))" for j, at in enumerate(row))
+        for i, row in enumerate(places)
+    ]
+    lines = "\n    ".join(f"if top + {i} >= new_i: {line}" for i, line in enumerate(added))
+    return _compile(f"""
+def loop(to, left, across, top, at, new_i, rows, zero):
+    {" = ".join(f"t{i}_{j}" for i, j in tile)} = nought = splat_part(zero)
+    for r in range(rows):
+        {"; ".join(f"b{j} = load_part(across, r, at + {j} * PART)" for j in parts)}
+        {"; ".join(f"a = splat_part(left[top + {i}, r]); {line}" for i, line in enumerate(sums))}
+    {"; ".join(f"first_{j} = first_of_part(to.shape[1] - at - {j} * PART)" for j in parts)}
+    {lines}
+""")
+
+
 def _strips(m: int, width: int) -> Any:
     """Losses and gradients for hidden width `m` and a piecewise linear output, parts of `width` strips at a time.
 
-    Hidden units stay in registers. `sums` holds, for each feature and lane, the gradient of its `m` weights (of W_U,
-    then of W_E; of both, if they are one) and of its bias, halved, and its squared error; `errors` the gradients in
-    the logits, halved too.
+    Hidden units stay in registers, and then their gradients, in a loop of their own: there is no room for both. `sums`
+    holds, for each feature and lane, the gradient of its `m` weights (of W_U, then of W_E; of both, if they are one)
+    and of its bias, halved, and its squared error; `errors` the gradients in the logits, halved too.
+    `live` is a strip of bits that are set before one of zeros.
     """
     each, strips = range(m), range(width)
 
@@ -121,12 +146,12 @@ def _strips(m: int, width: int) -> Any:
         return "; ".join(lines)
 
     return _compile(f"""
-def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
+def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, live, zero):
     lowest, nought = splat_part(floor), splat_part(zero)
     for top in range(0, rows, {width} * LANES):
         for part in range(0, LANES, PART):
             r = top + part
-            {line("live_J = first_of_part(rows - r - J * LANES)")}
+            {line("live_J = load_part(live, 0, LANES - min(max(rows - r - J * LANES, 0), LANES))")}
             {line("hK_J = dK_J = nought")}
             for i in range(len(x)):
                 {line("x_J = load_part(x, i, r + J * LANES)")}
@@ -137,12 +162,14 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
                 {line("logit_J = fma(hK_J, splat_part(w_u[i, K]), logit_J)")}
                 {line("clipped_J = at_most(logit_J, lowest)")}
                 {line("error_J = sub(where(clipped_J, lowest, logit_J), load_part(y, i, r + J * LANES))")}
-                {line("error_J = where(live_J, error_J, nought)")}
+                {line("error_J = both(live_J, error_J)")}
                 {line("g_J = where(clipped_J, nought, mul(error_J, splat_part(weight[i])))")}
-                {line("dK_J = fma(g_J, splat_part(w_u[i, K]), dK_J)")}
                 {line("store(errors, i, J * LANES, g_J)")}
                 {adding(f"{2 * m}", "add(g_J, REST)")}
                 {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
+            for i in range(len(x)):
+                {line("g_J = load_part(errors, i, J * LANES)")}
+                {line("dK_J = fma(g_J, splat_part(w_u[i, K]), dK_J)")}
             for i in range(len(x)):
                 at = i * {2 * m + 2}
                 {line("x_J = load_part(x, i, r + J * LANES); g_J = load_part(errors, i, J * LANES)")}
@@ -155,7 +182,7 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, zero):
 
 
 WIDEST = 6
-_STRIPS = [_strips(m, 2 if m <= 2 or 4 * m + 12 <= REGISTERS else 1) for m in range(1, WIDEST + 1)]  # as measured
+_STRIPS = [_strips(m, 4 if 8 * m <= REGISTERS else 2) for m in range(1, WIDEST + 1)]  # as measured
 
 
 def strips(narrow: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
@@ -174,10 +201,15 @@ def _strips_for(narrow, arguments):
     return chosen
 
 
-HEIGHT = 4
-SEVERAL = 4  # entries per row from which on a transpose pays
+HEIGHT, HIGH = 4, 6
 _product_4, _product_1 = _product(HEIGHT, TILE), _product(1, TILE)
-_outer_4, _outer_1 = _outer(TILE, HEIGHT), _outer(1, 1)
+_outer_4, _outer_column, _outer_1 = _outer(TILE, HEIGHT), _outer(TILE * HEIGHT, 1), _outer(1, 1)
+_by_rows_3, _by_rows_2 = _outer_by_rows(HEIGHT, 3), _outer_by_rows(HIGH, 2)
+_transpose = _compile(f"""
+def loop(to, source, i, k):
+    turned = transposed(({", ".join(f"load_part(source, i + {j}, k)" for j in range(PART))}))
+    {"; ".join(f"store(to, k + {j}, i, turned[{j}])" for j in range(PART))}
+""")
 _fold = _compile(f"""
 def loop(sums, j):
     store(sums, j // LANES, 0, totals(({", ".join(f"load(sums, j + {i}, 0)" for i in range(LANES))})))
@@ -202,30 +234,54 @@ def add_product(to, start, w, at, source, rows, new):
                 _product_1(to, start, w, at, source, top, r, new)
         else:
             for top in range(0, height, HEIGHT):
-                # The last tile reaches back, over rows of the one before; none is added to twice.
-                if new or top + HEIGHT <= height:
+                # The last tile reaches back, over rows of the one before, if that pays; none is added to twice.
+                if top + HEIGHT <= height or (new and top + 1 < height):
                     _product_4(to, start, w, at, source, min(top, height - HEIGHT), r, new)
                 else:
                     for i in range(top, height):
                         _product_1(to, start, w, at, source, i, r, new)
 
 
+@njit(cache=True, inline="always")
+@no_type_check
+def padded(width):
+    """Columns of `across` for a matrix of so many: whole parts, and two at least."""
+    return max(-(-width // PART), 2) * PART
+
+
 @compiled()
 @no_type_check
-def add_outer(to, left, right, rows, sums):
-    """`to += left[:, :rows] @ right[:, :rows].T`; rows that fill up the last strip must be 0 on one side."""
+def add_outer(to, left, right, across, rows, sums):
+    """`to += left[:, :rows] @ right[:, :rows].T`; rows that fill up the last strip must be 0 on one side.
+
+    If `right` has as many rows as a strip, `across` must be what `turn` made of it. A vector behind `to` is read and
+    written, and is what it was.
+    """
     zero = to.dtype.type(0)
     height, width = to.shape
-    if height < TILE or width < HEIGHT:
+    if width >= LANES and height >= HIGH:
+        at, end = 0, padded(width)
+        if end // PART % 2:
+            at = 3 * PART
+            for i in range(0, height, HEIGHT):
+                _by_rows_3(to, left, across, min(i, height - HEIGHT), 0, i, rows, zero)
+        for k in range(at, end, 2 * PART):
+            for i in range(0, height, HIGH):
+                _by_rows_2(to, left, across, min(i, height - HIGH), k, i, rows, zero)
+    elif height < TILE or width < HEIGHT:
         for i in range(height):
             for j in range(width):
                 _outer_1(to, left, right, i, j, i, j, rows, sums, zero)
     else:
+        whole = width - 1 if width % HEIGHT == 1 and height >= TILE * HEIGHT else width
         for i in range(0, height, TILE):
-            for j in range(0, width, HEIGHT):
+            for j in range(0, whole, HEIGHT):
                 # The last tile reaches back: what it shares with the one before is not added again.
-                top, at = min(i, height - TILE), min(j, width - HEIGHT)
+                top, at = min(i, height - TILE), min(j, whole - HEIGHT)
                 _outer_4(to, left, right, top, at, i, j, rows, sums, zero)
+        for i in range(0, height if whole < width else 0, TILE * HEIGHT):
+            top = min(i, height - TILE * HEIGHT)
+            _outer_column(to, left, right, top, whole, i, whole, rows, sums, zero)
 
 
 @compiled()
@@ -257,46 +313,44 @@ def find_entries(entries, x, rows):
 @no_type_check
 def transpose(to, source):
     """`to[:] = source.T`, or as much of it as there is room for."""
-    for i in range(len(source)):
-        for k in range(len(to)):
-            to[k, i] = source[i, k]
+    height, width = min(len(source), to.shape[1]), min(source.shape[1], len(to))
+    if height < PART or width < PART:
+        for i in range(height):
+            for k in range(width):
+                to[k, i] = source[i, k]
+    else:
+        for i in range(0, height, PART):
+            for k in range(0, width, PART):
+                _transpose(to, source, min(i, height - PART), min(k, width - PART))  # the last one reaches back
+
+
+@compiled()
+@no_type_check
+def turn(across, right, rows):
+    """`across`, the transpose of `right[:, :rows]` that `add_outer` asks for."""
+    if len(right) >= LANES:
+        transpose(across[:rows], right)
 
 
 @compiled()
 @no_type_check
 def sparse_product(to, w, x, rows, entries, count, across):
-    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries; by way of its transpose, if several."""
-    zero = splat(to.dtype.type(0))
-    if count > SEVERAL * rows:
-        across = across[: -(-rows // LANES) * LANES]
-        across[:] = 0
-        for c in range(count):
-            i, r = entries[c, 0], entries[c, 1]
-            for k in range(len(to)):
-                across[r, k] += w[i, k] * x[i, r]
-        transpose(to, across)
-        return
-    for k in range(len(to)):
-        for r in range(0, rows, LANES):
-            store(to, k, r, zero)
+    """`to[:, :rows] = w.T @ x[:, :rows]` for the `x` that has so many entries; `across` becomes its transpose."""
+    across = across[: -(-rows // LANES) * LANES]
+    across[:] = 0
     for c in range(count):
         i, r = entries[c, 0], entries[c, 1]
         for k in range(len(to)):
-            to[k, r] += w[i, k] * x[i, r]
+            across[r, k] += w[i, k] * x[i, r]
+    transpose(to, across)
 
 
 @compiled()
 @no_type_check
 def add_sparse_outer(to, x, right, rows, entries, count, across):
-    """`to += x @ right.T` for the `x` that has so many entries; by way of the transpose, if several."""
-    if count > SEVERAL * rows:
-        transpose(across[:rows], right)
-        for c in range(count):
-            i, r = entries[c, 0], entries[c, 1]
-            for k in range(len(right)):
-                to[i, k] += x[i, r] * across[r, k]
-        return
+    """`to += x @ right.T` for the `x` that has so many entries; `across` becomes the transpose of `right`."""
+    transpose(across[:rows], right)
     for c in range(count):
         i, r = entries[c, 0], entries[c, 1]
         for k in range(len(right)):
-            to[i, k] += x[i, r] * right[k, r]
+            to[i, k] += x[i, r] * across[r, k]
