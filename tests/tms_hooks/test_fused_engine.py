@@ -529,6 +529,45 @@ def test_wide_toys_agree_with_torch(tied, probability):
     assert_close(gradients(fused_engine, recipe), gradients(torch_engine, recipe), TOLERANCE["float32"])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"output_act": "softmax"},
+        {"hidden_act": "gelu"},
+        {"n_heads": 1, "d_head": 3},
+        MLPS["behind"],
+        MLPS["blocks"],
+    ],
+    ids=["plain", "softmax", "gelu", "heads", "behind an MLP", "MLPs"],
+)
+def test_toys_with_more_units_than_a_vector_agree_with_torch(more, tied, dtype):
+    """Their batches are transposed, for gradients without a sum over lanes."""
+    more = more | ({"d_mlp": 19} if "bottleneck" in more else {"unit_norm": not tied})
+    cfg = tms.ToyConfig(19, 17, tied=tied, **more)
+    other = {"importance": (1.0,) * 19} | ({"qk_pairs": (((0, 1), (2, 2)),)} if cfg.n_heads else {})
+    for probability, rows in ((0.02, "drawn" if cfg.n_heads else "exact"), (0.3, "drawn")):
+        data = tms.SparseUniform(19, probability)
+        assert_same_step(make(cfg, data, seeds=(4,), empty_rows=rows, batch_size=700, dtype=dtype, **other))
+
+
+def test_weights_put_in_the_place_of_those_of_a_state_are_what_is_trained():
+    """What the engine packed for the last call is used again only if it is what the state has."""
+    recipe, other = make(), {name: w.clone() for name, w in start(make(), scale=0.5).weights.items()}
+    state, fresh = start(recipe), start(recipe)
+    fused_engine.advance(recipe, state, 0, 5)
+    fused_engine.advance(recipe, fresh, 0, 5)
+    state.weights["W_E"] = other["W_E"]
+    fresh.weights["W_E"].copy_(other["W_E"])
+    fresh = State.of_tensors({name: tensor.clone() for name, tensor in fresh.tensors().items()})
+    for each in (state, fresh):
+        fused_engine.advance(recipe, each, 5, 9)
+    assert all(w.equal(fresh.weights[name]) for name, w in state.weights.items())
+    assert all(moment.equal(fresh.moments[name]) for name, moment in state.moments.items())
+
+
 @pytest.mark.parametrize("empty_rows", ["drawn", "exact"])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 def test_a_model_alone_is_the_model_in_a_crowd_to_the_bit(dtype, empty_rows):

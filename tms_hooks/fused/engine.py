@@ -128,7 +128,8 @@ def advance(recipe: Recipe, state: State, start: int, stop: int) -> Measurement:
             state.diverged_at = torch.from_numpy(diverged_at)
             state.made = _Packed(weights, moments, state.weights | state.moments)
         losses = torch.from_numpy(loss), torch.from_numpy(head_loss)
-        return measurement(recipe, losses, _views(gradient, layout, trained))
+        gradients = {name: g.contiguous() for name, g in _views(gradient, layout, trained).items()}
+        return measurement(recipe, losses, gradients)
 
 
 def _packed(state: State, layout: "Layout") -> list[np.ndarray]:
