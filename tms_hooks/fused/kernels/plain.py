@@ -228,22 +228,23 @@ def _forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
 @no_type_check
 def narrow_forward_backward(x, y, rows, w, g, loss, weight, toy, narrow, space):
     """The same with the hidden layer in registers."""
-    n, m, sums = toy.n, toy.m, rows_apart(space.sums, LANES)
+    n, m, each = toy.n, toy.m, (toy.m if toy.tied else 2 * toy.m) + 2
+    sums = rows_apart(space.sums[: -(-n * each // LANES) * LANES], LANES)
     out = rows_apart(space.out, x.strides[0] // x.itemsize)
     zero, two = x.dtype.type(0), x.dtype.type(2)
     for j in range(len(sums)):
         store(sums, j, 0, splat(zero))
     floor = x.dtype.type(0 if toy.act == RELU else -np.inf)
-    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, out, sums, space.live, zero))
+    strips(narrow, (x, y, rows, w.w_e, w.w_u, toy.tied, w.b_u, weight, floor, out, sums, each, space.live, zero))
     fold(sums)
     for i in range(n):
-        at = i * (2 * m + 2)
+        at = i * each
         for k in range(m):
             g.w_u[i, k] += two * sums[(at + k) // LANES, (at + k) % LANES]
         if not toy.tied:
             for k in range(m):
                 g.w_e[i, k] += two * sums[(at + m + k) // LANES, (at + m + k) % LANES]
-        at += 2 * m
+        at += each - 2
         g.b_u[i] += two * sums[at // LANES, at % LANES]
         loss[i] += weight[i] * sums[(at + 1) // LANES, (at + 1) % LANES]
 

@@ -125,20 +125,20 @@ def _strips(m: int, width: int) -> Any:
 
     Hidden units stay in registers, and then their gradients, in a loop of their own: there is no room for both. `sums`
     holds, for each feature and lane, the gradient of its `m` weights (of W_U, then of W_E; of both, if they are one)
-    and of its bias, halved, and its squared error; `errors` the gradients in the logits, halved too.
+    and of its bias, halved, and its squared error: `each` vectors; `errors` the gradients in the logits, halved too.
     `live` is a strip of bits that are set before one of zeros.
     """
-    each, strips = range(m), range(width)
+    units, strips = range(m), range(width)
 
     def line(text: str) -> str:
         """A statement for every strip `J` and, where it is about one, every hidden unit `K`."""
-        units = [text.replace("K", str(k)) for k in each] if "K" in text else [text]
-        return "; ".join(unit.replace("J", str(j)) for unit in units for j in strips)
+        lines = [text.replace("K", str(k)) for k in units] if "K" in text else [text]
+        return "; ".join(one.replace("J", str(j)) for one in lines for j in strips)
 
     def adding(column: str, term: str) -> str:
         """`term` of all strips added to a column of `sums`; `REST` in it stands for the sum so far."""
         lines = []
-        for k in each if "K" in column else (0,):
+        for k in units if "K" in column else (0,):
             value = f"load_part(sums, at + {column}, part)"
             for j in strips:
                 value = term.replace("REST", value).replace("J", str(j))
@@ -146,7 +146,7 @@ def _strips(m: int, width: int) -> Any:
         return "; ".join(lines)
 
     return _compile(f"""
-def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, live, zero):
+def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, each, live, zero):
     lowest, nought = splat_part(floor), splat_part(zero)
     for top in range(0, rows, {width} * LANES):
         for part in range(0, LANES, PART):
@@ -157,7 +157,7 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, live, zero)
                 {line("x_J = load_part(x, i, r + J * LANES)")}
                 {line("hK_J = fma(x_J, splat_part(w_e[i, K]), hK_J)")}
             for i in range(len(x)):
-                at = i * {2 * m + 2}
+                at = i * each
                 {line("logit_J = splat_part(b[i])")}
                 {line("logit_J = fma(hK_J, splat_part(w_u[i, K]), logit_J)")}
                 {line("clipped_J = at_most(logit_J, lowest)")}
@@ -165,13 +165,13 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, live, zero)
                 {line("error_J = both(live_J, error_J)")}
                 {line("g_J = where(clipped_J, nought, mul(error_J, splat_part(weight[i])))")}
                 {line("store(errors, i, J * LANES, g_J)")}
-                {adding(f"{2 * m}", "add(g_J, REST)")}
-                {adding(f"{2 * m + 1}", "fma(error_J, error_J, REST)")}
+                {adding("each - 2", "add(g_J, REST)")}
+                {adding("each - 1", "fma(error_J, error_J, REST)")}
             for i in range(len(x)):
                 {line("g_J = load_part(errors, i, J * LANES)")}
                 {line("dK_J = fma(g_J, splat_part(w_u[i, K]), dK_J)")}
             for i in range(len(x)):
-                at = i * {2 * m + 2}
+                at = i * each
                 {line("x_J = load_part(x, i, r + J * LANES); g_J = load_part(errors, i, J * LANES)")}
                 if tied:
                     {adding("K", "fma(g_J, hK_J, fma(x_J, dK_J, REST))")}
