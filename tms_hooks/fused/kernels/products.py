@@ -182,7 +182,7 @@ def loop(x, y, rows, w_e, w_u, tied, b, weight, floor, errors, sums, each, live,
 
 
 WIDEST = 6
-_STRIPS = [_strips(m, 4 if 8 * m <= REGISTERS else 2) for m in range(1, WIDEST + 1)]  # as measured
+_STRIPS = [_strips(m, 4 if 4 * m + 16 <= REGISTERS else 2) for m in range(1, WIDEST + 1)]  # as measured
 
 
 def strips(narrow: tuple[int, ...], arguments: tuple[Any, ...]) -> None:
