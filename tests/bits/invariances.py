@@ -32,16 +32,18 @@ READ_OFF = 1e-3
 
 
 def draw(number: int) -> dict[str, Any]:
-    """The arguments of `train` for one configuration, of which two in three have something at its edge."""
+    """The arguments of `train` for one configuration; most have something at its edge."""
     settings = runs.draw(number)
     cfg, choose = settings["cfg"], random.Random(f"edge {number}")
-    match choose.choice(("", "", "batch", "rate", "narrow", "one feature")):
+    match choose.choice(("", "", "batch", "rate", "narrow", "wide", "one feature")):
         case "batch":
             settings["batch_size"] = choose.choice((1, 2, 17, 257))
         case "rate":  # models diverge
             settings["optimizer"] = replace(settings["optimizer"], lr=choose.choice((3.0, 1e3)))
         case "narrow":
             settings["cfg"] = replace(cfg, d_hidden=1, d_head=1 if cfg.n_heads else None)
+        case "wide":  # batches are transposed
+            settings["cfg"] = replace(cfg, d_hidden=choose.choice((16, 17, 33)))
         case "one feature" if not cfg.n_heads:
             settings["cfg"] = replace(cfg, n_features=1)
             settings["data"] = tms.SparseUniform(n_features=1, feature_probability=choose.choice((1e-3, 0.5, 1.0)))

@@ -818,6 +818,19 @@ print(engine._threads(), torch.get_num_threads())
     assert done.stdout.split() == ["2", "1"], done.stderr
 
 
+def test_numba_asked_after_a_training_leaves_torchs_threads_too():
+    """A process whose torch has several threads hangs when it is forked and computes."""
+    script = """
+import numba, torch
+import tms_hooks as tms
+tms.train(tms.ToyConfig(3, 2), tms.SparseUniform(3, 0.5), steps=2, batch_size=8, engine="fused")
+print(numba.get_num_threads(), torch.get_num_threads())
+"""
+    env = os.environ | {"NUMBA_NUM_THREADS": "2", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
+    assert done.stdout.split() == ["2", "1"], done.stderr
+
+
 @pytest.mark.parametrize(
     "more", [{}, {"n_heads": 1, "d_head": 2}, {"d_mlp": 3, "bottleneck": "residual"}], ids=["plain", "heads", "mlp"]
 )

@@ -496,9 +496,8 @@ def _share_out(jobs: Sequence[_Job]) -> None:
     The kernel lets go of Python's global lock, so plain threads do: unlike numba's own pool they may be entered from
     several threads at once, survive a fork, and cost nothing when there is one model.
     """
-    entries = sum(job.entries for job in jobs)
-    parts = min(_threads(), sum(job.models for job in jobs)) if entries >= WORTH_THREADS else 1
-    if parts == 1:
+    parts, entries = min(_threads(), sum(job.models for job in jobs)), sum(job.entries for job in jobs)
+    if parts == 1 or entries < WORTH_THREADS:
         for job in jobs:
             job.work(slice(None))
         return
@@ -513,7 +512,10 @@ def _share_out(jobs: Sequence[_Job]) -> None:
 
 
 def _threads() -> int:
-    """How many threads numba may use. Being asked it starts its own, and says to torch's how many: that is undone."""
+    """How many threads numba may use. Being asked it starts its own, and says to torch's how many: that is undone.
+
+    Every training asks: a process in which somebody else asked first would have several threads, and hang in a fork.
+    """
     before = torch.get_num_threads()
     count = numba.get_num_threads()
     torch.set_num_threads(before)
