@@ -340,17 +340,15 @@ def _planned(models: Sequence[int], recipe: Recipe, dataset: Tensor | None, stag
         mlp_in=cfg.n_mlps * width,
         mlp_out=0 if behind else cfg.n_mlps * width,
     )
-    ordered = _ordered(cfg, forward.weight_shapes(cfg))
-    end = sum(map(math.prod, ordered.values()))
+    layout, transposed = _layout(cfg), _transposed(cfg)
+    end = _size(layout)
     heads = end - 2 * toy.units * (toy.m + toy.head_biased)  # the parameters of the heads are the last
     first, last = heads if stage == "heads" else 0, heads if stage == "representation" else end
-    shrunk, at, transposed = {}, 0, _transposed(cfg)
-    for name, shape in ordered.items():
-        size = math.prod(shape)
+    shrunk = {}
+    for name, (at, shape, _) in layout.items():
         if first <= at < last and optimizer.kept(name, 1.0)[0] != 1:
             wide = shape[-2] if name in transposed else shape[-1] if shape else 1
-            shrunk[name] = at - first, size // wide, wide
-        at += size
+            shrunk[name] = at - first, math.prod(shape) // wide, wide
     return _Plan(
         slice(models[0], models[-1] + 1) if side_by_side else list(models),
         np.array(recipe.seeds),
@@ -583,11 +581,16 @@ def _layout(cfg: ToyConfig) -> Layout:
     return places
 
 
+def _size(layout: Layout) -> int:
+    """Parameters of a model."""
+    return sum(math.prod(place.shape) for place in layout.values())
+
+
 def _pack(tensors: Weights, layout: Layout, prefix: str = "", like: np.ndarray | None = None) -> np.ndarray:
     """All parameters of a model in one row, or their moments, with the hidden axis last; 0 where there are none yet."""
     if like is None:
         some = next(iter(tensors.values()))
-        like = np.empty((len(some), sum(math.prod(place.shape) for place in layout.values())), some.numpy().dtype)
+        like = np.empty((len(some), _size(layout)), some.numpy().dtype)
     flat = np.zeros_like(like)
     for name, view in _views(flat, layout).items():
         if (tensor := tensors.get(prefix + name)) is not None:
