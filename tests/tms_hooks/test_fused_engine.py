@@ -846,6 +846,16 @@ def test_a_room_hands_nothing_on_from_one_call_to_the_next(more):
     assert len(plan.rooms) == 1, "all three were in it"
 
 
+def test_settings_of_one_size_share_a_room():
+    """A call for a thousand settings would keep a thousand."""
+    data = tuple(tms.SparseUniform(n_features=5, feature_probability=p) for p in (0.6, 0.7, 0.8))
+    recipe = make(data=data, importance=(1.0,) * 5, empty_rows="drawn")
+    fused_engine.advance(recipe, start(recipe), 0, 5)
+    (plans,) = fused_engine._PLANS[recipe].values()
+    assert len(plans) == 3
+    assert len({id(room) for plan in plans for room in plan.rooms}) == 1
+
+
 def test_models_apart_from_one_another_are_put_back_where_they_were():
     sparse, dense = (tms.SparseUniform(n_features=5, feature_probability=p) for p in (0.1, 0.6))
     crowd = make(data=(sparse, dense, sparse), importance=(1.0,) * 5, empty_rows="drawn")

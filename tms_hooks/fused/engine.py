@@ -190,7 +190,7 @@ class _Plan(NamedTuple):
     shrunk: np.ndarray
     """and where they are: `Updates.parts`."""
     rooms: list[kernels.Room]
-    """In which nobody works at the moment, if they are small."""
+    """In which nobody works at the moment, if they are small; plans of one size share them."""
 
 
 def _run(
@@ -310,9 +310,12 @@ def _plans(recipe: Recipe, stage: Stage, dtype: np.dtype) -> list[_Plan]:
     """The plans of a stage for each of a recipe's parts, made once."""
     made, asked = _PLANS.setdefault(recipe, {}), (stage, dtype)
     if asked not in made:
-        made[asked] = [
-            _planned(models, part, batches.whole_dataset(part), stage, dtype) for models, part in recipe.parts
-        ]
+        made[asked] = []
+        rooms: dict[tuple[int, bool, bool], list[kernels.Room]] = {}
+        for models, part in recipe.parts:
+            plan = _planned(models, part, batches.whole_dataset(part), stage, dtype)
+            alike = plan.batch.rows, plan.batch.sparse, plan.drawn is None  # settings differ in no other size
+            made[asked].append(plan._replace(rooms=rooms.setdefault(alike, plan.rooms)))
     return made[asked]
 
 
